@@ -1,0 +1,1 @@
+"""The commands of `mervn`: parse, call one function, print."""

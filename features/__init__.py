@@ -1,0 +1,1 @@
+"""Stage one: manifests, audio, text, frozen encoders and the feature store."""

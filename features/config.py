@@ -1,0 +1,55 @@
+"""Option models of stage one: flag names, defaults, descriptions. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SPLITS = ("train", "valid", "test")
+
+
+class Options(BaseModel):
+    """Options of one command: frozen, unknown keys are errors, field name = flag name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataOptions(Options):
+    """Where the data and the stores are."""
+
+    data: Path | None = Field(
+        None, description="Folder of train.jsonl, valid.jsonl, test.jsonl; else data in mervn.toml, else ./data."
+    )
+    features_dir: Path | None = Field(
+        None, description="Folder of the feature stores; else $MERVN_FEATURES, else DATA/stores."
+    )
+    audio_root: Path | None = Field(
+        None, description="Folder that wav_path is relative to; else the folder of the manifest."
+    )
+
+
+class ExtractOptions(DataOptions):
+    """Options of `mervn extract`."""
+
+    audio_encoder: str | None = Field(None, description="Audio encoder, NAME[=MODEL][@LAYER]; see `mervn encoders`.")
+    text_encoder: str | None = Field(None, description="Text encoder, NAME[=MODEL][@LAYER]; see `mervn encoders`.")
+    splits: tuple[Literal["train", "valid", "test"], ...] = Field(SPLITS, description="Splits to extract.")
+    limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Only the first N utterances of each split.")
+    store_dtype: Literal["fp16", "fp32"] = Field("fp16", description="Precision on disk.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if torch sees one.")
+    threads: Annotated[int, Field(ge=1)] | None = Field(None, description="CPU threads; torch's own choice if unset.")
+    batch_seconds: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Padded seconds of audio a batch; 16 on a CPU and 480 on a GPU if unset."
+    )
+    update: bool = Field(False, description="Replace the features of utterances whose audio or transcript changed.")
+    plan: bool = Field(False, description="Print what would be done and what it would take, then stop.")
+
+
+class StoreListOptions(DataOptions):
+    """Options of `mervn store list`."""
+
+
+class StoreInfoOptions(Options):
+    """Options of `mervn store info`."""

@@ -1,0 +1,100 @@
+"""What every encoder is, and how one is loaded from a selector."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from importlib import import_module
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from features.encoders.selector import Selector
+from features.errors import InputError
+from features.ragged import Ragged
+
+Lengths = Any  # an int, a numpy array or a tensor of ints: the closed forms below work on each
+
+
+class Encoder(nn.Module, ABC):
+    """A frozen network from prepared input to feature sequences, exact under any batch.
+
+    Final subclasses set `dim`, `layer`, `num_layers` and `config`, and say what they are made of in `weights_note`.
+    """
+
+    modality: ClassVar[str]
+    numerics_version: ClassVar[int]
+    """Raised by any fix that changes numbers; part of a store's identity."""
+
+    dim: int
+    """D, the width of a feature row."""
+    layer: int | str
+    """The layer given out: 0 is the input of the first block, k the output of block k, "last" the final output."""
+    num_layers: int
+    config: dict[str, Any]
+    """Every setting that changes numbers and is not in the weights; part of a store's identity."""
+    model_name: str
+    """Short name of the weights, for the store's folder."""
+    weights_sha256: str
+    """Over the state dict as loaded, before `drop_unused`: the same for every layer of one model."""
+    weights_note: str
+    """Where the weights come from, for people: "random, seed 0", a hub id, a folder."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, selector: Selector) -> Encoder:
+        """Build the encoder a selector names, in float32 on the CPU; InputError says what was looked for."""
+
+    def drop_unused(self) -> None:  # noqa: B027  (most encoders have nothing to drop)
+        """Let go of what the layer wanted does not need."""
+
+    @abstractmethod
+    def prepare(self, raw: Any) -> Tensor:
+        """Turn one utterance into the rows `forward` takes: samples float32 (S,) or a normalised transcript (str)."""
+
+    @abstractmethod
+    def get_feat_lengths(self, lengths: Lengths) -> Lengths:
+        """Return how many rows `forward` gives for so many rows of prepared input (samples at 16 kHz, tokens)."""
+
+    @abstractmethod
+    def forward(self, inputs: Ragged) -> Ragged:
+        """Encode packed prepared inputs into features (sum T, D) float32, one sequence an utterance."""
+
+
+def resolve_layer(selector: Selector, num_layers: int) -> int | str:
+    """Return the layer a selector means for an encoder of `num_layers`: a number 0..N or "last"."""
+    if selector.layer is None:
+        depth = selector.spec.depth
+        return "last" if depth is None else max(1, round(depth * num_layers))
+    if isinstance(selector.layer, int) and selector.layer > num_layers:
+        raise InputError(f"{selector.flag}: the layer must be 0..{num_layers} or 'last', found {selector.layer}")
+    return selector.layer
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Hash a state dict: for each entry in order of name, its name, dtype, shape and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def load_encoder(selector: Selector) -> Encoder:
+    """Build the encoder that a selector names, frozen and in eval mode, on the CPU."""
+    module, name = selector.spec.target.split(":")
+    encoder_class: type[Encoder] = getattr(import_module(module), name)
+    encoder = encoder_class.load(selector)
+    encoder.weights_sha256 = weights_sha256(encoder)
+    encoder.drop_unused()
+    encoder.requires_grad_(False)
+    return encoder.eval()
+
+
+def samples_tensor(samples: np.ndarray[Any, np.dtype[np.float32]]) -> Tensor:
+    """Return audio samples (S,) as a float32 tensor; ValueError for another shape or an empty array."""
+    if samples.ndim != 1 or samples.size == 0:
+        raise ValueError(f"samples must be a non-empty (S,) array, found shape {samples.shape}")
+    return torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))

@@ -1,0 +1,94 @@
+"""Loading checkpoints in the Hugging Face layout: from a folder or a hub id, complete or not at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from features.encoders.selector import Selector
+from features.errors import InputError
+
+
+def checkpoint_location(selector: Selector) -> str:
+    """Return the folder or hub id to load; InputError where it can only be a folder and is none."""
+    model = selector.model or selector.spec.model
+    if model is None:
+        raise InputError(f"{selector.flag}: needs a model: --{selector.modality}-encoder {selector.name}=FOLDER")
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if folder.exists():
+        raise InputError(f"{selector.flag}: needs a folder with config.json and weights, found the file {model}")
+    if model.count("/") > 1 or model.startswith((".", "~", "/")):
+        raise InputError(f"{selector.flag}: there is no folder {model} (looked for {folder.absolute()})")
+    return model
+
+
+def model_base_name(location: str) -> str:
+    """Return the last part of a hub id or folder, for names."""
+    return Path(location).resolve().name if Path(location).is_dir() else location.rsplit("/", 1)[-1]
+
+
+def read_config(selector: Selector, location: str, model_type: str) -> None:
+    """Check config.json of a local folder before anything is loaded: there, readable, of the right model_type."""
+    if not Path(location).is_dir():
+        return
+    path = Path(location) / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{selector.flag}: {path} must be a JSON file of the checkpoint: {error}") from error
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if found != model_type:
+        raise InputError(f"{selector.flag}: {path} must say model_type {model_type!r}, found {found!r}")
+
+
+@contextmanager
+def explained(selector: Selector, location: str) -> Iterator[None]:
+    """Turn the errors of a failed load into one InputError that says what was looked for and how to mend it."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, json.JSONDecodeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if Path(location).is_dir():
+            files = ", ".join(sorted(path.name for path in Path(location).iterdir())) or "nothing"
+            looked = f"the folder {location}, which holds {files}"
+        else:
+            looked = f"{location!r} in the local hub cache and on the hub (there is no folder of that name)"
+        raise InputError(
+            f"{selector.flag}: the checkpoint could not be loaded from {looked}: {first}\n"
+            f"Give a local folder with config.json, preprocessor_config.json and model.safetensors: "
+            f"--{selector.modality}-encoder {selector.name}=/path/to/folder"
+        ) from error
+
+
+def load_complete(
+    selector: Selector, location: str, load: Callable[..., tuple[nn.Module, dict[str, Any]]], prefix: str
+) -> nn.Module:
+    """Load a model in float32 and refuse missing or ill-shaped weights under `prefix`.
+
+    `load` is a `from_pretrained`. Without this check a checkpoint of another layout is initialised at random, unsaid.
+    """
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # its report of missing keys is repeated below, as an error
+    try:
+        with explained(selector, location):
+            model, info = load(location, dtype=torch.float32, output_loading_info=True)
+    finally:
+        logger.setLevel(level)
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(prefix))
+    mismatched = sorted(str(key) for key in info["mismatched_keys"])
+    if missing or mismatched:
+        raise InputError(
+            f"{selector.flag}: the checkpoint at {location} must hold every weight of the encoder, but {len(missing)} "
+            f"are missing and {len(mismatched)} have another shape, such as {(missing + mismatched)[0]}"
+        )
+    return model

@@ -1,0 +1,167 @@
+"""Fourier2Vec: short-time Fourier transform, log-mel, two convolutions and a pre-norm Transformer, at 50 Hz.
+
+Without a checkpoint its weights are random: legitimate as a baseline (a random projection of the spectrogram and its
+context), and recorded as such in the store and in every report.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from features.encoders.base import Encoder, Lengths, resolve_layer, samples_tensor
+from features.encoders.selector import Selector
+from features.errors import InputError
+from features.ragged import Ragged, segment_mean
+
+SAMPLE_RATE = 16_000
+WINDOW, HOP, FFT = 400, 160, 512
+DEFAULTS: dict[str, Any] = {
+    "dim": 256,
+    "num_layers": 4,
+    "heads": 4,
+    "num_mels": 80,
+    "low_hz": 20.0,
+    "high_hz": 7600.0,
+    "position_kernel": 63,
+    "position_groups": 16,
+}
+RANDOM_SEED = 0
+
+
+def mel_filters(num_mels: int, low_hz: float, high_hz: float) -> Tensor:
+    """Return triangular filters (FFT // 2 + 1, num_mels), linear in mel = 1127 ln(1 + f / 700)."""
+
+    def mel(hz: Tensor) -> Tensor:
+        return 1127 * torch.log1p(hz / 700)
+
+    low, high = mel(torch.tensor([low_hz, high_hz], dtype=torch.float64)).tolist()
+    edges = torch.linspace(low, high, num_mels + 2, dtype=torch.float64)
+    bins = mel(torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, dtype=torch.float64))[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rising, falling).clamp(min=0).float()
+
+
+def num_frames(lengths: Lengths) -> Lengths:
+    """Return how many 25 ms frames every 10 ms fit into so many samples; shorter audio is padded to one frame."""
+    if isinstance(lengths, int):
+        return (max(lengths, WINDOW) - WINDOW) // HOP + 1
+    return (lengths.clip(WINDOW) - WINDOW) // HOP + 1
+
+
+class Block(nn.Module):
+    """A pre-norm Transformer block; only attention sees a padded view."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.feed_forward_norm = nn.LayerNorm(dim)
+        self.feed_forward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Ragged) -> Ragged:
+        """Mix the frames of each sequence: (sum T, D) -> (sum T, D)."""
+        qkv = x.replace(self.qkv(self.attention_norm(x.values))).pad(0.0)  # (B, T, 3 D)
+        query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, D / H)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=x.mask[:, None, None])
+        x = x.replace(x.values + self.out(x.pack(mixed.transpose(1, 2).flatten(2)).values))
+        return x.replace(x.values + self.feed_forward(self.feed_forward_norm(x.values)))
+
+
+class Fourier2Vec(Encoder):
+    """Log-mel frames (25 / 10 ms, Hann, 80 mels), conv k3 s1, conv k3 s2, convolutional positions, 4 blocks, D 256.
+
+    The frames of an utterance are normalised per mel to zero mean and unit variance over the utterance. Padding is
+    cut away after every convolution, so that an utterance never sees its batch.
+    """
+
+    modality: ClassVar[str] = "audio"
+    numerics_version: ClassVar[int] = 1
+
+    def __init__(self, config: dict[str, Any], layer: int | str = "last") -> None:
+        super().__init__()
+        dim, mels, kernel = config["dim"], config["num_mels"], config["position_kernel"]
+        self.config = dict(config)
+        self.dim, self.layer, self.num_layers = dim, layer, config["num_layers"]
+        self.model_name, self.weights_note = "random", "random"
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        self.register_buffer("filters", mel_filters(mels, config["low_hz"], config["high_hz"]), persistent=False)
+        self.conv_in = nn.Conv1d(mels, dim, 3, padding=1)
+        self.conv_down = nn.Conv1d(dim, dim, 3, stride=2, padding=1)
+        self.positions = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=config["position_groups"])
+        self.blocks = nn.ModuleList(Block(dim, config["heads"]) for _ in range(self.num_layers))
+        self.norm = nn.LayerNorm(dim)
+
+    @classmethod
+    def load(cls, selector: Selector) -> Fourier2Vec:
+        """Load a folder of `save`, or make random weights from a fixed seed where the selector names no model."""
+        if selector.model is not None:
+            return cls._from_folder(Path(selector.model), selector)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RANDOM_SEED)
+            encoder = cls(DEFAULTS, resolve_layer(selector, DEFAULTS["num_layers"]))
+        encoder.weights_note = f"random, seed {RANDOM_SEED}"
+        return encoder
+
+    @classmethod
+    def _from_folder(cls, folder: Path, selector: Selector) -> Fourier2Vec:
+        wanted = [folder / "config.json", folder / "model.safetensors"]
+        if not all(path.is_file() for path in wanted):
+            raise InputError(f"{selector.flag}: needs the files {wanted[0]} and {wanted[1]}; not both are there")
+        try:
+            config = json.loads(wanted[0].read_text("utf-8"))
+            note = config.pop("weights")
+            encoder = cls(config, resolve_layer(selector, config["num_layers"]))
+            encoder.load_state_dict(load_file(wanted[1]), strict=True)
+        except (KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise InputError(f"{selector.flag}: {folder} does not hold a fourier2vec checkpoint: {error}") from error
+        encoder.weights_note = note
+        encoder.model_name = "random" if note.startswith("random") else folder.resolve().name
+        return encoder
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors, which `fourier2vec=FOLDER` loads again."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), folder / "model.safetensors")
+        text = json.dumps({**self.config, "weights": self.weights_note}, indent=2, sort_keys=True)
+        (folder / "config.json").write_text(text + "\n", "utf-8")
+
+    def prepare(self, raw: Any) -> Tensor:
+        """Return samples float32 (S,) at 16 kHz, zero-padded to the 400 of one frame."""
+        samples = samples_tensor(raw)
+        return functional.pad(samples, (0, max(0, WINDOW - samples.shape[0])))
+
+    def get_feat_lengths(self, lengths: Lengths) -> Lengths:
+        """Return (max(n, 400) - 400) // 320 + 1, as for wav2vec2."""
+        return (num_frames(lengths) + 1) // 2
+
+    def log_mel(self, samples: Ragged) -> Ragged:
+        """Return normalised log-mel frames (sum F, num_mels) of samples (sum S,)."""
+        frames = Ragged.from_sequences([wave.unfold(0, WINDOW, HOP) for wave in samples.split()])  # (sum F, 400)
+        power = torch.fft.rfft(frames.values * self.window, FFT).abs().square()
+        log_mel = frames.replace(torch.log(power @ self.filters + 1e-6))
+        centred = log_mel.replace(log_mel.values - segment_mean(log_mel)[log_mel.segments])
+        deviation = segment_mean(centred.replace(centred.values.square())).sqrt()
+        return centred.replace(centred.values / (deviation[centred.segments] + 1e-5))
+
+    def forward(self, inputs: Ragged) -> Ragged:
+        """Encode samples (sum S,) at 16 kHz, each sequence >= 400 long, into (sum T, D)."""
+        mel = self.log_mel(inputs)
+        hidden = mel.pack(functional.gelu(self.conv_in(mel.pad(0.0).transpose(1, 2))).transpose(1, 2))
+        halved = functional.gelu(self.conv_down(hidden.pad(0.0).transpose(1, 2))).transpose(1, 2)  # (B, T, D)
+        x = Ragged.of_layout([(size + 1) // 2 for size in mel.sizes], halved.device).pack(halved)
+        positions = functional.gelu(self.positions(x.pad(0.0).transpose(1, 2))).transpose(1, 2)
+        x = x.replace(x.values + x.pack(positions).values)
+        for block in self.blocks[: self.num_layers if self.layer == "last" else int(self.layer)]:
+            x = block(x)
+        return x.replace(self.norm(x.values)) if self.layer == "last" else x

@@ -1,0 +1,107 @@
+"""The encoder of Whisper and PhoWhisper (Radford et al. 2022), in windows of 30 s, with right output lengths."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from features.encoders.base import Encoder, Lengths, resolve_layer, samples_tensor
+from features.encoders.checkpoint import (
+    checkpoint_location,
+    explained,
+    load_complete,
+    model_base_name,
+    read_config,
+)
+from features.encoders.selector import Selector
+from features.errors import InputError
+from features.ragged import Ragged
+
+SAMPLES_PER_ROW = 320
+"""20 ms at 16 kHz: a hop of 160 and a convolution of stride 2."""
+
+
+class Whisper(Encoder):
+    """Every window is padded to the 30 s the model was trained on; only its ceil(n / 320) real rows are kept.
+
+    Longer audio is cut into windows of 30 s, whose rows are joined: 480 000 is a multiple of 320, so the lengths add
+    up. Layer 0 is the input of the first block, k the output of block k, "last" the output of the final LayerNorm.
+    """
+
+    modality: ClassVar[str] = "audio"
+    numerics_version: ClassVar[int] = 1
+
+    def __init__(self, encoder: nn.Module, extractor: Any, layer: int | str) -> None:
+        super().__init__()
+        self.num_layers = len(encoder.layers)  # type: ignore[arg-type]
+        self.layer = layer
+        self.dim = int(encoder.config.d_model)  # type: ignore[union-attr, arg-type]
+        self.window = int(extractor.n_samples)
+        self.config = {
+            "mode": "30s",
+            "activation": encoder.config.activation_function,  # type: ignore[union-attr]
+            "heads": encoder.config.encoder_attention_heads,  # type: ignore[union-attr]
+            "scale_embedding": encoder.config.scale_embedding,  # type: ignore[union-attr]
+            "extractor": {key: getattr(extractor, key) for key in ("feature_size", "hop_length", "n_fft", "n_samples")},
+        }
+        self.encoder = encoder
+        self.extractor = extractor
+
+    @classmethod
+    def load(cls, selector: Selector) -> Whisper:
+        """Load the encoder half of a Whisper checkpoint (hub id or folder) in float32."""
+        from transformers import WhisperFeatureExtractor, WhisperModel
+
+        location = checkpoint_location(selector)
+        read_config(selector, location, "whisper")
+        with explained(selector, location):
+            extractor = WhisperFeatureExtractor.from_pretrained(location)
+        model = load_complete(selector, location, WhisperModel.from_pretrained, "encoder.")
+        encoder = model.encoder
+        rows, mels = encoder.config.max_source_positions, encoder.config.num_mel_bins  # type: ignore[union-attr]
+        if extractor.n_samples != rows * SAMPLES_PER_ROW or extractor.feature_size != mels:  # type: ignore[operator]
+            raise InputError(
+                f"{selector.flag}: preprocessor_config.json must fit config.json: a window of {rows} rows x "
+                f"{SAMPLES_PER_ROW} samples and {mels} mels, found {extractor.n_samples} samples and "
+                f"{extractor.feature_size} mels"
+            )
+        whisper = cls(encoder, extractor, resolve_layer(selector, len(encoder.layers)))  # type: ignore[arg-type]
+        whisper.model_name, whisper.weights_note = model_base_name(location), f"pretrained, {location}"
+        return whisper
+
+    def drop_unused(self) -> None:
+        """Cut the blocks above the layer wanted, and the final LayerNorm that only "last" goes through."""
+        if self.layer != "last":
+            self.encoder.layers = self.encoder.layers[: int(self.layer)]  # type: ignore[index]
+            self.encoder.layer_norm = nn.Identity()
+
+    def prepare(self, raw: Any) -> Tensor:
+        """Return samples float32 (S,) at 16 kHz."""
+        return samples_tensor(raw)
+
+    def get_feat_lengths(self, lengths: Lengths) -> Lengths:
+        """Return ceil(n / 320): 50 rows a second."""
+        return -(-lengths // SAMPLES_PER_ROW)
+
+    def log_mel(self, windows: list[Tensor]) -> Tensor:
+        """Return log-mel spectrograms (windows, mels, 3000) of windows of up to 30 s, each on its own."""
+        device = windows[0].device
+        batch = self.extractor(
+            [window.cpu().numpy() for window in windows],
+            sampling_rate=self.extractor.sampling_rate,
+            padding="max_length",
+            return_tensors="pt",
+            device=str(device),
+        )
+        features: Tensor = batch.input_features
+        return features.to(device)
+
+    def forward(self, inputs: Ragged) -> Ragged:
+        """Encode samples (sum S,) at 16 kHz into (sum T, D)."""
+        windows = [window for samples in inputs.split() for window in samples.split(self.window)]
+        hidden = self.encoder(self.log_mel(windows)).last_hidden_state  # (windows, 1500, D)
+        rows = [self.get_feat_lengths(window.shape[0]) for window in windows]
+        values = torch.cat([hidden[i, :count] for i, count in enumerate(rows)])
+        return Ragged.from_lengths(values, [self.get_feat_lengths(size) for size in inputs.sizes])

@@ -1,0 +1,172 @@
+"""What an extraction will do, found out before it starts: lengths, batches, what is kept, missing or bad."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from features.audio import AudioError, inspect_segment
+from features.batching import padding_share, plan_batches
+from features.encoders.base import Encoder
+from features.errors import InputError
+from features.inputs import SAMPLE_RATE, is_current, transcript_of
+from features.manifest import Utterance
+from features.store.identity import StoreInfo, find_identity, identity_hash
+from features.store.reader import FeatureStore
+from features.store.writer import Rejection
+
+BATCH_SECONDS = {"cpu": 16.0, "cuda": 480.0}
+BATCH_TOKENS = {"cpu": 2048.0, "cuda": 32768.0}
+MAX_BATCH = 256
+CHANGED_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work of one extraction; `batches` hold indices into `utterances` and never depend on what is committed."""
+
+    modality: str
+    utterances: list[Utterance]
+    identity_hash: str
+    store: StoreInfo | None
+    """The store of this identity if it is there already."""
+    costs: list[float]
+    """Seconds of audio or tokens; 0 for rejected utterances."""
+    rows: list[int]
+    """Feature rows each utterance will have."""
+    row_bytes: int
+    batches: list[list[int]]
+    missing: set[int]
+    changed: set[int]
+    """Committed, but from other content."""
+    rejected: dict[int, Rejection]
+    end_clipped: int
+    generation: int
+    """The generation that rows written now belong to."""
+
+    @property
+    def pending(self) -> set[int]:
+        """Everything to encode."""
+        return self.missing | self.changed
+
+    @property
+    def num_kept(self) -> int:
+        """How many utterances need no work."""
+        return len(self.utterances) - len(self.pending) - len(self.rejected)
+
+    @property
+    def hours(self) -> float:
+        """Hours of audio, pending or not."""
+        return sum(self.costs) / 3600
+
+    @property
+    def num_bytes(self) -> int:
+        """Exact bytes of the features to write."""
+        return sum(self.rows[i] for i in self.pending) * self.row_bytes
+
+    @property
+    def gb_per_hour(self) -> float | None:
+        """GB of features an hour of audio."""
+        return round(sum(self.rows) * self.row_bytes / 1e9 / self.hours, 4) if self.hours else None
+
+    @property
+    def pending_batches(self) -> list[list[int]]:
+        """The batches that hold something to encode."""
+        return [batch for batch in self.batches if not self.pending.isdisjoint(batch)]
+
+    @property
+    def padding(self) -> float:
+        """Share of padding in the batches, were they padded."""
+        return round(padding_share(self.costs, self.batches), 4)
+
+
+def make_plan(
+    utterances: list[Utterance],
+    encoder: Encoder,
+    identity: Mapping[str, Any],
+    features_dir: Path,
+    device: torch.device,
+    batch_seconds: float | None,
+    update: bool,
+) -> Plan:
+    """Inspect every utterance and compare it with what is committed; nothing is encoded or written.
+
+    Raises InputError where another content stands under a committed id and `update` is false.
+    """
+    measured = _Measured(utterances, encoder)
+    info = find_identity(features_dir, identity)
+    store = FeatureStore(info.path) if info else None
+    missing, changed = set(), set()
+    for i, utterance in enumerate(utterances):
+        if i in measured.rejected:
+            continue
+        if store is None or utterance.utterance_id not in store:
+            missing.add(i)
+            continue
+        try:
+            if not is_current(utterance, store.row_info(utterance.utterance_id), encoder.modality):
+                changed.add(i)
+        except AudioError as error:
+            measured.rejected[i] = (utterance, error.reason, str(error))
+    if changed and not update:
+        raise _changed_error([utterances[i] for i in sorted(changed)], store)
+    budget = (BATCH_TOKENS if encoder.modality == "text" else BATCH_SECONDS)[device.type if device.type in BATCH_SECONDS else "cpu"]
+    if encoder.modality == "audio" and batch_seconds is not None:
+        budget = batch_seconds
+    good = [i for i in range(len(utterances)) if i not in measured.rejected]
+    planned = plan_batches([measured.costs[i] for i in good], budget, MAX_BATCH)
+    newest = max((store.row_info(utterances[i].utterance_id).generation for i in changed), default=-1) if store else -1
+    return Plan(
+        modality=encoder.modality,
+        utterances=utterances,
+        identity_hash=identity_hash(identity),
+        store=info,
+        costs=measured.costs,
+        rows=measured.rows,
+        row_bytes=encoder.dim * (2 if identity["store_dtype"] == "fp16" else 4),
+        batches=[[good[i] for i in batch] for batch in planned],
+        missing=missing,
+        changed=changed,
+        rejected=measured.rejected,
+        end_clipped=measured.end_clipped,
+        generation=newest + 1,
+    )
+
+
+class _Measured:
+    """Cost and number of feature rows of every utterance, from file headers and transcripts alone."""
+
+    def __init__(self, utterances: Sequence[Utterance], encoder: Encoder) -> None:
+        self.costs: list[float] = []
+        self.rows: list[int] = []
+        self.rejected: dict[int, Rejection] = {}
+        self.end_clipped = 0
+        for i, utterance in enumerate(utterances):
+            cost, size = 0.0, 0
+            try:
+                if encoder.modality == "text":
+                    size = encoder.prepare(transcript_of(utterance)).shape[0]
+                    cost = float(size)
+                else:
+                    info = inspect_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
+                    self.end_clipped += info.end_clipped
+                    size = info.num_samples
+                    cost = size / SAMPLE_RATE
+            except AudioError as error:
+                self.rejected[i] = (utterance, error.reason, str(error))
+            self.costs.append(cost)
+            self.rows.append(int(encoder.get_feat_lengths(size)) if size else 0)
+
+
+def _changed_error(changed: list[Utterance], store: FeatureStore | None) -> InputError:
+    names = ", ".join(f"{u.utterance_id!r} ({u.file}:{u.line})" for u in changed[:CHANGED_SHOWN])
+    more = f" and {len(changed) - CHANGED_SHOWN} more" if len(changed) > CHANGED_SHOWN else ""
+    return InputError(
+        f"{len(changed)} utterances have another content than the one committed under the same id in "
+        f"{store.path if store else 'the store'}: {names}{more}. If this is another corpus, give it a --features-dir "
+        "of its own; if audio or transcripts were changed on purpose, run the same command with --update"
+    )

@@ -1,0 +1,1 @@
+"""The feature store: one encoder's sequences of one layer on disk, never stale and never half written."""

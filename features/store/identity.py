@@ -1,0 +1,138 @@
+"""What a store holds: the identity (everything that changes numbers), its hash and its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from features.errors import InputError
+
+STORE_FILE = "store.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """A store's folder, identity and, apart from it, provenance."""
+
+    path: Path
+    identity: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+    @property
+    def modality(self) -> str:
+        """`audio` or `text`."""
+        return str(self.identity["modality"])
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's name in the registry."""
+        return str(self.identity["encoder"])
+
+    @property
+    def hash(self) -> str:
+        """The 8 hex of the identity."""
+        return identity_hash(self.identity)
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """Return the first 8 hex of the sha256 of the identity's canonical JSON in UTF-8."""
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:8]
+
+
+def store_folder(features_dir: Path, identity: Mapping[str, Any], model_name: str) -> Path:
+    """Return <features-dir>/<audio|text>/<name>-<model's base name>-L<layer>-<8 hex>."""
+    model = re.sub(r"[^A-Za-z0-9._-]+", "-", model_name)
+    name = f"{identity['encoder']}-{model}-L{identity['layer']}-{identity_hash(identity)}"
+    return features_dir / str(identity["modality"]) / name
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file under a temporary name, fsync it and rename it: it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def find_identity(features_dir: Path, identity: Mapping[str, Any]) -> StoreInfo | None:
+    """Return the store of exactly this identity, whatever name its model had when it was made."""
+    for path in sorted((features_dir / str(identity["modality"])).glob(f"*-{identity_hash(identity)}")):
+        if (path / STORE_FILE).is_file():
+            info = read_store_info(path)
+            if canonical_json(info.identity) == canonical_json(identity):
+                return info
+    return None
+
+
+def create_store(
+    features_dir: Path, identity: Mapping[str, Any], provenance: Mapping[str, Any], model_name: str
+) -> StoreInfo:
+    """Make the store of this identity, or return the one that is there."""
+    info = find_identity(features_dir, identity)
+    if info is None:
+        info = StoreInfo(store_folder(features_dir, identity, model_name), identity, provenance)
+        info.path.mkdir(parents=True, exist_ok=True)
+        document = {"schema": SCHEMA, "identity": dict(identity), "provenance": dict(provenance)}
+        write_atomically(info.path / STORE_FILE, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    return info
+
+
+def read_store_info(path: Path) -> StoreInfo:
+    """Read store.json of a store's folder; InputError if it is no store or of a newer schema."""
+    file = path / STORE_FILE
+    try:
+        document = json.loads(file.read_text("utf-8"))
+        schema, identity, provenance = document["schema"], document["identity"], document["provenance"]
+        _ = identity["modality"], identity["encoder"], identity["layer"], identity["store_dtype"], identity["dim"]
+    except FileNotFoundError as error:
+        raise InputError(f"{path} must be a feature store: there is no {file}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} must describe a feature store, but cannot be read: {error!r}") from error
+    if schema != SCHEMA:
+        raise InputError(f"{file} must have schema {SCHEMA}, found {schema!r}: extract again with this version")
+    return StoreInfo(path, identity, provenance)
+
+
+def differing_fields(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the fields, named with dots, in which two identities differ."""
+    flat_first, flat_second = _flatten(first), _flatten(second)
+    keys = sorted(set(flat_first) | set(flat_second))
+    pairs = {key: (flat_first.get(key), flat_second.get(key)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

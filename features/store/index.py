@@ -1,0 +1,91 @@
+"""The stores of a features folder, and which of them a selector means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from features.encoders import ENCODERS
+from features.encoders.selector import Selector
+from features.errors import InputError
+from features.store.identity import STORE_FILE, StoreInfo, differing_fields, read_store_info
+
+
+def features_folder(features_dir: Path | None, data: Path) -> Path:
+    """Return the folder of the stores: the one given, else $MERVN_FEATURES, else <data>/stores."""
+    return features_dir or Path(os.environ.get("MERVN_FEATURES") or data / "stores")
+
+
+def list_stores(features_dir: Path, modality: str | None = None) -> list[StoreInfo]:
+    """Return the stores of a features folder, in order of path."""
+    modalities = [modality] if modality else sorted(ENCODERS)
+    paths = [path.parent for kind in modalities for path in (features_dir / kind).glob(f"*/{STORE_FILE}")]
+    return [read_store_info(path) for path in sorted(paths)]
+
+
+def matches(info: StoreInfo, selector: Selector) -> bool:
+    """Tell whether a store is one that a selector means; what the selector does not say does not count."""
+    if info.encoder != selector.name:
+        return False
+    if selector.layer is not None and info.identity["layer"] != selector.layer:
+        return False
+    if selector.model is None:
+        return True
+    folder = Path(selector.model).expanduser()
+    base = folder.resolve().name if folder.is_dir() else selector.model.rstrip("/").rsplit("/", 1)[-1]
+    return base == info.provenance.get("model_name")
+
+
+def select_store(
+    features_dir: Path, modality: str, selector: Selector | None, path: Path | None, data: Path
+) -> StoreInfo:
+    """Return the one store meant: `path` if given, else the only one that matches.
+
+    InputError says the extract line to run where there is none, and lists them where there are several.
+    """
+    if path is not None:
+        return _checked(read_store_info(path), modality)
+    stores = list_stores(features_dir, modality)
+    found = [info for info in stores if selector is None or matches(info, selector)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(
+            f"several {modality} stores match {selector or 'no selector'} in {features_dir}; "
+            f"choose one with --{modality}-encoder or --{modality}-store PATH:\n{_table(found)}"
+        )
+    wanted = selector or Selector(modality, "ENCODER")
+    lines = [f"there is no {modality} store{f' of {selector}' if selector else ''} in {features_dir}"]
+    if stores and selector is not None:
+        lines.append(f"there are:\n{_table(stores)}")
+    lines.append(f"extract one first:\n  mervn extract{_data_flags(data, features_dir)} {wanted.flag}")
+    if selector is None:
+        lines.append(f"where ENCODER is one of {', '.join(sorted(ENCODERS[modality]))}")
+    raise InputError("\n".join(lines))
+
+
+def _checked(info: StoreInfo, modality: str) -> StoreInfo:
+    if info.modality != modality:
+        raise InputError(f"--{modality}-store must be a store of {modality}, found {info.modality} in {info.path}")
+    return info
+
+
+def _data_flags(data: Path, features_dir: Path) -> str:
+    flags = "" if data == Path("data") else f" --data {data}"
+    return flags + ("" if features_dir == data / "stores" else f" --features-dir {features_dir}")
+
+
+def _table(stores: Sequence[StoreInfo]) -> str:
+    """List stores with the fields in which they differ from the first."""
+    lines = []
+    for info in stores:
+        differing = differing_fields(stores[0].identity, info.identity) if info is not stores[0] else {}
+        fields = ", ".join(f"{key}={_short(pair[1])} (first: {_short(pair[0])})" for key, pair in differing.items())
+        lines.append(f"  {info.path}" + (f": {fields}" if fields else ""))
+    return "\n".join(lines)
+
+
+def _short(value: object) -> str:
+    text = str(dict(value) if isinstance(value, Mapping) else value)
+    return text if len(text) <= 40 else text[:12] + "..."

@@ -1,0 +1,1 @@
+"""Stage two: fusion heads trained on cached sequences, their evaluation and the demo."""

@@ -1,0 +1,105 @@
+"""Option models of stage two: flag names, defaults, descriptions. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from features.config import DataOptions, Options
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class HeadOptions(Options):
+    """What a head is."""
+
+    fusion: Literal["xattn", "late", "text", "audio"] = Field("xattn", description="How the modalities meet.")
+    pooling: Literal["cls", "mean", "max", "min", "attn"] = Field("attn", description="How a sequence becomes a vector.")
+    dim: Positive = Field(256, description="Width of the projections and of the fusion.")
+    heads: Positive = Field(4, description="Attention heads.")
+    attention_dropout: Share = Field(0.0, description="Dropout on attention weights.")
+    mlp: tuple[Positive, ...] = Field((256, 128), description="Widths of the classifier's hidden layers.")
+    dropout: Share = Field(0.1, description="Dropout in the classifier.")
+    missing: Literal["token", "none"] = Field(
+        "token", description="An empty stream becomes a learned row (token), or nothing attends to it (none)."
+    )
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> Any:
+        if self.dim % self.heads:
+            raise ValueError(f"dim must be a multiple of heads, found dim={self.dim} heads={self.heads}")
+        return self
+
+
+class TrainingOptions(HeadOptions):
+    """How a head is trained."""
+
+    loss: Literal["ce", "focal", "label_smoothing"] = Field("focal", description="The loss.")
+    gamma: Annotated[float, Field(ge=0)] = Field(2.0, description="Focusing of the focal loss.")
+    smoothing: Share = Field(0.1, description="Smoothing of label_smoothing.")
+    class_weights: Literal["none", "balanced"] = Field("none", description="Class weights in the loss.")
+    sampling: Literal["random", "bucket", "weighted", "both"] = Field(
+        "both", description="Random batches, batches of like length, class and length weighted draws, or both."
+    )
+    batch_size: Positive = Field(32, description="Utterances a batch.")
+    alpha: Annotated[float, Field(ge=0)] = Field(0.03, description="Seconds a syllable counts in the mixed length.")
+    beta: Annotated[float, Field(ge=0)] = Field(0.5, description="Power of the length in the sampling weights.")
+    epochs: Positive = Field(50, description="Most epochs.")
+    patience: Positive = Field(10, description="Epochs without a better valid macro-F1 before stopping.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="Greatest learning rate of AdamW.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="Weight decay of AdamW.")
+    warmup: Share = Field(0.1, description="Share of the steps in which the learning rate rises.")
+    clip_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Greatest norm of the gradients.")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of initialisation, dropout and sampling.")
+
+
+class StoreOptions(DataOptions):
+    """Which stores feed a head."""
+
+    audio_encoder: str | None = Field(None, description="Audio encoder, NAME[=MODEL][@LAYER]; else the only store.")
+    text_encoder: str | None = Field(None, description="Text encoder, NAME[=MODEL][@LAYER]; else the only store.")
+    audio_store: Path | None = Field(None, description="Folder of the audio store, where a selector is not enough.")
+    text_store: Path | None = Field(None, description="Folder of the text store, where a selector is not enough.")
+    allow_missing: bool = Field(
+        False, description="Go on without utterances that a store lacks, counted in every result."
+    )
+    verify_inputs: bool = Field(False, description="Decode every audio file and compare it with what was extracted.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if torch sees one.")
+    threads: Positive | None = Field(None, description="CPU threads; torch's own choice if unset.")
+
+
+class TrainHeadOptions(TrainingOptions, StoreOptions):
+    """Options of `mervn train-head`."""
+
+    output: Path | None = Field(None, description="The run's folder; else runs/ and a name from the configuration.")
+    checkpoint_every: Annotated[int, Field(ge=0)] = Field(1, description="Epochs between checkpoints; 0 for none.")
+    force: bool = Field(False, description="Train again though a complete run of this configuration is there.")
+
+
+class EvaluateOptions(Options):
+    """Options of `mervn evaluate RUN`."""
+
+    split: Literal["train", "valid", "test"] = Field("test", description="The split to evaluate.")
+    data: Path | None = Field(None, description="Another data folder than the run's.")
+    features_dir: Path | None = Field(None, description="Folder of the feature stores, if not the run's.")
+    audio_root: Path | None = Field(None, description="Folder that wav_path is relative to, if not the run's.")
+    allow_missing: bool = Field(False, description="Go on without utterances that a store lacks, counted.")
+    verify_inputs: bool = Field(False, description="Decode every audio file and compare it with what was extracted.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if torch sees one.")
+    threads: Positive | None = Field(None, description="CPU threads; torch's own choice if unset.")
+
+
+class DemoOptions(Options):
+    """Options of `mervn demo`."""
+
+    output: Path = Field(Path("demo"), description="Folder for the corpus, the stores and the runs.")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of the corpus and of the training.")
+    corpus_only: bool = Field(False, description="Make the corpus and stop.")
+    threads: Positive | None = Field(None, description="CPU threads; torch's own choice if unset.")
+
+
+NOT_CONFIGURATION = frozenset(StoreOptions.model_fields) - {"allow_missing"} | {"output", "checkpoint_every", "force"}
+"""Options that say where things are or how to go about it; what they point to is in a run's inputs."""

@@ -1,0 +1,111 @@
+"""The demo: corpus, extraction, training and a table whose right values are known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from features.config import SPLITS
+from features.encoders.selector import parse_selector
+from features.extract import ExtractSettings, Progress, StoreResult, extract_stream
+from features.manifest import read_manifests
+from mervn.config import EvaluateOptions, TrainHeadOptions
+from mervn.evaluation import evaluate
+from mervn.train_head import train_head
+
+Say = Callable[[str], None]
+SETS = ("audio", "text", "both", "none")
+ROWS = ("text", "audio", "late", "xattn")
+ENCODERS = {"audio": "fourier2vec", "text": "hashed_ngrams"}
+SETTINGS: dict[str, Any] = {
+    "pooling": "mean",
+    "dim": 128,
+    "mlp": (128,),
+    "dropout": 0.2,
+    "loss": "ce",
+    "sampling": "bucket",
+    "epochs": 30,
+    "patience": 10,
+    "learning_rate": 1e-3,
+}
+"""Chosen on valid, the same for every cell."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A known answer: the best test macro-F1 of some rows on one label set must lie on one side of a bound."""
+
+    label_set: str
+    rows: tuple[str, ...]
+    bound: float
+    at_least: bool
+
+    def met(self, scores: Mapping[str, Mapping[str, float]]) -> bool:
+        """Tell whether the scores hold it."""
+        best = max(scores[self.label_set][row] for row in self.rows)
+        return best >= self.bound if self.at_least else best <= self.bound
+
+    def __str__(self) -> str:
+        side = ">=" if self.at_least else "<="
+        return f"{self.label_set}: {' or '.join(self.rows)} {side} {self.bound:.2f}"
+
+
+ANSWERS = (
+    Answer("audio", ("audio",), 0.85, True),
+    Answer("text", ("text",), 0.95, True),
+    Answer("both", ("late", "xattn"), 0.85, True),
+    Answer("audio", ("text",), 0.65, False),
+    Answer("text", ("audio",), 0.65, False),
+    Answer("both", ("text",), 0.65, False),
+    Answer("both", ("audio",), 0.65, False),
+    *(Answer("none", (row,), 0.65, False) for row in ROWS),
+)
+"""What decides a label set must be found; what knows nothing must find nothing (chance is 0.50)."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Test macro-F1 by label set and row, and the known answers that were missed."""
+
+    macro_f1: dict[str, dict[str, float]]
+    n_test: int
+    missed: list[str]
+
+    @property
+    def met(self) -> bool:
+        """Tell whether every known answer holds."""
+        return not self.missed
+
+
+def extract_demo(demo: Path, say: Say, progress: Progress) -> list[StoreResult]:
+    """Extract both encoders once; the four label sets share audio, transcripts and ids, hence the stores."""
+    rows = read_manifests(demo / "audio", SPLITS)
+    utterances = [utterance for split in SPLITS for utterance in rows[split]]
+    settings = ExtractSettings(features_dir=demo / "stores")
+    return [
+        extract_stream(utterances, parse_selector(name, modality), settings, say, progress)
+        for modality, name in ENCODERS.items()
+    ]
+
+
+def train_and_score(demo: Path, seed: int, say: Say) -> DemoResult:
+    """Train every row on every label set and score it on test."""
+    scores: dict[str, dict[str, float]] = {}
+    n_test = 0
+    for label_set in SETS:
+        scores[label_set] = {}
+        for row in ROWS:
+            data, run = demo / label_set, demo / "runs" / f"{label_set}-{row}-seed{seed}"
+            options = TrainHeadOptions(
+                **SETTINGS, fusion=row, seed=seed, features_dir=demo / "stores", output=run, checkpoint_every=0
+            )
+            result = train_head(options, data, lambda _: None, lambda _: None)
+            test = evaluate(run, EvaluateOptions(features_dir=demo / "stores", data=data), say)["test"]
+            scores[label_set][row] = test["macro_f1"]
+            n_test = test["n"]
+            valid = result.metrics["valid"]["macro_f1"]
+            say(f"{label_set:>5} {row:>5}: macro-F1 {valid:.3f} on valid, {test['macro_f1']:.3f} on test")
+    missed = [str(answer) for answer in ANSWERS if not answer.met(scores)]
+    return DemoResult(scores, n_test, missed)

@@ -1,0 +1,127 @@
+"""`evaluate`: a finished run on a split, and the record of every look at the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from features.errors import InputError
+from features.extract import resolve_device
+from features.manifest import manifest_sha256, read_manifests
+from features.store.identity import StoreInfo
+from features.store.index import features_folder, list_stores
+from features.store.provenance import now
+from features.store.reader import FeatureStore
+from mervn.config import EvaluateOptions, HeadOptions
+from mervn.dataset import load_split
+from mervn.metrics import compute_metrics
+from mervn.model import Head, build_head
+from mervn.runs import (
+    LEDGER_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    SCHEMA,
+    RunConfig,
+    append_jsonl,
+    read_config,
+    write_json,
+    write_jsonl,
+)
+from mervn.train_head import prediction_rows
+from mervn.training import predict
+
+Say = Callable[[str], None]
+
+
+def load_head(run: Path, config: RunConfig) -> Head:
+    """Build the head of a complete run and load its weights, on the CPU."""
+    if not (run / METRICS_FILE).is_file():
+        raise InputError(f"{run} is not complete: run the train-head command that made it again, it goes on")
+    options = HeadOptions.model_validate({k: v for k, v in config.options.items() if k in HeadOptions.model_fields})
+    head = build_head(options, config.widths, len(config.labels))
+    try:
+        head.load_state_dict(load_file(run / MODEL_FILE), strict=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"{run / MODEL_FILE} must hold the weights of this run's head, found: {error}") from error
+    return head.eval()
+
+
+def evaluate(run: Path, options: EvaluateOptions, say: Say) -> dict[str, Any]:
+    """Score a run on a split and write metrics-<split>.json and predictions-<split>.jsonl into the run.
+
+    A look at the test split is first recorded in test_access.jsonl in the run and beside the data. Raises InputError
+    where the run is not complete or the features it was trained on are not there.
+    """
+    config = read_config(run)
+    head = load_head(run, config)
+    device = resolve_device(options.device)
+    data, stores = _data_and_stores(config, options)
+    audio_root = options.audio_root or config.options.get("audio_root")
+    rows = read_manifests(
+        data, (options.split,), audio_root=Path(audio_root) if audio_root else None, check_audio=False
+    )[options.split]
+    split = load_split(
+        options.split,
+        rows,
+        stores,
+        config.labels,
+        allow_missing=options.allow_missing,
+        verify_inputs=options.verify_inputs,
+    )
+    looks = record_access(run, data, options.split, config.hash, say) if options.split == "test" else None
+    probabilities = predict(head.to(device), split, device)
+    scores = {"missing": len(split.missing), **compute_metrics(split.targets, probabilities, config.labels)}
+    metrics: dict[str, Any] = {
+        "schema": SCHEMA,
+        "labels": list(config.labels),
+        "manifest_sha256": manifest_sha256(data / f"{options.split}.jsonl"),
+        options.split: scores,
+    }
+    write_jsonl(run / f"predictions-{options.split}.jsonl", prediction_rows(split, probabilities, config.labels))
+    write_json(run / f"metrics-{options.split}.json", metrics)
+    return metrics | ({"test_looks": looks} if looks is not None else {})
+
+
+def _data_and_stores(config: RunConfig, options: EvaluateOptions) -> tuple[Path, dict[str, FeatureStore]]:
+    """Return the data folder and the stores of exactly the identities the run was trained on."""
+    data = options.data or Path(config.options["data"])
+    folder = options.features_dir
+    if folder is None and options.data is None and config.options.get("features_dir"):
+        folder = Path(config.options["features_dir"])
+    folder = features_folder(folder, data)
+    found: dict[str, FeatureStore] = {}
+    for modality, wanted in config.inputs["stores"].items():
+        path = _find(config, options, folder, modality, wanted)
+        found[modality] = FeatureStore(path)
+    return data, found
+
+
+def _find(config: RunConfig, options: EvaluateOptions, folder: Path, modality: str, wanted: str) -> Path:
+    infos: list[StoreInfo] = list_stores(folder, modality)
+    for info in infos:
+        if info.hash == wanted:
+            return info.path
+    given = config.options.get(f"{modality}_store")
+    if given and options.data is None and FeatureStore(given).info.hash == wanted:
+        return Path(given)
+    there = ", ".join(info.path.name for info in infos) or "none"
+    raise InputError(
+        f"the {modality} store of identity {wanted} that this run was trained on is not in {folder} (there: {there}); "
+        f"extract with the same encoder, or give --features-dir"
+    )
+
+
+def record_access(run: Path, data: Path, split: str, run_hash: str, say: Say) -> int:
+    """Add a line to test_access.jsonl in the run and beside the data; return how often this data was looked at."""
+    entry: Mapping[str, Any] = {"time": now(), "run": str(run.resolve()), "run_hash": run_hash, "split": split}
+    append_jsonl(run / LEDGER_FILE, {**entry, "data": str(data.resolve())})
+    ledger = data / LEDGER_FILE
+    try:
+        append_jsonl(ledger, entry)
+    except OSError as error:
+        say(f"warning: the look at the test split could not be recorded in {ledger}: {error}")
+        ledger = run / LEDGER_FILE
+    return len(ledger.read_text("utf-8").splitlines())

@@ -1,0 +1,129 @@
+"""The head: projection, fusion, pooling and classifier over sequences of any number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from features.errors import UsageError
+from features.ragged import Ragged, concatenate
+from mervn.classifier import Classifier
+from mervn.config import HeadOptions
+from mervn.fusion import FUSIONS
+from mervn.pooling import POOLINGS, ClsPooling
+
+
+class Projection(nn.Module):
+    """LayerNorm(x W) for one stream; where a row is missing a learned one can stand for it."""
+
+    def __init__(self, width: int, dim: int, missing_token: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, dim, bias=False)
+        self.norm = nn.LayerNorm(dim)
+        self.missing = nn.Parameter(torch.randn(1, dim) * 0.02) if missing_token else None
+
+    def forward(self, stream: Ragged) -> Ragged:
+        """(sum T, width) -> (sum T', dim); T' = 1 for an empty sequence if there is a missing token, else T."""
+        projected = stream.replace(self.norm(self.linear(stream.values)))
+        if self.missing is None or 0 not in stream.sizes:
+            return projected
+        empty = [int(size == 0) for size in stream.sizes]
+        token = Ragged.from_lengths(self.missing.expand(sum(empty), -1).to(projected.values.dtype), empty)
+        token = token.to(projected.values.device)
+        return concatenate(projected, token)
+
+
+class Head(nn.Module):
+    """Maps streams of features to logits: `forward({"text": Ragged, "audio": Ragged}) -> (B, C)`.
+
+    It is given its sub-modules built. `poolings` has one pooling for each sequence that the fusion returns, `leads`
+    the modality each of those sequences begins with.
+    """
+
+    def __init__(
+        self,
+        projections: Mapping[str, Projection],
+        fusion: nn.Module,
+        poolings: Sequence[nn.Module],
+        leads: Sequence[str],
+        classifier: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.projections = nn.ModuleDict(projections)
+        self.fusion = fusion
+        self.poolings = nn.ModuleList(poolings)
+        self.leads = tuple(leads)
+        self.classifier = classifier
+
+    def forward(self, streams: dict[str, Ragged]) -> Tensor:
+        """Return logits (B, C) float32 for streams of features (sum T, D)."""
+        projected = {name: projection(streams[name]) for name, projection in self.projections.items()}
+        sequences = self.fusion(projected)
+        pooled = []
+        for pooling, sequence, lead in zip(self.poolings, sequences, self.leads, strict=True):
+            vector = pooling(sequence)
+            if isinstance(pooling, ClsPooling):  # without text the first row would be the audio's
+                vector = vector.masked_fill(projected[lead].lengths[:, None] == 0, 0.0)
+            pooled.append(vector)
+        logits: Tensor = self.classifier(torch.cat(pooled, dim=-1))
+        return logits.float()
+
+
+class PaddedHead(nn.Module):
+    """The same head over padded tensors: the entry for export, and for whoever has padded batches."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(
+        self,
+        text: Tensor | None = None,
+        text_lengths: Tensor | None = None,
+        audio: Tensor | None = None,
+        audio_lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Return logits (B, C) for text (B, Tt, Dt), audio (B, Ta, Da) and lengths (B,); padding may hold anything."""
+        streams = {}
+        for name, padded, lengths in (("text", text, text_lengths), ("audio", audio, audio_lengths)):
+            if padded is not None and lengths is not None:
+                streams[name] = Ragged.from_padded(padded, lengths)
+        logits: Tensor = self.head(streams)
+        return logits
+
+
+def import_target(target: str) -> Any:
+    """Return the object that `module:Name` names."""
+    module, name = target.split(":")
+    return getattr(import_module(module), name)
+
+
+def pooling_names(fusion: str, pooling: str) -> list[str]:
+    """Return the pooling of each sequence of a fusion; UsageError where `cls` has no [CLS] to take."""
+    outputs = FUSIONS[fusion].outputs
+    if pooling != "cls":
+        return [pooling] * len(outputs)
+    if "text" not in outputs:
+        raise UsageError(
+            f"--pooling cls takes the text [CLS] position, which --fusion {fusion} does not have; "
+            f"choose one of {', '.join(name for name in POOLINGS if name != 'cls')}"
+        )
+    return ["cls" if lead == "text" else "mean" for lead in outputs]
+
+
+def build_head(options: HeadOptions, widths: Mapping[str, int], num_classes: int) -> Head:
+    """Build the head that the options describe for streams of these widths."""
+    spec = FUSIONS[options.fusion]
+    names = pooling_names(options.fusion, options.pooling)
+    token = options.missing == "token"
+    return Head(
+        projections={name: Projection(widths[name], options.dim, token) for name in spec.streams},
+        fusion=import_target(spec.target)(options.dim, options.heads, options.attention_dropout),
+        poolings=[import_target(POOLINGS[name])(options.dim) for name in names],
+        leads=spec.outputs,
+        classifier=Classifier(options.dim * len(names), options.mlp, num_classes, options.dropout),
+    )

@@ -1,0 +1,209 @@
+"""`train-head`: from manifests and stores to a run with a trained head."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from features.errors import InputError
+from features.extract import resolve_device
+from features.manifest import Utterance, manifest_sha256, read_manifests
+from features.store.provenance import machine, now, package_versions
+from features.store.reader import FeatureStore
+from mervn.config import TrainHeadOptions
+from mervn.dataset import Split, load_split, open_stores
+from mervn.fusion import FUSIONS
+from mervn.metrics import compute_metrics
+from mervn.model import build_head, pooling_names
+from mervn.runs import (
+    ENVIRONMENT_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    SCHEMA,
+    RunConfig,
+    default_folder,
+    locked,
+    prepare,
+    write_json,
+    write_jsonl,
+)
+from mervn.training import Report, Trainer, predict
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run is and what it found on valid."""
+
+    path: Path
+    metrics: Mapping[str, Any]
+    trained: bool
+    """False where a complete run was there already."""
+
+
+def train_head(options: TrainHeadOptions, data: Path, say: Say, report: Report) -> RunResult:
+    """Train the head that the options describe on the train split and select its epoch on valid.
+
+    The test split is never read. The same configuration again returns the result that is there, or goes on with what
+    was interrupted. Raises UsageError for contradictory options, InputError for data that cannot be used.
+    """
+    pooling_names(options.fusion, options.pooling)  # refuses what does not fit before any work
+    device = resolve_device(options.device)
+    modalities = FUSIONS[options.fusion].streams
+    manifests = read_manifests(data, ("train", "valid"), audio_root=options.audio_root, check_audio=False)
+    labels = sorted({str(utterance.emotion) for utterance in manifests["train"]})
+    if len(labels) < 2:
+        raise InputError(f"train.jsonl must hold at least two emotions, found {', '.join(labels)}")
+    stores = open_stores(options, data, modalities)
+    splits = {name: _load(name, rows, stores, labels, options) for name, rows in manifests.items()}
+    config = _configuration(options, data, labels, stores, splits)
+    run = options.output or default_folder(config, {m: store.info.encoder for m, store in stores.items()})
+    for modality, store in stores.items():
+        say(f"{modality} features: {store.path} ({store.info.provenance['weights']})")
+    with locked(run):
+        if prepare(run, config, options.force):
+            say(f"complete already: {run} (--force trains again)")
+            return RunResult(run, json.loads((run / METRICS_FILE).read_text("utf-8")), trained=False)
+        _warn_empty(splits, options)
+        metrics = _train(run, options, config, splits, labels, stores, device, report)
+    return RunResult(run, metrics, trained=True)
+
+
+def _load(
+    name: str,
+    rows: Sequence[Utterance],
+    stores: Mapping[str, FeatureStore],
+    labels: Sequence[str],
+    options: TrainHeadOptions,
+) -> Split:
+    return load_split(
+        name, rows, stores, labels, allow_missing=options.allow_missing, verify_inputs=options.verify_inputs
+    )
+
+
+def _configuration(
+    options: TrainHeadOptions,
+    data: Path,
+    labels: list[str],
+    stores: Mapping[str, FeatureStore],
+    splits: Mapping[str, Split],
+) -> RunConfig:
+    resolved = json.loads(options.model_dump_json())
+    for key in ("features_dir", "audio_root", "audio_store", "text_store"):
+        resolved[key] = str(Path(resolved[key]).resolve()) if resolved[key] else None
+    resolved["data"] = str(data.resolve())
+    resolved["output"] = None  # the folder itself says where it is
+    inputs = {
+        "manifests": {name: manifest_sha256(data / f"{name}.jsonl") for name in splits},
+        "stores": {modality: store.info.hash for modality, store in stores.items()},
+        "features": {name: split.features_sha256 for name, split in splits.items()},
+    }
+    widths = {modality: store.dim for modality, store in stores.items()}
+    return RunConfig("train-head", resolved, labels, inputs, widths)
+
+
+def _warn_empty(splits: Mapping[str, Split], options: TrainHeadOptions) -> None:
+    for split in splits.values():
+        for modality, count in split.count_empty().items():
+            if count and options.missing == "none":
+                warnings.warn(
+                    f"{split.name}: {count} of {len(split)} {modality} streams are empty; with --missing none nothing "
+                    "attends to them and pooling over them gives zeros",
+                    stacklevel=2,
+                )
+
+
+def _train(
+    run: Path,
+    options: TrainHeadOptions,
+    config: RunConfig,
+    splits: Mapping[str, Split],
+    labels: list[str],
+    stores: Mapping[str, FeatureStore],
+    device: torch.device,
+    report: Report,
+) -> dict[str, Any]:
+    """Train and write the run; metrics.json comes last, for its existence means complete."""
+    started = time.perf_counter()
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)
+        head = build_head(options, config.widths, len(labels)).to(device)
+        trainer = Trainer(head, splits["train"], splits["valid"], labels, options, device)
+        trainer.fit(run, options.checkpoint_every, report)
+    if trainer.best.weights is None:
+        raise InputError("no epoch was trained: --epochs must be at least 1")
+    head.load_state_dict(trainer.best.weights)
+    valid = splits["valid"]
+    probabilities = predict(head, valid, device)
+    metrics = {
+        "schema": SCHEMA,
+        "labels": labels,
+        "selected_epoch": trainer.best.epoch,
+        "missing": {name: len(split.missing) for name, split in splits.items()},
+        "features": {modality: store.info.provenance["weights"] for modality, store in stores.items()},
+        "valid": {"missing": len(valid.missing), **compute_metrics(valid.targets, probabilities, labels)},
+    }
+    save_file({name: tensor.cpu() for name, tensor in head.state_dict().items()}, run / MODEL_FILE)
+    write_jsonl(run / "predictions-valid.jsonl", prediction_rows(valid, probabilities, labels))
+    seconds = time.perf_counter() - started
+    write_json(run / ENVIRONMENT_FILE, _environment(config, stores, device, head, seconds, trainer.next_epoch))
+    write_json(run / METRICS_FILE, metrics)
+    return metrics
+
+
+def prediction_rows(
+    split: Split, probabilities: np.ndarray[Any, Any], labels: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return one object an utterance, in the order of the manifest; the manifest's own extra keys travel along."""
+    rows = []
+    for utterance, row in zip(split.utterances, probabilities, strict=True):
+        chosen: dict[str, Any] = {
+            "utterance_id": utterance.utterance_id,
+            "label": utterance.emotion,
+            "prediction": labels[int(row.argmax())],
+            "probabilities": {label: float(p) for label, p in zip(labels, row, strict=True)},
+        }
+        rows.append(chosen | {key: value for key, value in utterance.extra.items() if key not in chosen})
+    return rows
+
+
+def _environment(
+    config: RunConfig,
+    stores: Mapping[str, FeatureStore],
+    device: torch.device,
+    head: torch.nn.Module,
+    seconds: float,
+    epochs: int,
+) -> dict[str, Any]:
+    return {
+        "time": now(),
+        "versions": package_versions(),
+        "machine": machine(),
+        "device": str(device),
+        "commit": _commit(),
+        "inputs": dict(config.inputs),
+        "stores": {modality: {"path": str(s.path.resolve()), **s.info.provenance} for modality, s in stores.items()},
+        "parameters": sum(parameter.numel() for parameter in head.parameters()),
+        "seconds": round(seconds, 3),
+        "seconds_per_epoch": round(seconds / max(1, epochs), 4),
+    }
+
+
+def _commit() -> str | None:
+    """Return the git commit of the current folder, if it is in a repository."""
+    try:
+        result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

@@ -1,0 +1,198 @@
+"""Training a head on cached sequences: a pure function of the data, the options and the seed."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from features.batching import plan_batches
+from features.errors import InputError
+from mervn.checkpoint import (
+    latest_checkpoint,
+    load_checkpoint,
+    load_optimizer_tensors,
+    load_rng_tensors,
+    optimizer_tensors,
+    remove_older,
+    rng_tensors,
+    save_checkpoint,
+)
+from mervn.config import TrainingOptions
+from mervn.dataset import Split
+from mervn.losses import Loss, balanced_weights, make_loss
+from mervn.metrics import compute_metrics
+from mervn.model import Head
+from mervn.sampling import epoch_batches, mixed_lengths, sampling_weights
+
+EVALUATION_BATCH = 64
+Report = Callable[[dict[str, Any]], None]
+"""Called with the history entry of every epoch."""
+
+
+@dataclass
+class Best:
+    """The best epoch so far by valid macro-F1; among equals the one with the lower valid NLL, then the earlier."""
+
+    epoch: int = -1
+    macro_f1: float = -1.0
+    nll: float = math.inf
+    weights: dict[str, Tensor] | None = None
+
+    def offer(self, epoch: int, macro_f1: float, nll: float, head: nn.Module) -> None:
+        """Take this epoch if it is better."""
+        if (macro_f1, -nll) > (self.macro_f1, -self.nll):
+            self.epoch, self.macro_f1, self.nll = epoch, macro_f1, nll
+            self.weights = {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}
+
+
+def learning_rate(step: int, total: int, warmup: float, greatest: float) -> float:
+    """Return the rate of a step (0-based): a linear rise over a share of the steps, then a cosine to zero."""
+    rising = max(1, round(warmup * total))
+    if step < rising:
+        return greatest * (step + 1) / rising
+    return greatest * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+
+def make_optimizer(head: nn.Module, options: TrainingOptions) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov and Hutter 2019); biases, norms and learned rows are not decayed."""
+    decayed = [p for name, p in head.named_parameters() if p.ndim > 1 and not name.endswith("missing")]
+    chosen = {id(parameter) for parameter in decayed}
+    kept = [p for p in head.parameters() if id(p) not in chosen]
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+
+
+def predict(head: Head, split: Split, device: torch.device) -> np.ndarray[Any, Any]:
+    """Return probabilities (N, C) float64 in the order of the split, in eval mode."""
+    lengths = [float(sum(len(rows[i]) for rows in split.streams.values())) for i in range(len(split))]
+    batches = plan_batches(lengths, max(1.0, *lengths) * EVALUATION_BATCH, EVALUATION_BATCH)
+    was_training = head.training
+    head.eval()
+    with torch.inference_mode():
+        chunks = [head(split.batch(batch, device)).double().softmax(-1).cpu() for batch in batches]
+    head.train(was_training)
+    probabilities = np.empty((len(split), chunks[0].shape[1]))
+    probabilities[[i for batch in batches for i in batch]] = torch.cat(chunks).numpy()
+    return probabilities
+
+
+class Trainer:
+    """Trains one head; `fit` goes on from the latest checkpoint of `folder` exactly as if never interrupted."""
+
+    def __init__(
+        self, head: Head, train: Split, valid: Split, labels: list[str], options: TrainingOptions, device: torch.device
+    ) -> None:
+        self.head, self.train, self.valid = head, train, valid
+        self.labels, self.options, self.device = labels, options, device
+        self.optimizer = make_optimizer(head, options)
+        self.loss = self._make_loss()
+        self.lengths = mixed_lengths(train.audio_seconds, train.syllables, options.alpha)
+        self.weights = sampling_weights(train.targets, self.lengths, options.beta)
+        self.steps_per_epoch = math.ceil(len(train) / options.batch_size)
+        self.best = Best()
+        self.next_epoch = 0
+        self.loader_seconds = 0.0
+
+    def _make_loss(self) -> Loss:
+        options, weights = self.options, None
+        if options.class_weights == "balanced":
+            counts = torch.from_numpy(np.bincount(self.train.targets, minlength=len(self.labels)))
+            weights = balanced_weights(counts).to(self.device)
+        return make_loss(options.loss, options.gamma, options.smoothing, weights)
+
+    def fit(self, folder: Path, checkpoint_every: int, report: Report) -> None:
+        """Train until the last epoch or until `patience` epochs brought nothing better; `best` holds the result."""
+        history = folder / "history.jsonl"
+        self._resume(folder / "checkpoints", history)
+        while self.next_epoch < self.options.epochs and not self.finished:
+            entry = self._epoch(self.next_epoch)
+            with history.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry, sort_keys=True) + "\n")
+            self.next_epoch += 1
+            if checkpoint_every and self.next_epoch % checkpoint_every == 0:
+                self._save(folder / "checkpoints")
+            report(entry)
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether early stopping has ended the training."""
+        return self.best.epoch >= 0 and self.next_epoch - 1 - self.best.epoch >= self.options.patience
+
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        started = time.perf_counter()
+        self.loader_seconds = 0.0
+        train_loss = self._train_epoch(epoch)
+        if not math.isfinite(train_loss):
+            raise InputError(f"epoch {epoch}: the loss must be finite, found {train_loss}; lower --learning-rate")
+        metrics = compute_metrics(self.valid.targets, predict(self.head, self.valid, self.device), self.labels)
+        self.best.offer(epoch, metrics["macro_f1"], metrics["nll"], self.head)
+        return {
+            "epoch": epoch,
+            "train_loss": train_loss,
+            "valid": {key: metrics[key] for key in ("accuracy", "macro_f1", "nll")},
+            "best_epoch": self.best.epoch,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(time.perf_counter() - started, 4),
+            "loader_seconds": round(self.loader_seconds, 4),
+        }
+
+    def _train_epoch(self, epoch: int) -> float:
+        """Run one epoch and return its mean loss over utterances."""
+        options = self.options
+        self.head.train()
+        batches = epoch_batches(
+            options.sampling, self.lengths, self.weights, options.batch_size, options.seed, epoch
+        )
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for number, indices in enumerate(batches):
+            before = time.perf_counter()
+            streams = self.train.batch(indices, self.device)
+            targets = self.train.batch_targets(indices, self.device)
+            self.loader_seconds += time.perf_counter() - before
+            step = epoch * self.steps_per_epoch + number
+            rate = learning_rate(step, options.epochs * self.steps_per_epoch, options.warmup, options.learning_rate)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            loss = self.loss(self.head(streams), targets)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.head.parameters(), options.clip_norm)
+            self.optimizer.step()
+            total += loss.detach().double() * len(indices)
+        return float(total) / len(self.train)
+
+    def _save(self, checkpoints: Path) -> None:
+        folder = checkpoints / f"epoch-{self.next_epoch:05d}"
+        tensors = {f"model.{name}": tensor for name, tensor in self.head.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in (self.best.weights or {}).items()}
+        tensors |= optimizer_tensors(self.optimizer) | rng_tensors()
+        best = {"epoch": self.best.epoch, "macro_f1": self.best.macro_f1, "nll": self.best.nll}
+        save_checkpoint(folder, tensors, {"next_epoch": self.next_epoch, "best": best})
+        remove_older(checkpoints, folder)
+
+    def _resume(self, checkpoints: Path, history: Path) -> None:
+        """Load the latest checkpoint, if there is one, and cut the history to it."""
+        latest = latest_checkpoint(checkpoints)
+        if latest is not None:
+            tensors, state = load_checkpoint(latest)
+            self.head.load_state_dict(_under("model.", tensors))
+            load_optimizer_tensors(self.optimizer, tensors)
+            load_rng_tensors(tensors)
+            best = state["best"]
+            self.best = Best(best["epoch"], best["macro_f1"], best["nll"], _under("best.", tensors))
+            self.next_epoch = state["next_epoch"]
+        lines = history.read_text("utf-8").splitlines() if history.exists() else []
+        history.write_text("".join(line + "\n" for line in lines[: self.next_epoch]), "utf-8")
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

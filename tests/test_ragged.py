@@ -1,0 +1,83 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils import _pytree as pytree
+
+from features.ragged import Ragged, concatenate, padding_mask, segment_mean
+
+SIZES = st.lists(st.integers(0, 5), min_size=1, max_size=6)
+
+
+def ragged(sizes: list[int], width: int = 3, seed: int = 0) -> Ragged:
+    generator = torch.Generator().manual_seed(seed)
+    return Ragged.from_sequences([torch.randn(size, width, generator=generator) for size in sizes])
+
+
+@given(SIZES)
+def test_padding_and_packing_are_inverse(sizes: list[int]) -> None:
+    x = ragged(sizes)
+    assert x.sizes == tuple(sizes)
+    assert (x.max_length, x.total, x.batch_size) == (max(sizes), sum(sizes), len(sizes))
+    padded = x.pad(float("nan"))
+    assert padded.shape == (len(sizes), max(sizes), 3)
+    assert torch.equal(x.pack(padded).values, x.values)
+    for i, sequence in enumerate(x.split()):
+        assert torch.equal(padded[i, : sizes[i]], sequence)
+        assert padded[i, sizes[i] :].isnan().all()
+
+
+@given(SIZES)
+def test_what_stands_in_the_padding_is_dropped(sizes: list[int]) -> None:
+    x = ragged(sizes)
+    again = Ragged.from_padded(x.pad(float("nan")), x.lengths)
+    assert torch.equal(again.values, x.values)
+    assert again.sizes == x.sizes
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=5))
+def test_concatenate_joins_each_utterance(pairs: list[tuple[int, int]]) -> None:
+    first, second = ragged([a for a, _ in pairs], seed=1), ragged([b for _, b in pairs], seed=2)
+    joined = concatenate(first, second)
+    for whole, a, b in zip(joined.split(), first.split(), second.split(), strict=True):
+        assert torch.equal(whole, torch.cat([a, b]))
+
+
+@given(SIZES)
+def test_segment_mean_is_the_mean_of_each_sequence_and_zero_for_none(sizes: list[int]) -> None:
+    x = ragged(sizes)
+    for mean, sequence in zip(segment_mean(x), x.split(), strict=True):
+        expected = sequence.mean(0) if len(sequence) else torch.zeros(3)
+        torch.testing.assert_close(mean, expected)
+
+
+def test_mask_is_true_on_real_frames() -> None:
+    assert padding_mask(torch.tensor([2, 0]), 3).tolist() == [[True, True, False], [False] * 3]
+    assert ragged([2, 0]).mask.tolist() == [[True, True], [False, False]]
+
+
+def test_lengths_that_do_not_add_up_are_refused() -> None:
+    with pytest.raises(ValueError, match="add up to the 4 rows"):
+        Ragged.from_lengths(torch.zeros(4, 2), [1, 2])
+    with pytest.raises(ValueError, match=r"0\.\.2"):
+        Ragged.from_padded(torch.zeros(1, 2, 2), torch.tensor([3]))
+    with pytest.raises(ValueError, match="3 rows, found 2"):
+        ragged([3]).replace(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="found 1 and 2"):
+        concatenate(ragged([1]), ragged([1, 1]))
+
+
+def test_is_a_pytree_of_its_tensors() -> None:
+    x = ragged([2, 1])
+    doubled = pytree.tree_map(lambda tensor: tensor * 2 if tensor.is_floating_point() else tensor, x)
+    assert isinstance(doubled, Ragged)
+    assert torch.equal(doubled.values, x.values * 2)
+    assert doubled.sizes == x.sizes
+
+
+def test_gradients_flow_through_padding_packing_and_joining() -> None:
+    values = torch.randn(3, 2, requires_grad=True)
+    x = Ragged.from_lengths(values, [1, 2])
+    concatenate(x.pack(x.pad()), x).values.sum().backward()
+    assert values.grad is not None
+    assert torch.equal(values.grad, torch.full((3, 2), 2.0))

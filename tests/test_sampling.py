@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from mervn.sampling import SAMPLINGS, epoch_batches, mixed_lengths, sampling_weights
+
+N = 1603
+RNG = np.random.default_rng(0)
+TARGETS = RNG.choice(3, N, p=[0.7, 0.2, 0.1])
+LENGTHS = RNG.lognormal(1.2, 0.5, N) * (1 + TARGETS)
+WEIGHTS = sampling_weights(TARGETS, LENGTHS, 0.5)
+
+
+def padded_share(batches: list[list[int]]) -> float:
+    return sum(LENGTHS[b].sum() for b in batches) / sum(len(b) * LENGTHS[b].max() for b in batches)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_batches_are_a_pure_function_of_seed_and_epoch(sampling: str) -> None:
+    first = epoch_batches(sampling, LENGTHS, WEIGHTS, 32, 0, 3)
+    assert first == epoch_batches(sampling, LENGTHS, WEIGHTS, 32, 0, 3)
+    assert first != epoch_batches(sampling, LENGTHS, WEIGHTS, 32, 0, 4)
+    assert first != epoch_batches(sampling, LENGTHS, WEIGHTS, 32, 1, 3)
+    assert sum(len(batch) for batch in first) == N
+    assert [len(batch) for batch in first].count(32) == N // 32
+
+
+@pytest.mark.parametrize("sampling", ["random", "bucket"])
+def test_without_weights_every_utterance_comes_exactly_once(sampling: str) -> None:
+    for epoch in range(3):
+        batches = epoch_batches(sampling, LENGTHS, WEIGHTS, 32, 0, epoch)
+        assert sorted(i for batch in batches for i in batch) == list(range(N))
+
+
+@pytest.mark.parametrize("sampling", ["bucket", "both"])
+def test_buckets_hold_like_lengths_and_new_company_every_epoch(sampling: str) -> None:
+    batches = epoch_batches(sampling, LENGTHS, WEIGHTS, 32, 0, 0)
+    random = epoch_batches("random", LENGTHS, WEIGHTS, 32, 0, 0)
+    assert padded_share(batches) > 0.85 > 0.65 > padded_share(random)
+    sets = [frozenset(batch) for batch in epoch_batches(sampling, LENGTHS, WEIGHTS, 32, 0, 1)]
+    assert not set(sets) & {frozenset(batch) for batch in batches}
+
+
+@pytest.mark.parametrize("sampling", ["weighted", "both"])
+def test_classes_are_drawn_by_their_weights(sampling: str) -> None:
+    drawn = [i for e in range(60) for batch in epoch_batches(sampling, LENGTHS, WEIGHTS, 32, 0, e) for i in batch]
+    for c in range(3):
+        p = WEIGHTS[TARGETS == c].sum() / WEIGHTS.sum()
+        share = (TARGETS[drawn] == c).mean()
+        assert abs(share - p) < 3 * np.sqrt(p * (1 - p) / len(drawn))
+
+
+def test_weights_follow_the_formula() -> None:
+    targets, lengths = np.array([0, 0, 0, 1]), np.array([1.0, 1.0, 1.0, 3.0])
+    # f = (3, 1) / 2, r = (1, 3) / 2
+    expected = [1 / (1.5 * 0.5**0.5)] * 3 + [1 / (0.5 * 1.5**0.5)]
+    np.testing.assert_allclose(sampling_weights(targets, lengths, 0.5), expected)
+    np.testing.assert_allclose(sampling_weights(targets, lengths, 0.0) * [1.5, 1.5, 1.5, 0.5], np.ones(4))
+    np.testing.assert_allclose(mixed_lengths(np.array([2.0]), np.array([10]), 0.03), [2.3])
+
+
+def test_an_unknown_sampling_is_refused() -> None:
+    with pytest.raises(ValueError, match="'sorted'"):
+        epoch_batches("sorted", LENGTHS, WEIGHTS, 32, 0, 0)

@@ -130,7 +130,7 @@ class Trainer:
     def _epoch(self, epoch: int) -> dict[str, Any]:
         started = time.perf_counter()
         self.loader_seconds = 0.0
-        train_loss = self._train_epoch(epoch)
+        train_loss = self.train_epoch(epoch)
         if not math.isfinite(train_loss):
             raise InputError(f"epoch {epoch}: the loss must be finite, found {train_loss}; lower --learning-rate")
         metrics = compute_metrics(self.valid.targets, predict(self.head, self.valid, self.device), self.labels)
@@ -145,7 +145,7 @@ class Trainer:
             "loader_seconds": round(self.loader_seconds, 4),
         }
 
-    def _train_epoch(self, epoch: int) -> float:
+    def train_epoch(self, epoch: int) -> float:
         """Run one epoch and return its mean loss over utterances."""
         options = self.options
         self.head.train()

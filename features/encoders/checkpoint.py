@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +68,21 @@ def explained(selector: Selector, location: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from printing while it loads: what matters of its reports is checked and raised here."""
+    from transformers.utils import logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def load_complete(
     selector: Selector, location: str, load: Callable[..., tuple[nn.Module, dict[str, Any]]], prefix: str
 ) -> nn.Module:
@@ -76,14 +90,8 @@ def load_complete(
 
     `load` is a `from_pretrained`. Without this check a checkpoint of another layout is initialised at random, unsaid.
     """
-    logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # its report of missing keys is repeated below, as an error
-    try:
-        with explained(selector, location):
-            model, info = load(location, dtype=torch.float32, output_loading_info=True)
-    finally:
-        logger.setLevel(level)
+    with _quiet(), explained(selector, location):
+        model, info = load(location, dtype=torch.float32, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if key.startswith(prefix))
     mismatched = sorted(str(key) for key in info["mismatched_keys"])
     if missing or mismatched:

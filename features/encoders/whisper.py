@@ -18,6 +18,7 @@ from features.encoders.checkpoint import (
 from features.encoders.selector import Selector
 from features.errors import InputError
 from features.ragged import Ragged
+from features.torchaudio_import import import_torchaudio
 
 SAMPLES_PER_ROW = 320
 """20 ms at 16 kHz: a hop of 160 and a convolution of stride 2."""
@@ -52,6 +53,7 @@ class Whisper(Encoder):
     @classmethod
     def load(cls, selector: Selector) -> Whisper:
         """Load the encoder half of a Whisper checkpoint (hub id or folder) in float32."""
+        import_torchaudio()  # transformers imports it too, and would fail where the plain import does
         from transformers import WhisperFeatureExtractor, WhisperModel
 
         location = checkpoint_location(selector)

@@ -1,0 +1,51 @@
+"""How every benchmark prints its figures: a table for people, one JSON document for programs."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from features.store.provenance import machine, package_versions
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure; `better` is `lower` or `higher`, `goal` None where there is only something to know."""
+
+    id: str
+    what: str
+    value: float
+    goal: float | None
+    better: str
+
+    @property
+    def met(self) -> bool | None:
+        """Tell whether the goal is met."""
+        if self.goal is None:
+            return None
+        return self.value <= self.goal if self.better == "lower" else self.value >= self.goal
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def report(benchmark: str, figures: list[Figure], as_json: bool) -> None:
+    """Print the figures."""
+    for figure in figures:
+        goal = f"goal {'<=' if figure.better == 'lower' else '>='} {figure.goal:g}" if figure.goal is not None else ""
+        met = {True: "met", False: "MISSED", None: ""}[figure.met]
+        print(f"{figure.id:<28} {figure.value:>10.4g}  {goal:<14} {met:<7} {figure.what}", file=sys.stderr)
+    if as_json:
+        about = {**machine(), "processor": processor(), "threads": torch.get_num_threads(), "versions": package_versions()}
+        entries = [{**asdict(figure), "met": figure.met} for figure in figures]
+        print(json.dumps({"benchmark": benchmark, "machine": about, "figures": entries}))

@@ -53,3 +53,11 @@ class StoreListOptions(DataOptions):
 
 class StoreInfoOptions(Options):
     """Options of `mervn store info`."""
+
+
+class EncodersOptions(Options):
+    """Options of `mervn encoders`."""
+
+
+class DoctorOptions(Options):
+    """Options of `mervn doctor`."""

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from features.audio import AudioError
+from features.config import ExtractOptions
 from features.encoders.base import Encoder, load_encoder
 from features.encoders.selector import Selector
 from features.errors import InputError
@@ -28,6 +29,7 @@ from features.plan import Plan, make_plan
 from features.ragged import Ragged
 from features.store.hdf5 import Row
 from features.store.identity import StoreInfo, create_store
+from features.store.index import features_folder
 from features.store.provenance import provenance
 from features.store.writer import REJECTED_FILE, StoreWriter
 
@@ -65,6 +67,20 @@ class StoreResult:
     """Audio seconds encoded per second of work; None for text."""
     gb_per_hour: float | None
     padding: float
+
+
+def settings_from(options: ExtractOptions, data: Path) -> ExtractSettings:
+    """Return the settings that the options of `mervn extract` mean, and set the number of CPU threads."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return ExtractSettings(
+        features_dir=features_folder(options.features_dir, data),
+        store_dtype=options.store_dtype,
+        device=options.device,
+        batch_seconds=options.batch_seconds,
+        update=options.update,
+        plan_only=options.plan,
+    )
 
 
 def resolve_device(name: str) -> torch.device:

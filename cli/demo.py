@@ -1,0 +1,46 @@
+"""`mervn demo`."""
+
+from __future__ import annotations
+
+import time
+
+from cli.options import command
+from cli.output import Output
+from mervn.config import DemoOptions
+
+
+@command("demo")
+def demo(options: DemoOptions, output: Output) -> int:
+    """Make a Vietnamese speech corpus with known answers, extract it, train on it and check the answers, offline.
+
+    Four label sets over the same audio: prosody decides (audio), words decide (text), only both together decide
+    (both), nothing decides (none). Exits 1 if a known answer is missed.
+    """
+    import torch
+
+    from mervn.demo.corpus import make_corpus
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    started = time.perf_counter()
+    output.say(f"corpus: {make_corpus(options.output, options.seed)}")
+    if options.corpus_only:
+        output.result(f"{options.output}: four label sets, each with train.jsonl, valid.jsonl and test.jsonl")
+        output.document({"output": str(options.output)})
+        return 0
+
+    from mervn.demo.known_answers import ANSWERS, ROWS, SETS, extract_demo, train_and_score
+
+    extract_demo(options.output, output.say, output.progress)
+    result = train_and_score(options.output, options.seed, output.say)
+    output.result(f"test macro-F1, {result.n_test} utterances (seed {options.seed}, chance 0.50):")
+    output.table(
+        ("labels decided by", *ROWS),
+        [(label_set, *(f"{result.macro_f1[label_set][row]:.3f}" for row in ROWS)) for label_set in SETS],
+    )
+    for answer in result.missed:
+        output.result(f"missed: {answer}")
+    verdict = "all known answers hold" if result.met else f"{len(result.missed)} of {len(ANSWERS)} known answers missed"
+    output.result(f"{verdict}; {time.perf_counter() - started:.0f} s; everything is in {options.output}")
+    output.document({"macro_f1": result.macro_f1, "n_test": result.n_test, "met": result.met, "missed": result.missed})
+    return 0 if result.met else 1

@@ -1,0 +1,45 @@
+"""`mervn encoders`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cli.options import command
+from cli.output import Output
+from features.config import EncodersOptions
+from features.encoders import ENCODERS, EncoderSpec
+
+
+@command("encoders")
+def encoders(options: EncodersOptions, output: Output) -> None:
+    """List every encoder: model, width, rate, layers, needs, licence, and whether its weights are here."""
+    rows, documents = [], []
+    for modality, registry in ENCODERS.items():
+        for name, spec in registry.items():
+            here = _present(spec)
+            rows.append((modality, name, spec.model or "-", spec.width, spec.rate, spec.layers, _depth(spec), here))
+            documents.append({
+                "modality": modality, "name": name, "description": spec.description, "model": spec.model,
+                "width": spec.width, "rate": spec.rate, "layers": spec.layers, "default_layer": _depth(spec),
+                "reason": spec.reason, "needs": spec.needs, "licence": spec.licence, "here": here,
+            })  # fmt: skip
+    output.table(("modality", "name", "model", "width", "rows", "layers", "default layer", "here"), rows)
+    for modality, registry in ENCODERS.items():
+        for name, spec in registry.items():
+            output.result(f"{name}: {spec.description}. Needs {spec.needs}. Licence: {spec.licence}.")
+    output.result("name one as NAME[=MODEL][@LAYER], MODEL a hub id or a folder: whisper=openai/whisper-base@4")
+    output.document({"encoders": documents})
+
+
+def _depth(spec: EncoderSpec) -> str:
+    return "last" if spec.depth is None else f"{spec.depth:.2f} of them"
+
+
+def _present(spec: EncoderSpec) -> str:
+    """Say whether the default model can be loaded without the hub: from the local cache, or because it needs none."""
+    if spec.model is None:
+        return "yes"
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE) / ("models--" + spec.model.replace("/", "--")) / "snapshots"
+    return "yes" if any(folder.glob("*/config.json")) else "no"

@@ -1,0 +1,37 @@
+"""`mervn evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cli.options import command
+from cli.output import Output
+from mervn.config import EvaluateOptions
+
+
+@command("evaluate", argument="run")
+def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> None:
+    """Score a finished run on a split; a look at test is recorded in the run and beside the data."""
+    import torch
+
+    from mervn.evaluation import evaluate
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    metrics = evaluate(run, options, output.say)
+    scores = metrics[options.split]
+    missing = f", {scores['missing']} missing" if scores["missing"] else ""
+    output.table(
+        ("label", "precision", "recall", "F1", "support"),
+        [
+            (label, f"{row['precision']:.4f}", f"{row['recall']:.4f}", f"{row['f1']:.4f}", row["support"])
+            for label, row in scores["per_class"].items()
+        ],
+    )
+    output.result(
+        f"{options.split}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}, "
+        f"UAR {scores['uar']:.4f} ({scores['n']} utterances{missing})"
+    )
+    if "test_looks" in metrics:
+        output.say(f"this data's test split has been looked at {metrics['test_looks']} times (test_access.jsonl)")
+    output.document({"run": str(run), "metrics": metrics})

@@ -1,0 +1,65 @@
+"""`mervn extract`."""
+
+from __future__ import annotations
+
+import signal
+
+from cli.options import command
+from cli.output import Output
+from cli.settings import resolve_data
+from features.config import ExtractOptions
+from features.encoders import ENCODERS
+from features.encoders.selector import parse_selector
+from features.errors import UsageError
+
+
+@command("extract")
+def extract(options: ExtractOptions, output: Output) -> None:
+    """Run frozen encoders once over every utterance and store their sequences.
+
+    Encodes the streams it is given an encoder for, one store each. What is stored already is kept; interrupted, it
+    goes on where it was. Utterances whose audio cannot be used are listed in the store's rejected.jsonl.
+    """
+    texts = {"audio": options.audio_encoder, "text": options.text_encoder}
+    selectors = [parse_selector(text, modality) for modality, text in texts.items() if text is not None]
+    if not selectors:
+        names = {modality: ", ".join(sorted(registry)) for modality, registry in ENCODERS.items()}
+        raise UsageError(
+            f"give --audio-encoder ({names['audio']}) or --text-encoder ({names['text']}) or both; see `mervn encoders`"
+        )
+    data = resolve_data(options.data)
+
+    from features.extract import as_json, extract_stream, settings_from
+    from features.manifest import read_manifests
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's notice before the kill: commit, then end
+    with_audio = any(selector.modality == "audio" for selector in selectors)
+    manifests = read_manifests(
+        data, options.splits, audio_root=options.audio_root, require_emotion=False, check_audio=with_audio
+    )
+    utterances = [utterance for rows in manifests.values() for utterance in rows[: options.limit]]
+    settings = settings_from(options, data)
+    results = []
+    for selector in selectors:
+        result = extract_stream(utterances, selector, settings, output.say, output.progress)
+        results.append(result)
+        rejected = f", {result.rejected} rejected (see rejected.jsonl)" if result.rejected else ""
+        clipped = f", {result.end_clipped} cut at the file's end" if result.end_clipped else ""
+        verb = "planned" if options.plan else f"{result.encoded} encoded"
+        output.result(f"{result.path}: {verb}, {result.kept} kept{rejected}{clipped}")
+        if not options.plan:
+            output.say("  " + "; ".join(_costs(result)))
+    output.document({"stores": [as_json(result) for result in results]})
+
+
+def _costs(result: object) -> list[str]:
+    from features.extract import StoreResult
+
+    if not isinstance(result, StoreResult):
+        raise TypeError(f"a StoreResult is needed, found {type(result).__name__}")
+    costs = [f"{result.seconds:.1f} s"]
+    if result.real_time_factor is not None:
+        costs.append(f"{result.real_time_factor:.1f}x real time")
+    if result.gb_per_hour is not None:
+        costs.append(f"{result.gb_per_hour:.3f} GB an hour of audio")
+    return [*costs, f"{100 * result.padding:.1f} % padding in the batches"]

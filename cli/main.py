@@ -1,0 +1,134 @@
+"""`mervn`: the group of commands. Nothing is imported before the command that needs it is called."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from features.errors import InputError, UsageError
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    """What is known of a command without importing it."""
+
+    target: str
+    """`module:name` of the click command."""
+    options: str
+    """`module:Class` of its option model."""
+    help: str
+
+
+COMMANDS: dict[str, CommandSpec] = {
+    "demo": CommandSpec(
+        "cli.demo:demo", "mervn.config:DemoOptions", "Corpus, extraction, training and known answers, offline."
+    ),
+    "doctor": CommandSpec(
+        "cli.doctor:doctor", "features.config:DoctorOptions", "What of this installation works, and how to mend the rest."
+    ),
+    "encoders": CommandSpec(
+        "cli.encoders:encoders", "features.config:EncodersOptions", "Every encoder: model, width, rate, layers, licence."
+    ),
+    "extract": CommandSpec(
+        "cli.extract:extract", "features.config:ExtractOptions", "Run frozen encoders once and store their sequences."
+    ),
+    "store list": CommandSpec("cli.store:list_", "features.config:StoreListOptions", "The stores of a features folder."),
+    "store info": CommandSpec(
+        "cli.store:info", "features.config:StoreInfoOptions", "What one store holds and what it was made from."
+    ),
+    "train-head": CommandSpec(
+        "cli.train_head:train_head_command", "mervn.config:TrainHeadOptions", "Train a fusion head on stored sequences."
+    ),
+    "evaluate": CommandSpec(
+        "cli.evaluate:evaluate_command", "mervn.config:EvaluateOptions", "Score a finished run on a split."
+    ),
+}
+GROUPS = {"store": "Look into feature stores."}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when the command is called."""
+
+    def __init__(self, prefix: str = "", **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.prefix = prefix
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands, and of the groups, in this group."""
+        inside = [name.removeprefix(self.prefix) for name in COMMANDS if name.startswith(self.prefix)]
+        return list(dict.fromkeys(name.split(" ")[0] for name in inside))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command."""
+        if not self.prefix and cmd_name in GROUPS:
+            return LazyGroup(f"{cmd_name} ", name=cmd_name, help=GROUPS[cmd_name], no_args_is_help=True)
+        spec = COMMANDS.get(self.prefix + cmd_name)
+        if spec is None:
+            return None
+        command: click.Command = import_target(spec.target)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands from the table alone."""
+        rows = [
+            (name, GROUPS[name] if name in GROUPS and not self.prefix else COMMANDS[self.prefix + name].help)
+            for name in self.list_commands(ctx)
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def import_target(target: str) -> Any:
+    """Return the object that `module:name` names."""
+    module, name = target.split(":")
+    return getattr(import_module(module), name)
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(f"mervn {version('mervn')}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show it.")
+def mervn() -> None:
+    """Vietnamese multimodal emotion recognition from transcript and speech."""
+
+
+def main() -> None:
+    """Run `mervn`; exit 0 done, 1 failed, 2 wrong usage. What a user can cause ends in a message, not a traceback."""
+    warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line and return the exit code."""
+    try:
+        result = mervn.main(args=arguments, prog_name="mervn", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except InputError as error:
+        click.echo(f"error: {error}", err=True)
+        return 2 if isinstance(error, UsageError) else 1
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; run the same command again to go on", err=True)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: nothing left to flush
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG):
+            raise
+        click.echo(f"error: {error}", err=True)
+        return 1
+    return result if isinstance(result, int) else 0

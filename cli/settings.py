@@ -1,0 +1,134 @@
+"""Where an option's value comes from: flag, then --config, then mervn.toml, then the default."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_origin
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from cli.main import COMMANDS, import_target
+from features.config import Options
+from features.errors import UsageError
+
+TOML_FILE = "mervn.toml"
+SHARED_KEYS = ("data", "features-dir", "audio-root", "device")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value and where it came from."""
+
+    value: Any
+    source: str
+
+
+def resolve(
+    command: str, model: type[Options], flags: Mapping[str, Any], config: Path | None
+) -> tuple[Options, dict[str, Setting]]:
+    """Return the options of a command and where each value came from; UsageError lists every bad one."""
+    given: dict[str, Setting] = {}
+    for source in (_from_toml(command, model), _from_json(config, model) if config else {}):
+        given.update(source)
+    given.update({name: Setting(value, "flag") for name, value in flags.items() if value is not None})
+    values = {name: _split(model, name, setting.value) for name, setting in given.items()}
+    try:
+        options = model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, detail, given) for detail in error.errors()]
+        raise UsageError("\n".join(lines)) from error
+    settings = {name: Setting(getattr(options, name), "default") for name in model.model_fields}
+    settings |= {name: Setting(getattr(options, name), setting.source) for name, setting in given.items()}
+    return options, settings
+
+
+def resolve_data(data: Path | None) -> Path:
+    """Return the data folder: the one given, else ./data; UsageError names both ways to give it."""
+    if data is not None:
+        return data
+    if Path("data").is_dir():
+        return Path("data")
+    raise UsageError('there is no folder ./data; give one with --data DIR or as `data = "DIR"` in mervn.toml')
+
+
+def _split(model: type[Options], name: str, value: Any) -> Any:
+    """Split "256,128" where a field takes several values."""
+    if isinstance(value, str) and get_origin(model.model_fields[name].annotation) is tuple:
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _explain(model: type[Options], detail: ErrorDetails, given: Mapping[str, Setting]) -> str:
+    """Say which option is wrong, what was found, what would be right, and where it was given."""
+    message = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:
+        return message
+    name = str(detail["loc"][0])
+    source = given[name].source if name in given else "default"
+    place = "" if source == "flag" else f" (from {source})"
+    return f"{flag_name(name)}: {message[0].lower()}{message[1:]}, found {detail['input']!r}{place}"
+
+
+def flag_name(field: str) -> str:
+    """Return the flag of a field."""
+    return "--" + field.replace("_", "-")
+
+
+def _from_json(path: Path, model: type[Options]) -> dict[str, Setting]:
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--config must be a JSON file as a run writes it, found {path}: {error}") from error
+    options = document.get("options", document) if isinstance(document, dict) else None
+    if not isinstance(options, dict):
+        raise UsageError(f"--config must hold a JSON object of options, found another thing in {path}")
+    for key in options:
+        if key.replace("-", "_") not in model.model_fields:
+            raise UsageError(f"{path}: no option is called {key!r}{_near(key, model.model_fields)}")
+    return {key.replace("-", "_"): Setting(value, str(path)) for key, value in options.items()}
+
+
+def _from_toml(command: str, model: type[Options]) -> dict[str, Setting]:
+    """Return what mervn.toml of the current folder says for a command; a key no command knows is an error."""
+    path = Path(TOML_FILE)
+    if not path.is_file():
+        return {}
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} must be a TOML file: {error}") from error
+    tables = {name.split(" ")[0] for name in COMMANDS}
+    found: dict[str, Setting] = {}
+    for key, value in document.items():
+        if isinstance(value, dict) and key in tables:
+            _check_table(path, key, value)
+        elif key not in SHARED_KEYS:
+            raise UsageError(f"{path}: no command knows {key!r}{_near(key, (*SHARED_KEYS, *tables))}")
+        elif key.replace("-", "_") in model.model_fields:
+            found[key.replace("-", "_")] = Setting(value, str(path))
+    table = command.split(" ")[0]
+    for key, value in document.get(table, {}).items():
+        if key.replace("-", "_") in model.model_fields:
+            found[key.replace("-", "_")] = Setting(value, f"{path} [{table}]")
+    return found
+
+
+def _check_table(path: Path, table: str, values: Mapping[str, Any]) -> None:
+    known: set[str] = set()
+    for name, spec in COMMANDS.items():
+        if name.split(" ")[0] == table:
+            known |= {field.replace("_", "-") for field in import_target(spec.options).model_fields}
+    for key in values:
+        if key.replace("_", "-") not in known:
+            raise UsageError(f"{path} [{table}]: no option is called {key!r}{_near(key, known)}")
+
+
+def _near(key: str, known: Any) -> str:
+    close = difflib.get_close_matches(key, [str(name).replace("_", "-") for name in known], n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

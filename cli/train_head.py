@@ -1,0 +1,48 @@
+"""`mervn train-head`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cli.options import command
+from cli.output import Output
+from cli.settings import resolve_data
+from mervn.config import TrainHeadOptions
+
+
+@command("train-head")
+def train_head_command(options: TrainHeadOptions, output: Output) -> None:
+    """Train a fusion head on stored sequences; its best epoch is chosen on valid, test is never read.
+
+    Without selectors the only store of each modality is used. The same configuration again prints the result that is
+    there, or goes on with what was interrupted.
+    """
+    data = resolve_data(options.data)
+
+    import torch
+
+    from mervn.train_head import train_head
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    seconds: list[float] = []
+
+    def report(entry: dict[str, Any]) -> None:
+        seconds.append(entry["seconds"])
+        left = (options.epochs - entry["epoch"] - 1) * sum(seconds) / len(seconds)
+        output.say(
+            f"epoch {entry['epoch'] + 1}/{options.epochs}: loss {entry['train_loss']:.4f}, valid macro-F1 "
+            f"{entry['valid']['macro_f1']:.4f} (best: epoch {entry['best_epoch'] + 1}), {entry['seconds']:.2f} s, "
+            f"at most {left:.0f} s left"
+        )
+
+    result = train_head(options, data, output.say, report)
+    valid = result.metrics["valid"]
+    if seconds:
+        output.say(f"{len(seconds)} epochs, {sum(seconds) / len(seconds):.2f} s an epoch")
+    missing = f", {valid['missing']} missing" if valid["missing"] else ""
+    output.result(f"{result.path}: epoch {result.metrics['selected_epoch'] + 1} chosen on valid")
+    output.result(
+        f"valid: macro-F1 {valid['macro_f1']:.4f}, accuracy {valid['accuracy']:.4f} ({valid['n']} utterances{missing})"
+    )
+    output.document({"run": str(result.path), "trained": result.trained, "metrics": result.metrics})

@@ -60,7 +60,9 @@ def make_corpus(folder: Path, count: int) -> Corpus:
     lengths = {"audio": np.clip(seconds * 50, 50, 750).astype(int), "text": tokens}
     targets = generator.integers(0, CLASSES, count)
     utterances = [
-        Utterance(f"u{i}", "s", "-", Path("-"), 0.0, None, "mix", "", str(targets[i]), "train", "train.jsonl", i + 1, {})
+        Utterance(
+            f"u{i}", "s", "-", Path("-"), 0.0, None, "mix", "", str(targets[i]), "train", "train.jsonl", i + 1, {}
+        )
         for i in range(count)
     ]
     streams, files = {}, []
@@ -100,7 +102,8 @@ class HabitHead(nn.Module):
     def forward(self, text: Tensor, text_mask: Tensor, audio: Tensor, audio_mask: Tensor) -> Tensor:
         """Return logits (B, C) for padded (B, T, D) and masks (B, T), True = real."""
         t, a = (
-            self.projections[name].norm(self.projections[name].linear(x)) for name, x in (("text", text), ("audio", audio))
+            self.projections[name].norm(self.projections[name].linear(x))
+            for name, x in (("text", text), ("audio", audio))
         )
         t_new, _ = self.attention["text"](t, a, a, key_padding_mask=~audio_mask)
         a_new, _ = self.attention["audio"](a, t, t, key_padding_mask=~text_mask)
@@ -184,7 +187,9 @@ def measure(count: int, rounds: int) -> list[Figure]:
     shares = [loader / ours for loader, ours in zip(epochs["loader"], epochs["ours"], strict=True)]
     ratios = [habit / ours for habit, ours in zip(epochs["habit"], epochs["ours"], strict=True)]
     return [
-        Figure("loader.share", "seconds in store and loader over the epoch's", statistics.median(shares), 0.08, "lower"),
+        Figure(
+            "loader.share", "seconds in store and loader over the epoch's", statistics.median(shares), 0.08, "lower"
+        ),
         Figure("habit.xattn.fp32", "the habit's epoch over ours, fp32", statistics.median(ratios), 1.8, "higher"),
         Figure("epoch.seconds", f"one epoch of ours, {count} utterances", median["ours"], None, "lower"),
     ]

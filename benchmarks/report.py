@@ -46,6 +46,11 @@ def report(benchmark: str, figures: list[Figure], as_json: bool) -> None:
         met = {True: "met", False: "MISSED", None: ""}[figure.met]
         print(f"{figure.id:<28} {figure.value:>10.4g}  {goal:<14} {met:<7} {figure.what}", file=sys.stderr)
     if as_json:
-        about = {**machine(), "processor": processor(), "threads": torch.get_num_threads(), "versions": package_versions()}
+        about = {
+            **machine(),
+            "processor": processor(),
+            "threads": torch.get_num_threads(),
+            "versions": package_versions(),
+        }
         entries = [{**asdict(figure), "met": figure.met} for figure in figures]
         print(json.dumps({"benchmark": benchmark, "machine": about, "figures": entries}))

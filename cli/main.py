@@ -8,7 +8,6 @@ import sys
 import warnings
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import click
@@ -32,15 +31,21 @@ COMMANDS: dict[str, CommandSpec] = {
         "cli.demo:demo", "mervn.config:DemoOptions", "Corpus, extraction, training and known answers, offline."
     ),
     "doctor": CommandSpec(
-        "cli.doctor:doctor", "features.config:DoctorOptions", "What of this installation works, and how to mend the rest."
+        "cli.doctor:doctor",
+        "features.config:DoctorOptions",
+        "What of this installation works, and how to mend the rest.",
     ),
     "encoders": CommandSpec(
-        "cli.encoders:encoders", "features.config:EncodersOptions", "Every encoder: model, width, rate, layers, licence."
+        "cli.encoders:encoders",
+        "features.config:EncodersOptions",
+        "Every encoder: model, width, rate, layers, licence.",
     ),
     "extract": CommandSpec(
         "cli.extract:extract", "features.config:ExtractOptions", "Run frozen encoders once and store their sequences."
     ),
-    "store list": CommandSpec("cli.store:list_", "features.config:StoreListOptions", "The stores of a features folder."),
+    "store list": CommandSpec(
+        "cli.store:list_", "features.config:StoreListOptions", "The stores of a features folder."
+    ),
     "store info": CommandSpec(
         "cli.store:info", "features.config:StoreInfoOptions", "What one store holds and what it was made from."
     ),
@@ -94,6 +99,8 @@ def import_target(target: str) -> Any:
 
 def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
+        from importlib.metadata import version  # costs more than the rest of this module
+
         click.echo(f"mervn {version('mervn')}")
         ctx.exit()
 

@@ -40,7 +40,9 @@ def command(name: str, argument: str | None = None) -> Callable[[Callable[..., i
         params: list[click.Parameter] = [click.Argument([argument], required=True)] if argument else []
         params += [_option(field, info) for field, info in model.model_fields.items()]
         params += [
-            click.Option(["--config"], type=click.Path(path_type=Path), help="JSON file of options, as a run writes it."),
+            click.Option(
+                ["--config"], type=click.Path(path_type=Path), help="JSON file of options, as a run writes it."
+            ),
             click.Option(["--print-config"], is_flag=True, help="Show each value and where it came from, then stop."),
             click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document as the last line."),
         ]

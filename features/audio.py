@@ -56,9 +56,7 @@ def inspect_segment(
         return _segment(path, file, file.frames, start, end, channel, sample_rate)
 
 
-def read_segment(
-    path: Path, start: float, end: float | None, channel: Channel, sample_rate: int = 16_000
-) -> Samples:
+def read_segment(path: Path, start: float, end: float | None, channel: Channel, sample_rate: int = 16_000) -> Samples:
     """Return a segment as float32 (S,) in [-1, 1] at `sample_rate`: crop, channel or mean, then resample."""
     samples, rate = decode_segment(path, start, end, channel)
     return resample(samples, rate, sample_rate)

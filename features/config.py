@@ -13,7 +13,7 @@ SPLITS = ("train", "valid", "test")
 class Options(BaseModel):
     """Options of one command: frozen, unknown keys are errors, field name = flag name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class DataOptions(Options):

@@ -154,7 +154,7 @@ def _run(plan: Plan, info: StoreInfo, encoder: Encoder, device: torch.device, pr
             bar.update(len(wanted))
             if encoder.modality == "audio":
                 audio_seconds += sum(row.num_inputs for row in rows) / SAMPLE_RATE
-                bar.set_postfix_str(f"{audio_seconds / (time.perf_counter() - started):.1f}x real time")
+                bar.set_postfix_str(f"{audio_seconds / (time.perf_counter() - started):.1f}x real time", refresh=False)
     bar.close()
     result = _result(
         str(info.path), plan, writer.written, len(writer.rejected), time.perf_counter() - started, audio_seconds
@@ -202,9 +202,7 @@ def _announce(
         )
 
 
-def encode_batch(
-    utterances: list[Utterance], encoder: Encoder, device: torch.device, writer: StoreWriter
-) -> list[Row]:
+def encode_batch(utterances: list[Utterance], encoder: Encoder, device: torch.device, writer: StoreWriter) -> list[Row]:
     """Read and encode one batch; what cannot be read, and what encodes to NaN, is rejected with its reason."""
     inputs: list[Input] = []
     for utterance in utterances:

@@ -66,7 +66,9 @@ def audio_source(utterance: Utterance) -> dict[str, Any]:
     }
 
 
-def is_current(utterance: Utterance, row: RowInfo, modality: str, *, offline: bool = False, decode: bool = False) -> bool:
+def is_current(
+    utterance: Utterance, row: RowInfo, modality: str, *, offline: bool = False, decode: bool = False
+) -> bool:
     """Tell whether a committed row was made from what the manifest says now.
 
     A transcript is compared by hash. Audio is compared by start, end, channel, size and mtime, and decoded and

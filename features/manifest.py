@@ -68,7 +68,7 @@ def read_manifests(
     """
     if not data.is_dir():
         raise InputError(
-            f"the data folder {data} is not there; give it with --data DIR or as `data = \"DIR\"` in mervn.toml"
+            f'the data folder {data} is not there; give it with --data DIR or as `data = "DIR"` in mervn.toml'
         )
     faults: list[str] = []
     manifests = {}

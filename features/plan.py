@@ -114,7 +114,9 @@ def make_plan(
             measured.rejected[i] = (utterance, error.reason, str(error))
     if changed and not update:
         raise _changed_error([utterances[i] for i in sorted(changed)], store)
-    budget = (BATCH_TOKENS if encoder.modality == "text" else BATCH_SECONDS)[device.type if device.type in BATCH_SECONDS else "cpu"]
+    budget = (BATCH_TOKENS if encoder.modality == "text" else BATCH_SECONDS)[
+        device.type if device.type in BATCH_SECONDS else "cpu"
+    ]
     if encoder.modality == "audio" and batch_seconds is not None:
         budget = batch_seconds
     good = [i for i in range(len(utterances)) if i not in measured.rejected]

@@ -17,7 +17,9 @@ class HeadOptions(Options):
     """What a head is."""
 
     fusion: Literal["xattn", "late", "text", "audio"] = Field("xattn", description="How the modalities meet.")
-    pooling: Literal["cls", "mean", "max", "min", "attn"] = Field("attn", description="How a sequence becomes a vector.")
+    pooling: Literal["cls", "mean", "max", "min", "attn"] = Field(
+        "attn", description="How a sequence becomes a vector."
+    )
     dim: Positive = Field(256, description="Width of the projections and of the fusion.")
     heads: Positive = Field(4, description="Attention heads.")
     attention_dropout: Share = Field(0.0, description="Dropout on attention weights.")

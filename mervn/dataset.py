@@ -145,7 +145,9 @@ def _missing_error(name: str, missing: Sequence[Utterance], stores: Mapping[str,
             lines.append(f"  {utterance.file}:{utterance.line} {utterance.utterance_id!r} in {store.path}: {why}")
         if len(lacking) > SHOWN:
             lines.append(f"  and {len(lacking) - SHOWN} more of {modality}")
-        lines += [f"  extract them: mervn extract --{modality}-encoder {store.info.provenance['selector']}"] * bool(lacking)
+        lines += [f"  extract them: mervn extract --{modality}-encoder {store.info.provenance['selector']}"] * bool(
+            lacking
+        )
     lines.append("or go on without them, counted in every result: --allow-missing")
     return InputError("\n".join(lines))
 

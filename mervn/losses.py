@@ -32,9 +32,7 @@ def focal(weights: Tensor | None, gamma: float) -> Loss:
 
 def label_smoothing(weights: Tensor | None, smoothing: float) -> Loss:
     """Return cross-entropy against (1 - s) one-hot + s / C (Szegedy et al. 2016, section 7)."""
-    return lambda logits, targets: functional.cross_entropy(
-        logits, targets, weight=weights, label_smoothing=smoothing
-    )
+    return lambda logits, targets: functional.cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
 
 
 LOSSES = ("ce", "focal", "label_smoothing")

@@ -11,7 +11,9 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 CALIBRATION_BINS = 15
 
 
-def compute_metrics(targets: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any], labels: Sequence[str]) -> dict[str, Any]:
+def compute_metrics(
+    targets: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any], labels: Sequence[str]
+) -> dict[str, Any]:
     """Return accuracy, macro-F1, UAR, weighted F1, NLL, ECE, per-class figures and the confusion matrix.
 
     `targets` (N,) int64 index `labels`, `probabilities` (N, C) sum to 1 a row. Macro-F1 is the mean over all labels,

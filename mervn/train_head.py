@@ -162,9 +162,7 @@ def _train(
     return metrics
 
 
-def prediction_rows(
-    split: Split, probabilities: np.ndarray[Any, Any], labels: Sequence[str]
-) -> list[dict[str, Any]]:
+def prediction_rows(split: Split, probabilities: np.ndarray[Any, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
     """Return one object an utterance, in the order of the manifest; the manifest's own extra keys travel along."""
     rows = []
     for utterance, row in zip(split.utterances, probabilities, strict=True):

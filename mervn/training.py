@@ -149,9 +149,7 @@ class Trainer:
         """Run one epoch and return its mean loss over utterances."""
         options = self.options
         self.head.train()
-        batches = epoch_batches(
-            options.sampling, self.lengths, self.weights, options.batch_size, options.seed, epoch
-        )
+        batches = epoch_batches(options.sampling, self.lengths, self.weights, options.batch_size, options.seed, epoch)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for number, indices in enumerate(batches):
             before = time.perf_counter()

@@ -72,6 +72,7 @@ def explained(selector: Selector, location: str) -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Keep transformers from printing while it loads: what matters of its reports is checked and raised here."""
     from transformers.utils import logging
+
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

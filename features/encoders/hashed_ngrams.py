@@ -85,9 +85,12 @@ class HashedNgrams(Encoder):
 
     def forward(self, inputs: Ragged) -> Ragged:
         """Embed buckets (sum T, SLOTS) int64 into (sum (T + 1), D)."""
-        rows = functional.embedding_bag(  # scaled so that a row's entries have variance 1, however many n-grams
-            inputs.values, self.table.weight, mode="sum", padding_idx=0
-        ) / (inputs.values > 0).sum(1, keepdim=True).clamp(min=1).sqrt()
+        rows = (
+            functional.embedding_bag(  # scaled so that a row's entries have variance 1, however many n-grams
+                inputs.values, self.table.weight, mode="sum", padding_idx=0
+            )
+            / (inputs.values > 0).sum(1, keepdim=True).clamp(min=1).sqrt()
+        )
         starts = inputs.lengths.cumsum(0) - inputs.lengths
         positions = torch.arange(inputs.total, device=starts.device) - starts[inputs.segments]
         tokens = inputs.replace(rows + POSITION_SCALE * sinusoids(positions, self.dim))

@@ -1,10 +1,12 @@
-"""espeak-ng through ctypes: text to samples with a voice, pitch, rate, pitch range and volume, the same every time."""
+"""espeak-ng through ctypes: Vietnamese text to samples, the same for the same arguments in any order of calls."""
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import unicodedata
-from importlib import import_module
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +16,30 @@ from features.errors import InputError
 
 Samples = np.ndarray[Any, np.dtype[np.int16]]
 SAMPLE_RATE = 22_050
-SYNCHRONOUS, DONT_EXIT = 2, 1 << 15
-"""Output mode of espeak_Initialize, and its option that makes missing data an error code instead of exit(1)."""
-UTF8, CHARACTERS = 1, 1
-RATE, VOLUME, PITCH, RANGE = 1, 2, 3, 4
-"""Numbers of espeak_SetParameter."""
-LIMITS = {"pitch": (0, 99), "rate": (80, 450), "pitch_range": (0, 99), "volume": (0, 200)}
+SYNCHRONOUS = 2
+DO_NOT_EXIT = 1 << 15
+"""Option of espeak_Initialize: without its data it returns an error instead of ending the process."""
+CHARACTERS, UTF8 = 1, 1
+PARAMETERS = {"rate": (1, 80, 450), "volume": (2, 0, 200), "pitch": (3, 0, 99), "pitch_range": (4, 0, 99)}
+"""Number for espeak_SetParameter, least and greatest value."""
+CODES = {-1: "internal error", 1: "buffer full", 2: "not found"}
+RANDOM_SEED = 1
 
-_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
-def speak(text: str, voice: str, pitch: int, rate: int, pitch_range: int, volume: int = 100) -> Samples:
-    """Return samples int16 (S,) at 22 050 Hz of a text (normalised to NFC), a pure function of the arguments.
+def speak(text: str, voice: str, pitch: int, rate: int, pitch_range: int, volume: int) -> Samples:
+    """Return samples int16 (S,) at 22 050 Hz of a text (any Unicode form; NFC is spoken), a function of the arguments.
 
-    `pitch` and `pitch_range` are espeak-ng's 0..99, `rate` is 80..450 words a minute, `volume` 0..200. Raises
-    InputError where espeakng-loader is absent, a value is out of range or espeak-ng refuses.
+    `voice` is a language and a variant (`vi-vn-x-south+f3`), `rate` 80..450 words a minute, `volume` 0..200, `pitch`
+    and `pitch_range` 0..99 (50: the voice's own). Raises InputError where espeakng-loader is absent, a value is out of
+    its range or espeak-ng refuses.
     """
     values = {"pitch": pitch, "rate": rate, "pitch_range": pitch_range, "volume": volume}
     for name, value in values.items():
-        low, high = LIMITS[name]
-        if not low <= value <= high:
-            raise InputError(f"{name} must be {low}..{high}, found {value}")
-    library = _open_library()
+        _, least, greatest = PARAMETERS[name]
+        if not least <= value <= greatest:
+            raise InputError(f"{name} must be {least}..{greatest}, found {value}")
     chunks: list[Samples] = []
 
     def receive(samples: Any, count: int, _events: Any) -> int:
@@ -43,17 +47,65 @@ def speak(text: str, voice: str, pitch: int, rate: int, pitch_range: int, volume
             chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
         return 0
 
-    callback = _CALLBACK(receive)  # held by this name until espeak_Terminate
-    try:
+    callback = _Callback(receive)  # the name keeps it alive for as long as the library may call it
+    encoded = unicodedata.normalize("NFC", text).encode("utf-8")
+    with _fresh_library(voice.partition("+")[2]) as library:
         library.espeak_SetSynthCallback(callback)
-        _check("espeak_SetVoiceByName", library.espeak_SetVoiceByName(voice.encode()), f"voice {voice!r}")
-        for number, value in ((RATE, rate), (VOLUME, volume), (PITCH, pitch), (RANGE, pitch_range)):
-            _check("espeak_SetParameter", library.espeak_SetParameter(number, value, 0), f"{number}={value}")
-        encoded = unicodedata.normalize("NFC", text).encode()
-        code = library.espeak_Synth(encoded, len(encoded) + 1, 0, CHARACTERS, 0, UTF8, None, None)
-        _check("espeak_Synth", code, f"text {text!r}")
+        _check(library.espeak_SetVoiceByName(voice.encode("utf-8")), f"voice {voice!r}")
+        for name, value in values.items():
+            _check(library.espeak_SetParameter(PARAMETERS[name][0], value, 0), f"{name} {value}")
+        _check(library.espeak_Synth(encoded, len(encoded) + 1, 0, CHARACTERS, 0, UTF8, None, None), f"text {text!r}")
+    if not chunks:
+        raise InputError(f"espeak-ng must return samples, found none for text {text!r} and voice {voice!r}")
+    return np.concatenate(chunks)
+
+
+@contextmanager
+def _fresh_library(variant: str) -> Iterator[ctypes.CDLL]:
+    """Load espeak-ng, and unload it afterwards; a voice variant that it lacks is an InputError.
+
+    Flutter and noise go on from one utterance to the next in static variables that espeak_Terminate leaves as they
+    are, so only a library that is loaded anew (half a millisecond) speaks an utterance the same way twice.
+    """
+    path, data = _locate()
+    if variant and not Path(data, "voices", "!v", variant).is_file():  # espeak-ng would speak without it
+        raise InputError(f"espeak-ng must have the voice variant {variant!r}, found no such file in {data}/voices/!v")
+    try:
+        library = ctypes.CDLL(path)
+    except OSError as error:
+        raise InputError(f"espeakng-loader's library {path} must load on this machine, found: {error}") from error
+    library.espeak_Synth.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+        ctypes.c_uint,
+        ctypes.c_int,
+        ctypes.c_uint,
+        ctypes.c_uint,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+    ]
+    try:
+        rate = library.espeak_Initialize(SYNCHRONOUS, 0, data.encode("utf-8"), DO_NOT_EXIT)
+        if rate != SAMPLE_RATE:
+            raise InputError(f"espeak_Initialize must return {SAMPLE_RATE}, found {rate} with the data in {data}")
+        library.espeak_ng_SetRandSeed(ctypes.c_long(RANDOM_SEED))
+        yield library
     finally:
         library.espeak_Terminate()
-    if not chunks:
-        raise InputError(f"espeak-ng must return audio, found none for voice {voice!r} and text {text!r}")
-    return np.concatenate(chunks)
+        _ctypes.dlclose(library._handle)
+
+
+def _locate() -> tuple[str, str]:
+    """Return the paths of espeak-ng's library and data."""
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise InputError(
+            'the demo corpus needs the package espeakng-loader, which is not installed: pip install "mervn[demo]"'
+        ) from error
+    return str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())
+
+
+def _check(code: int, what: str) -> None:
+    if code != 0:
+        raise InputError(f"espeak-ng must accept {what}, found error {code} ({CODES.get(code, 'unknown')})")

@@ -1,0 +1,37 @@
+# make setup: an environment in .venv; make demo and make test call it. A second run does no set-up again.
+PYTHON ?= python3
+TORCH_INDEX ?=
+PIP_TORCH = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+ARGS ?=
+BIN = .venv/bin
+
+.PHONY: setup demo test lint format bench
+
+setup: .venv/.complete
+
+# A stamp is written last: its existence means complete.
+.venv/.complete: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "MER-VN needs Python 3.11 or later; found $$($(PYTHON) --version): make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_TORCH) torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/mervn demo $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	for file in benchmarks/benchmark_*.py; do $(BIN)/python $$file || exit 1; done

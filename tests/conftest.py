@@ -1,0 +1,15 @@
+"""Set-up shared by all tests: no network, and the same number of threads everywhere."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("MERVN_FEATURES", None)
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def two_threads() -> None:
+    """Undo what a command under test did to the number of threads."""
+    torch.set_num_threads(2)

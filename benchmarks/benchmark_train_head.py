@@ -1,4 +1,4 @@
-"""How fast is stage two beside the habit, and how much of an epoch is reading?
+"""Measure how fast stage two is beside the habit, and how much of an epoch is reading.
 
     python benchmarks/benchmark_train_head.py [--tiny] [--json]
 

@@ -23,7 +23,10 @@ def demo(options: DemoOptions, output: Output) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     started = time.perf_counter()
-    output.say(f"corpus: {make_corpus(options.output, options.seed)}")
+    corpus = make_corpus(options.output, options.seed)
+    counts = ", ".join(f"{count} {split}" for split, count in corpus.utterances.items())
+    verb = "kept" if corpus.reused else f"made in {corpus.seconds:.0f} s"
+    output.say(f"corpus: {counts} utterances, {60 * corpus.hours:.0f} minutes of speech, {verb}")
     if options.corpus_only:
         output.result(f"{options.output}: four label sets, each with train.jsonl, valid.jsonl and test.jsonl")
         output.document({"output": str(options.output)})

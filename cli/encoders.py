@@ -24,7 +24,7 @@ def encoders(options: EncodersOptions, output: Output) -> None:
                 "reason": spec.reason, "needs": spec.needs, "licence": spec.licence, "here": here,
             })  # fmt: skip
     output.table(("modality", "name", "model", "width", "rows", "layers", "default layer", "here"), rows)
-    for modality, registry in ENCODERS.items():
+    for registry in ENCODERS.values():
         for name, spec in registry.items():
             output.result(f"{name}: {spec.description}. Needs {spec.needs}. Licence: {spec.licence}.")
     output.result("name one as NAME[=MODEL][@LAYER], MODEL a hub id or a folder: whisper=openai/whisper-base@4")

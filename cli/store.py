@@ -23,8 +23,16 @@ def list_(options: StoreListOptions, output: Output) -> None:
         store = FeatureStore(info.path)
         weights = str(info.provenance["weights"])
         rows.append((info.path, len(store), f"{store.num_bytes / 1e6:.1f}", info.identity["store_dtype"], weights))
-        documents.append({"path": str(info.path), "identity": info.hash, "encoder": info.encoder, "utterances": len(store),
-                          "bytes": store.num_bytes, "weights": weights})  # fmt: skip
+        documents.append(
+            {
+                "path": str(info.path),
+                "identity": info.hash,
+                "encoder": info.encoder,
+                "utterances": len(store),
+                "bytes": store.num_bytes,
+                "weights": weights,
+            }
+        )
     if rows:
         output.table(("store", "utterances", "MB", "dtype", "weights"), rows)
     else:

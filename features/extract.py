@@ -21,6 +21,7 @@ import torch
 from features.audio import AudioError
 from features.config import ExtractOptions
 from features.encoders.base import Encoder, load_encoder
+from features.encoders.checkpoint import save_own
 from features.encoders.selector import Selector
 from features.errors import InputError
 from features.inputs import SAMPLE_RATE, Input, read_input
@@ -134,8 +135,8 @@ def extract_stream(
         folder = plan.store.path if plan.store else settings.features_dir
         return _result(str(folder), plan, 0, len(plan.rejected), 0.0)
     info = create_store(settings.features_dir, identity, known, encoder.model_name)
-    if encoder.weights_note.startswith("random") and hasattr(encoder, "save"):
-        encoder.save(info.path / "encoder")
+    if encoder.is_random and not (info.path / "encoder").exists():
+        save_own(encoder, info.path / "encoder")
     return _run(plan, info, encoder.to(device), device, progress)
 
 

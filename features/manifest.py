@@ -43,7 +43,7 @@ class Utterance:
     """Keys that are not of the format; kept, and passed on into predictions."""
 
 
-class _Fault(Exception):
+class _FaultError(Exception):
     """What is wrong with one field."""
 
 
@@ -133,7 +133,7 @@ class _Reader:
         for field, parse in _PARSERS.items():
             try:
                 found[field] = parse(document, field)
-            except _Fault as fault:
+            except _FaultError as fault:
                 self._fault(line, str(fault))
         if self.require_emotion and "emotion" in found and found["emotion"] is None:
             self._fault(line, "emotion is missing: it must be a label")
@@ -162,19 +162,19 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _text(document: Mapping[str, Any], field: str) -> str:
     if field not in document:
-        raise _Fault(f"{field} is missing")
+        raise _FaultError(f"{field} is missing")
     value = document[field]
     if not isinstance(value, str) or not value.strip():
-        raise _Fault(f"{field} must be a non-empty string, found {value!r}")
+        raise _FaultError(f"{field} must be a non-empty string, found {value!r}")
     if not value.isprintable():
-        raise _Fault(f"{field} must not hold control characters, found {value!r}")
+        raise _FaultError(f"{field} must not hold control characters, found {value!r}")
     return value
 
 
 def _id(document: Mapping[str, Any], field: str) -> str:
     value = _text(document, field)
     if len(value) > MAX_ID_LENGTH:
-        raise _Fault(f"{field} must have at most {MAX_ID_LENGTH} characters, found {len(value)}")
+        raise _FaultError(f"{field} must have at most {MAX_ID_LENGTH} characters, found {len(value)}")
     return value
 
 
@@ -183,10 +183,10 @@ def _time(document: Mapping[str, Any], field: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _Fault(f"{field} must be a number of seconds, found {value!r}")
+        raise _FaultError(f"{field} must be a number of seconds, found {value!r}")
     seconds = float(value) if abs(value) < MAX_SECONDS else math.inf  # an int can be too large for a float
     if not math.isfinite(seconds) or seconds < 0:
-        raise _Fault(f"{field} must be finite and at least 0, found {value}")
+        raise _FaultError(f"{field} must be finite and at least 0, found {value}")
     return seconds
 
 
@@ -198,14 +198,14 @@ def _channel(document: Mapping[str, Any], field: str) -> int | str:
     value = document.get(field, "mix")
     if value == "mix" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
         return str(value) if isinstance(value, str) else int(value)
-    raise _Fault(f"{field} must be 0, 1, ... or 'mix', found {value!r}")
+    raise _FaultError(f"{field} must be 0, 1, ... or 'mix', found {value!r}")
 
 
 def _transcript(document: Mapping[str, Any], field: str) -> str | None:
     value = document.get(field)
     if value is None or isinstance(value, str):
         return value
-    raise _Fault(f"{field} must be a string or null, found {value!r}")
+    raise _FaultError(f"{field} must be a string or null, found {value!r}")
 
 
 def _emotion(document: Mapping[str, Any], field: str) -> str | None:

@@ -162,7 +162,7 @@ class Trainer:
                 group["lr"] = rate
             loss = self.loss(self.head(streams), targets)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(self.head.parameters(), options.clip_norm)
             self.optimizer.step()
             total += loss.detach().double() * len(indices)

@@ -1,7 +1,5 @@
 """Every fusion with every pooling: an utterance's numbers are its own."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -60,10 +58,9 @@ def greatest_difference(head: Head) -> float:
 
 
 @pytest.fixture
-def garbage_in_padding(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def garbage_in_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     pad = Ragged.pad
     monkeypatch.setattr(Ragged, "pad", lambda self, fill=GARBAGE: pad(self, fill))
-    yield
 
 
 @pytest.mark.parametrize(("fusion", "pooling", "missing"), CASES)

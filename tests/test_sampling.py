@@ -44,7 +44,7 @@ def test_buckets_hold_like_lengths_and_new_company_every_epoch(sampling: str) ->
 def test_classes_are_drawn_by_their_weights(sampling: str) -> None:
     drawn = [i for e in range(60) for batch in epoch_batches(sampling, LENGTHS, WEIGHTS, 32, 0, e) for i in batch]
     for c in range(3):
-        p = WEIGHTS[TARGETS == c].sum() / WEIGHTS.sum()
+        p = WEIGHTS[c == TARGETS].sum() / WEIGHTS.sum()
         share = (TARGETS[drawn] == c).mean()
         assert abs(share - p) < 3 * np.sqrt(p * (1 - p) / len(drawn))
 

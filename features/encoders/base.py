@@ -24,6 +24,8 @@ class Encoder(nn.Module, ABC):
     Final subclasses set `dim`, `layer`, `num_layers` and `config`, and say what they are made of in `weights_note`.
     """
 
+    name: ClassVar[str]
+    """As in the registry."""
     modality: ClassVar[str]
     numerics_version: ClassVar[int]
     """Raised by any fix that changes numbers; part of a store's identity."""
@@ -47,7 +49,12 @@ class Encoder(nn.Module, ABC):
     def load(cls, selector: Selector) -> Encoder:
         """Build the encoder a selector names, in float32 on the CPU; InputError says what was looked for."""
 
-    def drop_unused(self) -> None:  # noqa: B027  (most encoders have nothing to drop)
+    @property
+    def is_random(self) -> bool:
+        """Tell whether nothing was learned by these weights."""
+        return self.weights_note.startswith("random")
+
+    def drop_unused(self) -> None:
         """Let go of what the layer wanted does not need."""
 
     @abstractmethod

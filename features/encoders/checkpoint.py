@@ -1,18 +1,24 @@
-"""Loading checkpoints in the Hugging Face layout: from a folder or a hub id, complete or not at all."""
+"""Loading checkpoints, complete or not at all: in the Hugging Face layout, and this project's own."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
+from features.encoders.base import Encoder
 from features.encoders.selector import Selector
 from features.errors import InputError
+from features.store.identity import write_atomically
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
 def checkpoint_location(selector: Selector) -> str:
@@ -84,15 +90,14 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_complete(
-    selector: Selector, location: str, load: Callable[..., tuple[nn.Module, dict[str, Any]]], prefix: str
-) -> nn.Module:
+def load_complete(selector: Selector, location: str, model_class: Any, prefix: str) -> nn.Module:
     """Load a model in float32 and refuse missing or ill-shaped weights under `prefix`.
 
-    `load` is a `from_pretrained`. Without this check a checkpoint of another layout is initialised at random, unsaid.
+    `model_class` is one of transformers'. Without this check a checkpoint of another layout would be initialised at
+    random, unsaid.
     """
     with _quiet(), explained(selector, location):
-        model, info = load(location, dtype=torch.float32, output_loading_info=True)
+        model, info = model_class.from_pretrained(location, dtype=torch.float32, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if key.startswith(prefix))
     mismatched = sorted(str(key) for key in info["mismatched_keys"])
     if missing or mismatched:
@@ -100,4 +105,39 @@ def load_complete(
             f"{selector.flag}: the checkpoint at {location} must hold every weight of the encoder, but {len(missing)} "
             f"are missing and {len(mismatched)} have another shape, such as {(missing + mismatched)[0]}"
         )
-    return model
+    loaded: nn.Module = model
+    return loaded
+
+
+def save_own(encoder: Encoder, folder: Path) -> None:
+    """Write config.json and model.safetensors of one of this project's own encoders, for `load_own`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(encoder.state_dict(), folder / WEIGHTS_FILE)
+    document = {"encoder": encoder.name, "weights": encoder.weights_note, "config": encoder.config}
+    write_atomically(folder / CONFIG_FILE, json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def load_own(selector: Selector) -> tuple[dict[str, Any], str, dict[str, Tensor]]:
+    """Read a folder of `save_own`: the config, where its weights come from, and the weights."""
+    folder = Path(str(selector.model)).expanduser()
+    config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    if not (config.is_file() and weights.is_file()):
+        raise InputError(f"{selector.flag}: needs the files {config} and {weights}; not both are there")
+    try:
+        document = json.loads(config.read_text("utf-8"))
+        if document["encoder"] != selector.name:
+            raise ValueError(f"it is a checkpoint of {document['encoder']}")
+        return document["config"], document["weights"], load_file(weights)
+    except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+        raise InputError(f"{selector.flag}: {folder} must hold a checkpoint of {selector.name}: {error}") from error
+
+
+def fill_own(selector: Selector, encoder: Encoder, note: str, tensors: dict[str, Tensor]) -> None:
+    """Put the weights of `load_own` into an encoder, every one of them."""
+    try:
+        encoder.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise InputError(f"{selector.flag}: the weights must fit the config, found: {error}") from error
+    encoder.weights_note = note
+    if not encoder.is_random:
+        encoder.model_name = Path(str(selector.model)).resolve().name

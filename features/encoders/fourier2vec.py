@@ -6,17 +6,14 @@ context), and recorded as such in the store and in every report.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from features.encoders.base import Encoder, Lengths, resolve_layer, samples_tensor
+from features.encoders.checkpoint import fill_own, load_own
 from features.encoders.selector import Selector
 from features.errors import InputError
 from features.ragged import Ragged, segment_mean
@@ -85,15 +82,19 @@ class Fourier2Vec(Encoder):
     cut away after every convolution, so that an utterance never sees its batch.
     """
 
+    name: ClassVar[str] = "fourier2vec"
     modality: ClassVar[str] = "audio"
     numerics_version: ClassVar[int] = 1
+
+    window: Tensor
+    filters: Tensor
 
     def __init__(self, config: dict[str, Any], layer: int | str = "last") -> None:
         super().__init__()
         dim, mels, kernel = config["dim"], config["num_mels"], config["position_kernel"]
         self.config = dict(config)
         self.dim, self.layer, self.num_layers = dim, layer, config["num_layers"]
-        self.model_name, self.weights_note = "random", "random"
+        self.model_name, self.weights_note = "random", f"random, seed {RANDOM_SEED}"
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         self.register_buffer("filters", mel_filters(mels, config["low_hz"], config["high_hz"]), persistent=False)
         self.conv_in = nn.Conv1d(mels, dim, 3, padding=1)
@@ -104,37 +105,17 @@ class Fourier2Vec(Encoder):
 
     @classmethod
     def load(cls, selector: Selector) -> Fourier2Vec:
-        """Load a folder of `save`, or make random weights from a fixed seed where the selector names no model."""
-        if selector.model is not None:
-            return cls._from_folder(Path(selector.model), selector)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_SEED)
-            encoder = cls(DEFAULTS, resolve_layer(selector, DEFAULTS["num_layers"]))
-        encoder.weights_note = f"random, seed {RANDOM_SEED}"
+        """Load a checkpoint folder, or make random weights from a fixed seed where the selector names no model."""
+        if selector.model is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(RANDOM_SEED)
+                return cls(DEFAULTS, resolve_layer(selector, DEFAULTS["num_layers"]))
+        config, note, tensors = load_own(selector)
+        if config.keys() != DEFAULTS.keys():
+            raise InputError(f"{selector.flag}: config must have {sorted(DEFAULTS)}, found {sorted(config)}")
+        encoder = cls(config, resolve_layer(selector, config["num_layers"]))
+        fill_own(selector, encoder, note, tensors)
         return encoder
-
-    @classmethod
-    def _from_folder(cls, folder: Path, selector: Selector) -> Fourier2Vec:
-        wanted = [folder / "config.json", folder / "model.safetensors"]
-        if not all(path.is_file() for path in wanted):
-            raise InputError(f"{selector.flag}: needs the files {wanted[0]} and {wanted[1]}; not both are there")
-        try:
-            config = json.loads(wanted[0].read_text("utf-8"))
-            note = config.pop("weights")
-            encoder = cls(config, resolve_layer(selector, config["num_layers"]))
-            encoder.load_state_dict(load_file(wanted[1]), strict=True)
-        except (KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise InputError(f"{selector.flag}: {folder} does not hold a fourier2vec checkpoint: {error}") from error
-        encoder.weights_note = note
-        encoder.model_name = "random" if note.startswith("random") else folder.resolve().name
-        return encoder
-
-    def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors, which `fourier2vec=FOLDER` loads again."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.state_dict(), folder / "model.safetensors")
-        text = json.dumps({**self.config, "weights": self.weights_note}, indent=2, sort_keys=True)
-        (folder / "config.json").write_text(text + "\n", "utf-8")
 
     def prepare(self, raw: Any) -> Tensor:
         """Return samples float32 (S,) at 16 kHz, zero-padded to the 400 of one frame."""

@@ -15,31 +15,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from features.encoders.base import Encoder, Lengths, resolve_layer
+from features.encoders.base import Encoder, Lengths
+from features.encoders.checkpoint import fill_own, load_own
 from features.encoders.selector import Selector
-from features.errors import UsageError
+from features.errors import InputError, UsageError
 from features.ragged import Ragged, concatenate, segment_mean
 from features.text import syllables
 
-DIM = 256
-BUCKETS = 1 << 15
-SLOTS = 32
-"""Most n-grams of a token that count: a Vietnamese syllable of 7 letters has 18."""
-POSITION_SCALE = 0.1
-"""Words weigh more than places: an entry of a token's row has variance about 1."""
+DEFAULTS: dict[str, Any] = {"dim": 256, "buckets": 1 << 14, "slots": 32, "position_scale": 0.1}
+"""`slots`: the most n-grams of a token that count (a Vietnamese syllable of 7 letters has 16); `position_scale`: words
+weigh more than places (an entry of a token's row has variance about 1)."""
 RANDOM_SEED = 0
 
 
-def ngrams(syllable: str) -> list[str]:
-    """Return the syllable itself and the character bi- and trigrams of <syllable>, at most SLOTS, in order."""
+def ngrams(syllable: str, slots: int) -> list[str]:
+    """Return the syllable itself and the character bi- and trigrams of <syllable>, at most `slots`, in order."""
     marked = f"<{syllable.lower()}>"
     parts = [marked[i : i + n] for n in (2, 3) for i in range(len(marked) - n + 1)]
-    return list(dict.fromkeys([marked, *parts]))[:SLOTS]
+    return list(dict.fromkeys([marked, *parts]))[:slots]
 
 
-def bucket(ngram: str) -> int:
-    """Return the row of an n-gram in the table, 1..BUCKETS; 0 means no n-gram."""
-    return int.from_bytes(hashlib.blake2b(ngram.encode(), digest_size=8).digest(), "little") % BUCKETS + 1
+def bucket(ngram: str, buckets: int) -> int:
+    """Return the row of an n-gram in the table, 1..buckets; 0 means no n-gram."""
+    return int.from_bytes(hashlib.blake2b(ngram.encode(), digest_size=8).digest(), "little") % buckets + 1
 
 
 def sinusoids(positions: Tensor, dim: int) -> Tensor:
@@ -52,39 +50,46 @@ def sinusoids(positions: Tensor, dim: int) -> Tensor:
 class HashedNgrams(Encoder):
     """Mean of hashed n-gram embeddings per syllable, plus position; [CLS] first, the mean of the token rows."""
 
+    name: ClassVar[str] = "hashed_ngrams"
     modality: ClassVar[str] = "text"
     numerics_version: ClassVar[int] = 1
 
-    def __init__(self) -> None:
+    def __init__(self, config: dict[str, Any] = DEFAULTS) -> None:
         super().__init__()
-        self.dim, self.layer, self.num_layers = DIM, "last", 1
-        self.config = {"slots": SLOTS, "position_scale": POSITION_SCALE}
+        self.config = dict(config)
+        self.dim, self.layer, self.num_layers = config["dim"], "last", 1
         self.model_name, self.weights_note = "baseline", f"random, seed {RANDOM_SEED}"
-        self.table = nn.Embedding(BUCKETS + 1, DIM, padding_idx=0)
+        self.table = nn.Embedding(config["buckets"] + 1, self.dim, padding_idx=0)
 
     @classmethod
     def load(cls, selector: Selector) -> HashedNgrams:
-        """Make the table from its fixed seed; there is no model to choose."""
-        if selector.model is not None:
-            raise UsageError(f"{selector.flag}: hashed_ngrams takes no model, found {selector.model!r}")
-        if resolve_layer(selector, 1) not in ("last", 1):
-            raise UsageError(f"{selector.flag}: hashed_ngrams has one layer, found {selector.layer}")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(RANDOM_SEED)
-            return cls()
+        """Load a checkpoint folder, or make the table from a fixed seed where the selector names no model."""
+        if selector.layer not in (None, "last"):
+            raise UsageError(f"{selector.flag}: hashed_ngrams has one layer, 'last', found {selector.layer}")
+        if selector.model is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(RANDOM_SEED)
+                return cls()
+        config, note, tensors = load_own(selector)
+        if config.keys() != DEFAULTS.keys():
+            raise InputError(f"{selector.flag}: config must have {sorted(DEFAULTS)}, found {sorted(config)}")
+        encoder = cls(config)
+        fill_own(selector, encoder, note, tensors)
+        return encoder
 
     def prepare(self, raw: Any) -> Tensor:
-        """Return the n-gram buckets int64 (T, SLOTS) of a normalised transcript; 0 fills unused slots."""
-        rows = [[bucket(ngram) for ngram in ngrams(syllable)] for syllable in syllables(raw)]
-        filled = [row + [0] * (SLOTS - len(row)) for row in rows]
-        return torch.tensor(filled, dtype=torch.int64).reshape(len(rows), SLOTS)
+        """Return the n-gram buckets int64 (T, slots) of a normalised transcript; 0 fills unused slots."""
+        slots, buckets = self.config["slots"], self.config["buckets"]
+        rows = [[bucket(ngram, buckets) for ngram in ngrams(syllable, slots)] for syllable in syllables(raw)]
+        filled = [row + [0] * (slots - len(row)) for row in rows]
+        return torch.tensor(filled, dtype=torch.int64).reshape(len(rows), slots)
 
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
         """Return one row a token and one for [CLS]; nothing for an empty transcript."""
         return lengths + (lengths > 0)
 
     def forward(self, inputs: Ragged) -> Ragged:
-        """Embed buckets (sum T, SLOTS) int64 into (sum (T + 1), D)."""
+        """Embed buckets (sum T, slots) int64 into (sum (T + 1), D)."""
         rows = (
             functional.embedding_bag(  # scaled so that a row's entries have variance 1, however many n-grams
                 inputs.values, self.table.weight, mode="sum", padding_idx=0
@@ -93,7 +98,7 @@ class HashedNgrams(Encoder):
         )
         starts = inputs.lengths.cumsum(0) - inputs.lengths
         positions = torch.arange(inputs.total, device=starts.device) - starts[inputs.segments]
-        tokens = inputs.replace(rows + POSITION_SCALE * sinusoids(positions, self.dim))
+        tokens = inputs.replace(rows + self.config["position_scale"] * sinusoids(positions, self.dim))
         spoken = [int(size > 0) for size in inputs.sizes]
         cls = segment_mean(tokens)[inputs.lengths > 0]
         return concatenate(Ragged.from_lengths(cls, spoken), tokens)

@@ -31,20 +31,23 @@ class Whisper(Encoder):
     up. Layer 0 is the input of the first block, k the output of block k, "last" the output of the final LayerNorm.
     """
 
+    name: ClassVar[str] = "whisper"
     modality: ClassVar[str] = "audio"
     numerics_version: ClassVar[int] = 1
 
-    def __init__(self, encoder: nn.Module, extractor: Any, layer: int | str) -> None:
+    encoder: Any
+
+    def __init__(self, encoder: Any, extractor: Any, layer: int | str) -> None:
         super().__init__()
-        self.num_layers = len(encoder.layers)  # type: ignore[arg-type]
+        self.num_layers = len(encoder.layers)
         self.layer = layer
-        self.dim = int(encoder.config.d_model)  # type: ignore[union-attr, arg-type]
+        self.dim = int(encoder.config.d_model)
         self.window = int(extractor.n_samples)
         self.config = {
             "mode": "30s",
-            "activation": encoder.config.activation_function,  # type: ignore[union-attr]
-            "heads": encoder.config.encoder_attention_heads,  # type: ignore[union-attr]
-            "scale_embedding": encoder.config.scale_embedding,  # type: ignore[union-attr]
+            "activation": encoder.config.activation_function,
+            "heads": encoder.config.encoder_attention_heads,
+            "scale_embedding": encoder.config.scale_embedding,
             "extractor": {key: getattr(extractor, key) for key in ("feature_size", "hop_length", "n_fft", "n_samples")},
         }
         self.encoder = encoder
@@ -60,23 +63,23 @@ class Whisper(Encoder):
         read_config(selector, location, "whisper")
         with explained(selector, location):
             extractor = WhisperFeatureExtractor.from_pretrained(location)
-        model = load_complete(selector, location, WhisperModel.from_pretrained, "encoder.")
-        encoder = model.encoder
-        rows, mels = encoder.config.max_source_positions, encoder.config.num_mel_bins  # type: ignore[union-attr]
-        if extractor.n_samples != rows * SAMPLES_PER_ROW or extractor.feature_size != mels:  # type: ignore[operator]
+        model = load_complete(selector, location, WhisperModel, "encoder.")
+        encoder: Any = model.encoder
+        rows, mels = encoder.config.max_source_positions, encoder.config.num_mel_bins
+        if extractor.n_samples != rows * SAMPLES_PER_ROW or extractor.feature_size != mels:
             raise InputError(
                 f"{selector.flag}: preprocessor_config.json must fit config.json: a window of {rows} rows x "
                 f"{SAMPLES_PER_ROW} samples and {mels} mels, found {extractor.n_samples} samples and "
                 f"{extractor.feature_size} mels"
             )
-        whisper = cls(encoder, extractor, resolve_layer(selector, len(encoder.layers)))  # type: ignore[arg-type]
+        whisper = cls(encoder, extractor, resolve_layer(selector, len(encoder.layers)))
         whisper.model_name, whisper.weights_note = model_base_name(location), f"pretrained, {location}"
         return whisper
 
     def drop_unused(self) -> None:
         """Cut the blocks above the layer wanted, and the final LayerNorm that only "last" goes through."""
         if self.layer != "last":
-            self.encoder.layers = self.encoder.layers[: int(self.layer)]  # type: ignore[index]
+            self.encoder.layers = self.encoder.layers[: int(self.layer)]
             self.encoder.layer_norm = nn.Identity()
 
     def prepare(self, raw: Any) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -36,7 +36,7 @@ def machine() -> dict[str, Any]:
 
 def now() -> str:
     """Return the time in UTC, ISO 8601, whole seconds."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
 def provenance(selector: Selector, encoder: Encoder, device: torch.device) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def explained(selector: Selector, location: str) -> Iterator[None]:
     """Turn the errors of a failed load into one InputError that says what was looked for and how to mend it."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if Path(location).is_dir():
             files = ", ".join(sorted(path.name for path in Path(location).iterdir())) or "nothing"

@@ -35,22 +35,9 @@ LABELS = {
 """The two emotions of each label set; `none` has names like any other, and they mean nothing."""
 DIALECTS = {"north": "vi", "central": "vi-vn-x-central", "south": "vi-vn-x-south"}
 SPEAKERS = {
-    "train": (
-        [
-            "north-f1",
-            "north-m1",
-            "north-m3",
-            "central-f2",
-            "central-m2",
-            "central-m4",
-            "south-f1",
-            "south-f2",
-            "south-m1",
-            "south-m2",
-        ]
-    ),
-    "valid": ["north-f3", "central-m5", "south-m6", "south-f3"],
-    "test": ["north-f4", "north-m7", "central-f5", "central-m8", "south-f5", "south-m7"],
+    "train": "north-f5 north-m7 north-m1 central-f2 central-m8 central-m2 south-f5 south-m1 south-f2 south-m7".split(),
+    "valid": "north-f3 central-m5 south-m6 south-f3".split(),
+    "test": "north-f4 north-m3 central-f1 central-m4 south-f1 south-m3".split(),
 }
 """A dialect and an espeak-ng variant each; no two splits share a variant."""
 RECORDED_AT_LENGTH = 3
@@ -91,6 +78,7 @@ class Prosody:
     rate: int
     pitch_range: int
     volume: int
+    word_gap: int
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ SYNCHRONOUS = 2
 DO_NOT_EXIT = 1 << 15
 """Option of espeak_Initialize: without its data it returns an error instead of ending the process."""
 CHARACTERS, UTF8 = 1, 1
-PARAMETERS = {"rate": (1, 80, 450), "volume": (2, 0, 200), "pitch": (3, 0, 99), "pitch_range": (4, 0, 99)}
+PARAMETERS = {"rate": (1, 80, 450), "volume": (2, 0, 200), "pitch": (3, 0, 99), "pitch_range": (4, 0, 99), "word_gap": (7, 0, 100)}
 """Number for espeak_SetParameter, least and greatest value."""
 CODES = {-1: "internal error", 1: "buffer full", 2: "not found"}
 RANDOM_SEED = 1
@@ -28,14 +28,14 @@ RANDOM_SEED = 1
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
-def speak(text: str, voice: str, pitch: int, rate: int, pitch_range: int, volume: int) -> Samples:
+def speak(text: str, voice: str, pitch: int, rate: int, pitch_range: int, volume: int, word_gap: int = 0) -> Samples:
     """Return samples int16 (S,) at 22 050 Hz of a text (any Unicode form; NFC is spoken), a function of the arguments.
 
     `voice` is a language and a variant (`vi-vn-x-south+f3`), `rate` 80..450 words a minute, `volume` 0..200, `pitch`
     and `pitch_range` 0..99 (50: the voice's own). Raises InputError where espeakng-loader is absent, a value is out of
     its range or espeak-ng refuses.
     """
-    values = {"pitch": pitch, "rate": rate, "pitch_range": pitch_range, "volume": volume}
+    values = {"pitch": pitch, "rate": rate, "pitch_range": pitch_range, "volume": volume, "word_gap": word_gap}
     for name, value in values.items():
         _, least, greatest = PARAMETERS[name]
         if not least <= value <= greatest:

@@ -1,0 +1,235 @@
+"""Every encoder of the registries: an utterance's numbers are its own, and lengths follow their closed forms."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import make_whisper, wave
+
+import features.ragged
+from features.encoders import AUDIO_ENCODERS, ENCODERS, TEXT_ENCODERS
+from features.encoders.base import Encoder, load_encoder, weights_sha256
+from features.encoders.fourier2vec import mel_filters
+from features.encoders.selector import parse_selector
+from features.errors import InputError, UsageError
+from features.ragged import Ragged, padding_mask
+
+TOLERANCE = 2e-5
+AUDIO_LENGTHS = (1, 399, 400, 401, 719, 720, 15_599, 15_600, 47_999, 48_000, 48_001, 60_123)
+TEXTS = ("hôm nay trời đẹp", "", "ừ", "tôi không biết phải nói gì với anh ấy nữa", "supercalifragilisticexpialidocious")
+MASKED = {"fourier2vec"}
+"""Encoders whose layers see a padded view, so that taking the mask away must show."""
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {"whisper": str(make_whisper(tmp_path_factory.mktemp("models") / "tiny-whisper"))}
+
+
+def load(name: str, checkpoints: dict[str, str], layer: str = "") -> Encoder:
+    modality = "audio" if name in AUDIO_ENCODERS else "text"
+    model = f"={checkpoints[name]}" if name in checkpoints else ""
+    return load_encoder(parse_selector(f"{name}{model}{layer}", modality))
+
+
+def inputs(encoder: Encoder) -> list[torch.Tensor]:
+    raw: list[Any] = list(TEXTS)
+    if encoder.modality == "audio":
+        raw = [wave(n / 16_000, n) for n in AUDIO_LENGTHS]
+    return [encoder.prepare(item) for item in raw]
+
+
+def differences(encoder: Encoder) -> list[float]:
+    prepared = [item for item in inputs(encoder) if item.shape[0]]
+    with torch.inference_mode():
+        together = encoder(Ragged.from_sequences(prepared)).split()
+        alone = [encoder(Ragged.from_sequences([item])).values for item in prepared]
+    return [(a - b).abs().max().item() for a, b in zip(together, alone, strict=True)]
+
+
+EVERY = [name for registry in ENCODERS.values() for name in registry]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_alone_and_in_a_batch_are_equal(
+    name: str, checkpoints: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = load(name, checkpoints)
+    assert max(differences(encoder)) <= TOLERANCE
+    pad = Ragged.pad  # what attention sees in its padding may be anything
+    monkeypatch.setattr(Ragged, "pad", lambda self, fill=1e4: pad(self, fill))
+    assert max(differences(encoder)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", sorted(MASKED))
+def test_negative_control_without_the_mask_they_differ(
+    name: str, checkpoints: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        features.ragged, "padding_mask", lambda lengths, size: torch.ones_like(padding_mask(lengths, size))
+    )
+    assert max(differences(load(name, checkpoints))) >= 1e-2
+
+
+def test_whisper_is_itself_in_any_batch_at_every_layer(checkpoints: dict[str, str]) -> None:
+    for layer in ("@0", "@2", "@3", "@last"):
+        assert max(differences(load("whisper", checkpoints, layer))) <= 1e-6
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_lengths_follow_the_closed_form(name: str, checkpoints: dict[str, str]) -> None:
+    encoder = load(name, checkpoints)
+    prepared = [item for item in inputs(encoder) if item.shape[0]]
+    with torch.inference_mode():
+        output = encoder(Ragged.from_sequences(prepared))
+    counts = [item.shape[0] for item in prepared]
+    assert list(output.sizes) == [encoder.get_feat_lengths(count) for count in counts]
+    assert output.lengths.tolist() == encoder.get_feat_lengths(torch.tensor(counts)).tolist()
+    assert list(output.sizes) == encoder.get_feat_lengths(np.array(counts)).tolist()
+    assert output.values.shape == (output.total, encoder.dim)
+    assert output.values.dtype == torch.float32
+
+
+AUDIO_LAWS: dict[str, Callable[[int], int]] = {
+    "fourier2vec": lambda n: (max(n, 400) - 400) // 320 + 1,
+    "whisper": lambda n: -(-n // 320),
+}
+
+
+@pytest.mark.parametrize("name", AUDIO_ENCODERS)
+def test_audio_lengths_are_those_of_the_documentation(name: str, checkpoints: dict[str, str]) -> None:
+    encoder = load(name, checkpoints)
+    for n in (*AUDIO_LENGTHS, *range(1, 3000, 37)):
+        assert encoder.get_feat_lengths(n) == AUDIO_LAWS[name](n)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_encoders_are_frozen_deterministic_and_described(name: str, checkpoints: dict[str, str]) -> None:
+    state = torch.get_rng_state()
+    first, second = load(name, checkpoints), load(name, checkpoints)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not first.training
+    assert not any(parameter.requires_grad for parameter in first.parameters())
+    assert first.weights_sha256 == second.weights_sha256
+    assert first.name == name
+    spec = {**TEXT_ENCODERS, **AUDIO_ENCODERS}[name]
+    assert spec.licence and spec.needs and spec.description
+
+
+def test_one_changed_weight_changes_the_hash(checkpoints: dict[str, str]) -> None:
+    encoder = load("fourier2vec", checkpoints)
+    before = weights_sha256(encoder)
+    with torch.no_grad():
+        next(encoder.parameters()).flatten()[0].add_(1e-6)
+    assert weights_sha256(encoder) != before
+
+
+def test_whisper_layers_are_the_hidden_states_of_the_library(checkpoints: dict[str, str]) -> None:
+    from transformers import WhisperFeatureExtractor, WhisperModel
+
+    reference = WhisperModel.from_pretrained(checkpoints["whisper"]).eval()
+    extractor = WhisperFeatureExtractor.from_pretrained(checkpoints["whisper"])
+    samples = wave(1.1, 0)
+    mel = extractor(samples, sampling_rate=16_000, return_tensors="pt").input_features
+    with torch.inference_mode():
+        output = reference.encoder(mel, output_hidden_states=True)
+    rows = -(-len(samples) // 320)
+    for layer in (0, 1, 2, "last"):
+        expected = output.last_hidden_state if layer == "last" else output.hidden_states[layer]
+        encoder = load("whisper", checkpoints, f"@{layer}")
+        found = encoder(Ragged.from_sequences([encoder.prepare(samples)])).values
+        torch.testing.assert_close(found, expected[0, :rows], atol=1e-6, rtol=0)
+    assert load("whisper", checkpoints).layer == 2  # two thirds of three
+    hashes = {load("whisper", checkpoints, layer).weights_sha256 for layer in ("@0", "@2", "@last")}
+    assert len(hashes) == 1
+
+
+def test_whisper_joins_windows_of_longer_audio(checkpoints: dict[str, str]) -> None:
+    encoder = load("whisper", checkpoints, "@last")
+    samples = wave(7.5, 3)  # 2.5 windows of 3 s
+    whole = encoder(Ragged.from_sequences([encoder.prepare(samples)])).values
+    pieces = [encoder(Ragged.from_sequences([encoder.prepare(samples[i : i + 48_000])])).values
+              for i in range(0, len(samples), 48_000)]  # fmt: skip
+    torch.testing.assert_close(whole, torch.cat(pieces), atol=1e-6, rtol=0)
+    assert len(whole) == 375
+
+
+def test_hashed_ngrams_give_the_mean_first_and_know_position_and_case() -> None:
+    encoder = load("hashed_ngrams", {})
+
+    def encode(text: str) -> torch.Tensor:
+        return encoder(Ragged.from_sequences([encoder.prepare(text)])).values
+
+    rows = encode("vui quá vui")
+    torch.testing.assert_close(rows[0], rows[1:].mean(0))
+    assert not torch.allclose(rows[1], rows[3])  # the same word at another place
+    assert torch.equal(encode("VUI quá vui"), rows)
+    assert torch.nn.functional.cosine_similarity(rows[1], rows[3], dim=0) > 0.9
+    assert torch.nn.functional.cosine_similarity(rows[1], rows[2], dim=0) < 0.5
+
+
+def test_fourier2vec_hears_prosody_not_loudness() -> None:
+    encoder = load("fourier2vec", {})
+
+    def encode(samples: np.ndarray[Any, Any]) -> torch.Tensor:
+        return encoder(Ragged.from_sequences([encoder.prepare(samples)])).values
+
+    soft = encode(wave(0.5, 1))
+    assert (encode(wave(0.5, 1) * 4) - soft).abs().mean() < 0.05  # the floor under the logarithm leaves a trace
+    assert (encode(wave(0.5, 1, pitch=300.0)) - soft).abs().mean() > 0.2
+
+
+def test_mel_filters_are_triangles_that_overlap_by_half() -> None:
+    filters = mel_filters(80, 20.0, 7600.0)
+    assert filters.shape == (257, 80)
+    assert (filters >= 0).all() and (filters <= 1).all()
+    inside = filters[5:230].sum(1)
+    torch.testing.assert_close(inside, torch.ones_like(inside))
+
+
+@pytest.mark.parametrize("name", ["fourier2vec", "hashed_ngrams"])
+def test_own_checkpoints_load_equal(name: str, tmp_path: Path) -> None:
+    from features.encoders.checkpoint import save_own
+
+    encoder = load(name, {})
+    save_own(encoder, tmp_path / "copy")
+    again = load(name, {name: str(tmp_path / "copy")})
+    assert again.weights_sha256 == encoder.weights_sha256
+    assert again.config == encoder.config
+    assert again.is_random and again.model_name == encoder.model_name
+    (tmp_path / "copy" / "config.json").write_text('{"encoder": "vggish"}')
+    with pytest.raises(InputError, match="it is a checkpoint of vggish"):
+        load(name, {name: str(tmp_path / "copy")})
+    with pytest.raises(InputError, match="needs the files"):
+        load(name, {name: str(tmp_path / "nowhere")})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("vggisch", "must name one of fourier2vec, whisper, found 'vggisch'"),
+        ("hashed_ngrams", "is an encoder of text: --text-encoder"),
+        ("whisper@middle", "a number or 'last', found 'middle'"),
+        ("whisper@", "found ''"),
+        ("=x", "NAME"),
+        ("whisper+fourier2vec", "NAME"),
+    ],
+)
+def test_bad_selectors_say_what_is_allowed(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message.replace("+", r"\+")):
+        parse_selector(text, "audio")
+
+
+def test_selectors_are_read_and_written() -> None:
+    for text in ("whisper", "whisper=vinai/PhoWhisper-small@9", "whisper=/a/b=c@last", "whisper=../x"):
+        assert str(parse_selector(text, "audio")) == text
+    selector = parse_selector("whisper=/models/w@9", "audio")
+    assert (selector.name, selector.model, selector.layer) == ("whisper", "/models/w", 9)
+
+
+def test_a_layer_beyond_the_last_is_refused(checkpoints: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=r"must be 0\.\.3 or 'last', found 4"):
+        load("whisper", checkpoints, "@4")

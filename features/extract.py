@@ -251,7 +251,7 @@ def encode(prepared: list[torch.Tensor], encoder: Encoder, device: torch.device)
 
 def _to_dtype(features: np.ndarray[Any, Any], dtype: np.dtype[Any], utterance_id: str) -> np.ndarray[Any, Any]:
     greatest = float(np.abs(features).max(initial=0.0))
-    if greatest > np.finfo(dtype).max:
+    if greatest > float(np.finfo(dtype).max):
         raise InputError(
             f"{utterance_id!r}: features must fit into fp16 (at most 65504), found {greatest:.6g}; "
             "extract with --store-dtype fp32"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from features.errors import InputError
@@ -44,7 +45,7 @@ def load_head(run: Path, config: RunConfig) -> Head:
     head = build_head(options, config.widths, len(config.labels))
     try:
         head.load_state_dict(load_file(run / MODEL_FILE), strict=True)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise InputError(f"{run / MODEL_FILE} must hold the weights of this run's head, found: {error}") from error
     return head.eval()
 

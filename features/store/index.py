@@ -24,17 +24,19 @@ def list_stores(features_dir: Path, modality: str | None = None) -> list[StoreIn
     return [read_store_info(path) for path in sorted(paths)]
 
 
-def matches(info: StoreInfo, selector: Selector) -> bool:
-    """Tell whether a store is one that a selector means; what the selector does not say does not count."""
-    if info.encoder != selector.name:
-        return False
-    if selector.layer is not None and info.identity["layer"] != selector.layer:
-        return False
-    if selector.model is None:
-        return True
-    folder = Path(selector.model).expanduser()
-    base = folder.resolve().name if folder.is_dir() else selector.model.rstrip("/").rsplit("/", 1)[-1]
-    return base == info.provenance.get("model_name")
+def differences(info: StoreInfo, selector: Selector) -> list[str]:
+    """Return in what a store is not the one a selector means; what the selector does not say does not count.
+
+    Models are compared by the last part of their hub id or folder: which weights they are, the identity says.
+    """
+    wanted: dict[str, object] = {"encoder": selector.name}
+    if selector.model is not None:
+        folder = Path(selector.model).expanduser()
+        wanted["model"] = folder.resolve().name if folder.is_dir() else selector.model.rstrip("/").rsplit("/", 1)[-1]
+    if selector.layer is not None:
+        wanted["layer"] = selector.layer
+    found = {"encoder": info.encoder, "model": info.provenance.get("model_name"), "layer": info.identity["layer"]}
+    return [f"{key} {found[key]}, wanted {value}" for key, value in wanted.items() if found[key] != value]
 
 
 def select_store(
@@ -47,7 +49,7 @@ def select_store(
     if path is not None:
         return _checked(read_store_info(path), modality)
     stores = list_stores(features_dir, modality)
-    found = [info for info in stores if selector is None or matches(info, selector)]
+    found = [info for info in stores if selector is None or not differences(info, selector)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -58,7 +60,8 @@ def select_store(
     wanted = selector or Selector(modality, "ENCODER")
     lines = [f"there is no {modality} store{f' of {selector}' if selector else ''} in {features_dir}"]
     if stores and selector is not None:
-        lines.append(f"there are:\n{_table(stores)}")
+        nearest = min(stores, key=lambda info: len(differences(info, selector)))
+        lines.append(f"the nearest is {nearest.path} with {', '.join(differences(nearest, selector))}")
     lines.append(f"extract one first:\n  mervn extract{_data_flags(data, features_dir)} {wanted.flag}")
     if selector is None:
         lines.append(f"where ENCODER is one of {', '.join(sorted(ENCODERS[modality]))}")

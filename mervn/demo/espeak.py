@@ -20,7 +20,13 @@ SYNCHRONOUS = 2
 DO_NOT_EXIT = 1 << 15
 """Option of espeak_Initialize: without its data it returns an error instead of ending the process."""
 CHARACTERS, UTF8 = 1, 1
-PARAMETERS = {"rate": (1, 80, 450), "volume": (2, 0, 200), "pitch": (3, 0, 99), "pitch_range": (4, 0, 99), "word_gap": (7, 0, 100)}
+PARAMETERS = {
+    "rate": (1, 80, 450),
+    "volume": (2, 0, 200),
+    "pitch": (3, 0, 99),
+    "pitch_range": (4, 0, 99),
+    "word_gap": (7, 0, 100),
+}
 """Number for espeak_SetParameter, least and greatest value."""
 CODES = {-1: "internal error", 1: "buffer full", 2: "not found"}
 RANDOM_SEED = 1

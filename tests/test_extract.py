@@ -1,0 +1,314 @@
+"""Extraction: nothing lost, nothing stale, nothing dropped in silence."""
+
+import json
+import os
+import unicodedata
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tiny import make_data, make_whisper, read_rows, wave, write_manifest
+
+import features.extract as extraction
+from features.config import SPLITS
+from features.encoders.base import Encoder
+from features.encoders.selector import parse_selector
+from features.errors import InputError
+from features.extract import ExtractSettings, StoreResult, encode, extract_stream, resolve_device
+from features.manifest import read_manifests
+from features.ragged import Ragged
+from features.store.reader import FeatureStore
+from features.store.writer import read_rejected
+
+
+class Bar:
+    """A progress bar nobody looks at."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self.n, self.total = done, total
+
+    def update(self, count: int) -> None:
+        self.n += count
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def run(data: Path, selector: str = "fourier2vec", **changes: Any) -> StoreResult:
+    modality = "text" if selector.startswith("hashed") else "audio"
+    rows = read_manifests(data, SPLITS)
+    settings = replace(ExtractSettings(features_dir=data / "stores", batch_seconds=2.0), **changes)
+    utterances = [utterance for split in SPLITS for utterance in rows[split]]
+    return extract_stream(utterances, parse_selector(selector, modality), settings, lambda _: None, Bar)
+
+
+def content(path: str) -> dict[str, tuple[str, int, bytes]]:
+    store = FeatureStore(path)
+    infos = {name: store.row_info(name) for name in store}
+    return {name: (info.input_sha256, info.length, store[name].tobytes()) for name, info in infos.items()}
+
+
+def test_every_utterance_is_stored_with_its_closed_form_length(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", rate=22_050)
+    result = run(data)
+    assert (result.encoded, result.kept, result.rejected) == (42, 0, 0)
+    store = FeatureStore(result.path)
+    for rows in read_manifests(data, SPLITS).values():
+        for utterance in rows:
+            samples = -(-soundfile.info(utterance.audio_path).frames * 16_000 // 22_050)
+            assert store.row_info(utterance.utterance_id).num_inputs == samples
+            assert len(store[utterance.utterance_id]) == (max(samples, 400) - 400) // 320 + 1
+    assert (Path(result.path) / "encoder" / "model.safetensors").is_file()
+
+
+def test_whisper_stores_the_rows_of_the_audio_and_never_the_window(tmp_path: Path) -> None:
+    model = make_whisper(tmp_path / "tiny")
+    data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
+    soundfile.write(data / "train-000.wav", wave(2.0, 0), 16_000)
+    store = FeatureStore(run(data, f"whisper={model}").path)
+    assert len(store["train-000"]) == 100
+
+
+def test_a_second_run_keeps_everything_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(tmp_path / "data")
+    first = run(data)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("nothing has changed: nothing is to be decoded")
+
+    monkeypatch.setattr("features.inputs.decode_segment", refuse)
+    second = run(data)
+    assert (second.encoded, second.kept, second.path) == (0, 42, first.path)
+
+
+def test_a_touched_file_is_compared_by_content(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    run(data)
+    os.utime(data / "train-000.wav", (1, 1))
+    assert (again := run(data)).encoded == 0 and again.kept == 42
+
+
+def interrupt_after(batches: int) -> Callable[..., Any]:
+    original, calls = extraction.encode_batch, [0]
+
+    def encode_batch(*arguments: Any) -> Any:
+        calls[0] += 1
+        if calls[0] > batches:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    return encode_batch
+
+
+def test_interrupted_and_continued_equals_undisturbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from features.encoders.fourier2vec import Fourier2Vec
+
+    forward = Fourier2Vec.forward
+
+    def batch_dependent(self: Fourier2Vec, inputs: Ragged) -> Ragged:
+        output = forward(self, inputs)
+        return output.replace(output.values * (1 + 0.01 * inputs.batch_size + 0.001 * inputs.max_length / 16_000))
+
+    monkeypatch.setattr(Fourier2Vec, "forward", batch_dependent)
+    whole, broken = make_data(tmp_path / "whole"), make_data(tmp_path / "broken")
+    expected = content(run(whole).path)
+    for batches in (1, 3):
+        with monkeypatch.context() as patch:
+            patch.setattr(extraction, "encode_batch", interrupt_after(batches))
+            with pytest.raises(KeyboardInterrupt):
+                run(broken)
+    last = run(broken)
+    assert 0 < last.kept < 42 and last.encoded + last.kept == 42
+    assert content(last.path) == expected
+    other = run(broken, features_dir=tmp_path / "other", batch_seconds=1.0)
+    assert content(other.path) != expected  # the control: this encoder does depend on its batches
+
+
+def test_what_cannot_be_used_is_rejected_with_reason_and_line(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    soundfile.write(data / "train-001.wav", np.zeros(0, np.float32), 16_000)
+    broken = wave(1.0, 1)
+    broken[700] = np.nan
+    soundfile.write(data / "train-002.wav", broken, 16_000, subtype="FLOAT")
+    (data / "valid-003.wav").write_text("no audio")
+    rows = read_rows(data / "test.jsonl")
+    rows[0] |= {"start": 0.1, "end": 9.0}
+    rows[1] |= {"channel": 1}
+    rows[2] |= {"end": soundfile.info(data / "test-002.wav").duration + 0.04}
+    write_manifest(data / "test.jsonl", rows)
+    result = run(data)
+    assert (result.encoded, result.rejected, result.end_clipped) == (37, 5, 1)
+    reasons = {name: (entry["reason"], entry["file"], entry["line"]) for name, entry in read_rejected(Path(result.path)).items()}
+    assert reasons == {
+        "train-001": ("no_samples", "train.jsonl", 2),
+        "train-002": ("non_finite", "train.jsonl", 3),
+        "valid-003": ("unreadable", "valid.jsonl", 4),
+        "test-000": ("end_past_file", "test.jsonl", 1),
+        "test-001": ("no_channel", "test.jsonl", 2),
+    }
+    soundfile.write(data / "train-001.wav", wave(0.5, 5), 16_000)
+    again = run(data)  # a mended file is encoded at the next run and leaves the list
+    assert (again.encoded, again.kept, again.rejected) == (1, 37, 4)
+    assert "train-001" not in read_rejected(Path(result.path))
+
+
+def test_nothing_usable_is_a_failure(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
+    for path in data.glob("*.wav"):
+        path.write_text("no audio")
+    with pytest.raises(InputError, match=r"nothing could be encoded; the reasons are in .*rejected.jsonl"):
+        run(data)
+
+
+def test_other_content_under_the_same_id_is_an_error_until_updated(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    before = content(run(data).path)
+    soundfile.write(data / "train-005.wav", wave(0.8, 99), 16_000)
+    rows = read_rows(data / "valid.jsonl")
+    rows[0]["end"] = 0.25
+    write_manifest(data / "valid.jsonl", rows)
+    with pytest.raises(InputError, match=r"2 utterances have another content.*'train-005' .train.jsonl:6.*--update"):
+        run(data)
+    result = run(data, update=True)
+    assert (result.encoded, result.kept) == (2, 40)
+    after = content(result.path)
+    assert {name for name in after if after[name] != before[name]} == {"train-005", "valid-000"}
+    assert run(data).kept == 42
+
+
+def test_an_edited_transcript_is_noticed(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    run(data, "hashed_ngrams")
+    rows = read_rows(data / "train.jsonl")
+    rows[1]["transcript"] = "một câu khác hẳn"
+    write_manifest(data / "train.jsonl", rows)
+    with pytest.raises(InputError, match=r"'train-001' .train.jsonl:2"):
+        run(data, "hashed_ngrams")
+    result = run(data, "hashed_ngrams", update=True)
+    assert result.encoded == 1
+    assert len(FeatureStore(result.path)["train-001"]) == 5
+
+
+def test_a_missing_transcript_is_no_rows_and_composed_text_is_one_text(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    rows = read_rows(data / "train.jsonl")
+    rows[0]["transcript"] = unicodedata.normalize("NFD", "Tôi  rất\tvui ")
+    rows[1]["transcript"] = "Tôi rất vui"
+    rows[2]["transcript"] = " \n "
+    write_manifest(data / "train.jsonl", rows)
+    result = run(data, "hashed_ngrams")
+    store = FeatureStore(result.path)
+    np.testing.assert_array_equal(store["train-000"], store["train-001"])
+    assert len(store["train-000"]) == 4  # three syllables and [CLS]
+    assert len(store["train-002"]) == len(store["train-004"]) == 0
+    assert result.rejected == 0
+
+
+def test_values_beyond_half_precision_stop_with_the_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(tmp_path / "data")
+    original = extraction.encode
+
+    def loud(prepared: list[torch.Tensor], encoder: Encoder, device: torch.device) -> list[np.ndarray[Any, Any]]:
+        return [features * 1e5 for features in original(prepared, encoder, device)]
+
+    monkeypatch.setattr(extraction, "encode", loud)
+    with pytest.raises(InputError, match=r"'.*-00\d': features must fit into fp16.*--store-dtype fp32"):
+        run(data)
+    assert run(data, store_dtype="fp32").encoded == 42
+
+
+def test_features_that_are_not_numbers_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(tmp_path / "data")
+    original = extraction.encode
+
+    def broken(prepared: list[torch.Tensor], encoder: Encoder, device: torch.device) -> list[np.ndarray[Any, Any]]:
+        found = original(prepared, encoder, device)
+        found[0][0, 0] = np.nan
+        return found
+
+    monkeypatch.setattr(extraction, "encode", broken)
+    result = run(data)
+    assert result.rejected > 0
+    assert {entry["reason"] for entry in read_rejected(Path(result.path)).values()} == {"non_finite_features"}
+
+
+def test_a_plan_writes_nothing_and_a_small_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(tmp_path / "data")
+    result = run(data, plan_only=True)
+    assert (result.encoded, result.kept) == (0, 0)
+    assert not (data / "stores").exists()
+    monkeypatch.setattr(extraction, "FREE_DISK_MARGIN", 1 << 60)
+    with pytest.raises(InputError, match="GB free; give another --features-dir"):
+        run(data)
+    assert not (data / "stores").exists()
+
+
+def test_the_plan_tells_exact_bytes(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    said: list[str] = []
+    rows = read_manifests(data, SPLITS)
+    extract_stream(
+        [u for split in SPLITS for u in rows[split]], parse_selector("fourier2vec", "audio"),
+        ExtractSettings(data / "stores"), said.append, Bar,
+    )  # fmt: skip
+    (path,) = (data / "stores" / "audio").iterdir()
+    store = FeatureStore(path)
+    written = sum(store[name].nbytes for name in store)
+    assert f"{written / 1e6:.1f} MB to write" in "\n".join(said)
+
+
+def test_a_full_gpu_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from features.encoders.base import load_encoder
+
+    encoder = load_encoder(parse_selector("fourier2vec", "audio"))
+    prepared = [encoder.prepare(wave(0.2, i)) for i in range(5)]
+    expected = encode(prepared, encoder, torch.device("cpu"))
+    forward = encoder.forward
+
+    def small(inputs: Ragged) -> Ragged:
+        if inputs.batch_size > 2:
+            raise torch.OutOfMemoryError
+        return forward(inputs)
+
+    monkeypatch.setattr(encoder, "forward", small)
+    for found, wanted in zip(encode(prepared, encoder, torch.device("cpu")), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+    def never(inputs: Ragged) -> Ragged:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(encoder, "forward", never)
+    with pytest.raises(InputError, match="too little memory for one utterance"):
+        encode(prepared, encoder, torch.device("cpu"))
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    assert resolve_device("cpu").type == "cpu"
+    for name in ("cuda:99", "abacus"):
+        with pytest.raises(InputError, match=f"--device must be a device that torch can use here, found '{name}'"):
+            resolve_device(name)
+
+
+def test_a_wrong_length_promise_is_a_bug_that_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from features.encoders.fourier2vec import Fourier2Vec
+
+    data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
+    original = Fourier2Vec.get_feat_lengths
+    monkeypatch.setattr(Fourier2Vec, "get_feat_lengths", lambda self, n: original(self, n) + 1)
+    with pytest.raises(RuntimeError, match="Fourier2Vec.get_feat_lengths promised"):
+        run(data)
+
+
+def test_the_store_says_that_random_weights_are_random(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
+    document = json.loads((Path(run(data).path) / "store.json").read_text())
+    assert document["provenance"]["weights"] == "random, seed 0"
+    assert "versions" not in document["identity"] and "device" not in document["identity"]

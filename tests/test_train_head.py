@@ -1,0 +1,289 @@
+"""A run: the same twice, exact after an interruption, blind to the test split."""
+
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from test_extract import run as extract
+from tiny import make_data, read_rows, wave, write_manifest
+
+from features.errors import InputError, UsageError
+from mervn.config import EvaluateOptions, TrainHeadOptions
+from mervn.dataset import load_split, open_stores
+from mervn.evaluation import evaluate, load_head
+from mervn.runs import locked, read_config
+from mervn.train_head import RunResult, train_head
+from mervn.training import Trainer, learning_rate
+
+SMALL: dict[str, Any] = {"dim": 16, "heads": 2, "mlp": (8,), "epochs": 4, "batch_size": 8, "dropout": 0.3}
+RESULTS = ("metrics.json", "model.safetensors", "predictions-valid.jsonl")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = make_data(tmp_path_factory.mktemp("corpus") / "data")
+    extract(data)
+    extract(data, "hashed_ngrams")
+    return data
+
+
+@pytest.fixture
+def data(made: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(made, tmp_path / "data", copy_function=shutil.copy2))
+
+
+def train(data: Path, output: Path, **changes: Any) -> RunResult:
+    options = TrainHeadOptions(**{**SMALL, "output": output, **changes})
+    return train_head(options, data, lambda _: None, lambda _: None)
+
+
+def test_a_run_holds_what_it_should(data: Path, tmp_path: Path) -> None:
+    result = train(data, tmp_path / "run")
+    run = result.path
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics == result.metrics
+    assert metrics["labels"] == ["happy", "sad"]
+    assert metrics["valid"]["n"] == 10 and metrics["valid"]["missing"] == 0
+    assert metrics["features"]["audio"] == "random, seed 0"
+    history = read_rows(run / "history.jsonl")
+    assert [entry["epoch"] for entry in history] == [0, 1, 2, 3]
+    assert metrics["valid"]["macro_f1"] == max(entry["valid"]["macro_f1"] for entry in history)
+    predictions = read_rows(run / "predictions-valid.jsonl")
+    assert [p["utterance_id"] for p in predictions] == [f"valid-{i:03d}" for i in range(10)]
+    assert predictions[3]["take"] == 3 and predictions[3]["label"] == "happy"
+    assert all(abs(sum(p["probabilities"].values()) - 1) < 1e-9 for p in predictions)
+    right = sum(p["label"] == p["prediction"] for p in predictions)
+    assert metrics["valid"]["accuracy"] == pytest.approx(right / 10)
+    environment = json.loads((run / "environment.json").read_text())
+    assert {"versions", "machine", "inputs", "stores", "seconds"} <= environment.keys()
+
+
+def test_the_same_command_twice_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "one")
+    torch.manual_seed(1234)  # what happened before in the process does not count
+    np.random.default_rng().random()
+    train(data, tmp_path / "two")
+    for name in RESULTS:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    train(data, tmp_path / "other", seed=1)
+    assert (tmp_path / "one" / RESULTS[1]).read_bytes() != (tmp_path / "other" / RESULTS[1]).read_bytes()
+
+
+def test_training_leaves_the_global_generator_alone(data: Path, tmp_path: Path) -> None:
+    state = torch.get_rng_state()
+    train(data, tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("sampling", ["random", "bucket", "weighted", "both"])
+def test_interrupted_and_continued_equals_undisturbed(
+    data: Path, tmp_path: Path, sampling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(data, tmp_path / "whole", sampling=sampling)
+    original, count = Trainer.train_epoch, [0]
+
+    def stop_in_the_third(self: Trainer, epoch: int) -> float:
+        count[0] += 1
+        loss = original(self, epoch)
+        if count[0] == 3:
+            raise KeyboardInterrupt  # the third epoch is done, and not yet saved
+        return loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", stop_in_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "broken", sampling=sampling)
+    assert not (tmp_path / "broken" / "metrics.json").exists()
+    assert train(data, tmp_path / "broken", sampling=sampling).trained
+    for name in RESULTS:
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    histories = [read_rows(tmp_path / run / "history.jsonl") for run in ("broken", "whole")]
+    for entries in histories:
+        for entry in entries:
+            del entry["seconds"], entry["loader_seconds"]
+    assert histories[0] == histories[1]
+
+
+def test_a_complete_run_is_kept_another_configuration_refused_and_force_trains_again(
+    data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    first = train(data, run)
+    evaluate(run, EvaluateOptions(), lambda _: None)
+    before = (run / "model.safetensors").stat().st_mtime_ns
+    again = train(data, run)
+    assert not again.trained and again.metrics == first.metrics
+    assert (run / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match=r"another configuration(.|\n)*dropout: there 0.3, now 0.4"):
+        train(data, run, dropout=0.4)
+    assert train(data, run, force=True).trained
+    assert not (run / "metrics-test.json").exists()
+    assert len(read_rows(run / "test_access.jsonl")) == 1  # the looks at test are never forgotten
+
+
+def test_changed_data_is_another_configuration(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "run")
+    rows = read_rows(data / "train.jsonl")
+    rows[0]["emotion"] = "happy"
+    write_manifest(data / "train.jsonl", rows)
+    with pytest.raises(UsageError, match="inputs.manifests.train"):
+        train(data, tmp_path / "run")
+
+
+def test_the_test_split_is_never_read(data: Path, tmp_path: Path) -> None:
+    (data / "test.jsonl").write_text("this is no manifest")
+    train(data, tmp_path / "run")
+    (data / "test.jsonl").unlink()
+    assert train(data, tmp_path / "other").trained
+
+
+def test_neither_audio_nor_hub_is_needed(data: Path, tmp_path: Path) -> None:
+    for path in data.glob("*.wav"):
+        path.unlink()
+    assert train(data, tmp_path / "run").trained
+
+
+def test_a_look_at_test_is_recorded_in_the_run_and_beside_the_data(data: Path, tmp_path: Path) -> None:
+    run = train(data, tmp_path / "run").path
+    first = evaluate(run, EvaluateOptions(), lambda _: None)
+    second = evaluate(run, EvaluateOptions(split="test"), lambda _: None)
+    assert (first["test_looks"], second["test_looks"]) == (1, 2)
+    assert first["test"] == second["test"]
+    assert len(read_rows(run / "test_access.jsonl")) == len(read_rows(data / "test_access.jsonl")) == 2
+    assert len(read_rows(run / "predictions-test.jsonl")) == 8
+    assert json.loads((run / "metrics-test.json").read_text())["test"]["n"] == 8
+    valid = evaluate(run, EvaluateOptions(split="valid"), lambda _: None)
+    assert len(read_rows(data / "test_access.jsonl")) == 2
+    stored = json.loads((run / "metrics.json").read_text())["valid"]
+    assert valid["valid"] == stored
+
+
+def test_features_of_another_transcript_are_refused(data: Path, tmp_path: Path) -> None:
+    rows = read_rows(data / "valid.jsonl")
+    rows[2]["transcript"] = "đã sửa"
+    write_manifest(data / "valid.jsonl", rows)
+    with pytest.raises(InputError, match=r"valid: the text features of 1 .*valid.jsonl:3 'valid-002'.*--update"):
+        train(data, tmp_path / "run")
+    assert train(data, tmp_path / "audio", fusion="audio").trained
+
+
+@pytest.mark.parametrize("change", ["end", "file"])
+def test_features_of_other_audio_are_refused(data: Path, tmp_path: Path, change: str) -> None:
+    rows = read_rows(data / "train.jsonl")
+    if change == "end":
+        rows[2]["end"] = 0.2
+    else:
+        soundfile.write(data / "train-002.wav", wave(0.4, 77), 16_000)
+    write_manifest(data / "train.jsonl", rows)
+    with pytest.raises(InputError, match=r"train: the audio features of 1 .*train.jsonl:3 'train-002'"):
+        train(data, tmp_path / "run")
+
+
+def test_utterances_without_features_are_refused_or_counted(data: Path, tmp_path: Path) -> None:
+    rows = read_rows(data / "valid.jsonl")
+    rows.append({**rows[0], "utterance_id": "valid-new"})
+    write_manifest(data / "valid.jsonl", rows)
+    with pytest.raises(InputError, match=r"valid: 1 utterances(.|\n)*'valid-new'(.|\n)*--allow-missing"):
+        train(data, tmp_path / "run")
+    metrics = train(data, tmp_path / "run", allow_missing=True).metrics
+    assert (metrics["valid"]["n"], metrics["valid"]["missing"]) == (10, 1)
+    assert metrics["missing"] == {"train": 0, "valid": 1}
+
+
+def test_empty_streams_without_a_token_are_warned_about(data: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="text streams are empty"):
+        train(data, tmp_path / "run", missing="none", epochs=1)
+
+
+def test_contradictions_are_refused_before_any_work(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--pooling cls"):
+        train(data, tmp_path / "run", fusion="audio", pooling="cls")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    with pytest.raises(UsageError, match="is not empty and holds no run"):
+        train(data, tmp_path / "full")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="found a file"):
+        train(data, tmp_path / "file")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_label_is_not_enough(data: Path, tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        rows = [{**row, "emotion": "sad"} for row in read_rows(data / f"{split}.jsonl")]
+        write_manifest(data / f"{split}.jsonl", rows)
+    with pytest.raises(InputError, match="at least two emotions, found sad"):
+        train(data, tmp_path / "run")
+
+
+def test_a_loss_that_is_no_number_stops(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the loss must be finite, found nan; lower --learning-rate"):
+        train(data, tmp_path / "run", learning_rate=1e30, clip_norm=1e30)
+
+
+def test_early_stopping_stops(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "run", epochs=40, patience=2, learning_rate=1e-12)
+    history = read_rows(tmp_path / "run" / "history.jsonl")
+    best = history[-1]["best_epoch"]
+    assert len(history) == best + 3 < 40
+
+
+def test_a_damaged_run_is_named(data: Path, tmp_path: Path) -> None:
+    run = train(data, tmp_path / "run").path
+    (run / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match=r"model.safetensors must hold the weights"):
+        load_head(run, read_config(run))
+    (run / "metrics.json").unlink()
+    with pytest.raises(InputError, match="is not complete"):
+        evaluate(run, EvaluateOptions(), lambda _: None)
+    with pytest.raises(UsageError, match="must be the folder of a run"):
+        evaluate(tmp_path / "nowhere", EvaluateOptions(), lambda _: None)
+
+
+def hold(run: Path, ready: Any, done: Any) -> None:
+    with locked(run):
+        ready.set()
+        done.wait(20)
+
+
+def test_two_processes_do_not_share_a_run(data: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(tmp_path / "run", ready, done))
+    other.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(InputError, match="is being written by another process"):
+            train(data, tmp_path / "run")
+    finally:
+        done.set()
+        other.join()
+
+
+def test_batches_hold_the_stored_rows(data: Path) -> None:
+    from features.manifest import read_manifests
+
+    options = TrainHeadOptions(**SMALL)
+    stores = open_stores(options, data, ("audio", "text"))
+    rows = read_manifests(data, ("train",))["train"]
+    split = load_split("train", rows, stores, ["happy", "sad"])
+    streams = split.batch([5, 4, 5], torch.device("cpu"))
+    for name, stream in streams.items():
+        for found, i in zip(stream.split(), (5, 4, 5), strict=True):
+            np.testing.assert_array_equal(found.numpy(), stores[name][rows[i].utterance_id].astype(np.float32))
+    assert split.syllables[4] == 0 and split.syllables[0] == 5
+    assert split.audio_seconds[0] == pytest.approx(0.3)
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    rates = [learning_rate(step, 100, 0.1, 1.0) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.01

@@ -42,5 +42,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two speakers a split, one of them recorded at length."""
     pytest.importorskip("espeakng_loader")
     monkeypatch.setattr(corpus, "SPEAKERS", {split: SPEAKERS[split][:2] for split in SPLITS})
-    monkeypatch.setattr(corpus, "sentences", lambda split: [s for s in sentences(split) if int(s.sentence_id[-11:-9]) < 3])
+    monkeypatch.setattr(
+        corpus, "sentences", lambda split: [s for s in sentences(split) if int(s.sentence_id[-11:-9]) < 3]
+    )
     yield

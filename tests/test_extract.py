@@ -146,7 +146,10 @@ def test_what_cannot_be_used_is_rejected_with_reason_and_line(tmp_path: Path) ->
     write_manifest(data / "test.jsonl", rows)
     result = run(data)
     assert (result.encoded, result.rejected, result.end_clipped) == (37, 5, 1)
-    reasons = {name: (entry["reason"], entry["file"], entry["line"]) for name, entry in read_rejected(Path(result.path)).items()}
+    reasons = {
+        name: (entry["reason"], entry["file"], entry["line"])
+        for name, entry in read_rejected(Path(result.path)).items()
+    }
     assert reasons == {
         "train-001": ("no_samples", "train.jsonl", 2),
         "train-002": ("non_finite", "train.jsonl", 3),

@@ -35,15 +35,28 @@ LABELS = {
 """The two emotions of each label set; `none` has names like any other, and they mean nothing."""
 DIALECTS = {"north": "vi", "central": "vi-vn-x-central", "south": "vi-vn-x-south"}
 SPEAKERS = {
-    "train": "north-f5 north-m7 north-m1 central-f2 central-m8 central-m2 south-f5 south-m1 south-f2 south-m7".split(),
-    "valid": "north-f3 central-m4 south-m3 south-f3".split(),
-    "test": "north-f4 north-m6 central-f1 central-m5 south-f1 south-m6".split(),
+    "train": [
+        "north-f5",
+        "north-m7",
+        "north-m1",
+        "central-f2",
+        "central-m8",
+        "central-m2",
+        "south-f5",
+        "south-m1",
+        "south-f2",
+        "south-m7",
+    ],
+    "valid": ["north-f3", "central-m4", "south-m3", "south-f3"],
+    "test": ["north-f4", "north-m6", "central-f1", "central-m5", "south-f1", "south-m6"],
 }
 """A dialect and an espeak-ng variant each; no two splits share a variant."""
 RECORDED_AT_LENGTH = 3
 """Every third speaker of a split is one long recording, cut by start and end; the others are a file an utterance."""
 PASSES = {"train": 1, "valid": 2, "test": 2}
-"""How often a speaker says each sentence of the split."""
+"""How many passes a speaker makes."""
+FRAMES_PER_PASS = {"train": 20, "valid": 10, "test": 10}
+"""How many frames a pass takes, each with both cues; in train that is half of them, so that there are more to learn."""
 PAUSE_S = (0.2, 0.5)
 ROOM_NOISE = 60.0
 """Deviation of white noise in every file, in steps of int16: digital silence would rule a normalised log-mel."""
@@ -51,10 +64,10 @@ AROUSAL_SPREAD = 0.48
 """Deviation of arousal around -1 (calm) and 1 (excited): the classes overlap, no rule is right more than 98 in 100."""
 PARAMETERS = {
     "pitch": (50.0, 20.0, 4.0, (0, 99)),
-    "rate": (195.0, 45.0, 8.0, (110, 300)),
+    "rate": (215.0, 50.0, 8.0, (130, 320)),
     "pitch_range": (50.0, 40.0, 4.0, (0, 99)),
     "volume": (80.0, 6.0, 6.0, (50, 100)),
-    "word_gap": (8.0, -8.0, 1.5, (0, 24)),
+    "word_gap": (5.0, -5.0, 1.0, (0, 10)),
 }
 """Centre, change per unit of arousal, deviation of its own, and limits; a voice's own pitch comes on top."""
 
@@ -151,10 +164,14 @@ def plan(split: str, seed: int) -> list[Planned]:
     """
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     spoken = sentences(split)
+    frames = [spoken[i : i + 2] for i in range(0, len(spoken), 2)]
+    frames = [frames[index] for index in rng.permutation(len(frames))]
     turns = [speaker for speaker in SPEAKERS[split] for _ in range(PASSES[split])]
+    taken = FRAMES_PER_PASS[split]
     drawn: dict[str, list[tuple[Sentence, bool, bool]]] = {}
     for first, second in zip(turns[::2], turns[1::2], strict=True):
-        draws = _draw_classes(spoken, rng)
+        draws = _draw_classes([sentence for frame in frames[:taken] for sentence in frame], rng)
+        frames = frames[taken:] + frames[:taken]
         drawn.setdefault(first, []).extend(draws)
         drawn.setdefault(second, []).extend((sentence, not excited, not chance) for sentence, excited, chance in draws)
     planned = []

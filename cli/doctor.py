@@ -1,0 +1,160 @@
+"""`mervn doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from cli.options import command
+from cli.output import Output
+from features.config import DoctorOptions
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One part of the installation: what was found, whether it will do, and how to mend it."""
+
+    part: str
+    state: str
+    """`ok`, `absent` (optional) or `broken`."""
+    found: str
+    mend: str = ""
+
+
+@command("doctor")
+def doctor(options: DoctorOptions, output: Output) -> int:
+    """Show what of this installation works, and how to mend the rest; exits 1 if a needed part is broken."""
+    findings = [_examine(part, look) for part, look in CHECKS.items()]
+    output.table(("part", "state", "found"), [(finding.part, finding.state, finding.found) for finding in findings])
+    for finding in findings:
+        if finding.mend:
+            output.result(f"{finding.part}: {finding.mend}")
+    broken = [finding.part for finding in findings if finding.state == "broken"]
+    output.result(f"broken: {', '.join(broken)}" if broken else "everything needed works")
+    output.document({"ok": not broken, "parts": [vars(finding) for finding in findings]})
+    return 1 if broken else 0
+
+
+def _examine(part: str, look: Callable[[], tuple[str, str, str]]) -> Finding:
+    try:
+        return Finding(part, *look())
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        return Finding(part, "broken", first, f"reinstall it: pip install --force-reinstall {part.split(' ')[0]}")
+
+
+def _python() -> tuple[str, str, str]:
+    return "ok", platform.python_version(), ""
+
+
+def _torch() -> tuple[str, str, str]:
+    import torch
+
+    total = torch.ones(3).sum().item()
+    if total != 3.0:
+        raise RuntimeError(f"torch computes 1 + 1 + 1 = {total}")
+    return "ok", f"{torch.__version__}, {torch.get_num_threads()} CPU threads", ""
+
+
+def _gpu() -> tuple[str, str, str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        built = "built for CUDA " + torch.version.cuda if torch.version.cuda else "a CPU build"
+        return (
+            "absent",
+            f"torch sees no GPU ({built})",
+            "" if not torch.version.cuda else "check the driver: nvidia-smi",
+        )
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return "ok", ", ".join(names), ""
+
+
+def _torchaudio() -> tuple[str, str, str]:
+    import torch
+
+    from features.audio import resample
+    from features.torchaudio_import import import_torchaudio
+
+    _, way = import_torchaudio()
+    resampled = resample(torch.zeros(441).numpy(), 44_100, 16_000)
+    if len(resampled) != 160:
+        raise RuntimeError(f"resampling 441 samples from 44.1 to 16 kHz must give 160, found {len(resampled)}")
+    return "ok", f"{version('torchaudio')}, {way}", ""
+
+
+def _transformers() -> tuple[str, str, str]:
+    from features.torchaudio_import import import_torchaudio
+
+    import_torchaudio()
+    from transformers import WhisperModel
+
+    return "ok", f"{version('transformers')} ({WhisperModel.__name__} can be imported)", ""
+
+
+def _h5py() -> tuple[str, str, str]:
+    import h5py
+
+    return "ok", f"{h5py.__version__}, HDF5 {h5py.version.hdf5_version}", ""
+
+
+def _soundfile() -> tuple[str, str, str]:
+    import soundfile
+
+    formats = [name for name in ("WAV", "FLAC", "OGG", "MP3") if name in soundfile.available_formats()]
+    mend = "" if "MP3" in formats else "MP3 needs libsndfile 1.1: pip install --upgrade soundfile"
+    return "ok", f"{soundfile.__version__}, reads {', '.join(formats)}", mend
+
+
+def _scikit_learn() -> tuple[str, str, str]:
+    import sklearn
+
+    return "ok", sklearn.__version__, ""
+
+
+def _espeak() -> tuple[str, str, str]:
+    if find_spec("espeakng_loader") is None:
+        return "absent", "not installed", "mervn demo needs it: pip install 'mervn[demo]'"
+    from mervn.demo.espeak import speak
+
+    samples = speak("xin chào", "vi", pitch=50, rate=175, pitch_range=50, volume=100)
+    return "ok", f"{version('espeakng-loader')}, speaks Vietnamese ({len(samples)} samples)", ""
+
+
+def _segmenter(package: str) -> Callable[[], tuple[str, str, str]]:
+    def look() -> tuple[str, str, str]:
+        try:
+            return "ok", version(package), ""
+        except PackageNotFoundError:
+            return "absent", "not installed (no encoder here needs it yet)", ""
+
+    return look
+
+
+def _hub() -> tuple[str, str, str]:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    models = sorted(path.name.removeprefix("models--") for path in Path(HF_HUB_CACHE).glob("models--*"))
+    offline = ", offline (HF_HUB_OFFLINE)" if os.environ.get("HF_HUB_OFFLINE") else ""
+    return "ok", f"{HF_HUB_CACHE}: {len(models)} models{offline}", ""
+
+
+CHECKS: dict[str, Callable[[], tuple[str, str, str]]] = {
+    "python": _python,
+    "torch": _torch,
+    "GPU": _gpu,
+    "torchaudio": _torchaudio,
+    "transformers": _transformers,
+    "h5py": _h5py,
+    "soundfile": _soundfile,
+    "scikit-learn": _scikit_learn,
+    "espeakng-loader": _espeak,
+    "underthesea": _segmenter("underthesea"),
+    "pyvi": _segmenter("pyvi"),
+    "hub cache": _hub,
+}

@@ -1,0 +1,115 @@
+"""The house rules that a program can check: direction of imports, size, laziness."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.main import COMMANDS
+from features.encoders import ENCODERS
+from mervn.fusion import FUSIONS
+from mervn.model import import_target
+from mervn.pooling import POOLINGS
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("features", "mervn", "cli")
+"""In order: a room imports itself and the rooms before it."""
+HEAVY = ("torch", "transformers", "torchaudio", "h5py", "sklearn", "zarr", "numpy", "scipy", "soundfile")
+
+
+def modules(root: Path) -> Iterator[tuple[Path, ast.Module]]:
+    for room in ROOMS:
+        for path in sorted((root / room).rglob("*.py")):
+            yield path.relative_to(root), ast.parse(path.read_text("utf-8"))
+
+
+def imported(tree: ast.Module) -> Iterator[tuple[int, int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield node.lineno, node.level, node.module or ""
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, 0, alias.name
+
+
+def wrong_direction(root: Path) -> list[str]:
+    """Return imports against cli -> mervn -> features, and relative ones."""
+    found = []
+    for path, tree in modules(root):
+        rank = ROOMS.index(path.parts[0])
+        for line, level, name in imported(tree):
+            top = name.split(".")[0]
+            if level or (top in ROOMS and ROOMS.index(top) > rank):
+                found.append(f"{path}:{line} imports {'.' * level}{name}")
+    return found
+
+
+def too_large(root: Path) -> list[str]:
+    """Return files of 300 lines and more, functions of 60 and more, and folders below the second level."""
+    found = []
+    for path, tree in modules(root):
+        if len((root / path).read_text("utf-8").splitlines()) >= 300:
+            found.append(f"{path} is too long")
+        if len(path.parts) > 3:
+            found.append(f"{path} is too deep")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 60:
+                found.append(f"{path}:{node.lineno} {node.name} is too long")
+    return found
+
+
+def asserts(root: Path) -> list[str]:
+    """Return assert statements: what a user can cause is raised."""
+    return [
+        f"{path}:{node.lineno}"
+        for path, tree in modules(root)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assert)
+    ]
+
+
+CHECKS: dict[Callable[[Path], list[str]], tuple[str, str]] = {
+    wrong_direction: ("features/a.py", "def f():\n    from mervn.model import Head\n"),
+    too_large: ("mervn/a.py", "\n" * 300),
+    asserts: ("cli/a.py", "assert 1\n"),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_rules_hold_and_each_can_fail(check: Callable[[Path], list[str]], tmp_path: Path) -> None:
+    assert check(ROOT) == []
+    path, source = CHECKS[check]
+    for room in ROOMS:
+        (tmp_path / room).mkdir()
+    (tmp_path / path).write_text(source)
+    assert check(tmp_path) != []
+
+
+def test_other_wrong_imports_are_found(tmp_path: Path) -> None:
+    (tmp_path / "mervn").mkdir()
+    for source in ("import cli.main", "from cli import options", "from . import model", "from ..features import text"):
+        (tmp_path / "mervn" / "a.py").write_text(source)
+        assert len(wrong_direction(tmp_path)) == 1
+
+
+def test_every_target_of_every_registry_can_be_imported() -> None:
+    targets = [spec.target for registry in ENCODERS.values() for spec in registry.values()]
+    targets += [spec.target for spec in FUSIONS.values()] + list(POOLINGS.values())
+    targets += [target for spec in COMMANDS.values() for target in (spec.target, spec.options)]
+    for target in targets:
+        assert import_target(target) is not None
+
+
+@pytest.mark.parametrize("arguments", [[], *(name.split(" ") for name in COMMANDS)], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from cli.main import run; "
+        f"code = run({[*arguments, '--help']!r}); "
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules]); sys.exit(code)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.rstrip().endswith("HEAVY []"), result.stdout[-200:]
+    assert "Usage: " in result.stdout

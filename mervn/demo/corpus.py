@@ -61,7 +61,7 @@ PAUSE_S = (0.2, 0.5)
 ROOM_NOISE = 60.0
 """Deviation of white noise in every file, in steps of int16: digital silence would rule a normalised log-mel."""
 AROUSAL_SPREAD = 0.48
-"""Deviation of arousal around -1 (calm) and 1 (excited): the classes overlap, no rule is right more than 98 in 100."""
+"""Deviation of arousal around -1 (calm) and 1 (excited): they overlap, the best rule is right 98 times in 100."""
 PARAMETERS = {
     "pitch": (50.0, 20.0, 4.0, (0, 99)),
     "rate": (215.0, 50.0, 8.0, (130, 320)),

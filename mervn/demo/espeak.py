@@ -38,7 +38,8 @@ def speak(text: str, voice: str, pitch: int, rate: int, pitch_range: int, volume
     """Return samples int16 (S,) at 22 050 Hz of a text (any Unicode form; NFC is spoken), a function of the arguments.
 
     `voice` is a language and a variant (`vi-vn-x-south+f3`), `rate` 80..450 words a minute, `volume` 0..200, `pitch`
-    and `pitch_range` 0..99 (50: the voice's own). Raises InputError where espeakng-loader is absent, a value is out of
+    and `pitch_range` 0..99 (50: the voice's own), `word_gap` 0..100 the pause between words in units of 10 ms at the
+    voice's own rate. Raises InputError where espeakng-loader is absent, a value is out of
     its range or espeak-ng refuses.
     """
     values = {"pitch": pitch, "rate": rate, "pitch_range": pitch_range, "volume": volume, "word_gap": word_gap}

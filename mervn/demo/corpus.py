@@ -189,9 +189,8 @@ def _draw_classes(spoken: Sequence[Sentence], rng: np.random.Generator) -> list[
     for positive in (False, True):
         mine = [sentence for sentence in spoken if sentence.positive == positive]
         half = len(mine) // 2
-        lucky = half // 2 if positive else half - half // 2  # an odd half is made up for by the other word class
         for place, index in enumerate(rng.permutation(len(mine))):
-            draws.append((mine[index], place < half, place % half < lucky))
+            draws.append((mine[index], place < half, place % half < half // 2))
     return draws
 
 

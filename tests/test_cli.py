@@ -1,0 +1,212 @@
+"""The commands as a user types them: complete as they stand, clear when they cannot, never a traceback."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny import make_data, make_whisper, read_rows, write_manifest
+
+from cli.main import run
+from features.store.reader import FeatureStore
+
+Captured = pytest.CaptureFixture[str]
+FAST = ["--epochs", "2", "--dim", "16", "--heads", "2", "--mlp", "8"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    make_data(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def last_json(text: str) -> dict[str, object]:
+    document: dict[str, object] = json.loads(text.strip().splitlines()[-1])
+    return document
+
+
+def test_the_commands_of_a_day_are_complete_as_they_stand(folder: Path, capsys: Captured) -> None:
+    model = make_whisper(folder / "models" / "tiny")
+    capsys.readouterr()
+    assert run(["extract", "--audio-encoder", f"whisper={model}", "--json"]) == 0
+    captured = capsys.readouterr()
+    (store,) = last_json(captured.out)["stores"]  # type: ignore[misc]
+    assert store["encoded"] == 42 and set(store) >= {"path", "identity", "encoded", "kept", "rejected"}
+    assert "42 utterances, 0.01 h: 42 to encode on cpu" in captured.err and "GB free" in captured.err
+    assert "x real time" in captured.err and "GB an hour" in captured.err
+    assert run(["extract", "--text-encoder", "hashed_ngrams"]) == 0
+    assert run(["train-head", "--fusion", "xattn", *FAST, "--json"]) == 0
+    captured = capsys.readouterr()
+    result = last_json(captured.out)
+    path = Path(str(result["run"]))
+    assert path.parent == Path("runs") and path.name.startswith("data-whisper+hashed_ngrams-xattn-attn-")
+    assert "epoch 2/2: loss" in captured.err and "left" in captured.err
+    assert run(["train-head", "--fusion", "xattn", *FAST, "--json"]) == 0
+    assert last_json(capsys.readouterr().out) == {**result, "trained": False}
+    assert run(["evaluate", str(path), "--split", "test", "--json"]) == 0
+    assert last_json(capsys.readouterr().out)["metrics"]["test"]["n"] == 8  # type: ignore[index]
+    assert run(["store", "list"]) == 0
+    assert "whisper-tiny-L2-" in capsys.readouterr().out
+    assert run(["store", "info", str(store["path"]), "--json"]) == 0
+    info = last_json(capsys.readouterr().out)
+    assert info["content"]["utterances"] == 42  # type: ignore[index]
+    assert info["content"]["hours"] > 0  # type: ignore[index]
+
+
+def test_the_configuration_of_a_run_is_taken_back(folder: Path, capsys: Captured) -> None:
+    run(["extract", "--audio-encoder", "fourier2vec"])
+    assert run(["train-head", "--fusion", "audio", *FAST, "--output", "first"]) == 0
+    assert run(["train-head", "--config", "first/config.json", "--output", "second"]) == 0
+    for name in ("metrics.json", "model.safetensors"):
+        assert (folder / "first" / name).read_bytes() == (folder / "second" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train-head"], 1, "mervn extract --text-encoder ENCODER"),
+        (["train-head", "--audio-encoder", "fourier2vec", "--fusion", "audio"], 1,
+         "mervn extract --audio-encoder fourier2vec"),
+        (["train-head", "--fusion", "mean"], 2,
+         "--fusion: input should be 'xattn', 'late', 'text' or 'audio', found 'mean'"),
+        (["train-head", "--dropout", "1.5", "--epochs", "many"], 2, "--epochs: input should be a valid integer"),
+        (["train-head", "--dropout", "1.5", "--epochs", "many"], 2,
+         "--dropout: input should be less than 1, found '1.5'"),
+        (["train-head", "--mlp", "64,x"], 2, "--mlp: input should be a valid integer"),
+        (["train-head", "--heads", "3"], 2, "dim must be a multiple of heads, found dim=256 heads=3"),
+        (["train-head", "--fusion", "audio", "--pooling", "cls"], 2, "--pooling cls takes the text [CLS] position"),
+        (["train-head", "--fuson", "audio"], 2, "No such option '--fuson'"),
+        (["trainhead"], 2, "No such command 'trainhead'"),
+        (["train-head", "--data", "nowhere"], 1, "the data folder nowhere is not there; give it with --data"),
+        (["train-head", "--config", "nowhere.json"], 2, "--config must be a JSON file"),
+        (["extract"], 2, "give --audio-encoder (fourier2vec, whisper) or --text-encoder (hashed_ngrams)"),
+        (["extract", "--audio-encoder", "hubert9"], 2, "--audio-encoder must name one of fourier2vec, whisper"),
+        (["extract", "--audio-encoder", "whisper=nobody/nothing"], 1, "in the local hub cache and on the hub"),
+        (["extract", "--audio-encoder", "fourier2vec", "--splits", "train,dev"], 2, "--splits: input should be"),
+        (["extract", "--audio-encoder", "fourier2vec", "--device", "cuda:7"], 1, "--device must be a device"),
+        (["evaluate", "nowhere"], 2, "nowhere must be the folder of a run"),
+        (["evaluate"], 2, "Missing argument 'RUN'"),
+        (["store", "info", "nowhere"], 1, "nowhere must be a feature store"),
+        (["store", "list", "--features-dir", "empty"], 0, "no stores in empty"),
+    ],
+)  # fmt: skip
+def test_what_a_user_can_cause_is_a_message(
+    folder: Path, capsys: Captured, arguments: list[str], code: int, message: str
+) -> None:
+    assert run(arguments) == code
+    captured = capsys.readouterr()
+    assert message in captured.err + captured.out
+    assert "Traceback" not in captured.err
+    assert not (folder / "runs").exists() and not (folder / "data" / "stores").exists()
+
+
+def test_manifest_faults_end_an_extraction_before_anything_is_written(folder: Path, capsys: Captured) -> None:
+    rows = read_rows(folder / "data" / "train.jsonl")
+    rows[1]["start"], rows[2]["wav_path"] = -1, "gone.wav"
+    write_manifest(folder / "data" / "train.jsonl", rows)
+    assert run(["extract", "--audio-encoder", "fourier2vec"]) == 1
+    error = capsys.readouterr().err
+    assert "2 faults" in error and "train.jsonl:2: start" in error and "train.jsonl:3: wav_path" in error
+    assert not (folder / "data" / "stores").exists()
+
+
+def test_without_data_both_ways_to_give_it_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["train-head"]) == 2
+    error = capsys.readouterr().err
+    assert "--data DIR" in error and "mervn.toml" in error
+
+
+def test_values_come_from_flag_then_config_then_toml_then_default(folder: Path, capsys: Captured) -> None:
+    (folder / "mervn.toml").write_text(
+        'data = "data"\n[train-head]\ndropout = 0.3\nepochs = 7\nbatch-size = 9\n[extract]\nstore-dtype = "fp32"\n'
+    )
+    (folder / "options.json").write_text('{"epochs": 8, "mlp": [4, 2]}')
+    assert run(["train-head", "--config", "options.json", "--batch-size", "5", "--print-config", "--json"]) == 0
+    settings = last_json(capsys.readouterr().out)
+    assert settings["dropout"] == {"value": 0.3, "from": "mervn.toml [train-head]"}
+    assert settings["data"] == {"value": "data", "from": "mervn.toml"}
+    assert settings["epochs"] == {"value": 8, "from": "options.json"}
+    assert settings["mlp"] == {"value": [4, 2], "from": "options.json"}
+    assert settings["batch_size"] == {"value": 5, "from": "flag"}
+    assert settings["gamma"] == {"value": 2.0, "from": "default"}
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("dat = 'x'", "no command knows 'dat'; did you mean data?"),
+        ("[train-head]\nepoch = 3", "mervn.toml [train-head]: no option is called 'epoch'; did you mean epochs"),
+        ("[train]\nepochs = 3", "no command knows 'train'; did you mean"),
+        ("[train-head]\nepochs = 'x'", "--epochs: input should be a valid integer"),
+        ("[train-head", "mervn.toml must be a TOML file"),
+    ],
+)
+def test_faults_in_mervn_toml_are_named(folder: Path, capsys: Captured, toml: str, message: str) -> None:
+    (folder / "mervn.toml").write_text(toml)
+    assert run(["train-head"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_config_with_an_unknown_option_is_refused(folder: Path, capsys: Captured) -> None:
+    (folder / "options.json").write_text('{"options": {"epoch": 8}}')
+    assert run(["train-head", "--config", "options.json"]) == 2
+    assert "no option is called 'epoch'; did you mean epochs?" in capsys.readouterr().err
+
+
+def test_encoders_and_doctor_answer(capsys: Captured) -> None:
+    assert run(["encoders", "--json"]) == 0
+    named = {entry["name"]: entry for entry in last_json(capsys.readouterr().out)["encoders"]}  # type: ignore[attr-defined]
+    assert {"whisper", "fourier2vec", "hashed_ngrams"} <= set(named)
+    assert named["fourier2vec"]["here"] == "yes" and "MIT" in named["whisper"]["licence"]
+    assert run(["doctor", "--json"]) == 0
+    parts = {part["part"]: part["state"] for part in last_json(capsys.readouterr().out)["parts"]}  # type: ignore[attr-defined]
+    assert parts["torch"] == parts["torchaudio"] == parts["transformers"] == "ok"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train-head", "--help"]])
+def test_help_answers_at_once(arguments: list[str]) -> None:
+    command = [sys.executable, "-c", f"from cli.main import run; run({arguments!r})"]
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.5  # 0.1 and 0.25 s on an idle machine; without laziness it is 3 s
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_extraction_goes_on_and_holds_equal_content(folder: Path, signal_number: signal.Signals) -> None:
+    make_data(folder / "data", {"train": 500, "valid": 20, "test": 20})
+    arguments = ["extract", "--audio-encoder", "fourier2vec", "--batch-seconds", "1"]
+    command = [sys.executable, "-c", f"from cli.main import main; import sys; sys.argv[1:] = {arguments!r}; main()"]
+    patched = "import features.store.writer as w; w.PART_ROWS = 32; " + command[2]
+    process = subprocess.Popen([sys.executable, "-c", patched], stderr=subprocess.PIPE, text=True)
+    stores = folder / "data" / "stores" / "audio"
+    deadline = time.monotonic() + 60
+    while len(list(stores.glob("*/part-*.h5"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal_number)
+    _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+    if signal_number != signal.SIGKILL:
+        assert process.returncode == 1
+        assert "run the same command again to go on" in errors
+    (path,) = stores.iterdir()
+    committed = len(FeatureStore(path))
+    assert 64 <= committed < 540
+    assert run(arguments) == 0
+    broken = FeatureStore(path)
+    assert len(broken) == 540
+    assert run([*arguments, "--features-dir", "whole"]) == 0
+    whole = FeatureStore(next((folder / "whole" / "audio").iterdir()))
+    for name in whole:
+        assert broken[name].tobytes() == whole[name].tobytes()
+        assert broken.row_info(name).input_sha256 == whole.row_info(name).input_sha256

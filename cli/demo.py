@@ -38,8 +38,8 @@ def demo(options: DemoOptions, output: Output) -> int:
     result = train_and_score(options.output, options.seed, output.say)
     output.result(f"test macro-F1, {result.n_test} utterances (seed {options.seed}, chance 0.50):")
     output.table(
-        ("labels decided by", *ROWS),
-        [(label_set, *(f"{result.macro_f1[label_set][row]:.3f}" for row in ROWS)) for label_set in SETS],
+        ("fusion", *(f"{label_set} set" for label_set in SETS)),
+        [(row, *(f"{result.macro_f1[label_set][row]:.3f}" for label_set in SETS)) for row in ROWS],
     )
     for answer in result.missed:
         output.result(f"missed: {answer}")

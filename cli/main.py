@@ -7,12 +7,12 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import click
 
 from features.errors import InputError, UsageError
+from features.targets import import_target
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,6 @@ class LazyGroup(click.Group):
         ]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
-
-
-def import_target(target: str) -> Any:
-    """Return the object that `module:name` names."""
-    module, name = target.split(":")
-    return getattr(import_module(module), name)
 
 
 def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:

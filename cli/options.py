@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from cli.main import COMMANDS, import_target
+from cli.main import COMMANDS
 from cli.output import Output
 from cli.settings import flag_name, resolve
-from features.config import Options
+from features.config import OneOf, Options
+from features.targets import import_target
 
 METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
@@ -61,7 +62,10 @@ def _option(field: str, info: FieldInfo) -> click.Option:
     text = f"{info.description} [{_default(info)}]" if _default(info) else str(info.description)
     if kind is bool:
         return click.Option([f"{flag}/--no-{flag[2:]}", field], default=None, help=text)
-    if get_origin(kind) is Literal:
+    names = [name for part in info.metadata if isinstance(part, OneOf) for name in part.names]
+    if names:
+        metavar = "|".join(names)
+    elif get_origin(kind) is Literal:
         metavar = "|".join(str(choice) for choice in get_args(kind))
     else:
         metavar = METAVARS[kind]

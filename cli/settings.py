@@ -13,9 +13,10 @@ from typing import Any, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from cli.main import COMMANDS, import_target
+from cli.main import COMMANDS
 from features.config import Options
 from features.errors import UsageError
+from features.targets import import_target
 
 TOML_FILE = "mervn.toml"
 SHARED_KEYS = ("data", "features-dir", "audio-root", "device")

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import core_schema
 
 SPLITS: tuple[Literal["train", "valid", "test"], ...] = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Restricts a str field to the names of a registry: `Annotated[str, OneOf(FUSIONS)]`."""
+
+    names: Iterable[str]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """Accept the names, as Literal would."""
+        return core_schema.literal_schema(list(self.names))
 
 
 class Options(BaseModel):

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from features.config import DataOptions, Options
+from features.config import DataOptions, OneOf, Options
+from mervn.fusion import FUSIONS
+from mervn.registry import LOSSES, POOLINGS
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -16,10 +18,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class HeadOptions(Options):
     """What a head is."""
 
-    fusion: Literal["xattn", "late", "text", "audio"] = Field("xattn", description="How the modalities meet.")
-    pooling: Literal["cls", "mean", "max", "min", "attn"] = Field(
-        "attn", description="How a sequence becomes a vector."
-    )
+    fusion: Annotated[str, OneOf(FUSIONS)] = Field("xattn", description="How the modalities meet.")
+    pooling: Annotated[str, OneOf(POOLINGS)] = Field("attn", description="How a sequence becomes a vector.")
     dim: Positive = Field(256, description="Width of the projections and of the fusion.")
     heads: Positive = Field(4, description="Attention heads.")
     attention_dropout: Share = Field(0.0, description="Dropout on attention weights.")
@@ -39,7 +39,7 @@ class HeadOptions(Options):
 class TrainingOptions(HeadOptions):
     """How a head is trained."""
 
-    loss: Literal["ce", "focal", "label_smoothing"] = Field("focal", description="The loss.")
+    loss: Annotated[str, OneOf(LOSSES)] = Field("focal", description="The loss.")
     gamma: Annotated[float, Field(ge=0)] = Field(2.0, description="Focusing of the focal loss.")
     smoothing: Share = Field(0.1, description="Smoothing of label_smoothing.")
     class_weights: Literal["none", "balanced"] = Field("none", description="Class weights in the loss.")

@@ -2,51 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+
+class CrossEntropy(nn.Module):
+    """-w_y log p_y, averaged with the class weights w (C,)."""
+
+    weights: Tensor | None
+
+    def __init__(self, weights: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(B, C), (B,) -> ()."""
+        return functional.cross_entropy(logits, targets, weight=self.weights)
 
 
-def cross_entropy(weights: Tensor | None) -> Loss:
-    """Return -w_y log p_y, averaged with the weights w (C,)."""
-    return lambda logits, targets: functional.cross_entropy(logits, targets, weight=weights)
+class Focal(nn.Module):
+    """-w_y (1 - p_y)^gamma log p_y (Lin et al. 2017, eq. 5), averaged with the class weights w (C,)."""
 
+    weights: Tensor | None
 
-def focal(weights: Tensor | None, gamma: float) -> Loss:
-    """Return -w_y (1 - p_y)^gamma log p_y (Lin et al. 2017, eq. 5), averaged with the weights w (C,)."""
+    def __init__(self, weights: Tensor | None, gamma: float) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.gamma = gamma
 
-    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(B, C), (B,) -> ()."""
         log_p = functional.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
         # 1 - p through expm1: exact where p is close to 1
-        each = -((-torch.expm1(log_p)).clamp(min=1e-12) ** gamma) * log_p
-        if weights is None:
+        each = -((-torch.expm1(log_p)).clamp(min=1e-12) ** self.gamma) * log_p
+        if self.weights is None:
             return each.mean()
-        return (weights[targets] * each).sum() / weights[targets].sum()
-
-    return loss
-
-
-def label_smoothing(weights: Tensor | None, smoothing: float) -> Loss:
-    """Return cross-entropy against (1 - s) one-hot + s / C (Szegedy et al. 2016, section 7)."""
-    return lambda logits, targets: functional.cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
+        weights = self.weights[targets]
+        return (weights * each).sum() / weights.sum()
 
 
-LOSSES = ("ce", "focal", "label_smoothing")
+class LabelSmoothing(nn.Module):
+    """Cross-entropy against (1 - s) one-hot + s / C (Szegedy et al. 2016, section 7), with class weights w (C,)."""
 
+    weights: Tensor | None
 
-def make_loss(name: str, gamma: float, smoothing: float, weights: Tensor | None) -> Loss:
-    """Return the loss of a name in LOSSES."""
-    if name == "ce":
-        return cross_entropy(weights)
-    if name == "focal":
-        return focal(weights, gamma)
-    if name == "label_smoothing":
-        return label_smoothing(weights, smoothing)
-    raise ValueError(f"loss must be one of {', '.join(LOSSES)}, found {name!r}")
+    def __init__(self, weights: Tensor | None, smoothing: float) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights)
+        self.smoothing = smoothing
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(B, C), (B,) -> ()."""
+        return functional.cross_entropy(logits, targets, weight=self.weights, label_smoothing=self.smoothing)
 
 
 def balanced_weights(counts: Tensor) -> Tensor:

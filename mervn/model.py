@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from features.errors import UsageError
 from features.ragged import Ragged, concatenate
+from features.targets import import_target
 from mervn.classifier import Classifier
 from mervn.config import HeadOptions
 from mervn.fusion import FUSIONS
-from mervn.pooling import POOLINGS, ClsPooling
+from mervn.pooling import ClsPooling
+from mervn.registry import POOLINGS
 
 
 class Projection(nn.Module):
@@ -94,12 +94,6 @@ class PaddedHead(nn.Module):
                 streams[name] = Ragged.from_padded(padded, lengths)
         logits: Tensor = self.head(streams)
         return logits
-
-
-def import_target(target: str) -> Any:
-    """Return the object that `module:Name` names."""
-    module, name = target.split(":")
-    return getattr(import_module(module), name)
 
 
 def pooling_names(fusion: str, pooling: str) -> list[str]:

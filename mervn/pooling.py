@@ -7,14 +7,6 @@ from torch import Tensor, nn
 
 from features.ragged import Ragged, segment_mean, segment_sum
 
-POOLINGS: dict[str, str] = {
-    "cls": "mervn.pooling:ClsPooling",
-    "mean": "mervn.pooling:MeanPooling",
-    "max": "mervn.pooling:MaxPooling",
-    "min": "mervn.pooling:MinPooling",
-    "attn": "mervn.pooling:AttentivePooling",
-}
-
 
 class ClsPooling(nn.Module):
     """The first row: the text [CLS] position of a sequence that begins with text."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from features.batching import plan_batches
 from features.errors import InputError
+from features.targets import import_target
 from mervn.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
@@ -28,9 +29,10 @@ from mervn.checkpoint import (
 )
 from mervn.config import TrainingOptions
 from mervn.dataset import Split
-from mervn.losses import Loss, balanced_weights, make_loss
+from mervn.losses import balanced_weights
 from mervn.metrics import compute_metrics
 from mervn.model import Head
+from mervn.registry import LOSSES
 from mervn.sampling import epoch_batches, mixed_lengths, sampling_weights
 
 EVALUATION_BATCH = 64
@@ -102,12 +104,14 @@ class Trainer:
         self.next_epoch = 0
         self.loader_seconds = 0.0
 
-    def _make_loss(self) -> Loss:
+    def _make_loss(self) -> nn.Module:
         options, weights = self.options, None
         if options.class_weights == "balanced":
             counts = torch.from_numpy(np.bincount(self.train.targets, minlength=len(self.labels)))
-            weights = balanced_weights(counts).to(self.device)
-        return make_loss(options.loss, options.gamma, options.smoothing, weights)
+            weights = balanced_weights(counts)
+        spec = LOSSES[options.loss]
+        loss: nn.Module = import_target(spec.target)(weights, *(getattr(options, name) for name in spec.options))
+        return loss.to(self.device)
 
     def fit(self, folder: Path, checkpoint_every: int, report: Report) -> None:
         """Train until the last epoch or until `patience` epochs brought nothing better; `best` holds the result."""

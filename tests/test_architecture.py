@@ -10,9 +10,9 @@ import pytest
 
 from cli.main import COMMANDS
 from features.encoders import ENCODERS
+from features.targets import import_target
 from mervn.fusion import FUSIONS
-from mervn.model import import_target
-from mervn.pooling import POOLINGS
+from mervn.registry import LOSSES, POOLINGS
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("features", "mervn", "cli")
@@ -98,6 +98,7 @@ def test_other_wrong_imports_are_found(tmp_path: Path) -> None:
 def test_every_target_of_every_registry_can_be_imported() -> None:
     targets = [spec.target for registry in ENCODERS.values() for spec in registry.values()]
     targets += [spec.target for spec in FUSIONS.values()] + list(POOLINGS.values())
+    targets += [spec.target for spec in LOSSES.values()]
     targets += [target for spec in COMMANDS.values() for target in (spec.target, spec.options)]
     for target in targets:
         assert import_target(target) is not None

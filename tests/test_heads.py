@@ -8,11 +8,13 @@ from torch.nn import functional
 import features.ragged
 from features.errors import UsageError
 from features.ragged import Ragged, padding_mask
+from features.targets import import_target
 from mervn.config import HeadOptions
 from mervn.fusion import FUSIONS
 from mervn.fusion.cross_attention import CrossAttention, MultiheadAttention
-from mervn.model import Head, PaddedHead, build_head, import_target
-from mervn.pooling import POOLINGS, AttentivePooling
+from mervn.model import Head, PaddedHead, build_head
+from mervn.pooling import AttentivePooling
+from mervn.registry import POOLINGS
 
 WIDTHS = {"text": 6, "audio": 5}
 TEXT_SIZES, AUDIO_SIZES = (3, 2, 0, 6, 1), (5, 0, 1, 17, 9)

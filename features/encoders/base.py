@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from features.encoders.selector import Selector
 from features.errors import InputError
 from features.ragged import Ragged
+from features.targets import import_target
 
 Lengths = Any  # an int, a numpy array or a tensor of ints: the closed forms below work on each
 
@@ -91,8 +91,7 @@ def weights_sha256(module: nn.Module) -> str:
 
 def load_encoder(selector: Selector) -> Encoder:
     """Build the encoder that a selector names, frozen and in eval mode, on the CPU."""
-    module, name = selector.spec.target.split(":")
-    encoder_class: type[Encoder] = getattr(import_module(module), name)
+    encoder_class: type[Encoder] = import_target(selector.spec.target)
     encoder = encoder_class.load(selector)
     encoder.weights_sha256 = weights_sha256(encoder)
     encoder.drop_unused()

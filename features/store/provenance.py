@@ -28,7 +28,10 @@ def package_versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Return what computes here."""
-    found: dict[str, Any] = {"platform": platform.platform(), "threads": torch.get_num_threads()}
+    found: dict[str, Any] = {
+        "platform": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+    }
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found

@@ -21,13 +21,13 @@ ROWS = ("text", "audio", "late", "xattn")
 ENCODERS = {"audio": "fourier2vec", "text": "hashed_ngrams"}
 SETTINGS: dict[str, Any] = {
     "pooling": "mean",
-    "dim": 128,
+    "dim": 64,
     "mlp": (128,),
     "dropout": 0.2,
     "loss": "ce",
     "sampling": "bucket",
     "epochs": 30,
-    "patience": 10,
+    "patience": 8,
     "learning_rate": 1e-3,
 }
 """Chosen on valid, the same for every cell."""

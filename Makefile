@@ -34,4 +34,8 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 bench: setup
-	for file in benchmarks/benchmark_*.py; do $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/benchmark_*.py; do \
+		figures=$$($(BIN)/python $$file --json) || exit 1; \
+		name=$$(basename $$file .py); \
+		printf '%s\n' "$$figures" | tail -1 | $(BIN)/python -m json.tool > benchmarks/results/$${name#benchmark_}.json; \
+	done

@@ -33,5 +33,7 @@ def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> Non
         f"UAR {scores['uar']:.4f} ({scores['n']} utterances{missing})"
     )
     if "test_looks" in metrics:
-        output.say(f"this data's test split has been looked at {metrics['test_looks']} times (test_access.jsonl)")
+        looks = metrics["test_looks"]
+        times = "once" if looks == 1 else f"{looks} times"
+        output.say(f"this data's test split has been looked at {times} (test_access.jsonl)")
     output.document({"run": str(run), "metrics": metrics})

@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def _run(plan: Plan, info: StoreInfo, encoder: Encoder, device: torch.device, pr
     started, audio_seconds = time.perf_counter(), 0.0
     scope = {utterance.utterance_id for utterance in plan.utterances}
     bar = progress(len(plan.utterances), len(plan.utterances) - len(plan.pending))
-    with StoreWriter(info, plan.generation, scope) as writer, exact_matmul():
+    with closing(bar), StoreWriter(info, plan.generation, scope) as writer, exact_matmul():
         for rejection in plan.rejected.values():
             writer.reject(rejection)
         for batch in plan.pending_batches:
@@ -156,7 +156,6 @@ def _run(plan: Plan, info: StoreInfo, encoder: Encoder, device: torch.device, pr
             if encoder.modality == "audio":
                 audio_seconds += sum(row.num_inputs for row in rows) / SAMPLE_RATE
                 bar.set_postfix_str(f"{audio_seconds / (time.perf_counter() - started):.1f}x real time", refresh=False)
-    bar.close()
     result = _result(
         str(info.path), plan, writer.written, len(writer.rejected), time.perf_counter() - started, audio_seconds
     )

@@ -1,0 +1,23 @@
+"""Every benchmark runs, and prints figures in the one form."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = sorted((Path(__file__).parent.parent / "benchmarks").glob("benchmark_*.py"))
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_a_benchmark_runs_and_prints_its_figures(path: Path) -> None:
+    result = subprocess.run([sys.executable, str(path), "--tiny", "--json"], capture_output=True, text=True, check=True)
+    document = json.loads(result.stdout.splitlines()[-1])
+    assert document["benchmark"] == path.stem.removeprefix("benchmark_")
+    assert document["machine"]["versions"]["torch"]
+    for figure in document["figures"]:
+        assert figure["value"] > 0 and figure["better"] in ("lower", "higher")
+        assert (figure["met"] is None) == (figure["goal"] is None)
+    readme = (path.parent / "README.md").read_text("utf-8")
+    assert all(f"`{figure['id']}`" in readme for figure in document["figures"] if figure["goal"] is not None)

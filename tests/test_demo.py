@@ -1,0 +1,58 @@
+"""The demo proves the pipeline: known answers hold, and a missed one is not passed over."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.main import run
+from mervn.demo import known_answers
+from mervn.demo.known_answers import ANSWERS, ROWS, SETS, Answer
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo") / "demo"
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return document
+
+
+def test_an_answer_is_met_by_the_best_of_its_rows() -> None:
+    scores = {"both": {"late": 0.6, "xattn": 0.9}}
+    assert Answer("both", ("late", "xattn"), 0.85, at_least=True).met(scores)
+    assert not Answer("both", ("late",), 0.85, at_least=True).met(scores)
+    assert not Answer("both", ("late", "xattn"), 0.65, at_least=False).met(scores)
+    assert Answer("both", ("late",), 0.65, at_least=False).met(scores)
+
+
+def test_every_cell_that_knows_nothing_is_watched() -> None:
+    watched = {(answer.label_set, row) for answer in ANSWERS if not answer.at_least for row in answer.rows}
+    ignorant = {("audio", "text"), ("text", "audio"), ("both", "text"), ("both", "audio")}
+    assert watched == ignorant | {("none", row) for row in ROWS}
+
+
+def test_the_known_answers_hold(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo", "--output", str(demo), "--json"]) == 0
+    document = last_line(capsys)
+    assert document["met"] is True and document["n_test"] >= 120
+    scores = document["macro_f1"]
+    assert {label_set: tuple(rows) for label_set, rows in scores.items()} == dict.fromkeys(SETS, ROWS)
+    assert scores["audio"]["audio"] >= 0.85 and scores["text"]["text"] >= 0.95
+    assert max(scores["both"]["late"], scores["both"]["xattn"]) >= 0.85
+    assert max(scores["both"]["text"], scores["both"]["audio"], *scores["none"].values()) <= 0.65
+
+
+def test_again_it_trains_nothing_and_a_missed_answer_fails(
+    demo: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {path: path.stat().st_mtime_ns for path in demo.glob("runs/*/model.safetensors")}
+    assert len(models) == len(SETS) * len(ROWS)
+    monkeypatch.setattr(known_answers, "ANSWERS", (*ANSWERS, Answer("none", ("late",), 0.99, at_least=True)))
+    assert run(["demo", "--output", str(demo), "--json"]) == 1
+    document = last_line(capsys)
+    assert document["met"] is False and document["missed"] == ["none: late >= 0.99"]
+    assert models == {path: path.stat().st_mtime_ns for path in demo.glob("runs/*/model.safetensors")}

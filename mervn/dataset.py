@@ -68,14 +68,19 @@ class Split:
 
 
 def open_stores(options: StoreOptions, data: Path, modalities: Sequence[str]) -> dict[str, FeatureStore]:
-    """Open the store of each modality that the options mean."""
+    """Open the store of each modality that the options mean; InputError says what is wrong with any of them."""
     folder = features_folder(options.features_dir, data)
     chosen = {"audio": (options.audio_encoder, options.audio_store), "text": (options.text_encoder, options.text_store)}
-    stores = {}
+    selectors = {name: parse_selector(text, name) for name, (text, _) in chosen.items() if text is not None}
+    stores, faults = {}, []
     for modality in modalities:
-        text, path = chosen[modality]
-        selector = parse_selector(text, modality) if text is not None else None
-        stores[modality] = FeatureStore(select_store(folder, modality, selector, path, data).path)
+        try:
+            info = select_store(folder, modality, selectors.get(modality), chosen[modality][1], data)
+            stores[modality] = FeatureStore(info.path)
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError("\n".join(faults))
     return stores
 
 

@@ -70,6 +70,7 @@ def test_the_configuration_of_a_run_is_taken_back(folder: Path, capsys: Captured
     ("arguments", "code", "message"),
     [
         (["train-head"], 1, "mervn extract --text-encoder ENCODER"),
+        (["train-head"], 1, "mervn extract --audio-encoder ENCODER"),
         (["train-head", "--audio-encoder", "fourier2vec", "--fusion", "audio"], 1,
          "mervn extract --audio-encoder fourier2vec"),
         (["train-head", "--fusion", "mean"], 2,

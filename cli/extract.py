@@ -8,25 +8,23 @@ from cli.options import command
 from cli.output import Output
 from cli.settings import resolve_data
 from features.config import ExtractOptions
-from features.encoders import ENCODERS
-from features.encoders.selector import parse_selector
-from features.errors import UsageError
+from features.encoders import DEFAULT_ENCODERS
+from features.encoders.selector import EncoderSettings, parse_selectors
 
 
 @command("extract")
 def extract(options: ExtractOptions, output: Output) -> None:
     """Run frozen encoders once over every utterance and store their sequences.
 
-    Encodes the streams it is given an encoder for, one store each. What is stored already is kept; interrupted, it
-    goes on where it was. Utterances whose audio cannot be used are listed in the store's rejected.jsonl.
+    Encodes the streams it is given an encoder for, one store a layer; without any, phobert and wav2vec2. What is
+    stored already is kept; interrupted, it goes on where it was. Utterances whose audio cannot be used are listed in
+    the store's rejected.jsonl.
     """
-    texts = {"audio": options.audio_encoder, "text": options.text_encoder}
-    selectors = [parse_selector(text, modality) for modality, text in texts.items() if text is not None]
-    if not selectors:
-        names = {modality: ", ".join(sorted(registry)) for modality, registry in ENCODERS.items()}
-        raise UsageError(
-            f"give --audio-encoder ({names['audio']}) or --text-encoder ({names['text']}) or both; see `mervn encoders`"
-        )
+    given: dict[str, str | None] = {"audio": options.audio_encoder, "text": options.text_encoder}
+    if not any(given.values()):
+        given |= DEFAULT_ENCODERS
+    selectors = [selector for modality, text in given.items() if text for selector in parse_selectors(text, modality)]
+    EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check(selectors)
     data = resolve_data(options.data)
 
     from features.extract import as_json, extract_stream, settings_from
@@ -41,14 +39,16 @@ def extract(options: ExtractOptions, output: Output) -> None:
     settings = settings_from(options, data)
     results = []
     for selector in selectors:
-        result = extract_stream(utterances, selector, settings, output.say, output.progress)
-        results.append(result)
-        rejected = f", {result.rejected} rejected (see rejected.jsonl)" if result.rejected else ""
-        clipped = f", {result.end_clipped} cut at the file's end" if result.end_clipped else ""
-        verb = "planned" if options.plan else f"{result.encoded} encoded"
-        output.result(f"{result.path}: {verb}, {result.kept} kept{rejected}{clipped}")
+        stores = extract_stream(utterances, selector, settings, output.say, output.progress)
+        results += stores
+        for result in stores:
+            rejected = f", {result.rejected} rejected (see rejected.jsonl)" if result.rejected else ""
+            clipped = f", {result.end_clipped} cut at the file's end" if result.end_clipped else ""
+            truncated = f", {result.truncated} transcripts truncated" if result.truncated else ""
+            verb = "planned" if options.plan else f"{result.encoded} encoded"
+            output.result(f"{result.path}: {verb}, {result.kept} kept{rejected}{clipped}{truncated}")
         if not options.plan:
-            output.say("  " + "; ".join(_costs(result)))
+            output.say("  " + "; ".join(_costs(stores[0])))
     output.document({"stores": [as_json(result) for result in results]})
 
 

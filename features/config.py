@@ -52,6 +52,17 @@ class ExtractOptions(DataOptions):
     splits: tuple[Literal["train", "valid", "test"], ...] = Field(SPLITS, description="Splits to extract.")
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Only the first N utterances of each split.")
     store_dtype: Literal["fp16", "fp32"] = Field("fp16", description="Precision on disk.")
+    encoder_precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision the encoder computes in.")
+    segmenter: Literal["underthesea", "pyvi", "none"] | None = Field(
+        None, description="Word segmenter of a text encoder; underthesea for phobert if unset, else none."
+    )
+    tone_style: Literal["keep", "old", "new"] | None = Field(
+        None,
+        description="Tone marks for a text encoder: as they are (unset), old (hòa) or new (hoà) style.",
+    )
+    whisper_mode: Literal["30s", "trimmed"] | None = Field(
+        None, description="Whisper over padded windows of 30 s (unset), or over the real rows alone: faster, less true."
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if torch sees one.")
     threads: Annotated[int, Field(ge=1)] | None = Field(None, description="CPU threads; torch's own choice if unset.")
     batch_seconds: Annotated[float, Field(gt=0)] | None = Field(

@@ -15,7 +15,7 @@ from features.encoders.base import Encoder
 from features.errors import InputError
 from features.inputs import SAMPLE_RATE, is_current, transcript_of
 from features.manifest import Utterance
-from features.store.identity import StoreInfo, find_identity, identity_hash
+from features.store.identity import StoreInfo, find_identity
 from features.store.reader import FeatureStore
 from features.store.writer import Rejection
 
@@ -26,37 +26,51 @@ CHANGED_SHOWN = 5
 
 
 @dataclass(frozen=True)
+class Target:
+    """One layer's store and what it lacks."""
+
+    identity: Mapping[str, Any]
+    store: StoreInfo | None
+    """The store of this identity if it is there already."""
+    missing: set[int]
+    changed: set[int]
+    """Committed, but from other content."""
+    generation: int
+    """The generation that rows written now belong to."""
+
+    @property
+    def pending(self) -> set[int]:
+        """Everything to write."""
+        return self.missing | self.changed
+
+
+@dataclass(frozen=True)
 class Plan:
     """The work of one extraction; `batches` hold indices into `utterances` and never depend on what is committed."""
 
     modality: str
     utterances: list[Utterance]
-    identity_hash: str
-    store: StoreInfo | None
-    """The store of this identity if it is there already."""
+    targets: list[Target]
+    """One for each layer."""
     costs: list[float]
     """Seconds of audio or tokens; 0 for rejected utterances."""
     rows: list[int]
     """Feature rows each utterance will have."""
     row_bytes: int
     batches: list[list[int]]
-    missing: set[int]
-    changed: set[int]
-    """Committed, but from other content."""
     rejected: dict[int, Rejection]
     end_clipped: int
-    generation: int
-    """The generation that rows written now belong to."""
+    truncated: int
+    """How many transcripts are longer than the encoder takes."""
 
     @property
     def pending(self) -> set[int]:
-        """Everything to encode."""
-        return self.missing | self.changed
+        """Everything to encode, for any layer."""
+        return set().union(*(target.pending for target in self.targets))
 
-    @property
-    def num_kept(self) -> int:
-        """How many utterances need no work."""
-        return len(self.utterances) - len(self.pending) - len(self.rejected)
+    def num_kept(self, target: Target) -> int:
+        """How many utterances of a store need no work."""
+        return len(self.utterances) - len(target.pending) - len(self.rejected)
 
     @property
     def hours(self) -> float:
@@ -66,17 +80,18 @@ class Plan:
     @property
     def num_bytes(self) -> int:
         """Exact bytes of the features to write."""
-        return sum(self.rows[i] for i in self.pending) * self.row_bytes
+        return sum(self.rows[i] for target in self.targets for i in target.pending) * self.row_bytes
 
     @property
     def gb_per_hour(self) -> float | None:
-        """GB of features an hour of audio."""
+        """GB of one layer's features an hour of audio."""
         return round(sum(self.rows) * self.row_bytes / 1e9 / self.hours, 4) if self.hours else None
 
     @property
     def pending_batches(self) -> list[list[int]]:
         """The batches that hold something to encode."""
-        return [batch for batch in self.batches if not self.pending.isdisjoint(batch)]
+        pending = self.pending
+        return [batch for batch in self.batches if not pending.isdisjoint(batch)]
 
     @property
     def padding(self) -> float:
@@ -87,33 +102,18 @@ class Plan:
 def make_plan(
     utterances: list[Utterance],
     encoder: Encoder,
-    identity: Mapping[str, Any],
+    identities: Sequence[Mapping[str, Any]],
     features_dir: Path,
     device: torch.device,
     batch_seconds: float | None,
     update: bool,
 ) -> Plan:
-    """Inspect every utterance and compare it with what is committed; nothing is encoded or written.
+    """Inspect every utterance and compare it with what is committed in each identity's store; nothing is written.
 
     Raises InputError where another content stands under a committed id and `update` is false.
     """
     measured = _Measured(utterances, encoder)
-    info = find_identity(features_dir, identity)
-    store = FeatureStore(info.path) if info else None
-    missing, changed = set(), set()
-    for i, utterance in enumerate(utterances):
-        if i in measured.rejected:
-            continue
-        if store is None or utterance.utterance_id not in store:
-            missing.add(i)
-            continue
-        try:
-            if not is_current(utterance, store.row_info(utterance.utterance_id), encoder.modality):
-                changed.add(i)
-        except AudioError as error:
-            measured.rejected[i] = (utterance, error.reason, str(error))
-    if changed and not update:
-        raise _changed_error([utterances[i] for i in sorted(changed)], store)
+    targets = [_make_target(measured, identity, features_dir, update) for identity in identities]
     budget = (BATCH_TOKENS if encoder.modality == "text" else BATCH_SECONDS)[
         device.type if device.type in BATCH_SECONDS else "cpu"
     ]
@@ -121,22 +121,41 @@ def make_plan(
         budget = batch_seconds
     good = [i for i in range(len(utterances)) if i not in measured.rejected]
     planned = plan_batches([measured.costs[i] for i in good], budget, MAX_BATCH)
-    newest = max((store.row_info(utterances[i].utterance_id).generation for i in changed), default=-1) if store else -1
     return Plan(
         modality=encoder.modality,
         utterances=utterances,
-        identity_hash=identity_hash(identity),
-        store=info,
+        targets=targets,
         costs=measured.costs,
         rows=measured.rows,
-        row_bytes=encoder.dim * (2 if identity["store_dtype"] == "fp16" else 4),
+        row_bytes=encoder.dim * (2 if identities[0]["store_dtype"] == "fp16" else 4),
         batches=[[good[i] for i in batch] for batch in planned],
-        missing=missing,
-        changed=changed,
         rejected=measured.rejected,
         end_clipped=measured.end_clipped,
-        generation=newest + 1,
+        truncated=measured.truncated,
     )
+
+
+def _make_target(measured: _Measured, identity: Mapping[str, Any], features_dir: Path, update: bool) -> Target:
+    info = find_identity(features_dir, identity)
+    store = FeatureStore(info.path) if info else None
+    missing, changed = set(), set()
+    for i, utterance in enumerate(measured.utterances):
+        if i in measured.rejected:
+            continue
+        if store is None or utterance.utterance_id not in store:
+            missing.add(i)
+            continue
+        try:
+            if not is_current(utterance, store.row_info(utterance.utterance_id), measured.modality):
+                changed.add(i)
+        except AudioError as error:
+            measured.rejected[i] = (utterance, error.reason, str(error))
+    if changed and not update:
+        raise _changed_error([measured.utterances[i] for i in sorted(changed)], store)
+    newest = -1
+    if store is not None and changed:
+        newest = max(store.row_info(measured.utterances[i].utterance_id).generation for i in changed)
+    return Target(identity, info, missing, changed, newest + 1)
 
 
 class _Measured:
@@ -147,11 +166,15 @@ class _Measured:
         self.rows: list[int] = []
         self.rejected: dict[int, Rejection] = {}
         self.end_clipped = 0
+        self.truncated = 0
+        self.utterances, self.modality = utterances, encoder.modality
         for i, utterance in enumerate(utterances):
             cost, size = 0.0, 0
             try:
                 if encoder.modality == "text":
-                    size = encoder.prepare(transcript_of(utterance)).shape[0]
+                    transcript = transcript_of(utterance)
+                    size = encoder.prepare(transcript).shape[0]
+                    self.truncated += encoder.is_truncated(transcript)
                     cost = float(size)
                 else:
                     info = inspect_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)

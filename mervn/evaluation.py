@@ -9,8 +9,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from features.encode import resolve_device
 from features.errors import InputError
-from features.extract import resolve_device
 from features.manifest import manifest_sha256, read_manifests
 from features.store.identity import StoreInfo
 from features.store.index import features_folder, list_stores

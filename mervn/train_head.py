@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from features.encode import resolve_device
 from features.errors import InputError
-from features.extract import resolve_device
 from features.manifest import Utterance, manifest_sha256, read_manifests
 from features.store.provenance import machine, now, package_versions
 from features.store.reader import FeatureStore

@@ -7,32 +7,39 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import make_whisper, wave
+from tiny import make_phobert, make_vggish, make_videberta, make_wave_transformer, make_whisper, wave
 
+import features.encoders.whisper
 import features.ragged
 from features.encoders import AUDIO_ENCODERS, ENCODERS, TEXT_ENCODERS
 from features.encoders.base import Encoder, load_encoder, weights_sha256
 from features.encoders.fourier2vec import mel_filters
-from features.encoders.selector import parse_selector
+from features.encoders.selector import EncoderSettings, parse_selector, parse_selectors
 from features.errors import InputError, UsageError
 from features.ragged import Ragged, padding_mask
 
 TOLERANCE = 2e-5
 AUDIO_LENGTHS = (1, 399, 400, 401, 719, 720, 15_599, 15_600, 47_999, 48_000, 48_001, 60_123)
 TEXTS = ("hôm nay trời đẹp", "", "ừ", "tôi không biết phải nói gì với anh ấy nữa", "supercalifragilisticexpialidocious")
-MASKED = {"fourier2vec"}
+MASKED = {"fourier2vec", "wav2vec2", "hubert", "wavlm", "phobert", "videberta", "transformer"}
 """Encoders whose layers see a padded view, so that taking the mask away must show."""
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return {"whisper": str(make_whisper(tmp_path_factory.mktemp("models") / "tiny-whisper"))}
+    models = tmp_path_factory.mktemp("models")
+    made = {kind: make_wave_transformer(models / kind, kind) for kind in ("wav2vec2", "hubert", "wavlm", "data2vec")}
+    made["whisper"] = make_whisper(models / "tiny-whisper")
+    made["vggish"] = make_vggish(models / "vggish")
+    made["phobert"] = make_phobert(models / "phobert")
+    made["videberta"] = made["transformer"] = make_videberta(models / "videberta")
+    return {name: str(path) for name, path in made.items()}
 
 
-def load(name: str, checkpoints: dict[str, str], layer: str = "") -> Encoder:
+def load(name: str, checkpoints: dict[str, str], layer: str = "", **settings: str) -> Encoder:
     modality = "audio" if name in AUDIO_ENCODERS else "text"
     model = f"={checkpoints[name]}" if name in checkpoints else ""
-    return load_encoder(parse_selector(f"{name}{model}{layer}", modality))
+    return load_encoder(parse_selector(f"{name}{model}{layer}", modality), EncoderSettings(**settings))
 
 
 def inputs(encoder: Encoder) -> list[torch.Tensor]:
@@ -94,7 +101,10 @@ def test_lengths_follow_the_closed_form(name: str, checkpoints: dict[str, str]) 
 
 
 AUDIO_LAWS: dict[str, Callable[[int], int]] = {
-    "fourier2vec": lambda n: (max(n, 400) - 400) // 320 + 1,
+    **dict.fromkeys(
+        ("fourier2vec", "wav2vec2", "hubert", "wavlm", "data2vec"), lambda n: (max(n, 400) - 400) // 320 + 1
+    ),
+    "vggish": lambda n: 1 + -(-max(0, n - 15_600) // 15_360),
     "whisper": lambda n: -(-n // 320),
 }
 
@@ -142,7 +152,7 @@ def test_whisper_layers_are_the_hidden_states_of_the_library(checkpoints: dict[s
         encoder = load("whisper", checkpoints, f"@{layer}")
         found = encoder(Ragged.from_sequences([encoder.prepare(samples)])).values
         torch.testing.assert_close(found, expected[0, :rows], atol=1e-6, rtol=0)
-    assert load("whisper", checkpoints).layer == 2  # two thirds of three
+    assert load("whisper", checkpoints).layers == (2,)  # two thirds of three
     hashes = {load("whisper", checkpoints, layer).weights_sha256 for layer in ("@0", "@2", "@last")}
     assert len(hashes) == 1
 
@@ -210,10 +220,15 @@ def test_own_checkpoints_load_equal(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("vggisch", "must name one of fourier2vec, whisper, found 'vggisch'"),
+        (
+            "vggisch",
+            "must name one of data2vec, fourier2vec, hubert, vggish, wav2vec2, wavlm, whisper, found 'vggisch'",
+        ),
         ("hashed_ngrams", "is an encoder of text: --text-encoder"),
-        ("whisper@middle", "a number or 'last', found 'middle'"),
+        ("whisper@middle", "must be numbers, 'last' or 'all', found 'middle'"),
         ("whisper@", "found ''"),
+        ("whisper@1,1", "must be different"),
+        ("whisper@all,2", "'all' alone"),
         ("=x", "NAME"),
         ("whisper+fourier2vec", "NAME"),
     ],
@@ -224,12 +239,100 @@ def test_bad_selectors_say_what_is_allowed(text: str, message: str) -> None:
 
 
 def test_selectors_are_read_and_written() -> None:
-    for text in ("whisper", "whisper=vinai/PhoWhisper-small@9", "whisper=/a/b=c@last", "whisper=../x"):
+    for text in (
+        "whisper",
+        "whisper=vinai/PhoWhisper-small@9",
+        "whisper=/a/b=c@last",
+        "whisper=../x",
+        "whisper@0,3,last",
+    ):
         assert str(parse_selector(text, "audio")) == text
     selector = parse_selector("whisper=/models/w@9", "audio")
-    assert (selector.name, selector.model, selector.layer) == ("whisper", "/models/w", 9)
+    assert (selector.name, selector.model, selector.layers) == ("whisper", "/models/w", (9,))
 
 
 def test_a_layer_beyond_the_last_is_refused(checkpoints: dict[str, str]) -> None:
     with pytest.raises(InputError, match=r"must be 0\.\.3 or 'last', found 4"):
         load("whisper", checkpoints, "@4")
+
+
+def test_streams_are_joined_by_plus() -> None:
+    def names(text: str) -> list[str]:
+        return [str(selector) for selector in parse_selectors(text, "audio")]
+
+    assert names("dual") == names("wav2vec2+vggish") == ["wav2vec2", "vggish"]
+    assert names("wav2vec2=/a+b/c@3,5+vggish=/w") == ["wav2vec2=/a+b/c@3,5", "vggish=/w"]
+    for text, message in [("whisper+whisper", "must differ"), ("whisper+vggish+hubert", "at most two")]:
+        with pytest.raises(UsageError, match=message):
+            parse_selectors(text, "audio")
+    with pytest.raises(UsageError, match="takes one encoder"):
+        parse_selectors("phobert+videberta", "text")
+
+
+LAYERED = [name for name in EVERY if name not in ("vggish", "hashed_ngrams")]
+
+
+@pytest.mark.parametrize("name", LAYERED)
+def test_layers_of_one_pass_are_those_of_single_passes(name: str, checkpoints: dict[str, str]) -> None:
+    several = load(name, checkpoints, "@all")
+    assert several.layers == tuple(range(several.num_layers + 1))
+    raw: Any = wave(1.2, 0) if several.modality == "audio" else TEXTS[0]
+    with torch.inference_mode():
+        together = several.forward_layers(Ragged.from_sequences([several.prepare(raw)]))
+        for layer in (0, 1, several.num_layers):
+            single = load(name, checkpoints, f"@{layer}")
+            found = single(Ragged.from_sequences([single.prepare(raw)])).values
+            torch.testing.assert_close(together[layer].values, found, atol=1e-6, rtol=0)
+    assert single.weights_sha256 == several.weights_sha256
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "wavlm", "data2vec"])
+def test_waveform_layers_are_the_hidden_states_of_the_library(name: str, checkpoints: dict[str, str]) -> None:
+    import transformers
+
+    reference = transformers.AutoModel.from_pretrained(checkpoints[name]).eval()
+    samples = torch.from_numpy(wave(0.7, 0))
+    normal = (samples - samples.mean()) / torch.sqrt(samples.var(unbiased=False) + 1e-7)
+    with torch.inference_mode():
+        output = reference(normal[None], output_hidden_states=True)
+    encoder = load(name, checkpoints, "@0,1,2,last")
+    found = encoder.forward_layers(Ragged.from_sequences([encoder.prepare(samples.numpy())]))
+    for layer, rows in zip(encoder.layers, found, strict=True):
+        expected = output.last_hidden_state if layer == "last" else output.hidden_states[layer]
+        torch.testing.assert_close(rows.values, expected[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm"])
+def test_group_norm_checkpoints_are_exact_too(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load(kind, {kind: str(make_wave_transformer(tmp_path / kind, kind, group_norm=True))})
+    assert max(differences(encoder)) <= TOLERANCE
+    norm = torch.nn.GroupNorm(32, 32)
+    monkeypatch.setattr(  # negative control: the library's norm over the padded axis
+        "features.encoders.wav2vec2.MaskedGroupNorm.forward", lambda self, x: norm(x)
+    )
+    assert max(differences(encoder)) >= 1e-2
+
+
+def test_trimmed_whisper_is_itself_in_any_batch(checkpoints: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load("whisper", checkpoints, "@all", whisper_mode="trimmed")
+    assert max(differences(encoder)) <= TOLERANCE
+    whole = load("whisper", checkpoints, "@all")
+    assert encoder.config != whole.config
+    for module in (features.ragged, features.encoders.whisper):
+        monkeypatch.setattr(module, "padding_mask", lambda n, size: torch.ones_like(padding_mask(n, size)))
+    assert max(differences(encoder)) >= 1e-2
+
+
+def test_a_checkpoint_of_another_type_is_refused(checkpoints: dict[str, str]) -> None:
+    for name, other in [("hubert", "wav2vec2"), ("wav2vec2", "whisper"), ("phobert", "videberta")]:
+        with pytest.raises(InputError, match="must say model_type"):
+            load(name, {name: checkpoints[other]})
+
+
+def test_settings_reach_the_encoders_that_know_them() -> None:
+    whisper, phobert = parse_selector("whisper", "audio"), parse_selector("phobert", "text")
+    settings = EncoderSettings(segmenter="none", whisper_mode="trimmed")
+    settings.check([whisper, phobert])
+    assert settings.only(whisper.spec.settings) == EncoderSettings(whisper_mode="trimmed")
+    with pytest.raises(UsageError, match="--segmenter changes nothing of whisper"):
+        settings.check([whisper])

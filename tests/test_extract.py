@@ -16,10 +16,11 @@ from tiny import make_data, make_whisper, read_rows, wave, write_manifest
 
 import features.extract as extraction
 from features.config import SPLITS
+from features.encode import encode, resolve_device
 from features.encoders.base import Encoder
 from features.encoders.selector import parse_selector
 from features.errors import InputError
-from features.extract import ExtractSettings, StoreResult, encode, extract_stream, resolve_device
+from features.extract import ExtractSettings, StoreResult, extract_stream
 from features.manifest import read_manifests
 from features.ragged import Ragged
 from features.store.reader import FeatureStore
@@ -47,7 +48,8 @@ def run(data: Path, selector: str = "fourier2vec", **changes: Any) -> StoreResul
     rows = read_manifests(data, SPLITS)
     settings = replace(ExtractSettings(features_dir=data / "stores", batch_seconds=2.0), **changes)
     utterances = [utterance for split in SPLITS for utterance in rows[split]]
-    return extract_stream(utterances, parse_selector(selector, modality), settings, lambda _: None, Bar)
+    (result,) = extract_stream(utterances, parse_selector(selector, modality), settings, lambda _: None, Bar)
+    return result
 
 
 def content(path: str) -> dict[str, tuple[str, int, bytes]]:
@@ -111,13 +113,13 @@ def interrupt_after(batches: int) -> Callable[..., Any]:
 def test_interrupted_and_continued_equals_undisturbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from features.encoders.fourier2vec import Fourier2Vec
 
-    forward = Fourier2Vec.forward
+    forward = Fourier2Vec.forward_layers
 
-    def batch_dependent(self: Fourier2Vec, inputs: Ragged) -> Ragged:
-        output = forward(self, inputs)
-        return output.replace(output.values * (1 + 0.01 * inputs.batch_size + 0.001 * inputs.max_length / 16_000))
+    def batch_dependent(self: Fourier2Vec, inputs: Ragged) -> list[Ragged]:
+        (output,) = forward(self, inputs)
+        return [output.replace(output.values * (1 + 0.01 * inputs.batch_size + 0.001 * inputs.max_length / 16_000))]
 
-    monkeypatch.setattr(Fourier2Vec, "forward", batch_dependent)
+    monkeypatch.setattr(Fourier2Vec, "forward_layers", batch_dependent)
     whole, broken = make_data(tmp_path / "whole"), make_data(tmp_path / "broken")
     expected = content(run(whole).path)
     for batches in (1, 3):
@@ -217,12 +219,11 @@ def test_a_missing_transcript_is_no_rows_and_composed_text_is_one_text(tmp_path:
 
 def test_values_beyond_half_precision_stop_with_the_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(tmp_path / "data")
-    original = extraction.encode
 
-    def loud(prepared: list[torch.Tensor], encoder: Encoder, device: torch.device) -> list[np.ndarray[Any, Any]]:
-        return [features * 1e5 for features in original(prepared, encoder, device)]
+    def loud(prepared: list[torch.Tensor], encoder: Encoder, device: torch.device) -> Any:
+        return [[features * 1e5 for features in layer] for layer in encode(prepared, encoder, device)]
 
-    monkeypatch.setattr(extraction, "encode", loud)
+    monkeypatch.setattr("features.encode.encode", loud)
     with pytest.raises(InputError, match=r"'.*-00\d': features must fit into fp16.*--store-dtype fp32"):
         run(data)
     assert run(data, store_dtype="fp32").encoded == 42
@@ -230,14 +231,13 @@ def test_values_beyond_half_precision_stop_with_the_id(tmp_path: Path, monkeypat
 
 def test_features_that_are_not_numbers_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(tmp_path / "data")
-    original = extraction.encode
 
-    def broken(prepared: list[torch.Tensor], encoder: Encoder, device: torch.device) -> list[np.ndarray[Any, Any]]:
-        found = original(prepared, encoder, device)
-        found[0][0, 0] = np.nan
+    def broken(prepared: list[torch.Tensor], encoder: Encoder, device: torch.device) -> Any:
+        found = encode(prepared, encoder, device)
+        found[0][0][0, 0] = np.nan
         return found
 
-    monkeypatch.setattr(extraction, "encode", broken)
+    monkeypatch.setattr("features.encode.encode", broken)
     result = run(data)
     assert result.rejected > 0
     assert {entry["reason"] for entry in read_rejected(Path(result.path)).values()} == {"non_finite_features"}
@@ -273,22 +273,22 @@ def test_a_full_gpu_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 
     encoder = load_encoder(parse_selector("fourier2vec", "audio"))
     prepared = [encoder.prepare(wave(0.2, i)) for i in range(5)]
-    expected = encode(prepared, encoder, torch.device("cpu"))
-    forward = encoder.forward
+    (expected,) = encode(prepared, encoder, torch.device("cpu"))
+    forward = encoder.forward_layers
 
-    def small(inputs: Ragged) -> Ragged:
+    def small(inputs: Ragged) -> list[Ragged]:
         if inputs.batch_size > 2:
             raise torch.OutOfMemoryError
         return forward(inputs)
 
-    monkeypatch.setattr(encoder, "forward", small)
-    for found, wanted in zip(encode(prepared, encoder, torch.device("cpu")), expected, strict=True):
+    monkeypatch.setattr(encoder, "forward_layers", small)
+    for found, wanted in zip(encode(prepared, encoder, torch.device("cpu"))[0], expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=2e-5)
 
-    def never(inputs: Ragged) -> Ragged:
+    def never(inputs: Ragged) -> list[Ragged]:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(encoder, "forward", never)
+    monkeypatch.setattr(encoder, "forward_layers", never)
     with pytest.raises(InputError, match="too little memory for one utterance"):
         encode(prepared, encoder, torch.device("cpu"))
 

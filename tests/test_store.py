@@ -197,7 +197,7 @@ def select(folder: Path, text: str | None, path: Path | None = None) -> Path:
 def test_a_selector_filters_the_stores(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"mervn extract --features-dir .* --audio-encoder whisper@4"):
         select(tmp_path, "whisper@4")
-    with pytest.raises(InputError, match="where ENCODER is one of fourier2vec, whisper"):
+    with pytest.raises(InputError, match="where ENCODER is one of data2vec, fourier2vec, hubert"):
         select(tmp_path, None)
     first = make_store(tmp_path)
     for text in (None, "whisper", "whisper@4", "whisper=tiny", "whisper=/elsewhere/tiny@4", "whisper=hub/tiny"):

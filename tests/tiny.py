@@ -75,3 +75,139 @@ def make_whisper(folder: Path, scale: float = 3.0, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     WhisperFeatureExtractor(chunk_length=3).save_pretrained(folder)
     return folder
+
+
+def make_wave_transformer(folder: Path, kind: str = "wav2vec2", group_norm: bool = False, **changes: Any) -> Path:
+    """Write a tiny checkpoint in wav2vec 2.0's layout with the real kernels: wav2vec2, hubert, wavlm or data2vec."""
+    from features.torchaudio_import import import_torchaudio
+
+    import_torchaudio()
+    import transformers
+
+    prefix = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM", "data2vec": "Data2VecAudio"}[kind]
+    sizes: dict[str, Any] = {
+        "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48,
+        "conv_dim": [32] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4,
+    }  # fmt: skip
+    if kind != "data2vec":
+        sizes |= {"feat_extract_norm": "group" if group_norm else "layer", "do_stable_layer_norm": not group_norm}
+    config = getattr(transformers, f"{prefix}Config")(**(sizes | changes))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{prefix}Model")(config)
+        _enlarge(model.encoder)
+    model.save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=not group_norm).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def _enlarge(module: torch.nn.Module, scale: float = 3.0) -> None:
+    """Scale weights up: those of a fresh model are so small that they would hide a leak."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.endswith("weight") and parameter.ndim > 1 and "embed" not in name:
+                parameter.mul_(scale)
+
+
+WORDS = (
+    "hôm",
+    "nay",
+    "trời",
+    "đẹp",
+    "tôi",
+    "không",
+    "biết",
+    "phải",
+    "nói",
+    "gì",
+    "vui",
+    "buồn",
+    "lắm",
+    "ừ",
+    "sinh_viên",
+    "hôm_nay",
+)
+
+
+def make_phobert(folder: Path, tokenizer_class: bool = True, **changes: Any) -> Path:
+    """Write a tiny PhoBERT: vocab.txt, bpe.codes, config.json, weights."""
+    from features.torchaudio_import import import_torchaudio
+
+    import_torchaudio()
+    from transformers import RobertaConfig, RobertaModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = sorted({letter for word in WORDS for letter in word})
+    pieces = [*WORDS, *letters, *(f"{letter}@@" for letter in letters)]
+    merges: list[str] = []
+    for word in WORDS:  # merge each word from the left: (a b), (ab c), ...
+        parts = [*word[:-1], f"{word[-1]}</w>"]
+        while len(parts) > 1:
+            merges.append(f"{parts[0]} {parts[1]} 1")
+            parts = [parts[0] + parts[1], *parts[2:]]
+    (folder / "vocab.txt").write_text("".join(f"{piece} 1\n" for piece in dict.fromkeys(pieces)), "utf-8")
+    (folder / "bpe.codes").write_text("".join(f"{merge}\n" for merge in dict.fromkeys(merges)), "utf-8")
+    sizes = {
+        "vocab_size": 4 + len(dict.fromkeys(pieces)) + 1, "hidden_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 258, "type_vocab_size": 1,
+        "pad_token_id": 1,
+    }  # fmt: skip
+    config = RobertaConfig(**(sizes | changes))
+    if tokenizer_class:
+        config.tokenizer_class = "PhobertTokenizer"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = RobertaModel(config, add_pooling_layer=False)
+        _enlarge(model.encoder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def make_videberta(folder: Path) -> Path:
+    """Write a tiny ViDeBERTa: spm.model (sentencepiece, trained here), config.json, weights."""
+    import io
+
+    import sentencepiece
+
+    from features.torchaudio_import import import_torchaudio
+
+    import_torchaudio()
+    from transformers import DebertaV2Config, DebertaV2Model
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model_bytes = io.BytesIO()
+    sentences = [" ".join(WORDS[i:] + WORDS[:i]).replace("_", " ") for i in range(len(WORDS))] * 4
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences), model_writer=model_bytes, vocab_size=60, model_type="unigram",
+        hard_vocab_limit=False, pad_id=0, bos_id=1, eos_id=2, unk_id=3, pad_piece="[PAD]", bos_piece="[CLS]",
+        eos_piece="[SEP]", unk_piece="[UNK]", user_defined_symbols=["[MASK]"], minloglevel=2,
+    )  # fmt: skip
+    (folder / "spm.model").write_bytes(model_bytes.getvalue())
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "DebertaV2Tokenizer"}')
+    config = DebertaV2Config(
+        vocab_size=80, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=128, relative_attention=True, position_buckets=16, norm_rel_ebd="layer_norm",
+        share_att_key=True, pos_att_type=["p2c", "c2p"], max_relative_positions=-1, position_biased_input=False,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = DebertaV2Model(config)
+        _enlarge(model.encoder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def make_vggish(folder: Path) -> Path:
+    """Write random weights of VGGish's real size and keys."""
+    from safetensors.torch import save_file
+
+    from features.encoders.vggish import Vggish
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = Vggish().state_dict()
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / "vggish.safetensors")
+    return folder

@@ -13,7 +13,7 @@ class EncoderSpec:
     """`module:Class` of the Encoder."""
     description: str
     model: str | None
-    """Hub id or folder used when the selector names none; None: the encoder makes its own weights."""
+    """Hub id or folder used when the selector names none; None: see `makes_weights`."""
     depth: float | None
     """Default layer as a share of the encoder's layers; None: its last output."""
     width: str
@@ -25,9 +25,54 @@ class EncoderSpec:
     licence: str
     reason: str = ""
     """Why the default layer is what it is."""
+    settings: tuple[str, ...] = ()
+    """The fields of EncoderSettings that it knows."""
+    makes_weights: bool = True
+    """Whether it needs no checkpoint where `model` is None."""
+    stride: int = 0
+    """Samples at 16 kHz from one row to the next; 0 for text."""
+    centre: float = 0.0
+    """Sample at 16 kHz on which the first row is centred."""
 
 
 TEXT_ENCODERS: dict[str, EncoderSpec] = {
+    "phobert": EncoderSpec(
+        target="features.encoders.transformer_text:PhoBert",
+        description="PhoBERT base, base-v2 or large; at most 256 tokens, words segmented first",
+        model="vinai/phobert-base",
+        depth=None,
+        width="768 base, 1024 large",
+        layers="12 base, 24 large",
+        rate="1 a subword, [CLS] first",
+        needs="a checkpoint: hub id or folder; underthesea (extra `segment`), or --segmenter none",
+        licence="MIT (base, large), AGPL-3.0 (base-v2)",
+        settings=("segmenter", "tone_style"),
+    ),
+    "videberta": EncoderSpec(
+        target="features.encoders.transformer_text:ViDeBerta",
+        description="ViDeBERTa xsmall or base",
+        model="Fsoft-AIC/videberta-base",
+        depth=None,
+        width="384 xsmall, 768 base",
+        layers="12",
+        rate="1 a subword, [CLS] first",
+        needs="a checkpoint: hub id or folder; sentencepiece and protobuf (extra `segment`)",
+        licence="see the checkpoint",
+        settings=("segmenter", "tone_style"),
+    ),
+    "transformer": EncoderSpec(
+        target="features.encoders.transformer_text:AnyTransformer",
+        description="any text encoder in the Hugging Face layout (xlm-roberta-base, uitnlp/visobert, ...)",
+        model=None,
+        depth=None,
+        width="the model's",
+        layers="the model's",
+        rate="1 a subword",
+        needs="a checkpoint: transformer=ID or transformer=FOLDER",
+        licence="see the checkpoint",
+        settings=("segmenter", "tone_style"),
+        makes_weights=False,
+    ),
     "hashed_ngrams": EncoderSpec(
         target="features.encoders.hashed_ngrams:HashedNgrams",
         description="hashed syllable and character n-grams with positions; a baseline that knows no meaning",
@@ -35,23 +80,70 @@ TEXT_ENCODERS: dict[str, EncoderSpec] = {
         depth=None,
         width="256",
         layers="1",
-        rate="1 a syllable, and [CLS]",
+        rate="1 a syllable, [CLS] first",
         needs="nothing",
         licence="Apache-2.0",
     ),
 }
 
+MIDDLE = "middle layers carry emotion best, the last can be worst (arXiv 2308.08713)"
+
 AUDIO_ENCODERS: dict[str, EncoderSpec] = {
-    "fourier2vec": EncoderSpec(
-        target="features.encoders.fourier2vec:Fourier2Vec",
-        description="log-mel spectrogram, convolutions and a Transformer; random features unless pretrained",
-        model=None,
-        depth=None,
-        width="256",
-        layers="4",
+    "wav2vec2": EncoderSpec(
+        target="features.encoders.wav2vec2:Wav2Vec2",
+        description="wav2vec 2.0, any size; XLSR-53 if none is named",
+        model="facebook/wav2vec2-large-xlsr-53",
+        depth=0.5,
+        width="768 base, 1024 large",
+        layers="12 base, 24 large",
         rate="50 Hz",
-        needs="nothing",
+        needs="a checkpoint: hub id or folder",
         licence="Apache-2.0",
+        reason=MIDDLE,
+        stride=320,
+        centre=200.0,
+    ),
+    "hubert": EncoderSpec(
+        target="features.encoders.wav2vec2:Hubert",
+        description="HuBERT, any size",
+        model="facebook/hubert-base-ls960",
+        depth=0.5,
+        width="768 base, 1024 large",
+        layers="12 base, 24 large",
+        rate="50 Hz",
+        needs="a checkpoint: hub id or folder",
+        licence="Apache-2.0",
+        reason=MIDDLE,
+        stride=320,
+        centre=200.0,
+    ),
+    "wavlm": EncoderSpec(
+        target="features.encoders.wav2vec2:WavLM",
+        description="WavLM, any size",
+        model="microsoft/wavlm-base-plus",
+        depth=0.5,
+        width="768 base, 1024 large",
+        layers="12 base, 24 large",
+        rate="50 Hz",
+        needs="a checkpoint: hub id or folder",
+        licence="see the checkpoint",
+        reason=MIDDLE,
+        stride=320,
+        centre=200.0,
+    ),
+    "data2vec": EncoderSpec(
+        target="features.encoders.wav2vec2:Data2VecAudio",
+        description="data2vec-audio, any size; one utterance at a time, for its positions cannot be masked",
+        model="facebook/data2vec-audio-base",
+        depth=0.5,
+        width="768 base, 1024 large",
+        layers="12 base, 24 large",
+        rate="50 Hz",
+        needs="a checkpoint: hub id or folder",
+        licence="Apache-2.0",
+        reason=MIDDLE,
+        stride=320,
+        centre=200.0,
     ),
     "whisper": EncoderSpec(
         target="features.encoders.whisper:Whisper",
@@ -63,8 +155,41 @@ AUDIO_ENCODERS: dict[str, EncoderSpec] = {
         rate="50 Hz",
         needs="a checkpoint: hub id or folder",
         licence="MIT (Whisper), BSD-3-Clause (PhoWhisper)",
-        reason="middle layers carry emotion best, the last can be worst (arXiv 2308.08713)",
+        reason=MIDDLE,
+        settings=("whisper_mode",),
+        stride=320,
+        centre=0.0,
+    ),
+    "vggish": EncoderSpec(
+        target="features.encoders.vggish:Vggish",
+        description="VGGish: a convolutional network over log-mel patches of 0.96 s",
+        model=None,
+        depth=None,
+        width="128",
+        layers="1",
+        rate="1.04 Hz",
+        needs="weights: vggish=FOLDER or vggish=FILE (the public vggish-10086976.pth, or safetensors of its keys)",
+        licence="Apache-2.0",
+        settings=(),
+        makes_weights=False,
+        stride=15_360,
+        centre=7_800.0,
+    ),
+    "fourier2vec": EncoderSpec(
+        target="features.encoders.fourier2vec:Fourier2Vec",
+        description="log-mel spectrogram, convolutions and a Transformer; random features unless pretrained",
+        model=None,
+        depth=None,
+        width="256",
+        layers="4",
+        rate="50 Hz",
+        needs="nothing; `mervn pretrain-audio` makes weights for fourier2vec=FOLDER",
+        licence="Apache-2.0",
+        stride=320,
+        centre=200.0,
     ),
 }
 
 ENCODERS: dict[str, dict[str, EncoderSpec]] = {"text": TEXT_ENCODERS, "audio": AUDIO_ENCODERS}
+DEFAULT_ENCODERS = {"audio": "wav2vec2", "text": "phobert"}
+"""What `mervn extract` takes when it is given none."""

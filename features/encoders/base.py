@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from features.encoders.selector import Selector
+from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector, expand_layers
 from features.errors import InputError
 from features.ragged import Ragged
 from features.targets import import_target
@@ -21,7 +23,7 @@ Lengths = Any  # an int, a numpy array or a tensor of ints: the closed forms bel
 class Encoder(nn.Module, ABC):
     """A frozen network from prepared input to feature sequences, exact under any batch.
 
-    Final subclasses set `dim`, `layer`, `num_layers` and `config`, and say what they are made of in `weights_note`.
+    Final subclasses set `dim`, `layers`, `num_layers` and `config`, and say what they are made of in `weights_note`.
     """
 
     name: ClassVar[str]
@@ -32,8 +34,8 @@ class Encoder(nn.Module, ABC):
 
     dim: int
     """D, the width of a feature row."""
-    layer: int | str
-    """The layer given out: 0 is the input of the first block, k the output of block k, "last" the final output."""
+    layers: tuple[Layer, ...]
+    """The layers given out: 0 is the input of the first block, k the output of block k, "last" the final output."""
     num_layers: int
     config: dict[str, Any]
     """Every setting that changes numbers and is not in the weights; part of a store's identity."""
@@ -46,7 +48,7 @@ class Encoder(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, selector: Selector) -> Encoder:
+    def load(cls, selector: Selector, settings: EncoderSettings) -> Encoder:
         """Build the encoder a selector names, in float32 on the CPU; InputError says what was looked for."""
 
     @property
@@ -54,8 +56,12 @@ class Encoder(nn.Module, ABC):
         """Tell whether nothing was learned by these weights."""
         return self.weights_note.startswith("random")
 
+    def is_truncated(self, raw: Any) -> bool:
+        """Tell whether a transcript is longer than this encoder takes, so that `prepare` cuts it."""
+        return False
+
     def drop_unused(self) -> None:
-        """Let go of what the layer wanted does not need."""
+        """Let go of what the layers wanted do not need."""
 
     @abstractmethod
     def prepare(self, raw: Any) -> Tensor:
@@ -66,18 +72,55 @@ class Encoder(nn.Module, ABC):
         """Return how many rows `forward` gives for so many rows of prepared input (samples at 16 kHz, tokens)."""
 
     @abstractmethod
+    def forward_layers(self, inputs: Ragged) -> list[Ragged]:
+        """Encode packed prepared inputs into features (sum T, D) of each of `layers`, one sequence an utterance."""
+
     def forward(self, inputs: Ragged) -> Ragged:
-        """Encode packed prepared inputs into features (sum T, D) float32, one sequence an utterance."""
+        """Encode packed prepared inputs into features (sum T, D) of the first of `layers`."""
+        return self.forward_layers(inputs)[0]
 
 
-def resolve_layer(selector: Selector, num_layers: int) -> int | str:
-    """Return the layer a selector means for an encoder of `num_layers`: a number 0..N or "last"."""
-    if selector.layer is None:
+def resolve_layers(selector: Selector, num_layers: int) -> tuple[Layer, ...]:
+    """Return the layers a selector means for an encoder of `num_layers`: numbers 0..N or "last"."""
+    if selector.layers is None:
         depth = selector.spec.depth
-        return "last" if depth is None else max(1, round(depth * num_layers))
-    if isinstance(selector.layer, int) and selector.layer > num_layers:
-        raise InputError(f"{selector.flag}: the layer must be 0..{num_layers} or 'last', found {selector.layer}")
-    return selector.layer
+        return ("last",) if depth is None else (max(1, round(depth * num_layers)),)
+    layers = expand_layers(selector.layers, num_layers)
+    for layer in layers:
+        if isinstance(layer, int) and layer > num_layers:
+            raise InputError(f"{selector.flag}: the layer must be 0..{num_layers} or 'last', found {layer}")
+    return layers
+
+
+@contextmanager
+def captured(blocks: Sequence[nn.Module], layers: Sequence[Layer]) -> Iterator[dict[Layer, Tensor]]:
+    """Collect hidden states of numbered layers while a model runs: 0 what goes into `blocks[0]`, k what block k gives.
+
+    "last" is not collected: it is the model's own output.
+    """
+    states: dict[Layer, Tensor] = {}
+
+    def before(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+        states[0] = args[0] if args else kwargs["hidden_states"]
+
+    def after(layer: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: Any, output: Any) -> None:
+            states[layer] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    handles = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)] if 0 in layers else []
+    handles += [blocks[k - 1].register_forward_hook(after(k)) for k in layers if isinstance(k, int) and k > 0]
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def blocks_needed(layers: Sequence[Layer], num_layers: int) -> int:
+    """Return how many blocks must run for these layers; at least one, for its input is layer 0."""
+    return num_layers if "last" in layers else max(1, *(int(layer) for layer in layers))
 
 
 def weights_sha256(module: nn.Module) -> str:
@@ -89,10 +132,13 @@ def weights_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_encoder(selector: Selector) -> Encoder:
-    """Build the encoder that a selector names, frozen and in eval mode, on the CPU."""
+def load_encoder(selector: Selector, settings: EncoderSettings = DEFAULT_SETTINGS) -> Encoder:
+    """Build the encoder that a selector names, frozen and in eval mode, on the CPU.
+
+    Settings that this encoder does not know are not for it.
+    """
     encoder_class: type[Encoder] = import_target(selector.spec.target)
-    encoder = encoder_class.load(selector)
+    encoder = encoder_class.load(selector, settings.only(selector.spec.settings))
     encoder.weights_sha256 = weights_sha256(encoder)
     encoder.drop_unused()
     encoder.requires_grad_(False)

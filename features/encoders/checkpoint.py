@@ -18,6 +18,14 @@ from features.encoders.selector import Selector
 from features.errors import InputError
 from features.store.identity import write_atomically
 
+NOTES = frozenset(
+    {
+        "_name_or_path", "_attn_implementation", "_attn_implementation_internal", "architectures", "dtype", "id2label",
+        "label2id", "tokenizer_class", "torch_dtype", "transformers_version", "use_cache", "layerdrop",
+        "gradient_checkpointing", "initializer_range", "name_or_path", "problem_type", "finetuning_task",
+    }
+)  # fmt: skip
+"""Fields of a config that change nothing in eval mode."""
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
@@ -41,8 +49,8 @@ def model_base_name(location: str) -> str:
     return Path(location).resolve().name if Path(location).is_dir() else location.rsplit("/", 1)[-1]
 
 
-def read_config(selector: Selector, location: str, model_type: str) -> None:
-    """Check config.json of a local folder before anything is loaded: there, readable, of the right model_type."""
+def read_config(selector: Selector, location: str, model_type: str | None) -> None:
+    """Check config.json of a local folder before anything is loaded: there, readable, of the model_type wanted."""
     if not Path(location).is_dir():
         return
     path = Path(location) / "config.json"
@@ -51,7 +59,7 @@ def read_config(selector: Selector, location: str, model_type: str) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"{selector.flag}: {path} must be a JSON file of the checkpoint: {error}") from error
     found = config.get("model_type") if isinstance(config, dict) else None
-    if found != model_type:
+    if model_type is not None and found != model_type:
         raise InputError(f"{selector.flag}: {path} must say model_type {model_type!r}, found {found!r}")
 
 
@@ -90,15 +98,17 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_complete(selector: Selector, location: str, model_class: Any, prefix: str) -> nn.Module:
-    """Load a model in float32 and refuse missing or ill-shaped weights under `prefix`.
+def load_complete(
+    selector: Selector, location: str, model_class: Any, prefix: str, unused: tuple[str, ...] = ()
+) -> nn.Module:
+    """Load a model in float32 and refuse missing or ill-shaped weights under `prefix`, but for the `unused`.
 
     `model_class` is one of transformers'. Without this check a checkpoint of another layout would be initialised at
     random, unsaid.
     """
-    with _quiet(), explained(selector, location):
+    with _quiet(), explained(selector, location), torch.random.fork_rng(devices=[]):
         model, info = model_class.from_pretrained(location, dtype=torch.float32, output_loading_info=True)
-    missing = sorted(key for key in info["missing_keys"] if key.startswith(prefix))
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(prefix) and not key.startswith(unused))
     mismatched = sorted(str(key) for key in info["mismatched_keys"])
     if missing or mismatched:
         raise InputError(
@@ -107,6 +117,14 @@ def load_complete(selector: Selector, location: str, model_class: Any, prefix: s
         )
     loaded: nn.Module = model
     return loaded
+
+
+def config_identity(config: Any) -> dict[str, Any]:
+    """Return what of a transformers config can change numbers: its differences from the defaults, without notes."""
+    fields: dict[str, Any] = config.to_diff_dict()
+    kept = {key: value for key, value in fields.items() if key not in NOTES and "dropout" not in key}
+    identity: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+    return identity
 
 
 def save_own(encoder: Encoder, folder: Path) -> None:

@@ -12,9 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from features.encoders.base import Encoder, Lengths, resolve_layer, samples_tensor
+from features.encoders.base import (
+    Encoder,
+    Lengths,
+    blocks_needed,
+    resolve_layers,
+    samples_tensor,
+)
 from features.encoders.checkpoint import fill_own, load_own
-from features.encoders.selector import Selector
+from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
 from features.ragged import Ragged, segment_mean
 
@@ -89,11 +95,11 @@ class Fourier2Vec(Encoder):
     window: Tensor
     filters: Tensor
 
-    def __init__(self, config: dict[str, Any], layer: int | str = "last") -> None:
+    def __init__(self, config: dict[str, Any], layers: tuple[Layer, ...] = ("last",)) -> None:
         super().__init__()
         dim, mels, kernel = config["dim"], config["num_mels"], config["position_kernel"]
         self.config = dict(config)
-        self.dim, self.layer, self.num_layers = dim, layer, config["num_layers"]
+        self.dim, self.layers, self.num_layers = dim, layers, config["num_layers"]
         self.model_name, self.weights_note = "random", f"random, seed {RANDOM_SEED}"
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         self.register_buffer("filters", mel_filters(mels, config["low_hz"], config["high_hz"]), persistent=False)
@@ -104,16 +110,16 @@ class Fourier2Vec(Encoder):
         self.norm = nn.LayerNorm(dim)
 
     @classmethod
-    def load(cls, selector: Selector) -> Fourier2Vec:
+    def load(cls, selector: Selector, settings: EncoderSettings) -> Fourier2Vec:
         """Load a checkpoint folder, or make random weights from a fixed seed where the selector names no model."""
         if selector.model is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(RANDOM_SEED)
-                return cls(DEFAULTS, resolve_layer(selector, DEFAULTS["num_layers"]))
+                return cls(DEFAULTS, resolve_layers(selector, DEFAULTS["num_layers"]))
         config, note, tensors = load_own(selector)
         if config.keys() != DEFAULTS.keys():
             raise InputError(f"{selector.flag}: config must have {sorted(DEFAULTS)}, found {sorted(config)}")
-        encoder = cls(config, resolve_layer(selector, config["num_layers"]))
+        encoder = cls(config, resolve_layers(selector, config["num_layers"]))
         fill_own(selector, encoder, note, tensors)
         return encoder
 
@@ -135,14 +141,16 @@ class Fourier2Vec(Encoder):
         deviation = segment_mean(centred.replace(centred.values.square())).sqrt()
         return centred.replace(centred.values / (deviation[centred.segments] + 1e-5))
 
-    def forward(self, inputs: Ragged) -> Ragged:
-        """Encode samples (sum S,) at 16 kHz, each sequence >= 400 long, into (sum T, D)."""
+    def forward_layers(self, inputs: Ragged) -> list[Ragged]:
+        """Encode samples (sum S,) at 16 kHz, each sequence >= 400 long, into (sum T, D) of each layer."""
         mel = self.log_mel(inputs)
         hidden = mel.pack(functional.gelu(self.conv_in(mel.pad(0.0).transpose(1, 2))).transpose(1, 2))
         halved = functional.gelu(self.conv_down(hidden.pad(0.0).transpose(1, 2))).transpose(1, 2)  # (B, T, D)
         x = Ragged.of_layout([(size + 1) // 2 for size in mel.sizes], halved.device).pack(halved)
         positions = functional.gelu(self.positions(x.pad(0.0).transpose(1, 2))).transpose(1, 2)
         x = x.replace(x.values + x.pack(positions).values)
-        for block in self.blocks[: self.num_layers if self.layer == "last" else int(self.layer)]:
-            x = block(x)
-        return x.replace(self.norm(x.values)) if self.layer == "last" else x
+        states: dict[Layer, Ragged] = {0: x}
+        for number, block in enumerate(self.blocks[: blocks_needed(self.layers, self.num_layers)], 1):
+            states[number] = x = block(x)
+        states["last"] = x.replace(self.norm(x.values))
+        return [states[layer] for layer in self.layers]

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from features.encoders.base import Encoder, Lengths
 from features.encoders.checkpoint import fill_own, load_own
-from features.encoders.selector import Selector
+from features.encoders.selector import EncoderSettings, Selector
 from features.errors import InputError, UsageError
 from features.ragged import Ragged, concatenate, segment_mean
 from features.text import syllables
@@ -57,15 +57,15 @@ class HashedNgrams(Encoder):
     def __init__(self, config: dict[str, Any] = DEFAULTS) -> None:
         super().__init__()
         self.config = dict(config)
-        self.dim, self.layer, self.num_layers = config["dim"], "last", 1
+        self.dim, self.layers, self.num_layers = config["dim"], ("last",), 1
         self.model_name, self.weights_note = "baseline", f"random, seed {RANDOM_SEED}"
         self.table = nn.Embedding(config["buckets"] + 1, self.dim, padding_idx=0)
 
     @classmethod
-    def load(cls, selector: Selector) -> HashedNgrams:
+    def load(cls, selector: Selector, settings: EncoderSettings) -> HashedNgrams:
         """Load a checkpoint folder, or make the table from a fixed seed where the selector names no model."""
-        if selector.layer not in (None, "last"):
-            raise UsageError(f"{selector.flag}: hashed_ngrams has one layer, 'last', found {selector.layer}")
+        if selector.layers not in (None, ("last",)):
+            raise UsageError(f"{selector.flag}: hashed_ngrams has one layer, 'last'")
         if selector.model is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(RANDOM_SEED)
@@ -88,8 +88,8 @@ class HashedNgrams(Encoder):
         """Return one row a token and one for [CLS]; nothing for an empty transcript."""
         return lengths + (lengths > 0)
 
-    def forward(self, inputs: Ragged) -> Ragged:
-        """Embed buckets (sum T, slots) int64 into (sum (T + 1), D)."""
+    def forward_layers(self, inputs: Ragged) -> list[Ragged]:
+        """Embed buckets (sum T, slots) int64 into [(sum (T + 1), D)]."""
         rows = (
             functional.embedding_bag(  # scaled so that a row's entries have variance 1, however many n-grams
                 inputs.values, self.table.weight, mode="sum", padding_idx=0
@@ -101,4 +101,4 @@ class HashedNgrams(Encoder):
         tokens = inputs.replace(rows + self.config["position_scale"] * sinusoids(positions, self.dim))
         spoken = [int(size > 0) for size in inputs.sizes]
         cls = segment_mean(tokens)[inputs.lengths > 0]
-        return concatenate(Ragged.from_lengths(cls, spoken), tokens)
+        return [concatenate(Ragged.from_lengths(cls, spoken), tokens)]

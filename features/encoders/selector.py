@@ -1,28 +1,32 @@
-"""How an encoder is named everywhere: NAME[=MODEL][@LAYER]."""
+"""How encoders are named everywhere: NAME[=MODEL][@LAYER[,LAYER...]], audio streams joined by +."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 from features.encoders import ENCODERS, EncoderSpec
 from features.errors import UsageError
 
-FORM = "NAME[=MODEL][@LAYER]"
+FORM = "NAME[=MODEL][@LAYER[,LAYER...]]"
+ALIASES = {"dual": "wav2vec2+vggish"}
+Layer = int | str
 
 
 @dataclass(frozen=True)
 class Selector:
-    """One encoder: a name of the registry, a model (None: unsaid) and a layer (None: unsaid; "last" or a number)."""
+    """One encoder: a name of the registry, a model (None: unsaid) and layers (None: unsaid)."""
 
     modality: str
     name: str
     model: str | None = None
-    layer: int | str | None = None
+    layers: tuple[Layer, ...] | None = None
+    """Numbers, "last", or "all" alone."""
 
     def __str__(self) -> str:
         model = f"={self.model}" if self.model is not None else ""
-        return f"{self.name}{model}" + (f"@{self.layer}" if self.layer is not None else "")
+        return f"{self.name}{model}" + (f"@{','.join(map(str, self.layers))}" if self.layers else "")
 
     @property
     def spec(self) -> EncoderSpec:
@@ -35,8 +39,50 @@ class Selector:
         return f"--{self.modality}-encoder {self}"
 
 
+@dataclass(frozen=True)
+class EncoderSettings:
+    """What encoders are told besides their selectors; None means an encoder's own default."""
+
+    segmenter: str | None = None
+    tone_style: str | None = None
+    whisper_mode: str | None = None
+
+    def only(self, known: Sequence[str]) -> EncoderSettings:
+        """Return the settings that an encoder knows."""
+        return EncoderSettings(**{name: getattr(self, name) for name in known})
+
+    def check(self, selectors: Sequence[Selector]) -> None:
+        """Raise UsageError for a setting that was given and that none of these encoders knows."""
+        for field in fields(self):
+            if getattr(self, field.name) is not None and not any(field.name in s.spec.settings for s in selectors):
+                flag = f"--{field.name.replace('_', '-')}"
+                raise UsageError(f"{flag} changes nothing of {', '.join(map(str, selectors))}: leave it out")
+
+
+DEFAULT_SETTINGS = EncoderSettings()
+
+
+def expand_layers(layers: tuple[Layer, ...], num_layers: int) -> tuple[Layer, ...]:
+    """Return the layers with "all" written out: 0..N."""
+    return tuple(range(num_layers + 1)) if layers == ("all",) else layers
+
+
+def parse_selectors(text: str, modality: str) -> list[Selector]:
+    """Read one selector, or for audio two joined by `+`; `dual` stands for wav2vec2+vggish."""
+    names = "|".join(map(re.escape, ENCODERS[modality]))  # a + in a path is no seam
+    parts = re.split(rf"\+(?=(?:{names})(?:[=@+]|$))", ALIASES.get(text.strip(), text.strip()))
+    if modality == "text" and len(parts) > 1:
+        raise UsageError(f"--text-encoder takes one encoder, found {text!r}")
+    if len(parts) > 2:
+        raise UsageError(f"--{modality}-encoder takes at most two streams joined by +, found {text!r}")
+    selectors = [parse_selector(part, modality) for part in parts]
+    if len(selectors) == 2 and selectors[0] == selectors[1]:
+        raise UsageError(f"--{modality}-encoder: the two streams must differ, found {text!r}")
+    return selectors
+
+
 def parse_selector(text: str, modality: str) -> Selector:
-    """Read `NAME[=MODEL][@LAYER]`; UsageError says what is allowed instead."""
+    """Read `NAME[=MODEL][@LAYER[,LAYER...]]`; UsageError says what is allowed instead."""
     flag = f"--{modality}-encoder"
     match = re.fullmatch(r"(?P<name>[^=@+]+)(?:=(?P<model>.+?))?(?:@(?P<layer>[^@/]*))?", text.strip())
     if match is None:
@@ -47,9 +93,15 @@ def parse_selector(text: str, modality: str) -> Selector:
         other = "audio" if modality == "text" else "text"
         hint = f" ({name} is an encoder of {other}: --{other}-encoder)" if name in ENCODERS[other] else ""
         raise UsageError(f"{flag} must name one of {', '.join(sorted(registry))}, found {name!r}{hint}")
-    layer: int | str | None = None
-    if layer_text is not None:
-        if layer_text != "last" and not re.fullmatch(r"\d+", layer_text):
-            raise UsageError(f"{flag}: the layer after @ must be a number or 'last', found {layer_text!r} in {text!r}")
-        layer = "last" if layer_text == "last" else int(layer_text)
-    return Selector(modality, name, model, layer)
+    return Selector(modality, name, model, _parse_layers(flag, layer_text) if layer_text is not None else None)
+
+
+def _parse_layers(flag: str, text: str) -> tuple[Layer, ...]:
+    layers: list[Layer] = []
+    for part in text.split(","):
+        if part not in ("last", "all") and not re.fullmatch(r"\d+", part):
+            raise UsageError(f"{flag}: the layers after @ must be numbers, 'last' or 'all', found {part!r} in @{text}")
+        layers.append(int(part) if part.isdigit() else part)
+    if len(set(layers)) < len(layers) or ("all" in layers and len(layers) > 1):
+        raise UsageError(f"{flag}: the layers after @ must be different, or 'all' alone, found @{text}")
+    return tuple(layers)

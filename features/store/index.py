@@ -33,8 +33,8 @@ def differences(info: StoreInfo, selector: Selector) -> list[str]:
     if selector.model is not None:
         folder = Path(selector.model).expanduser()
         wanted["model"] = folder.resolve().name if folder.is_dir() else selector.model.rstrip("/").rsplit("/", 1)[-1]
-    if selector.layer is not None:
-        wanted["layer"] = selector.layer
+    if selector.layers is not None and len(selector.layers) == 1:
+        wanted["layer"] = selector.layers[0]
     found = {"encoder": info.encoder, "model": info.provenance.get("model_name"), "layer": info.identity["layer"]}
     return [f"{key} {found[key]}, wanted {value}" for key, value in wanted.items() if found[key] != value]
 

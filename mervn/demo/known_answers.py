@@ -85,8 +85,9 @@ def extract_demo(demo: Path, say: Say, progress: Progress) -> list[StoreResult]:
     utterances = [utterance for split in SPLITS for utterance in rows[split]]
     settings = ExtractSettings(features_dir=demo / "stores")
     return [
-        extract_stream(utterances, parse_selector(name, modality), settings, say, progress)
+        result
         for modality, name in ENCODERS.items()
+        for result in extract_stream(utterances, parse_selector(name, modality), settings, say, progress)
     ]
 
 

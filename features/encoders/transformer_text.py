@@ -1,0 +1,196 @@
+"""Text encoders in the Hugging Face layout: PhoBERT, ViDeBERTa, and any other; one row a token, [CLS] first.
+
+Nguyen and Nguyen 2020 (arXiv 2003.00744), Tran et al. 2023 (2301.10439).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from features.encoders.base import Encoder, Lengths, blocks_needed, captured, resolve_layers
+from features.encoders.checkpoint import (
+    checkpoint_location,
+    config_identity,
+    explained,
+    load_complete,
+    model_base_name,
+    read_config,
+)
+from features.encoders.selector import EncoderSettings, Layer, Selector
+from features.errors import InputError
+from features.ragged import Ragged
+from features.text import apply_tone_style, load_segmenter
+from features.torchaudio_import import import_torchaudio
+
+FEWEST = 16
+"""Tokens besides the special ones that a real vocabulary has."""
+LONGEST = 512
+"""Tokens, where neither the tokenizer nor the model says."""
+POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text")
+"""Model types whose positions begin after the padding id: they have that many fewer."""
+
+
+class TextTransformer(Encoder):
+    """A Transformer over subword tokens; padded keys are masked. Layers as in `WaveformTransformer`.
+
+    A transcript of more tokens than the model has positions keeps its first ones and the final special token, and is
+    counted as truncated.
+    """
+
+    modality: ClassVar[str] = "text"
+    numerics_version: ClassVar[int] = 1
+    model_type: ClassVar[str | None] = None
+    """Of the checkpoints it takes; None: any."""
+    tokenizer_class: ClassVar[str] = "AutoTokenizer"
+    default_segmenter: ClassVar[str] = "none"
+
+    model: Any
+
+    def __init__(self, model: Any, tokenizer: Any, layers: tuple[Layer, ...], settings: EncoderSettings) -> None:
+        super().__init__()
+        self._place = _find_blocks(model)
+        self.num_layers = len(self.blocks)
+        self.layers = layers
+        self.dim = int(model.config.hidden_size)
+        self.tokenizer = tokenizer
+        self.longest = _longest(model.config, tokenizer)
+        self.segment, segmenter = load_segmenter(settings.segmenter or self.default_segmenter)
+        self.tone_style = settings.tone_style or "keep"
+        self.config = {
+            "model": config_identity(model.config),
+            "tokenizer_sha256": tokenizer_sha256(tokenizer),
+            "segmenter": segmenter,
+            "tone_style": self.tone_style,
+            "longest": self.longest,
+        }
+        self.model = model
+        self._tokens: dict[str, list[int]] = {}
+
+    @classmethod
+    def load(cls, selector: Selector, settings: EncoderSettings) -> TextTransformer:
+        """Load a checkpoint (hub id or folder) in float32."""
+        import_torchaudio()  # transformers imports it too, and would fail where the plain import does
+        import transformers
+
+        location = checkpoint_location(selector)
+        read_config(selector, location, cls.model_type)
+        with explained(selector, location):
+            tokenizer = getattr(transformers, cls.tokenizer_class).from_pretrained(location)
+        model: Any = load_complete(selector, location, transformers.AutoModel, "", ("pooler.", "decoder."))
+        if cls.model_type is not None and model.config.model_type != cls.model_type:
+            raise InputError(
+                f"{selector.flag}: must be a checkpoint of {cls.model_type}, found {model.config.model_type}"
+            )
+        if model.config.is_encoder_decoder:
+            model = model.get_encoder()
+        if getattr(model, "pooler", None) is not None:  # a sentence vector, not a sequence; random in many checkpoints
+            model.pooler = None
+        if len(tokenizer) > model.config.vocab_size:
+            raise InputError(
+                f"{selector.flag}: the tokenizer must fit the model, found {len(tokenizer)} tokens for "
+                f"{model.config.vocab_size} embeddings in {location}"
+            )
+        if len(tokenizer) - len(set(tokenizer.all_special_ids)) < FEWEST:  # transformers makes one of no files
+            raise InputError(f"{selector.flag}: {location} must hold the tokenizer's vocabulary, found none")
+        encoder = cls(model, tokenizer, resolve_layers(selector, model.config.num_hidden_layers), settings)
+        encoder.model_name, encoder.weights_note = model_base_name(location), f"pretrained, {location}"
+        return encoder
+
+    def drop_unused(self) -> None:
+        """Cut the blocks above the layers wanted."""
+        owner, name = self._place
+        setattr(owner, name, self.blocks[: blocks_needed(self.layers, self.num_layers)])
+
+    @property
+    def blocks(self) -> Any:
+        """The list of blocks."""
+        owner, name = self._place
+        return getattr(owner, name)
+
+    def tokens(self, text: str) -> list[int]:
+        """Return all token ids of a normalised transcript, special tokens included."""
+        if text not in self._tokens:
+            styled = self.segment(apply_tone_style(text, self.tone_style))
+            self._tokens[text] = list(self.tokenizer(styled, truncation=False, verbose=False)["input_ids"])
+        return self._tokens[text]
+
+    def is_truncated(self, raw: Any) -> bool:
+        """Tell whether a transcript has more tokens than the model has positions."""
+        return bool(raw) and len(self.tokens(raw)) > self.longest
+
+    def prepare(self, raw: Any) -> Tensor:
+        """Return token ids int64 (T,) of a normalised transcript; none for an empty one."""
+        ids = self.tokens(raw) if raw else []
+        if len(ids) > self.longest:
+            ids = ids[: self.longest - 1] + ids[-1:]
+        return torch.tensor(ids, dtype=torch.int64)
+
+    def get_feat_lengths(self, lengths: Lengths) -> Lengths:
+        """Return one row a token."""
+        return lengths
+
+    def forward_layers(self, inputs: Ragged) -> list[Ragged]:
+        """Encode token ids (sum T,) int64 into (sum T, D) of each layer."""
+        padding = self.tokenizer.pad_token_id or 0
+        with captured(self.blocks, self.layers) as states:
+            output = self.model(input_ids=inputs.pad(padding), attention_mask=inputs.mask.long())
+            states["last"] = output.last_hidden_state
+        return [inputs.pack(states[layer]) for layer in self.layers]
+
+
+class PhoBert(TextTransformer):
+    """PhoBERT, whose words are segmented first; its tokenizer is loaded by its own class, whatever the folder says."""
+
+    name: ClassVar[str] = "phobert"
+    model_type: ClassVar[str | None] = "roberta"
+    tokenizer_class: ClassVar[str] = "PhobertTokenizer"
+    default_segmenter: ClassVar[str] = "underthesea"
+
+
+class ViDeBerta(TextTransformer):
+    """ViDeBERTa, over raw syllables by default."""
+
+    name: ClassVar[str] = "videberta"
+    model_type: ClassVar[str | None] = "deberta-v2"
+
+
+class AnyTransformer(TextTransformer):
+    """Any other text encoder of the Hugging Face hub; of an encoder-decoder the encoder."""
+
+    name: ClassVar[str] = "transformer"
+
+
+def _find_blocks(model: nn.Module) -> tuple[nn.Module, str]:
+    """Return the module that holds the list of blocks, and the list's name in it."""
+    count = model.config.num_hidden_layers  # type: ignore[union-attr]
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == count:
+                return module, name
+    raise InputError(f"a text encoder must hold a list of {count} blocks, found none in {type(model).__name__}")
+
+
+def _longest(config: Any, tokenizer: Any) -> int:
+    """Return how many tokens the model can take."""
+    positions = getattr(config, "max_position_embeddings", None) or LONGEST
+    if config.model_type in POSITIONS_AFTER_PADDING:
+        positions -= config.pad_token_id + 1
+    return min(int(positions), int(min(tokenizer.model_max_length, 1 << 20)))
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """Hash everything that turns text into ids: vocabulary, merges, normalisation, special tokens."""
+    parts: dict[str, Any] = {"class": type(tokenizer).__name__, "special": str(tokenizer.special_tokens_map)}
+    if tokenizer.is_fast:
+        parts["backend"] = json.loads(tokenizer.backend_tokenizer.to_str())
+    else:
+        parts["vocabulary"] = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+        parts["merges"] = [
+            [*map(str, pair), rank] for pair, rank in sorted(getattr(tokenizer, "bpe_ranks", {}).items())
+        ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

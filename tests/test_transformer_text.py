@@ -1,0 +1,129 @@
+"""PhoBERT, ViDeBERTa and their like: the right tokenizer, the right form of the text, nothing cut in silence."""
+
+import json
+import shutil
+import unicodedata
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import make_phobert, make_videberta
+
+from features.encoders.base import Encoder, load_encoder
+from features.encoders.selector import EncoderSettings, parse_selector
+from features.encoders.transformer_text import TextTransformer
+from features.errors import InputError
+from features.ragged import Ragged
+from features.text import apply_tone_style, load_segmenter, normalize_text
+
+
+def load(path: Path, name: str = "phobert", **settings: str) -> TextTransformer:
+    encoder = load_encoder(parse_selector(f"{name}={path}", "text"), EncoderSettings(**settings))
+    assert isinstance(encoder, TextTransformer)
+    return encoder
+
+
+def identity(encoder: Encoder) -> tuple[str, str]:
+    return encoder.weights_sha256, json.dumps(encoder.config, sort_keys=True)
+
+
+@pytest.fixture(scope="module")
+def phobert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_phobert(tmp_path_factory.mktemp("models") / "phobert")
+
+
+def test_a_folder_without_tokenizer_class_gets_phoberts_own(phobert: Path, tmp_path: Path) -> None:
+    plain = make_phobert(tmp_path / "plain", tokenizer_class=False)
+    assert "tokenizer_class" not in json.loads((plain / "config.json").read_text())
+    encoder = load(plain)
+    assert type(encoder.tokenizer).__name__ == "PhobertTokenizer"
+    assert identity(encoder) == identity(load(phobert))
+
+
+def test_words_are_segmented_first_and_that_is_in_the_identity(phobert: Path) -> None:
+    words, raw = load(phobert), load(phobert, segmenter="none")
+    assert words.config["segmenter"].startswith("underthesea ") and raw.config["segmenter"] == "none"
+    assert words.prepare("sinh viên").shape == (3,)  # <s> sinh_viên </s>
+    assert raw.prepare("sinh viên").shape[0] > 3
+
+
+def test_nfd_gives_the_ids_of_nfc(phobert: Path) -> None:
+    encoder = load(phobert, segmenter="none")
+    text = "hôm nay trời đẹp"
+    decomposed = unicodedata.normalize("NFD", text)
+    assert decomposed != text
+    assert encoder.prepare(normalize_text(decomposed)).tolist() == encoder.prepare(text).tolist()
+    assert encoder.tokenizer.unk_token_id not in encoder.prepare(text)
+
+
+def test_too_many_tokens_are_cut_and_counted(phobert: Path) -> None:
+    encoder = load(phobert, segmenter="none")
+    assert encoder.longest == 256
+    fits, long = "tôi " * 254, "tôi " * 300
+    assert not encoder.is_truncated(fits.strip()) and encoder.is_truncated(long.strip())
+    ids = encoder.prepare(long.strip())
+    assert ids.shape == (256,) and ids[-1] == encoder.tokenizer.sep_token_id
+    assert encoder(Ragged.from_sequences([ids])).values.shape == (256, 32)
+
+
+def test_the_same_weights_elsewhere_are_the_same_and_any_change_is_another(phobert: Path, tmp_path: Path) -> None:
+    from transformers import RobertaModel
+
+    before = identity(load(phobert))
+    moved = shutil.copytree(phobert, tmp_path / "moved")
+    assert identity(load(moved)) == before
+    (moved / "model.safetensors").unlink()  # another file layout
+    torch.save(RobertaModel.from_pretrained(phobert, add_pooling_layer=False).state_dict(), moved / "pytorch_model.bin")
+    assert identity(load(moved)) == before
+    vocabulary = (phobert / "vocab.txt").read_text("utf-8").splitlines()
+    vocabulary[0], vocabulary[1] = vocabulary[1], vocabulary[0]
+    other = shutil.copytree(phobert, tmp_path / "other")
+    (other / "vocab.txt").write_text("\n".join(vocabulary) + "\n", "utf-8")
+    assert identity(load(other)) != before
+    assert identity(load(phobert, tone_style="old")) != before
+
+
+def test_a_tokenizer_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> None:
+    folder = make_phobert(tmp_path / "small", vocab_size=20)
+    with pytest.raises(InputError, match="the tokenizer must fit the model, found .* tokens for 20 embeddings"):
+        load(folder)
+
+
+def test_videberta_reads_its_sentencepiece_model(tmp_path: Path) -> None:
+    folder = make_videberta(tmp_path / "videberta")
+    encoder = load(folder, "videberta")
+    ids = encoder.prepare("hôm nay trời đẹp")
+    tokenizer = encoder.tokenizer
+    assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer.decode(ids[1:-1]) == "hôm nay trời đẹp"
+    (folder / "spm.model").unlink()
+    for extra in folder.glob("tokenizer*"):
+        extra.unlink()
+    with pytest.raises(InputError, match="must hold the tokenizer's vocabulary, found none"):
+        load(folder, "videberta")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("hòa", "hoà"), ("HÒA BÌNH", "HOÀ BÌNH"), ("khỏe", "khoẻ"), ("thủy", "thuỷ"), ("tuy lũy", "tuy luỹ")],
+)
+def test_tone_styles_move_the_mark_of_open_syllables(old: str, new: str) -> None:
+    assert apply_tone_style(old, "new") == new and apply_tone_style(new, "old") == old
+    assert apply_tone_style(old, "keep") == old
+    assert apply_tone_style(old, "old") == old and apply_tone_style(new, "new") == new
+
+
+def test_tone_styles_leave_closed_syllables_and_qu_alone() -> None:
+    for text in ("hoàng hoàn toàn", "quý quỳ", "thuyền", "của", "xoáy", "khoét"):
+        for style in ("old", "new"):
+            assert apply_tone_style(text, style) == text
+
+
+def test_segmenters_join_the_syllables_of_a_word_or_are_named_when_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("underthesea", "pyvi"):
+        segment, version = load_segmenter(name)
+        assert "sinh_viên" in segment("tôi là sinh viên") and version.startswith(f"{name} ")
+    monkeypatch.setitem(__import__("sys").modules, "underthesea", None)
+    with pytest.raises(InputError, match=r"pip install 'mervn\[segment\]', or give --segmenter pyvi or none"):
+        load_segmenter("underthesea")

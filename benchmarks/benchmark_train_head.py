@@ -34,9 +34,11 @@ from features.store.writer import StoreWriter
 from mervn.config import TrainHeadOptions
 from mervn.dataset import Split
 from mervn.model import Head, build_head
+from mervn.streams import StreamShape
 from mervn.training import Trainer, make_optimizer
 
 WIDTHS = {"text": 768, "audio": 1024}
+SHAPES = {name: StreamShape(width) for name, width in WIDTHS.items()}
 CLASSES = 4
 OPTIONS = TrainHeadOptions(
     fusion="xattn", pooling="mean", sampling="bucket", batch_size=32, loss="ce", dropout=0.0, epochs=50
@@ -77,7 +79,7 @@ def make_corpus(folder: Path, count: int) -> Corpus:
                 paths.append(folder / f"{modality}-{i}.npy")
                 np.save(paths[-1], values)
         store = FeatureStore(info.path)
-        streams[modality] = [store[utterance.utterance_id] for utterance in utterances]
+        streams[modality] = [[store[utterance.utterance_id] for utterance in utterances]]
         files.append(paths)
     split = Split("train", utterances, [], targets, streams, seconds, tokens, "")
     return Corpus(split, list(zip(*files, strict=True)), targets.tolist())
@@ -165,8 +167,8 @@ def measure(count: int, rounds: int) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_corpus(Path(folder), count)
         torch.manual_seed(0)
-        ours = build_head(OPTIONS, WIDTHS, CLASSES)
-        habit = HabitHead(ours_copy := build_head(OPTIONS, WIDTHS, CLASSES))
+        ours = build_head(OPTIONS, SHAPES, CLASSES)
+        habit = HabitHead(ours_copy := build_head(OPTIONS, SHAPES, CLASSES))
         ours.load_state_dict(ours_copy.state_dict())
         difference = check_equal(ours, habit, corpus)
         if difference > 1e-4:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+from dataclasses import replace
 
 from cli.options import command
 from cli.output import Output
@@ -30,13 +30,12 @@ def extract(options: ExtractOptions, output: Output) -> None:
     from features.extract import as_json, extract_stream, settings_from
     from features.manifest import read_manifests
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's notice before the kill: commit, then end
     with_audio = any(selector.modality == "audio" for selector in selectors)
     manifests = read_manifests(
         data, options.splits, audio_root=options.audio_root, require_emotion=False, check_audio=with_audio
     )
     utterances = [utterance for rows in manifests.values() for utterance in rows[: options.limit]]
-    settings = settings_from(options, data)
+    settings = replace(settings_from(options, data), plan_only=options.plan)
     results = []
     for selector in selectors:
         stores = extract_stream(utterances, selector, settings, output.say, output.progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import warnings
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "extract": CommandSpec(
         "cli.extract:extract", "features.config:ExtractOptions", "Run frozen encoders once and store their sequences."
+    ),
+    "layers": CommandSpec(
+        "cli.layers:layers", "features.config:LayersOptions", "Probe every layer of an encoder on valid."
     ),
     "store list": CommandSpec(
         "cli.store:list_", "features.config:StoreListOptions", "The stores of a features folder."
@@ -107,6 +111,7 @@ def mervn() -> None:
 
 def main() -> None:
     """Run `mervn`; exit 0 done, 1 failed, 2 wrong usage. What a user can cause ends in a message, not a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's notice before the kill: commit, then end
     warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
     sys.exit(run(sys.argv[1:]))
 

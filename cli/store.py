@@ -19,7 +19,7 @@ def list_(options: StoreListOptions, output: Output) -> None:
 
     folder = options.features_dir or features_folder(None, resolve_data(options.data))
     rows, documents = [], []
-    for info in list_stores(folder):
+    for info in list_stores(folder, means=True):
         store = FeatureStore(info.path)
         weights = str(info.provenance["weights"])
         rows.append((info.path, len(store), f"{store.num_bytes / 1e6:.1f}", info.identity["store_dtype"], weights))

@@ -45,4 +45,6 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
     output.result(
         f"valid: macro-F1 {valid['macro_f1']:.4f}, accuracy {valid['accuracy']:.4f} ({valid['n']} utterances{missing})"
     )
+    for name, weights in result.metrics["layer_weights"].items():
+        output.result(f"{name} layers: " + ", ".join(f"{layer} {weight:.3f}" for layer, weight in weights.items()))
     output.document({"run": str(result.path), "trained": result.trained, "metrics": result.metrics})

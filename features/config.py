@@ -44,32 +44,40 @@ class DataOptions(Options):
     )
 
 
-class ExtractOptions(DataOptions):
-    """Options of `mervn extract`."""
+class EncodeOptions(DataOptions):
+    """Which encoders to run, and how."""
 
-    audio_encoder: str | None = Field(None, description="Audio encoder, NAME[=MODEL][@LAYER]; see `mervn encoders`.")
-    text_encoder: str | None = Field(None, description="Text encoder, NAME[=MODEL][@LAYER]; see `mervn encoders`.")
-    splits: tuple[Literal["train", "valid", "test"], ...] = Field(SPLITS, description="Splits to extract.")
-    limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Only the first N utterances of each split.")
-    store_dtype: Literal["fp16", "fp32"] = Field("fp16", description="Precision on disk.")
+    audio_encoder: str | None = Field(None, description="NAME[=MODEL][@LAYERS], two joined by +; see `mervn encoders`.")
+    text_encoder: str | None = Field(None, description="NAME[=MODEL][@LAYERS]; see `mervn encoders`.")
     encoder_precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision the encoder computes in.")
     segmenter: Literal["underthesea", "pyvi", "none"] | None = Field(
         None, description="Word segmenter of a text encoder; underthesea for phobert if unset, else none."
     )
     tone_style: Literal["keep", "old", "new"] | None = Field(
-        None,
-        description="Tone marks for a text encoder: as they are (unset), old (hòa) or new (hoà) style.",
+        None, description="Tone marks for a text encoder: as they are (unset), old (hòa) or new (hoà) style."
     )
     whisper_mode: Literal["30s", "trimmed"] | None = Field(
         None, description="Whisper over padded windows of 30 s (unset), or over the real rows alone: faster, less true."
     )
+    store_dtype: Literal["fp16", "fp32"] = Field("fp16", description="Precision on disk.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if torch sees one.")
     threads: Annotated[int, Field(ge=1)] | None = Field(None, description="CPU threads; torch's own choice if unset.")
     batch_seconds: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Padded seconds of audio a batch; 16 on a CPU and 480 on a GPU if unset."
     )
     update: bool = Field(False, description="Replace the features of utterances whose audio or transcript changed.")
+
+
+class ExtractOptions(EncodeOptions):
+    """Options of `mervn extract`."""
+
+    splits: tuple[Literal["train", "valid", "test"], ...] = Field(SPLITS, description="Splits to extract.")
+    limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Only the first N utterances of each split.")
     plan: bool = Field(False, description="Print what would be done and what it would take, then stop.")
+
+
+class LayersOptions(EncodeOptions):
+    """Options of `mervn layers`."""
 
 
 class StoreListOptions(DataOptions):

@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
-from features.config import ExtractOptions
+from features.config import EncodeOptions
 from features.encode import computing, encode_batch, resolve_device
 from features.encoders.base import Encoder, load_encoder
 from features.encoders.checkpoint import save_own
 from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector
 from features.errors import InputError
 from features.inputs import SAMPLE_RATE
+from features.layer_means import LayerMeans
 from features.manifest import Utterance
 from features.plan import Plan, Target, make_plan
 from features.store.identity import StoreInfo, create_store, identity_hash
@@ -49,6 +50,8 @@ class ExtractSettings:
     batch_seconds: float | None = None
     update: bool = False
     plan_only: bool = False
+    layer_means: bool = False
+    """Store the time-mean of each layer instead of sequences."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class StoreResult:
     padding: float
 
 
-def settings_from(options: ExtractOptions, data: Path) -> ExtractSettings:
-    """Return the settings that the options of `mervn extract` mean, and set the number of CPU threads."""
+def settings_from(options: EncodeOptions, data: Path) -> ExtractSettings:
+    """Return the settings that the options mean, and set the number of CPU threads."""
     if options.threads:
         torch.set_num_threads(options.threads)
     return ExtractSettings(
@@ -81,7 +84,6 @@ def settings_from(options: ExtractOptions, data: Path) -> ExtractSettings:
         device=options.device,
         batch_seconds=options.batch_seconds,
         update=options.update,
-        plan_only=options.plan,
     )
 
 
@@ -113,6 +115,8 @@ def extract_stream(
     """
     device = resolve_device(settings.device)
     encoder = load_encoder(selector, settings.encoder)
+    if settings.layer_means:
+        encoder = LayerMeans(encoder)
     identities = [store_identity(encoder, selector, layer, settings) for layer in encoder.layers]
     known = provenance(selector, encoder, device)
     plan = make_plan(
@@ -127,7 +131,7 @@ def extract_stream(
     infos = [create_store(settings.features_dir, identity, known, encoder.model_name) for identity in identities]
     for info in infos:
         if encoder.is_random and not (info.path / "encoder").exists():
-            save_own(encoder, info.path / "encoder")
+            save_own(encoder.inner if isinstance(encoder, LayerMeans) else encoder, info.path / "encoder")
     return _run(plan, infos, encoder.to(device), device, settings, progress)
 
 

@@ -29,6 +29,11 @@ class HeadOptions(Options):
         "token", description="An empty stream becomes a learned row (token), or nothing attends to it (none)."
     )
 
+    dual_merge: Literal["concat", "sum"] = Field("concat", description="How two audio streams joined by + meet.")
+    dual_time: Literal["repeat", "linear"] = Field(
+        "repeat", description="The second stream's row at a time of the first: the one there, or interpolated."
+    )
+
     @model_validator(mode="after")
     def _check_heads(self) -> Any:
         if self.dim % self.heads:
@@ -61,8 +66,10 @@ class TrainingOptions(HeadOptions):
 class StoreOptions(DataOptions):
     """Which stores feed a head."""
 
-    audio_encoder: str | None = Field(None, description="Audio encoder, NAME[=MODEL][@LAYER]; else the only store.")
-    text_encoder: str | None = Field(None, description="Text encoder, NAME[=MODEL][@LAYER]; else the only store.")
+    audio_encoder: str | None = Field(
+        None, description="Audio encoder, NAME[=MODEL][@LAYERS], two joined by +; else the only store."
+    )
+    text_encoder: str | None = Field(None, description="Text encoder, NAME[=MODEL][@LAYERS]; else the only store.")
     audio_store: Path | None = Field(None, description="Folder of the audio store, where a selector is not enough.")
     text_store: Path | None = Field(None, description="Folder of the text store, where a selector is not enough.")
     allow_missing: bool = Field(

@@ -12,10 +12,8 @@ from safetensors.torch import load_file
 from features.encode import resolve_device
 from features.errors import InputError
 from features.manifest import manifest_sha256, read_manifests
-from features.store.identity import StoreInfo
-from features.store.index import features_folder, list_stores
+from features.store.index import features_folder
 from features.store.provenance import now
-from features.store.reader import FeatureStore
 from mervn.config import EvaluateOptions, HeadOptions
 from mervn.dataset import load_split
 from mervn.metrics import compute_metrics
@@ -31,6 +29,7 @@ from mervn.runs import (
     write_json,
     write_jsonl,
 )
+from mervn.streams import Stream, StreamShape, find_streams
 from mervn.train_head import prediction_rows
 from mervn.training import predict
 
@@ -42,7 +41,8 @@ def load_head(run: Path, config: RunConfig) -> Head:
     if not (run / METRICS_FILE).is_file():
         raise InputError(f"{run} is not complete: run the train-head command that made it again, it goes on")
     options = HeadOptions.model_validate({k: v for k, v in config.options.items() if k in HeadOptions.model_fields})
-    head = build_head(options, config.widths, len(config.labels))
+    shapes = {name: StreamShape(**shape) for name, shape in config.streams.items()}
+    head = build_head(options, shapes, len(config.labels))
     try:
         head.load_state_dict(load_file(run / MODEL_FILE), strict=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
@@ -59,7 +59,7 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say) -> dict[str, Any]:
     config = read_config(run)
     head = load_head(run, config)
     device = resolve_device(options.device)
-    data, stores = _data_and_stores(config, options)
+    data, streams = _data_and_streams(config, options)
     audio_root = options.audio_root or config.options.get("audio_root")
     rows = read_manifests(
         data, (options.split,), audio_root=Path(audio_root) if audio_root else None, check_audio=False
@@ -67,7 +67,7 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say) -> dict[str, Any]:
     split = load_split(
         options.split,
         rows,
-        stores,
+        streams,
         config.labels,
         allow_missing=options.allow_missing,
         verify_inputs=options.verify_inputs,
@@ -86,33 +86,15 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say) -> dict[str, Any]:
     return metrics | ({"test_looks": looks} if looks is not None else {})
 
 
-def _data_and_stores(config: RunConfig, options: EvaluateOptions) -> tuple[Path, dict[str, FeatureStore]]:
-    """Return the data folder and the stores of exactly the identities the run was trained on."""
+def _data_and_streams(config: RunConfig, options: EvaluateOptions) -> tuple[Path, dict[str, Stream]]:
+    """Return the data folder and the streams of exactly the identities the run was trained on."""
     data = options.data or Path(config.options["data"])
     folder = options.features_dir
     if folder is None and options.data is None and config.options.get("features_dir"):
         folder = Path(config.options["features_dir"])
-    folder = features_folder(folder, data)
-    found: dict[str, FeatureStore] = {}
-    for modality, wanted in config.inputs["stores"].items():
-        path = _find(config, options, folder, modality, wanted)
-        found[modality] = FeatureStore(path)
-    return data, found
-
-
-def _find(config: RunConfig, options: EvaluateOptions, folder: Path, modality: str, wanted: str) -> Path:
-    infos: list[StoreInfo] = list_stores(folder, modality)
-    for info in infos:
-        if info.hash == wanted:
-            return info.path
-    given = config.options.get(f"{modality}_store")
-    if given and options.data is None and FeatureStore(given).info.hash == wanted:
-        return Path(given)
-    there = ", ".join(info.path.name for info in infos) or "none"
-    raise InputError(
-        f"the {modality} store of identity {wanted} that this run was trained on is not in {folder} (there: {there}); "
-        f"extract with the same encoder, or give --features-dir"
-    )
+    given = {m: config.options.get(f"{m}_store") for m in ("audio", "text")} if options.data is None else {}
+    explicit = {modality: Path(path) if path else None for modality, path in given.items()}
+    return data, find_streams(config.inputs["stores"], features_folder(folder, data), explicit)
 
 
 def record_access(run: Path, data: Path, split: str, run_hash: str, say: Say) -> int:

@@ -12,9 +12,11 @@ from features.ragged import Ragged, concatenate
 from features.targets import import_target
 from mervn.classifier import Classifier
 from mervn.config import HeadOptions
+from mervn.dual import Dual
 from mervn.fusion import FUSIONS
 from mervn.pooling import ClsPooling
 from mervn.registry import POOLINGS
+from mervn.streams import SECOND, StreamShape
 
 
 class Projection(nn.Module):
@@ -37,6 +39,22 @@ class Projection(nn.Module):
         return concatenate(projected, token)
 
 
+class LayerMix(nn.Module):
+    """A learned softmax mix of layers (Peters et al. 2018, eq. 1, without the scale): sum_l softmax(s)_l h_l."""
+
+    def __init__(self, num_layers: int) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros(num_layers))
+
+    def weights(self) -> Tensor:
+        """Return the weights (L,), which add up to 1."""
+        return self.scores.softmax(0)
+
+    def forward(self, stream: Ragged) -> Ragged:
+        """(sum T, L, D) -> (sum T, D)."""
+        return stream.replace(torch.einsum("tld,l->td", stream.values, self.weights()))
+
+
 class Head(nn.Module):
     """Maps streams of features to logits: `forward({"text": Ragged, "audio": Ragged}) -> (B, C)`.
 
@@ -46,6 +64,8 @@ class Head(nn.Module):
 
     def __init__(
         self,
+        mixes: Mapping[str, LayerMix],
+        dual: Dual | None,
         projections: Mapping[str, Projection],
         fusion: nn.Module,
         poolings: Sequence[nn.Module],
@@ -53,6 +73,8 @@ class Head(nn.Module):
         classifier: nn.Module,
     ) -> None:
         super().__init__()
+        self.mixes = nn.ModuleDict(mixes)
+        self.dual = dual
         self.projections = nn.ModuleDict(projections)
         self.fusion = fusion
         self.poolings = nn.ModuleList(poolings)
@@ -60,7 +82,10 @@ class Head(nn.Module):
         self.classifier = classifier
 
     def forward(self, streams: dict[str, Ragged]) -> Tensor:
-        """Return logits (B, C) float32 for streams of features (sum T, D)."""
+        """Return logits (B, C) float32 for streams of features (sum T, D), or (sum T, L, D) where layers are mixed."""
+        streams = {name: self.mixes[name](x) if name in self.mixes else x for name, x in streams.items()}
+        if self.dual is not None:
+            streams["audio"] = self.dual(streams["audio"], streams[SECOND])
         projected = {name: projection(streams[name]) for name, projection in self.projections.items()}
         sequences = self.fusion(projected)
         pooled = []
@@ -86,10 +111,16 @@ class PaddedHead(nn.Module):
         text_lengths: Tensor | None = None,
         audio: Tensor | None = None,
         audio_lengths: Tensor | None = None,
+        audio_2: Tensor | None = None,
+        audio_2_lengths: Tensor | None = None,
     ) -> Tensor:
-        """Return logits (B, C) for text (B, Tt, Dt), audio (B, Ta, Da) and lengths (B,); padding may hold anything."""
+        """Return logits (B, C) for text (B, Tt, Dt), audio (B, Ta, Da) and lengths (B,); padding may hold anything.
+
+        `audio_2` is the second stream of a dual head; several layers are (B, T, L, D).
+        """
         streams = {}
-        for name, padded, lengths in (("text", text, text_lengths), ("audio", audio, audio_lengths)):
+        given = (("text", text, text_lengths), ("audio", audio, audio_lengths), (SECOND, audio_2, audio_2_lengths))
+        for name, padded, lengths in given:
             if padded is not None and lengths is not None:
                 streams[name] = Ragged.from_padded(padded, lengths)
         logits: Tensor = self.head(streams)
@@ -109,12 +140,19 @@ def pooling_names(fusion: str, pooling: str) -> list[str]:
     return ["cls" if lead == "text" else "mean" for lead in outputs]
 
 
-def build_head(options: HeadOptions, widths: Mapping[str, int], num_classes: int) -> Head:
-    """Build the head that the options describe for streams of these widths."""
+def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_classes: int) -> Head:
+    """Build the head that the options describe for streams of these shapes."""
     spec = FUSIONS[options.fusion]
     names = pooling_names(options.fusion, options.pooling)
     token = options.missing == "token"
+    widths = {name: shapes[name].width for name in spec.streams}
+    dual = None
+    if SECOND in shapes and "audio" in spec.streams:
+        dual = Dual(shapes["audio"], shapes[SECOND], options.dual_merge, options.dual_time)
+        widths["audio"] = dual.width
     return Head(
+        mixes={name: LayerMix(len(shape.layers)) for name, shape in shapes.items() if len(shape.layers) > 1},
+        dual=dual,
         projections={name: Projection(widths[name], options.dim, token) for name in spec.streams},
         fusion=import_target(spec.target)(options.dim, options.heads, options.attention_dropout),
         poolings=[import_target(POOLINGS[name])(options.dim) for name in names],

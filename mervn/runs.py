@@ -33,8 +33,8 @@ class RunConfig:
     labels: Sequence[str]
     inputs: Mapping[str, Any]
     """Hashes of the manifests, identities and contents of the stores."""
-    widths: Mapping[str, int]
-    """The width of each stream's features."""
+    streams: Mapping[str, Mapping[str, Any]]
+    """The `StreamShape` of each stream."""
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -56,14 +56,14 @@ class RunConfig:
             "options": dict(self.options),
             "labels": list(self.labels),
             "inputs": dict(self.inputs),
-            "widths": dict(self.widths),
+            "streams": {name: dict(shape) for name, shape in self.streams.items()},
         }
 
 
 def default_folder(config: RunConfig, encoders: Mapping[str, str]) -> Path:
     """Return runs/<data>-<encoders>-<fusion>-<pooling>-<8 hex> below the current folder."""
     data = Path(str(config.options["data"])).name
-    names = "+".join(encoders[modality] for modality in sorted(encoders))
+    names = "+".join(encoders[name] for name in sorted(encoders))
     text = f"{data}-{names}-{config.options['fusion']}-{config.options['pooling']}-{config.hash}"
     return Path("runs") / re.sub(r"[^A-Za-z0-9._+-]+", "-", text)
 
@@ -77,7 +77,7 @@ def read_config(run: Path) -> RunConfig:
         document = json.loads(path.read_text("utf-8"))
         if document["schema"] != SCHEMA:
             raise ValueError(f"schema must be {SCHEMA}, found {document['schema']}")
-        keys = ("command", "options", "labels", "inputs", "widths")
+        keys = ("command", "options", "labels", "inputs", "streams")
         return RunConfig(*(document[key] for key in keys))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} must be the configuration of a run, but cannot be read: {error!r}") from error

@@ -19,12 +19,11 @@ from features.encode import resolve_device
 from features.errors import InputError
 from features.manifest import Utterance, manifest_sha256, read_manifests
 from features.store.provenance import machine, now, package_versions
-from features.store.reader import FeatureStore
 from mervn.config import TrainHeadOptions
-from mervn.dataset import Split, load_split, open_stores
+from mervn.dataset import Split, load_split
 from mervn.fusion import FUSIONS
 from mervn.metrics import compute_metrics
-from mervn.model import build_head, pooling_names
+from mervn.model import Head, LayerMix, build_head, pooling_names
 from mervn.runs import (
     ENVIRONMENT_FILE,
     METRICS_FILE,
@@ -37,6 +36,7 @@ from mervn.runs import (
     write_json,
     write_jsonl,
 )
+from mervn.streams import Stream, StreamShape, open_streams
 from mervn.training import Report, Trainer, predict
 
 Say = Callable[[str], None]
@@ -65,30 +65,31 @@ def train_head(options: TrainHeadOptions, data: Path, say: Say, report: Report) 
     labels = sorted({str(utterance.emotion) for utterance in manifests["train"]})
     if len(labels) < 2:
         raise InputError(f"train.jsonl must hold at least two emotions, found {', '.join(labels)}")
-    stores = open_stores(options, data, modalities)
-    splits = {name: _load(name, rows, stores, labels, options) for name, rows in manifests.items()}
-    config = _configuration(options, data, labels, stores, splits)
-    run = options.output or default_folder(config, {m: store.info.encoder for m, store in stores.items()})
-    for modality, store in stores.items():
-        say(f"{modality} features: {store.path} ({store.info.provenance['weights']})")
+    streams = open_streams(options, data, modalities)
+    splits = {name: _load(name, rows, streams, labels, options) for name, rows in manifests.items()}
+    config = _configuration(options, data, labels, streams, splits)
+    run = options.output or default_folder(config, {name: stream.encoder for name, stream in streams.items()})
+    for stream in streams.values():
+        for store in stream.stores:
+            say(f"{stream.name} features: {store.path} ({stream.weights})")
     with locked(run):
         if prepare(run, config, options.force):
             say(f"complete already: {run} (--force trains again)")
             return RunResult(run, json.loads((run / METRICS_FILE).read_text("utf-8")), trained=False)
         _warn_empty(splits, options)
-        metrics = _train(run, options, config, splits, labels, stores, device, report)
+        metrics = _train(run, options, config, splits, labels, streams, device, report)
     return RunResult(run, metrics, trained=True)
 
 
 def _load(
     name: str,
     rows: Sequence[Utterance],
-    stores: Mapping[str, FeatureStore],
+    streams: Mapping[str, Stream],
     labels: Sequence[str],
     options: TrainHeadOptions,
 ) -> Split:
     return load_split(
-        name, rows, stores, labels, allow_missing=options.allow_missing, verify_inputs=options.verify_inputs
+        name, rows, streams, labels, allow_missing=options.allow_missing, verify_inputs=options.verify_inputs
     )
 
 
@@ -96,7 +97,7 @@ def _configuration(
     options: TrainHeadOptions,
     data: Path,
     labels: list[str],
-    stores: Mapping[str, FeatureStore],
+    streams: Mapping[str, Stream],
     splits: Mapping[str, Split],
 ) -> RunConfig:
     resolved = json.loads(options.model_dump_json())
@@ -106,11 +107,11 @@ def _configuration(
     resolved["output"] = None  # the folder itself says where it is
     inputs = {
         "manifests": {name: manifest_sha256(data / f"{name}.jsonl") for name in splits},
-        "stores": {modality: store.info.hash for modality, store in stores.items()},
+        "stores": {name: [store.info.hash for store in stream.stores] for name, stream in streams.items()},
         "features": {name: split.features_sha256 for name, split in splits.items()},
     }
-    widths = {modality: store.dim for modality, store in stores.items()}
-    return RunConfig("train-head", resolved, labels, inputs, widths)
+    shapes = {name: stream.shape.as_json() for name, stream in streams.items()}
+    return RunConfig("train-head", resolved, labels, inputs, shapes)
 
 
 def _warn_empty(splits: Mapping[str, Split], options: TrainHeadOptions) -> None:
@@ -130,7 +131,7 @@ def _train(
     config: RunConfig,
     splits: Mapping[str, Split],
     labels: list[str],
-    stores: Mapping[str, FeatureStore],
+    streams: Mapping[str, Stream],
     device: torch.device,
     report: Report,
 ) -> dict[str, Any]:
@@ -138,7 +139,7 @@ def _train(
     started = time.perf_counter()
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
-        head = build_head(options, config.widths, len(labels)).to(device)
+        head = build_head(options, {name: stream.shape for name, stream in streams.items()}, len(labels)).to(device)
         trainer = Trainer(head, splits["train"], splits["valid"], labels, options, device)
         trainer.fit(run, options.checkpoint_every, report)
     if trainer.best.weights is None:
@@ -151,15 +152,25 @@ def _train(
         "labels": labels,
         "selected_epoch": trainer.best.epoch,
         "missing": {name: len(split.missing) for name, split in splits.items()},
-        "features": {modality: store.info.provenance["weights"] for modality, store in stores.items()},
+        "features": {name: stream.weights for name, stream in streams.items()},
+        "layer_weights": layer_weights(head, {name: stream.shape for name, stream in streams.items()}),
         "valid": {"missing": len(valid.missing), **compute_metrics(valid.targets, probabilities, labels)},
     }
     save_file({name: tensor.cpu() for name, tensor in head.state_dict().items()}, run / MODEL_FILE)
     write_jsonl(run / "predictions-valid.jsonl", prediction_rows(valid, probabilities, labels))
     seconds = time.perf_counter() - started
-    write_json(run / ENVIRONMENT_FILE, _environment(config, stores, device, head, seconds, trainer.next_epoch))
+    write_json(run / ENVIRONMENT_FILE, _environment(config, streams, device, head, seconds, trainer.next_epoch))
     write_json(run / METRICS_FILE, metrics)
     return metrics
+
+
+def layer_weights(head: Head, shapes: Mapping[str, StreamShape]) -> dict[str, dict[str, float]]:
+    """Return what the head learned to take of each layer, for the streams in which it mixes several."""
+    weights: dict[str, dict[str, float]] = {}
+    for name, mix in head.mixes.items():
+        if isinstance(mix, LayerMix):
+            weights[name] = dict(zip(shapes[name].layers, mix.weights().tolist(), strict=True))
+    return weights
 
 
 def prediction_rows(split: Split, probabilities: np.ndarray[Any, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -178,7 +189,7 @@ def prediction_rows(split: Split, probabilities: np.ndarray[Any, Any], labels: S
 
 def _environment(
     config: RunConfig,
-    stores: Mapping[str, FeatureStore],
+    streams: Mapping[str, Stream],
     device: torch.device,
     head: torch.nn.Module,
     seconds: float,
@@ -191,7 +202,10 @@ def _environment(
         "device": str(device),
         "commit": _commit(),
         "inputs": dict(config.inputs),
-        "stores": {modality: {"path": str(s.path.resolve()), **s.info.provenance} for modality, s in stores.items()},
+        "stores": {
+            name: [{"path": str(store.path.resolve()), **store.info.provenance} for store in stream.stores]
+            for name, stream in streams.items()
+        },
         "parameters": sum(parameter.numel() for parameter in head.parameters()),
         "seconds": round(seconds, 3),
         "seconds_per_epoch": round(seconds / max(1, epochs), 4),

@@ -15,8 +15,10 @@ from mervn.fusion.cross_attention import CrossAttention, MultiheadAttention
 from mervn.model import Head, PaddedHead, build_head
 from mervn.pooling import AttentivePooling
 from mervn.registry import POOLINGS
+from mervn.streams import StreamShape
 
 WIDTHS = {"text": 6, "audio": 5}
+SHAPES = {name: StreamShape(width) for name, width in WIDTHS.items()}
 TEXT_SIZES, AUDIO_SIZES = (3, 2, 0, 6, 1), (5, 0, 1, 17, 9)
 TOLERANCE = 2e-5
 CASES = [
@@ -34,7 +36,7 @@ def make_head(fusion: str, pooling: str, missing: str = "token") -> Head:
     options = HeadOptions.model_validate(
         {"fusion": fusion, "pooling": pooling, "missing": missing, "dim": 8, "heads": 2, "mlp": (7,)}
     )
-    head = build_head(options, WIDTHS, 3).eval()
+    head = build_head(options, SHAPES, 3).eval()
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.mul_(2)  # freshly made weights are so small that a leak would hide

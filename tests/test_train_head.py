@@ -14,9 +14,10 @@ from tiny import make_data, read_rows, wave, write_manifest
 
 from features.errors import InputError, UsageError
 from mervn.config import EvaluateOptions, TrainHeadOptions
-from mervn.dataset import load_split, open_stores
+from mervn.dataset import load_split
 from mervn.evaluation import evaluate, load_head
 from mervn.runs import locked, read_config
+from mervn.streams import open_streams
 from mervn.train_head import RunResult, train_head
 from mervn.training import Trainer, learning_rate
 
@@ -271,13 +272,13 @@ def test_batches_hold_the_stored_rows(data: Path) -> None:
     from features.manifest import read_manifests
 
     options = TrainHeadOptions(**SMALL)
-    stores = open_stores(options, data, ("audio", "text"))
+    stores = open_streams(options, data, ("audio", "text"))
     rows = read_manifests(data, ("train",))["train"]
     split = load_split("train", rows, stores, ["happy", "sad"])
     streams = split.batch([5, 4, 5], torch.device("cpu"))
     for name, stream in streams.items():
         for found, i in zip(stream.split(), (5, 4, 5), strict=True):
-            np.testing.assert_array_equal(found.numpy(), stores[name][rows[i].utterance_id].astype(np.float32))
+            np.testing.assert_array_equal(found.numpy(), stores[name].first[rows[i].utterance_id].astype(np.float32))
     assert split.syllables[4] == 0 and split.syllables[0] == 5
     assert split.audio_seconds[0] == pytest.approx(0.3)
 

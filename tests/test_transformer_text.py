@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import make_phobert, make_videberta
+from tiny import make_data, make_phobert, make_videberta, write_manifest
 
+from cli.main import run
 from features.encoders.base import Encoder, load_encoder
 from features.encoders.selector import EncoderSettings, parse_selector
 from features.encoders.transformer_text import TextTransformer
 from features.errors import InputError
 from features.ragged import Ragged
+from features.store.reader import FeatureStore
 from features.text import apply_tone_style, load_segmenter, normalize_text
 
 
@@ -127,3 +129,39 @@ def test_segmenters_join_the_syllables_of_a_word_or_are_named_when_absent(monkey
     monkeypatch.setitem(__import__("sys").modules, "underthesea", None)
     with pytest.raises(InputError, match=r"pip install 'mervn\[segment\]', or give --segmenter pyvi or none"):
         load_segmenter("underthesea")
+
+
+@pytest.mark.parametrize("name", ["phobert", "videberta"])
+def test_a_checkpoint_goes_through_extraction_and_training(name: str, tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    model = {"phobert": make_phobert, "videberta": make_videberta}[name](tmp_path / "model")
+    row = json.loads((data / "train.jsonl").read_text("utf-8").splitlines()[0])
+    rows = [row | {"utterance_id": "long", "transcript": "tôi " * 400}]
+    with (data / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(rows[0]) + "\n")
+    encoder = ["--text-encoder", f"{name}={model}", "--segmenter", "none"]
+    assert run(["extract", "--data", str(data), *encoder]) == 0
+    (path,) = (data / "stores" / "text").iterdir()
+    store = FeatureStore(path)
+    assert len(store["long"]) == {"phobert": 256, "videberta": 128}[name]
+    assert store["train-004"].shape == (0, 32)  # no transcript
+    output = tmp_path / "run"
+    train = ["train-head", "--data", str(data), "--fusion", "text", "--pooling", "cls", "--epochs", "2"]
+    assert run([*train, "--output", str(output)]) == 0
+    moved = shutil.copytree(model, tmp_path / "moved")
+    assert run(["extract", "--data", str(data), "--text-encoder", f"{name}={moved}", "--segmenter", "none"]) == 0
+    assert list((data / "stores" / "text").iterdir()) == [path]  # the same weights elsewhere are the same store
+    assert run(["extract", "--data", str(data), "--text-encoder", f"{name}={moved}@1", "--segmenter", "none"]) == 0
+    assert len(list((data / "stores" / "text").iterdir())) == 2
+
+
+def test_what_is_cut_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_data(tmp_path / "data", {"train": 2})
+    row = json.loads((data / "train.jsonl").read_text("utf-8").splitlines()[0])
+    write_manifest(data / "train.jsonl", [row | {"transcript": "tôi " * 300}])
+    encoder = f"phobert={make_phobert(tmp_path / 'model')}"
+    arguments = ["extract", "--data", str(data), "--splits", "train", "--text-encoder", encoder, "--segmenter", "none"]
+    assert run([*arguments, "--json"]) == 0
+    found = capsys.readouterr()
+    assert "1 transcripts are longer than the encoder takes and cut" in found.err
+    assert json.loads(found.out.splitlines()[-1])["stores"][0]["truncated"] == 1

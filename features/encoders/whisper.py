@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -115,14 +116,19 @@ class Whisper(Encoder):
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Encode samples (sum S,) at 16 kHz into (sum T, D) of each layer."""
         windows = [window for samples in inputs.split() for window in samples.split(self.window)]
+        sizes = [self.get_feat_lengths(size) for size in inputs.sizes]
+        # a CPU gains nothing from several windows at once, and its kernels round by the size of the batch
+        together = len(windows) if self.mode == "trimmed" or inputs.values.device.type != "cpu" else 1
+        chunks = [self._forward_windows(windows[i : i + together]) for i in range(0, len(windows), together)]
+        return [Ragged.from_lengths(torch.cat([chunk[i] for chunk in chunks]), sizes) for i in range(len(self.layers))]
+
+    def _forward_windows(self, windows: list[Tensor]) -> list[Tensor]:
+        """Encode windows of up to 30 s into their real rows (sum T, D), for each layer."""
         rows = Ragged.of_layout([self.get_feat_lengths(window.shape[0]) for window in windows], windows[0].device)
         mel = self.log_mel(windows)
         with captured(self.encoder.layers, self.layers) as states:
             states["last"] = self._trimmed(mel, rows) if self.mode == "trimmed" else self.encoder(mel).last_hidden_state
-        sizes = [self.get_feat_lengths(size) for size in inputs.sizes]
-        return [
-            Ragged.from_lengths(rows.pack(states[layer][:, : rows.max_length]).values, sizes) for layer in self.layers
-        ]
+        return [rows.pack(states[layer][:, : rows.max_length]).values for layer in self.layers]
 
     def _trimmed(self, mel: Tensor, rows: Ragged) -> Tensor:
         """Run the encoder over the real rows alone: (windows, max T, D).

@@ -17,11 +17,12 @@ def features_folder(features_dir: Path | None, data: Path) -> Path:
     return features_dir or Path(os.environ.get("MERVN_FEATURES") or data / "stores")
 
 
-def list_stores(features_dir: Path, modality: str | None = None) -> list[StoreInfo]:
-    """Return the stores of a features folder, in order of path."""
+def list_stores(features_dir: Path, modality: str | None = None, *, means: bool = False) -> list[StoreInfo]:
+    """Return the stores of a features folder, in order of path; those of layer means, for no head, if `means`."""
     modalities = [modality] if modality else sorted(ENCODERS)
     paths = [path.parent for kind in modalities for path in (features_dir / kind).glob(f"*/{STORE_FILE}")]
-    return [read_store_info(path) for path in sorted(paths)]
+    infos = [read_store_info(path) for path in sorted(paths)]
+    return [info for info in infos if means or info.identity["layer"] != "means"]
 
 
 def differences(info: StoreInfo, selector: Selector) -> list[str]:
@@ -37,6 +38,11 @@ def differences(info: StoreInfo, selector: Selector) -> list[str]:
         wanted["layer"] = selector.layers[0]
     found = {"encoder": info.encoder, "model": info.provenance.get("model_name"), "layer": info.identity["layer"]}
     return [f"{key} {found[key]}, wanted {value}" for key, value in wanted.items() if found[key] != value]
+
+
+def matching_stores(features_dir: Path, selector: Selector) -> list[StoreInfo]:
+    """Return the stores that a selector can mean."""
+    return [info for info in list_stores(features_dir, selector.modality) if not differences(info, selector)]
 
 
 def select_store(

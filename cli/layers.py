@@ -1,0 +1,58 @@
+"""`mervn layers`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+from cli.options import command
+from cli.output import Output
+from cli.settings import resolve_data
+from features.config import LayersOptions
+from features.encoders.selector import EncoderSettings, parse_selector
+from features.errors import UsageError
+
+
+@command("layers")
+def layers(options: LayersOptions, output: Output) -> None:
+    """Probe every layer of an encoder to see which one tells the emotions best.
+
+    One pass stores the time-mean of each layer (a store of its own kind); a logistic regression on each is trained on
+    train and scored on valid. Then extract the best layer: `mervn extract --audio-encoder NAME=MODEL@LAYER`.
+    """
+    given = {"audio": options.audio_encoder, "text": options.text_encoder}
+    named = [(modality, text) for modality, text in given.items() if text]
+    if len(named) != 1:
+        raise UsageError("give one encoder: --audio-encoder NAME[=MODEL] or --text-encoder NAME[=MODEL]")
+    selector = parse_selector(named[0][1], named[0][0])
+    if selector.layers not in (None, ("all",)):
+        raise UsageError(f"mervn layers probes all layers: give {selector.name} without @, found {named[0][1]!r}")
+    EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check([selector])
+    data = resolve_data(options.data)
+
+    from features.extract import settings_from
+    from mervn.layers import probe_layers
+
+    settings = replace(settings_from(options, data), layer_means=True)
+    selector = replace(selector, layers=("all",))
+    report = probe_layers(selector, data, options.audio_root, settings, output.say, output.progress)
+    output.table(
+        ("layer", "macro-F1", "accuracy"),
+        [(score.layer, f"{score.macro_f1:.4f}", f"{score.accuracy:.4f}") for score in report.scores],
+    )
+    missing = sum(report.missing.values())
+    left_out = f", {missing} without features left out" if missing else ""
+    output.result(
+        f"best on valid: layer {report.best.layer}, macro-F1 {report.best.macro_f1:.4f} "
+        f"({report.n['train']} train, {report.n['valid']} valid utterances{left_out})"
+    )
+    best = replace(selector, layers=(report.best.layer,))
+    output.result(f"extract it: mervn extract {best.flag}")
+    output.document(
+        {
+            "store": str(report.store),
+            "layers": [asdict(score) for score in report.scores],
+            "best": report.best.layer,
+            "n": dict(report.n),
+            "missing": dict(report.missing),
+        }
+    )

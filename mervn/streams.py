@@ -1,0 +1,173 @@
+"""The streams a head reads: text, audio, and a second audio stream; each of one or more layers of one encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from features.encoders import ENCODERS
+from features.encoders.selector import Selector, expand_layers, parse_selectors
+from features.errors import InputError, UsageError
+from features.store.identity import StoreInfo, differing_fields
+from features.store.index import features_folder, list_stores, matching_stores, select_store
+from features.store.reader import FeatureStore, RowInfo
+from mervn.config import StoreOptions
+
+SECOND = "audio_2"
+"""The name of the second audio stream."""
+
+
+def modality_of(stream: str) -> str:
+    """Return `text` or `audio`."""
+    return "text" if stream == "text" else "audio"
+
+
+@dataclass(frozen=True)
+class StreamShape:
+    """What a head must know of a stream to be built."""
+
+    width: int
+    layers: tuple[str, ...] = ("last",)
+    """The layers that are mixed, as they are called in selectors."""
+    stride: int = 0
+    """Samples at 16 kHz from one row to the next; 0 for text."""
+    centre: float = 0.0
+    """Sample at 16 kHz on which the first row is centred."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a JSON object; `StreamShape(**object)` takes it back."""
+        return asdict(self)
+
+
+class Stream:
+    """The stores of one encoder, one a layer; what one of them says of an utterance's input holds for all."""
+
+    def __init__(self, name: str, stores: Sequence[FeatureStore]) -> None:
+        self.name, self.stores = name, tuple(stores)
+        self.first = self.stores[0]
+        for store in self.stores[1:]:
+            differing = set(differing_fields(self.first.info.identity, store.info.identity)) - {"layer"}
+            if differing:
+                raise InputError(
+                    f"the layers of one stream must come from one encoder, but {self.first.path} and {store.path} "
+                    f"differ in {', '.join(sorted(differing))}"
+                )
+
+    def __contains__(self, utterance_id: str) -> bool:
+        return all(utterance_id in store for store in self.stores)
+
+    @property
+    def modality(self) -> str:
+        """`text` or `audio`."""
+        return modality_of(self.name)
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's name in the registry."""
+        return self.first.info.encoder
+
+    @property
+    def weights(self) -> str:
+        """Where the encoder's weights come from, for people."""
+        return str(self.first.info.provenance["weights"])
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers, as they are called in selectors."""
+        return tuple(str(store.info.identity["layer"]) for store in self.stores)
+
+    @property
+    def selector(self) -> str:
+        """The selector to extract these layers with."""
+        return f"{str(self.first.info.provenance['selector']).partition('@')[0]}@{','.join(self.layers)}"
+
+    @property
+    def shape(self) -> StreamShape:
+        """What a head must know to be built."""
+        spec = ENCODERS[self.modality][self.encoder]
+        return StreamShape(self.first.dim, self.layers, spec.stride, spec.centre)
+
+    def row_info(self, utterance_id: str) -> RowInfo:
+        """Return what an utterance's rows were made from; InputError where the layers disagree about it."""
+        rows = [store.row_info(utterance_id) for store in self.stores]
+        for store, row in zip(self.stores, rows, strict=True):
+            if (row.input_sha256, row.length) != (rows[0].input_sha256, rows[0].length):
+                raise InputError(
+                    f"{utterance_id!r} has another content in {self.first.path} than in {store.path}: "
+                    f"extract it again: mervn extract --{self.modality}-encoder {self.selector} --update"
+                )
+        return rows[0]
+
+
+def open_streams(options: StoreOptions, data: Path, modalities: Sequence[str]) -> dict[str, Stream]:
+    """Open the streams that the options mean; InputError says what is wrong with any of them."""
+    folder = features_folder(options.features_dir, data)
+    wanted = _wanted(options, modalities)
+    streams: dict[str, Stream] = {}
+    faults: list[str] = []
+    for name, (selector, path) in wanted.items():
+        try:
+            infos = _select(folder, modality_of(name), selector, path, data)
+            streams[name] = Stream(name, [FeatureStore(info.path) for info in infos])
+        except InputError as error:
+            faults.append(str(error))
+    if faults:
+        raise InputError("\n".join(dict.fromkeys(faults)))
+    return streams
+
+
+def _wanted(options: StoreOptions, modalities: Sequence[str]) -> dict[str, tuple[Selector | None, Path | None]]:
+    """Return the selector and the explicit store of each stream; UsageError where they contradict each other."""
+    given = {"audio": (options.audio_encoder, options.audio_store), "text": (options.text_encoder, options.text_store)}
+    wanted: dict[str, tuple[Selector | None, Path | None]] = {}
+    for modality, (text, path) in given.items():
+        selectors = parse_selectors(text, modality) if text is not None else []
+        if path is not None and (len(selectors) > 1 or any(len(s.layers or ()) > 1 for s in selectors)):
+            raise UsageError(f"--{modality}-store is one store, but --{modality}-encoder {text} means several")
+        if modality in modalities:
+            wanted[modality] = (selectors[0] if selectors else None, path)
+            if len(selectors) > 1:
+                wanted[SECOND] = (selectors[1], None)
+    return wanted
+
+
+def _select(folder: Path, modality: str, selector: Selector | None, path: Path | None, data: Path) -> list[StoreInfo]:
+    """Return the store of each layer that a selector means."""
+    if selector is None or selector.layers is None:
+        return [select_store(folder, modality, selector, path, data)]
+    layers = selector.layers
+    if layers == ("all",):
+        known = matching_stores(folder, replace(selector, layers=None))
+        depth = max((int(info.provenance["num_layers"]) for info in known), default=0)
+        layers = expand_layers(layers, depth)
+    return [select_store(folder, modality, replace(selector, layers=(layer,)), path, data) for layer in layers]
+
+
+def find_streams(
+    wanted: Mapping[str, Sequence[str]], folder: Path, explicit: Mapping[str, Path | None]
+) -> dict[str, Stream]:
+    """Open the streams of exactly these identities, each a list of hashes; InputError names the one that is not there.
+
+    `explicit` holds, by modality, a store outside the folder that a run was trained on.
+    """
+    return {
+        name: Stream(name, [FeatureStore(_find(modality_of(name), text, folder, explicit)) for text in hashes])
+        for name, hashes in wanted.items()
+    }
+
+
+def _find(modality: str, wanted: str, folder: Path, explicit: Mapping[str, Path | None]) -> Path:
+    infos = list_stores(folder, modality)
+    for info in infos:
+        if info.hash == wanted:
+            return info.path
+    given = explicit.get(modality)
+    if given is not None and FeatureStore(given).info.hash == wanted:
+        return given
+    there = ", ".join(info.path.name for info in infos) or "none"
+    raise InputError(
+        f"the {modality} store of identity {wanted} that this run was trained on is not in {folder} (there: {there}); "
+        f"extract with the same encoder, or give --features-dir"
+    )

@@ -6,13 +6,14 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from cli.options import command
 from cli.output import Output
 from features.config import DoctorOptions
+from features.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -129,9 +130,12 @@ def _espeak() -> tuple[str, str, str]:
 def _segmenter(package: str) -> Callable[[], tuple[str, str, str]]:
     def look() -> tuple[str, str, str]:
         try:
-            return "ok", version(package), ""
-        except PackageNotFoundError:
-            return "absent", "not installed (no encoder here needs it yet)", ""
+            from features.text import load_segmenter
+
+            segment, name = load_segmenter(package)
+            return "ok", f"{name.rpartition(' ')[2]}, joins {segment('tôi là sinh viên')!r}", ""
+        except InputError:
+            return "absent", "not installed", "PhoBERT needs a segmenter: pip install 'mervn[segment]'"
 
     return look
 

@@ -38,7 +38,7 @@ def _depth(spec: EncoderSpec) -> str:
 def _present(spec: EncoderSpec) -> str:
     """Say whether the default model can be loaded without the hub: from the local cache, or because it needs none."""
     if spec.model is None:
-        return "yes"
+        return "yes" if spec.makes_weights else "give one"
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder = Path(HF_HUB_CACHE) / ("models--" + spec.model.replace("/", "--")) / "snapshots"

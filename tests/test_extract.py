@@ -315,3 +315,12 @@ def test_the_store_says_that_random_weights_are_random(tmp_path: Path) -> None:
     document = json.loads((Path(run(data).path) / "store.json").read_text())
     assert document["provenance"]["weights"] == "random, seed 0"
     assert "versions" not in document["identity"] and "device" not in document["identity"]
+
+
+def test_bf16_is_another_store_and_close(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    exact, fast = run(data), run(data, encoder_precision="bf16")
+    assert exact.identity != fast.identity and fast.encoded == 42
+    a, b = FeatureStore(exact.path), FeatureStore(fast.path)
+    relative = [np.abs(a[u] - b[u]).mean() / np.abs(a[u]).mean() for u in a]
+    assert 1e-4 < max(relative) < 3e-2

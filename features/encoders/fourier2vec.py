@@ -143,7 +143,8 @@ class Fourier2Vec(Encoder):
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Encode samples (sum S,) at 16 kHz, each sequence >= 400 long, into (sum T, D) of each layer."""
-        mel = self.log_mel(inputs)
+        with torch.autocast(inputs.values.device.type, enabled=False):  # in bf16 it would lose what is soft
+            mel = self.log_mel(inputs)
         hidden = mel.pack(functional.gelu(self.conv_in(mel.pad(0.0).transpose(1, 2))).transpose(1, 2))
         halved = functional.gelu(self.conv_down(hidden.pad(0.0).transpose(1, 2))).transpose(1, 2)  # (B, T, D)
         x = Ragged.of_layout([(size + 1) // 2 for size in mel.sizes], halved.device).pack(halved)

@@ -103,13 +103,14 @@ class Whisper(Encoder):
     def log_mel(self, windows: list[Tensor]) -> Tensor:
         """Return log-mel spectrograms (windows, mels, 3000) of windows of up to 30 s, each on its own."""
         device = windows[0].device
-        batch = self.extractor(
-            [window.cpu().numpy() for window in windows],
-            sampling_rate=self.extractor.sampling_rate,
-            padding="max_length",
-            return_tensors="pt",
-            device=str(device),
-        )
+        with torch.autocast(device.type, enabled=False):  # a spectrogram in bf16 would lose what is soft
+            batch = self.extractor(
+                [window.cpu().numpy() for window in windows],
+                sampling_rate=self.extractor.sampling_rate,
+                padding="max_length",
+                return_tensors="pt",
+                device=str(device),
+            )
         features: Tensor = batch.input_features
         return features.to(device)
 

@@ -43,6 +43,11 @@ COMMANDS: dict[str, CommandSpec] = {
     "extract": CommandSpec(
         "cli.extract:extract", "features.config:ExtractOptions", "Run frozen encoders once and store their sequences."
     ),
+    "pretrain-audio": CommandSpec(
+        "cli.pretrain_audio:pretrain_audio",
+        "features.config:PretrainOptions",
+        "Pretrain fourier2vec on the audio of train, without labels.",
+    ),
     "store list": CommandSpec(
         "cli.store:list_", "features.config:StoreListOptions", "The stores of a features folder."
     ),

@@ -85,14 +85,14 @@ class PretrainOptions(DataOptions):
         None,
         description="Minutes of training, reading aside, instead of epochs; such a run cannot be repeated exactly.",
     )
-    batch_seconds: Annotated[float, Field(gt=0)] = Field(16.0, description="Padded seconds of audio a batch.")
+    batch_seconds: Annotated[float, Field(gt=0)] = Field(8.0, description="Padded seconds of audio a batch.")
     max_seconds: Annotated[float, Field(ge=1)] = Field(
         15.0, description="Longer utterances give a random crop of so many seconds an epoch."
     )
     mask_start: Annotated[float, Field(gt=0, le=1)] = Field(
         0.065, description="Masked spans begin at this share of the 50 Hz frames; at most half is masked."
     )
-    mask_span: Annotated[int, Field(ge=1)] = Field(7, description="Frames of 20 ms a masked span.")
+    mask_span: Annotated[int, Field(ge=1)] = Field(5, description="Frames of 20 ms a masked span.")
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="Greatest learning rate of AdamW.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="Weight decay of AdamW.")
     warmup: Annotated[float, Field(ge=0, lt=1)] = Field(

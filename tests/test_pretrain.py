@@ -200,7 +200,7 @@ def test_a_complete_result_is_printed_again_and_another_configuration_refused(
     third = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert third["trained"] and third["result"] == first["result"]
     document = json.loads(before["pretrain.json"])
-    assert document["options"]["mask_span"] == 7 and document["versions"]["torch"]
+    assert document["options"]["mask_span"] == 5 and document["versions"]["torch"]
     assert document["inputs"]["manifests"].keys() == {"train", "valid"}
 
 

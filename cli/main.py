@@ -47,6 +47,11 @@ COMMANDS: dict[str, CommandSpec] = {
     "layers": CommandSpec(
         "cli.layers:layers", "features.config:LayersOptions", "Probe every layer of an encoder on valid."
     ),
+    "pretrain-audio": CommandSpec(
+        "cli.pretrain_audio:pretrain_audio",
+        "features.config:PretrainOptions",
+        "Pretrain fourier2vec on the audio of train, without labels.",
+    ),
     "store list": CommandSpec(
         "cli.store:list_", "features.config:StoreListOptions", "The stores of a features folder."
     ),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import InputError, UsageError
-from features.store.identity import canonical_json, differing_fields, write_atomically
+from features.result_folder import clear, require_same
+from features.result_folder import locked as folder_locked
+from features.result_folder import write_json as write_json
+from features.result_folder import write_jsonl as write_jsonl
+from features.store.identity import canonical_json
 from mervn.config import NOT_CONFIGURATION
 
 SCHEMA = 1
 CONFIG_FILE, METRICS_FILE, MODEL_FILE = "config.json", "metrics.json", "model.safetensors"
 ENVIRONMENT_FILE, LEDGER_FILE = "environment.json", "test_access.jsonl"
-LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
@@ -89,58 +90,19 @@ def prepare(run: Path, config: RunConfig, force: bool) -> bool:
     UsageError where the folder holds another configuration.
     """
     if (run / CONFIG_FILE).is_file():
-        there = read_config(run)
-        if canonical_json(there.configuration) != canonical_json(config.configuration):
-            differing = differing_fields(there.configuration, config.configuration)
-            lines = [f"  {key}: there {before!r}, now {after!r}" for key, (before, after) in differing.items()]
-            raise UsageError(
-                f"{run} holds a run of another configuration; choose another --output:\n" + "\n".join(lines)
-            )
+        require_same(run, "run", read_config(run).configuration, config.configuration)
         if not force:
             return (run / METRICS_FILE).is_file()
-        _clear(run)
+        clear(run, kept=(LEDGER_FILE,))  # the record of looks at the test split stays
     write_json(run / CONFIG_FILE, config.as_json())
     return False
 
 
-def _clear(run: Path) -> None:
-    """Remove the results of a run; the record of looks at the test split stays."""
-    for path in run.iterdir():
-        if path.name in (LEDGER_FILE, LOCK_FILE):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Make a run's folder and keep a second process out of it; the lock goes with the process, however it ends.
-
-    UsageError where something stands there that is no run, InputError where another process writes.
-    """
-    if run.exists() and not run.is_dir():
-        raise UsageError(f"{run} must be a folder for the run, found a file")
-    if run.is_dir() and not (run / CONFIG_FILE).is_file() and any(path.name != LOCK_FILE for path in run.iterdir()):
-        raise UsageError(f"{run} is not empty and holds no run ({CONFIG_FILE} is missing); choose another --output")
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / LOCK_FILE).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"{run} is being written by another process; wait for it or give --output") from error
+    """Make a run's folder and keep a second process out of it, as `features.result_folder.locked`."""
+    with folder_locked(run, CONFIG_FILE, "run"):
         yield
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON file whole: sorted keys, two spaces."""
-    write_atomically(path, json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-def write_jsonl(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Write a JSONL file whole, one object a line."""
-    write_atomically(path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
 
 
 def append_jsonl(path: Path, entry: Mapping[str, Any]) -> None:

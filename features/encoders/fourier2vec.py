@@ -132,11 +132,15 @@ class Fourier2Vec(Encoder):
         """Return (max(n, 400) - 400) // 320 + 1, as for wav2vec2."""
         return (num_frames(lengths) + 1) // 2
 
-    def log_mel(self, samples: Ragged) -> Ragged:
-        """Return normalised log-mel frames (sum F, num_mels) of samples (sum S,)."""
+    def raw_log_mel(self, samples: Ragged) -> Ragged:
+        """Return log-mel frames (sum F, num_mels) of samples (sum S,), every 10 ms."""
         frames = Ragged.from_sequences([wave.unfold(0, WINDOW, HOP) for wave in samples.split()])  # (sum F, 400)
         power = torch.fft.rfft(frames.values * self.window, FFT).abs().square()
-        log_mel = frames.replace(torch.log(power @ self.filters + 1e-6))
+        return frames.replace(torch.log(power @ self.filters + 1e-6))
+
+    def log_mel(self, samples: Ragged) -> Ragged:
+        """Return normalised log-mel frames (sum F, num_mels) of samples (sum S,)."""
+        log_mel = self.raw_log_mel(samples)
         centred = log_mel.replace(log_mel.values - segment_mean(log_mel)[log_mel.segments])
         deviation = segment_mean(centred.replace(centred.values.square())).sqrt()
         return centred.replace(centred.values / (deviation[centred.segments] + 1e-5))
@@ -145,6 +149,10 @@ class Fourier2Vec(Encoder):
         """Encode samples (sum S,) at 16 kHz, each sequence >= 400 long, into (sum T, D) of each layer."""
         with torch.autocast(inputs.values.device.type, enabled=False):  # in bf16 it would lose what is soft
             mel = self.log_mel(inputs)
+        return self.encode_frames(mel)
+
+    def encode_frames(self, mel: Ragged) -> list[Ragged]:
+        """Encode normalised log-mel frames (sum F, num_mels) into (sum T, D) of each layer, T = ceil(F / 2)."""
         hidden = mel.pack(functional.gelu(self.conv_in(mel.pad(0.0).transpose(1, 2))).transpose(1, 2))
         halved = functional.gelu(self.conv_down(hidden.pad(0.0).transpose(1, 2))).transpose(1, 2)  # (B, T, D)
         x = Ragged.of_layout([(size + 1) // 2 for size in mel.sizes], halved.device).pack(halved)

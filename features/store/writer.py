@@ -88,19 +88,7 @@ class StoreWriter:
         if not self.rejected and not path.exists():
             return
         lines = [json.dumps(entry, ensure_ascii=False) for entry in self._kept_rejections()]
-        lines += [
-            json.dumps(
-                {
-                    "utterance_id": utterance.utterance_id,
-                    "file": utterance.file,
-                    "line": utterance.line,
-                    "reason": reason,
-                    "detail": detail,
-                },
-                ensure_ascii=False,
-            )
-            for utterance, reason, detail in self.rejected.values()
-        ]
+        lines += [json.dumps(rejection_entry(rejection), ensure_ascii=False) for rejection in self.rejected.values()]
         try:
             write_atomically(path, "".join(line + "\n" for line in lines))
         except OSError as error:
@@ -109,6 +97,18 @@ class StoreWriter:
     def _kept_rejections(self) -> list[dict[str, object]]:
         entries = read_rejected(self.info.path).values()
         return [entry for entry in entries if entry["utterance_id"] not in self.scope]
+
+
+def rejection_entry(rejection: Rejection) -> dict[str, object]:
+    """Return what rejected.jsonl says of one rejection."""
+    utterance, reason, detail = rejection
+    return {
+        "utterance_id": utterance.utterance_id,
+        "file": utterance.file,
+        "line": utterance.line,
+        "reason": reason,
+        "detail": detail,
+    }
 
 
 def read_rejected(store: Path) -> dict[str, dict[str, object]]:

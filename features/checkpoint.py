@@ -1,0 +1,91 @@
+"""Checkpoints: everything a training needs to go on exactly, in a folder that is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from features.errors import InputError
+from features.store.identity import sync_folder
+
+TENSORS_FILE, STATE_FILE = "state.safetensors", "state.json"
+
+
+def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write tensors and JSON state as `folder`: made under a temporary name, fsynced, renamed."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / TENSORS_FILE)
+    (temporary / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", "utf-8")
+    for path in temporary.iterdir():
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+    sync_folder(folder.parent)
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint; InputError if it is damaged."""
+    try:
+        state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text("utf-8"))
+        return load_file(folder / TENSORS_FILE), state
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{folder} must be a whole checkpoint, found: {error}; train again with --force") from error
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint of the latest epoch in a `checkpoints` folder."""
+    found = [path for path in folder.glob("epoch-*") if path.suffix != ".tmp" and (path / STATE_FILE).is_file()]
+    return max(found, default=None, key=lambda path: path.name)
+
+
+def remove_older(folder: Path, keep: Path) -> None:
+    """Remove every checkpoint of a `checkpoints` folder but one."""
+    for path in folder.glob("epoch-*"):
+        if path != keep:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's state as tensors named `optimizer.<parameter>.<entry>`."""
+    states = optimizer.state_dict()["state"]
+    return {f"optimizer.{i}.{key}": value for i, entries in states.items() for key, value in entries.items()}
+
+
+def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave; the parameter groups stay as they were built."""
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "optimizer":
+            number, _, key = rest.partition(".")
+            states.setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def rng_tensors() -> dict[str, Tensor]:
+    """Return the states of torch's global generators, which dropout draws from."""
+    states = {"rng.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states.update({f"rng.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())})
+    return states
+
+
+def load_rng_tensors(tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `rng_tensors` gave."""
+    torch.set_rng_state(tensors["rng.cpu"])
+    for name, state in tensors.items():
+        if name.startswith("rng.cuda.") and torch.cuda.is_available():
+            torch.cuda.set_rng_state(state, int(name.rsplit(".", 1)[1]))

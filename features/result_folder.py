@@ -1,0 +1,67 @@
+"""A folder that one process fills with the result of one configuration: the lock, the refusal of another, its JSON."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from features.errors import InputError, UsageError
+from features.store.identity import canonical_json, differing_fields, write_atomically
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
+    """Make a folder and keep a second process out of it; the lock goes with the process, however it ends.
+
+    `marker` is the file that tells a folder of this `kind` ("run") from any other. UsageError where something else
+    stands there, InputError where another process writes.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} must be a folder for the {kind}, found a file")
+    if folder.is_dir() and not (folder / marker).is_file() and any(path.name != LOCK_FILE for path in folder.iterdir()):
+        raise UsageError(f"{folder} is not empty and holds no {kind} ({marker} is missing); choose another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder} is being written by another process; wait for it or give --output") from error
+        yield
+
+
+def require_same(folder: Path, kind: str, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise a UsageError that lists the differences where a folder holds another configuration."""
+    if canonical_json(there) != canonical_json(now):
+        differing = differing_fields(there, now)
+        lines = [f"  {key}: there {before!r}, now {after!r}" for key, (before, after) in differing.items()]
+        raise UsageError(
+            f"{folder} holds a {kind} of another configuration; choose another --output:\n" + "\n".join(lines)
+        )
+
+
+def clear(folder: Path, kept: Collection[str] = ()) -> None:
+    """Remove everything in a folder but its lock and the files to be kept."""
+    for path in folder.iterdir():
+        if path.name == LOCK_FILE or path.name in kept:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON file whole: sorted keys, two spaces."""
+    write_atomically(path, json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Write a JSONL file whole, one object a line."""
+    write_atomically(path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))

@@ -1,0 +1,263 @@
+"""Pretraining: it learns, hides what it says it hides, and is the same twice and after a kill."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_extract import Bar
+from test_extract import run as extract
+from tiny import make_data, read_rows, wave
+
+from cli.main import run as command_line
+from features.config import PretrainOptions
+from features.encoders.base import load_encoder
+from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
+from features.encoders.selector import parse_selector
+from features.errors import InputError, UsageError
+from features.masked_frames import MaskedFrames, draw_positions, l1_sums, normalise_visible
+from features.pretrain import PretrainResult, pretrain
+from features.pretraining import Pretrainer, rate_at
+from features.ragged import Ragged
+from features.store.reader import FeatureStore
+
+SMALL = {**DEFAULTS, "dim": 32, "num_layers": 2, "position_kernel": 15, "position_groups": 4}
+QUICK: dict[str, Any] = {"epochs": 2, "batch_seconds": 2.0, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.pretrain.DEFAULTS", SMALL)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("corpus") / "data")
+
+
+@pytest.fixture
+def model() -> Iterator[MaskedFrames]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield MaskedFrames(Fourier2Vec(SMALL)).eval()
+
+
+def train(data: Path, output: Path, **changes: Any) -> PretrainResult:
+    options = PretrainOptions(**{**QUICK, "output": output, **changes})
+    return pretrain(options, data, lambda _: None, Bar, lambda _: None)
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """Return what must be the same twice: bytes of the files, and the history without its seconds."""
+    found: dict[str, Any] = {
+        name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors", "pretrain.json")
+    }
+    found["history"] = [
+        {key: value for key, value in entry.items() if not key.startswith("seconds")}
+        for entry in read_rows(folder / "history.jsonl")
+    ]
+    return found
+
+
+def test_it_lowers_the_validation_loss_and_keeps_the_best_epoch(data: Path, tmp_path: Path) -> None:
+    result = train(data, tmp_path / "out", epochs=10, learning_rate=5e-3).result
+    history = [entry["valid"] for entry in read_rows(tmp_path / "out" / "history.jsonl")]
+    assert history[-1]["l1"] < 0.98 * history[0]["l1"]
+    assert len({entry["mean_l1"] for entry in history}) == 1  # the masks of valid never change
+    assert result["valid"] == history[result["selected_epoch"]] == min(history, key=lambda entry: entry["l1"])
+    assert result["valid"]["ratio"] == result["valid"]["l1"] / result["valid"]["mean_l1"]
+
+
+def test_the_folder_is_an_encoder_with_weights_of_its_own(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "out")
+    encoder = load_encoder(parse_selector(f"fourier2vec={tmp_path / 'out'}", "audio"))
+    assert not encoder.is_random
+    assert encoder.weights_note == "pretrained, masked frames, 0.0029 h of data"
+    assert encoder.model_name == "out"
+    assert encoder.weights_sha256 != load_encoder(parse_selector("fourier2vec", "audio")).weights_sha256
+    stored = extract(data, f"fourier2vec={tmp_path / 'out'}", features_dir=tmp_path / "stores")
+    store = FeatureStore(stored.path)
+    assert store.info.provenance["weights"] == encoder.weights_note
+    assert store["train-000"].shape == (14, 32)
+
+
+@pytest.mark.parametrize("num_mel", [0, 1, 3, 4, 5, 13, 28, 200, 1001])
+def test_masks_hide_something_and_at_most_half(num_mel: int) -> None:
+    for seed in range(20):
+        positions = draw_positions(np.random.default_rng(seed), num_mel, 0.2, 7)
+        assert len(positions) <= num_mel // 4
+        assert (len(positions) > 0) == (num_mel >= 4)
+        assert (2 * positions + 1 < num_mel).all() and (positions.diff() > 0).all()
+    first, second = (draw_positions(np.random.default_rng(seed), 1001, 0.05, 7) for seed in (0, 1))
+    assert len(first) >= 7 and not torch.equal(first, second)
+
+
+def predict(model: MaskedFrames, samples: np.ndarray[Any, Any], hidden: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    mel = model.encoder.raw_log_mel(Ragged.from_sequences([torch.from_numpy(samples)]))
+    with torch.inference_mode():
+        prediction, target = model(mel, Ragged.from_sequences([torch.tensor(hidden)]))
+    return prediction, target
+
+
+def test_nothing_of_a_hidden_span_reaches_its_prediction(model: MaskedFrames) -> None:
+    samples, first, last = wave(1.0, 0), 10, 17
+    hidden = list(range(first, last))
+    changed = samples.copy()
+    begin, end = 320 * first + 240, 320 * last  # what only hidden windows see
+    changed[begin:end] += wave(1.0, 9, pitch=900.0)[begin:end]
+    before, after = predict(model, samples, hidden), predict(model, changed, hidden)
+    assert torch.equal(before[0], after[0])
+    assert not torch.allclose(before[1], after[1], atol=0.1)
+    changed[begin - 1] += 0.5  # negative control: one sample that a visible window sees
+    assert not torch.equal(before[0], predict(model, changed, hidden)[0])
+
+
+def test_an_utterance_has_the_same_loss_alone_and_in_a_batch(model: MaskedFrames) -> None:
+    rng = np.random.default_rng(0)
+    waves = [torch.from_numpy(wave(seconds, i)) for i, seconds in enumerate((0.06, 0.5, 2.0, 0.3, 1.1))]
+    mels = [model.encoder.raw_log_mel(Ragged.from_sequences([samples])).values for samples in waves]
+    positions = [draw_positions(rng, len(mel), 0.1, 7) for mel in mels]
+
+    def losses(indices: list[int]) -> torch.Tensor:
+        mel = Ragged.from_sequences([mels[i] for i in indices])
+        hidden = Ragged.from_sequences([positions[i] for i in indices])
+        with torch.inference_mode():
+            prediction, target = model(mel, hidden)
+        return l1_sums(prediction, target, hidden)
+
+    together = losses([0, 1, 2, 3, 4])
+    for i in range(5):
+        torch.testing.assert_close(losses([i])[0], together[i], atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(losses([4, 0, 2])[1:], together[[0, 2]], atol=2e-5, rtol=2e-5)
+    assert not torch.allclose(together[1], together[2])
+
+
+def test_visible_frames_alone_normalise_and_silence_stays_finite() -> None:
+    mel = torch.randn(20, 3) * 4 + 2
+    normal, visible = normalise_visible(Ragged.from_sequences([mel]), torch.arange(4, 10))
+    seen = torch.cat([mel[:4], mel[10:]])
+    torch.testing.assert_close(normal, (mel - seen.mean(0)) / seen.std(0, correction=0))
+    assert visible.sum() == 14
+    silent = torch.full((20, 3), -13.8)
+    silent[5] = 5.0
+    assert normalise_visible(Ragged.from_sequences([silent]), torch.arange(4, 10))[0].abs().max() < 200
+
+
+def test_the_same_command_twice_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "a")
+    train(data, tmp_path / "b")
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+    train(data, tmp_path / "c", seed=1)
+    assert content(tmp_path / "a")["model.safetensors"] != content(tmp_path / "c")["model.safetensors"]
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("place", ["batch", "_save", "validate"])
+def test_a_killed_run_resumed_equals_an_undisturbed_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    train(data, tmp_path / "whole", epochs=4)
+    real, calls = getattr(Pretrainer, place), []
+
+    def killed(self: Pretrainer, *args: Any) -> Any:
+        calls.append(place)
+        if len(calls) > (2 if place != "batch" else 20):
+            raise KilledError
+        return real(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretrainer, place, killed)
+        with pytest.raises(KilledError):
+            train(data, tmp_path / "killed", epochs=4)
+    assert (tmp_path / "killed" / "checkpoints").is_dir()
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    assert train(data, tmp_path / "killed", epochs=4).trained
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+def test_a_complete_result_is_printed_again_and_another_configuration_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--data", str(data), "--output", str(tmp_path / "out"), "--device", "cpu", "--batch-seconds", "2"]
+    assert command_line(["pretrain-audio", *flags, "--epochs", "2", "--json"]) == 0
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    before = content(tmp_path / "out")
+    assert command_line(["pretrain-audio", *flags, "--epochs", "2", "--json"]) == 0
+    captured = capsys.readouterr()
+    second = json.loads(captured.out.splitlines()[-1])
+    assert "complete already" in captured.err
+    assert (first["trained"], second["trained"]) == (True, False)
+    assert first["result"] == second["result"] and content(tmp_path / "out") == before
+    assert command_line(["pretrain-audio", *flags, "--epochs", "3"]) == 2
+    assert "epochs: there 2, now 3" in capsys.readouterr().err
+    assert command_line(["pretrain-audio", *flags, "--epochs", "2", "--force", "--json"]) == 0
+    third = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert third["trained"] and third["result"] == first["result"]
+    document = json.loads(before["pretrain.json"])
+    assert document["options"]["mask_span"] == 5 and document["versions"]["torch"]
+    assert document["inputs"]["manifests"].keys() == {"train", "valid"}
+
+
+def test_minutes_end_the_training(data: Path, tmp_path: Path) -> None:
+    result = train(data, tmp_path / "out", epochs=None, minutes=0.02).result
+    assert result["epochs"] >= 1 and result["steps"] >= 1
+    assert rate_at(0.05, 0.1, 1.0) == 0.5 and rate_at(0.1, 0.1, 1.0) == 1.0 and rate_at(1.0, 0.1, 1.0) < 1e-9
+
+
+def test_long_utterances_are_cropped(data: Path, tmp_path: Path, model: MaskedFrames) -> None:
+    from features.frames import read_frames
+    from features.manifest import read_manifests
+
+    long = make_data(tmp_path / "long", {"train": 2, "valid": 1, "test": 1})
+    import soundfile
+
+    soundfile.write(long / "train-000.wav", wave(3.0, 0), 16_000)
+    frames, _ = read_frames(read_manifests(long, ("train",))["train"], model.encoder, tmp_path / "f", Bar)
+    trainer = Pretrainer(model, frames, frames, PretrainOptions(max_seconds=1.0), torch.device("cpu"))
+    (first, _), (again, _), (other, _) = (trainer.batch(frames, [0, 1], epoch) for epoch in (0, 0, 1))
+    assert first.sizes == (100, frames.sizes[1])
+    assert torch.equal(first.values, again.values) and not torch.equal(first.values, other.values)
+
+
+def test_bad_audio_is_left_out_counted_and_listed(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    (data / "train-003.wav").write_bytes(b"no audio")
+    result = train(data, tmp_path / "out", epochs=1).result
+    assert result["rejected"] == 1 and result["utterances"] == {"train": 23, "valid": 10}
+    (row,) = read_rows(tmp_path / "out" / "rejected.jsonl")
+    assert (row["utterance_id"], row["reason"], row["line"]) == ("train-003", "unreadable", 4)
+
+
+def test_faults_are_messages(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty and holds no pretrained encoder"):
+        train(data, tmp_path / "other")
+    with pytest.raises(ValueError, match="give epochs or minutes, not both, found epochs=3 minutes=1.0"):
+        PretrainOptions(epochs=3, minutes=1.0)
+    with pytest.raises(InputError, match="there is no data folder|is not there"):
+        train(tmp_path / "nothing", tmp_path / "out")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "pretrain.json").write_text("{")
+    with pytest.raises(InputError, match="pretrain.json must describe a pretraining"):
+        train(data, tmp_path / "damaged")
+    train(data, tmp_path / "changed", epochs=1)
+    document = json.loads((tmp_path / "changed" / "pretrain.json").read_text())
+    del document["result"]
+    (tmp_path / "changed" / "pretrain.json").write_text(json.dumps(document))
+    import soundfile
+
+    soundfile.write(data / "train-000.wav", wave(0.3, 77), 16_000)
+    with pytest.raises(InputError, match="it has changed since; train with --force"):
+        train(data, tmp_path / "changed", epochs=1)
+    for path in data.glob("train-*.wav"):
+        path.write_bytes(b"no audio")
+    with pytest.raises(InputError, match=r"train.jsonl must hold audio of at least 55 ms, found none.*rejected.jsonl"):
+        train(data, tmp_path / "none")

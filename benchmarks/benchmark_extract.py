@@ -4,7 +4,7 @@
 
 The habit: random batches of 16 utterances, padded to their longest, through the same encoder with the same masks.
 Ours: the plan of `mervn extract` (sorted by length, a small budget of padded seconds). Both give the same features
-(checked, 2e-5). Utterances of 1 to 15 s through a small wav2vec 2.0 with the real kernels (hidden 256, 4 layers);
+(checked, 2e-5). Utterances of 1 to 15 s through a small wav2vec 2.0 with the real kernels (hidden 256, 6 layers, 128 channels);
 trimmed Whisper against windows of 30 s on clips of 3 s (--whisper for real weights, else a random one of base's size).
 """
 
@@ -164,12 +164,12 @@ def main(tiny: bool, as_json: bool, whisper: Path | None) -> None:
         "intermediate_size": 1024,
         "num_attention_heads": 8,
     }
-    sizes |= {"conv_dim": [256] * 7, "num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 16}
+    sizes |= {"conv_dim": [128] * 7, "num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 16}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        figures = measure_batches(folder, 20 if tiny else 96, 1 if tiny else 3, {} if tiny else sizes)
+        figures = measure_batches(folder, 20 if tiny else 48, 1 if tiny else 3, {} if tiny else sizes)
         model = whisper or make_base_whisper(folder / "whisper", tiny)
-        figures.append(measure_whisper(model, 2 if tiny else 8, 1 if tiny else 3))
+        figures.append(measure_whisper(model, 2 if tiny else 6, 1 if tiny else 3))
     report("extract", figures, as_json)
 
 

@@ -63,7 +63,7 @@ class EncodeOptions(DataOptions):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if torch sees one.")
     threads: Annotated[int, Field(ge=1)] | None = Field(None, description="CPU threads; torch's own choice if unset.")
     batch_seconds: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Padded seconds of audio a batch; 16 on a CPU and 480 on a GPU if unset."
+        None, description="Padded seconds of audio a batch; 8 on a CPU and 480 on a GPU if unset."
     )
     update: bool = Field(False, description="Replace the features of utterances whose audio or transcript changed.")
 

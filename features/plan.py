@@ -19,7 +19,7 @@ from features.store.identity import StoreInfo, find_identity
 from features.store.reader import FeatureStore
 from features.store.writer import Rejection
 
-BATCH_SECONDS = {"cpu": 16.0, "cuda": 480.0}
+BATCH_SECONDS = {"cpu": 8.0, "cuda": 480.0}
 BATCH_TOKENS = {"cpu": 2048.0, "cuda": 32768.0}
 MAX_BATCH = 256
 CHANGED_SHOWN = 5

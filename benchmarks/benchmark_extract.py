@@ -4,7 +4,7 @@
 
 The habit: random batches of 16 utterances, padded to their longest, through the same encoder with the same masks.
 Ours: the plan of `mervn extract` (sorted by length, a small budget of padded seconds). Both give the same features
-(checked, 2e-5). Utterances of 1 to 15 s through a small wav2vec 2.0 with the real kernels (hidden 256, 6 layers, 128 channels);
+(checked, 2e-5). Utterances of 1 to 15 s through a small wav2vec 2.0 with the real kernels (hidden 256, 128 channels);
 trimmed Whisper against windows of 30 s on clips of 3 s (--whisper for real weights, else a random one of base's size).
 """
 

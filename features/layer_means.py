@@ -10,9 +10,7 @@ from torch import Tensor
 from features.encoders.base import Encoder, Lengths
 from features.encoders.selector import EncoderSettings, Selector
 from features.ragged import Ragged, segment_mean
-
-MEANS = "means"
-"""What stands in place of a layer in the identity of such a store."""
+from features.store.identity import MEANS
 
 
 class LayerMeans(Encoder):

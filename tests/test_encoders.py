@@ -13,7 +13,7 @@ import features.encoders.whisper
 import features.ragged
 from features.encoders import AUDIO_ENCODERS, ENCODERS, TEXT_ENCODERS
 from features.encoders.base import Encoder, load_encoder, weights_sha256
-from features.encoders.fourier2vec import mel_filters
+from features.encoders.mel import mel_filters
 from features.encoders.selector import EncoderSettings, parse_selector, parse_selectors
 from features.errors import InputError, UsageError
 from features.ragged import Ragged, padding_mask

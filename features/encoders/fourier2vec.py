@@ -20,12 +20,12 @@ from features.encoders.base import (
     samples_tensor,
 )
 from features.encoders.checkpoint import fill_own, load_own
+from features.encoders.mel import FFT, mel_filters
 from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
 from features.ragged import Ragged, segment_mean
 
-SAMPLE_RATE = 16_000
-WINDOW, HOP, FFT = 400, 160, 512
+WINDOW, HOP = 400, 160
 DEFAULTS: dict[str, Any] = {
     "dim": 256,
     "num_layers": 4,
@@ -37,20 +37,6 @@ DEFAULTS: dict[str, Any] = {
     "position_groups": 16,
 }
 RANDOM_SEED = 0
-
-
-def mel_filters(num_mels: int, low_hz: float, high_hz: float) -> Tensor:
-    """Return triangular filters (FFT // 2 + 1, num_mels), linear in mel = 1127 ln(1 + f / 700)."""
-
-    def mel(hz: Tensor) -> Tensor:
-        return 1127 * torch.log1p(hz / 700)
-
-    low, high = mel(torch.tensor([low_hz, high_hz], dtype=torch.float64)).tolist()
-    edges = torch.linspace(low, high, num_mels + 2, dtype=torch.float64)
-    bins = mel(torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, dtype=torch.float64))[:, None]
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return torch.minimum(rising, falling).clamp(min=0).float()
 
 
 def num_frames(lengths: Lengths) -> Lengths:
@@ -102,7 +88,9 @@ class Fourier2Vec(Encoder):
         self.dim, self.layers, self.num_layers = dim, layers, config["num_layers"]
         self.model_name, self.weights_note = "random", f"random, seed {RANDOM_SEED}"
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-        self.register_buffer("filters", mel_filters(mels, config["low_hz"], config["high_hz"]), persistent=False)
+        self.register_buffer(
+            "filters", mel_filters(mels, config["low_hz"], config["high_hz"]).float(), persistent=False
+        )
         self.conv_in = nn.Conv1d(mels, dim, 3, padding=1)
         self.conv_down = nn.Conv1d(dim, dim, 3, stride=2, padding=1)
         self.positions = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=config["position_groups"])

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from features.encoders.base import Encoder, Lengths, resolve_layers, samples_tensor
+from features.encoders.mel import FFT, mel_filters
 from features.encoders.selector import EncoderSettings, Layer, Selector
-from features.errors import InputError
+from features.errors import InputError, UsageError
 from features.ragged import Ragged
 
-WINDOW, HOP, FFT = 400, 160, 512
+WINDOW, HOP = 400, 160
 MELS, LOW_HZ, HIGH_HZ = 64, 125.0, 7500.0
 PATCH = 96
 """Frames a patch; patches do not overlap."""
@@ -25,22 +26,6 @@ FIRST, NEXT = 15_600, 15_360
 """Samples of the first patch (96 frames with the last window's end), and of each further one."""
 CHANNELS = (64, "P", 128, "P", 256, 256, "P", 512, 512, "P")
 """The convolutions of configuration A without its last block; P halves both axes."""
-
-
-def mel_filters() -> Tensor:
-    """Return HTK mel filters (257, 64): triangles linear in mel = 1127 ln(1 + f / 700), no weight on the DC row."""
-
-    def mel(hz: Tensor) -> Tensor:
-        return 1127 * torch.log1p(hz / 700)
-
-    low, high = mel(torch.tensor([LOW_HZ, HIGH_HZ], dtype=torch.float64)).tolist()
-    edges = torch.linspace(low, high, MELS + 2, dtype=torch.float64)
-    bins = mel(torch.linspace(0, 8000, FFT // 2 + 1, dtype=torch.float64))[:, None]
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    filters = torch.minimum(rising, falling).clamp(min=0)
-    filters[0] = 0
-    return filters
 
 
 def make_features() -> nn.Sequential:
@@ -78,7 +63,7 @@ class Vggish(Encoder):
         self.config = {"final_relu": final_relu, "partial": partial}
         self.final_relu, self.partial = final_relu, partial
         self.register_buffer("window", torch.hann_window(WINDOW, dtype=torch.float64), persistent=False)
-        self.register_buffer("filters", mel_filters(), persistent=False)
+        self.register_buffer("filters", mel_filters(MELS, LOW_HZ, HIGH_HZ), persistent=False)
         self.features = make_features()
         self.embeddings = nn.Sequential(
             nn.Linear(512 * 4 * 6, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 128)
@@ -88,7 +73,7 @@ class Vggish(Encoder):
     def load(cls, selector: Selector, settings: EncoderSettings) -> Vggish:
         """Load the public weights (.pth) or safetensors of the same keys: a file, or the only one of a folder."""
         if selector.layers not in (None, ("last",)):
-            raise InputError(f"{selector.flag}: vggish has one layer, 'last'")
+            raise UsageError(f"{selector.flag}: vggish has one layer, 'last'")
         path = _weights_file(selector)
         try:
             state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)

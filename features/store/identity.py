@@ -14,6 +14,8 @@ from typing import Any
 from features.errors import InputError
 
 STORE_FILE = "store.json"
+MEANS = "means"
+"""What stands in place of a layer where a store holds the time-mean of every layer."""
 SCHEMA = 1
 
 

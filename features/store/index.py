@@ -9,7 +9,7 @@ from pathlib import Path
 from features.encoders import ENCODERS
 from features.encoders.selector import Selector
 from features.errors import InputError
-from features.store.identity import STORE_FILE, StoreInfo, differing_fields, read_store_info
+from features.store.identity import MEANS, STORE_FILE, StoreInfo, differing_fields, read_store_info
 
 
 def features_folder(features_dir: Path | None, data: Path) -> Path:
@@ -22,7 +22,7 @@ def list_stores(features_dir: Path, modality: str | None = None, *, means: bool 
     modalities = [modality] if modality else sorted(ENCODERS)
     paths = [path.parent for kind in modalities for path in (features_dir / kind).glob(f"*/{STORE_FILE}")]
     infos = [read_store_info(path) for path in sorted(paths)]
-    return [info for info in infos if means or info.identity["layer"] != "means"]
+    return [info for info in infos if means or info.identity["layer"] != MEANS]
 
 
 def differences(info: StoreInfo, selector: Selector) -> list[str]:

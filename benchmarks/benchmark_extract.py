@@ -4,8 +4,8 @@
 
 The habit: random batches of 16 utterances, padded to their longest, through the model of transformers, with the mask.
 Ours: the encoder and the plan of `mervn extract` (sorted by length, a small budget of padded seconds). Both give the
-same features (checked, 2e-5). Utterances of 1 to 15 s, with the lengths of a speech emotion corpus (as in benchmark_train_head.py),
-through a small wav2vec 2.0 with the real kernels (hidden 512, 4 layers, 256 channels);
+same features (checked, 2e-5). Utterances of 1 to 15 s, with the lengths of a speech emotion corpus (as in
+benchmark_train_head.py), through a small wav2vec 2.0 with the real kernels (hidden 512, 4 layers, 256 channels);
 trimmed Whisper against windows of 30 s on clips of 3 s (--whisper for real weights, else a random one of base's size).
 """
 
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from features.batching import padding_share, plan_batches
 from features.encode import computing
-from features.encoders.base import Encoder, load_encoder
+from features.encoders.base import load_encoder
 from features.encoders.selector import EncoderSettings, parse_selector
 from features.plan import BATCH_SECONDS, MAX_BATCH
 from features.ragged import Ragged
@@ -55,7 +55,9 @@ def transformers_model(folder: Path) -> Callable[[Ragged], Ragged]:
     return encode
 
 
-def encode_all(encoder: Callable[[Ragged], Ragged], prepared: list[Tensor], batches: Sequence[Sequence[int]]) -> list[Tensor]:
+def encode_all(
+    encoder: Callable[[Ragged], Ragged], prepared: list[Tensor], batches: Sequence[Sequence[int]]
+) -> list[Tensor]:
     """Return the features of all utterances, encoded batch by batch."""
     found: list[Tensor] = [torch.empty(0)] * len(prepared)
     with torch.inference_mode():

@@ -27,13 +27,14 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from features.manifest import Utterance
-from features.store.hdf5 import Row
 from features.store.identity import create_store
+from features.store.part import Row
 from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
 from mervn.config import TrainHeadOptions
 from mervn.dataset import Split
 from mervn.model import Head, build_head
+from mervn.sequences import Sequences
 from mervn.streams import StreamShape
 from mervn.training import Trainer, make_optimizer
 
@@ -72,14 +73,14 @@ def make_corpus(folder: Path, count: int) -> Corpus:
         identity = {"modality": modality, "encoder": "random", "layer": 0, "store_dtype": "fp16", "dim": width}
         info = create_store(folder, identity, {}, "benchmark")
         paths = []
-        with StoreWriter(info, 0, set()) as writer:
+        with StoreWriter(info) as writer:
             for i, utterance in enumerate(utterances):
                 values = generator.standard_normal((lengths[modality][i], width), np.float32).astype(np.float16)
                 writer.add([Row(utterance.utterance_id, values, 0, "", "{}")])
                 paths.append(folder / f"{modality}-{i}.npy")
                 np.save(paths[-1], values)
         store = FeatureStore(info.path)
-        streams[modality] = [[store[utterance.utterance_id] for utterance in utterances]]
+        streams[modality] = [Sequences(store, [utterance.utterance_id for utterance in utterances])]
         files.append(paths)
     split = Split("train", utterances, [], targets, streams, seconds, tokens, "")
     return Corpus(split, list(zip(*files, strict=True)), targets.tolist())

@@ -35,7 +35,11 @@ def extract(options: ExtractOptions, output: Output) -> None:
         data, options.splits, audio_root=options.audio_root, require_emotion=False, check_audio=with_audio
     )
     utterances = [utterance for rows in manifests.values() for utterance in rows[: options.limit]]
-    settings = replace(settings_from(options, data), plan_only=options.plan)
+    number, count = map(int, (options.shard or "1/1").split("/"))
+    settings = replace(
+        settings_from(options, data), plan_only=options.plan, format=options.format, shard=(number, count),
+        engine=options.engine, workers=options.workers, ray_address=options.ray_address,
+    )  # fmt: skip
     results = []
     for selector in selectors:
         stores = extract_stream(utterances, selector, settings, output.say, output.progress)
@@ -44,8 +48,9 @@ def extract(options: ExtractOptions, output: Output) -> None:
             rejected = f", {result.rejected} rejected (see rejected.jsonl)" if result.rejected else ""
             clipped = f", {result.end_clipped} cut at the file's end" if result.end_clipped else ""
             truncated = f", {result.truncated} transcripts truncated" if result.truncated else ""
+            left = f", {result.left} left to other shards" if result.left else ""
             verb = "planned" if options.plan else f"{result.encoded} encoded"
-            output.result(f"{result.path}: {verb}, {result.kept} kept{rejected}{clipped}{truncated}")
+            output.result(f"{result.path}: {verb}, {result.kept} kept{left}{rejected}{clipped}{truncated}")
         if not options.plan:
             output.say("  " + "; ".join(_costs(stores[0])))
     output.document({"stores": [as_json(result) for result in results]})

@@ -58,6 +58,16 @@ COMMANDS: dict[str, CommandSpec] = {
     "store info": CommandSpec(
         "cli.store:info", "features.config:StoreInfoOptions", "What one store holds and what it was made from."
     ),
+    "store verify": CommandSpec(
+        "cli.store:verify", "features.config:StoreVerifyOptions", "Compare every byte of a store with its checksums."
+    ),
+    "store compact": CommandSpec(
+        "cli.store:compact", "features.config:StoreCompactOptions", "Gather small parts, drop rows that were replaced."
+    ),
+    "store convert": CommandSpec(
+        "cli.store:convert", "features.config:StoreConvertOptions", "Rewrite a store as HDF5 or as Zarr."
+    ),
+    "store rm": CommandSpec("cli.store:remove", "features.config:StoreRemoveOptions", "Remove a store."),
     "train-head": CommandSpec(
         "cli.train_head:train_head_command", "mervn.config:TrainHeadOptions", "Train a fusion head on stored sequences."
     ),
@@ -65,7 +75,7 @@ COMMANDS: dict[str, CommandSpec] = {
         "cli.evaluate:evaluate_command", "mervn.config:EvaluateOptions", "Score a finished run on a split."
     ),
 }
-GROUPS = {"store": "Look into feature stores."}
+GROUPS = {"store": "Look into feature stores, and look after them."}
 
 
 class LazyGroup(click.Group):

@@ -74,6 +74,29 @@ class ExtractOptions(EncodeOptions):
     splits: tuple[Literal["train", "valid", "test"], ...] = Field(SPLITS, description="Splits to extract.")
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Only the first N utterances of each split.")
     plan: bool = Field(False, description="Print what would be done and what it would take, then stop.")
+    format: Literal["hdf5", "zarr"] | None = Field(
+        None, description="Format of new parts; that of the store's other parts if unset, else hdf5."
+    )
+    shard: Annotated[str, Field(pattern=r"^[1-9]\d*/[1-9]\d*$")] | None = Field(
+        None, description="I/N: only the I-th of N shares of the work, for job arrays."
+    )
+    engine: Literal["local", "ray"] = Field("local", description="This process, or actors on a Ray cluster.")
+    workers: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Ray actors; one a GPU of the cluster if unset, or one a CPU where there is no GPU."
+    )
+    ray_address: str | None = Field(
+        None, description="A running Ray cluster (auto, or HOST:PORT); if unset one is started on this machine."
+    )
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Any:
+        if self.engine != "ray" and (self.workers is not None or self.ray_address is not None):
+            raise ValueError("workers and ray_address need --engine ray")
+        if self.shard is not None:
+            number, count = map(int, self.shard.split("/"))
+            if number > count:
+                raise ValueError(f"shard must be I/N with I from 1 to N, found {self.shard}")
+        return self
 
 
 class LayersOptions(EncodeOptions):
@@ -126,6 +149,30 @@ class StoreListOptions(DataOptions):
 
 class StoreInfoOptions(Options):
     """Options of `mervn store info`."""
+
+
+class StoreVerifyOptions(Options):
+    """Options of `mervn store verify`."""
+
+    set_aside: bool = Field(False, description="Rename damaged parts, so that extract encodes their utterances again.")
+
+
+class StoreCompactOptions(Options):
+    """Options of `mervn store compact`."""
+
+
+class StoreConvertOptions(Options):
+    """Options of `mervn store convert`."""
+
+    format: Literal["hdf5", "zarr"] | None = Field(
+        None, description="The format to convert to; the other than its first part's if unset."
+    )
+
+
+class StoreRemoveOptions(Options):
+    """Options of `mervn store rm`."""
+
+    yes: bool = Field(False, description="Do not ask.")
 
 
 class EncodersOptions(Options):

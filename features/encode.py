@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,8 @@ from features.errors import InputError
 from features.inputs import Input, read_input
 from features.manifest import Utterance
 from features.ragged import Ragged
-from features.store.hdf5 import Array, Row
-from features.store.writer import Rejection, StoreWriter
+from features.store.part import Array, Row
+from features.store.rejected import Rejection
 
 
 def resolve_device(name: str) -> torch.device:
@@ -34,11 +34,11 @@ def resolve_device(name: str) -> torch.device:
 
 
 def encode_batch(
-    utterances: list[Utterance], encoder: Encoder, device: torch.device, writers: Sequence[StoreWriter]
-) -> list[list[Row]]:
-    """Read and encode one batch into rows for each layer's writer.
+    utterances: list[Utterance], encoder: Encoder, device: torch.device, dtype: np.dtype[Any]
+) -> tuple[list[list[Row]], list[Rejection]]:
+    """Read and encode one batch into rows for each layer, and what was rejected, with its reason.
 
-    What cannot be read, and what encodes to NaN in any layer, is rejected with its reason in all of them.
+    What cannot be read, and what encodes to NaN in any layer, has no row in any of them.
     """
     inputs: list[Input] = []
     rejected: list[Rejection] = []
@@ -48,7 +48,7 @@ def encode_batch(
         except AudioError as error:
             rejected.append((utterance, error.reason, str(error)))
     layers = encode([item.prepared for item in inputs], encoder, device)
-    rows: list[list[Row]] = [[] for _ in writers]
+    rows: list[list[Row]] = [[] for _ in layers]
     for i, item in enumerate(inputs):
         expected = int(encoder.get_feat_lengths(item.prepared.shape[0]))
         if layers[0][i].shape[0] != expected:
@@ -57,14 +57,11 @@ def encode_batch(
         if not all(np.isfinite(features[i]).all() for features in layers):
             rejected.append((item.utterance, "non_finite_features", "the encoder gave NaN or infinity"))
             continue
-        for writer, features, chosen in zip(writers, layers, rows, strict=True):
-            values = _to_dtype(features[i], writer.dtype, item.utterance.utterance_id)
+        for features, chosen in zip(layers, rows, strict=True):
+            values = _to_dtype(features[i], dtype, item.utterance.utterance_id)
             source = json.dumps(item.source)
             chosen.append(Row(item.utterance.utterance_id, values, item.num_inputs, item.input_sha256, source))
-    for writer in writers:
-        for rejection in rejected:
-            writer.reject(rejection)
-    return rows
+    return rows, rejected
 
 
 def encode(prepared: list[torch.Tensor], encoder: Encoder, device: torch.device) -> list[list[Array]]:

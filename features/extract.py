@@ -1,7 +1,7 @@
-"""Extraction on one machine: run a frozen encoder once over every utterance and commit the sequences to a store.
+"""Extraction: run a frozen encoder once over every utterance and commit the sequences to a store.
 
-The unit of work and of resuming is a whole batch of the plan, and the plan depends on the manifest and the budget
-alone: an extraction that was interrupted and continued computes the same batches as one that was not.
+The plan depends on the manifest and the budget alone: an extraction that was interrupted and continued, or shared by
+several processes, computes the same batches as one that was not.
 """
 
 from __future__ import annotations
@@ -9,27 +9,32 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from features.config import EncodeOptions
-from features.encode import computing, encode_batch, resolve_device
+from features.encode import resolve_device
 from features.encoders.base import Encoder, load_encoder
-from features.encoders.checkpoint import save_own
+from features.encoders.checkpoint import CONFIG_FILE, save_own
 from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector
 from features.errors import InputError
 from features.inputs import SAMPLE_RATE
 from features.layer_means import LayerMeans
 from features.manifest import Utterance
 from features.plan import Plan, Target, make_plan
-from features.store.identity import StoreInfo, create_store, identity_hash
+from features.share import Share
+from features.store.claims import Claims
+from features.store.identity import create_store, identity_hash
 from features.store.index import features_folder
 from features.store.provenance import provenance
-from features.store.writer import REJECTED_FILE, StoreWriter
+from features.store.reader import FeatureStore
+from features.store.rejected import REJECTED_FILE, Rejection, read_rejected, record_rejected
+from features.store.writer import choose_format
+from features.work import Destination, Engine, LocalEngine, Worker
 
 FREE_DISK_MARGIN = 64 << 20
 Say = Callable[[str], None]
@@ -50,6 +55,14 @@ class ExtractSettings:
     batch_seconds: float | None = None
     update: bool = False
     plan_only: bool = False
+    format: str | None = None
+    """hdf5 or zarr; else that of the store's parts."""
+    shard: tuple[int, int] = (1, 1)
+    """The I-th of N shares of the units."""
+    engine: str = "local"
+    workers: int | None = None
+    ray_address: str | None = None
+    threads: int | None = None
     layer_means: bool = False
     """Store the time-mean of each layer instead of sequences."""
 
@@ -62,7 +75,10 @@ class StoreResult:
     identity: str
     encoded: int
     kept: int
+    """Rows that were there already, or that other processes committed meanwhile."""
     rejected: int
+    left: int
+    """Left to other shards."""
     end_clipped: int
     truncated: int
     seconds: float
@@ -84,6 +100,7 @@ def settings_from(options: EncodeOptions, data: Path) -> ExtractSettings:
         device=options.device,
         batch_seconds=options.batch_seconds,
         update=options.update,
+        threads=options.threads,
     )
 
 
@@ -110,13 +127,12 @@ def extract_stream(
 ) -> list[StoreResult]:
     """Extract one encoder's features of these utterances, one store a layer; rows that are there are kept.
 
-    Raises InputError where nothing could be encoded, the disk is too small, content changed under an id, or a value
-    does not fit the store's dtype; what was finished until then is committed. KeyboardInterrupt commits too.
+    Several processes that extract into one store share its units. Raises InputError where nothing could be encoded,
+    the disk is too small, content changed under an id, or a value does not fit the store's dtype; what was finished
+    until then is committed. KeyboardInterrupt commits too.
     """
     device = resolve_device(settings.device)
-    encoder = load_encoder(selector, settings.encoder)
-    if settings.layer_means:
-        encoder = LayerMeans(encoder)
+    encoder = open_encoder(selector, settings)
     identities = [store_identity(encoder, selector, layer, settings) for layer in encoder.layers]
     known = provenance(selector, encoder, device)
     plan = make_plan(
@@ -125,67 +141,105 @@ def extract_stream(
     _announce(plan, selector, encoder, device, settings, say)
     if settings.plan_only:
         folders = [target.store.path if target.store else settings.features_dir for target in plan.targets]
-        return [
-            _result(str(f), plan, t, 0, len(plan.rejected), 0.0) for f, t in zip(folders, plan.targets, strict=True)
-        ]
+        return [_result(plan, t, str(f), 0) for f, t in zip(folders, plan.targets, strict=True)]
     infos = [create_store(settings.features_dir, identity, known, encoder.model_name) for identity in identities]
     for info in infos:
-        if encoder.is_random and not (info.path / "encoder").exists():
+        if encoder.is_random and not (info.path / "encoder" / CONFIG_FILE).exists():
             save_own(encoder.inner if isinstance(encoder, LayerMeans) else encoder, info.path / "encoder")
-    return _run(plan, infos, encoder.to(device), device, settings, progress)
+    destinations = [
+        Destination(info, target.generation, choose_format(info, settings.format))
+        for info, target in zip(infos, plan.targets, strict=True)
+    ]
+    with Claims([info.path for info in infos]) as claims:
+        if settings.engine == "ray":
+            from features.extract_ray import RayEngine
+
+            engine: Engine = RayEngine(selector, settings, destinations, claims.token, identities, say)
+        else:
+            engine = LocalEngine(Worker(encoder, device, settings.encoder_precision, destinations, claims.token))
+        with closing(engine):
+            return _run(plan, destinations, engine, claims, settings, say, progress)
+
+
+def open_encoder(selector: Selector, settings: ExtractSettings) -> Encoder:
+    """Load the encoder that an extraction runs."""
+    encoder = load_encoder(selector, settings.encoder)
+    return LayerMeans(encoder) if settings.layer_means else encoder
+
+
+@dataclass
+class Done:
+    """What this process has done for one store."""
+
+    written: set[str] = field(default_factory=set)
+    tried: set[str] = field(default_factory=set)
+    rejected: dict[str, Rejection] = field(default_factory=dict)
 
 
 def _run(
     plan: Plan,
-    infos: list[StoreInfo],
-    encoder: Encoder,
-    device: torch.device,
+    destinations: list[Destination],
+    engine: Engine,
+    claims: Claims,
     settings: ExtractSettings,
+    say: Say,
     progress: Progress,
 ) -> list[StoreResult]:
-    """Encode the pending batches and commit them."""
-    started, audio_seconds, pending = time.perf_counter(), 0.0, plan.pending
-    scope = {utterance.utterance_id for utterance in plan.utterances}
-    bar = progress(len(plan.utterances), len(plan.utterances) - len(pending))
-    with ExitStack() as stack:
-        stack.enter_context(closing(bar))
-        writers = [
-            stack.enter_context(StoreWriter(info, target.generation, scope))
-            for info, target in zip(infos, plan.targets, strict=True)
-        ]
-        stack.enter_context(computing(device, settings.encoder_precision))
-        for writer in writers:
-            for rejection in plan.rejected.values():
-                writer.reject(rejection)
-        for batch in plan.pending_batches:
-            layers = encode_batch([plan.utterances[i] for i in batch], encoder, device, writers)
-            for writer, target, rows in zip(writers, plan.targets, layers, strict=True):
-                wanted = {plan.utterances[i].utterance_id for i in batch if i in target.pending}
-                writer.add([row for row in rows if row.utterance_id in wanted])
-            bar.update(len(pending.intersection(batch)))
-            if encoder.modality == "audio":
-                audio_seconds += sum(row.num_inputs for row in layers[0]) / SAMPLE_RATE
-                bar.set_postfix_str(f"{audio_seconds / (time.perf_counter() - started):.1f}x real time", refresh=False)
+    """Encode the pending units and commit them; what is rejected is written down however this ends."""
+    started = time.perf_counter()
+    first = {rejection[0].utterance_id: rejection for rejection in plan.rejected.values()}
+    done = [Done(tried=set(first), rejected=dict(first)) for _ in destinations]
+    share = Share(plan, [to.info for to in destinations], claims, settings.shard)
+    bar = progress(len(plan.utterances), len(plan.utterances) - len(plan.pending))
+    audio_seconds = 0.0
+    try:
+        with closing(bar):
+            for unit in share.through(engine, say, bar.update):
+                for one, written in zip(done, unit.written, strict=True):
+                    one.written.update(written)
+                    one.rejected |= {rejection[0].utterance_id: rejection for rejection in unit.rejected}
+                    one.tried.update(written, one.rejected)
+                audio_seconds += unit.audio_seconds
+                if audio_seconds:
+                    speed = audio_seconds / (time.perf_counter() - started)
+                    bar.set_postfix_str(f"{speed:.1f}x real time", refresh=False)
+    finally:
+        for to, one in zip(destinations, done, strict=True):
+            record_rejected(to.info, one.tried, list(one.rejected.values()))
     seconds = time.perf_counter() - started
     results = [
-        _result(str(writer.info.path), plan, target, writer.written, len(writer.rejected), seconds, audio_seconds)
-        for writer, target in zip(writers, plan.targets, strict=True)
+        _result(plan, target, str(to.info.path), len(one.written), seconds, audio_seconds, store)
+        for to, target, one, store in zip(destinations, plan.targets, done, share.stores, strict=True)
     ]
     for result in results:
-        if not result.encoded and not result.kept:
+        if not result.encoded and not result.kept and not result.left:
             raise InputError(f"nothing could be encoded; the reasons are in {Path(result.path) / REJECTED_FILE}")
     return results
 
 
 def _result(
-    path: str, plan: Plan, target: Target, encoded: int, rejected: int, seconds: float, audio_seconds: float = 0.0
+    plan: Plan,
+    target: Target,
+    path: str,
+    encoded: int,
+    seconds: float = 0.0,
+    audio_seconds: float = 0.0,
+    store: FeatureStore | None = None,
 ) -> StoreResult:
+    """Count what is in `store` now; without one, what the plan found."""
+    utterances = plan.utterances
+    lacking = {i for i in target.pending if store is not None and target.lacks(i, utterances[i], store)}
+    listed = read_rejected(Path(path)) if store is not None else {}
+    rejected = plan.rejected.keys() | {i for i in lacking if utterances[i].utterance_id in listed}
+    left = lacking - rejected
+    there = len(utterances) - len(rejected | left) - encoded
     return StoreResult(
         path=path,
         identity=identity_hash(target.identity),
         encoded=encoded,
-        kept=plan.num_kept(target),
-        rejected=rejected,
+        kept=there if store is not None else plan.num_kept(target),
+        rejected=len(rejected),
+        left=len(left),
         end_clipped=plan.end_clipped,
         truncated=plan.truncated,
         seconds=round(seconds, 3),

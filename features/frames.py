@@ -17,7 +17,7 @@ from features.encoders.fourier2vec import Fourier2Vec
 from features.inputs import SAMPLE_RATE, read_input
 from features.manifest import Utterance
 from features.ragged import Ragged
-from features.store.writer import Rejection
+from features.store.rejected import Rejection
 
 Progress = Callable[[int, int], Any]
 """`progress(total, done)` returns a bar with `update(n)` and `close()`."""

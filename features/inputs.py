@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +17,8 @@ from features.store.reader import RowInfo
 from features.text import normalize_text, text_sha256
 
 SAMPLE_RATE = 16_000
+Freshness = Literal["same", "moved", "changed"]
+"""Of a committed row: its input is as it was, has the same content in a file touched or moved since, or has changed."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ def audio_source(utterance: Utterance) -> dict[str, Any]:
     }
 
 
-def is_current(
+def compare_input(
     utterance: Utterance, row: RowInfo, modality: str, *, offline: bool = False, decode: bool = False
-) -> bool:
+) -> Freshness:
     """Tell whether a committed row was made from what the manifest says now.
 
     A transcript is compared by hash. Audio is compared by start, end, channel, size and mtime, and decoded and
@@ -76,11 +78,13 @@ def is_current(
     end and channel decide if `offline`; else it is an AudioError.
     """
     if modality == "text":
-        return text_sha256(transcript_of(utterance)) == row.input_sha256
+        return "same" if text_sha256(transcript_of(utterance)) == row.input_sha256 else "changed"
     then, now = json.loads(row.source), audio_source(utterance)
     if then == now and not decode:
-        return True
+        return "same"
     if now["size"] is None and offline and not decode:
-        return all(then[key] == now[key] for key in ("start", "end", "channel"))
+        return "same" if all(then[key] == now[key] for key in ("start", "end", "channel")) else "changed"
     samples, rate = decode_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
-    return samples_sha256(samples, rate) == row.input_sha256
+    if samples_sha256(samples, rate) != row.input_sha256:
+        return "changed"
+    return "same" if then == now else "moved"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +15,19 @@ from features.audio import AudioError, inspect_segment
 from features.batching import padding_share, plan_batches
 from features.encoders.base import Encoder
 from features.errors import InputError
-from features.inputs import SAMPLE_RATE, is_current, transcript_of
+from features.inputs import SAMPLE_RATE, audio_source, compare_input, transcript_of
 from features.manifest import Utterance
 from features.store.identity import StoreInfo, find_identity
 from features.store.reader import FeatureStore
-from features.store.writer import Rejection
+from features.store.rejected import Rejection
+from features.store.writer import PART_BYTES, PART_ROWS
 
 BATCH_SECONDS = {"cpu": 8.0, "cuda": 480.0}
 BATCH_TOKENS = {"cpu": 2048.0, "cuda": 32768.0}
 MAX_BATCH = 256
 CHANGED_SHOWN = 5
+UNITS = 32
+"""Into at least so many units the work is cut, where there are as many batches: several processes share it evenly."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,20 @@ class Target:
         """Everything to write."""
         return self.missing | self.changed
 
+    def lacks(self, index: int, utterance: Utterance, store: FeatureStore) -> bool:
+        """Tell whether an utterance was to be written and nobody has committed it since."""
+        name = utterance.utterance_id
+        if index in self.changed:
+            return store.generation(name) < self.generation
+        return index in self.missing and name not in store
+
 
 @dataclass(frozen=True)
 class Plan:
-    """The work of one extraction; `batches` hold indices into `utterances` and never depend on what is committed."""
+    """The work of one extraction; `units` hold indices into `utterances` and never depend on what is committed.
+
+    A unit is what one process claims and commits as a part: a list of batches. A batch is computed whole or not at all.
+    """
 
     modality: str
     utterances: list[Utterance]
@@ -57,7 +72,7 @@ class Plan:
     rows: list[int]
     """Feature rows each utterance will have."""
     row_bytes: int
-    batches: list[list[int]]
+    units: list[list[list[int]]]
     rejected: dict[int, Rejection]
     end_clipped: int
     truncated: int
@@ -67,6 +82,16 @@ class Plan:
     def pending(self) -> set[int]:
         """Everything to encode, for any layer."""
         return set().union(*(target.pending for target in self.targets))
+
+    @property
+    def batches(self) -> list[list[int]]:
+        """The batches of all units."""
+        return [batch for unit in self.units for batch in unit]
+
+    def unit_name(self, unit: Sequence[Sequence[int]]) -> str:
+        """Return the name of a unit, which follows from its utterances."""
+        ids = "\n".join(self.utterances[i].utterance_id for batch in unit for i in batch)
+        return hashlib.sha256(ids.encode()).hexdigest()[:16]
 
     def num_kept(self, target: Target) -> int:
         """How many utterances of a store need no work."""
@@ -86,12 +111,6 @@ class Plan:
     def gb_per_hour(self) -> float | None:
         """GB of one layer's features an hour of audio."""
         return round(sum(self.rows) * self.row_bytes / 1e9 / self.hours, 4) if self.hours else None
-
-    @property
-    def pending_batches(self) -> list[list[int]]:
-        """The batches that hold something to encode."""
-        pending = self.pending
-        return [batch for batch in self.batches if not pending.isdisjoint(batch)]
 
     @property
     def padding(self) -> float:
@@ -121,24 +140,41 @@ def make_plan(
         budget = batch_seconds
     good = [i for i in range(len(utterances)) if i not in measured.rejected]
     planned = plan_batches([measured.costs[i] for i in good], budget, MAX_BATCH)
+    batches = [[good[i] for i in batch] for batch in planned]
+    row_bytes = encoder.dim * (2 if identities[0]["store_dtype"] == "fp16" else 4)
     return Plan(
         modality=encoder.modality,
         utterances=utterances,
         targets=targets,
         costs=measured.costs,
         rows=measured.rows,
-        row_bytes=encoder.dim * (2 if identities[0]["store_dtype"] == "fp16" else 4),
-        batches=[[good[i] for i in batch] for batch in planned],
+        row_bytes=row_bytes,
+        units=cut_units(batches, measured.costs, [rows * row_bytes for rows in measured.rows]),
         rejected=measured.rejected,
         end_clipped=measured.end_clipped,
         truncated=measured.truncated,
     )
 
 
+def cut_units(batches: Sequence[list[int]], costs: Sequence[float], sizes: Sequence[int]) -> list[list[list[int]]]:
+    """Cut batches, in their order, into units of at most a part's utterances and bytes and 1 / UNITS of the cost."""
+    share = sum(costs) / UNITS
+    units: list[list[list[int]]] = []
+    count, size, cost = 0, 0, 0.0
+    for batch in batches:
+        more = sum(sizes[i] for i in batch)
+        if not units or count + len(batch) > PART_ROWS or size + more > PART_BYTES or cost >= share:
+            units.append([])
+            count, size, cost = 0, 0, 0.0
+        units[-1].append(batch)
+        count, size, cost = count + len(batch), size + more, cost + sum(costs[i] for i in batch)
+    return units
+
+
 def _make_target(measured: _Measured, identity: Mapping[str, Any], features_dir: Path, update: bool) -> Target:
     info = find_identity(features_dir, identity)
     store = FeatureStore(info.path) if info else None
-    missing, changed = set(), set()
+    missing, changed, moved = set(), set(), {}
     for i, utterance in enumerate(measured.utterances):
         if i in measured.rejected:
             continue
@@ -146,15 +182,20 @@ def _make_target(measured: _Measured, identity: Mapping[str, Any], features_dir:
             missing.add(i)
             continue
         try:
-            if not is_current(utterance, store.row_info(utterance.utterance_id), measured.modality):
+            found = compare_input(utterance, store.row_info(utterance.utterance_id), measured.modality)
+            if found == "changed":
                 changed.add(i)
+            elif found == "moved":
+                moved[utterance.utterance_id] = json.dumps(audio_source(utterance))
         except AudioError as error:
             measured.rejected[i] = (utterance, error.reason, str(error))
+    if store is not None and moved:
+        store.remember_sources(moved)
     if changed and not update:
         raise _changed_error([measured.utterances[i] for i in sorted(changed)], store)
     newest = -1
     if store is not None and changed:
-        newest = max(store.row_info(measured.utterances[i].utterance_id).generation for i in changed)
+        newest = max(store.generation(measured.utterances[i].utterance_id) for i in changed)
     return Target(identity, info, missing, changed, newest + 1)
 
 

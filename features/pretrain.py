@@ -27,7 +27,7 @@ from features.pretraining import Pretrainer, Report
 from features.result_folder import clear, locked, require_same, write_json, write_jsonl
 from features.store.identity import canonical_json
 from features.store.provenance import package_versions
-from features.store.writer import REJECTED_FILE, Rejection, rejection_entry
+from features.store.rejected import REJECTED_FILE, Rejection, rejection_entry
 
 SCHEMA = 1
 PRETRAIN_FILE = "pretrain.json"

@@ -76,6 +76,10 @@ class StoreOptions(DataOptions):
         False, description="Go on without utterances that a store lacks, counted in every result."
     )
     verify_inputs: bool = Field(False, description="Decode every audio file and compare it with what was extracted.")
+    memory_gb: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="GB of features kept in memory or on the GPU, else streamed; half of what is free if unset.",
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if torch sees one.")
     threads: Positive | None = Field(None, description="CPU threads; torch's own choice if unset.")
 
@@ -97,6 +101,10 @@ class EvaluateOptions(Options):
     audio_root: Path | None = Field(None, description="Folder that wav_path is relative to, if not the run's.")
     allow_missing: bool = Field(False, description="Go on without utterances that a store lacks, counted.")
     verify_inputs: bool = Field(False, description="Decode every audio file and compare it with what was extracted.")
+    memory_gb: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="GB of features kept in memory or on the GPU, else streamed; half of what is free if unset.",
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if torch sees one.")
     threads: Positive | None = Field(None, description="CPU threads; torch's own choice if unset.")
 

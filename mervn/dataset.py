@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,12 @@ from torch import Tensor
 
 from features.audio import AudioError
 from features.errors import InputError
-from features.inputs import is_current
+from features.inputs import audio_source, compare_input
 from features.manifest import Utterance
 from features.ragged import Ragged
-from features.store.writer import read_rejected
+from features.store.rejected import read_rejected
 from features.text import syllables
+from mervn.sequences import Sequences
 from mervn.streams import Stream
 
 SHOWN = 5
@@ -33,8 +35,8 @@ class Split:
     """Utterances of the manifest that a store lacks; never trained on or scored, always counted."""
     targets: np.ndarray[Any, Any]
     """(N,) int64, index into the labels."""
-    streams: Mapping[str, list[list[np.ndarray[Any, Any]]]]
-    """For each stream and each of its layers the N sequences (T, D), mapped from disk."""
+    streams: Mapping[str, list[Sequences]]
+    """For each stream and each of its layers the N sequences (T, D)."""
     audio_seconds: np.ndarray[Any, Any]
     """(N,) float64; zeros for a head without audio."""
     syllables: np.ndarray[Any, Any]
@@ -49,10 +51,9 @@ class Split:
         """Return the packed float32 streams of some utterances: (sum T, D), or (sum T, L, D) of several layers."""
         streams = {}
         for name, layers in self.streams.items():
-            sizes = [layers[0][i].shape[0] for i in indices]
-            rows = [np.concatenate([sequences[i] for i in indices]) for sequences in layers]
-            values = torch.from_numpy(rows[0] if len(rows) == 1 else np.stack(rows, axis=1))
-            streams[name] = Ragged.from_lengths(values.to(device).float(), sizes)
+            rows = [sequences.gather(indices) for sequences in layers]
+            values = rows[0] if len(rows) == 1 else torch.stack(rows, dim=1)
+            streams[name] = Ragged.from_lengths(values.to(device).float(), [layers[0].sizes[i] for i in indices])
         return streams
 
     def batch_targets(self, indices: Sequence[int], device: torch.device) -> Tensor:
@@ -61,7 +62,7 @@ class Split:
 
     def count_empty(self) -> dict[str, int]:
         """Return how many sequences of each stream have no rows."""
-        return {name: sum(not len(sequence) for sequence in layers[0]) for name, layers in self.streams.items()}
+        return {name: sum(not size for size in layers[0].sizes) for name, layers in self.streams.items()}
 
 
 def load_split(
@@ -97,7 +98,8 @@ def load_split(
         missing=missing,
         targets=_targets(kept, labels),
         streams={
-            name: [[store[u.utterance_id] for u in kept] for store in stream.stores] for name, stream in streams.items()
+            name: [Sequences(store, [u.utterance_id for u in kept]) for store in stream.stores]
+            for name, stream in streams.items()
         },
         audio_seconds=_audio_seconds(kept, streams.get("audio")),
         syllables=np.array([len(syllables(u.transcript or "")) if "text" in streams else 0 for u in kept], np.int64),
@@ -144,14 +146,19 @@ def _missing_error(name: str, missing: Sequence[Utterance], streams: Mapping[str
 def _check_current(name: str, utterances: Sequence[Utterance], streams: Mapping[str, Stream], decode: bool) -> None:
     """Raise InputError where features were made from something else than the manifest names now."""
     for stream in streams.values():
-        modality, stale = stream.modality, []
+        modality, stale, moved = stream.modality, [], {}
         for utterance in utterances:
+            row = stream.row_info(utterance.utterance_id)
             try:
-                row = stream.row_info(utterance.utterance_id)
-                if not is_current(utterance, row, modality, offline=True, decode=decode and modality == "audio"):
-                    stale.append(utterance)
+                found = compare_input(utterance, row, modality, offline=True, decode=decode and modality == "audio")
             except AudioError:
+                found = "changed"
+            if found == "changed":
                 stale.append(utterance)
+            elif found == "moved":
+                moved[utterance.utterance_id] = json.dumps(audio_source(utterance))
+        for store in stream.stores if moved else ():
+            store.remember_sources(moved)
         if stale:
             places = ", ".join(f"{u.file}:{u.line} {u.utterance_id!r}" for u in stale[:SHOWN])
             more = f" and {len(stale) - SHOWN} more" if len(stale) > SHOWN else ""

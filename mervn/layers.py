@@ -66,7 +66,9 @@ def probe_layers(
     for name, rows in kept.items():
         if len({utterance.emotion for utterance in rows}) < 2:
             raise InputError(f"{name} must hold features of two emotions at least, found {len(rows)} utterances")
-    features = {name: np.stack([store[u.utterance_id] for u in rows]).astype(np.float32) for name, rows in kept.items()}
+    features = {
+        name: np.stack([store.check(u.utterance_id) for u in rows]).astype(np.float32) for name, rows in kept.items()
+    }
     targets = {name: np.array([labels.index(str(u.emotion)) for u in rows]) for name, rows in kept.items()}
     scores = []
     for place in range(features["train"].shape[1]):

@@ -36,6 +36,7 @@ from mervn.runs import (
     write_json,
     write_jsonl,
 )
+from mervn.sequences import make_resident
 from mervn.streams import Stream, StreamShape, open_streams
 from mervn.training import Report, Trainer, predict
 
@@ -77,6 +78,8 @@ def train_head(options: TrainHeadOptions, data: Path, say: Say, report: Report) 
             say(f"complete already: {run} (--force trains again)")
             return RunResult(run, json.loads((run / METRICS_FILE).read_text("utf-8")), trained=False)
         _warn_empty(splits, options)
+        sequences = [one for split in splits.values() for layers in split.streams.values() for one in layers]
+        make_resident(sequences, device, options.memory_gb, say)
         metrics = _train(run, options, config, splits, labels, streams, device, report)
     return RunResult(run, metrics, trained=True)
 

@@ -75,7 +75,7 @@ def make_optimizer(head: nn.Module, options: TrainingOptions) -> torch.optim.Ada
 
 def predict(head: Head, split: Split, device: torch.device) -> np.ndarray[Any, Any]:
     """Return probabilities (N, C) float64 in the order of the split, in eval mode."""
-    lengths = [float(sum(len(layers[0][i]) for layers in split.streams.values())) for i in range(len(split))]
+    lengths = [float(sum(layers[0].sizes[i] for layers in split.streams.values())) for i in range(len(split))]
     batches = plan_batches(lengths, max(1.0, *lengths) * EVALUATION_BATCH, EVALUATION_BATCH)
     was_training = head.training
     head.eval()

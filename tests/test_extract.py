@@ -14,6 +14,7 @@ import soundfile
 import torch
 from tiny import make_data, make_whisper, read_rows, wave, write_manifest
 
+import features.encode as encoding
 import features.extract as extraction
 from features.config import SPLITS
 from features.encode import encode, resolve_device
@@ -24,7 +25,7 @@ from features.extract import ExtractSettings, StoreResult, extract_stream
 from features.manifest import read_manifests
 from features.ragged import Ragged
 from features.store.reader import FeatureStore
-from features.store.writer import read_rejected
+from features.store.rejected import read_rejected
 
 
 class Bar:
@@ -99,7 +100,7 @@ def test_a_touched_file_is_compared_by_content(tmp_path: Path) -> None:
 
 
 def interrupt_after(batches: int) -> Callable[..., Any]:
-    original, calls = extraction.encode_batch, [0]
+    original, calls = encoding.encode_batch, [0]
 
     def encode_batch(*arguments: Any) -> Any:
         calls[0] += 1
@@ -124,7 +125,7 @@ def test_interrupted_and_continued_equals_undisturbed(tmp_path: Path, monkeypatc
     expected = content(run(whole).path)
     for batches in (1, 3):
         with monkeypatch.context() as patch:
-            patch.setattr(extraction, "encode_batch", interrupt_after(batches))
+            patch.setattr("features.work.encode_batch", interrupt_after(batches))
             with pytest.raises(KeyboardInterrupt):
                 run(broken)
     last = run(broken)

@@ -1,7 +1,10 @@
-"""What is written is what is read; what is damaged is named."""
+"""What is written is what is read, in either format; what is damaged is named."""
 
 import json
+import multiprocessing
 import pickle
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,14 +12,17 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.encoders.selector import parse_selector
 from features.errors import InputError
-from features.store.hdf5 import Row, write_part
+from features.store.claims import Claims
 from features.store.identity import StoreInfo, canonical_json, create_store, differing_fields, identity_hash
 from features.store.index import features_folder, list_stores, select_store
+from features.store.maintenance import compact, convert, remove_store, verify
+from features.store.part import SUFFIXES, Row, format_of, part_paths, read_part, write_part
 from features.store.reader import FeatureStore
 from features.store.writer import PART_ROWS, StoreWriter
 
@@ -42,9 +48,32 @@ def row(name: str, length: int, seed: int = 0) -> Row:
     return Row(name, values, length * 320, f"sha-{name}", json.dumps({"path": f"{name}.wav"}))
 
 
-def write(info: StoreInfo, rows: Sequence[Row], generation: int = 0) -> None:
-    with StoreWriter(info, generation, set()) as writer:
+def write(info: StoreInfo, rows: Sequence[Row], generation: int = 0, kind: str = "hdf5") -> None:
+    with StoreWriter(info, generation, kind) as writer:
         writer.add(rows)
+
+
+def parts(info: StoreInfo) -> list[Path]:
+    return part_paths(info.path)
+
+
+def values_file(part: Path) -> Path:
+    """Return the file that holds a part's values."""
+    return part / "values" / "c" / "0" / "0" if part.is_dir() else part
+
+
+def damage(part: Path, value: np.ndarray[Any, Any]) -> None:
+    """Flip a bit of some stored row."""
+    file = values_file(part)
+    content = bytearray(file.read_bytes())
+    at = content.index(value.tobytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.fixture(params=sorted(SUFFIXES))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
@@ -54,9 +83,10 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 @given(
     parts=st.lists(st.dictionaries(NAMES, st.integers(0, 5), min_size=1, max_size=5), min_size=1, max_size=4),
     dtype=st.sampled_from(["fp16", "fp32"]),
+    kinds=st.lists(st.sampled_from(sorted(SUFFIXES)), min_size=4, max_size=4),
 )
 def test_what_is_written_is_what_is_read(
-    parts: list[dict[str, int]], dtype: str, tmp_path_factory: pytest.TempPathFactory
+    parts: list[dict[str, int]], dtype: str, kinds: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     info = make_store(tmp_path_factory.mktemp("stores"), store_dtype=dtype)
     numpy_type = np.float16 if dtype == "fp16" else np.float32
@@ -64,7 +94,7 @@ def test_what_is_written_is_what_is_read(
     for generation, lengths in enumerate(parts):
         rows = [row(name, length, generation) for name, length in lengths.items()]
         rows = [Row(r.utterance_id, r.values.astype(numpy_type), *_rest(r)) for r in rows]
-        write(info, rows, generation)
+        write(info, rows, generation, kinds[generation])
         expected |= {r.utterance_id: r for r in rows}
     for store in (FeatureStore(info.path), pickle.loads(pickle.dumps(FeatureStore(info.path)))):
         assert set(store) == set(expected)
@@ -72,41 +102,59 @@ def test_what_is_written_is_what_is_read(
             np.testing.assert_array_equal(store[name], wanted.values)
             found = store.row_info(name)
             assert (found.num_inputs, found.input_sha256, found.source) == _rest(wanted)
-            store.check(name)
+            np.testing.assert_array_equal(store.check(name), wanted.values)
 
 
 def _rest(r: Row) -> tuple[int, str, str]:
     return r.num_inputs, r.input_sha256, r.source
 
 
-def test_parts_can_be_read_by_hand(tmp_path: Path) -> None:
+def test_parts_can_be_read_by_hand(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
-    rows = [row("a", 2), row("b", 0), row("c", 4)]
-    write(info, rows)
-    (path,) = info.path.glob("part-*.h5")
-    with h5py.File(path) as file:
-        offsets = file["offsets"][:]
-        for i, expected in enumerate(rows):
-            np.testing.assert_array_equal(file["values"][offsets[i] : offsets[i + 1]], expected.values)
-        assert file["num_samples"][:].tolist() == [640, 0, 1280]
+    rows = [row("a", 2), row("bừ", 0), row("c", 1200)]
+    write(info, rows, kind=kind)
+    (path,) = parts(info)
+    file: Any = h5py.File(path) if kind == "hdf5" else zarr.open_group(path, mode="r")
+    offsets = file["offsets"][:]
+    for i, expected in enumerate(rows):
+        np.testing.assert_array_equal(file["values"][offsets[i] : offsets[i + 1]], expected.values)
+    assert file["num_samples"][:].tolist() == [640, 0, 384000]
+    ids = file["utterance_id"][:].tolist()
+    assert [name.decode() if isinstance(name, bytes) else name for name in ids] == ["a", "bừ", "c"]
+    assert file.attrs["generation"] == 0
+    if kind == "hdf5":
         assert file["values"].chunks is None and file["values"].compression is None
-        assert file.attrs["generation"] == 0
+        file.close()
+    else:
+        assert file["values"].chunks == (512, 3) and file["values"].shards == (1536, 3)
 
 
-def test_a_part_closes_after_256_utterances_and_the_same_rows_are_one_file(tmp_path: Path) -> None:
+def test_chunks_of_zeros_and_odd_ends_are_mapped_too(tmp_path: Path, kind: str) -> None:
+    info = make_store(tmp_path)
+    zeros = Row("zeros", np.zeros((1500, 3), np.float16), 1, "", "{}")
+    write(info, [zeros, row("one", 1), row("none", 0)], kind=kind)
+    store = FeatureStore(info.path)
+    for expected in (zeros, row("one", 1), row("none", 0)):
+        np.testing.assert_array_equal(store.check(expected.utterance_id), expected.values)
+    write(info, [row("empty", 0)], 1, kind)
+    assert FeatureStore(info.path).check("empty").shape == (0, 3)
+
+
+def test_a_part_closes_after_256_utterances_and_the_same_rows_are_one_part(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
     rows = [row(str(i), 1) for i in range(PART_ROWS)]
     for _ in range(2):
-        with StoreWriter(info, 0, set()) as writer:
+        with StoreWriter(info, 0, kind) as writer:
             for start in range(0, PART_ROWS, 32):
                 writer.add(rows[start : start + 32])
-            assert len(list(info.path.glob("part-*.h5"))) == 1
+            assert len(parts(info)) == 1
     assert len(FeatureStore(info.path)) == PART_ROWS
+    assert not list(info.path.glob(".*"))
 
 
 def test_the_highest_generation_counts(tmp_path: Path) -> None:
     info = make_store(tmp_path)
-    write(info, [row("a", 5)], 1)
+    write(info, [row("a", 5)], 1, "zarr")
     write(info, [row("a", 2), row("b", 3)], 0)
     store = FeatureStore(info.path)
     assert len(store["a"]) == 5 and len(store["b"]) == 3
@@ -114,55 +162,207 @@ def test_the_highest_generation_counts(tmp_path: Path) -> None:
 
 def test_rows_are_committed_when_the_work_fails(tmp_path: Path) -> None:
     info = make_store(tmp_path)
-    with pytest.raises(KeyboardInterrupt), StoreWriter(info, 0, set()) as writer:
+    with pytest.raises(KeyboardInterrupt), StoreWriter(info) as writer:
         writer.add([row("a", 2)])
         raise KeyboardInterrupt
     assert list(FeatureStore(info.path)) == ["a"]
 
 
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     info = make_store(tmp_path)
     write(info, [row("a", 2)])
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("features.store.hdf5._write", full)
+    monkeypatch.setattr(f"features.store.{kind}.write", full)
     with pytest.raises(InputError, match="the disk is full; what was finished before is kept"):
-        write(info, [row("b", 2)])
+        write(info, [row("b", 2)], kind=kind)
     assert sorted(path.suffix for path in info.path.iterdir()) == [".h5", ".json"]
     assert list(FeatureStore(info.path)) == ["a"]
 
 
-def test_a_cut_part_is_named_and_never_mapped(tmp_path: Path) -> None:
+def test_a_cut_part_is_named_and_never_mapped(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
-    write(info, [row("a", 2000)])
-    (path,) = info.path.glob("part-*.h5")
-    content = path.read_bytes()
-    for size in (0, 100, len(content) // 2):
-        path.write_bytes(content[:size])
+    write(info, [row("a", 2000)], kind=kind)
+    (path,) = parts(info)
+    file = values_file(path)
+    content = file.read_bytes()
+    for size in (0, 100, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:size])
+        if kind == "hdf5" and size == len(content) - 1 and _whole(info):
+            continue  # the last byte belongs to no dataset
         with pytest.raises(InputError, match=path.name):
             FeatureStore(info.path)
 
 
-def test_flipped_bits_are_found_by_their_crc(tmp_path: Path) -> None:
+def _whole(info: StoreInfo) -> bool:
+    return verify(info.path, False, lambda _: None)[1] == []
+
+
+@settings(max_examples=150, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), kind=st.sampled_from(sorted(SUFFIXES)))
+def test_no_flipped_bit_is_read_as_numbers(
+    place: float, bit: int, kind: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    info = make_store(tmp_path_factory.mktemp("stores"))
+    rows = [row("a", 3), row("b", 0), row("c", 7)]
+    write(info, rows, kind=kind)
+    (path,) = parts(info)
+    files = sorted(file for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+    file = files[int(place * len(files))]
+    content = bytearray(file.read_bytes())
+    content[int(place * 7919 % 1 * len(content))] ^= 1 << bit
+    file.write_bytes(content)
+    try:
+        store = FeatureStore(info.path)
+        found = {name: (store.check(name).tobytes(), store.row_info(name)) for name in store}
+    except InputError as error:
+        assert re.search(path.name, str(error))  # noqa: PT017
+        return
+    expected = {r.utterance_id: (r.values.tobytes(), _rest(r)) for r in rows}
+    assert {n: (v, (i.num_inputs, i.input_sha256, i.source)) for n, (v, i) in found.items()} == expected
+
+
+def test_flipped_bits_of_values_are_found_by_their_crc(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
-    write(info, [row("a", 20), row("b", 20)])
-    (path,) = info.path.glob("part-*.h5")
-    with h5py.File(path, "r+") as file:
-        file["values"][3, 1] += 1
+    write(info, [row("a", 20), row("b", 20, 1)], kind=kind)
+    (path,) = parts(info)
+    damage(path, row("a", 20).values[3])
     store = FeatureStore(info.path)
     store.check("b")
-    with pytest.raises(InputError, match=r"'a' must have the crc32"):
+    with pytest.raises(InputError, match="rows of 'a' with another crc32"):
         store.check("a")
 
 
-def test_a_foreign_part_is_refused(tmp_path: Path) -> None:
+def test_a_foreign_part_is_refused(tmp_path: Path, kind: str) -> None:
     info, other = make_store(tmp_path), make_store(tmp_path, dim=4)
-    write_part(info.path, "audio", [Row("a", np.zeros((2, 4), np.float16), 1, "", "{}")], 0)
+    write_part(info.path, "audio", [Row("a", np.zeros((2, 4), np.float16), 1, "", "{}")], 0, kind, "t")
     assert other.path != info.path
-    with pytest.raises(InputError, match="rows must be 3 x float16, found 4 x float16: a foreign part"):
+    with pytest.raises(InputError, match="found: rows of 4 x float16, not of 3 x float16"):
         FeatureStore(info.path)
+
+
+def test_what_is_no_part_is_named(tmp_path: Path, kind: str) -> None:
+    info = make_store(tmp_path)
+    path = info.path / f"part-00000000{SUFFIXES[kind]}"
+    if kind == "hdf5":
+        path.write_text("not HDF5")
+    else:
+        path.mkdir()
+    with pytest.raises(InputError, match=rf"{path.name} must be a whole part .*`mervn store verify"):
+        FeatureStore(info.path)
+
+
+def test_verify_names_damaged_parts_and_sets_them_aside(tmp_path: Path, kind: str) -> None:
+    info = make_store(tmp_path)
+    write(info, [row("a", 20)], kind=kind)
+    write(info, [row("b", 20, 1)], kind=kind)
+    assert verify(info.path, False, lambda _: None) == (2, [])
+    (bad,) = [path for path in parts(info) if read_part(path).utterance_ids == ["a"]]
+    damage(bad, row("a", 20).values[7])
+    whole, (fault,) = verify(info.path, False, lambda _: None)
+    assert (whole, fault.path, fault.set_aside) == (1, bad, None) and "'a'" in fault.why
+    _, (fault,) = verify(info.path, True, lambda _: None)
+    assert fault.set_aside is not None and fault.set_aside.exists() and not bad.exists()
+    assert list(FeatureStore(info.path)) == ["b"]
+
+
+def test_compacting_keeps_what_counts_and_drops_the_rest(tmp_path: Path, kind: str) -> None:
+    info = make_store(tmp_path)
+    for generation, lengths in enumerate([{"a": 1, "b": 2}, {"b": 3, "c": 0}, {"d": 4}]):
+        write(info, [row(name, size, generation) for name, size in lengths.items()], generation, kind)
+    store = FeatureStore(info.path)
+    store.remember_sources({"a": '{"path": "moved.wav"}'})
+    before = {name: (store[name].tobytes(), store.row_info(name)) for name in store}
+    done = compact(info.path)
+    assert (done.parts_before, done.parts_after, done.superseded) == (3, 3, 1)  # one a generation
+    again = FeatureStore(info.path)
+    assert {name: (again[name].tobytes(), again.row_info(name)) for name in again} == before
+    assert again.describe()["superseded"] == 0 and not (info.path / "sources.jsonl").exists()
+    assert before["a"][1].source == '{"path": "moved.wav"}'
+    assert compact(info.path).parts_after == 3
+
+
+def test_small_parts_become_full_ones(tmp_path: Path) -> None:
+    info = make_store(tmp_path)
+    for i in range(PART_ROWS + 20):
+        write(info, [row(str(i), i % 3, i)])
+    before = {name: FeatureStore(info.path)[name].tobytes() for name in FeatureStore(info.path)}
+    assert compact(info.path).parts_after == 2
+    assert {name: FeatureStore(info.path)[name].tobytes() for name in FeatureStore(info.path)} == before
+    full = parts(info)
+    assert compact(info.path).parts_after == 2 and parts(info) == full
+
+
+def test_converting_there_and_back_changes_nothing(tmp_path: Path, kind: str) -> None:
+    info = make_store(tmp_path)
+    write(info, [row("a", 700), row("b", 0)], 2, kind)
+    write(info, [row("c", 5)], 0, kind)
+    store = FeatureStore(info.path)
+    before = {name: (store[name].tobytes(), store.row_info(name)) for name in store}
+    other = next(name for name in SUFFIXES if name != kind)
+    assert convert(info.path, other, lambda _: None) == 2
+    assert {format_of(path) for path in parts(info)} == {other}
+    assert convert(info.path, kind, lambda _: None) == 2 and convert(info.path, kind, lambda _: None) == 0
+    again = FeatureStore(info.path)
+    assert {name: (again[name].tobytes(), again.row_info(name)) for name in again} == before
+
+
+def test_damage_stops_a_conversion_before_anything_is_lost(tmp_path: Path) -> None:
+    info = make_store(tmp_path)
+    write(info, [row("a", 20)])
+    damage(parts(info)[0], row("a", 20).values[7])
+    with pytest.raises(InputError, match="another crc32"):
+        convert(info.path, "zarr", lambda _: None)
+    assert [path.suffix for path in parts(info)] == [".h5"]
+
+
+def test_a_reader_finds_every_row_while_parts_are_compacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = make_store(tmp_path)
+    for i in range(5):
+        write(info, [row(str(i), 3, i)])
+    early = FeatureStore(info.path)
+
+    def compacted_first(path: Path) -> Any:
+        monkeypatch.setattr("features.store.reader.read_part", read_part)
+        compact(info.path)
+        return read_part(path)
+
+    monkeypatch.setattr("features.store.reader.read_part", compacted_first)
+    late = FeatureStore(info.path)
+    for store in (early, late):
+        assert sorted(store) == ["0", "1", "2", "3", "4"]
+        np.testing.assert_array_equal(store.check("3"), row("3", 3, 3).values)
+
+
+def test_a_removed_store_is_gone_but_not_while_it_is_written_to(tmp_path: Path) -> None:
+    info = make_store(tmp_path)
+    write(info, [row("a", 2)])
+    with Claims([info.path]) as claims:
+        assert claims.take("unit")
+        with pytest.raises(InputError, match="is being written to by .*:[0-9]+"):
+            remove_store(info.path)
+    assert remove_store(info.path) == 1
+    assert not info.path.exists()
+    with pytest.raises(InputError, match=r"there is no .*store.json"):
+        remove_store(info.path)
+
+
+def _read_all(store: FeatureStore) -> dict[str, bytes]:
+    return {name: store.check(name).tobytes() for name in sorted(store)}
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_read_what_is_written(tmp_path: Path, kind: str, method: str) -> None:
+    info = make_store(tmp_path)
+    write(info, [row(str(i), i, i) for i in range(6)], kind=kind)
+    store = FeatureStore(info.path)
+    context = multiprocessing.get_context(method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+        with context.Pool(2) as pool:
+            assert pool.map(_read_all, [store] * 3) == [_read_all(store)] * 3
 
 
 def test_the_identity_alone_decides_the_store(tmp_path: Path) -> None:
@@ -185,7 +385,7 @@ def test_folders_that_are_no_stores_are_refused(tmp_path: Path) -> None:
     info = make_store(tmp_path / "s")
     document = json.loads((info.path / "store.json").read_text())
     (info.path / "store.json").write_text(json.dumps({**document, "schema": 9}))
-    with pytest.raises(InputError, match="must have schema 1, found 9"):
+    with pytest.raises(InputError, match="must have schema 2, found 9"):
         FeatureStore(info.path)
 
 

@@ -16,7 +16,7 @@ from features.errors import InputError
 STORE_FILE = "store.json"
 MEANS = "means"
 """What stands in place of a layer where a store holds the time-mean of every layer."""
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)

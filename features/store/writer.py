@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-import json
+import os
+import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,32 +14,42 @@ from types import TracebackType
 import numpy as np
 
 from features.errors import InputError
-from features.manifest import Utterance
-from features.store.hdf5 import Row, write_part
-from features.store.identity import StoreInfo, write_atomically
+from features.store.identity import StoreInfo
+from features.store.part import Row, format_of, part_paths, write_part
 
 PART_BYTES = 256 << 20
 PART_ROWS = 256
 PART_SECONDS = 60.0
-REJECTED_FILE = "rejected.jsonl"
-Rejection = tuple[Utterance, str, str]
-"""An utterance, the reason in a word, and the detail."""
+
+
+def new_token() -> str:
+    """Return a name for this process's temporaries and claims that no other has."""
+    return f"{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def choose_format(info: StoreInfo, wanted: str | None) -> str:
+    """Return the format for new parts: the one wanted, else that of the parts there, else HDF5."""
+    parts = part_paths(info.path)
+    return wanted or (format_of(parts[-1]) if parts else "hdf5")
 
 
 class StoreWriter:
     """Gathers rows of a store and closes a part at 256 MiB, 256 utterances or 60 s, and whenever it is left.
 
     Leaving the `with` block commits what was added, after an error or Ctrl-C too. A full disk is an InputError, and
-    what had been committed stays. `scope` holds the ids this extraction is about.
+    what had been committed stays.
     """
 
-    def __init__(self, info: StoreInfo, generation: int, scope: set[str]) -> None:
+    def __init__(self, info: StoreInfo, generation: int = 0, kind: str = "hdf5", token: str | None = None) -> None:
         self.info = info
         self.generation = generation
-        self.scope = scope
+        self.kind = kind
+        self.token = token or new_token()
         self.dtype = np.dtype({"fp16": np.float16, "fp32": np.float32}[info.identity["store_dtype"]])
-        self.written = 0
-        self.rejected: dict[str, Rejection] = {}
+        self.written: list[str] = []
+        """Ids of the committed rows."""
+        self.parts: list[Path] = []
+        """The parts they are in."""
         self._rows: list[Row] = []
         self._bytes = 0
         self._opened = time.monotonic()
@@ -51,11 +62,9 @@ class StoreWriter:
     ) -> None:
         if kind is None:
             self.flush()
-            self._write_rejected()
             return
         with suppress(InputError):  # the first error is the one to report
             self.flush()
-            self._write_rejected()
 
     def add(self, rows: Sequence[Row]) -> None:
         """Add the rows of one batch; a part is closed only between batches."""
@@ -67,60 +76,21 @@ class StoreWriter:
         if len(self._rows) >= PART_ROWS or self._bytes >= PART_BYTES or old:
             self.flush()
 
-    def reject(self, rejection: Rejection) -> None:
-        """Note an utterance that cannot be encoded."""
-        self.rejected[rejection[0].utterance_id] = rejection
-
     def flush(self) -> None:
         """Commit the rows gathered so far as one part."""
         if not self._rows:
             return
+        rows, self._rows, self._bytes = self._rows, [], 0
         try:
-            write_part(self.info.path, self.info.modality, self._rows, self.generation)
+            part = write_part(self.info.path, self.info.modality, rows, self.generation, self.kind, self.token)
         except OSError as error:
-            raise _disk_error(self.info, error) from error
-        self.written += len(self._rows)
-        self._rows, self._bytes = [], 0
-
-    def _write_rejected(self) -> None:
-        """Rewrite rejected.jsonl: what was rejected now, and what stood there of utterances outside the scope."""
-        path = self.info.path / REJECTED_FILE
-        if not self.rejected and not path.exists():
-            return
-        lines = [json.dumps(entry, ensure_ascii=False) for entry in self._kept_rejections()]
-        lines += [json.dumps(rejection_entry(rejection), ensure_ascii=False) for rejection in self.rejected.values()]
-        try:
-            write_atomically(path, "".join(line + "\n" for line in lines))
-        except OSError as error:
-            raise _disk_error(self.info, error) from error
-
-    def _kept_rejections(self) -> list[dict[str, object]]:
-        entries = read_rejected(self.info.path).values()
-        return [entry for entry in entries if entry["utterance_id"] not in self.scope]
+            raise disk_error(self.info, error) from error
+        self.written += [row.utterance_id for row in rows]
+        self.parts.append(part)
 
 
-def rejection_entry(rejection: Rejection) -> dict[str, object]:
-    """Return what rejected.jsonl says of one rejection."""
-    utterance, reason, detail = rejection
-    return {
-        "utterance_id": utterance.utterance_id,
-        "file": utterance.file,
-        "line": utterance.line,
-        "reason": reason,
-        "detail": detail,
-    }
-
-
-def read_rejected(store: Path) -> dict[str, dict[str, object]]:
-    """Return the entries of a store's rejected.jsonl by utterance id."""
-    path = store / REJECTED_FILE
-    if not path.exists():
-        return {}
-    entries = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
-    return {entry["utterance_id"]: entry for entry in entries}
-
-
-def _disk_error(info: StoreInfo, error: OSError) -> InputError:
+def disk_error(info: StoreInfo, error: OSError) -> InputError:
+    """Return the error of a write that failed."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space" in str(error)
     why = "the disk is full" if full else f"writing failed: {error}"
     return InputError(f"{info.path}: {why}; what was finished before is kept: make room and run the same command again")

@@ -1,0 +1,105 @@
+"""Parts as Zarr v3 groups: values in one shard of inner chunks of 512 rows, uncompressed, mapped as one array.
+
+By hand: `g = zarr.open_group(path); o = g["offsets"][:]; x = g["values"][o[i]:o[i + 1]]`. zarr-python writes; reading
+needs the files alone. A shard whose inner chunks lie in order and without gaps is one array, and its index says so.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.store.part import Array, Column, Content
+
+CHUNK_ROWS = 512
+METADATA = "zarr.json"
+BYTES = [{"name": "bytes", "configuration": {"endian": "little"}}]
+INDEX_ENTRY, INDEX_CRC = 16, 4
+"""Bytes of an inner chunk's place and size in the shard's index, and of the checksum after them."""
+
+
+def write(path: Path, values: Sequence[Array], columns: Mapping[str, Column], attributes: Mapping[str, int]) -> None:
+    """Write a part as a Zarr group."""
+    import zarr
+
+    packed = np.concatenate(values)
+    group = zarr.open_group(path, mode="w", zarr_format=3, attributes=dict(attributes))
+    shard = max(1, -(-len(packed) // CHUNK_ROWS)) * CHUNK_ROWS
+    with zarr.config.set({"array.write_empty_chunks": True}):  # a chunk of zeros must keep its place
+        array = group.create_array(
+            "values", shape=packed.shape, dtype=packed.dtype, chunks=(CHUNK_ROWS, packed.shape[1]),
+            shards=(shard, packed.shape[1]), compressors=None, filters=None,
+        )  # fmt: skip
+        if packed.size:
+            array[:] = packed
+        for name, column in columns.items():
+            data = np.array(column, dtype=object) if isinstance(column, list) else column
+            kind: Any = "string" if isinstance(column, list) else column.dtype
+            small = group.create_array(name, shape=(len(data),), chunks=(len(data),), dtype=kind, compressors=None)
+            small[:] = data
+
+
+def read(path: Path, columns: Sequence[str], with_values: bool) -> Content:
+    """Read columns, and map the values after checking the shard's index and length."""
+    attributes = json.loads((path / METADATA).read_text("utf-8"))["attributes"]
+    found = {name: _read_column(path / name) for name in columns}
+    return Content(attributes, found, _map_values(path / "values") if with_values else None)
+
+
+def _read_column(path: Path) -> Column:
+    metadata = json.loads((path / METADATA).read_text("utf-8"))
+    codecs, (length,) = metadata["codecs"], metadata["shape"]
+    data = (path / "c" / "0").read_bytes()
+    if metadata["data_type"] == "string":
+        if [codec["name"] for codec in codecs] != ["vlen-utf8"]:
+            raise ValueError(f"{path.name} must be stored as vlen-utf8, found {codecs}")
+        return _read_strings(data, length)
+    if codecs != BYTES:
+        raise ValueError(f"{path.name} must be stored as little-endian bytes, found {codecs}")
+    return np.frombuffer(data, np.dtype(metadata["data_type"]).newbyteorder("<"), length)
+
+
+def _read_strings(data: bytes, length: int) -> list[str]:
+    """Read the vlen-utf8 codec: a count, then each text's length and bytes, all numbers uint32."""
+    texts, at = [], 4
+    if struct.unpack_from("<I", data)[0] != length:
+        raise ValueError(f"a column must hold {length} texts, found {struct.unpack_from('<I', data)[0]}")
+    for _ in range(length):
+        (size,) = struct.unpack_from("<I", data, at)
+        texts.append(data[at + 4 : at + 4 + size].decode())
+        at += 4 + size
+    if at != len(data):
+        raise ValueError(f"a column of texts must be {at} bytes long, and is {len(data)}")
+    return texts
+
+
+def _map_values(path: Path) -> Array:
+    metadata = json.loads((path / METADATA).read_text("utf-8"))
+    rows, width = metadata["shape"]
+    dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
+    if not rows:
+        return np.zeros((0, width), dtype)
+    (codec,) = metadata["codecs"]
+    inner = codec["configuration"]
+    chunk = inner["chunk_shape"]
+    if codec["name"] != "sharding_indexed" or inner["codecs"] != BYTES or inner["index_location"] != "end":
+        raise ValueError(f"values must be one uncompressed shard with its index at the end, found {codec}")
+    shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    if chunk[1] != width or shard[1] != width or shard[0] < rows or shard[0] % chunk[0]:
+        raise ValueError(f"values must be one shard of whole rows, found {rows} rows in shards of {shard}")
+    count, size = shard[0] // chunk[0], chunk[0] * width * dtype.itemsize
+    file = path / "c" / "0" / "0"
+    needed, length = count * (size + INDEX_ENTRY) + INDEX_CRC, file.stat().st_size
+    if length != needed:
+        raise ValueError(f"its shard must be {needed} bytes long, and is {length}")
+    with file.open("rb") as opened:
+        opened.seek(count * size)
+        index = np.frombuffer(opened.read(count * INDEX_ENTRY), "<u8").reshape(count, 2)
+    if (index[:, 0] != np.arange(count, dtype=np.uint64) * size).any() or (index[:, 1] != size).any():
+        raise ValueError("the inner chunks of its shard must lie in order and without gaps")
+    return np.asarray(np.memmap(file, dtype, "r", 0, (rows, width)))

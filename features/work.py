@@ -1,0 +1,121 @@
+"""Units of extraction: encoded whole by one worker, which commits them to the store of each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from features.encode import computing, encode_batch
+from features.encoders.base import Encoder
+from features.inputs import SAMPLE_RATE
+from features.manifest import Utterance
+from features.store.identity import StoreInfo
+from features.store.rejected import Rejection
+from features.store.writer import StoreWriter
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one worker is given: the batches of a unit that hold something to encode."""
+
+    name: str
+    batches: list[list[Utterance]]
+    wanted: list[set[str]]
+    """For each store the ids whose rows it lacks."""
+
+
+@dataclass(frozen=True)
+class UnitResult:
+    """What became of a unit."""
+
+    name: str
+    written: list[list[str]]
+    """For each store the ids committed."""
+    rejected: list[Rejection]
+    audio_seconds: float
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a layer's rows go."""
+
+    info: StoreInfo
+    generation: int
+    kind: str
+    """hdf5 or zarr."""
+
+
+class Worker:
+    """One encoder on one device; it commits what it encodes under temporaries of `token`."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        device: torch.device,
+        precision: str,
+        destinations: Sequence[Destination],
+        token: str,
+    ) -> None:
+        self.encoder, self.device, self.precision = encoder.to(device), device, precision
+        self.destinations, self.token = list(destinations), token
+
+    def encode(self, unit: Unit) -> UnitResult:
+        """Encode a unit and commit its rows; interrupted, the batches that were finished are committed."""
+        rejected: list[Rejection] = []
+        seconds = 0.0
+        with ExitStack() as stack:
+            writers = [
+                stack.enter_context(StoreWriter(to.info, to.generation, to.kind, self.token))
+                for to in self.destinations
+            ]
+            stack.enter_context(computing(self.device, self.precision))
+            for batch in unit.batches:
+                layers, refused = encode_batch(batch, self.encoder, self.device, writers[0].dtype)
+                rejected += refused
+                for writer, wanted, rows in zip(writers, unit.wanted, layers, strict=True):
+                    writer.add([row for row in rows if row.utterance_id in wanted])
+                if self.encoder.modality == "audio":
+                    seconds += sum(row.num_inputs for row in layers[0]) / SAMPLE_RATE
+        return UnitResult(unit.name, [writer.written for writer in writers], rejected, seconds)
+
+
+class Engine(Protocol):
+    """Who encodes units: this process, or actors on a cluster."""
+
+    capacity: int
+    """How many units may be under way at once."""
+
+    def submit(self, unit: Unit) -> None:
+        """Hand over a unit; at most `capacity` may be under way."""
+
+    def collect(self) -> list[UnitResult]:
+        """Wait until at least one unit is done and return those that are."""
+
+    def close(self) -> None:
+        """Stop, whatever is under way."""
+
+
+class LocalEngine:
+    """Encodes in this process."""
+
+    capacity = 1
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._next: Unit | None = None
+
+    def submit(self, unit: Unit) -> None:
+        """Keep the unit for `collect`."""
+        self._next = unit
+
+    def collect(self) -> list[UnitResult]:
+        """Encode the unit."""
+        unit, self._next = self._next, None
+        return [self.worker.encode(unit)] if unit is not None else []
+
+    def close(self) -> None:
+        """There is nothing to stop."""

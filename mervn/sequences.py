@@ -1,0 +1,107 @@
+"""The sequences of a split as batches need them: read from the mapped store, or resident in memory or on a GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.store.reader import FeatureStore
+
+SHARE = 0.5
+"""Of the free memory, which features may fill where no budget is given."""
+
+
+class Sequences:
+    """N sequences (T_i, D) of one store, in the order of a split; every row's crc32 is checked before it is used."""
+
+    def __init__(self, store: FeatureStore, utterance_ids: Sequence[str]) -> None:
+        self.store, self.utterance_ids = store, list(utterance_ids)
+        self.sizes = [store[name].shape[0] for name in utterance_ids]
+        """T_i, each."""
+        self._checked = np.zeros(len(self.sizes), bool)
+        self._flat: Tensor | None = None
+        self._starts = np.concatenate([[0], np.cumsum(self.sizes)]).tolist()
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all sequences."""
+        return int(self._starts[-1]) * self.store.dim * self.store.dtype.itemsize
+
+    @property
+    def resident(self) -> bool:
+        """Tell whether the sequences lie in memory or on a device as one tensor."""
+        return self._flat is not None
+
+    def load(self, device: torch.device) -> None:
+        """Copy all sequences into one tensor (sum T, D) on a device."""
+        flat = torch.empty(
+            (self._starts[-1], self.store.dim), dtype=torch.from_numpy(np.empty(0, self.store.dtype)).dtype
+        )
+        for start, name in zip(self._starts, self.utterance_ids, strict=False):
+            values = self.store.check(name)
+            flat[start : start + len(values)].numpy()[:] = values
+        self._flat = flat.to(device)
+
+    def gather(self, indices: Sequence[int]) -> Tensor:
+        """Return the rows (sum T, D) of some sequences, one after another, in the store's dtype."""
+        if self._flat is not None:
+            return torch.cat([self._flat[self._starts[i] : self._starts[i + 1]] for i in indices])
+        return torch.from_numpy(np.concatenate([self._read(i) for i in indices]))
+
+    def _read(self, index: int) -> np.ndarray[Any, Any]:
+        name = self.utterance_ids[index]
+        if self._checked[index]:
+            return self.store[name]
+        self._checked[index] = True
+        return self.store.check(name)
+
+
+def make_resident(
+    sequences: Iterable[Sequences], device: torch.device, memory_gb: float | None, say: Callable[[str], None]
+) -> None:
+    """Load the sequences onto the device if they fit into the budget, else leave them to be read batch by batch.
+
+    Without a budget it is half of the memory that is free. Results do not depend on it.
+    """
+    wanted = list(sequences)
+    size = sum(one.num_bytes for one in wanted)
+    free = available_bytes(device)
+    budget = memory_gb * 1e9 if memory_gb is not None else SHARE * free
+    known = f"the budget of {memory_gb:g} GB" if memory_gb is not None else f"half of the {free / 1e9:.1f} GB free"
+    place = f"on {device}" if device.type != "cpu" else "in memory"
+    if size <= budget:
+        for one in wanted:
+            one.load(device)
+        say(f"{size / 1e9:.2f} GB of features resident {place}: they fit into {known}")
+    else:
+        say(f"{size / 1e9:.2f} GB of features streamed from disk: they do not fit into {known} {place}")
+
+
+def available_bytes(device: torch.device) -> int:
+    """Return the bytes that are free on a device; of the CPU, within what the process's control group may use."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, StopIteration, ValueError):  # Linux tells what is free, other systems what is there
+        lines = Path("/proc/meminfo").read_text("utf-8").splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    with suppress(OSError, ValueError):  # "max" means no limit
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text("utf-8"))
+        reclaimable = next(
+            int(line.split()[1])
+            for line in (group / "memory.stat").read_text("utf-8").splitlines()
+            if line.startswith("inactive_file ")
+        )
+        free = min(free, limit - int((group / "memory.current").read_text("utf-8")) + reclaimable)
+    return max(0, free)

@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -104,6 +104,19 @@ def _h5py() -> tuple[str, str, str]:
     return "ok", f"{h5py.__version__}, HDF5 {h5py.version.hdf5_version}", ""
 
 
+def _zarr() -> tuple[str, str, str]:
+    import zarr
+
+    return "ok", zarr.__version__, ""
+
+
+def _ray() -> tuple[str, str, str]:
+    try:
+        return "ok", version("ray"), ""
+    except PackageNotFoundError:
+        return "absent", "not installed", "mervn extract --engine ray needs it: pip install 'mervn[ray]'"
+
+
 def _soundfile() -> tuple[str, str, str]:
     import soundfile
 
@@ -155,10 +168,12 @@ CHECKS: dict[str, Callable[[], tuple[str, str, str]]] = {
     "torchaudio": _torchaudio,
     "transformers": _transformers,
     "h5py": _h5py,
+    "zarr": _zarr,
     "soundfile": _soundfile,
     "scikit-learn": _scikit_learn,
     "espeakng-loader": _espeak,
     "underthesea": _segmenter("underthesea"),
     "pyvi": _segmenter("pyvi"),
+    "ray": _ray,
     "hub cache": _hub,
 }

@@ -33,7 +33,7 @@ from features.store.index import features_folder
 from features.store.provenance import provenance
 from features.store.reader import FeatureStore
 from features.store.rejected import REJECTED_FILE, Rejection, read_rejected, record_rejected
-from features.store.writer import choose_format
+from features.store.writer import choose_format, disk_error
 from features.work import Destination, Engine, LocalEngine, Worker
 
 FREE_DISK_MARGIN = 64 << 20
@@ -145,7 +145,10 @@ def extract_stream(
     infos = [create_store(settings.features_dir, identity, known, encoder.model_name) for identity in identities]
     for info in infos:
         if encoder.is_random and not (info.path / "encoder" / CONFIG_FILE).exists():
-            save_own(encoder.inner if isinstance(encoder, LayerMeans) else encoder, info.path / "encoder")
+            try:
+                save_own(encoder.inner if isinstance(encoder, LayerMeans) else encoder, info.path / "encoder")
+            except OSError as error:
+                raise disk_error(info, error) from error
     destinations = [
         Destination(info, target.generation, choose_format(info, settings.format))
         for info, target in zip(infos, plan.targets, strict=True)

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import pickle
 import re
+import resource
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -180,6 +181,20 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
         write(info, [row("b", 2)], kind=kind)
     assert sorted(path.suffix for path in info.path.iterdir()) == [".h5", ".json"]
     assert list(FeatureStore(info.path)) == ["a"]
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 4500])
+def test_a_full_disk_is_told_cleanly_wherever_it_strikes(tmp_path: Path, kind: str, limit: int) -> None:
+    info = make_store(tmp_path)
+    write(info, [row("a", 2)])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(InputError, match="the disk is full; what was finished before is kept"):
+            write(info, [row("b", 800)], kind=kind)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(FeatureStore(info.path)) == ["a"] and len(list(info.path.iterdir())) == 2
 
 
 def test_a_cut_part_is_named_and_never_mapped(tmp_path: Path, kind: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from features.encoders.base import Encoder
@@ -130,7 +130,7 @@ def config_identity(config: Any) -> dict[str, Any]:
 def save_own(encoder: Encoder, folder: Path) -> None:
     """Write config.json and model.safetensors of one of this project's own encoders, for `load_own`."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(encoder.state_dict(), folder / WEIGHTS_FILE)
+    write_atomically(folder / WEIGHTS_FILE, save(encoder.state_dict()))
     document = {"encoder": encoder.name, "weights": encoder.weights_note, "config": encoder.config}
     write_atomically(folder / CONFIG_FILE, json.dumps(document, indent=2, sort_keys=True) + "\n")
 

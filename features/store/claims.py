@@ -54,6 +54,8 @@ class Claims:
         self._held.clear()
         for store in self.stores:
             (store / FOLDER / f".clock-{self.token}").unlink(missing_ok=True)
+            for path in store.glob(f".*.{self.token}.tmp"):  # of a worker that was killed
+                remove(path)
             with suppress(OSError):  # others hold claims in it
                 (store / FOLDER).rmdir()
 
@@ -161,12 +163,16 @@ def _machine() -> list[str]:
 
 
 def _started(pid: int) -> int | None:
-    """Return when a process began, in ticks since boot, so that a number used again is noticed; None if unknown."""
+    """Return when a process began, in ticks since boot, so that a number used again is noticed.
+
+    None if it has ended, or where the system does not tell.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
     except OSError:
         return None
-    return int(stat.rpartition(")")[2].split()[19])
+    fields = stat.rpartition(")")[2].split()
+    return int(fields[19]) if fields[0] not in "ZX" else None
 
 
 def _is_dead(path: Path, claim: dict[str, Any], now: float) -> bool:

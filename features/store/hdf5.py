@@ -5,8 +5,10 @@ By hand: `f = h5py.File(path); o = f["offsets"][:]; x = f["values"][o[i]:o[i + 1
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,20 +19,81 @@ CHECKSUMMED = ("v108", "v108")
 """The oldest file format whose metadata carry checksums."""
 
 
+class Sparse:
+    """A file in memory that keeps what was written into it, and not the holes between."""
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[int, bytes]] = []
+        self._at, self._size = 0, 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move, from the start or the end, and return where to."""
+        self._at = offset + (self._size if whence == os.SEEK_END else 0)
+        return self._at
+
+    def tell(self) -> int:
+        """Return where it stands."""
+        return self._at
+
+    def write(self, data: Any) -> int:
+        """Keep a piece."""
+        piece = bytes(data)
+        self.pieces.append((self._at, piece))
+        self._at += len(piece)
+        self._size = max(self._size, self._at)
+        return len(piece)
+
+    def read(self, size: int) -> bytes:
+        """Read; holes are zeros."""
+        data = bytearray(size)
+        self.readinto(data)
+        return bytes(data)
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer; holes are zeros."""
+        view = memoryview(buffer).cast("B")
+        view[:] = bytes(len(view))
+        for start, piece in self.pieces:
+            first, last = max(start, self._at), min(start + len(piece), self._at + len(view))
+            if first < last:
+                view[first - self._at : last - self._at] = piece[first - start : last - start]
+        self._at += len(view)
+        return len(view)
+
+    def truncate(self, size: int) -> None:
+        """Set the size."""
+        self._size = size
+
+    def flush(self) -> None:
+        """There is nothing to flush."""
+
+
 def write(path: Path, values: Sequence[Array], columns: Mapping[str, Column], attributes: Mapping[str, int]) -> None:
-    """Write a part as an HDF5 file."""
-    with h5py.File(path, "w", libver=CHECKSUMMED) as file:
-        first = values[0]
-        rows = sum(len(sequence) for sequence in values)
-        dataset = file.create_dataset("values", (rows, first.shape[1]), first.dtype)
-        start = 0
-        for sequence in values:
-            if len(sequence):
-                dataset[start : start + len(sequence)] = sequence
-            start += len(sequence)
+    """Write a part as an HDF5 file.
+
+    HDF5 makes everything but the values in memory, and leaves room for them. HDF5 itself would write much of a file
+    when it is closed, and it cannot say cleanly there that the disk is full.
+    """
+    first, rows = values[0], sum(len(sequence) for sequence in values)
+    index = Sparse()
+    with h5py.File(index, "w", libver=CHECKSUMMED) as file:
+        room = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        room.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        room.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        shape = h5py.h5s.create_simple((rows, first.shape[1]))
+        kind = h5py.h5t.py_create(first.dtype, logical=True)
+        offset = h5py.h5d.create(file.id, b"values", kind, shape, room).get_offset()
         for name, column in columns.items():
             file[name] = _strings(column) if isinstance(column, list) else column
         file.attrs.update(attributes)
+    with path.open("wb") as out:
+        for start, piece in index.pieces:
+            out.seek(start)
+            out.write(piece)
+        if offset is not None:
+            out.seek(offset)
+            for sequence in values:
+                out.write(np.ascontiguousarray(sequence).data)
 
 
 def _strings(texts: list[str]) -> Array:

@@ -1,0 +1,190 @@
+"""Several processes share the work on a store, and none waits for the dead."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from test_extract import content, run
+from tiny import make_data
+
+from features.encoders.base import load_encoder
+from features.encoders.selector import parse_selector
+from features.manifest import read_manifests
+from features.plan import make_plan
+from features.share import Share
+from features.store import claims as module
+from features.store.claims import EXPIRY_S, FOLDER, Claims
+from features.store.identity import read_store_info
+from features.work import Engine
+
+
+def claim_of(store: Path, unit: str) -> Path:
+    return store / FOLDER / f"{unit}.json"
+
+
+def test_one_process_holds_a_unit(tmp_path: Path) -> None:
+    with Claims([tmp_path]) as first, Claims([tmp_path]) as second:
+        assert first.take("a") and not second.take("a") and second.take("b")
+        assert len(second.holders(["a"])) == 1 and str(os.getpid()) in second.holders(["a"])[0]
+        first.release("a")
+        assert second.take("a")
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_a_unit_is_held_in_every_store_or_in_none(tmp_path: Path) -> None:
+    stores = [tmp_path / "a", tmp_path / "b"]
+    for store in stores:
+        store.mkdir()
+    with Claims(stores[1:]) as other, Claims(stores) as both:
+        assert other.take("u")
+        assert not both.take("u") and not claim_of(stores[0], "u").exists()
+        other.release("u")
+        assert both.take("u") and not other.take("u")
+
+
+def test_a_claim_that_is_refreshed_lives_and_one_that_is_not_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REFRESH_S", 0.05)
+    monkeypatch.setattr(module, "_machine", lambda: ["elsewhere"])  # whose processes cannot be asked
+    with Claims([tmp_path]) as alive:
+        assert alive.take("a")
+        old = time.time() - 2 * EXPIRY_S
+        os.utime(claim_of(tmp_path, "a"), (old, old))
+        time.sleep(0.3)
+        with Claims([tmp_path]) as other:
+            assert not other.take("a")
+            monkeypatch.setattr(module, "REFRESH_S", 60.0)
+            time.sleep(0.1)
+            os.utime(claim_of(tmp_path, "a"), (old, old))
+            other.sweep()
+            assert other.take("a")
+            alive.release("a")  # it is not its own any more
+            assert claim_of(tmp_path, "a").exists()
+
+
+@pytest.mark.parametrize("lie", ["pid", "started"])
+def test_a_claim_of_an_ended_process_is_dead_at_once(tmp_path: Path, lie: str) -> None:
+    with Claims([tmp_path]) as first:
+        assert first.take("a")
+        path = claim_of(tmp_path, "a")
+        claim = json.loads(path.read_text())
+        claim |= {"token": "gone", lie: 2**22 + 1 if lie == "pid" else 1}
+        path.write_text(json.dumps(claim))
+        (tmp_path / ".part-1.h5.gone.tmp").touch()
+        (tmp_path / f".part-1.h5.{first.token}.tmp").touch()
+        (tmp_path / ".part-1.h5.unknown.tmp").touch()
+        with Claims([tmp_path]) as second:
+            assert second.take("a")
+        left = {path.name for path in tmp_path.glob(".part*")}
+        assert left == {f".part-1.h5.{first.token}.tmp", ".part-1.h5.unknown.tmp"}
+        old = time.time() - 2 * EXPIRY_S
+        os.utime(tmp_path / ".part-1.h5.unknown.tmp", (old, old))
+        first.sweep()
+        assert {path.name for path in tmp_path.glob(".part*")} == {f".part-1.h5.{first.token}.tmp"}
+
+
+def test_a_claim_cut_short_by_a_crash_expires(tmp_path: Path) -> None:
+    with Claims([tmp_path]) as claims:
+        path = claim_of(tmp_path, "a")
+        path.touch()
+        claims.sweep()
+        assert not claims.take("a")
+        old = time.time() - 2 * EXPIRY_S
+        os.utime(path, (old, old))
+        claims.sweep()
+        assert claims.take("a")
+
+
+def test_what_others_commit_meanwhile_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(tmp_path / "data")
+    through = Share.through
+    inner: list[object] = []
+
+    def with_another_inside(self: Share, engine: Engine, say: object, update: object) -> object:
+        results = through(self, engine, say, update)  # type: ignore[arg-type]
+        for number, result in enumerate(results):
+            if number == 2 and not inner:
+                inner.append(None)
+                inner[0] = run(data)  # a second process begins and ends here
+            yield result
+
+    monkeypatch.setattr(Share, "through", with_another_inside)
+    outer = run(data)
+    assert outer.encoded + inner[0].encoded == 42 and outer.kept == inner[0].encoded > 0  # type: ignore[attr-defined]
+    monkeypatch.undo()
+    assert content(outer.path) == content(run(data, features_dir=tmp_path / "alone").path)
+
+
+def test_shards_share_the_work_without_overlap(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    done = [run(data, shard=(number, 3)) for number in (3, 1, 2)]
+    assert all(0 < result.encoded < 42 for result in done) and sum(result.encoded for result in done) == 42
+    assert [result.left for result in done] == [42 - done[0].encoded, done[2].encoded, 0]
+    assert content(done[0].path) == content(run(data, features_dir=tmp_path / "alone").path)
+
+
+def test_units_are_waited_for_and_taken_over_when_their_process_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_data(tmp_path / "data")
+    monkeypatch.setattr("features.share.WAIT_S", 0.05)
+    path = Path(run(data, shard=(1, 2)).path)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as sleeper, Claims([path]) as other:
+        _hold_everything(other, data, path, sleeper.pid)
+        began = time.monotonic()
+        threading.Timer(0.5, sleeper.kill).start()
+        result = run(data)
+        assert time.monotonic() - began >= 0.4
+        assert result.left == 0 and result.encoded > 0
+
+
+def _hold_everything(claims: Claims, data: Path, store: Path, pid: int) -> None:
+    """Claim every unit for another process."""
+    rows = read_manifests(data, ("train", "valid", "test"))
+    utterances = [utterance for split in rows.values() for utterance in split]
+    encoder = load_encoder(parse_selector("fourier2vec", "audio"))
+    identity = read_store_info(store).identity
+    plan = make_plan(utterances, encoder, [identity], data / "stores", torch.device("cpu"), 2.0, False)
+    for name in map(plan.unit_name, plan.units):
+        assert claims.take(name)
+        path = claim_of(store, name)
+        changed = {"token": "other", "pid": pid, "started": module._started(pid)}
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+
+def commands(features: str, count: int) -> Sequence[list[str]]:
+    arguments = ["extract", "--audio-encoder", "fourier2vec", "--threads", "1", "--features-dir", features, "--json"]
+    program = f"import sys; sys.argv[1:] = {arguments!r}; from cli.main import main; main()"
+    return [[sys.executable, "-c", program]] * count
+
+
+def test_two_extractions_started_together_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_data(tmp_path / "data", {"train": 700, "valid": 20, "test": 20})
+    monkeypatch.chdir(tmp_path)
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command in commands("both", 2)
+    ]
+    answers = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], answers
+    results = [json.loads(out.splitlines()[-1])["stores"][0] for out, _ in answers]
+    assert sum(result["encoded"] for result in results) >= 740
+    assert all(740 / 3 <= result["encoded"] <= 740 * 2 / 3 for result in results), results
+    alone = subprocess.run(*commands("alone", 1), capture_output=True, text=True, check=True)
+    path = json.loads(alone.stdout.splitlines()[-1])["stores"][0]["path"]
+    assert content(results[0]["path"]) == content(path)
+
+
+def test_the_parts_of_units_have_the_same_names_whoever_writes_them(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    stores = [Path(run(data, features_dir=tmp_path / name).path) for name in ("a", "b")]
+    names = [sorted(path.name for path in store.glob("part-*")) for store in stores]
+    assert names[0] == names[1] and len(names[0]) > 5

@@ -1,0 +1,94 @@
+"""Features are resident when they fit and streamed when they do not, with the same numbers, and never damaged ones."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_store import damage, make_store, parts, row, write
+from test_train_head import RESULTS, data, made, train  # noqa: F401
+
+from features.errors import InputError
+from features.store.reader import FeatureStore
+from mervn import dataset
+from mervn.config import TrainHeadOptions
+from mervn.sequences import Sequences, available_bytes, make_resident
+from mervn.train_head import train_head
+
+CPU = torch.device("cpu")
+
+
+def make_sequences(folder: Path) -> Sequences:
+    info = make_store(folder)
+    write(info, [row(str(i), size, i) for i, size in enumerate([3, 0, 5, 1])])
+    write(info, [row("4", 7, 4)], kind="zarr")
+    return Sequences(FeatureStore(info.path), ["2", "1", "4", "0", "3"])
+
+
+def test_resident_and_streamed_sequences_are_the_stored_rows(tmp_path: Path) -> None:
+    streamed, resident = make_sequences(tmp_path), make_sequences(tmp_path)
+    resident.load(CPU)
+    assert resident.resident and not streamed.resident
+    assert streamed.sizes == resident.sizes == [5, 0, 7, 3, 1] and streamed.num_bytes == 16 * 3 * 2
+    expected = [row(name, size, int(name)).values for name, size in zip("21403", streamed.sizes, strict=True)]
+    for indices in ([0], [4, 2, 0], [1], [2, 1, 3, 2]):
+        wanted = np.concatenate([expected[i] for i in indices])
+        for sequences in (streamed, resident):
+            np.testing.assert_array_equal(sequences.gather(indices).numpy(), wanted)
+
+
+def test_the_budget_decides_and_says_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    sequences = make_sequences(tmp_path)
+    make_resident([sequences], CPU, 0.0, said.append)
+    assert not sequences.resident and "streamed from disk: they do not fit into the budget of 0 GB" in said[-1]
+    make_resident([sequences], CPU, None, said.append)
+    assert sequences.resident and "resident in memory: they fit into half of the" in said[-1]
+    assert 0 < available_bytes(CPU) < 2**50
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_damaged_rows_are_never_used(tmp_path: Path, resident: bool) -> None:
+    info = make_store(tmp_path)
+    write(info, [row("a", 20), row("b", 20, 1)])
+    damage(parts(info)[0], row("b", 20, 1).values[7])
+    sequences = Sequences(FeatureStore(info.path), ["a", "b"])
+    with pytest.raises(InputError, match="rows of 'b' with another crc32"):
+        if resident:
+            sequences.load(CPU)
+        else:
+            sequences.gather([0, 1])
+
+
+def test_a_run_does_not_depend_on_where_its_features_are(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    streamed = train(data, tmp_path / "streamed", memory_gb=0.0).path
+    resident = train(data, tmp_path / "resident").path
+    for name in RESULTS:
+        assert (streamed / name).read_bytes() == (resident / name).read_bytes()
+
+
+def test_training_says_where_its_features_are(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    said: list[str] = []
+    train_head(TrainHeadOptions(output=tmp_path / "run", epochs=1), data, said.append, lambda _: None)
+    assert any("resident in memory" in line for line in said)
+
+
+def test_a_touched_file_is_decoded_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    for path in data.rglob("*.wav"):
+        os.utime(path, (1, 1))
+    found: list[str] = []
+    compare = dataset.compare_input
+    monkeypatch.setattr(dataset, "compare_input", lambda *a, **k: found.append(compare(*a, **k)) or found[-1])  # type: ignore[func-returns-value]
+    train(data, tmp_path / "one")
+    assert found.count("moved") >= 1
+    found.clear()
+    train(data, tmp_path / "two")
+    assert found.count("moved") == 0
+    (notes,) = (data / "stores" / "audio").glob("*/sources.jsonl")
+    with notes.open("a") as file:
+        file.write('{"utterance_id": "cut sho')  # by a crash
+    assert json.loads(notes.read_text().splitlines()[0])["source"]
+    train(data, tmp_path / "three")
+    assert found.count("moved") == 0

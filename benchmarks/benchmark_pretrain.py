@@ -3,10 +3,13 @@
     python benchmarks/benchmark_pretrain.py [--tiny] [--json]
 
 `mervn pretrain-audio` trains with its defaults for two minutes on the CPU on the train split of the demo corpus, 17
-minutes of synthetic speech, made harder: each of pitch, rate, pitch range, volume and pauses varies by itself as much
-as between the classes, so none decides alone. First: how large is the masked L1 on valid, which other speakers speak,
-beside predicting the mean? Second: by how much is test macro-F1 of a head on its frozen features above that on the
-features of random weights, mean of 3 seeds, same head, settings, layer and data? The layer was chosen on valid.
+minutes of synthetic speech, made harder: pitch, pitch range and volume vary as widely as in the demo but overlap
+completely, so that tempo (rate and pauses) alone tells the classes apart, and it overlaps too. First: how large is the
+masked L1 on valid, which other speakers speak, beside predicting the mean? Second: by how much is test macro-F1 of a
+head on its frozen features above that on the features of random weights, mean of 3 seeds, same head, settings, layer
+and data? Set and layer were chosen on train and valid: a linear probe reads the rate from pretrained features with R2
+0.91 and from random ones with 0.78, the pauses with 0.84 and 0.74, and pitch, range and volume equally badly from both.
+Where those decide, or all five together, pretraining gains nothing beyond noise.
 """
 
 from __future__ import annotations
@@ -34,7 +37,12 @@ from mervn.evaluation import evaluate
 from mervn.train_head import train_head
 
 SEEDS = 3
-LAYER = 3
+LAYER = "last"
+TEMPO = ("rate", "word_gap")
+TEMPO_DEVIATION = 0.5
+"""Of tempo by itself, over its change between the classes."""
+SPEAKABLE = (10, 90)
+"""Pitch and range beyond these make espeak-ng crash with some voices."""
 
 
 class Silent:
@@ -55,7 +63,12 @@ class Silent:
 
 def make_data(folder: Path, tiny: bool) -> Path:
     """Make the harder corpus and return the data folder of the label set that prosody decides."""
-    harder = {name: (centre, change, abs(change), limits) for name, (centre, change, _, limits) in PARAMETERS.items()}
+    harder = {
+        name: (centre, change, TEMPO_DEVIATION * abs(change), limits)
+        if name in TEMPO
+        else (centre, 0.0, abs(change), limits if name == "volume" else SPEAKABLE)
+        for name, (centre, change, _, limits) in PARAMETERS.items()
+    }
     with mock.patch.object(corpus, "PARAMETERS", harder):
         corpus.make_corpus(folder / "corpus")
     data = folder / "corpus" / "audio"

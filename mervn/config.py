@@ -23,6 +23,18 @@ class HeadOptions(Options):
     dim: Positive = Field(256, description="Width of the projections and of the fusion.")
     heads: Positive = Field(4, description="Attention heads.")
     attention_dropout: Share = Field(0.0, description="Dropout on attention weights.")
+    residual: bool = Field(False, description="xattn: add what was asked to what was heard.")
+    norm: bool = Field(False, description="xattn: LayerNorm before attention.")
+    feed_forward: bool = Field(False, description="xattn: a feed-forward part after attention.")
+    rnn_layers: Positive = Field(1, description="bilstm_attn, cnn_bilstm_attn: layers of the BiLSTM.")
+    rnn_hidden: Positive = Field(128, description="bilstm_attn, cnn_bilstm_attn: its width in each direction.")
+    blocks: Positive = Field(1, description="bilstm_attn, cnn_bilstm_attn: cross-attention blocks.")
+    merge: Literal["concat", "gate"] = Field(
+        "concat", description="bilstm_attn, cnn_bilstm_attn: what was heard as it is, or gated against what was before."
+    )
+    cnn_layers: Positive = Field(2, description="cnn_bilstm_attn: layers of the temporal CNN.")
+    kernel: Positive = Field(3, description="cnn_bilstm_attn: frames of its kernel, an odd number.")
+    dilation_growth: Positive = Field(2, description="cnn_bilstm_attn: how much wider each layer's dilation is.")
     mlp: tuple[Positive, ...] = Field((256, 128), description="Widths of the classifier's hidden layers.")
     dropout: Share = Field(0.1, description="Dropout in the classifier.")
     missing: Literal["token", "none"] = Field(
@@ -38,6 +50,8 @@ class HeadOptions(Options):
     def _check_heads(self) -> Any:
         if self.dim % self.heads:
             raise ValueError(f"dim must be a multiple of heads, found dim={self.dim} heads={self.heads}")
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, so that every frame stays its centre, found {self.kernel}")
         return self
 
 

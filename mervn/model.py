@@ -154,7 +154,12 @@ def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_clas
         mixes={name: LayerMix(len(shape.layers)) for name, shape in shapes.items() if len(shape.layers) > 1},
         dual=dual,
         projections={name: Projection(widths[name], options.dim, token) for name in spec.streams},
-        fusion=import_target(spec.target)(options.dim, options.heads, options.attention_dropout),
+        fusion=import_target(spec.target)(
+            options.dim,
+            options.heads,
+            options.attention_dropout,
+            **{name: getattr(options, name) for name in spec.options},
+        ),
         poolings=[import_target(POOLINGS[name])(options.dim) for name in names],
         leads=spec.outputs,
         classifier=Classifier(options.dim * len(names), options.mlp, num_classes, options.dropout),

@@ -211,3 +211,37 @@ def test_a_killed_extraction_goes_on_and_holds_equal_content(folder: Path, signa
     for name in whole:
         assert broken[name].tobytes() == whole[name].tobytes()
         assert broken.row_info(name).input_sha256 == whole.row_info(name).input_sha256
+
+
+def test_stores_are_looked_after(folder: Path, capsys: Captured) -> None:
+    make_data(folder / "data")
+    assert run(["extract", "--audio-encoder", "fourier2vec", "--batch-seconds", "2"]) == 0
+    (path,) = (folder / "data" / "stores" / "audio").iterdir()
+    store, before = str(path), {name: FeatureStore(path)[name].tobytes() for name in FeatureStore(path)}
+    assert run(["store", "verify", store, "--json"]) == 0
+    assert last_json(capsys.readouterr().out) == {"path": store, "whole": 42, "damaged": []}
+    assert run(["store", "convert", store, "--format", "zarr"]) == 0
+    assert run(["store", "compact", store]) == 0
+    parts = list(path.glob("part-*"))
+    assert [part.suffix for part in parts] == [".zarr"]
+    assert {name: FeatureStore(path)[name].tobytes() for name in FeatureStore(path)} == before
+
+    shard = parts[0] / "values" / "c" / "0" / "0"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    capsys.readouterr()
+    assert run(["train-head", "--fusion", "audio"]) == 1
+    assert f"mervn store verify {path.relative_to(folder)} --set-aside" in capsys.readouterr().err
+    assert run(["store", "list"]) == 0
+    assert "damaged" in capsys.readouterr().out
+    assert run(["store", "verify", store]) == 1
+    assert run(["store", "verify", store, "--set-aside"]) == 0
+    assert run(["extract", "--audio-encoder", "fourier2vec", "--batch-seconds", "2", "--json"]) == 0
+    assert last_json(capsys.readouterr().out)["stores"][0]["encoded"] == 42
+    assert {name: FeatureStore(path)[name].tobytes() for name in FeatureStore(path)} == before
+    assert {part.suffix for part in path.glob("part-*")} == {".h5", ".damaged"}
+
+    assert run(["store", "rm", store]) == 2
+    assert "cannot be undone: give --yes" in capsys.readouterr().err
+    assert run(["store", "rm", store, "--yes"]) == 0
+    assert not path.exists()
+    assert run(["store", "convert", store]) == 1

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import features.ragged
 from features.errors import UsageError
@@ -12,6 +13,7 @@ from features.targets import import_target
 from mervn.config import HeadOptions
 from mervn.fusion import FUSIONS
 from mervn.fusion.cross_attention import CrossAttention, MultiheadAttention
+from mervn.fusion.recurrent import BiLSTM, TemporalCNN, reversal
 from mervn.model import Head, PaddedHead, build_head
 from mervn.pooling import AttentivePooling
 from mervn.registry import POOLINGS
@@ -31,10 +33,10 @@ CASES = [
 GARBAGE = 1e4
 
 
-def make_head(fusion: str, pooling: str, missing: str = "token") -> Head:
+def make_head(fusion: str, pooling: str, missing: str = "token", **changes: object) -> Head:
     torch.manual_seed(0)
     options = HeadOptions.model_validate(
-        {"fusion": fusion, "pooling": pooling, "missing": missing, "dim": 8, "heads": 2, "mlp": (7,)}
+        {"fusion": fusion, "pooling": pooling, "missing": missing, "dim": 8, "heads": 2, "mlp": (7,), **changes}
     )
     head = build_head(options, SHAPES, 3).eval()
     with torch.no_grad():
@@ -150,11 +152,118 @@ def test_xattn_equals_its_equations_one_utterance_at_a_time() -> None:
     text = Ragged.from_sequences([torch.randn(n, 8) for n in (3, 1, 6)])
     audio = Ragged.from_sequences([torch.randn(n, 8) for n in (5, 17, 1)])
     (fused,) = fusion({"text": text, "audio": audio})
-    to_audio, to_text = (reference_cross_attention(m) for m in (fusion.text_to_audio, fusion.audio_to_text))
+    to_audio, to_text = (reference_cross_attention(m.attention) for m in (fusion.text_to_audio, fusion.audio_to_text))
     for found, t, a in zip(fused.split(), text.split(), audio.split(), strict=True):
         t_new, _ = to_audio(t[None], a[None], a[None])
         a_new, _ = to_text(a[None], t[None], t[None])
         torch.testing.assert_close(found, torch.cat([t_new[0], a_new[0]]), atol=TOLERANCE, rtol=0)
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("way", ["keys", "queries"])
+@pytest.mark.parametrize(("query_sizes", "key_sizes"), [((3, 1, 0, 4), (9, 17, 2, 0)), ((30, 7), (1, 5))])
+def test_absorbed_attention_equals_plain(
+    way: str, query_sizes: tuple[int, ...], key_sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    module = MultiheadAttention(16, 4, 0.0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    results = []
+    for chosen in ("none", way):
+        monkeypatch.setattr(MultiheadAttention, "way", lambda *_, chosen=chosen: chosen)
+        torch.manual_seed(1)
+        queries = Ragged.from_lengths(torch.randn(sum(query_sizes), 16, requires_grad=True), query_sizes)
+        keys = Ragged.from_lengths(torch.randn(sum(key_sizes), 16, requires_grad=True), key_sizes)
+        rows = module(queries, keys).values
+        module.zero_grad()
+        (rows * torch.linspace(-1, 1, 16)).square().sum().backward()
+        gradients = {name: p.grad for name, p in module.named_parameters()}
+        bias = gradients.pop("key_value.bias")
+        assert bias is not None and queries.values.grad is not None and keys.values.grad is not None
+        gradients["value bias"] = bias.chunk(2)[1]  # the key's has no gradient but rounding: it drops out
+        results.append({"rows": rows.detach(), "q": queries.values.grad, "k": keys.values.grad, **gradients})
+    for name, plain in results[0].items():
+        assert plain is not None and relative(results[1][name], plain) <= 1e-5, name
+
+
+def test_the_side_whose_maps_are_absorbed_follows_from_the_shapes() -> None:
+    module = MultiheadAttention(256, 4, 0.0)
+    short, long = Ragged.of_layout([20] * 4), Ragged.of_layout([230] * 4)
+    assert module.way(short, long) == "keys" and module.way(long, short) == "queries"
+    assert module.way(long, long) == "none"
+
+
+def test_attention_maps_are_those_of_the_reference() -> None:
+    torch.manual_seed(0)
+    module = MultiheadAttention(8, 2, 0.0).eval()
+    queries, keys = (Ragged.from_sequences([torch.randn(n, 8) for n in sizes]) for sizes in ((3, 2), (4, 1)))
+    for found, q, k in zip(module.maps(queries, keys), queries.split(), keys.split(), strict=True):
+        _, expected = reference_cross_attention(module)(q[None], k[None], k[None], average_attn_weights=False)
+        torch.testing.assert_close(found, expected[0])
+    fusion = make_head("xattn", "mean").fusion
+    assert isinstance(fusion, CrossAttention)
+    maps = fusion.attention_maps({"text": queries, "audio": keys})
+    assert [tuple(m.shape) for m in maps["text_to_audio"]] == [(2, 3, 4), (2, 2, 1)]
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_bilstm_equals_pack_padded_sequence(layers: int) -> None:
+    torch.manual_seed(0)
+    module = BiLSTM(6, 5, layers)
+    reference = nn.LSTM(6, 5, layers, batch_first=True, bidirectional=True)
+    for layer in range(layers):
+        for suffix, lstm in (("", module.forwards[layer]), ("_reverse", module.backwards[layer])):
+            for name, parameter in lstm.named_parameters():
+                getattr(reference, name.replace("l0", f"l{layer}") + suffix).data.copy_(parameter.data)
+    sizes = (4, 1, 9, 3)
+    x = Ragged.from_sequences([torch.randn(n, 6) for n in sizes])
+    packed = pack_padded_sequence(x.pad(), torch.tensor(sizes), batch_first=True, enforce_sorted=False)
+    expected, _ = pad_packed_sequence(reference(packed)[0], batch_first=True)
+    torch.testing.assert_close(module.states(x).values, x.pack(expected).values, atol=1e-6, rtol=0)
+    plain = x.pack(reference(x.pad())[0]).values  # the control: a padded bidirectional LSTM begins in the padding
+    assert (plain - expected[x.mask]).abs().max() > 1e-2
+
+
+def test_reversal_is_within_each_sequence_and_its_own_inverse() -> None:
+    x = Ragged.from_lengths(torch.arange(6), (3, 0, 1, 2))
+    assert x.values[reversal(x)].tolist() == [2, 1, 0, 3, 5, 4]
+    assert torch.equal(reversal(x)[reversal(x)], torch.arange(6))
+
+
+def test_a_dilated_cnn_equals_itself_on_one_sequence() -> None:
+    torch.manual_seed(0)
+    module = TemporalCNN(4, 3, 5, 2)
+    sequences = [torch.randn(n, 4) for n in (1, 30, 7)]
+    together = module(Ragged.from_sequences(sequences)).split()
+    for found, sequence in zip(together, sequences, strict=True):
+        x = sequence
+        for norm, conv in zip(module.norms, module.convolutions, strict=True):
+            x = x + functional.gelu(conv(norm(x).T[None])[0].T)
+        torch.testing.assert_close(found, x, atol=1e-6, rtol=1e-5)
+    assert [conv.dilation for conv in module.convolutions] == [(1,), (2,), (4,)]
+
+
+@pytest.mark.parametrize(
+    ("fusion", "changes"),
+    [
+        ("xattn", {"residual": True, "norm": True, "feed_forward": True}),
+        ("bilstm_attn", {"merge": "gate", "blocks": 2, "rnn_layers": 2}),
+        ("cnn_bilstm_attn", {"merge": "gate", "kernel": 5, "cnn_layers": 3, "dilation_growth": 3}),
+    ],
+)
+def test_options_of_fusions_are_exact_too(fusion: str, changes: dict[str, object], garbage_in_padding: None) -> None:
+    for missing in ("token", "none"):
+        assert greatest_difference(make_head(fusion, "attn", missing, **changes)) <= TOLERANCE
+
+
+def test_an_even_kernel_is_refused() -> None:
+    with pytest.raises(ValueError, match="kernel must be odd, .* found 4"):
+        make_head("cnn_bilstm_attn", "mean", kernel=4)
 
 
 def test_a_query_without_keys_gets_zeros() -> None:

@@ -1,7 +1,8 @@
 """The fusions by name. To add one: a module with a class as below, and an entry here.
 
-A fusion is built as `Fusion(dim, heads, dropout)` and maps projected streams to one or more sequences:
-`forward(streams: dict[str, Ragged]) -> list[Ragged]`, each pooled and then concatenated.
+A fusion is built as `Fusion(dim, heads, dropout, ...)`, with the options that its entry names by keyword. It maps
+projected streams to one or more sequences, each pooled and then concatenated:
+`forward(streams: dict[str, Ragged]) -> list[Ragged]`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ class FusionSpec:
     """The modalities it reads."""
     outputs: tuple[str, ...]
     """What each sequence it returns begins with: `text` (its first row is [CLS]) or `audio`."""
+    options: tuple[str, ...] = ()
+    """The options of a head that it takes besides."""
+
+
+_RECURRENT = ("rnn_layers", "rnn_hidden", "blocks", "merge")
 
 
 FUSIONS: dict[str, FusionSpec] = {
@@ -28,6 +34,21 @@ FUSIONS: dict[str, FusionSpec] = {
         description="each modality attends to the other; both are joined along time",
         streams=("text", "audio"),
         outputs=("text",),
+        options=("residual", "norm", "feed_forward"),
+    ),
+    "bilstm_attn": FusionSpec(
+        target="mervn.fusion.recurrent:RecurrentAttention",
+        description="a BiLSTM a modality, then cross-attention blocks",
+        streams=("text", "audio"),
+        outputs=("text",),
+        options=_RECURRENT,
+    ),
+    "cnn_bilstm_attn": FusionSpec(
+        target="mervn.fusion.recurrent:RecurrentAttention",
+        description="a temporal CNN and a BiLSTM a modality, then cross-attention blocks",
+        streams=("text", "audio"),
+        outputs=("text",),
+        options=(*_RECURRENT, "cnn_layers", "kernel", "dilation_growth"),
     ),
     "late": FusionSpec(
         target="mervn.fusion.unimodal:Late",

@@ -34,15 +34,16 @@ from features.store.writer import StoreWriter
 from mervn.config import TrainHeadOptions
 from mervn.dataset import Split
 from mervn.model import Head, build_head
+from mervn.optimization import make_optimizer
 from mervn.sequences import Sequences
 from mervn.streams import StreamShape
-from mervn.training import Trainer, make_optimizer
+from mervn.training import Trainer
 
 WIDTHS = {"text": 768, "audio": 1024}
 SHAPES = {name: StreamShape(width) for name, width in WIDTHS.items()}
 CLASSES = 4
 OPTIONS = TrainHeadOptions(
-    fusion="xattn", pooling="mean", sampling="bucket", batch_size=32, loss="ce", dropout=0.0, epochs=50
+    fusion="xattn", pooling="mean", sampling="bucket", batch_size=32, loss="ce", dropout=0.0, epochs=50, amp="off"
 )
 
 

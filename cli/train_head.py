@@ -21,7 +21,7 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
 
     import torch
 
-    from mervn.train_head import train_head
+    from mervn.train_head import train_head, train_seeds
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -36,6 +36,13 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
             f"at most {left:.0f} s left"
         )
 
+    if options.num_seeds > 1:
+        done = train_seeds(options, data, output.say, report)
+        for name, found in done.summary["valid"].items():
+            output.result(f"valid {name}: {found['mean']:.4f} ± {found['std']:.4f} over {options.num_seeds} seeds")
+        output.result(f"{done.path}: seed-... and summary.json")
+        output.document({"run": str(done.path), "summary": done.summary, "runs": [str(r.path) for r in done.runs]})
+        return
     result = train_head(options, data, output.say, report)
     valid = result.metrics["valid"]
     if seconds:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -26,7 +26,8 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary / TENSORS_FILE)
+    content = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
+    (temporary / TENSORS_FILE).write_bytes(content)  # a full disk is an OSError here
     (temporary / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", "utf-8")
     for path in temporary.iterdir():
         with path.open("rb+") as file:
@@ -46,16 +47,20 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint of the latest epoch in a `checkpoints` folder."""
-    found = [path for path in folder.glob("epoch-*") if path.suffix != ".tmp" and (path / STATE_FILE).is_file()]
-    return max(found, default=None, key=lambda path: path.name)
+    """Return the latest checkpoint of a `checkpoints` folder, by name: epoch-3 comes before epoch-3-step-10."""
+    return max(_whole(folder), default=None, key=lambda path: path.name)
 
 
-def remove_older(folder: Path, keep: Path) -> None:
-    """Remove every checkpoint of a `checkpoints` folder but one."""
+def remove_older(folder: Path, latest: Path, keep: int = 1) -> None:
+    """Remove every checkpoint of a `checkpoints` folder but the `keep` latest; what comes after `latest` goes too."""
+    names = sorted(path.name for path in _whole(folder) if path.name <= latest.name)[-keep:]
     for path in folder.glob("epoch-*"):
-        if path != keep:
+        if path.name not in names:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _whole(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("epoch-*") if path.suffix != ".tmp" and (path / STATE_FILE).is_file()]
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -68,10 +68,18 @@ class TrainingOptions(HeadOptions):
     batch_size: Positive = Field(32, description="Utterances a batch.")
     alpha: Annotated[float, Field(ge=0)] = Field(0.03, description="Seconds a syllable counts in the mixed length.")
     beta: Annotated[float, Field(ge=0)] = Field(0.5, description="Power of the length in the sampling weights.")
+    accumulate: Positive = Field(1, description="Batches whose gradients make one step.")
+    amp: Literal["auto", "off", "bf16", "fp16"] = Field(
+        "auto", description="Precision of the forward pass; auto is bf16 where the machine computes in it, else off."
+    )
+    drop_text: Share = Field(0.0, description="Chance that an utterance is trained on without its transcript.")
+    drop_audio: Share = Field(0.0, description="Chance that an utterance is trained on without its audio.")
+    time_mask: Share = Field(0.0, description="Up to this share of an utterance's audio frames is zeroed in training.")
     epochs: Positive = Field(50, description="Most epochs.")
     patience: Positive = Field(10, description="Epochs without a better valid macro-F1 before stopping.")
     learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="Greatest learning rate of AdamW.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="Weight decay of AdamW.")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="The learning rate after its rise.")
     warmup: Share = Field(0.1, description="Share of the steps in which the learning rate rises.")
     clip_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Greatest norm of the gradients.")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of initialisation, dropout and sampling.")
@@ -98,11 +106,25 @@ class StoreOptions(DataOptions):
     threads: Positive | None = Field(None, description="CPU threads; torch's own choice if unset.")
 
 
-class TrainHeadOptions(TrainingOptions, StoreOptions):
+class LabelOptions(Options):
+    """Which emotions a head tells apart."""
+
+    labels: tuple[str, ...] = Field((), description="The emotions there are; any other is an error. All if unset.")
+    label_map: tuple[str, ...] = Field((), description="old=new: emotions to rename or merge.")
+    drop_label: tuple[str, ...] = Field((), description="Emotions, after renaming, to leave out; counted.")
+
+
+class TrainHeadOptions(TrainingOptions, LabelOptions, StoreOptions):
     """Options of `mervn train-head`."""
+
+    num_seeds: Positive = Field(1, description="Train so many seeds, from --seed on, and report mean and deviation.")
 
     output: Path | None = Field(None, description="The run's folder; else runs/ and a name from the configuration.")
     checkpoint_every: Annotated[int, Field(ge=0)] = Field(1, description="Epochs between checkpoints; 0 for none.")
+    checkpoint_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="Steps between checkpoints within an epoch; 0 for none."
+    )
+    keep_checkpoints: Positive = Field(1, description="The latest checkpoints to keep.")
     force: bool = Field(False, description="Train again though a complete run of this configuration is there.")
 
 
@@ -132,5 +154,7 @@ class DemoOptions(Options):
     threads: Positive | None = Field(None, description="CPU threads; torch's own choice if unset.")
 
 
-NOT_CONFIGURATION = frozenset(StoreOptions.model_fields) - {"allow_missing"} | {"output", "checkpoint_every", "force"}
+NOT_CONFIGURATION = frozenset(StoreOptions.model_fields) - {"allow_missing"} | {
+    "output", "num_seeds", "checkpoint_every", "checkpoint_steps", "keep_checkpoints", "force",
+}  # fmt: skip
 """Options that say where things are or how to go about it; what they point to is in a run's inputs."""

@@ -14,8 +14,9 @@ from features.errors import InputError
 from features.manifest import manifest_sha256, read_manifests
 from features.store.index import features_folder
 from features.store.provenance import now
-from mervn.config import EvaluateOptions, HeadOptions
+from mervn.config import EvaluateOptions, HeadOptions, LabelOptions
 from mervn.dataset import load_split
+from mervn.labels import apply_labels
 from mervn.metrics import compute_metrics
 from mervn.model import Head, build_head
 from mervn.runs import (
@@ -64,9 +65,11 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say) -> dict[str, Any]:
     rows = read_manifests(
         data, (options.split,), audio_root=Path(audio_root) if audio_root else None, check_audio=False
     )[options.split]
+    kept = {name: config.options[name] for name in LabelOptions.model_fields if name in config.options}
+    labelled = apply_labels({options.split: rows}, LabelOptions.model_validate(kept), all_there=False)
     split = load_split(
         options.split,
-        rows,
+        labelled.utterances[options.split],
         streams,
         config.labels,
         allow_missing=options.allow_missing,
@@ -78,6 +81,7 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say) -> dict[str, Any]:
     metrics: dict[str, Any] = {
         "schema": SCHEMA,
         "labels": list(config.labels),
+        "dropped": labelled.dropped,
         "manifest_sha256": manifest_sha256(data / f"{options.split}.jsonl"),
         options.split: scores,
     }

@@ -73,7 +73,9 @@ def make_resident(
 
     Without a budget it is half of the memory that is free. Results do not depend on it.
     """
-    wanted = list(sequences)
+    wanted = [one for one in sequences if not one.resident]
+    if not wanted:
+        return
     size = sum(one.num_bytes for one in wanted)
     free = available_bytes(device)
     budget = memory_gb * 1e9 if memory_gb is not None else SHARE * free

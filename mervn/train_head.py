@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import time
 import warnings
@@ -16,14 +17,16 @@ import torch
 from safetensors.torch import save_file
 
 from features.encode import resolve_device
-from features.errors import InputError
+from features.errors import InputError, UsageError
 from features.manifest import Utterance, manifest_sha256, read_manifests
 from features.store.provenance import machine, now, package_versions
 from mervn.config import TrainHeadOptions
 from mervn.dataset import Split, load_split
 from mervn.fusion import FUSIONS
+from mervn.labels import apply_labels
 from mervn.metrics import compute_metrics
 from mervn.model import Head, LayerMix, build_head, pooling_names
+from mervn.optimization import resolve_amp
 from mervn.runs import (
     ENVIRONMENT_FILE,
     METRICS_FILE,
@@ -37,9 +40,10 @@ from mervn.runs import (
     write_jsonl,
 )
 from mervn.sequences import make_resident
-from mervn.streams import Stream, StreamShape, open_streams
-from mervn.training import Report, Trainer, predict
+from mervn.streams import Stream, StreamShape, modality_of, open_streams
+from mervn.training import Report, Saving, Trainer, predict
 
+SUMMARY_FILE = "summary.json"
 Say = Callable[[str], None]
 
 
@@ -53,34 +57,121 @@ class RunResult:
     """False where a complete run was there already."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What training needs, opened once for any number of seeds."""
+
+    data: Path
+    labels: list[str]
+    streams: Mapping[str, Stream]
+    splits: Mapping[str, Split]
+    dropped: Mapping[str, Mapping[str, int]]
+
+
 def train_head(options: TrainHeadOptions, data: Path, say: Say, report: Report) -> RunResult:
     """Train the head that the options describe on the train split and select its epoch on valid.
 
     The test split is never read. The same configuration again returns the result that is there, or goes on with what
     was interrupted. Raises UsageError for contradictory options, InputError for data that cannot be used.
     """
+    return _train_one(options, _prepare(options, data, say), say, report)
+
+
+@dataclass(frozen=True)
+class SeedsResult:
+    """Runs that differ in their seed alone."""
+
+    path: Path
+    runs: list[RunResult]
+    summary: Mapping[str, Any]
+
+
+def train_seeds(options: TrainHeadOptions, data: Path, say: Say, report: Report) -> SeedsResult:
+    """Train `num_seeds` heads over features opened once, each a run of its own below one folder.
+
+    Writes summary.json there: mean and standard deviation (of the sample, n - 1) of the scores on valid.
+    """
+    prepared = _prepare(options, data, say)
+    first = _configuration(_resolved(options), prepared)
+    folder = options.output or default_folder(first, _encoders(prepared)).with_name(
+        f"{default_folder(first, _encoders(prepared)).name}-{options.num_seeds}-seeds"
+    )
+    runs = []
+    for seed in range(options.seed, options.seed + options.num_seeds):
+        say(f"seed {seed}:")
+        changed = options.model_copy(update={"seed": seed, "output": folder / f"seed-{seed}"})
+        runs.append(_train_one(changed, prepared, say, report))
+    scores = {name: [float(run.metrics["valid"][name]) for run in runs] for name in ("accuracy", "macro_f1")}
+    summary = {
+        "schema": SCHEMA,
+        "seeds": [options.seed + number for number in range(options.num_seeds)],
+        "valid": {
+            name: {
+                "mean": statistics.mean(values),
+                "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+                "values": values,
+            }
+            for name, values in scores.items()
+        },
+    }
+    write_json(folder / SUMMARY_FILE, summary)
+    return SeedsResult(folder, runs, summary)
+
+
+def _resolved(options: TrainHeadOptions) -> TrainHeadOptions:
+    """Return the options with what depends on the machine decided."""
+    return options.model_copy(update={"amp": resolve_amp(options.amp, resolve_device(options.device))})
+
+
+def _encoders(prepared: Prepared) -> dict[str, str]:
+    return {name: stream.encoder for name, stream in prepared.streams.items()}
+
+
+def _prepare(options: TrainHeadOptions, data: Path, say: Say) -> Prepared:
     pooling_names(options.fusion, options.pooling)  # refuses what does not fit before any work
-    device = resolve_device(options.device)
-    modalities = FUSIONS[options.fusion].streams
+    _resolved(options)
     manifests = read_manifests(data, ("train", "valid"), audio_root=options.audio_root, check_audio=False)
-    labels = sorted({str(utterance.emotion) for utterance in manifests["train"]})
+    labelled = apply_labels(manifests, options)
+    labels = sorted({str(utterance.emotion) for utterance in labelled.utterances["train"]})
     if len(labels) < 2:
         raise InputError(f"train.jsonl must hold at least two emotions, found {', '.join(labels)}")
-    streams = open_streams(options, data, modalities)
-    splits = {name: _load(name, rows, streams, labels, options) for name, rows in manifests.items()}
-    config = _configuration(options, data, labels, streams, splits)
-    run = options.output or default_folder(config, {name: stream.encoder for name, stream in streams.items()})
+    streams = open_streams(options, data, FUSIONS[options.fusion].streams)
+    splits = {name: _load(name, rows, streams, labels, options) for name, rows in labelled.utterances.items()}
+    _refuse_silent(splits, options)
     for stream in streams.values():
         for store in stream.stores:
             say(f"{stream.name} features: {store.path} ({stream.weights})")
+    for name, counts in labelled.dropped.items():
+        if counts:
+            say(f"{name}: left out " + ", ".join(f"{count} {label}" for label, count in counts.items()))
+    return Prepared(data, labels, streams, splits, labelled.dropped)
+
+
+def _refuse_silent(splits: Mapping[str, Split], options: TrainHeadOptions) -> None:
+    """Raise UsageError where a fusion of two modalities would learn from one alone."""
+    for split in splits.values():
+        for name, count in split.count_empty().items():
+            if count == len(split) and len(split.streams) > 1:
+                other = next(stream for stream in split.streams if modality_of(stream) != modality_of(name))
+                raise UsageError(
+                    f"--fusion {options.fusion} needs {name}, but none of the {len(split)} utterances of {split.name} "
+                    f"has any; use --fusion {modality_of(other)}"
+                )
+
+
+def _train_one(options: TrainHeadOptions, prepared: Prepared, say: Say, report: Report) -> RunResult:
+    device = resolve_device(options.device)
+    options = _resolved(options)
+    config = _configuration(options, prepared)
+    run = options.output or default_folder(config, _encoders(prepared))
     with locked(run):
         if prepare(run, config, options.force):
             say(f"complete already: {run} (--force trains again)")
             return RunResult(run, json.loads((run / METRICS_FILE).read_text("utf-8")), trained=False)
-        _warn_empty(splits, options)
-        sequences = [one for split in splits.values() for layers in split.streams.values() for one in layers]
-        make_resident(sequences, device, options.memory_gb, say)
-        metrics = _train(run, options, config, splits, labels, streams, device, report)
+        _warn_empty(prepared.splits, options)
+        layers = [each for split in prepared.splits.values() for each in split.streams.values()]
+        make_resident([one for each in layers for one in each], device, options.memory_gb, say)
+        metrics = _train(run, options, config, prepared, device, report)
     return RunResult(run, metrics, trained=True)
 
 
@@ -96,13 +187,8 @@ def _load(
     )
 
 
-def _configuration(
-    options: TrainHeadOptions,
-    data: Path,
-    labels: list[str],
-    streams: Mapping[str, Stream],
-    splits: Mapping[str, Split],
-) -> RunConfig:
+def _configuration(options: TrainHeadOptions, prepared: Prepared) -> RunConfig:
+    data, streams, splits = prepared.data, prepared.streams, prepared.splits
     resolved = json.loads(options.model_dump_json())
     for key in ("features_dir", "audio_root", "audio_store", "text_store"):
         resolved[key] = str(Path(resolved[key]).resolve()) if resolved[key] else None
@@ -114,7 +200,7 @@ def _configuration(
         "features": {name: split.features_sha256 for name, split in splits.items()},
     }
     shapes = {name: stream.shape.as_json() for name, stream in streams.items()}
-    return RunConfig("train-head", resolved, labels, inputs, shapes)
+    return RunConfig("train-head", resolved, prepared.labels, inputs, shapes)
 
 
 def _warn_empty(splits: Mapping[str, Split], options: TrainHeadOptions) -> None:
@@ -132,29 +218,30 @@ def _train(
     run: Path,
     options: TrainHeadOptions,
     config: RunConfig,
-    splits: Mapping[str, Split],
-    labels: list[str],
-    streams: Mapping[str, Stream],
+    prepared: Prepared,
     device: torch.device,
     report: Report,
 ) -> dict[str, Any]:
     """Train and write the run; metrics.json comes last, for its existence means complete."""
     started = time.perf_counter()
+    splits, labels, streams = prepared.splits, prepared.labels, prepared.streams
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)
         head = build_head(options, {name: stream.shape for name, stream in streams.items()}, len(labels)).to(device)
         trainer = Trainer(head, splits["train"], splits["valid"], labels, options, device)
-        trainer.fit(run, options.checkpoint_every, report)
+        saving = Saving(options.checkpoint_every, options.checkpoint_steps, options.keep_checkpoints)
+        trainer.fit(run, saving, report)
     if trainer.best.weights is None:
         raise InputError("no epoch was trained: --epochs must be at least 1")
     head.load_state_dict(trainer.best.weights)
     valid = splits["valid"]
     probabilities = predict(head, valid, device)
-    metrics = {
+    metrics: dict[str, Any] = {
         "schema": SCHEMA,
         "labels": labels,
         "selected_epoch": trainer.best.epoch,
         "missing": {name: len(split.missing) for name, split in splits.items()},
+        "dropped": prepared.dropped,
         "features": {name: stream.weights for name, stream in streams.items()},
         "layer_weights": layer_weights(head, {name: stream.shape for name, stream in streams.items()}),
         "valid": {"missing": len(valid.missing), **compute_metrics(valid.targets, probabilities, labels)},

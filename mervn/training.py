@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from features.batching import plan_batches
 from features.errors import InputError
 from features.targets import import_target
+from mervn.augmentation import augment
 from mervn.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
@@ -32,12 +33,27 @@ from mervn.dataset import Split
 from mervn.losses import balanced_weights
 from mervn.metrics import compute_metrics
 from mervn.model import Head
+from mervn.optimization import Precision, learning_rate, make_optimizer, resolve_amp
 from mervn.registry import LOSSES
 from mervn.sampling import epoch_batches, mixed_lengths, sampling_weights
 
 EVALUATION_BATCH = 64
 Report = Callable[[dict[str, Any]], None]
 """Called with the history entry of every epoch."""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """When checkpoints are written, and how many are kept."""
+
+    epochs: int = 0
+    """Every so many epochs; 0 for none."""
+    steps: int = 0
+    """And every so many steps within an epoch."""
+    keep: int = 1
+
+
+NO_SAVING = Saving()
 
 
 @dataclass
@@ -54,23 +70,6 @@ class Best:
         if (macro_f1, -nll) > (self.macro_f1, -self.nll):
             self.epoch, self.macro_f1, self.nll = epoch, macro_f1, nll
             self.weights = {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}
-
-
-def learning_rate(step: int, total: int, warmup: float, greatest: float) -> float:
-    """Return the rate of a step (0-based): a linear rise over a share of the steps, then a cosine to zero."""
-    rising = max(1, round(warmup * total))
-    if step < rising:
-        return greatest * (step + 1) / rising
-    return greatest * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
-
-
-def make_optimizer(head: nn.Module, options: TrainingOptions) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov and Hutter 2019); biases, norms and learned rows are not decayed."""
-    decayed = [p for name, p in head.named_parameters() if p.ndim > 1 and not name.endswith("missing")]
-    chosen = {id(parameter) for parameter in decayed}
-    kept = [p for p in head.parameters() if id(p) not in chosen]
-    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
 
 
 def predict(head: Head, split: Split, device: torch.device) -> np.ndarray[Any, Any]:
@@ -96,12 +95,17 @@ class Trainer:
         self.head, self.train, self.valid = head, train, valid
         self.labels, self.options, self.device = labels, options, device
         self.optimizer = make_optimizer(head, options)
+        self.precision = Precision(resolve_amp(options.amp, device), device)
         self.loss = self._make_loss()
         self.lengths = mixed_lengths(train.audio_seconds, train.syllables, options.alpha)
         self.weights = sampling_weights(train.targets, self.lengths, options.beta)
-        self.steps_per_epoch = math.ceil(len(train) / options.batch_size)
+        self.batches_per_epoch = math.ceil(len(train) / options.batch_size)
+        self.steps_per_epoch = math.ceil(self.batches_per_epoch / options.accumulate)
         self.best = Best()
         self.next_epoch = 0
+        self.next_step = 0
+        """The step of `next_epoch` to go on with."""
+        self.epoch_loss = torch.zeros((), dtype=torch.float64, device=device)
         self.loader_seconds = 0.0
 
     def _make_loss(self) -> nn.Module:
@@ -113,17 +117,17 @@ class Trainer:
         loss: nn.Module = import_target(spec.target)(weights, *(getattr(options, name) for name in spec.options))
         return loss.to(self.device)
 
-    def fit(self, folder: Path, checkpoint_every: int, report: Report) -> None:
+    def fit(self, folder: Path, saving: Saving, report: Report) -> None:
         """Train until the last epoch or until `patience` epochs brought nothing better; `best` holds the result."""
         history = folder / "history.jsonl"
         self._resume(folder / "checkpoints", history)
         while self.next_epoch < self.options.epochs and not self.finished:
-            entry = self._epoch(self.next_epoch)
+            entry = self._epoch(self.next_epoch, folder / "checkpoints", saving)
             with history.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry, sort_keys=True) + "\n")
-            self.next_epoch += 1
-            if checkpoint_every and self.next_epoch % checkpoint_every == 0:
-                self._save(folder / "checkpoints")
+            self.next_epoch, self.next_step = self.next_epoch + 1, 0
+            if saving.epochs and self.next_epoch % saving.epochs == 0:
+                self._save(folder / "checkpoints", saving.keep)
             report(entry)
 
     @property
@@ -131,10 +135,10 @@ class Trainer:
         """Tell whether early stopping has ended the training."""
         return self.best.epoch >= 0 and self.next_epoch - 1 - self.best.epoch >= self.options.patience
 
-    def _epoch(self, epoch: int) -> dict[str, Any]:
+    def _epoch(self, epoch: int, checkpoints: Path, saving: Saving) -> dict[str, Any]:
         started = time.perf_counter()
         self.loader_seconds = 0.0
-        train_loss = self.train_epoch(epoch)
+        train_loss = self.train_epoch(epoch, checkpoints, saving)
         if not math.isfinite(train_loss):
             raise InputError(f"epoch {epoch}: the loss must be finite, found {train_loss}; lower --learning-rate")
         metrics = compute_metrics(self.valid.targets, predict(self.head, self.valid, self.device), self.labels)
@@ -145,41 +149,79 @@ class Trainer:
             "valid": {key: metrics[key] for key in ("accuracy", "macro_f1", "nll")},
             "best_epoch": self.best.epoch,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "drawn": self._drawn(epoch),
             "seconds": round(time.perf_counter() - started, 4),
             "loader_seconds": round(self.loader_seconds, 4),
         }
 
-    def train_epoch(self, epoch: int) -> float:
-        """Run one epoch and return its mean loss over utterances."""
+    def batches(self, epoch: int) -> list[list[int]]:
+        """Return the batches of an epoch."""
+        options = self.options
+        return epoch_batches(options.sampling, self.lengths, self.weights, options.batch_size, options.seed, epoch)
+
+    def _drawn(self, epoch: int) -> dict[str, Any]:
+        """Return what the sampling of an epoch did: real over padded frames, the share of each class, of utterances."""
+        batches = self.batches(epoch)
+        sizes = np.array([layers[0].sizes for layers in self.train.streams.values()])  # (streams, N)
+        longest = np.stack([sizes[:, batch].max(1) * len(batch) for batch in batches])
+        indices = np.concatenate(batches)
+        shares = np.bincount(self.train.targets[indices], minlength=len(self.labels)) / len(indices)
+        return {
+            "padding_efficiency": float(sizes[:, indices].sum() / max(1, longest.sum())),
+            "classes": dict(zip(self.labels, shares.tolist(), strict=True)),
+            "covered": len(np.unique(indices)) / len(self.train),
+        }
+
+    def train_epoch(self, epoch: int, checkpoints: Path | None = None, saving: Saving = NO_SAVING) -> float:
+        """Run one epoch, or what is left of it, and return its mean loss over utterances."""
         options = self.options
         self.head.train()
-        batches = epoch_batches(options.sampling, self.lengths, self.weights, options.batch_size, options.seed, epoch)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for number, indices in enumerate(batches):
+        batches = self.batches(epoch)
+        if not self.next_step:
+            self.epoch_loss.zero_()
+        for step in range(self.next_step, self.steps_per_epoch):
+            group = batches[step * options.accumulate : (step + 1) * options.accumulate]
+            rate = learning_rate(
+                epoch * self.steps_per_epoch + step,
+                options.epochs * self.steps_per_epoch,
+                options.warmup,
+                options.learning_rate,
+                options.schedule,
+            )
+            for parameters in self.optimizer.param_groups:
+                parameters["lr"] = rate
+            self._step(group, (options.seed, epoch, step))
+            if checkpoints is not None and saving.steps and (step + 1) % saving.steps == 0:
+                self.next_step = step + 1
+                self._save(checkpoints, saving.keep)
+        self.next_step = 0
+        return float(self.epoch_loss) / len(self.train)
+
+    def _step(self, group: Sequence[Sequence[int]], seed: tuple[int, ...]) -> None:
+        """Move the parameters once, by the mean loss over the utterances of some batches."""
+        total = sum(map(len, group))
+        for number, indices in enumerate(group):
             before = time.perf_counter()
             streams = self.train.batch(indices, self.device)
             targets = self.train.batch_targets(indices, self.device)
             self.loader_seconds += time.perf_counter() - before
-            step = epoch * self.steps_per_epoch + number
-            rate = learning_rate(step, options.epochs * self.steps_per_epoch, options.warmup, options.learning_rate)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            loss = self.loss(self.head(streams), targets)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.head.parameters(), options.clip_norm)
-            self.optimizer.step()
-            total += loss.detach().double() * len(indices)
-        return float(total) / len(self.train)
+            with self.precision.autocast():
+                logits = self.head(augment(streams, self.options, (*seed, number)))
+            loss = self.loss(logits, targets)
+            self.precision.backward(loss * (len(indices) / total))
+            self.epoch_loss += loss.detach().double() * len(indices)
+        self.precision.step(self.head, self.optimizer, self.options.clip_norm)
 
-    def _save(self, checkpoints: Path) -> None:
-        folder = checkpoints / f"epoch-{self.next_epoch:05d}"
+    def _save(self, checkpoints: Path, keep: int) -> None:
+        inside = f"-step-{self.next_step:06d}" if self.next_step else ""
+        folder = checkpoints / f"epoch-{self.next_epoch:05d}{inside}"
         tensors = {f"model.{name}": tensor for name, tensor in self.head.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in (self.best.weights or {}).items()}
-        tensors |= optimizer_tensors(self.optimizer) | rng_tensors()
+        tensors |= optimizer_tensors(self.optimizer) | rng_tensors() | {"epoch_loss": self.epoch_loss}
         best = {"epoch": self.best.epoch, "macro_f1": self.best.macro_f1, "nll": self.best.nll}
-        save_checkpoint(folder, tensors, {"next_epoch": self.next_epoch, "best": best})
-        remove_older(checkpoints, folder)
+        state = {"next_epoch": self.next_epoch, "next_step": self.next_step, "best": best}
+        save_checkpoint(folder, tensors, state | {"scaler": self.precision.state()})
+        remove_older(checkpoints, folder, keep)
 
     def _resume(self, checkpoints: Path, history: Path) -> None:
         """Load the latest checkpoint, if there is one, and cut the history to it."""
@@ -190,8 +232,10 @@ class Trainer:
             load_optimizer_tensors(self.optimizer, tensors)
             load_rng_tensors(tensors)
             best = state["best"]
-            self.best = Best(best["epoch"], best["macro_f1"], best["nll"], _under("best.", tensors))
-            self.next_epoch = state["next_epoch"]
+            self.best = Best(best["epoch"], best["macro_f1"], best["nll"], _under("best.", tensors) or None)
+            self.next_epoch, self.next_step = state["next_epoch"], state["next_step"]
+            self.epoch_loss.copy_(tensors["epoch_loss"])
+            self.precision.load(state["scaler"])
         lines = history.read_text("utf-8").splitlines() if history.exists() else []
         history.write_text("".join(line + "\n" for line in lines[: self.next_epoch]), "utf-8")
 

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ from features.errors import InputError, UsageError
 from mervn.config import EvaluateOptions, TrainHeadOptions
 from mervn.dataset import load_split
 from mervn.evaluation import evaluate, load_head
+from mervn.optimization import learning_rate, resolve_amp
 from mervn.runs import locked, read_config
 from mervn.streams import open_streams
-from mervn.train_head import RunResult, train_head
-from mervn.training import Trainer, learning_rate
+from mervn.train_head import RunResult, train_head, train_seeds
+from mervn.training import Saving, Trainer
 
 SMALL: dict[str, Any] = {"dim": 16, "heads": 2, "mlp": (8,), "epochs": 4, "batch_size": 8, "dropout": 0.3}
 RESULTS = ("metrics.json", "model.safetensors", "predictions-valid.jsonl")
@@ -83,6 +86,14 @@ def test_training_leaves_the_global_generator_alone(data: Path, tmp_path: Path) 
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def outcome(run: Path) -> list[object]:
+    """Return everything a run must be equal in."""
+    history = read_rows(run / "history.jsonl")
+    for entry in history:
+        del entry["seconds"], entry["loader_seconds"]
+    return [*((run / name).read_bytes() for name in RESULTS), history]
+
+
 @pytest.mark.parametrize("sampling", ["random", "bucket", "weighted", "both"])
 def test_interrupted_and_continued_equals_undisturbed(
     data: Path, tmp_path: Path, sampling: str, monkeypatch: pytest.MonkeyPatch
@@ -90,9 +101,9 @@ def test_interrupted_and_continued_equals_undisturbed(
     train(data, tmp_path / "whole", sampling=sampling)
     original, count = Trainer.train_epoch, [0]
 
-    def stop_in_the_third(self: Trainer, epoch: int) -> float:
+    def stop_in_the_third(self: Trainer, epoch: int, checkpoints: Path, saving: Saving) -> float:
         count[0] += 1
-        loss = original(self, epoch)
+        loss = original(self, epoch, checkpoints, saving)
         if count[0] == 3:
             raise KeyboardInterrupt  # the third epoch is done, and not yet saved
         return loss
@@ -103,13 +114,109 @@ def test_interrupted_and_continued_equals_undisturbed(
             train(data, tmp_path / "broken", sampling=sampling)
     assert not (tmp_path / "broken" / "metrics.json").exists()
     assert train(data, tmp_path / "broken", sampling=sampling).trained
-    for name in RESULTS:
-        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    histories = [read_rows(tmp_path / run / "history.jsonl") for run in ("broken", "whole")]
-    for entries in histories:
-        for entry in entries:
-            del entry["seconds"], entry["loader_seconds"]
-    assert histories[0] == histories[1]
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+
+
+KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+from mervn.config import TrainHeadOptions
+from mervn.train_head import train_head
+from mervn.training import Trainer
+plain, count = Trainer._step, [0]
+def step(self, group, seed):
+    plain(self, group, seed)
+    count[0] += 1
+    if count[0] == {stop}:
+        os.kill(os.getpid(), signal.SIGKILL)
+Trainer._step = step
+options = TrainHeadOptions.model_validate_json(sys.argv[1])
+torch.set_num_threads(options.threads)
+train_head(options, Path(sys.argv[2]), lambda _: None, lambda _: None)
+"""
+
+
+@pytest.mark.parametrize("sampling", ["random", "bucket", "weighted", "both"])
+def test_killed_in_mid_epoch_and_resumed_equals_undisturbed(data: Path, tmp_path: Path, sampling: str) -> None:
+    changes = {"sampling": sampling, "batch_size": 3, "checkpoint_steps": 2, "drop_text": 0.2, "time_mask": 0.3}
+    changes |= {"drop_audio": 0.2, "accumulate": 2, "threads": torch.get_num_threads(), "keep_checkpoints": 2}
+    train(data, tmp_path / "whole", **changes)
+    options = TrainHeadOptions(**{**SMALL, **changes, "output": tmp_path / "broken"})
+    command = [sys.executable, "-c", KILLED.format(stop=8), options.model_dump_json(), str(data)]
+    assert subprocess.run(command, capture_output=True).returncode == -9
+    names = sorted(path.name for path in (tmp_path / "broken" / "checkpoints").iterdir())
+    assert names[-1].startswith("epoch-00001-step-") and len(names) == 2
+    assert train(data, tmp_path / "broken", **changes).trained
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+
+
+def test_accumulated_batches_are_one_step(data: Path, tmp_path: Path) -> None:
+    plain = {"sampling": "random", "batch_size": 8, "dropout": 0.0, "loss": "ce", "amp": "off", "epochs": 2}
+    one = train(data, tmp_path / "one", **plain)
+    two = train(data, tmp_path / "two", **{**plain, "batch_size": 4}, accumulate=2)
+    losses = [[e["train_loss"] for e in read_rows(r.path / "history.jsonl")] for r in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)  # the same draws, cut finer
+
+
+def test_history_tells_what_was_drawn(data: Path, tmp_path: Path) -> None:
+    for sampling, full in (("bucket", True), ("both", False)):
+        entry = read_rows(train(data, tmp_path / sampling, sampling=sampling).path / "history.jsonl")[0]["drawn"]
+        assert 0.5 < entry["padding_efficiency"] <= 1 and sum(entry["classes"].values()) == pytest.approx(1)
+        assert (entry["covered"] == 1) == full and entry["covered"] > 0.4
+
+
+def test_several_seeds_share_the_features_and_are_summed_up(data: Path, tmp_path: Path) -> None:
+    options = TrainHeadOptions(**SMALL, output=tmp_path / "seeds", seed=3, num_seeds=3)
+    result = train_seeds(options, data, lambda _: None, lambda _: None)
+    scores = [run.metrics["valid"]["macro_f1"] for run in result.runs]
+    found = json.loads((tmp_path / "seeds" / "summary.json").read_text())["valid"]["macro_f1"]
+    assert found["values"] == scores and found["mean"] == pytest.approx(np.mean(scores))
+    assert found["std"] == pytest.approx(np.std(scores, ddof=1))
+    alone = train(data, tmp_path / "alone", seed=4)
+    assert outcome(alone.path) == outcome(tmp_path / "seeds" / "seed-4")
+
+
+def test_labels_are_renamed_left_out_and_counted(data: Path, tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        rows = read_rows(data / f"{split}.jsonl")
+        for number, entry in enumerate(rows):
+            entry["emotion"] = {0: "joy", 1: "noise"}.get(number % 5, entry["emotion"])
+        write_manifest(data / f"{split}.jsonl", rows)
+    changes = {"label_map": ("joy=happy",), "drop_label": ("noise",), "labels": ("happy", "sad")}
+    result = train(data, tmp_path / "run", **changes)
+    assert result.metrics["labels"] == ["happy", "sad"]
+    assert result.metrics["dropped"] == {"train": {"noise": 5}, "valid": {"noise": 2}}
+    assert result.metrics["valid"]["n"] == 8
+    scores = evaluate(result.path, EvaluateOptions(split="test"), lambda _: None)
+    assert scores["dropped"] == {"test": {"noise": 2}} and scores["test"]["n"] == 6
+    with pytest.raises(InputError, match=r"train.jsonl:2 'noise'.*leave them out with --drop-label"):
+        train(data, tmp_path / "a", labels=("happy", "sad"), label_map=("joy=happy",))
+    with pytest.raises(UsageError, match="--label-map must be old=new"):
+        train(data, tmp_path / "b", label_map=("joy",))
+    with pytest.raises(InputError, match=r"--drop-label must name emotions of the manifests .*found \['anger'\]"):
+        train(data, tmp_path / "c", drop_label=("anger",))
+
+
+def test_two_modalities_need_both(data: Path, tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        rows = [{**row, "transcript": None} for row in read_rows(data / f"{split}.jsonl")]
+        write_manifest(data / f"{split}.jsonl", rows)
+    extract(data, "hashed_ngrams", update=True)
+    with pytest.raises(UsageError, match="--fusion xattn needs text, but none of the 24 utterances .* --fusion audio"):
+        train(data, tmp_path / "run")
+    assert train(data, tmp_path / "audio", fusion="audio").trained
+
+
+def test_precision_follows_the_machine(data: Path, tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
+    auto = resolve_amp("auto", cpu)
+    assert auto in ("off", "bf16") and resolve_amp("off", cpu) == "off"
+    with pytest.raises(UsageError, match="--amp fp16 needs a GPU, found cpu"):
+        train(data, tmp_path / "fp16", amp="fp16")
+    assert read_config(train(data, tmp_path / "auto").path).options["amp"] == auto
+    full, half = (train(data, tmp_path / amp, amp=amp, epochs=1) for amp in ("off", "bf16"))
+    losses = [read_rows(run.path / "history.jsonl")[0]["train_loss"] for run in (full, half)]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
 def test_a_complete_run_is_kept_another_configuration_refused_and_force_trains_again(
@@ -288,3 +395,4 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0
     assert rates[55] == pytest.approx(0.5)
     assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.01
+    assert learning_rate(99, 100, 0.1, 1.0, "constant") == 1.0

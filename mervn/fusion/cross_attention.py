@@ -81,7 +81,7 @@ class MultiheadAttention(nn.Module):
         mixed = (weights.to(padded.dtype) @ padded).unflatten(1, (heads, -1))  # (B, H, Tq, D)
         value = torch.einsum("bhqe,hde->bqhd", mixed, weight_v).flatten(2)  # (B, Tq, D)
         bias = self.key_value.bias.chunk(2)[1]
-        rows: Tensor = self.out(queries.pack(value).values + bias)
+        rows: Tensor = self.out(queries.pack(value).values + bias.to(value.dtype))
         return rows
 
     def absorb_queries(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class MultiheadAttention(nn.Module):
         weights = self._weights(scores, mask[:, None, None])  # (B, Tq, H, Tk)
         out = torch.einsum("bkhd,ehd->bhke", value, weight_o).flatten(1, 2)  # (B, H Tk, D)
         mixed = weights.flatten(2).to(out.dtype) @ out  # (B, Tq, D)
-        return queries.pack(mixed).values + self.out.bias
+        return queries.pack(mixed).values + self.out.bias.to(mixed.dtype)
 
     def _weights(self, scores: Tensor, mask: Tensor) -> Tensor:
         """Return the softmax over the last axis of scaled scores, where the mask is true."""

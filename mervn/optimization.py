@@ -1,0 +1,82 @@
+"""How a head is optimised: AdamW, the learning rate's course, the precision of a step."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from features.errors import UsageError
+from mervn.config import TrainingOptions
+
+
+def learning_rate(step: int, total: int, warmup: float, greatest: float, schedule: str = "cosine") -> float:
+    """Return the rate of a step (0-based): a linear rise over a share of the steps, then a cosine or constant."""
+    rising = max(1, round(warmup * total))
+    if step < rising:
+        return greatest * (step + 1) / rising
+    if schedule == "constant":
+        return greatest
+    return greatest * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+
+def make_optimizer(head: nn.Module, options: TrainingOptions) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov and Hutter 2019); biases, norms and learned rows are not decayed."""
+    decayed = [p for name, p in head.named_parameters() if p.ndim > 1 and not name.endswith("missing")]
+    chosen = {id(parameter) for parameter in decayed}
+    kept = [p for p in head.parameters() if id(p) not in chosen]
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+
+
+def resolve_amp(amp: str, device: torch.device) -> str:
+    """Return off, bf16 or fp16: `auto` is bf16 where the machine computes in it. UsageError where it cannot be."""
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if amp == "auto":
+        return "bf16" if able else "off"
+    if amp == "fp16" and device.type != "cuda":
+        raise UsageError(f"--amp fp16 needs a GPU, found {device}; on a CPU use --amp bf16 or off")
+    return amp
+
+
+class Precision:
+    """Runs the forward pass in a precision, and scales the loss in fp16 so that small gradients survive.
+
+    Micikevicius et al. 2018 (arXiv 1710.03740). Parameters, loss and optimizer stay in fp32.
+    """
+
+    def __init__(self, amp: str, device: torch.device) -> None:
+        self.amp, self.device = amp, device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of the forward pass."""
+        kind = torch.float16 if self.amp == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, kind, enabled=self.amp != "off")
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss."""
+        self.scaler.scale(loss).backward()
+
+    def step(self, head: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
+        """Clip the gradients, move the parameters and forget the gradients; fp16 leaves out a step that overflowed."""
+        self.scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(head.parameters(), clip_norm)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of the scaler, for a checkpoint."""
+        return dict(self.scaler.state_dict())
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
+        if state:
+            self.scaler.load_state_dict(state)

@@ -21,7 +21,8 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
 
     import torch
 
-    from mervn.train_head import train_head, train_seeds
+    from mervn.train_head import train_head
+    from mervn.train_seeds import train_seeds
 
     if options.threads:
         torch.set_num_threads(options.threads)

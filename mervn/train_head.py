@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import time
 import warnings
@@ -43,7 +42,6 @@ from mervn.sequences import make_resident
 from mervn.streams import Stream, StreamShape, modality_of, open_streams
 from mervn.training import Report, Saving, Trainer, predict
 
-SUMMARY_FILE = "summary.json"
 Say = Callable[[str], None]
 
 
@@ -74,62 +72,23 @@ def train_head(options: TrainHeadOptions, data: Path, say: Say, report: Report) 
     The test split is never read. The same configuration again returns the result that is there, or goes on with what
     was interrupted. Raises UsageError for contradictory options, InputError for data that cannot be used.
     """
-    return _train_one(options, _prepare(options, data, say), say, report)
+    return train_prepared(options, open_training(options, data, say), say, report)
 
 
-@dataclass(frozen=True)
-class SeedsResult:
-    """Runs that differ in their seed alone."""
-
-    path: Path
-    runs: list[RunResult]
-    summary: Mapping[str, Any]
-
-
-def train_seeds(options: TrainHeadOptions, data: Path, say: Say, report: Report) -> SeedsResult:
-    """Train `num_seeds` heads over features opened once, each a run of its own below one folder.
-
-    Writes summary.json there: mean and standard deviation (of the sample, n - 1) of the scores on valid.
-    """
-    prepared = _prepare(options, data, say)
-    first = _configuration(_resolved(options), prepared)
-    folder = options.output or default_folder(first, _encoders(prepared)).with_name(
-        f"{default_folder(first, _encoders(prepared)).name}-{options.num_seeds}-seeds"
-    )
-    runs = []
-    for seed in range(options.seed, options.seed + options.num_seeds):
-        say(f"seed {seed}:")
-        changed = options.model_copy(update={"seed": seed, "output": folder / f"seed-{seed}"})
-        runs.append(_train_one(changed, prepared, say, report))
-    scores = {name: [float(run.metrics["valid"][name]) for run in runs] for name in ("accuracy", "macro_f1")}
-    summary = {
-        "schema": SCHEMA,
-        "seeds": [options.seed + number for number in range(options.num_seeds)],
-        "valid": {
-            name: {
-                "mean": statistics.mean(values),
-                "std": statistics.stdev(values) if len(values) > 1 else 0.0,
-                "values": values,
-            }
-            for name, values in scores.items()
-        },
-    }
-    write_json(folder / SUMMARY_FILE, summary)
-    return SeedsResult(folder, runs, summary)
-
-
-def _resolved(options: TrainHeadOptions) -> TrainHeadOptions:
+def resolved(options: TrainHeadOptions) -> TrainHeadOptions:
     """Return the options with what depends on the machine decided."""
     return options.model_copy(update={"amp": resolve_amp(options.amp, resolve_device(options.device))})
 
 
-def _encoders(prepared: Prepared) -> dict[str, str]:
+def encoders_of(prepared: Prepared) -> dict[str, str]:
+    """Return the encoder of each stream."""
     return {name: stream.encoder for name, stream in prepared.streams.items()}
 
 
-def _prepare(options: TrainHeadOptions, data: Path, say: Say) -> Prepared:
+def open_training(options: TrainHeadOptions, data: Path, say: Say) -> Prepared:
+    """Read train and valid and open their features; the errors of `train_head`."""
     pooling_names(options.fusion, options.pooling)  # refuses what does not fit before any work
-    _resolved(options)
+    resolved(options)
     manifests = read_manifests(data, ("train", "valid"), audio_root=options.audio_root, check_audio=False)
     labelled = apply_labels(manifests, options)
     labels = sorted({str(utterance.emotion) for utterance in labelled.utterances["train"]})
@@ -159,11 +118,12 @@ def _refuse_silent(splits: Mapping[str, Split], options: TrainHeadOptions) -> No
                 )
 
 
-def _train_one(options: TrainHeadOptions, prepared: Prepared, say: Say, report: Report) -> RunResult:
+def train_prepared(options: TrainHeadOptions, prepared: Prepared, say: Say, report: Report) -> RunResult:
+    """Train one head, or return the complete run that is there."""
     device = resolve_device(options.device)
-    options = _resolved(options)
-    config = _configuration(options, prepared)
-    run = options.output or default_folder(config, _encoders(prepared))
+    options = resolved(options)
+    config = configuration(options, prepared)
+    run = options.output or default_folder(config, encoders_of(prepared))
     with locked(run):
         if prepare(run, config, options.force):
             say(f"complete already: {run} (--force trains again)")
@@ -187,20 +147,21 @@ def _load(
     )
 
 
-def _configuration(options: TrainHeadOptions, prepared: Prepared) -> RunConfig:
+def configuration(options: TrainHeadOptions, prepared: Prepared) -> RunConfig:
+    """Return what a run of these options is."""
     data, streams, splits = prepared.data, prepared.streams, prepared.splits
-    resolved = json.loads(options.model_dump_json())
+    known = json.loads(options.model_dump_json())
     for key in ("features_dir", "audio_root", "audio_store", "text_store"):
-        resolved[key] = str(Path(resolved[key]).resolve()) if resolved[key] else None
-    resolved["data"] = str(data.resolve())
-    resolved["output"] = None  # the folder itself says where it is
+        known[key] = str(Path(known[key]).resolve()) if known[key] else None
+    known["data"] = str(data.resolve())
+    known["output"] = None  # the folder itself says where it is
     inputs = {
         "manifests": {name: manifest_sha256(data / f"{name}.jsonl") for name in splits},
         "stores": {name: [store.info.hash for store in stream.stores] for name, stream in streams.items()},
         "features": {name: split.features_sha256 for name, split in splits.items()},
     }
     shapes = {name: stream.shape.as_json() for name, stream in streams.items()}
-    return RunConfig("train-head", resolved, prepared.labels, inputs, shapes)
+    return RunConfig("train-head", known, prepared.labels, inputs, shapes)
 
 
 def _warn_empty(splits: Mapping[str, Split], options: TrainHeadOptions) -> None:

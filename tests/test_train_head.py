@@ -21,7 +21,8 @@ from mervn.evaluation import evaluate, load_head
 from mervn.optimization import learning_rate, resolve_amp
 from mervn.runs import locked, read_config
 from mervn.streams import open_streams
-from mervn.train_head import RunResult, train_head, train_seeds
+from mervn.train_head import RunResult, train_head
+from mervn.train_seeds import train_seeds
 from mervn.training import Saving, Trainer
 
 SMALL: dict[str, Any] = {"dim": 16, "heads": 2, "mlp": (8,), "epochs": 4, "batch_size": 8, "dropout": 0.3}

@@ -41,7 +41,13 @@ def forward_layers(self, inputs):
     return [output.replace(output.values * factor) for output in plain(self, inputs)]
 Fourier2Vec.forward_layers = forward_layers
 """
-COMMAND = "import sys; sys.argv[1:] = {arguments!r}; from cli.main import main; main()"
+COMMAND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+sys.argv[1:] = {arguments!r}
+from cli.main import main
+main()
+"""
 ENCODERS = {
     "fourier2vec": ("audio", ["--audio-encoder", "fourier2vec", "--batch-seconds", "2"], ""),
     "batch-dependent": ("audio", ["--audio-encoder", "fourier2vec", "--batch-seconds", "2"], BATCH_DEPENDENT),

@@ -33,6 +33,7 @@ from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
 from mervn.config import TrainHeadOptions
 from mervn.dataset import Split
+from mervn.fusion.cross_attention import MultiheadAttention
 from mervn.model import Head, build_head
 from mervn.optimization import make_optimizer
 from mervn.sequences import Sequences
@@ -87,6 +88,16 @@ def make_corpus(folder: Path, count: int) -> Corpus:
     return Corpus(split, list(zip(*files, strict=True)), targets.tolist())
 
 
+def reference_attention(ours: MultiheadAttention) -> nn.MultiheadAttention:
+    """Return torch's own attention with the weights of ours."""
+    theirs = nn.MultiheadAttention(ours.out.in_features, ours.heads, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key_value.weight]))
+        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key_value.bias]))
+    theirs.out_proj.load_state_dict(ours.out.state_dict())
+    return theirs
+
+
 class HabitHead(nn.Module):
     """The same head as most toolkits write it: padded tensors and nn.MultiheadAttention."""
 
@@ -94,14 +105,7 @@ class HabitHead(nn.Module):
         super().__init__()
         self.projections, self.classifier = head.projections, head.classifier
         pairs = {"text": head.fusion.text_to_audio, "audio": head.fusion.audio_to_text}
-        self.attention = nn.ModuleDict()
-        for name, ours in pairs.items():
-            theirs = nn.MultiheadAttention(OPTIONS.dim, OPTIONS.heads, batch_first=True)
-            with torch.no_grad():
-                theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key_value.weight]))
-                theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key_value.bias]))
-            theirs.out_proj.load_state_dict(ours.out.state_dict())
-            self.attention[name] = theirs
+        self.attention = nn.ModuleDict({name: reference_attention(ours.attention) for name, ours in pairs.items()})
 
     def forward(self, text: Tensor, text_mask: Tensor, audio: Tensor, audio_mask: Tensor) -> Tensor:
         """Return logits (B, C) for padded (B, T, D) and masks (B, T), True = real."""
@@ -140,7 +144,7 @@ def collate(items: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, ...]:
     return *padded, torch.tensor([item[2] for item in items])
 
 
-def habit_epoch(head: HabitHead, optimizer: torch.optim.Optimizer, loader: DataLoader[Any]) -> float:
+def habit_epoch(head: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader[Any]) -> float:
     """Train one epoch the habitual way and return its seconds."""
     started = time.perf_counter()
     for *inputs, targets in loader:
@@ -152,7 +156,7 @@ def habit_epoch(head: HabitHead, optimizer: torch.optim.Optimizer, loader: DataL
     return time.perf_counter() - started
 
 
-def check_equal(ours: Head, habit: HabitHead, corpus: Corpus) -> float:
+def check_equal(ours: Head, habit: nn.Module, corpus: Corpus) -> float:
     """Return the greatest difference of the logits of both on one batch."""
     indices = list(range(32))
     with torch.inference_mode():

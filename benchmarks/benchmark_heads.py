@@ -1,0 +1,322 @@
+"""Measure what stage two's exact short cuts gain: absorbed attention, the BiLSTM without packing, bf16, buckets.
+
+    python benchmarks/benchmark_heads.py [--tiny] [--json]
+
+Corpus, loader and habit are those of benchmark_train_head.py. A step is forward, loss, backward, clipping and AdamW on
+batches that lie in memory. Plain attention runs every map on its own rows; absorbed attention folds those of the longer
+side into the shorter. The habit of the recurrent fusions packs padded batches for a bidirectional nn.LSTM and uses
+nn.MultiheadAttention with key padding masks. Errors are relative norms against the plain way, the worst over outputs
+and gradients. `best` is ours in bf16 where the machine computes in it.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import click
+import torch
+from benchmark_train_head import (
+    CLASSES,
+    SHAPES,
+    Corpus,
+    HabitDataset,
+    HabitHead,
+    check_equal,
+    collate,
+    habit_epoch,
+    make_corpus,
+    reference_attention,
+)
+from report import Figure, report
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils.data import DataLoader
+
+from features.ragged import Ragged
+from mervn.config import TrainHeadOptions
+from mervn.fusion.cross_attention import MultiheadAttention
+from mervn.fusion.recurrent import BiLSTM
+from mervn.model import Head, build_head
+from mervn.optimization import make_optimizer, resolve_amp
+from mervn.training import Trainer
+
+CPU = torch.device("cpu")
+FUSIONS = ("xattn", "bilstm_attn", "cnn_bilstm_attn")
+BEST_GOALS = {"xattn": 4.0}
+
+
+def options_of(fusion: str, amp: str = "off") -> TrainHeadOptions:
+    """Return the options of a head and its training."""
+    return TrainHeadOptions.model_validate(
+        {"fusion": fusion, "pooling": "mean", "sampling": "bucket", "batch_size": 32, "loss": "ce", "dropout": 0.0,
+         "epochs": 50, "amp": amp}
+    )  # fmt: skip
+
+
+def make_head(fusion: str) -> Head:
+    """Build a head with the same weights every time."""
+    torch.manual_seed(0)
+    return build_head(options_of(fusion), SHAPES, CLASSES)
+
+
+def reference_lstm(ours: BiLSTM) -> nn.LSTM:
+    """Return torch's own bidirectional LSTM with the weights of ours."""
+    first = ours.forwards[0]
+    theirs = nn.LSTM(first.input_size, first.hidden_size, len(ours.forwards), batch_first=True, bidirectional=True)
+    for layer, pair in enumerate(zip(ours.forwards, ours.backwards, strict=True)):
+        for suffix, lstm in zip(("", "_reverse"), pair, strict=True):
+            for name, parameter in lstm.named_parameters():
+                getattr(theirs, name.replace("l0", f"l{layer}") + suffix).data.copy_(parameter.data)
+    return theirs
+
+
+class HabitRecurrent(nn.Module):
+    """The recurrent heads as most toolkits write them; it shares the parts that are no short cut with ours."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        fusion = head.fusion
+        self.projections, self.classifier = head.projections, head.classifier
+        self.convolutions, self.blocks = fusion.convolutions, fusion.blocks
+        self.outs = nn.ModuleDict({name: lstm.out for name, lstm in fusion.recurrent.items()})
+        self.lstms = nn.ModuleDict({name: reference_lstm(lstm) for name, lstm in fusion.recurrent.items()})
+        self.attention = nn.ModuleList(
+            nn.ModuleDict({name: reference_attention(part.attention) for name, part in block.items()})
+            for block in fusion.blocks
+        )
+
+    def forward(self, text: Tensor, text_mask: Tensor, audio: Tensor, audio_mask: Tensor) -> Tensor:
+        """Return logits (B, C) for padded (B, T, D) and masks (B, T), True = real."""
+        masks = {"text": text_mask, "audio": audio_mask}
+        x = {name: self._encode(name, padded, masks[name]) for name, padded in (("text", text), ("audio", audio))}
+        for block, attention in zip(self.blocks, self.attention, strict=True):
+            x = {
+                name: self._attend(block[name], attention[name], x[name], x[other], masks[other])
+                for name, other in (("text", "audio"), ("audio", "text"))
+            }
+        fused, mask = torch.cat([x["text"], x["audio"]], 1), torch.cat([text_mask, audio_mask], 1)
+        return self.classifier((fused * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+
+    def _encode(self, name: str, padded: Tensor, mask: Tensor) -> Tensor:
+        projection = self.projections[name]
+        x = projection.norm(projection.linear(padded))
+        if name in self.convolutions:
+            cnn = self.convolutions[name]
+            for norm, convolution in zip(cnn.norms, cnn.convolutions, strict=True):
+                seen = (norm(x) * mask[..., None]).transpose(1, 2)
+                x = x + nn.functional.gelu(convolution(seen).transpose(1, 2))
+        packed = pack_padded_sequence(x, mask.sum(1), batch_first=True, enforce_sorted=False)
+        return self.outs[name](pad_packed_sequence(self.lstms[name](packed)[0], batch_first=True)[0])
+
+    @staticmethod
+    def _attend(block: Any, attention: nn.Module, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
+        keys = block.key_norm(y)
+        x = x + attention(block.query_norm(x), keys, keys, key_padding_mask=~mask)[0]
+        return x + block.feed_forward(block.feed_forward_norm(x))
+
+
+def way(name: str) -> Any:
+    """Make attention take one way, `none` for the plain one, or "" for its own choice."""
+    return mock.patch.object(MultiheadAttention, "way", return_value=name) if name else nullcontext()
+
+
+def step_seconds(head: Head, batches: Sequence[dict[str, Ragged]], targets: Sequence[Tensor], amp: str) -> float:
+    """Return the seconds of a step on every batch."""
+    optimizer = make_optimizer(head, options_of("xattn"))
+    started = time.perf_counter()
+    for streams, target in zip(batches, targets, strict=True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp == "bf16"):
+            logits = head(streams)
+        nn.functional.cross_entropy(logits, target).backward()
+        nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return time.perf_counter() - started
+
+
+def padded_seconds(habit: HabitHead, batches: Sequence[tuple[Tensor, ...]]) -> float:
+    """Return the seconds of a step on every padded batch, fp32."""
+    optimizer = make_optimizer(habit, options_of("xattn"))
+    started = time.perf_counter()
+    for *inputs, target in batches:
+        nn.functional.cross_entropy(habit(*inputs), target).backward()
+        nn.utils.clip_grad_norm_(habit.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return time.perf_counter() - started
+
+
+def median_ratio(first: Callable[[], float], second: Callable[[], float], rounds: int) -> float:
+    """Return the median of first over second, run in alternation after a round that warms up."""
+    first(), second()
+    return statistics.median(first() / second() for _ in range(rounds))
+
+
+def measure_attention(corpus: Corpus, trainer: Trainer, rounds: int, limit: int) -> list[Figure]:
+    """Compare absorbed with plain attention in xattn."""
+    indices = trainer.batches(0)[:limit]
+    batches = [corpus.split.batch(batch, CPU) for batch in indices]
+    targets = [corpus.split.batch_targets(batch, CPU) for batch in indices]
+    dataset = HabitDataset(corpus)
+    padded = [collate([dataset[i] for i in batch]) for batch in indices]
+    head, habit = make_head("xattn"), HabitHead(make_head("xattn"))
+
+    def plain(amp: str) -> Callable[[], float]:
+        def run() -> float:
+            with way("none"):
+                return step_seconds(head, batches, targets, amp)
+
+        return run
+
+    def ours(amp: str) -> Callable[[], float]:
+        return lambda: step_seconds(head, batches, targets, amp)
+
+    fp32, bf16 = (median_ratio(ours(amp), plain(amp), rounds) for amp in ("off", "bf16"))
+    best = median_ratio(ours("bf16"), lambda: padded_seconds(habit, padded), rounds)
+    error = attention_error(batches[0])
+    return [
+        Figure("heads.absorbed.fp32", "xattn's step, absorbed over plain attention, fp32", fp32, 0.8, "lower"),
+        Figure("heads.absorbed.bf16", "the same, both in bf16", bf16, 0.75, "lower"),
+        Figure("heads.best_over_plain_fp32", "absorbed bf16 over padded fp32 batches", best, 0.5, "lower"),
+        Figure("heads.absorbed.error", "outputs and gradients against plain attention", error, 1e-5, "lower"),
+    ]
+
+
+def attention_error(streams: dict[str, Ragged]) -> float:
+    """Return the worst relative error of xattn's outputs and gradients."""
+    found = []
+    for name in ("none", ""):
+        head = make_head("xattn")
+        with way(name):
+            (fused,) = head.fusion({key: head.projections[key](stream) for key, stream in streams.items()})
+        fused.values.square().mean().backward()
+        gradients = {key: p.grad for key, p in head.named_parameters() if p.grad is not None}
+        for key in [key for key in gradients if key.endswith("key_value.bias")]:
+            gradients[key] = gradients[key].chunk(2)[1]  # a key's bias drops out of the softmax: rounding alone
+        found.append({"rows": fused.values.detach(), **gradients})
+    return max(relative(found[1][key], plain) for key, plain in found[0].items())
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """Return |found - expected| / |expected|."""
+    return float((found - expected).norm() / expected.norm())
+
+
+def measure_bilstm(corpus: Corpus, trainer: Trainer, rounds: int, limit: int) -> list[Figure]:
+    """Compare our BiLSTM with a packed one, forward and backward, on projected audio."""
+    torch.manual_seed(0)
+    ours = BiLSTM(256, 128, 1)
+    theirs = reference_lstm(ours)
+    sizes = [[corpus.split.streams["audio"][0].sizes[i] for i in batch] for batch in trainer.batches(0)[:limit]]
+    inputs = [Ragged.from_lengths(torch.randn(sum(some), 256), some) for some in sizes]
+    padded = [(x.pad(), torch.tensor(x.sizes)) for x in inputs]
+
+    def packed(x: Tensor, lengths: Tensor) -> Tensor:
+        rows = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(theirs(rows)[0], batch_first=True)[0]
+
+    def run_ours() -> float:
+        started = time.perf_counter()
+        for x in inputs:
+            ours.states(x.replace(x.values.detach().requires_grad_())).values.square().sum().backward()
+        return time.perf_counter() - started
+
+    def run_theirs() -> float:
+        started = time.perf_counter()
+        for x, lengths in padded:
+            packed(x.detach().requires_grad_(), lengths).square().sum().backward()
+        return time.perf_counter() - started
+
+    gained = median_ratio(run_theirs, run_ours, rounds)
+    return [
+        Figure("heads.pack_padded_over_ours", "a packed nn.LSTM over our BiLSTM, fp32", gained, 4.0, "higher"),
+        Figure("heads.bilstm.error", "outputs and gradients against it", bilstm_error(inputs[0]), 1e-5, "lower"),
+    ]
+
+
+def bilstm_error(x: Ragged) -> float:
+    """Return the worst relative error of our BiLSTM's outputs and gradients."""
+    torch.manual_seed(0)
+    ours = BiLSTM(256, 128, 1)
+    theirs = reference_lstm(ours)
+    mine, other = x.values.clone().requires_grad_(), x.pad().requires_grad_()
+    rows = ours.states(x.replace(mine)).values
+    packed = pack_padded_sequence(other, torch.tensor(x.sizes), batch_first=True, enforce_sorted=False)
+    expected = x.pack(pad_packed_sequence(theirs(packed)[0], batch_first=True)[0]).values
+    for output in (rows, expected):
+        output.square().mean().backward()
+    pairs = [(rows.detach(), expected.detach()), (mine.grad, x.pack(other.grad).values)]
+    for suffix, lstm in (("", ours.forwards[0]), ("_reverse", ours.backwards[0])):
+        pairs += [(p.grad, getattr(theirs, name + suffix).grad) for name, p in lstm.named_parameters()]
+    return max(relative(found, wanted) for found, wanted in pairs)
+
+
+def measure_fusion(fusion: str, corpus: Corpus, rounds: int) -> list[Figure]:
+    """Compare whole epochs, reading included, of one fusion with the habit's."""
+    ours = make_head(fusion)
+    habit = (HabitHead if fusion == "xattn" else HabitRecurrent)(make_head(fusion))
+    difference = check_equal(ours, habit, corpus)
+    if difference > 1e-4:
+        raise RuntimeError(f"both sides must compute the same head, found a difference of {difference} in {fusion}")
+    labels = [str(c) for c in range(CLASSES)]
+    amps = {"fp32": "off", "best": resolve_amp("auto", CPU)}
+    trainers = {
+        name: Trainer(make_head(fusion), corpus.split, corpus.split, labels, options_of(fusion, amp), CPU)
+        for name, amp in amps.items()
+    }
+    optimizer = make_optimizer(habit, options_of(fusion))
+    loader = DataLoader(HabitDataset(corpus), batch_size=32, shuffle=True, collate_fn=collate)
+    ratios: dict[str, list[float]] = {"fp32": [], "best": [], "share": []}
+    for epoch in range(rounds + 1):
+        seconds = {}
+        for name, trainer in trainers.items():
+            started, trainer.loader_seconds = time.perf_counter(), 0.0
+            trainer.train_epoch(epoch)
+            seconds[name] = time.perf_counter() - started
+        habitual = habit_epoch(habit, optimizer, loader)
+        if epoch:  # the first round warms up
+            for name, value in seconds.items():
+                ratios[name].append(habitual / value)
+            ratios["share"].append(trainers["fp32"].loader_seconds / seconds["fp32"])
+    median = {name: statistics.median(values) for name, values in ratios.items()}
+    return [
+        Figure(f"loader.share.{fusion}", "store and loader over the epoch, fp32", median["share"], 0.08, "lower"),
+        Figure(f"habit.{fusion}.fp32", "the habit's epoch over ours, fp32", median["fp32"], 1.8, "higher"),
+        Figure(f"habit.{fusion}.best", f"the same over ours in {amps['best']}", median["best"],
+               BEST_GOALS.get(fusion), "higher"),
+    ]  # fmt: skip
+
+
+def measure(count: int, rounds: int, limit: int) -> list[Figure]:
+    """Measure everything on one corpus."""
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = make_corpus(Path(folder), count)
+        labels = [str(c) for c in range(CLASSES)]
+        trainer = Trainer(make_head("xattn"), corpus.split, corpus.split, labels, options_of("xattn"), CPU)
+        efficiency = statistics.mean(trainer._drawn(epoch)["padding_efficiency"] for epoch in range(5))
+        figures = measure_attention(corpus, trainer, rounds, limit) + measure_bilstm(corpus, trainer, rounds, limit)
+        figures.append(
+            Figure("loader.padding_efficiency", "real over padded frames, buckets", efficiency, 0.97, "higher")
+        )
+        for fusion in FUSIONS:
+            figures += measure_fusion(fusion, corpus, rounds)
+    return figures
+
+
+@click.command()
+@click.option("--tiny", is_flag=True, help="A few utterances: does it run?")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+def main(tiny: bool, as_json: bool) -> None:
+    """Measure and print."""
+    report("heads", measure(96, 1, 2) if tiny else measure(1024, 3, 12), as_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -315,7 +315,7 @@ def measure(count: int, rounds: int, limit: int) -> list[Figure]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 def main(tiny: bool, as_json: bool) -> None:
     """Measure and print."""
-    report("heads", measure(96, 1, 2) if tiny else measure(1024, 3, 12), as_json)
+    report("heads", measure(96, 1, 2) if tiny else measure(512, 2, 10), as_json)
 
 
 if __name__ == "__main__":

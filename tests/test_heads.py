@@ -313,3 +313,25 @@ def test_dim_must_be_a_multiple_of_heads() -> None:
         HeadOptions(dim=10, heads=4)
     with pytest.raises(ValueError, match="found 10 and 4"):
         MultiheadAttention(10, 4, 0.0)
+
+
+@pytest.mark.parametrize(("fusion", "pooling", "missing"), CASES)
+def test_in_bf16_an_utterance_is_itself_too(fusion: str, pooling: str, missing: str) -> None:
+    head, streams = make_head(fusion, pooling, missing), make_streams()
+    with torch.autocast("cpu", torch.bfloat16):
+        together = head(streams)
+        alone = torch.cat([head(one(streams, i)) for i in range(len(TEXT_SIZES))])
+    assert together.dtype == torch.float32
+    scale = head(streams).abs().max()
+    assert (together - alone).abs().max() <= 0.05 * scale
+    assert 0 < (together - head(streams)).abs().max() <= 0.15 * scale
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_saved_and_loaded_heads_are_equal(fusion: str) -> None:
+    head, streams = make_head(fusion, "attn"), make_streams()
+    torch.manual_seed(5)
+    other = build_head(HeadOptions(fusion=fusion, dim=8, heads=2, mlp=(7,)), SHAPES, 3).eval()
+    assert not torch.equal(other(streams), head(streams))
+    other.load_state_dict(head.state_dict())
+    assert torch.equal(other(streams), head(streams))

@@ -64,11 +64,7 @@ class Claims:
         taken: list[Path] = []
         for store in self.stores:
             path = store / FOLDER / f"{unit}.json"
-            path.parent.mkdir(exist_ok=True)
-            try:
-                with path.open("x", encoding="utf-8") as file:
-                    json.dump({"token": self.token, **_this_process()}, file)
-            except FileExistsError:
+            if not self._create(path):
                 for mine in taken:
                     self._drop(mine)
                 return False
@@ -108,6 +104,19 @@ class Claims:
                 token = _token(path)
                 if token not in alive and (token in dead or now - _time(path) > EXPIRY_S):
                     remove(path)
+
+    def _create(self, path: Path) -> bool:
+        """Create a claim; False if it is there already."""
+        while True:
+            path.parent.mkdir(exist_ok=True)
+            try:
+                with path.open("x", encoding="utf-8") as file:
+                    json.dump({"token": self.token, **_this_process()}, file)
+            except FileExistsError:
+                return False
+            except FileNotFoundError:  # a process that ends has just removed the empty folder
+                continue
+            return True
 
     def _drop(self, path: Path) -> None:
         self._held.discard(path)

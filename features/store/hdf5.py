@@ -17,6 +17,8 @@ from features.store.part import Array, Column, Content
 
 CHECKSUMMED = ("v108", "v108")
 """The oldest file format whose metadata carry checksums."""
+ALIGNMENT = 64
+"""Bytes of a cache line: values that begin on one are copied faster."""
 
 
 class Sparse:
@@ -76,7 +78,7 @@ def write(path: Path, values: Sequence[Array], columns: Mapping[str, Column], at
     """
     first, rows = values[0], sum(len(sequence) for sequence in values)
     index = Sparse()
-    with h5py.File(index, "w", libver=CHECKSUMMED) as file:
+    with h5py.File(index, "w", libver=CHECKSUMMED, alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
         room = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         room.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         room.set_fill_time(h5py.h5d.FILL_TIME_NEVER)

@@ -1,0 +1,61 @@
+"""What training hides is drawn by seed, never both modalities of an utterance, and nothing by default."""
+
+import numpy as np
+import pytest
+import torch
+
+from features.ragged import Ragged
+from mervn.augmentation import augment
+from mervn.config import TrainingOptions
+
+SIZES = (4, 0, 7, 2, 5, 30)
+
+
+def make_streams() -> dict[str, Ragged]:
+    return {
+        "text": Ragged.from_lengths(torch.ones(sum(SIZES), 3), SIZES),
+        "audio": Ragged.from_lengths(torch.ones(2 * sum(SIZES), 2), [2 * size for size in SIZES]),
+    }
+
+
+def test_nothing_is_hidden_by_default() -> None:
+    streams = make_streams()
+    assert augment(streams, TrainingOptions(), (0, 0, 0, 0)) == streams
+
+
+def test_each_modality_is_dropped_as_often_as_asked_and_never_both() -> None:
+    counts = np.zeros(3)
+    options, streams = TrainingOptions(drop_text=0.3, drop_audio=0.2), make_streams()
+    rounds = 2000
+    for step in range(rounds):
+        found = augment(streams, options, (0, 0, step, 0))
+        for i, size in enumerate(SIZES):
+            gone = [found[name].sizes[i] == 0 for name in ("text", "audio")]
+            counts += [*gone, all(gone)] if size else 0
+            for name, factor, dropped in (("text", 1, gone[0]), ("audio", 2, gone[1])):
+                assert found[name].sizes[i] == (0 if dropped else factor * size)
+    shares = counts / (rounds * (len(SIZES) - 1))
+    assert shares[2] == 0
+    for share, expected in zip(shares, (0.3 * (1 - 0.1), 0.2 * (1 - 0.15)), strict=False):  # one is kept of both
+        assert share == pytest.approx(expected, abs=3 * np.sqrt(0.25 / rounds / 5))
+
+
+def test_spans_of_audio_are_zero_and_text_is_whole() -> None:
+    options, streams = TrainingOptions(time_mask=0.5), make_streams()
+    found = augment(streams, options, (1, 2, 3, 0))
+    assert torch.equal(found["text"].values, streams["text"].values)
+    shares = []
+    for step in range(200):
+        for rows in augment(streams, options, (1, 2, step, 0))["audio"].split():
+            zero = (rows == 0).all(1).numpy()
+            assert zero.sum() == (rows == 0).any(1).sum() and zero.sum() <= 0.5 * len(zero)
+            assert np.abs(np.diff(np.concatenate([[0], zero.astype(int), [0]]))).sum() in (0, 2)  # one span at most
+            shares.append(zero.mean() if len(zero) > 50 else np.nan)
+    assert np.nanmean(shares) == pytest.approx(0.25, abs=0.04)
+
+
+def test_the_seed_alone_decides() -> None:
+    options, streams = TrainingOptions(drop_text=0.5, time_mask=0.5), make_streams()
+    first, again, other = (augment(streams, options, seed) for seed in ((0, 1, 2, 0), (0, 1, 2, 0), (0, 1, 3, 0)))
+    assert first["text"].sizes == again["text"].sizes and torch.equal(first["audio"].values, again["audio"].values)
+    assert not torch.equal(first["audio"].values, other["audio"].values)

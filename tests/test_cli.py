@@ -188,7 +188,9 @@ def test_help_answers_at_once(arguments: list[str]) -> None:
 def test_a_killed_extraction_goes_on_and_holds_equal_content(folder: Path, signal_number: signal.Signals) -> None:
     make_data(folder / "data", {"train": 500, "valid": 20, "test": 20})
     arguments = ["extract", "--audio-encoder", "fourier2vec", "--batch-seconds", "1"]
-    command = [sys.executable, "-c", f"from cli.main import main; import sys; sys.argv[1:] = {arguments!r}; main()"]
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job ignores it
+    program = f"{heard}; from cli.main import main; import sys; sys.argv[1:] = {arguments!r}; main()"
+    command = [sys.executable, "-c", program]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     stores = folder / "data" / "stores" / "audio"
     deadline = time.monotonic() + 60

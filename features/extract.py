@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from features.encoders.checkpoint import CONFIG_FILE, save_own
 from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector
 from features.errors import InputError
 from features.inputs import SAMPLE_RATE
+from features.interruption import interruptible
 from features.layer_means import LayerMeans
 from features.manifest import Utterance
 from features.plan import Plan, Target, make_plan
@@ -160,7 +161,7 @@ def extract_stream(
             engine: Engine = RayEngine(selector, settings, destinations, claims.token, identities, say)
         else:
             engine = LocalEngine(Worker(encoder, device, settings.encoder_precision, destinations, claims.token))
-        with closing(engine):
+        with closing(engine), interruptible() if engine.capacity == 1 else nullcontext():
             return _run(plan, destinations, engine, claims, settings, say, progress)
 
 

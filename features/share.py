@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from features.interruption import check_interrupted
 from features.plan import Plan
 from features.store.claims import Claims
 from features.store.identity import StoreInfo
@@ -36,6 +37,7 @@ class Share:
         waited = False
         self._close_committed(update)
         while self._open or running:
+            check_interrupted()
             while len(running) < engine.capacity and (unit := self._claim(running, update)) is not None:
                 running[unit.name] = self._size(unit.name)
                 engine.submit(unit)

@@ -12,6 +12,7 @@ import torch
 from features.encode import computing, encode_batch
 from features.encoders.base import Encoder
 from features.inputs import SAMPLE_RATE
+from features.interruption import check_interrupted
 from features.manifest import Utterance
 from features.store.identity import StoreInfo
 from features.store.rejected import Rejection
@@ -74,6 +75,7 @@ class Worker:
             ]
             stack.enter_context(computing(self.device, self.precision))
             for batch in unit.batches:
+                check_interrupted()
                 layers, refused = encode_batch(batch, self.encoder, self.device, writers[0].dtype)
                 rejected += refused
                 for writer, wanted, rows in zip(writers, unit.wanted, layers, strict=True):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from features.batching import plan_batches
 from features.errors import InputError
+from features.interruption import check_interrupted, interrupted, interruptible
 from features.targets import import_target
 from mervn.augmentation import augment
 from mervn.checkpoint import (
@@ -51,6 +52,11 @@ class Saving:
     steps: int = 0
     """And every so many steps within an epoch."""
     keep: int = 1
+
+    @property
+    def any(self) -> bool:
+        """Tell whether checkpoints are written at all; then an interrupt writes one too."""
+        return bool(self.epochs or self.steps)
 
 
 NO_SAVING = Saving()
@@ -121,14 +127,15 @@ class Trainer:
         """Train until the last epoch or until `patience` epochs brought nothing better; `best` holds the result."""
         history = folder / "history.jsonl"
         self._resume(folder / "checkpoints", history)
-        while self.next_epoch < self.options.epochs and not self.finished:
-            entry = self._epoch(self.next_epoch, folder / "checkpoints", saving)
-            with history.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry, sort_keys=True) + "\n")
-            self.next_epoch, self.next_step = self.next_epoch + 1, 0
-            if saving.epochs and self.next_epoch % saving.epochs == 0:
-                self._save(folder / "checkpoints", saving.keep)
-            report(entry)
+        with interruptible():
+            while self.next_epoch < self.options.epochs and not self.finished:
+                entry = self._epoch(self.next_epoch, folder / "checkpoints", saving)
+                with history.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(entry, sort_keys=True) + "\n")
+                self.next_epoch, self.next_step = self.next_epoch + 1, 0
+                if saving.epochs and self.next_epoch % saving.epochs == 0:
+                    self._save(folder / "checkpoints", saving.keep)
+                report(entry)
 
     @property
     def finished(self) -> bool:
@@ -148,7 +155,7 @@ class Trainer:
             "train_loss": train_loss,
             "valid": {key: metrics[key] for key in ("accuracy", "macro_f1", "nll")},
             "best_epoch": self.best.epoch,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self._learning_rate(epoch, self.steps_per_epoch - 1),
             "drawn": self._drawn(epoch),
             "seconds": round(time.perf_counter() - started, 4),
             "loader_seconds": round(self.loader_seconds, 4),
@@ -181,21 +188,21 @@ class Trainer:
             self.epoch_loss.zero_()
         for step in range(self.next_step, self.steps_per_epoch):
             group = batches[step * options.accumulate : (step + 1) * options.accumulate]
-            rate = learning_rate(
-                epoch * self.steps_per_epoch + step,
-                options.epochs * self.steps_per_epoch,
-                options.warmup,
-                options.learning_rate,
-                options.schedule,
-            )
             for parameters in self.optimizer.param_groups:
-                parameters["lr"] = rate
+                parameters["lr"] = self._learning_rate(epoch, step)
             self._step(group, (options.seed, epoch, step))
-            if checkpoints is not None and saving.steps and (step + 1) % saving.steps == 0:
+            due = saving.steps and (step + 1) % saving.steps == 0
+            if checkpoints is not None and (due or (saving.any and interrupted())):
                 self.next_step = step + 1
                 self._save(checkpoints, saving.keep)
+            check_interrupted()
         self.next_step = 0
         return float(self.epoch_loss) / len(self.train)
+
+    def _learning_rate(self, epoch: int, step: int) -> float:
+        options, steps = self.options, self.steps_per_epoch
+        done, total = epoch * steps + step, options.epochs * steps
+        return learning_rate(done, total, options.warmup, options.learning_rate, options.schedule)
 
     def _step(self, group: Sequence[Sequence[int]], seed: tuple[int, ...]) -> None:
         """Move the parameters once, by the mean loss over the utterances of some batches."""

@@ -2,8 +2,10 @@
 
 import json
 import multiprocessing
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,32 @@ def test_killed_in_mid_epoch_and_resumed_equals_undisturbed(data: Path, tmp_path
     assert subprocess.run(command, capture_output=True).returncode == -9
     names = sorted(path.name for path in (tmp_path / "broken" / "checkpoints").iterdir())
     assert names[-1].startswith("epoch-00001-step-") and len(names) == 2
+    assert train(data, tmp_path / "broken", **changes).trained
+    assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("stop", [8, 11])
+def test_a_signal_saves_the_step_it_comes_in(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    changes = {"sampling": "both", "batch_size": 3}
+    train(data, tmp_path / "whole", **changes)
+    original, count = Trainer._step, [0]
+
+    def step(self: Trainer, group: Sequence[Sequence[int]], seed: tuple[int, ...]) -> None:
+        count[0] += 1
+        if count[0] == stop:
+            signal.raise_signal(signal.SIGINT)
+        original(self, group, seed)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "broken", **changes)
+    signal.signal(signal.SIGINT, before)
+    (checkpoint,) = (tmp_path / "broken" / "checkpoints").iterdir()
+    assert checkpoint.name == {8: "epoch-00000-step-000008", 11: "epoch-00001-step-000003"}[stop]  # of 8 an epoch
     assert train(data, tmp_path / "broken", **changes).trained
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
 

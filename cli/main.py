@@ -71,6 +71,11 @@ COMMANDS: dict[str, CommandSpec] = {
     "train-head": CommandSpec(
         "cli.train_head:train_head_command", "mervn.config:TrainHeadOptions", "Train a fusion head on stored sequences."
     ),
+    "check-module": CommandSpec(
+        "cli.check_module:check_module_command",
+        "mervn.config:CheckModuleOptions",
+        "Check a fusion, pooling or loss of your own.",
+    ),
     "evaluate": CommandSpec(
         "cli.evaluate:evaluate_command", "mervn.config:EvaluateOptions", "Score a finished run on a split."
     ),

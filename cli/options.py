@@ -62,7 +62,7 @@ def _option(field: str, info: FieldInfo) -> click.Option:
     text = f"{info.description} [{_default(info)}]" if _default(info) else str(info.description)
     if kind is bool:
         return click.Option([f"{flag}/--no-{flag[2:]}", field], default=None, help=text)
-    names = [name for part in info.metadata if isinstance(part, OneOf) for name in part.names]
+    names = [name for part in info.metadata if isinstance(part, OneOf) for name in part.choices]
     if names:
         metavar = "|".join(names)
     elif get_origin(kind) is Literal:

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import core_schema
+from pydantic_core import PydanticCustomError, core_schema
 
 SPLITS: tuple[Literal["train", "valid", "test"], ...] = ("train", "valid", "test")
 
 
+OWN = re.compile(r".+\.py:[A-Za-z_]\w*")
+
+
+def is_own(name: str) -> bool:
+    """Tell whether a name means a class in a user's own file, `FILE.py:Class`."""
+    return OWN.fullmatch(name) is not None
+
+
 @dataclass(frozen=True)
 class OneOf:
-    """Restricts a str field to the names of a registry: `Annotated[str, OneOf(FUSIONS)]`."""
+    """Restricts a str field to a registry's names, `Annotated[str, OneOf(FUSIONS)]`; with `own` also FILE.py:Class."""
 
     names: Iterable[str]
+    own: bool = False
+
+    @property
+    def choices(self) -> list[str]:
+        """What may stand there, for people."""
+        return [*self.names, "FILE.py:Class"] if self.own else [*self.names]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
-        """Accept the names, as Literal would."""
-        return core_schema.literal_schema(list(self.names))
+        """Accept the names."""
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def _check(self, value: Any) -> str:
+        if isinstance(value, str) and (value in list(self.names) or (self.own and is_own(value))):
+            return value
+        *first, last = self.choices
+        raise PydanticCustomError("one_of", "input should be {choices}", {"choices": f"{', '.join(first)} or {last}"})
 
 
 class Options(BaseModel):

@@ -18,8 +18,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class HeadOptions(Options):
     """What a head is."""
 
-    fusion: Annotated[str, OneOf(FUSIONS)] = Field("xattn", description="How the modalities meet.")
-    pooling: Annotated[str, OneOf(POOLINGS)] = Field("attn", description="How a sequence becomes a vector.")
+    fusion: Annotated[str, OneOf(FUSIONS, own=True)] = Field("xattn", description="How the modalities meet.")
+    pooling: Annotated[str, OneOf(POOLINGS, own=True)] = Field("attn", description="How a sequence becomes a vector.")
     dim: Positive = Field(256, description="Width of the projections and of the fusion.")
     heads: Positive = Field(4, description="Attention heads.")
     attention_dropout: Share = Field(0.0, description="Dropout on attention weights.")
@@ -58,7 +58,7 @@ class HeadOptions(Options):
 class TrainingOptions(HeadOptions):
     """How a head is trained."""
 
-    loss: Annotated[str, OneOf(LOSSES)] = Field("focal", description="The loss.")
+    loss: Annotated[str, OneOf(LOSSES, own=True)] = Field("focal", description="The loss.")
     gamma: Annotated[float, Field(ge=0)] = Field(2.0, description="Focusing of the focal loss.")
     smoothing: Share = Field(0.1, description="Smoothing of label_smoothing.")
     class_weights: Literal["none", "balanced"] = Field("none", description="Class weights in the loss.")
@@ -128,6 +128,12 @@ class TrainHeadOptions(TrainingOptions, LabelOptions, StoreOptions):
     force: bool = Field(False, description="Train again though a complete run of this configuration is there.")
 
 
+class CheckModuleOptions(Options):
+    """Options of `mervn check-module FILE.py:Class`."""
+
+    role: Literal["fusion", "pooling", "loss"] = Field("fusion", description="What the class is.")
+
+
 class EvaluateOptions(Options):
     """Options of `mervn evaluate RUN`."""
 
@@ -136,6 +142,7 @@ class EvaluateOptions(Options):
     features_dir: Path | None = Field(None, description="Folder of the feature stores, if not the run's.")
     audio_root: Path | None = Field(None, description="Folder that wav_path is relative to, if not the run's.")
     allow_missing: bool = Field(False, description="Go on without utterances that a store lacks, counted.")
+    trust_code: bool = Field(False, description="Run the user's own modules that the run holds.")
     verify_inputs: bool = Field(False, description="Decode every audio file and compare it with what was extracted.")
     memory_gb: Annotated[float, Field(ge=0)] | None = Field(
         None,

@@ -19,6 +19,7 @@ from mervn.dataset import load_split
 from mervn.labels import apply_labels
 from mervn.metrics import compute_metrics
 from mervn.model import Head, build_head
+from mervn.own_module import kept_own
 from mervn.runs import (
     LEDGER_FILE,
     METRICS_FILE,
@@ -37,11 +38,15 @@ from mervn.training import predict
 Say = Callable[[str], None]
 
 
-def load_head(run: Path, config: RunConfig) -> Head:
-    """Build the head of a complete run and load its weights, on the CPU."""
+def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
+    """Build the head of a complete run and load its weights, on the CPU.
+
+    UsageError where it is built of a user's own modules without `trust_code`, for that runs their code.
+    """
     if not (run / METRICS_FILE).is_file():
         raise InputError(f"{run} is not complete: run the train-head command that made it again, it goes on")
     options = HeadOptions.model_validate({k: v for k, v in config.options.items() if k in HeadOptions.model_fields})
+    options = kept_own(run, options, config.inputs.get("modules", {}), trust_code)
     shapes = {name: StreamShape(**shape) for name, shape in config.streams.items()}
     head = build_head(options, shapes, len(config.labels))
     try:
@@ -58,7 +63,7 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say) -> dict[str, Any]:
     where the run is not complete or the features it was trained on are not there.
     """
     config = read_config(run)
-    head = load_head(run, config)
+    head = load_head(run, config, options.trust_code)
     device = resolve_device(options.device)
     data, streams = _data_and_streams(config, options)
     audio_root = options.audio_root or config.options.get("audio_root")

@@ -13,7 +13,7 @@ from features.targets import import_target
 from mervn.classifier import Classifier
 from mervn.config import HeadOptions
 from mervn.dual import Dual
-from mervn.fusion import FUSIONS
+from mervn.own_module import fusion_spec, pooling_target
 from mervn.pooling import ClsPooling
 from mervn.registry import POOLINGS
 from mervn.streams import SECOND, StreamShape
@@ -129,7 +129,7 @@ class PaddedHead(nn.Module):
 
 def pooling_names(fusion: str, pooling: str) -> list[str]:
     """Return the pooling of each sequence of a fusion; UsageError where `cls` has no [CLS] to take."""
-    outputs = FUSIONS[fusion].outputs
+    outputs = fusion_spec(fusion).outputs
     if pooling != "cls":
         return [pooling] * len(outputs)
     if "text" not in outputs:
@@ -142,7 +142,7 @@ def pooling_names(fusion: str, pooling: str) -> list[str]:
 
 def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_classes: int) -> Head:
     """Build the head that the options describe for streams of these shapes."""
-    spec = FUSIONS[options.fusion]
+    spec = fusion_spec(options.fusion)
     names = pooling_names(options.fusion, options.pooling)
     token = options.missing == "token"
     widths = {name: shapes[name].width for name in spec.streams}
@@ -160,7 +160,7 @@ def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_clas
             options.attention_dropout,
             **{name: getattr(options, name) for name in spec.options},
         ),
-        poolings=[import_target(POOLINGS[name])(options.dim) for name in names],
+        poolings=[import_target(pooling_target(name))(options.dim) for name in names],
         leads=spec.outputs,
         classifier=Classifier(options.dim * len(names), options.mlp, num_classes, options.dropout),
     )

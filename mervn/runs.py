@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from features.config import is_own
 from features.errors import InputError, UsageError
 from features.result_folder import clear, require_same
 from features.result_folder import locked as folder_locked
@@ -40,7 +41,7 @@ class RunConfig:
     @property
     def configuration(self) -> dict[str, Any]:
         """Everything that decides the result, and nothing else."""
-        options = {key: value for key, value in self.options.items() if key not in NOT_CONFIGURATION}
+        options = {key: _named(value) for key, value in self.options.items() if key not in NOT_CONFIGURATION}
         return {"command": self.command, **options, "labels": list(self.labels), "inputs": dict(self.inputs)}
 
     @property
@@ -65,8 +66,14 @@ def default_folder(config: RunConfig, encoders: Mapping[str, str]) -> Path:
     """Return runs/<data>-<encoders>-<fusion>-<pooling>-<8 hex> below the current folder."""
     data = Path(str(config.options["data"])).name
     names = "+".join(encoders[name] for name in sorted(encoders))
-    text = f"{data}-{names}-{config.options['fusion']}-{config.options['pooling']}-{config.hash}"
+    fusion, pooling = (_named(config.options[key]) for key in ("fusion", "pooling"))
+    text = f"{data}-{names}-{fusion}-{pooling}-{config.hash}"
     return Path("runs") / re.sub(r"[^A-Za-z0-9._+-]+", "-", text)
+
+
+def _named(value: Any) -> Any:
+    """Return a user's own module without its folder, for its content is in the inputs; anything else as it is."""
+    return Path(value).name if isinstance(value, str) and is_own(value) else value
 
 
 def read_config(run: Path) -> RunConfig:

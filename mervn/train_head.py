@@ -21,11 +21,11 @@ from features.manifest import Utterance, manifest_sha256, read_manifests
 from features.store.provenance import machine, now, package_versions
 from mervn.config import TrainHeadOptions
 from mervn.dataset import Split, load_split
-from mervn.fusion import FUSIONS
 from mervn.labels import apply_labels
 from mervn.metrics import compute_metrics
 from mervn.model import Head, LayerMix, build_head, pooling_names
 from mervn.optimization import resolve_amp
+from mervn.own_module import fusion_spec, keep_own, loss_spec, own_modules
 from mervn.runs import (
     ENVIRONMENT_FILE,
     METRICS_FILE,
@@ -88,13 +88,14 @@ def encoders_of(prepared: Prepared) -> dict[str, str]:
 def open_training(options: TrainHeadOptions, data: Path, say: Say) -> Prepared:
     """Read train and valid and open their features; the errors of `train_head`."""
     pooling_names(options.fusion, options.pooling)  # refuses what does not fit before any work
+    loss_spec(options.loss)
     resolved(options)
     manifests = read_manifests(data, ("train", "valid"), audio_root=options.audio_root, check_audio=False)
     labelled = apply_labels(manifests, options)
     labels = sorted({str(utterance.emotion) for utterance in labelled.utterances["train"]})
     if len(labels) < 2:
         raise InputError(f"train.jsonl must hold at least two emotions, found {', '.join(labels)}")
-    streams = open_streams(options, data, FUSIONS[options.fusion].streams)
+    streams = open_streams(options, data, fusion_spec(options.fusion).streams)
     splits = {name: _load(name, rows, streams, labels, options) for name, rows in labelled.utterances.items()}
     _refuse_silent(splits, options)
     for stream in streams.values():
@@ -128,6 +129,7 @@ def train_prepared(options: TrainHeadOptions, prepared: Prepared, say: Say, repo
         if prepare(run, config, options.force):
             say(f"complete already: {run} (--force trains again)")
             return RunResult(run, json.loads((run / METRICS_FILE).read_text("utf-8")), trained=False)
+        options = keep_own(run, options, config.inputs.get("modules", {}))
         _warn_empty(prepared.splits, options)
         layers = [each for split in prepared.splits.values() for each in split.streams.values()]
         make_resident([one for each in layers for one in each], device, options.memory_gb, say)
@@ -153,6 +155,8 @@ def configuration(options: TrainHeadOptions, prepared: Prepared) -> RunConfig:
     known = json.loads(options.model_dump_json())
     for key in ("features_dir", "audio_root", "audio_store", "text_store"):
         known[key] = str(Path(known[key]).resolve()) if known[key] else None
+    own = own_modules(options)
+    known |= {role: f"{module.path.resolve()}:{module.name}" for role, module in own.items()}
     known["data"] = str(data.resolve())
     known["output"] = None  # the folder itself says where it is
     inputs = {
@@ -160,6 +164,8 @@ def configuration(options: TrainHeadOptions, prepared: Prepared) -> RunConfig:
         "stores": {name: [store.info.hash for store in stream.stores] for name, stream in streams.items()},
         "features": {name: split.features_sha256 for name, split in splits.items()},
     }
+    if own:
+        inputs["modules"] = {role: module.as_json() for role, module in own.items()}
     shapes = {name: stream.shape.as_json() for name, stream in streams.items()}
     return RunConfig("train-head", known, prepared.labels, inputs, shapes)
 

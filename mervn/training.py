@@ -35,7 +35,7 @@ from mervn.losses import balanced_weights
 from mervn.metrics import compute_metrics
 from mervn.model import Head
 from mervn.optimization import Precision, learning_rate, make_optimizer, resolve_amp
-from mervn.registry import LOSSES
+from mervn.own_module import loss_spec
 from mervn.sampling import epoch_batches, mixed_lengths, sampling_weights
 
 EVALUATION_BATCH = 64
@@ -119,7 +119,7 @@ class Trainer:
         if options.class_weights == "balanced":
             counts = torch.from_numpy(np.bincount(self.train.targets, minlength=len(self.labels)))
             weights = balanced_weights(counts)
-        spec = LOSSES[options.loss]
+        spec = loss_spec(options.loss)
         loss: nn.Module = import_target(spec.target)(weights, *(getattr(options, name) for name in spec.options))
         return loss.to(self.device)
 

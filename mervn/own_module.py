@@ -1,0 +1,184 @@
+"""A user's own fusion, pooling or loss: a class in one file, named `FILE.py:Class` where a built-in's name may stand.
+
+It is built and called as the built-in ones: a fusion as `Class(dim, heads, dropout)`, from streams to sequences; a
+pooling as `Class(dim)`; a loss as `Class(weights)`. Class attributes tell what differs from the default: `streams` and
+`outputs` of a fusion (both modalities; one sequence that begins with text), `options` for options it takes by keyword.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from torch import nn
+
+from features.config import is_own
+from features.errors import InputError, UsageError
+from features.store.identity import write_atomically
+from mervn.config import HeadOptions, TrainHeadOptions
+from mervn.fusion import FUSIONS, FusionSpec
+from mervn.registry import LOSSES, POOLINGS, LossSpec
+
+ROLES = ("fusion", "pooling", "loss")
+FOLDER = "modules"
+STREAMS = ("text", "audio")
+HeadOptionsT = TypeVar("HeadOptionsT", bound=HeadOptions)
+
+
+@dataclass(frozen=True)
+class OwnModule:
+    """A class in a file, read once: what is hashed, what is kept and what runs are the same bytes."""
+
+    path: Path
+    name: str
+    source: bytes
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the file."""
+        return hashlib.sha256(self.source).hexdigest()
+
+    @property
+    def module(self) -> str:
+        """The name under which the file's content is imported."""
+        return f"mervn_own_{self.sha256[:16]}"
+
+    @property
+    def target(self) -> str:
+        """`module:Class`, importable once `load` was called."""
+        return f"{self.module}:{self.name}"
+
+    def as_json(self) -> dict[str, str]:
+        """Return what a run's configuration says of it."""
+        return {"file": self.path.name, "class": self.name, "sha256": self.sha256}
+
+    def load(self) -> type[nn.Module]:
+        """Run the file and return the class; UsageError says what is wrong with it, and in which line."""
+        if self.module not in sys.modules:
+            module = ModuleType(self.module)
+            module.__file__ = str(self.path)
+            sys.modules[self.module] = module  # dataclasses look their module up while they are made
+            try:
+                exec(compile(self.source, str(self.path), "exec"), module.__dict__)
+            except Exception as error:
+                del sys.modules[self.module]
+                raise UsageError(f"{place(error, self.path)}: {type(error).__name__}: {error}") from error
+        found = getattr(sys.modules[self.module], self.name, None)
+        if not (isinstance(found, type) and issubclass(found, nn.Module)):
+            raise UsageError(f"{self.path} must hold a class {self.name}, a torch.nn.Module, found {found!r}")
+        return found
+
+    def names(self, key: str, default: tuple[str, ...], known: Iterable[str]) -> tuple[str, ...]:
+        """Return the class attribute `key`, names among `known`; UsageError where it is anything else."""
+        found = getattr(self.load(), key, default)
+        known = list(known)
+        if not isinstance(found, (tuple, list)) or any(name not in known for name in found):
+            raise UsageError(
+                f"{self.path}: {key} of {self.name} must be a tuple of names among {', '.join(known)}, found {found!r}"
+            )
+        return tuple(found)
+
+
+def read_own(reference: str) -> OwnModule:
+    """Read the file that `FILE.py:Class` names; UsageError if it is not there."""
+    if not is_own(reference):
+        raise UsageError(f"a class of your own is named FILE.py:Class, found {reference}")
+    path, name = split_reference(reference)
+    try:
+        return OwnModule(path, name, path.read_bytes())
+    except OSError as error:
+        raise UsageError(
+            f"{reference} must name a class in a Python file, but {path} cannot be read: {error}"
+        ) from error
+
+
+def split_reference(reference: str) -> tuple[Path, str]:
+    """Return the file and the class of `FILE.py:Class`."""
+    path, _, name = reference.rpartition(":")
+    return Path(path), name
+
+
+def place(error: BaseException, path: Path) -> str:
+    """Return `FILE.py:LINE`, the last line of a file that an error came through."""
+    if isinstance(error, SyntaxError):
+        return f"{path}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def fusion_spec(name: str) -> FusionSpec:
+    """Return the spec of a fusion, built-in or a user's own."""
+    if not is_own(name):
+        return FUSIONS[name]
+    own = read_own(name)
+    own.load()
+    streams = own.names("streams", STREAMS, STREAMS)
+    outputs = own.names("outputs", ("text",), STREAMS)
+    options = own.names("options", (), HeadOptions.model_fields)
+    if not streams or not outputs:
+        raise UsageError(f"{own.path}: streams and outputs of {own.name} must not be empty, found {streams}, {outputs}")
+    return FusionSpec(own.target, own.path.name, streams, outputs, options)
+
+
+def pooling_target(name: str) -> str:
+    """Return the `module:Class` of a pooling, built-in or a user's own."""
+    if not is_own(name):
+        return POOLINGS[name]
+    own = read_own(name)
+    own.load()
+    return own.target
+
+
+def loss_spec(name: str) -> LossSpec:
+    """Return the spec of a loss, built-in or a user's own."""
+    if not is_own(name):
+        return LOSSES[name]
+    own = read_own(name)
+    own.load()
+    return LossSpec(own.target, own.names("options", (), TrainHeadOptions.model_fields))
+
+
+def own_modules(options: HeadOptions) -> dict[str, OwnModule]:
+    """Return, by role, the classes of the user's own that the options name."""
+    references = {role: getattr(options, role, "") for role in ROLES}
+    return {role: read_own(reference) for role, reference in references.items() if is_own(reference)}
+
+
+def keep_own(run: Path, options: HeadOptionsT, known: Mapping[str, Mapping[str, str]]) -> HeadOptionsT:
+    """Copy the user's own files into a run and return options that name the copies.
+
+    InputError where a file is not the one of the run's configuration: it was edited meanwhile.
+    """
+    changes = {}
+    for role, own in own_modules(options).items():
+        if own.sha256 != known[role]["sha256"]:
+            raise InputError(f"{own.path} was edited while the run began; start it again")
+        copy = run / FOLDER / f"{role}.py"
+        copy.parent.mkdir(exist_ok=True)
+        write_atomically(copy, own.source.decode())
+        changes[role] = f"{copy}:{own.name}"
+    return options.model_copy(update=changes)
+
+
+def kept_own(
+    run: Path, options: HeadOptionsT, known: Mapping[str, Mapping[str, str]], trust_code: bool
+) -> HeadOptionsT:
+    """Return options that name a run's copies; UsageError without `trust_code`, for loading them runs their code."""
+    changes = {}
+    for role, entry in known.items():
+        if role not in type(options).model_fields:
+            continue  # a head is loaded without its loss
+        copy = run / FOLDER / f"{role}.py"
+        if not trust_code:
+            raise UsageError(f"{run} runs code of its own, {copy}: read it, then give --trust-code")
+        own = read_own(f"{copy}:{entry['class']}")
+        if own.sha256 != entry["sha256"]:
+            raise InputError(f"{copy} must be the file that this run was trained with, but it was edited since")
+        changes[role] = f"{copy}:{own.name}"
+    return options.model_copy(update=changes)

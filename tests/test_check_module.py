@@ -1,0 +1,244 @@
+"""A user's own modules: what check-module finds in bad ones, and what becomes of good ones in a run."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_train_head import SMALL, data, made, outcome, train
+from tiny import read_rows
+
+from cli.main import run as mervn
+from features.errors import InputError, UsageError
+from mervn.check_module import check_module
+from mervn.config import EvaluateOptions, TrainHeadOptions
+from mervn.evaluation import evaluate, load_head
+from mervn.invariance import HEAD_CHECKS, LOSS_CHECKS
+from mervn.registry import LOSSES
+from mervn.runs import default_folder, read_config
+from mervn.streams import open_streams
+
+__all__ = ["data", "made"]  # fixtures
+README = Path(__file__).parent.parent / "README.md"
+HEADER = """
+import torch
+from torch import nn
+from features.ragged import Ragged, concatenate, segment_mean
+
+
+class Base(nn.Module):
+    def __init__(self, dim, heads, dropout):
+        super().__init__()
+        self.map = nn.Linear(dim, dim)
+        self.dim = dim
+
+    def forward(self, streams):
+        text, audio = streams["text"], streams["audio"]
+        return [concatenate(text.replace(self.map(text.values)), audio.replace(self.map(audio.values)))]
+"""
+BAD_FUSIONS = {
+    "it runs": "def forward(self, streams):\n        return streams['text']",
+    "batch = alone": "def forward(self, streams):\n"
+    "        x = super().forward(streams)[0]\n"
+    "        return [x.replace(x.values + x.pad().mean((0, 1)))]",
+    "NaN in the padding": "count = 0\n    def forward(self, streams):\n"
+    "        (x,) = super().forward(streams)\n"
+    "        self.count += 1\n"
+    "        return [x.replace(x.values + 0.1 * self.count)]",
+    "order of the batch": "def forward(self, streams):\n"
+    "        (x,) = super().forward(streams)\n"
+    "        return [x.replace(x.values + 0.1 * x.segments[:, None])]",
+    "length 0 and 1": "def forward(self, streams):\n"
+    "        (x,) = super().forward(streams)\n"
+    "        return [x.replace(x.values / (x.lengths[x.segments][:, None] - 1))]",
+    "gradients only where there is data": "def forward(self, streams):\n"
+    "        (x,) = super().forward({n: s.replace(s.values.detach()) for n, s in streams.items()})\n"
+    "        return [x]",
+    "every parameter learns": "def __init__(self, *args):\n"
+    "        super().__init__(*args)\n"
+    "        self.unused = nn.Linear(2, 2)",
+    "saved and loaded": "def __init__(self, *args):\n"
+    "        super().__init__(*args)\n"
+    "        self.kept = torch.randn(self.dim)\n\n"
+    "    def forward(self, streams):\n"
+    "        (x,) = super().forward(streams)\n"
+    "        return [x.replace(x.values * self.kept)]",
+    "the same twice": "def forward(self, streams):\n"
+    "        (x,) = super().forward(streams)\n"
+    "        return [x.replace(nn.functional.dropout(x.values, 0.5))]",
+    "utterances differ": "def forward(self, streams):\n"
+    "        (x,) = super().forward(streams)\n"
+    "        return [x.replace(x.values * 0 + self.map.bias)]",
+    "bf16": "def forward(self, streams):\n"
+    "        (x,) = super().forward(streams)\n"
+    "        return [x.replace((x.values * 1e3).cos().to(x.values.dtype))]",
+}
+BAD_LOSSES = {
+    "it runs": "return nn.functional.cross_entropy(logits, targets, reduction='none')",
+    "order of the batch": "return (nn.functional.cross_entropy(logits, targets, reduction='none')"
+    " * torch.arange(len(targets))).mean()",
+    "a mean over the batch": "return nn.functional.cross_entropy(logits, targets, reduction='sum')",
+    "finite gradients": "return -logits.softmax(-1).gather(1, targets[:, None]).log().mean()",
+    "right costs less than wrong": "return -nn.functional.cross_entropy(logits, targets)",
+}
+
+
+def write(folder: Path, body: str, header: str = HEADER) -> str:
+    path = folder / "mine.py"
+    path.write_text(f"{header}\n\nclass Mine(Base):\n    {body}\n")
+    return f"{path}:Mine"
+
+
+def failing(reference: str, role: str) -> dict[str, str]:
+    return {finding.check: finding.fault for finding in check_module(reference, role) if finding.fault}
+
+
+@pytest.mark.parametrize("check", [*HEAD_CHECKS, "it runs"])
+def test_a_fusion_that_breaks_a_promise_is_found(check: str, tmp_path: Path) -> None:
+    assert failing(write(tmp_path, "pass"), "fusion") == {}
+    (tmp_path / "bad").mkdir()
+    assert check in failing(write(tmp_path / "bad", BAD_FUSIONS[check]), "fusion")
+
+
+@pytest.mark.parametrize("check", LOSS_CHECKS)
+def test_a_loss_that_breaks_a_promise_is_found(check: str, tmp_path: Path) -> None:
+    header = HEADER[: HEADER.index("class Base")] + (
+        "class Base(nn.Module):\n    def __init__(self, weights):\n        super().__init__()\n"
+    )
+    assert check in failing(
+        write(tmp_path, f"def forward(self, logits, targets):\n        {BAD_LOSSES[check]}", header), "loss"
+    )
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_built_in_losses_keep_the_promises(loss: str) -> None:
+    from features.targets import import_target
+
+    for weights in (None, torch.tensor([0.5, 1.0, 2.0])):
+        module = import_target(LOSSES[loss].target)(
+            weights, *(1.5 if o == "gamma" else 0.1 for o in LOSSES[loss].options)
+        )
+        assert {name: check(module) for name, check in LOSS_CHECKS.items()} == dict.fromkeys(LOSS_CHECKS)
+
+
+def test_a_pooling_that_averages_the_padding_is_found(tmp_path: Path) -> None:
+    header = HEADER[: HEADER.index("class Base")] + (
+        "class Base(nn.Module):\n    def __init__(self, dim):\n        super().__init__()\n"
+    )
+    good = "def forward(self, x):\n        return segment_mean(x)"
+    assert failing(write(tmp_path, good, header), "pooling") == {}
+    (tmp_path / "bad").mkdir()
+    bad = "def forward(self, x):\n        return x.pad().mean(1)"
+    assert {"batch = alone", "length 0 and 1"} <= failing(write(tmp_path / "bad", bad, header), "pooling").keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class Mine(", "mine.py:1: SyntaxError"),
+        ("\nimport nothing_of_the_kind", "mine.py:2: ModuleNotFoundError"),
+        ("Mine = 3", "must hold a class Mine, a torch.nn.Module, found 3"),
+        (
+            "from torch import nn\nclass Mine(nn.Module):\n    streams = 'text'",
+            "streams of Mine must be a tuple of names",
+        ),
+        ("from torch import nn\nclass Mine(nn.Module):\n    outputs = ()", "must not be empty"),
+        ("from torch import nn\nclass Mine(nn.Module):\n    options = ('block',)", "found ('block',)"),
+    ],
+)
+def test_what_cannot_be_loaded_is_a_wrong_usage(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        check_module(f"{tmp_path / 'mine.py'}:Mine", "fusion")
+    with pytest.raises(UsageError, match="cannot be read"):
+        check_module(f"{tmp_path / 'other.py'}:Mine", "fusion")
+
+
+def test_an_error_in_a_users_module_names_its_line(tmp_path: Path) -> None:
+    reference = write(tmp_path, "def forward(self, streams):\n        return [streams['txt']]")
+    line = (tmp_path / "mine.py").read_text().splitlines().index("        return [streams['txt']]") + 1
+    assert failing(reference, "fusion") == {"it runs": f"{tmp_path / 'mine.py'}:{line}: KeyError: 'txt'"}
+
+
+def readme_example() -> str:
+    (block,) = re.findall(r"```python\n(# my_fusion\.py\n.*?)```", README.read_text("utf-8"), re.DOTALL)
+    return str(block)
+
+
+def test_the_example_of_the_readme_holds_and_is_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "my_fusion.py").write_text(readme_example())
+    assert len([line for line in readme_example().splitlines() if line.strip()]) <= 20
+    assert mervn(["check-module", f"{tmp_path / 'my_fusion.py'}:Gated", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["findings"]
+    assert [entry["check"] for entry in found] == ["it runs", *HEAD_CHECKS]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "my_fusion.py").write_text(readme_example())
+    (tmp_path / "mine" / "other.py").write_text(
+        "from torch import nn\nfrom features.ragged import segment_mean\n\n"
+        "class Mean(nn.Module):\n    def __init__(self, dim):\n        super().__init__()\n"
+        "    def forward(self, x):\n        return segment_mean(x)\n\n"
+        "class Smooth(nn.Module):\n    options = ('smoothing',)\n"
+        "    def __init__(self, weights, smoothing):\n        super().__init__()\n"
+        "        self.loss = nn.CrossEntropyLoss(weights, label_smoothing=smoothing)\n"
+        "    def forward(self, logits, targets):\n        return self.loss(logits, targets)\n"
+    )
+    folder = tmp_path / "mine"
+    names = {"fusion": "my_fusion.py:Gated", "pooling": "other.py:Mean", "loss": "other.py:Smooth"}
+    return {role: f"{folder / name}" for role, name in names.items()}
+
+
+def test_a_run_keeps_the_users_modules_and_asks_before_it_runs_them(
+    data: Path, tmp_path: Path, own: dict[str, Any]
+) -> None:
+    result = train(data, tmp_path / "run", **own)
+    modules = read_config(result.path).inputs["modules"]
+    assert modules["fusion"]["class"] == "Gated" and len(modules["loss"]["sha256"]) == 64
+    assert (result.path / "modules" / "fusion.py").read_text() == readme_example()
+    for path in (tmp_path / "mine").iterdir():
+        path.unlink()  # the run does not need it any more
+    with pytest.raises(UsageError, match="read it, then give --trust-code"):
+        evaluate(result.path, EvaluateOptions(split="valid"), lambda _: None)
+    found = evaluate(result.path, EvaluateOptions(split="valid", trust_code=True), lambda _: None)
+    assert found["valid"]["macro_f1"] == result.metrics["valid"]["macro_f1"]
+    with (result.path / "modules" / "fusion.py").open("a") as file:
+        file.write("\n")
+    with pytest.raises(InputError, match="edited since"):
+        load_head(result.path, read_config(result.path), trust_code=True)
+
+
+def test_own_copies_of_built_in_parts_train_to_the_same_numbers(
+    data: Path, tmp_path: Path, own: dict[str, Any]
+) -> None:
+    theirs = {"pooling": own["pooling"], "loss": own["loss"]}
+    found = outcome(train(data, tmp_path / "own", **theirs).path)
+    expected = outcome(train(data, tmp_path / "built-in", pooling="mean", loss="label_smoothing").path)
+    assert found == expected
+
+
+def test_an_edited_module_is_another_configuration(data: Path, tmp_path: Path, own: dict[str, Any]) -> None:
+    train(data, tmp_path / "run", fusion=own["fusion"])
+    again = train(data, tmp_path / "run", fusion=own["fusion"])
+    assert not again.trained
+    (tmp_path / "elsewhere").mkdir()
+    moved = tmp_path / "elsewhere" / "my_fusion.py"
+    path = Path(own["fusion"].rpartition(":")[0])
+    moved.write_bytes(path.read_bytes())
+    assert not train(data, tmp_path / "run", fusion=f"{moved}:Gated").trained  # the content counts, not the place
+    path.write_text(path.read_text() + "\n# changed\n")
+    with pytest.raises(UsageError, match="another configuration.*\n.*modules"):
+        train(data, tmp_path / "run", fusion=own["fusion"])
+    history = read_rows(tmp_path / "run" / "history.jsonl")
+    assert len(history) == SMALL["epochs"]
+
+
+def test_the_name_of_a_run_has_no_folders_in_it(data: Path, tmp_path: Path, own: dict[str, Any]) -> None:
+    config = read_config(train(data, tmp_path / "run", fusion=own["fusion"]).path)
+    streams = open_streams(TrainHeadOptions(), data, ("text", "audio"))
+    name = default_folder(config, {key: stream.encoder for key, stream in streams.items()}).name
+    assert name.startswith("data-fourier2vec+hashed_ngrams-my_fusion.py-Gated-attn-")

@@ -22,7 +22,7 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
     import torch
 
     from mervn.train_head import train_head
-    from mervn.train_seeds import train_seeds
+    from mervn.train_series import train_series
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -37,11 +37,13 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
             f"at most {left:.0f} s left"
         )
 
-    if options.num_seeds > 1:
-        done = train_seeds(options, data, output.say, report)
+    if options.num_seeds > 1 or options.fold == "all":
+        done = train_series(options, data, output.say, report)
+        for fold, scores in done.summary.get("folds", {}).items():
+            output.result(f"fold {fold}: valid macro-F1 {scores['macro_f1']['mean']:.4f}")
         for name, found in done.summary["valid"].items():
-            output.result(f"valid {name}: {found['mean']:.4f} ± {found['std']:.4f} over {options.num_seeds} seeds")
-        output.result(f"{done.path}: seed-... and summary.json")
+            output.result(f"valid {name}: {found['mean']:.4f} ± {found['std']:.4f} over {len(done.runs)} runs")
+        output.result(f"{done.path}: the runs and summary.json")
         output.document({"run": str(done.path), "summary": done.summary, "runs": [str(r.path) for r in done.runs]})
         return
     result = train_head(options, data, output.say, report)

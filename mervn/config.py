@@ -12,6 +12,7 @@ from mervn.fusion import FUSIONS
 from mervn.registry import LOSSES, POOLINGS
 
 Positive = Annotated[int, Field(ge=1)]
+BATCH_SIZE = 32
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -65,7 +66,10 @@ class TrainingOptions(HeadOptions):
     sampling: Literal["random", "bucket", "weighted", "both"] = Field(
         "both", description="Random batches, batches of like length, class and length weighted draws, or both."
     )
-    batch_size: Positive = Field(32, description="Utterances a batch.")
+    batch_size: Positive | None = Field(None, description="Utterances a batch; 32 where no --frame-budget is given.")
+    frame_budget: Positive | None = Field(
+        None, description="Padded rows a batch, over text and audio, in place of --batch-size."
+    )
     alpha: Annotated[float, Field(ge=0)] = Field(0.03, description="Seconds a syllable counts in the mixed length.")
     beta: Annotated[float, Field(ge=0)] = Field(0.5, description="Power of the length in the sampling weights.")
     accumulate: Positive = Field(1, description="Batches whose gradients make one step.")
@@ -82,7 +86,21 @@ class TrainingOptions(HeadOptions):
     schedule: Literal["cosine", "constant"] = Field("cosine", description="The learning rate after its rise.")
     warmup: Share = Field(0.1, description="Share of the steps in which the learning rate rises.")
     clip_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Greatest norm of the gradients.")
+    deterministic: bool = Field(False, description="On a GPU only what gives the same bytes again; slower.")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of initialisation, dropout and sampling.")
+
+    @model_validator(mode="after")
+    def _check_batches(self) -> Any:
+        if self.batch_size is not None and self.frame_budget is not None:
+            raise ValueError(
+                f"give --batch-size or --frame-budget, found both: {self.batch_size} and {self.frame_budget}"
+            )
+        return self
+
+    @property
+    def utterances_a_batch(self) -> int | None:
+        """Utterances a batch; None where a frame budget decides."""
+        return None if self.frame_budget is not None else self.batch_size or BATCH_SIZE
 
 
 class StoreOptions(DataOptions):
@@ -114,7 +132,16 @@ class LabelOptions(Options):
     drop_label: tuple[str, ...] = Field((), description="Emotions, after renaming, to leave out; counted.")
 
 
-class TrainHeadOptions(TrainingOptions, LabelOptions, StoreOptions):
+class FoldOptions(Options):
+    """Which utterances are train, valid and test, where the manifests do not say."""
+
+    fold: Annotated[str, Field(pattern=r"^([1-9]\d*|all)$")] | None = Field(
+        None, description="K: train on the K-th fold of folds-*.json beside the manifests; all: on each in turn."
+    )
+    fold_file: Path | None = Field(None, description="The file of folds, where there is not just one beside the data.")
+
+
+class TrainHeadOptions(TrainingOptions, LabelOptions, FoldOptions, StoreOptions):
     """Options of `mervn train-head`."""
 
     num_seeds: Positive = Field(1, description="Train so many seeds, from --seed on, and report mean and deviation.")
@@ -125,6 +152,7 @@ class TrainHeadOptions(TrainingOptions, LabelOptions, StoreOptions):
         0, description="Steps between checkpoints within an epoch; 0 for none."
     )
     keep_checkpoints: Positive = Field(1, description="The latest checkpoints to keep.")
+    tensorboard: bool = Field(False, description="Write the history for TensorBoard too, into the run.")
     force: bool = Field(False, description="Train again though a complete run of this configuration is there.")
 
 
@@ -162,6 +190,7 @@ class DemoOptions(Options):
 
 
 NOT_CONFIGURATION = frozenset(StoreOptions.model_fields) - {"allow_missing"} | {
-    "output", "num_seeds", "checkpoint_every", "checkpoint_steps", "keep_checkpoints", "force",
+    "fold_file", "output", "num_seeds", "checkpoint_every", "checkpoint_steps", "keep_checkpoints", "tensorboard",
+    "force",
 }  # fmt: skip
 """Options that say where things are or how to go about it; what they point to is in a run's inputs."""

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from features.encode import resolve_device
 from features.errors import InputError
-from features.manifest import manifest_sha256, read_manifests
+from features.manifest import Utterance, manifest_sha256, read_manifests
+from features.splits import read_fold, read_folds
 from features.store.index import features_folder
 from features.store.provenance import now
 from mervn.config import EvaluateOptions, HeadOptions, LabelOptions
@@ -67,9 +68,7 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say) -> dict[str, Any]:
     device = resolve_device(options.device)
     data, streams = _data_and_streams(config, options)
     audio_root = options.audio_root or config.options.get("audio_root")
-    rows = read_manifests(
-        data, (options.split,), audio_root=Path(audio_root) if audio_root else None, check_audio=False
-    )[options.split]
+    rows, sources = _read(config, options, data, Path(audio_root) if audio_root else None)
     kept = {name: config.options[name] for name in LabelOptions.model_fields if name in config.options}
     labelled = apply_labels({options.split: rows}, LabelOptions.model_validate(kept), all_there=False)
     split = load_split(
@@ -87,12 +86,29 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say) -> dict[str, Any]:
         "schema": SCHEMA,
         "labels": list(config.labels),
         "dropped": labelled.dropped,
-        "manifest_sha256": manifest_sha256(data / f"{options.split}.jsonl"),
+        **sources,
         options.split: scores,
     }
     write_jsonl(run / f"predictions-{options.split}.jsonl", prediction_rows(split, probabilities, config.labels))
     write_json(run / f"metrics-{options.split}.json", metrics)
     return metrics | ({"test_looks": looks} if looks is not None else {})
+
+
+def _read(
+    config: RunConfig, options: EvaluateOptions, data: Path, audio_root: Path | None
+) -> tuple[list[Utterance], dict[str, Any]]:
+    """Return the utterances of the split, of the run's own fold where it has one, and what they were read from."""
+    fold, split = config.options.get("fold"), options.split
+    if fold is None or options.data is not None:
+        rows = read_manifests(data, (split,), audio_root=audio_root, check_audio=False)
+        return rows[split], {"manifest_sha256": manifest_sha256(data / f"{split}.jsonl")}
+    folds = read_folds(Path(config.options["fold_file"]))
+    if folds.sha256 != config.inputs["folds"]["sha256"]:
+        raise InputError(f"{folds.path} must hold the folds that this run was trained on, but it was changed since")
+    kept, _ = read_fold(data, folds, int(fold), (split,), audio_root)
+    if not kept[split]:
+        raise InputError(f"{folds.path}: fold {fold} has no {split} utterances")
+    return kept[split], {"fold": int(fold), "folds_sha256": folds.sha256}
 
 
 def _data_and_streams(config: RunConfig, options: EvaluateOptions) -> tuple[Path, dict[str, Stream]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -13,11 +15,11 @@ from features.errors import UsageError
 from mervn.config import TrainingOptions
 
 
-def learning_rate(step: int, total: int, warmup: float, greatest: float, schedule: str = "cosine") -> float:
+def learning_rate(step: float, total: int, warmup: float, greatest: float, schedule: str = "cosine") -> float:
     """Return the rate of a step (0-based): a linear rise over a share of the steps, then a cosine or constant."""
     rising = max(1, round(warmup * total))
     if step < rising:
-        return greatest * (step + 1) / rising
+        return greatest * min(1.0, (step + 1) / rising)
     if schedule == "constant":
         return greatest
     return greatest * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
@@ -43,6 +45,22 @@ def resolve_amp(amp: str, device: torch.device) -> str:
     if amp == "fp16" and device.type != "cuda":
         raise UsageError(f"--amp fp16 needs a GPU, found {device}; on a CPU use --amp bf16 or off")
     return amp
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Have torch take only algorithms that give the same bytes again; RuntimeError names one that has none.
+
+    On a CPU, at one number of threads, they are the usual ones. https://pytorch.org/docs/stable/notes/randomness.html
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 class Precision:

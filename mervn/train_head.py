@@ -6,7 +6,8 @@ import json
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,15 @@ import torch
 from safetensors.torch import save_file
 
 from features.encode import resolve_device
-from features.errors import InputError, UsageError
-from features.manifest import Utterance, manifest_sha256, read_manifests
+from features.errors import InputError
 from features.store.provenance import machine, now, package_versions
 from mervn.config import TrainHeadOptions
-from mervn.dataset import Split, load_split
-from mervn.labels import apply_labels
+from mervn.dataset import Split
 from mervn.metrics import compute_metrics
-from mervn.model import Head, LayerMix, build_head, pooling_names
-from mervn.optimization import resolve_amp
-from mervn.own_module import fusion_spec, keep_own, loss_spec, own_modules
+from mervn.model import Head, LayerMix, build_head
+from mervn.optimization import deterministic
+from mervn.own_module import keep_own
+from mervn.prepared import Prepared, Say, configuration, encoders_of, open_training, resolved
 from mervn.runs import (
     ENVIRONMENT_FILE,
     METRICS_FILE,
@@ -39,10 +39,9 @@ from mervn.runs import (
     write_jsonl,
 )
 from mervn.sequences import make_resident
-from mervn.streams import Stream, StreamShape, modality_of, open_streams
+from mervn.streams import Stream, StreamShape
+from mervn.tensorboard import TensorBoard, require_tensorboard
 from mervn.training import Report, Saving, Trainer, predict
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -55,17 +54,6 @@ class RunResult:
     """False where a complete run was there already."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What training needs, opened once for any number of seeds."""
-
-    data: Path
-    labels: list[str]
-    streams: Mapping[str, Stream]
-    splits: Mapping[str, Split]
-    dropped: Mapping[str, Mapping[str, int]]
-
-
 def train_head(options: TrainHeadOptions, data: Path, say: Say, report: Report) -> RunResult:
     """Train the head that the options describe on the train split and select its epoch on valid.
 
@@ -75,54 +63,12 @@ def train_head(options: TrainHeadOptions, data: Path, say: Say, report: Report) 
     return train_prepared(options, open_training(options, data, say), say, report)
 
 
-def resolved(options: TrainHeadOptions) -> TrainHeadOptions:
-    """Return the options with what depends on the machine decided."""
-    return options.model_copy(update={"amp": resolve_amp(options.amp, resolve_device(options.device))})
-
-
-def encoders_of(prepared: Prepared) -> dict[str, str]:
-    """Return the encoder of each stream."""
-    return {name: stream.encoder for name, stream in prepared.streams.items()}
-
-
-def open_training(options: TrainHeadOptions, data: Path, say: Say) -> Prepared:
-    """Read train and valid and open their features; the errors of `train_head`."""
-    pooling_names(options.fusion, options.pooling)  # refuses what does not fit before any work
-    loss_spec(options.loss)
-    resolved(options)
-    manifests = read_manifests(data, ("train", "valid"), audio_root=options.audio_root, check_audio=False)
-    labelled = apply_labels(manifests, options)
-    labels = sorted({str(utterance.emotion) for utterance in labelled.utterances["train"]})
-    if len(labels) < 2:
-        raise InputError(f"train.jsonl must hold at least two emotions, found {', '.join(labels)}")
-    streams = open_streams(options, data, fusion_spec(options.fusion).streams)
-    splits = {name: _load(name, rows, streams, labels, options) for name, rows in labelled.utterances.items()}
-    _refuse_silent(splits, options)
-    for stream in streams.values():
-        for store in stream.stores:
-            say(f"{stream.name} features: {store.path} ({stream.weights})")
-    for name, counts in labelled.dropped.items():
-        if counts:
-            say(f"{name}: left out " + ", ".join(f"{count} {label}" for label, count in counts.items()))
-    return Prepared(data, labels, streams, splits, labelled.dropped)
-
-
-def _refuse_silent(splits: Mapping[str, Split], options: TrainHeadOptions) -> None:
-    """Raise UsageError where a fusion of two modalities would learn from one alone."""
-    for split in splits.values():
-        for name, count in split.count_empty().items():
-            if count == len(split) and len(split.streams) > 1:
-                other = next(stream for stream in split.streams if modality_of(stream) != modality_of(name))
-                raise UsageError(
-                    f"--fusion {options.fusion} needs {name}, but none of the {len(split)} utterances of {split.name} "
-                    f"has any; use --fusion {modality_of(other)}"
-                )
-
-
 def train_prepared(options: TrainHeadOptions, prepared: Prepared, say: Say, report: Report) -> RunResult:
     """Train one head, or return the complete run that is there."""
     device = resolve_device(options.device)
     options = resolved(options)
+    if options.tensorboard:
+        require_tensorboard()
     config = configuration(options, prepared)
     run = options.output or default_folder(config, encoders_of(prepared))
     with locked(run):
@@ -133,41 +79,9 @@ def train_prepared(options: TrainHeadOptions, prepared: Prepared, say: Say, repo
         _warn_empty(prepared.splits, options)
         layers = [each for split in prepared.splits.values() for each in split.streams.values()]
         make_resident([one for each in layers for one in each], device, options.memory_gb, say)
-        metrics = _train(run, options, config, prepared, device, report)
+        with deterministic(options.deterministic):
+            metrics = _train(run, options, config, prepared, device, report)
     return RunResult(run, metrics, trained=True)
-
-
-def _load(
-    name: str,
-    rows: Sequence[Utterance],
-    streams: Mapping[str, Stream],
-    labels: Sequence[str],
-    options: TrainHeadOptions,
-) -> Split:
-    return load_split(
-        name, rows, streams, labels, allow_missing=options.allow_missing, verify_inputs=options.verify_inputs
-    )
-
-
-def configuration(options: TrainHeadOptions, prepared: Prepared) -> RunConfig:
-    """Return what a run of these options is."""
-    data, streams, splits = prepared.data, prepared.streams, prepared.splits
-    known = json.loads(options.model_dump_json())
-    for key in ("features_dir", "audio_root", "audio_store", "text_store"):
-        known[key] = str(Path(known[key]).resolve()) if known[key] else None
-    own = own_modules(options)
-    known |= {role: f"{module.path.resolve()}:{module.name}" for role, module in own.items()}
-    known["data"] = str(data.resolve())
-    known["output"] = None  # the folder itself says where it is
-    inputs = {
-        "manifests": {name: manifest_sha256(data / f"{name}.jsonl") for name in splits},
-        "stores": {name: [store.info.hash for store in stream.stores] for name, stream in streams.items()},
-        "features": {name: split.features_sha256 for name, split in splits.items()},
-    }
-    if own:
-        inputs["modules"] = {role: module.as_json() for role, module in own.items()}
-    shapes = {name: stream.shape.as_json() for name, stream in streams.items()}
-    return RunConfig("train-head", known, prepared.labels, inputs, shapes)
 
 
 def _warn_empty(splits: Mapping[str, Split], options: TrainHeadOptions) -> None:
@@ -197,7 +111,8 @@ def _train(
         head = build_head(options, {name: stream.shape for name, stream in streams.items()}, len(labels)).to(device)
         trainer = Trainer(head, splits["train"], splits["valid"], labels, options, device)
         saving = Saving(options.checkpoint_every, options.checkpoint_steps, options.keep_checkpoints)
-        trainer.fit(run, saving, report)
+        with closing(TensorBoard(run / "tensorboard")) as board:
+            trainer.fit(run, saving, [board.add, report] if options.tensorboard else [report])
     if trainer.best.weights is None:
         raise InputError("no epoch was trained: --epochs must be at least 1")
     head.load_state_dict(trainer.best.weights)

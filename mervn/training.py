@@ -36,7 +36,7 @@ from mervn.metrics import compute_metrics
 from mervn.model import Head
 from mervn.optimization import Precision, learning_rate, make_optimizer, resolve_amp
 from mervn.own_module import loss_spec
-from mervn.sampling import epoch_batches, mixed_lengths, sampling_weights
+from mervn.sampling import Cutting, epoch_batches, mixed_lengths, padding_efficiency, sampling_weights
 
 EVALUATION_BATCH = 64
 Report = Callable[[dict[str, Any]], None]
@@ -105,8 +105,9 @@ class Trainer:
         self.loss = self._make_loss()
         self.lengths = mixed_lengths(train.audio_seconds, train.syllables, options.alpha)
         self.weights = sampling_weights(train.targets, self.lengths, options.beta)
-        self.batches_per_epoch = math.ceil(len(train) / options.batch_size)
-        self.steps_per_epoch = math.ceil(self.batches_per_epoch / options.accumulate)
+        rows = np.array([layers[0].sizes for layers in train.streams.values()])  # (streams, N)
+        self.cutting = Cutting(rows, options.utterances_a_batch, options.frame_budget)
+        self.usual_steps = self._num_steps(self.batches(0))
         self.best = Best()
         self.next_epoch = 0
         self.next_step = 0
@@ -120,10 +121,10 @@ class Trainer:
             counts = torch.from_numpy(np.bincount(self.train.targets, minlength=len(self.labels)))
             weights = balanced_weights(counts)
         spec = loss_spec(options.loss)
-        loss: nn.Module = import_target(spec.target)(weights, *(getattr(options, name) for name in spec.options))
+        loss: nn.Module = import_target(spec.target)(weights, **{name: getattr(options, name) for name in spec.options})
         return loss.to(self.device)
 
-    def fit(self, folder: Path, saving: Saving, report: Report) -> None:
+    def fit(self, folder: Path, saving: Saving, reports: Sequence[Report]) -> None:
         """Train until the last epoch or until `patience` epochs brought nothing better; `best` holds the result."""
         history = folder / "history.jsonl"
         self._resume(folder / "checkpoints", history)
@@ -135,7 +136,8 @@ class Trainer:
                 self.next_epoch, self.next_step = self.next_epoch + 1, 0
                 if saving.epochs and self.next_epoch % saving.epochs == 0:
                     self._save(folder / "checkpoints", saving.keep)
-                report(entry)
+                for report in reports:
+                    report(entry)
 
     @property
     def finished(self) -> bool:
@@ -150,12 +152,13 @@ class Trainer:
             raise InputError(f"epoch {epoch}: the loss must be finite, found {train_loss}; lower --learning-rate")
         metrics = compute_metrics(self.valid.targets, predict(self.head, self.valid, self.device), self.labels)
         self.best.offer(epoch, metrics["macro_f1"], metrics["nll"], self.head)
+        steps = self._num_steps(self.batches(epoch))
         return {
             "epoch": epoch,
             "train_loss": train_loss,
             "valid": {key: metrics[key] for key in ("accuracy", "macro_f1", "nll")},
             "best_epoch": self.best.epoch,
-            "learning_rate": self._learning_rate(epoch, self.steps_per_epoch - 1),
+            "learning_rate": self._learning_rate(epoch, steps, steps - 1),
             "drawn": self._drawn(epoch),
             "seconds": round(time.perf_counter() - started, 4),
             "loader_seconds": round(self.loader_seconds, 4),
@@ -164,17 +167,22 @@ class Trainer:
     def batches(self, epoch: int) -> list[list[int]]:
         """Return the batches of an epoch."""
         options = self.options
-        return epoch_batches(options.sampling, self.lengths, self.weights, options.batch_size, options.seed, epoch)
+        return epoch_batches(options.sampling, self.lengths, self.weights, self.cutting, options.seed, epoch)
+
+    def _num_steps(self, batches: Sequence[Sequence[int]]) -> int:
+        return math.ceil(len(batches) / self.options.accumulate)
 
     def _drawn(self, epoch: int) -> dict[str, Any]:
-        """Return what the sampling of an epoch did: real over padded frames, the share of each class, of utterances."""
+        """Return what the sampling of an epoch did: real over padded rows, the share of each class, of utterances."""
         batches = self.batches(epoch)
-        sizes = np.array([layers[0].sizes for layers in self.train.streams.values()])  # (streams, N)
-        longest = np.stack([sizes[:, batch].max(1) * len(batch) for batch in batches])
         indices = np.concatenate(batches)
         shares = np.bincount(self.train.targets[indices], minlength=len(self.labels)) / len(indices)
         return {
-            "padding_efficiency": float(sizes[:, indices].sum() / max(1, longest.sum())),
+            "batches": len(batches),
+            "padding_efficiency": {
+                name: padding_efficiency(rows, batches)
+                for name, rows in zip(self.train.streams, self.cutting.rows, strict=True)
+            },
             "classes": dict(zip(self.labels, shares.tolist(), strict=True)),
             "covered": len(np.unique(indices)) / len(self.train),
         }
@@ -186,10 +194,11 @@ class Trainer:
         batches = self.batches(epoch)
         if not self.next_step:
             self.epoch_loss.zero_()
-        for step in range(self.next_step, self.steps_per_epoch):
+        steps = self._num_steps(batches)
+        for step in range(self.next_step, steps):
             group = batches[step * options.accumulate : (step + 1) * options.accumulate]
             for parameters in self.optimizer.param_groups:
-                parameters["lr"] = self._learning_rate(epoch, step)
+                parameters["lr"] = self._learning_rate(epoch, steps, step)
             self._step(group, (options.seed, epoch, step))
             due = saving.steps and (step + 1) % saving.steps == 0
             if checkpoints is not None and (due or (saving.any and interrupted())):
@@ -199,10 +208,11 @@ class Trainer:
         self.next_step = 0
         return float(self.epoch_loss) / len(self.train)
 
-    def _learning_rate(self, epoch: int, step: int) -> float:
-        options, steps = self.options, self.steps_per_epoch
-        done, total = epoch * steps + step, options.epochs * steps
-        return learning_rate(done, total, options.warmup, options.learning_rate, options.schedule)
+    def _learning_rate(self, epoch: int, steps: int, step: int) -> float:
+        """Return the rate of a step; where a frame budget gives epochs of other lengths, each counts as the first."""
+        options, usual = self.options, self.usual_steps
+        done = epoch * usual + step * usual / steps
+        return learning_rate(done, options.epochs * usual, options.warmup, options.learning_rate, options.schedule)
 
     def _step(self, group: Sequence[Sequence[int]], seed: tuple[int, ...]) -> None:
         """Move the parameters once, by the mean loss over the utterances of some batches."""

@@ -24,7 +24,7 @@ from mervn.optimization import learning_rate, resolve_amp
 from mervn.runs import locked, read_config
 from mervn.streams import open_streams
 from mervn.train_head import RunResult, train_head
-from mervn.train_seeds import train_seeds
+from mervn.train_series import train_series
 from mervn.training import Saving, Trainer
 
 SMALL: dict[str, Any] = {"dim": 16, "heads": 2, "mlp": (8,), "epochs": 4, "batch_size": 8, "dropout": 0.3}
@@ -190,13 +190,14 @@ def test_accumulated_batches_are_one_step(data: Path, tmp_path: Path) -> None:
 def test_history_tells_what_was_drawn(data: Path, tmp_path: Path) -> None:
     for sampling, full in (("bucket", True), ("both", False)):
         entry = read_rows(train(data, tmp_path / sampling, sampling=sampling).path / "history.jsonl")[0]["drawn"]
-        assert 0.5 < entry["padding_efficiency"] <= 1 and sum(entry["classes"].values()) == pytest.approx(1)
+        assert all(0.5 < share <= 1 for share in entry["padding_efficiency"].values())
+        assert sum(entry["classes"].values()) == pytest.approx(1)
         assert (entry["covered"] == 1) == full and entry["covered"] > 0.4
 
 
 def test_several_seeds_share_the_features_and_are_summed_up(data: Path, tmp_path: Path) -> None:
     options = TrainHeadOptions(**SMALL, output=tmp_path / "seeds", seed=3, num_seeds=3)
-    result = train_seeds(options, data, lambda _: None, lambda _: None)
+    result = train_series(options, data, lambda _: None, lambda _: None)
     scores = [run.metrics["valid"]["macro_f1"] for run in result.runs]
     found = json.loads((tmp_path / "seeds" / "summary.json").read_text())["valid"]["macro_f1"]
     assert found["values"] == scores and found["mean"] == pytest.approx(np.mean(scores))
@@ -425,3 +426,55 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert rates[55] == pytest.approx(0.5)
     assert rates[10:] == sorted(rates[10:], reverse=True) and rates[-1] < 0.01
     assert learning_rate(99, 100, 0.1, 1.0, "constant") == 1.0
+
+
+def test_a_frame_budget_trains_and_resumes_exactly(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"batch_size": None, "frame_budget": 150, "sampling": "both"}
+    whole = train(data, tmp_path / "whole", **changes)
+    history = read_rows(whole.path / "history.jsonl")
+    assert len({entry["drawn"]["batches"] for entry in history}) > 1  # epochs differ in length
+    assert all(entry["learning_rate"] <= 5e-4 for entry in history)
+    original = Trainer.train_epoch
+
+    def stop(self: Trainer, epoch: int, checkpoints: Path, saving: Saving) -> float:
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return original(self, epoch, checkpoints, saving)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "broken", **changes)
+    assert train(data, tmp_path / "broken", **changes).trained
+    assert outcome(tmp_path / "broken") == outcome(whole.path)
+    with pytest.raises(ValueError, match="give --batch-size or --frame-budget, found both: 8 and 900"):
+        train(data, tmp_path / "both", frame_budget=900)
+    assert read_config(train(data, tmp_path / "usual", batch_size=None).path).options["batch_size"] == 32
+
+
+def test_tensorboard_shows_the_history(data: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train(data, tmp_path / "run", tensorboard=True).path
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    history = read_rows(run / "history.jsonl")
+    for tag, key in (("valid/macro_f1", "macro_f1"), ("valid/nll", "nll")):
+        assert [e.value for e in events.Scalars(tag)] == pytest.approx([entry["valid"][key] for entry in history])
+    assert [e.step for e in events.Scalars("train/loss")] == [0, 1, 2, 3]
+    assert outcome(train(data, tmp_path / "plain").path) == outcome(run)
+
+
+def test_tensorboard_that_is_not_there_is_asked_for(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UsageError, match=r"mervn\[tensorboard\]"):
+        train(data, tmp_path / "run", tensorboard=True)
+
+
+def test_deterministic_holds_while_training_and_no_longer(data: Path, tmp_path: Path) -> None:
+    seen = []
+    options = TrainHeadOptions(**SMALL, deterministic=True, output=tmp_path / "run")
+    train_head(options, data, lambda _: None, lambda _: seen.append(torch.are_deterministic_algorithms_enabled()))
+    assert seen == [True] * 4 and not torch.are_deterministic_algorithms_enabled()

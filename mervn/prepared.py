@@ -1,0 +1,135 @@
+"""What training needs before it starts: data, labels and features, read and checked, and their configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from features.config import SPLITS
+from features.encode import resolve_device
+from features.errors import InputError, UsageError
+from features.manifest import Utterance, manifest_sha256, read_manifests
+from features.splits import find_folds, read_fold
+from mervn.config import TrainHeadOptions
+from mervn.dataset import Split, load_split
+from mervn.labels import apply_labels
+from mervn.model import pooling_names
+from mervn.optimization import resolve_amp
+from mervn.own_module import fusion_spec, loss_spec, own_modules
+from mervn.runs import RunConfig
+from mervn.streams import Stream, modality_of, open_streams
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training needs, opened once for any number of seeds."""
+
+    data: Path
+    labels: list[str]
+    streams: Mapping[str, Stream]
+    splits: Mapping[str, Split]
+    dropped: Mapping[str, Mapping[str, int]]
+    sources: Mapping[str, Any]
+    """Hashes of the files that say which utterances there are."""
+    fold_file: Path | None
+
+
+def resolved(options: TrainHeadOptions) -> TrainHeadOptions:
+    """Return the options with what depends on the machine, and on other options, decided."""
+    amp = resolve_amp(options.amp, resolve_device(options.device))
+    return options.model_copy(update={"amp": amp, "batch_size": options.utterances_a_batch})
+
+
+def encoders_of(prepared: Prepared) -> dict[str, str]:
+    """Return the encoder of each stream."""
+    return {name: stream.encoder for name, stream in prepared.streams.items()}
+
+
+def open_training(options: TrainHeadOptions, data: Path, say: Say) -> Prepared:
+    """Read train and valid and open their features; the errors of `train_head`."""
+    pooling_names(options.fusion, options.pooling)  # refuses what does not fit before any work
+    loss_spec(options.loss)
+    resolved(options)
+    rows, sources, fold_file = _read(options, data)
+    labelled = apply_labels(rows, options)
+    labels = sorted({str(utterance.emotion) for utterance in labelled.utterances["train"]})
+    if len(labels) < 2:
+        where = f"train of fold {options.fold}" if options.fold else "train.jsonl"
+        raise InputError(f"{where} must hold at least two emotions, found {', '.join(labels)}")
+    streams = open_streams(options, data, fusion_spec(options.fusion).streams)
+    splits = {name: _load(name, kept, streams, labels, options) for name, kept in labelled.utterances.items()}
+    _refuse_silent(splits, options)
+    for stream in streams.values():
+        for store in stream.stores:
+            say(f"{stream.name} features: {store.path} ({stream.weights})")
+    for name, counts in labelled.dropped.items():
+        if counts:
+            say(f"{name}: left out " + ", ".join(f"{count} {label}" for label, count in counts.items()))
+    return Prepared(data, labels, streams, splits, labelled.dropped, sources, fold_file)
+
+
+def _read(options: TrainHeadOptions, data: Path) -> tuple[dict[str, list[Utterance]], dict[str, Any], Path | None]:
+    """Return train and valid, hashes of the files they were read from, and the file of folds if there is one."""
+    root = options.audio_root
+    if options.fold is None:
+        if options.fold_file is not None:
+            raise UsageError(f"--fold-file {options.fold_file} needs --fold, K or all")
+        rows = read_manifests(data, SPLITS[:2], audio_root=root, check_audio=False)
+        return rows, {"manifests": {name: manifest_sha256(data / f"{name}.jsonl") for name in rows}}, None
+    if options.fold == "all":
+        raise ValueError("one fold at a time; train_series takes all of them")
+    folds = find_folds(data, options.fold_file)
+    rows, read = read_fold(data, folds, int(options.fold), SPLITS[:2], root)
+    hashes = {name: manifest_sha256(data / f"{name}.jsonl") for name in read}
+    return rows, {"manifests": hashes, "folds": folds.as_json()}, folds.path
+
+
+def _refuse_silent(splits: Mapping[str, Split], options: TrainHeadOptions) -> None:
+    """Raise UsageError where a fusion of two modalities would learn from one alone."""
+    for split in splits.values():
+        for name, count in split.count_empty().items():
+            if count == len(split) and len(split.streams) > 1:
+                other = next(stream for stream in split.streams if modality_of(stream) != modality_of(name))
+                raise UsageError(
+                    f"--fusion {options.fusion} needs {name}, but none of the {len(split)} utterances of {split.name} "
+                    f"has any; use --fusion {modality_of(other)}"
+                )
+
+
+def _load(
+    name: str,
+    rows: Sequence[Utterance],
+    streams: Mapping[str, Stream],
+    labels: Sequence[str],
+    options: TrainHeadOptions,
+) -> Split:
+    return load_split(
+        name, rows, streams, labels, allow_missing=options.allow_missing, verify_inputs=options.verify_inputs
+    )
+
+
+def configuration(options: TrainHeadOptions, prepared: Prepared) -> RunConfig:
+    """Return what a run of these options is."""
+    data, streams, splits = prepared.data, prepared.streams, prepared.splits
+    known = json.loads(options.model_dump_json())
+    for key in ("features_dir", "audio_root", "audio_store", "text_store"):
+        known[key] = str(Path(known[key]).resolve()) if known[key] else None
+    own = own_modules(options)
+    known |= {role: f"{module.path.resolve()}:{module.name}" for role, module in own.items()}
+    known["data"] = str(data.resolve())
+    known["output"] = None  # the folder itself says where it is
+    known["fold_file"] = str(prepared.fold_file.resolve()) if prepared.fold_file else None
+    inputs = {
+        **prepared.sources,
+        "stores": {name: [store.info.hash for store in stream.stores] for name, stream in streams.items()},
+        "features": {name: split.features_sha256 for name, split in splits.items()},
+    }
+    if own:
+        inputs["modules"] = {role: module.as_json() for role, module in own.items()}
+    shapes = {name: stream.shape.as_json() for name, stream in streams.items()}
+    return RunConfig("train-head", known, prepared.labels, inputs, shapes)

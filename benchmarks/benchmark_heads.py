@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 import click
+import numpy as np
 import torch
 from benchmark_train_head import (
     CLASSES,
@@ -29,8 +30,10 @@ from benchmark_train_head import (
     HabitHead,
     check_equal,
     collate,
+    corpus_lengths,
     habit_epoch,
     make_corpus,
+    reference_attention,
 )
 from report import Figure, report
 from torch import Tensor, nn
@@ -43,11 +46,14 @@ from mervn.fusion.cross_attention import MultiheadAttention
 from mervn.fusion.recurrent import BiLSTM
 from mervn.model import Head, build_head
 from mervn.optimization import make_optimizer, resolve_amp
+from mervn.sampling import Cutting, epoch_batches, mixed_lengths, padding_efficiency
 from mervn.training import Trainer
 
 CPU = torch.device("cpu")
-FUSIONS = ("xattn",)
-"""Fusions with a habit to compare with; a packed nn.LSTM is compared alone, for its epochs take minutes."""
+FUSIONS = {"xattn": 1.0, "bilstm_attn": 0.5, "cnn_bilstm_attn": 0.5}
+"""The share of the corpus for whole epochs of each fusion: those of a packed nn.LSTM take minutes."""
+PADDING_CORPUS = 3000
+"""Utterances of which padding is counted: the fewer, the less alike those of a batch."""
 BEST_GOALS = {"xattn": 4.0}
 
 
@@ -74,6 +80,52 @@ def reference_lstm(ours: BiLSTM) -> nn.LSTM:
             for name, parameter in lstm.named_parameters():
                 getattr(theirs, name.replace("l0", f"l{layer}") + suffix).data.copy_(parameter.data)
     return theirs
+
+
+class HabitRecurrent(nn.Module):
+    """bilstm_attn and cnn_bilstm_attn as most toolkits write them: padded tensors, masks, pack_padded_sequence."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.projections, self.classifier, fusion = head.projections, head.classifier, head.fusion
+        self.convolutions, self.blocks = fusion.convolutions, fusion.blocks
+        self.lstms = nn.ModuleDict({name: reference_lstm(ours) for name, ours in fusion.recurrent.items()})
+        self.outs = nn.ModuleDict({name: ours.out for name, ours in fusion.recurrent.items()})
+        self.attentions = nn.ModuleList(
+            nn.ModuleDict({name: reference_attention(block[name].attention) for name in block}) for block in self.blocks
+        )
+
+    def forward(self, text: Tensor, text_mask: Tensor, audio: Tensor, audio_mask: Tensor) -> Tensor:
+        """Return logits (B, C) for padded (B, T, D) and masks (B, T), True = real."""
+        masks = {"text": text_mask, "audio": audio_mask}
+        x = {name: self.encode(name, padded, masks[name]) for name, padded in (("text", text), ("audio", audio))}
+        for block, attention in zip(self.blocks, self.attentions, strict=True):
+            before = dict(x)
+            for name, other in (("text", "audio"), ("audio", "text")):
+                part = block[name]
+                queries, keys = part.query_norm(before[name]), part.key_norm(before[other])
+                heard, _ = attention[name](queries, keys, keys, key_padding_mask=~masks[other])
+                rows = before[name] + heard
+                x[name] = rows + part.feed_forward(part.feed_forward_norm(rows))
+        fused, mask = torch.cat([x["text"], x["audio"]], 1), torch.cat([text_mask, audio_mask], 1)
+        return self.classifier((fused * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+
+    def encode(self, name: str, padded: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, width) -> (B, T, D)."""
+        x = self.projections[name].norm(self.projections[name].linear(padded))
+        if self.convolutions:
+            cnn = self.convolutions[name]
+            for norm, convolution in zip(cnn.norms, cnn.convolutions, strict=True):
+                masked = norm(x) * mask[..., None]
+                x = x + nn.functional.gelu(convolution(masked.transpose(1, 2)).transpose(1, 2))
+        packed = pack_padded_sequence(x, mask.sum(1), batch_first=True, enforce_sorted=False)
+        return self.outs[name](pad_packed_sequence(self.lstms[name](packed)[0], batch_first=True)[0])
+
+
+def make_habit(fusion: str) -> nn.Module:
+    """Build the same head as the habit would."""
+    head = make_head(fusion)
+    return HabitHead(head) if fusion == "xattn" else HabitRecurrent(head)
 
 
 def way(name: str) -> Any:
@@ -215,7 +267,7 @@ def bilstm_error(x: Ragged) -> float:
 def measure_fusion(fusion: str, corpus: Corpus, rounds: int) -> list[Figure]:
     """Compare whole epochs, reading included, of one fusion with the habit's."""
     ours = make_head(fusion)
-    habit = HabitHead(make_head(fusion))
+    habit = make_habit(fusion)
     difference = check_equal(ours, habit, corpus)
     if difference > 1e-4:
         raise RuntimeError(f"both sides must compute the same head, found a difference of {difference} in {fusion}")
@@ -248,19 +300,34 @@ def measure_fusion(fusion: str, corpus: Corpus, rounds: int) -> list[Figure]:
     ]  # fmt: skip
 
 
+def measure_padding() -> list[Figure]:
+    """Count real over padded rows in batches of 32 of a whole corpus."""
+    seconds, lengths = corpus_lengths(PADDING_CORPUS, np.random.default_rng(0))
+    rows = np.array([lengths["text"], lengths["audio"]])
+    mixed, equal = mixed_lengths(seconds, lengths["text"], 0.03), np.ones(PADDING_CORPUS)
+    found = {}
+    for sampling in ("bucket", "random"):
+        epochs = [epoch_batches(sampling, mixed, equal, Cutting(rows, 32), 0, epoch) for epoch in range(5)]
+        found[sampling] = [statistics.mean(padding_efficiency(each, batches) for batches in epochs) for each in rows]
+    return [
+        Figure("loader.padding_efficiency", "real over padded frames, buckets", found["bucket"][1], 0.97, "higher"),
+        Figure("loader.padding_efficiency.text", "the same of text tokens", found["bucket"][0], None, "higher"),
+        Figure("loader.padding_efficiency.random", "audio frames, random batches", found["random"][1], None, "higher"),
+    ]
+
+
 def measure(count: int, rounds: int, limit: int) -> list[Figure]:
     """Measure everything on one corpus."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_corpus(Path(folder), count)
         labels = [str(c) for c in range(CLASSES)]
         trainer = Trainer(make_head("xattn"), corpus.split, corpus.split, labels, options_of("xattn"), CPU)
-        efficiency = statistics.mean(trainer._drawn(epoch)["padding_efficiency"] for epoch in range(5))
         figures = measure_attention(corpus, trainer, rounds, limit) + measure_bilstm(corpus, trainer, rounds, limit)
-        figures.append(
-            Figure("loader.padding_efficiency", "real over padded frames, buckets", efficiency, 0.97, "higher")
-        )
-        for fusion in FUSIONS:
-            figures += measure_fusion(fusion, corpus, rounds)
+    figures += measure_padding()
+    for fusion, share in FUSIONS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            some = make_corpus(Path(folder), round(share * count))
+            figures += measure_fusion(fusion, some, rounds)
     return figures
 
 
@@ -269,7 +336,7 @@ def measure(count: int, rounds: int, limit: int) -> list[Figure]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 def main(tiny: bool, as_json: bool) -> None:
     """Measure and print."""
-    report("heads", measure(96, 1, 2) if tiny else measure(512, 3, 8), as_json)
+    report("heads", measure(64, 1, 2) if tiny else measure(512, 3, 8), as_json)
 
 
 if __name__ == "__main__":

@@ -57,12 +57,17 @@ class Corpus:
     targets: list[int]
 
 
+def corpus_lengths(count: int, generator: np.random.Generator) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
+    """Return the seconds (N,) and the rows (N,) of each modality in a speech emotion corpus."""
+    seconds = np.clip(generator.lognormal(np.log(4.2), 0.45, count), 1.0, 15.0)
+    tokens = np.clip(seconds * 4.2 * generator.uniform(0.7, 1.3, count) + 2, 5, 60).astype(int)
+    return seconds, {"audio": np.clip(seconds * 50, 50, 750).astype(int), "text": tokens}
+
+
 def make_corpus(folder: Path, count: int) -> Corpus:
     """Write the same fp16 features both ways."""
     generator = np.random.default_rng(0)
-    seconds = np.clip(generator.lognormal(np.log(4.2), 0.45, count), 1.0, 15.0)
-    tokens = np.clip(seconds * 4.2 * generator.uniform(0.7, 1.3, count) + 2, 5, 60).astype(int)
-    lengths = {"audio": np.clip(seconds * 50, 50, 750).astype(int), "text": tokens}
+    seconds, lengths = corpus_lengths(count, generator)
     targets = generator.integers(0, CLASSES, count)
     utterances = [
         Utterance(
@@ -84,7 +89,7 @@ def make_corpus(folder: Path, count: int) -> Corpus:
         store = FeatureStore(info.path)
         streams[modality] = [Sequences(store, [utterance.utterance_id for utterance in utterances])]
         files.append(paths)
-    split = Split("train", utterances, [], targets, streams, seconds, tokens, "")
+    split = Split("train", utterances, [], targets, streams, seconds, lengths["text"], "")
     return Corpus(split, list(zip(*files, strict=True)), targets.tolist())
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from features.errors import InputError, UsageError
+from features.errors import InputError
 from features.ragged import Ragged
 from features.targets import import_target
 from mervn.config import TrainHeadOptions
@@ -44,7 +44,7 @@ def _outcome(check: Fault, own: OwnModule) -> str | None:
     with torch.random.fork_rng():
         try:
             return check()
-        except (InputError, UsageError) as error:
+        except InputError as error:
             return str(error)
         except Exception as error:
             return f"{place(error, own.path)}: {type(error).__name__}: {error}"

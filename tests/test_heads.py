@@ -129,6 +129,26 @@ def test_attention_maps_are_those_of_the_reference() -> None:
     assert [tuple(m.shape) for m in maps["text_to_audio"]] == [(2, 3, 4), (2, 2, 1)]
 
 
+def test_recurrent_fusions_show_the_maps_of_every_block() -> None:
+    torch.manual_seed(0)
+    fusion = make_head("cnn_bilstm_attn", "mean", blocks=2).fusion
+    streams = {
+        name: Ragged.from_sequences([torch.randn(n, 8) for n in s]) for name, s in (("text", (3, 2)), ("audio", (4, 1)))
+    }
+    maps = fusion.attention_maps(streams)
+    assert list(maps) == [f"block_{b}.{way}" for b in (0, 1) for way in ("text_to_audio", "audio_to_text")]
+    assert [tuple(m.shape) for m in maps["block_1.audio_to_text"]] == [(2, 4, 3), (2, 1, 2)]
+    for several in maps.values():
+        for weights in several:
+            torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]))
+    block, (text, audio) = fusion.blocks[1], list(fusion._levels(streams))[1]
+    normal = text.replace(block["text"].query_norm(text.values)), audio.replace(block["text"].key_norm(audio.values))
+    reference = reference_cross_attention(block["text"].attention)
+    for found, q, k in zip(maps["block_1.text_to_audio"], normal[0].split(), normal[1].split(), strict=True):
+        _, expected = reference(q[None], k[None], k[None], average_attn_weights=False)
+        torch.testing.assert_close(found, expected[0])
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_bilstm_equals_pack_padded_sequence(layers: int) -> None:
     torch.manual_seed(0)

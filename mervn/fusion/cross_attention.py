@@ -139,13 +139,19 @@ class CrossAttentionBlock(nn.Module):
 
     def forward(self, x: Ragged, y: Ragged) -> Ragged:
         """(sum Tx, D) asks (sum Ty, D) -> (sum Tx, D)."""
-        normal = x.replace(self.query_norm(x.values)), y.replace(self.key_norm(y.values))
-        rows = self.attention(*normal).values
+        rows = self.attention(*self._normal(x, y)).values
         rows = x.values + rows if self.residual else rows
         if self.feed_forward is not None:
             changed = self.feed_forward(self.feed_forward_norm(rows))
             rows = rows + changed if self.residual else changed
         return x.replace(rows)
+
+    def maps(self, x: Ragged, y: Ragged) -> list[Tensor]:
+        """Return the attention weights (H, Tx, Ty) of each utterance."""
+        return self.attention.maps(*self._normal(x, y))
+
+    def _normal(self, x: Ragged, y: Ragged) -> tuple[Ragged, Ragged]:
+        return x.replace(self.query_norm(x.values)), y.replace(self.key_norm(y.values))
 
 
 class CrossAttention(nn.Module):
@@ -172,8 +178,7 @@ class CrossAttention(nn.Module):
     def attention_maps(self, streams: dict[str, Ragged]) -> dict[str, list[Tensor]]:
         """Return who attends to what: for each direction the weights (H, Tq, Tk) of each utterance."""
         text, audio = streams["text"], streams["audio"]
-        pairs = {"text_to_audio": (self.text_to_audio, text, audio), "audio_to_text": (self.audio_to_text, audio, text)}
         return {
-            name: block.attention.maps(x.replace(block.query_norm(x.values)), y.replace(block.key_norm(y.values)))
-            for name, (block, x, y) in pairs.items()
+            "text_to_audio": self.text_to_audio.maps(text, audio),
+            "audio_to_text": self.audio_to_text.maps(audio, text),
         }

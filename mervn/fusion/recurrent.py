@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -120,16 +122,30 @@ class RecurrentAttention(nn.Module):
 
     def forward(self, streams: dict[str, Ragged]) -> list[Ragged]:
         """Return [F], (sum (Tt + Ta), D)."""
+        levels = list(self._levels(streams))
+        (first_text, first_audio), (text, audio) = levels[0], levels[-1]
+        if self.gates:
+            text, audio = self.gates["text"](first_text, text), self.gates["audio"](first_audio, audio)
+        return [concatenate(text, audio)]
+
+    def _levels(self, streams: dict[str, Ragged]) -> Iterator[tuple[Ragged, Ragged]]:
+        """Yield text and audio before the first block and after each."""
         text, audio = (self._encode(name, streams[name]) for name in ("text", "audio"))
-        before = {"text": text, "audio": audio}
+        yield text, audio
         for block in self.blocks:
             text, audio = block["text"](text, audio), block["audio"](audio, text)  # type: ignore[index]
-        if self.gates:
-            text, audio = self.gates["text"](before["text"], text), self.gates["audio"](before["audio"], audio)
-        return [concatenate(text, audio)]
+            yield text, audio
 
     def _encode(self, name: str, x: Ragged) -> Ragged:
         if self.convolutions:
             x = self.convolutions[name](x)
         encoded: Ragged = self.recurrent[name](x)
         return encoded
+
+    def attention_maps(self, streams: dict[str, Ragged]) -> dict[str, list[Tensor]]:
+        """Return who attends to what, by block and direction the weights (H, Tq, Tk) of each utterance."""
+        maps: dict[str, list[Tensor]] = {}
+        for number, (block, (text, audio)) in enumerate(zip(self.blocks, self._levels(streams), strict=False)):
+            maps[f"block_{number}.text_to_audio"] = block["text"].maps(text, audio)  # type: ignore[index]
+            maps[f"block_{number}.audio_to_text"] = block["audio"].maps(audio, text)  # type: ignore[index]
+        return maps

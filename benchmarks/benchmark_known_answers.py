@@ -1,0 +1,84 @@
+"""Measure whether every fusion of both modalities finds what is there to be found, and nothing else.
+
+    python benchmarks/benchmark_known_answers.py [--tiny] [--json]
+
+The four label sets of `mervn demo`: prosody decides (audio), words decide (text), only both together decide (both),
+nothing decides (none). Test macro-F1 of each fusion with the settings of the demo, the worst of three seeds: the least
+where something decides, the greatest where nothing does.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import click
+from report import Figure, report
+
+from mervn.demo import corpus
+from mervn.demo.corpus import make_corpus
+from mervn.demo.known_answers import answers_of, extract_demo, train_and_score
+
+FUSIONS = ("xattn", "bilstm_attn", "cnn_bilstm_attn")
+CHANGES: dict[str, Any] = {"rnn_hidden": 32}
+"""A BiLSTM of the demo's own width, 64."""
+TINY: dict[str, Any] = {"epochs": 1, "dim": 8, "rnn_hidden": 4}
+TINY_SPEAKERS = {split: names[:1] for split, names in corpus.SPEAKERS.items()}
+
+
+class _Bar:
+    """No progress is shown."""
+
+    def __init__(self, total: int, done: int) -> None:
+        pass
+
+    def update(self, n: int) -> None:
+        """Do nothing."""
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def measure(folder: Path, seeds: int, changes: dict[str, Any]) -> list[Figure]:
+    """Train every fusion on every label set with every seed."""
+    make_corpus(folder, 0)
+    extract_demo(folder, lambda _: None, _Bar)
+    answers = {fusion: answers_of(fusion) for fusion in FUSIONS}
+    found = []
+    for seed in range(seeds):
+        result = train_and_score(
+            folder, seed, lambda line: print(line, file=sys.stderr, flush=True), FUSIONS, (), changes
+        )
+        found.append(result.macro_f1)
+    figures = []
+    for fusion, each in answers.items():
+        for answer in each:
+            scores = [scores[answer.label_set][fusion] for scores in found]
+            worst, better = (min(scores), "higher") if answer.at_least else (max(scores), "lower")
+            what = f"test macro-F1, the {'least' if answer.at_least else 'greatest'} of {seeds} seeds"
+            figures.append(Figure(f"known.{fusion}.{answer.label_set}", what, worst, answer.bound, better))
+    return figures
+
+
+@click.command()
+@click.option("--tiny", is_flag=True, help="Few utterances: does it run?")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+def main(tiny: bool, as_json: bool) -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as name:
+        if tiny:
+            with mock.patch.dict(corpus.SPEAKERS, TINY_SPEAKERS):
+                figures = measure(Path(name) / "demo", 1, TINY)
+        else:
+            figures = measure(Path(name) / "demo", 3, CHANGES)
+    report("known_answers", figures, as_json)
+
+
+if __name__ == "__main__":
+    main()

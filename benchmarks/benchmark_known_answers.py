@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 import click
-from report import Figure, report
+from report import Figure, Silent, report
 
 from mervn.demo import corpus
 from mervn.demo.corpus import make_corpus
@@ -29,26 +29,10 @@ TINY: dict[str, Any] = {"epochs": 1, "dim": 8, "rnn_hidden": 4}
 TINY_SPEAKERS = {split: names[:1] for split, names in corpus.SPEAKERS.items()}
 
 
-class _Bar:
-    """No progress is shown."""
-
-    def __init__(self, total: int, done: int) -> None:
-        pass
-
-    def update(self, n: int) -> None:
-        """Do nothing."""
-
-    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
 def measure(folder: Path, seeds: int, changes: dict[str, Any]) -> list[Figure]:
     """Train every fusion on every label set with every seed."""
     make_corpus(folder, 0)
-    extract_demo(folder, lambda _: None, _Bar)
+    extract_demo(folder, lambda _: None, Silent)
     answers = {fusion: answers_of(fusion) for fusion in FUSIONS}
     found = []
     for seed in range(seeds):

@@ -22,7 +22,7 @@ from pathlib import Path
 from unittest import mock
 
 import click
-from report import Figure, report
+from report import Figure, Silent, report
 
 from features.config import SPLITS, PretrainOptions
 from features.encoders.selector import parse_selector
@@ -43,22 +43,6 @@ TEMPO_DEVIATION = 0.5
 """Of tempo by itself, over its change between the classes."""
 SPEAKABLE = (10, 90)
 """Pitch and range beyond these make espeak-ng crash with some voices."""
-
-
-class Silent:
-    """A progress bar that shows nothing."""
-
-    def __init__(self, total: int, done: int) -> None:
-        pass
-
-    def update(self, count: int) -> None:
-        """Show nothing."""
-
-    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
-        """Show nothing."""
-
-    def close(self) -> None:
-        """Show nothing."""
 
 
 def make_data(folder: Path, tiny: bool) -> Path:

@@ -31,6 +31,22 @@ class Figure:
         return self.value <= self.goal if self.better == "lower" else self.value >= self.goal
 
 
+class Silent:
+    """A progress bar that shows nothing."""
+
+    def __init__(self, total: int, done: int) -> None:
+        pass
+
+    def update(self, count: int) -> None:
+        """Show nothing."""
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Show nothing."""
+
+
 def processor() -> str:
     """Return the processor's name."""
     path = Path("/proc/cpuinfo")

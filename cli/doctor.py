@@ -117,6 +117,13 @@ def _ray() -> tuple[str, str, str]:
         return "absent", "not installed", "mervn extract --engine ray needs it: pip install 'mervn[ray]'"
 
 
+def _tensorboard() -> tuple[str, str, str]:
+    try:
+        return "ok", version("tensorboard"), ""
+    except PackageNotFoundError:
+        return "absent", "not installed", "--tensorboard needs it: pip install 'mervn[tensorboard]'"
+
+
 def _soundfile() -> tuple[str, str, str]:
     import soundfile
 
@@ -175,5 +182,6 @@ CHECKS: dict[str, Callable[[], tuple[str, str, str]]] = {
     "underthesea": _segmenter("underthesea"),
     "pyvi": _segmenter("pyvi"),
     "ray": _ray,
+    "tensorboard": _tensorboard,
     "hub cache": _hub,
 }

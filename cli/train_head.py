@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cli.options import command
@@ -27,9 +28,11 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     seconds: list[float] = []
+    drawn: list[dict[str, Any]] = []
 
     def report(entry: dict[str, Any]) -> None:
         seconds.append(entry["seconds"])
+        drawn.append(entry["drawn"])
         left = (options.epochs - entry["epoch"] - 1) * sum(seconds) / len(seconds)
         output.say(
             f"epoch {entry['epoch'] + 1}/{options.epochs}: loss {entry['train_loss']:.4f}, valid macro-F1 "
@@ -50,6 +53,7 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
     valid = result.metrics["valid"]
     if seconds:
         output.say(f"{len(seconds)} epochs, {sum(seconds) / len(seconds):.2f} s an epoch")
+        output.say(_sampled(options.sampling, drawn))
     missing = f", {valid['missing']} missing" if valid["missing"] else ""
     output.result(f"{result.path}: epoch {result.metrics['selected_epoch'] + 1} chosen on valid")
     output.result(
@@ -58,3 +62,19 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
     for name, weights in result.metrics["layer_weights"].items():
         output.result(f"{name} layers: " + ", ".join(f"{layer} {weight:.3f}" for layer, weight in weights.items()))
     output.document({"run": str(result.path), "trained": result.trained, "metrics": result.metrics})
+
+
+def _sampled(sampling: str, drawn: Sequence[Mapping[str, Any]]) -> str:
+    """Return in words what the sampling drew, on the mean over the epochs."""
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(drawn)
+
+    real = ", ".join(
+        f"{mean(d['padding_efficiency'][name] for d in drawn):.0%} of {name}" for name in drawn[0]["padding_efficiency"]
+    )
+    shares = ", ".join(f"{label} {mean(d['classes'][label] for d in drawn):.0%}" for label in drawn[0]["classes"])
+    return (
+        f"sampling {sampling}: {mean(d['covered'] for d in drawn):.0%} of the utterances an epoch, drawn {shares}; "
+        f"of the padded rows were real {real}"
+    )

@@ -273,14 +273,15 @@ import json, sys
 import numpy as np, torch
 from pathlib import Path
 from features.store.reader import FeatureStore
-from mervn.sampling import epoch_batches
+from mervn.sampling import Cutting, epoch_batches
 from mervn.sequences import Sequences, make_resident
 store = FeatureStore(sys.argv[1])
 sequences = Sequences(store, list(store))
 make_resident([sequences], torch.device("cpu"), 0.5, lambda text: print(text, file=sys.stderr))
 lengths = np.array(sequences.sizes, float)
 peak = total = 0
-for batch in epoch_batches("bucket", lengths, np.ones(len(lengths)), 32, 0, 0):
+cutting = Cutting(np.array([sequences.sizes]), 32)
+for batch in epoch_batches("bucket", lengths, np.ones(len(lengths)), cutting, 0, 0):
     total += sequences.gather(batch).float().shape[0]
     status = Path("/proc/self/status").read_text()
     peak = max(peak, int(status.split("RssAnon:")[1].split()[0]))

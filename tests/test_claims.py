@@ -91,6 +91,30 @@ def test_a_claim_of_an_ended_process_is_dead_at_once(tmp_path: Path, lie: str) -
         assert {path.name for path in tmp_path.glob(".part*")} == {f".part-1.h5.{first.token}.tmp"}
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_process_killed_while_it_claims_leaves_nothing_to_wait_for(tmp_path: Path, links: bool) -> None:
+    """Its claim used to be there without content, whose dead process nobody could tell, for three minutes."""
+    killed = "lambda *_: os._exit(9)" if links else "no_links"
+    code = (
+        "import errno, os, pathlib, sys\n"
+        "from features.store.claims import Claims\n"
+        "def no_links(*_):\n"
+        "    raise OSError(errno.EPERM, 'no hard links here')\n"
+        f"os.link = {killed}\n"
+        "with Claims([pathlib.Path(sys.argv[1])]) as claims:\n"
+        "    claims.take('u')\n"
+        "    os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 9
+    with Claims([tmp_path]) as claims:
+        assert claims.take("u")
+        old = time.time() - 2 * EXPIRY_S
+        for path in (tmp_path / FOLDER).glob(".*"):
+            os.utime(path, (old, old))
+        claims.sweep()
+    assert not (tmp_path / FOLDER).exists()
+
+
 def test_a_claim_cut_short_by_a_crash_expires(tmp_path: Path) -> None:
     with Claims([tmp_path]) as claims:
         path = claim_of(tmp_path, "a")

@@ -299,13 +299,17 @@ def test_compacting_keeps_what_counts_and_drops_the_rest(tmp_path: Path, kind: s
     assert compact(info.path).parts_after == 3
 
 
+def contents(info: StoreInfo) -> dict[str, bytes]:
+    store = FeatureStore(info.path)
+    return {name: store[name].tobytes() for name in store}
+
+
 def test_small_parts_become_full_ones(tmp_path: Path) -> None:
     info = make_store(tmp_path)
     for i in range(PART_ROWS + 20):
         write(info, [row(str(i), i % 3, i)])
-    before = {name: FeatureStore(info.path)[name].tobytes() for name in FeatureStore(info.path)}
-    assert compact(info.path).parts_after == 2
-    assert {name: FeatureStore(info.path)[name].tobytes() for name in FeatureStore(info.path)} == before
+    before = contents(info)
+    assert compact(info.path).parts_after == 2 and contents(info) == before
     full = parts(info)
     assert compact(info.path).parts_after == 2 and parts(info) == full
 

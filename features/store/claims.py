@@ -7,6 +7,7 @@ wrong verdict costs work done twice, never a wrong row: parts are whole, and equ
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -23,6 +24,8 @@ from features.store.writer import new_token
 
 FOLDER = "claims"
 REFRESH_S = 15.0
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What a file system says that has no hard links."""
 EXPIRY_S = 180.0
 """Longer than a network file system shows an old time for."""
 
@@ -100,22 +103,32 @@ class Claims:
                     path.unlink(missing_ok=True)
                 elif now - _time(path) > EXPIRY_S:  # its process died between creating and writing it
                     path.unlink(missing_ok=True)
-            for path in [*store.glob(".*.tmp"), *(store / FOLDER).glob(".clock-*")]:
+            temporaries = [*store.glob(".*.tmp"), *(store / FOLDER).glob(".*.tmp")]
+            for path in [*temporaries, *(store / FOLDER).glob(".clock-*")]:
                 token = _token(path)
                 if token not in alive and (token in dead or now - _time(path) > EXPIRY_S):
                     remove(path)
 
     def _create(self, path: Path) -> bool:
-        """Create a claim; False if it is there already."""
+        """Create a claim, with its content in one step; False if it is there already."""
+        written = path.with_name(f".{path.name}.{self.token}.tmp")
         while True:
             path.parent.mkdir(exist_ok=True)
             try:
-                with path.open("x", encoding="utf-8") as file:
-                    json.dump({"token": self.token, **_this_process()}, file)
+                written.write_text(json.dumps({"token": self.token, **_this_process()}), "utf-8")
+                try:
+                    os.link(written, path)
+                except OSError as error:
+                    if error.errno not in NO_LINKS:
+                        raise
+                    with path.open("x", encoding="utf-8") as file:  # in two steps: between them it is nobody's
+                        file.write(written.read_text("utf-8"))
             except FileExistsError:
                 return False
             except FileNotFoundError:  # a process that ends has just removed the empty folder
                 continue
+            finally:
+                written.unlink(missing_ok=True)
             return True
 
     def _drop(self, path: Path) -> None:

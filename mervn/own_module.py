@@ -176,7 +176,7 @@ def kept_own(
             continue  # a head is loaded without its loss
         copy = run / FOLDER / f"{role}.py"
         if not trust_code:
-            raise UsageError(f"{run} runs code of its own, {copy}: read it, then give --trust-code")
+            raise UsageError(f"{run} is built of code that it holds, {copy}: read it, then give --trust-code")
         own = read_own(f"{copy}:{entry['class']}")
         if own.sha256 != entry["sha256"]:
             raise InputError(f"{copy} must be the file that this run was trained with, but it was edited since")

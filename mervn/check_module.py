@@ -12,7 +12,7 @@ from features.errors import InputError
 from features.ragged import Ragged
 from features.targets import import_target
 from mervn.config import TrainHeadOptions
-from mervn.invariance import DIM, HEAD_CHECKS, LOSS_CHECKS, RUNS, Make, describe, make_streams, maker
+from mervn.invariance import DIM, HEAD_CHECKS, LOSS_CHECKS, RUNS, SHAPES, Make, describe, make_streams, maker
 from mervn.own_module import OwnModule, fusion_spec, loss_spec, place, pooling_target, read_own
 
 CLASS_WEIGHTS = (0.5, 1.0, 2.0)
@@ -99,12 +99,11 @@ def _pooling_checks(reference: str) -> dict[str, Fault]:
     }
 
     def runs() -> str | None:
-        pooled = import_target(target)(6)(make_streams()["text"])
-        batch_size = make_streams()["text"].batch_size
-        if not isinstance(pooled, Tensor) or pooled.shape != (batch_size, 6):
-            return (
-                f"forward must return a tensor ({batch_size}, 6) for {batch_size} sequences, found {describe(pooled)}"
-            )
+        sequences = make_streams()["text"]
+        expected = (sequences.batch_size, SHAPES["text"].width)
+        pooled = import_target(target)(expected[1])(sequences)
+        if not isinstance(pooled, Tensor) or pooled.shape != expected:
+            return f"forward must return a tensor {expected}, found {describe(pooled)}"
         return None
 
     return _head_checks(makers, runs)

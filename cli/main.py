@@ -71,6 +71,9 @@ COMMANDS: dict[str, CommandSpec] = {
     "train-head": CommandSpec(
         "cli.train_head:train_head_command", "mervn.config:TrainHeadOptions", "Train a fusion head on stored sequences."
     ),
+    "finetune": CommandSpec(
+        "cli.finetune:finetune_command", "mervn.config:FinetuneOptions", "Train encoders and head end to end."
+    ),
     "check-module": CommandSpec(
         "cli.check_module:check_module_command",
         "mervn.config:CheckModuleOptions",

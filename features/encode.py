@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from features.manifest import Utterance
 from features.ragged import Ragged
 from features.store.part import Array, Row
 from features.store.rejected import Rejection
+from features.tuned import UNSEEN_SPLITS
 
 
 def resolve_device(name: str) -> torch.device:
@@ -31,6 +32,21 @@ def resolve_device(name: str) -> torch.device:
         first = str(error).splitlines()[0]
         raise InputError(f"--device must be a device that torch can use here, found {name!r}: {first}") from error
     return device
+
+
+def refuse_seen(utterances: Iterable[Utterance], encoder: Encoder) -> None:
+    """Raise InputError where a fine-tuned encoder saw utterances of valid or test, before anything is encoded.
+
+    Those of known ids are compared here by content; audio that it saw under another id is met while encoding.
+    """
+    if encoder.tuned is None:
+        return
+    known = [u for u in utterances if u.split in UNSEEN_SPLITS and u.utterance_id in encoder.tuned.seen]
+    inputs = []
+    for utterance in known:
+        with suppress(AudioError):  # rejected later, with its reason
+            inputs.append((utterance, read_input(utterance, encoder).input_sha256))
+    encoder.tuned.refuse_seen(inputs)
 
 
 def encode_batch(
@@ -47,6 +63,8 @@ def encode_batch(
             inputs.append(read_input(utterance, encoder))
         except AudioError as error:
             rejected.append((utterance, error.reason, str(error)))
+    if encoder.tuned is not None:
+        encoder.tuned.refuse_seen((item.utterance, item.input_sha256) for item in inputs)
     layers = encode([item.prepared for item in inputs], encoder, device)
     rows: list[list[Row]] = [[] for _ in layers]
     for i, item in enumerate(inputs):

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from features.config import EncodeOptions
-from features.encode import resolve_device
+from features.encode import refuse_seen, resolve_device
 from features.encoders.base import Encoder, load_encoder
-from features.encoders.checkpoint import CONFIG_FILE, save_own
+from features.encoders.checkpoint import CONFIG_FILE
 from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector
 from features.errors import InputError
 from features.inputs import SAMPLE_RATE
@@ -134,6 +134,7 @@ def extract_stream(
     """
     device = resolve_device(settings.device)
     encoder = open_encoder(selector, settings)
+    refuse_seen(utterances, encoder)
     identities = [store_identity(encoder, selector, layer, settings) for layer in encoder.layers]
     known = provenance(selector, encoder, device)
     plan = make_plan(
@@ -145,9 +146,11 @@ def extract_stream(
         return [_result(plan, t, str(f), 0) for f, t in zip(folders, plan.targets, strict=True)]
     infos = [create_store(settings.features_dir, identity, known, encoder.model_name) for identity in identities]
     for info in infos:
+        if encoder.tuned is not None:
+            encoder.tuned.save(info.path)
         if encoder.is_random and not (info.path / "encoder" / CONFIG_FILE).exists():
             try:
-                save_own(encoder.inner if isinstance(encoder, LayerMeans) else encoder, info.path / "encoder")
+                encoder.save(info.path / "encoder")
             except OSError as error:
                 raise disk_error(info, error) from error
     destinations = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,13 +25,17 @@ class LayerMeans(Encoder):
         self.dim, self.num_layers, self.config = inner.dim, inner.num_layers, inner.config
         self.layers = (MEANS,)
         self.model_name, self.weights_note = inner.model_name, inner.weights_note
-        self.weights_sha256 = inner.weights_sha256
+        self.weights_sha256, self.tuned = inner.weights_sha256, inner.tuned
         self.eval()
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> LayerMeans:
         """Refuse: it wraps an encoder that is loaded already."""
         raise TypeError("LayerMeans wraps a loaded encoder: LayerMeans(load_encoder(selector))")
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder it wraps."""
+        self.inner.save(folder)
 
     def prepare(self, raw: Any) -> Tensor:
         """Prepare as the encoder does."""

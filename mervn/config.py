@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,6 @@ from mervn.fusion import FUSIONS
 from mervn.registry import LOSSES, POOLINGS
 
 Positive = Annotated[int, Field(ge=1)]
-BATCH_SIZE = 32
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -66,7 +65,9 @@ class TrainingOptions(HeadOptions):
     sampling: Literal["random", "bucket", "weighted", "both"] = Field(
         "both", description="Random batches, batches of like length, class and length weighted draws, or both."
     )
-    batch_size: Positive | None = Field(None, description="Utterances a batch; 32 where no --frame-budget is given.")
+    batch_size: Positive | None = Field(
+        None, description="Utterances a batch where no --frame-budget is given; 32 if unset, 8 for finetune."
+    )
     frame_budget: Positive | None = Field(
         None, description="Padded rows a batch, over text and audio, in place of --batch-size."
     )
@@ -97,10 +98,13 @@ class TrainingOptions(HeadOptions):
             )
         return self
 
+    default_batch: ClassVar[int] = 32
+    """Utterances a batch where nothing is said."""
+
     @property
     def utterances_a_batch(self) -> int | None:
         """Utterances a batch; None where a frame budget decides."""
-        return None if self.frame_budget is not None else self.batch_size or BATCH_SIZE
+        return None if self.frame_budget is not None else self.batch_size or self.default_batch
 
 
 class StoreOptions(DataOptions):
@@ -156,6 +160,64 @@ class TrainHeadOptions(TrainingOptions, LabelOptions, FoldOptions, StoreOptions)
     force: bool = Field(False, description="Train again though a complete run of this configuration is there.")
 
 
+class FinetuneOptions(TrainingOptions, LabelOptions, FoldOptions, DataOptions):
+    """Options of `mervn finetune`."""
+
+    init_head: Path | None = Field(
+        None, description="A train-head run that gives data, encoders, layers, the head and its weights."
+    )
+    audio_encoder: str | None = Field(None, description="NAME[=MODEL][@LAYERS], two joined by +; see `mervn encoders`.")
+    text_encoder: str | None = Field(None, description="NAME[=MODEL][@LAYERS]; see `mervn encoders`.")
+    segmenter: Literal["underthesea", "pyvi", "none"] | None = Field(
+        None, description="Word segmenter of a text encoder; underthesea for phobert if unset, else none."
+    )
+    tone_style: Literal["keep", "old", "new"] | None = Field(
+        None, description="Tone marks for a text encoder: as they are (unset), old (hòa) or new (hoà) style."
+    )
+    whisper_mode: Literal["30s", "trimmed"] | None = Field(
+        None, description="Whisper over padded windows of 30 s (unset), or over the real rows alone."
+    )
+    epochs: Positive = Field(10, description="Most epochs; epoch 0 is the model as it came in.")
+    patience: Positive = Field(3, description="Epochs without a better valid macro-F1 before stopping.")
+    default_batch: ClassVar[int] = 8
+    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-4, description="Greatest learning rate of the head.")
+    encoder_learning_rate: Annotated[float, Field(gt=0)] = Field(
+        1e-5, description="Greatest learning rate of the encoders' last blocks."
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="Factor on the learning rate from a block to the one below it."
+    )
+    unfreeze_last: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Train only the last K blocks of each encoder that feed the head; all if unset."
+    )
+    unfreeze_at: Positive = Field(1, description="The epoch, counted from 1, from which the encoders are trained.")
+    train_front_end: bool | None = Field(
+        None, description="Train the convolutions over the signal too; if unset only where they are random."
+    )
+    gradient_checkpointing: bool = Field(False, description="Compute activations again to save memory; slower.")
+    lora_rank: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Train low-rank adapters of this rank in the encoders' attention instead of their weights."
+    )
+    workers: Annotated[int, Field(ge=0)] = Field(2, description="Processes that decode audio; 0 for none.")
+    allow_missing: bool = Field(False, description="Go on without utterances whose audio cannot be used, counted.")
+    trust_code: bool = Field(False, description="Run the user's own modules that the --init-head run holds.")
+    output: Path | None = Field(None, description="The run's folder; else runs/ and a name from the configuration.")
+    checkpoint_every: Annotated[int, Field(ge=0)] = Field(1, description="Epochs between checkpoints; 0 for none.")
+    checkpoint_steps: Annotated[int, Field(ge=0)] = Field(
+        0, description="Steps between checkpoints within an epoch; 0 for none."
+    )
+    keep_checkpoints: Positive = Field(1, description="The latest checkpoints to keep.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if torch sees one.")
+    threads: Positive | None = Field(None, description="CPU threads; torch's own choice if unset.")
+    force: bool = Field(False, description="Train again though a complete run of this configuration is there.")
+
+    @model_validator(mode="after")
+    def _check_fold(self) -> Any:
+        if self.fold == "all":
+            raise ValueError("--fold all is for train-head; fine-tune one fold at a time: --fold K")
+        return self
+
+
 class CheckModuleOptions(Options):
     """Options of `mervn check-module FILE.py:Class`."""
 
@@ -191,6 +253,6 @@ class DemoOptions(Options):
 
 NOT_CONFIGURATION = frozenset(StoreOptions.model_fields) - {"allow_missing"} | {
     "fold_file", "output", "num_seeds", "checkpoint_every", "checkpoint_steps", "keep_checkpoints", "tensorboard",
-    "force",
+    "force", "workers", "trust_code", "init_head",
 }  # fmt: skip
 """Options that say where things are or how to go about it; what they point to is in a run's inputs."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from features.audio import AudioError
+from features.batching import plan_batches
 from features.errors import InputError
 from features.inputs import audio_source, compare_input
 from features.manifest import Utterance
@@ -23,6 +24,7 @@ from mervn.sequences import Sequences
 from mervn.streams import Stream
 
 SHOWN = 5
+EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,22 @@ class Split:
         """Return the targets (B,) int64 of some utterances."""
         return torch.from_numpy(self.targets[list(indices)]).to(device)
 
+    @property
+    def rows(self) -> dict[str, list[int]]:
+        """The rows of each stream of each utterance."""
+        return {name: layers[0].sizes for name, layers in self.streams.items()}
+
     def count_empty(self) -> dict[str, int]:
         """Return how many sequences of each stream have no rows."""
-        return {name: sum(not size for size in layers[0].sizes) for name, layers in self.streams.items()}
+        return {name: sum(not size for size in sizes) for name, sizes in self.rows.items()}
+
+    def evaluation_batches(self, device: torch.device) -> list[list[int]]:
+        """Return batches of utterances with like numbers of rows."""
+        lengths = [float(sum(sizes)) for sizes in zip(*self.rows.values(), strict=True)]
+        return plan_batches(lengths, max(1.0, *lengths) * EVALUATION_BATCH, EVALUATION_BATCH)
+
+    def expect(self, batches: Sequence[Sequence[int]]) -> None:
+        """Be told which batches come next; they are here already."""
 
 
 def load_split(
@@ -87,6 +102,9 @@ def load_split(
     if not kept:
         raise InputError(f"{name}: none of the {len(utterances)} utterances has features in every store")
     _check_current(name, kept, streams, verify_inputs)
+    for stream in streams.values():
+        if stream.tuned is not None:
+            stream.tuned.refuse_seen((u, stream.row_info(u.utterance_id).input_sha256) for u in kept)
     digest = hashlib.sha256()
     for stream in sorted(streams.values(), key=lambda stream: stream.name):
         for utterance in kept:
@@ -96,7 +114,7 @@ def load_split(
         name=name,
         utterances=kept,
         missing=missing,
-        targets=_targets(kept, labels),
+        targets=index_targets(kept, labels),
         streams={
             name: [Sequences(store, [u.utterance_id for u in kept]) for store in stream.stores]
             for name, stream in streams.items()
@@ -107,7 +125,8 @@ def load_split(
     )
 
 
-def _targets(utterances: Sequence[Utterance], labels: Sequence[str]) -> np.ndarray[Any, Any]:
+def index_targets(utterances: Sequence[Utterance], labels: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Return the index (N,) int64 of each utterance's emotion in the labels; InputError for any other."""
     index = {label: i for i, label in enumerate(labels)}
     unknown = [u for u in utterances if u.emotion not in index]
     if unknown:

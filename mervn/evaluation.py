@@ -8,19 +8,26 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from features.encode import resolve_device
+from features.encoders.base import Encoder, load_encoder
+from features.encoders.selector import Selector
 from features.errors import InputError
 from features.manifest import Utterance, manifest_sha256, read_manifests
 from features.splits import read_fold, read_folds
 from features.store.index import features_folder
 from features.store.provenance import now
+from features.tuned import ENCODERS_FOLDER
 from mervn.config import EvaluateOptions, HeadOptions, LabelOptions
-from mervn.dataset import load_split
+from mervn.dataset import Split, load_split
+from mervn.end_to_end import EndToEnd
 from mervn.labels import apply_labels
+from mervn.live import LiveSplit, refuse_rejected
 from mervn.metrics import compute_metrics
 from mervn.model import Head, build_head
 from mervn.own_module import kept_own
+from mervn.prediction import predict, prediction_rows
 from mervn.runs import (
     LEDGER_FILE,
     METRICS_FILE,
@@ -32,9 +39,7 @@ from mervn.runs import (
     write_json,
     write_jsonl,
 )
-from mervn.streams import Stream, StreamShape, find_streams
-from mervn.train_head import prediction_rows
-from mervn.training import predict
+from mervn.streams import Stream, StreamShape, find_streams, modality_of
 
 Say = Callable[[str], None]
 
@@ -45,7 +50,7 @@ def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
     UsageError where it is built of a user's own modules without `trust_code`, for that runs their code.
     """
     if not (run / METRICS_FILE).is_file():
-        raise InputError(f"{run} is not complete: run the train-head command that made it again, it goes on")
+        raise InputError(f"{run} is not complete: run the {config.command} command that made it again, it goes on")
     options = HeadOptions.model_validate({k: v for k, v in config.options.items() if k in HeadOptions.model_fields})
     options = kept_own(run, options, config.inputs.get("modules", {}), trust_code)
     shapes = {name: StreamShape(**shape) for name, shape in config.streams.items()}
@@ -64,23 +69,15 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say) -> dict[str, Any]:
     where the run is not complete or the features it was trained on are not there.
     """
     config = read_config(run)
-    head = load_head(run, config, options.trust_code)
     device = resolve_device(options.device)
-    data, streams = _data_and_streams(config, options)
+    data = options.data or Path(config.options["data"])
     audio_root = options.audio_root or config.options.get("audio_root")
     rows, sources = _read(config, options, data, Path(audio_root) if audio_root else None)
     kept = {name: config.options[name] for name in LabelOptions.model_fields if name in config.options}
     labelled = apply_labels({options.split: rows}, LabelOptions.model_validate(kept), all_there=False)
-    split = load_split(
-        options.split,
-        labelled.utterances[options.split],
-        streams,
-        config.labels,
-        allow_missing=options.allow_missing,
-        verify_inputs=options.verify_inputs,
-    )
+    model, split = _model_and_split(run, config, options, labelled.utterances[options.split])
     looks = record_access(run, data, options.split, config.hash, say) if options.split == "test" else None
-    probabilities = predict(head.to(device), split, device)
+    probabilities = predict(model.to(device), split, device)
     scores = {"missing": len(split.missing), **compute_metrics(split.targets, probabilities, config.labels)}
     metrics: dict[str, Any] = {
         "schema": SCHEMA,
@@ -92,6 +89,37 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say) -> dict[str, Any]:
     write_jsonl(run / f"predictions-{options.split}.jsonl", prediction_rows(split, probabilities, config.labels))
     write_json(run / f"metrics-{options.split}.json", metrics)
     return metrics | ({"test_looks": looks} if looks is not None else {})
+
+
+def _model_and_split(
+    run: Path, config: RunConfig, options: EvaluateOptions, rows: list[Utterance]
+) -> tuple[nn.Module, Split | LiveSplit]:
+    """Return the model of a run and the split as it reads it: stored features, or audio and transcripts."""
+    head = load_head(run, config, options.trust_code)
+    if config.command == "train-head":
+        _, streams = data_and_streams(config, options)
+        return head, load_split(
+            options.split, rows, streams, config.labels,
+            allow_missing=options.allow_missing, verify_inputs=options.verify_inputs,
+        )  # fmt: skip
+    encoders = {name: load_tuned(run, name, entry["name"]) for name, entry in config.inputs["encoders"].items()}
+    live = LiveSplit(options.split, rows, config.labels, encoders, int(config.options["workers"]), _no_bar)
+    refuse_rejected({options.split: live}, options.allow_missing)
+    for name, encoder in encoders.items():
+        if encoder.tuned is not None and options.data is not None:  # of the run's own data the manifests decide
+            encoder.tuned.refuse_seen(zip(live.utterances, live.input_sha256(name), strict=True))
+    return EndToEnd(encoders, head), live
+
+
+def load_tuned(run: Path, stream: str, name: str) -> Encoder:
+    """Load the encoder of a stream of a finetune run."""
+    return load_encoder(Selector(modality_of(stream), name, str(run / ENCODERS_FOLDER / stream)))
+
+
+def _no_bar(total: int, done: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=done, disable=True)
 
 
 def _read(
@@ -111,7 +139,7 @@ def _read(
     return kept[split], {"fold": int(fold), "folds_sha256": folds.sha256}
 
 
-def _data_and_streams(config: RunConfig, options: EvaluateOptions) -> tuple[Path, dict[str, Stream]]:
+def data_and_streams(config: RunConfig, options: EvaluateOptions) -> tuple[Path, dict[str, Stream]]:
     """Return the data folder and the streams of exactly the identities the run was trained on."""
     data = options.data or Path(config.options["data"])
     folder = options.features_dir

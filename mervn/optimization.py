@@ -25,13 +25,17 @@ def learning_rate(step: float, total: int, warmup: float, greatest: float, sched
     return greatest * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
 
 
-def make_optimizer(head: nn.Module, options: TrainingOptions) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov and Hutter 2019); biases, norms and learned rows are not decayed."""
+def make_optimizer(groups: list[dict[str, Any]], options: TrainingOptions) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov and Hutter 2019) over parameter groups."""
+    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+
+
+def head_groups(head: nn.Module, options: TrainingOptions) -> list[dict[str, Any]]:
+    """Return the parameter groups of a head: biases, norms and learned rows are not decayed."""
     decayed = [p for name, p in head.named_parameters() if p.ndim > 1 and not name.endswith("missing")]
     chosen = {id(parameter) for parameter in decayed}
     kept = [p for p in head.parameters() if id(p) not in chosen]
-    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+    return [{"params": decayed, "weight_decay": options.weight_decay}, {"params": kept, "weight_decay": 0.0}]
 
 
 def resolve_amp(amp: str, device: torch.device) -> str:

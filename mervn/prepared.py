@@ -6,16 +6,17 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from features.config import SPLITS
 from features.encode import resolve_device
 from features.errors import InputError, UsageError
 from features.manifest import Utterance, manifest_sha256, read_manifests
 from features.splits import find_folds, read_fold
-from mervn.config import TrainHeadOptions
+from mervn.config import FinetuneOptions, TrainHeadOptions, TrainingOptions
 from mervn.dataset import Split, load_split
 from mervn.labels import apply_labels
+from mervn.live import LiveSplit
 from mervn.model import pooling_names
 from mervn.optimization import resolve_amp
 from mervn.own_module import fusion_spec, loss_spec, own_modules
@@ -39,9 +40,24 @@ class Prepared:
     fold_file: Path | None
 
 
-def resolved(options: TrainHeadOptions) -> TrainHeadOptions:
+@dataclass(frozen=True)
+class Labelled:
+    """The utterances of train and valid with the labels of the task, and what they were read from."""
+
+    utterances: Mapping[str, list[Utterance]]
+    labels: list[str]
+    dropped: Mapping[str, Mapping[str, int]]
+    sources: Mapping[str, Any]
+    """Hashes of the files that say which utterances there are."""
+    fold_file: Path | None
+
+
+TrainingT = TypeVar("TrainingT", bound=TrainingOptions)
+
+
+def resolved(options: TrainingT) -> TrainingT:
     """Return the options with what depends on the machine, and on other options, decided."""
-    amp = resolve_amp(options.amp, resolve_device(options.device))
+    amp = resolve_amp(options.amp, resolve_device(str(getattr(options, "device", "auto"))))
     return options.model_copy(update={"amp": amp, "batch_size": options.utterances_a_batch})
 
 
@@ -55,25 +71,34 @@ def open_training(options: TrainHeadOptions, data: Path, say: Say) -> Prepared:
     pooling_names(options.fusion, options.pooling)  # refuses what does not fit before any work
     loss_spec(options.loss)
     resolved(options)
-    rows, sources, fold_file = _read(options, data)
-    labelled = apply_labels(rows, options)
-    labels = sorted({str(utterance.emotion) for utterance in labelled.utterances["train"]})
-    if len(labels) < 2:
-        where = f"train of fold {options.fold}" if options.fold else "train.jsonl"
-        raise InputError(f"{where} must hold at least two emotions, found {', '.join(labels)}")
+    labelled = read_labelled(options, data)
+    labels = labelled.labels
     streams = open_streams(options, data, fusion_spec(options.fusion).streams)
     splits = {name: _load(name, kept, streams, labels, options) for name, kept in labelled.utterances.items()}
-    _refuse_silent(splits, options)
+    refuse_silent(splits, options.fusion)
     for stream in streams.values():
         for store in stream.stores:
             say(f"{stream.name} features: {store.path} ({stream.weights})")
     for name, counts in labelled.dropped.items():
         if counts:
             say(f"{name}: left out " + ", ".join(f"{count} {label}" for label, count in counts.items()))
-    return Prepared(data, labels, streams, splits, labelled.dropped, sources, fold_file)
+    return Prepared(data, labels, streams, splits, labelled.dropped, labelled.sources, labelled.fold_file)
 
 
-def _read(options: TrainHeadOptions, data: Path) -> tuple[dict[str, list[Utterance]], dict[str, Any], Path | None]:
+def read_labelled(options: TrainHeadOptions | FinetuneOptions, data: Path) -> Labelled:
+    """Read train and valid with the labels of the task; InputError where fewer than two are left of train."""
+    rows, sources, fold_file = _read(options, data)
+    labelled = apply_labels(rows, options)
+    labels = sorted({str(utterance.emotion) for utterance in labelled.utterances["train"]})
+    if len(labels) < 2:
+        where = f"train of fold {options.fold}" if options.fold else "train.jsonl"
+        raise InputError(f"{where} must hold at least two emotions, found {', '.join(labels)}")
+    return Labelled(labelled.utterances, labels, labelled.dropped, sources, fold_file)
+
+
+def _read(
+    options: TrainHeadOptions | FinetuneOptions, data: Path
+) -> tuple[dict[str, list[Utterance]], dict[str, Any], Path | None]:
     """Return train and valid, hashes of the files they were read from, and the file of folds if there is one."""
     root = options.audio_root
     if options.fold is None:
@@ -89,14 +114,14 @@ def _read(options: TrainHeadOptions, data: Path) -> tuple[dict[str, list[Utteran
     return rows, {"manifests": hashes, "folds": folds.as_json()}, folds.path
 
 
-def _refuse_silent(splits: Mapping[str, Split], options: TrainHeadOptions) -> None:
+def refuse_silent(splits: Mapping[str, Split] | Mapping[str, LiveSplit], fusion: str) -> None:
     """Raise UsageError where a fusion of two modalities would learn from one alone."""
     for split in splits.values():
         for name, count in split.count_empty().items():
-            if count == len(split) and len(split.streams) > 1:
-                other = next(stream for stream in split.streams if modality_of(stream) != modality_of(name))
+            if count == len(split) and len(split.rows) > 1:
+                other = next(stream for stream in split.rows if modality_of(stream) != modality_of(name))
                 raise UsageError(
-                    f"--fusion {options.fusion} needs {name}, but none of the {len(split)} utterances of {split.name} "
+                    f"--fusion {fusion} needs {name}, but none of the {len(split)} utterances of {split.name} "
                     f"has any; use --fusion {modality_of(other)}"
                 )
 

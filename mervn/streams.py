@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from features.errors import InputError, UsageError
 from features.store.identity import StoreInfo, differing_fields
 from features.store.index import features_folder, list_stores, matching_stores, select_store
 from features.store.reader import FeatureStore, RowInfo
+from features.tuned import Tuned, read_tuned
 from mervn.config import StoreOptions
 
 SECOND = "audio_2"
@@ -72,6 +74,11 @@ class Stream:
     def weights(self) -> str:
         """Where the encoder's weights come from, for people."""
         return str(self.first.info.provenance["weights"])
+
+    @cached_property
+    def tuned(self) -> Tuned | None:
+        """What the encoder learned from, where it was fine-tuned."""
+        return read_tuned(self.first.path)
 
     @property
     def layers(self) -> tuple[str, ...]:

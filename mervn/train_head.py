@@ -6,13 +6,12 @@ import json
 import subprocess
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -25,6 +24,7 @@ from mervn.metrics import compute_metrics
 from mervn.model import Head, LayerMix, build_head
 from mervn.optimization import deterministic
 from mervn.own_module import keep_own
+from mervn.prediction import predict, prediction_rows
 from mervn.prepared import Prepared, Say, configuration, encoders_of, open_training, resolved
 from mervn.runs import (
     ENVIRONMENT_FILE,
@@ -41,7 +41,7 @@ from mervn.runs import (
 from mervn.sequences import make_resident
 from mervn.streams import Stream, StreamShape
 from mervn.tensorboard import TensorBoard, require_tensorboard
-from mervn.training import Report, Saving, Trainer, predict
+from mervn.training import Report, Saving, Trainer
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _train(
     save_file({name: tensor.cpu() for name, tensor in head.state_dict().items()}, run / MODEL_FILE)
     write_jsonl(run / "predictions-valid.jsonl", prediction_rows(valid, probabilities, labels))
     seconds = time.perf_counter() - started
-    write_json(run / ENVIRONMENT_FILE, _environment(config, streams, device, head, seconds, trainer.next_epoch))
+    write_json(run / ENVIRONMENT_FILE, environment(config, streams, device, head, seconds, trainer.next_epoch))
     write_json(run / METRICS_FILE, metrics)
     return metrics
 
@@ -145,21 +145,7 @@ def layer_weights(head: Head, shapes: Mapping[str, StreamShape]) -> dict[str, di
     return weights
 
 
-def prediction_rows(split: Split, probabilities: np.ndarray[Any, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one object an utterance, in the order of the manifest; the manifest's own extra keys travel along."""
-    rows = []
-    for utterance, row in zip(split.utterances, probabilities, strict=True):
-        chosen: dict[str, Any] = {
-            "utterance_id": utterance.utterance_id,
-            "label": utterance.emotion,
-            "prediction": labels[int(row.argmax())],
-            "probabilities": {label: float(p) for label, p in zip(labels, row, strict=True)},
-        }
-        rows.append(chosen | {key: value for key, value in utterance.extra.items() if key not in chosen})
-    return rows
-
-
-def _environment(
+def environment(
     config: RunConfig,
     streams: Mapping[str, Stream],
     device: torch.device,
@@ -167,6 +153,7 @@ def _environment(
     seconds: float,
     epochs: int,
 ) -> dict[str, Any]:
+    """Return what environment.json says: where a run's numbers came from and what they cost."""
     return {
         "time": now(),
         "versions": package_versions(),

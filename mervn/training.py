@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from features.batching import plan_batches
 from features.errors import InputError
 from features.interruption import check_interrupted, interrupted, interruptible
 from features.targets import import_target
@@ -29,16 +28,18 @@ from mervn.checkpoint import (
     rng_tensors,
     save_checkpoint,
 )
-from mervn.config import TrainingOptions
+from mervn.config import FinetuneOptions, TrainingOptions
 from mervn.dataset import Split
+from mervn.end_to_end import EndToEnd
+from mervn.live import LiveSplit
 from mervn.losses import balanced_weights
 from mervn.metrics import compute_metrics
 from mervn.model import Head
-from mervn.optimization import Precision, learning_rate, make_optimizer, resolve_amp
+from mervn.optimization import Precision, head_groups, learning_rate, make_optimizer, resolve_amp
 from mervn.own_module import loss_spec
+from mervn.prediction import predict
 from mervn.sampling import Cutting, epoch_batches, mixed_lengths, padding_efficiency, sampling_weights
 
-EVALUATION_BATCH = 64
 Report = Callable[[dict[str, Any]], None]
 """Called with the history entry of every epoch."""
 
@@ -71,41 +72,46 @@ class Best:
     nll: float = math.inf
     weights: dict[str, Tensor] | None = None
 
-    def offer(self, epoch: int, macro_f1: float, nll: float, head: nn.Module) -> None:
+    def offer(self, epoch: int, macro_f1: float, nll: float, weights: Mapping[str, Tensor]) -> None:
         """Take this epoch if it is better."""
         if (macro_f1, -nll) > (self.macro_f1, -self.nll):
             self.epoch, self.macro_f1, self.nll = epoch, macro_f1, nll
-            self.weights = {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}
-
-
-def predict(head: Head, split: Split, device: torch.device) -> np.ndarray[Any, Any]:
-    """Return probabilities (N, C) float64 in the order of the split, in eval mode."""
-    lengths = [float(sum(layers[0].sizes[i] for layers in split.streams.values())) for i in range(len(split))]
-    batches = plan_batches(lengths, max(1.0, *lengths) * EVALUATION_BATCH, EVALUATION_BATCH)
-    was_training = head.training
-    head.eval()
-    with torch.inference_mode():
-        chunks = [head(split.batch(batch, device)).double().softmax(-1).cpu() for batch in batches]
-    head.train(was_training)
-    probabilities = np.empty((len(split), chunks[0].shape[1]))
-    probabilities[[i for batch in batches for i in batch]] = torch.cat(chunks).numpy()
-    return probabilities
+            self.weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
 
 
 class Trainer:
-    """Trains one head; `fit` goes on from the latest checkpoint of `folder` exactly as if never interrupted."""
+    """Trains one head; `fit` goes on from the latest checkpoint of `folder` exactly as if never interrupted.
+
+    With `whole`, the head's encoders are trained with it, and epoch 0 is the model as it came in: scored, not trained.
+    """
 
     def __init__(
-        self, head: Head, train: Split, valid: Split, labels: list[str], options: TrainingOptions, device: torch.device
+        self,
+        head: Head,
+        train: Split | LiveSplit,
+        valid: Split | LiveSplit,
+        labels: list[str],
+        options: TrainingOptions,
+        device: torch.device,
+        whole: EndToEnd | None = None,
     ) -> None:
         self.head, self.train, self.valid = head, train, valid
+        self.whole = whole
+        self.model: nn.Module = head if whole is None else whole
+        self.first = 0 if whole is None else 1
+        """The first epoch that trains."""
         self.labels, self.options, self.device = labels, options, device
-        self.optimizer = make_optimizer(head, options)
+        groups = head_groups(head, options)
+        if whole is not None and isinstance(options, FinetuneOptions):
+            groups = whole.groups(options)
+        self.optimizer = make_optimizer(groups, options)
+        moved = {id(p) for group in groups for p in group["params"]}
+        self.frozen = {name for name, p in self.model.named_parameters() if id(p) not in moved}
         self.precision = Precision(resolve_amp(options.amp, device), device)
         self.loss = self._make_loss()
         self.lengths = mixed_lengths(train.audio_seconds, train.syllables, options.alpha)
         self.weights = sampling_weights(train.targets, self.lengths, options.beta)
-        rows = np.array([layers[0].sizes for layers in train.streams.values()])  # (streams, N)
+        rows = np.array(list(train.rows.values()))  # (streams, N)
         self.cutting = Cutting(rows, options.utterances_a_batch, options.frame_budget)
         self.usual_steps = self._num_steps(self.batches(0))
         self.best = Best()
@@ -129,7 +135,7 @@ class Trainer:
         history = folder / "history.jsonl"
         self._resume(folder / "checkpoints", history)
         with interruptible():
-            while self.next_epoch < self.options.epochs and not self.finished:
+            while self.next_epoch < self.options.epochs + self.first and not self.finished:
                 entry = self._epoch(self.next_epoch, folder / "checkpoints", saving)
                 with history.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(entry, sort_keys=True) + "\n")
@@ -147,22 +153,34 @@ class Trainer:
     def _epoch(self, epoch: int, checkpoints: Path, saving: Saving) -> dict[str, Any]:
         started = time.perf_counter()
         self.loader_seconds = 0.0
+        if epoch < self.first:
+            return self._score(epoch, started)
         train_loss = self.train_epoch(epoch, checkpoints, saving)
         if not math.isfinite(train_loss):
             raise InputError(f"epoch {epoch}: the loss must be finite, found {train_loss}; lower --learning-rate")
-        metrics = compute_metrics(self.valid.targets, predict(self.head, self.valid, self.device), self.labels)
-        self.best.offer(epoch, metrics["macro_f1"], metrics["nll"], self.head)
         steps = self._num_steps(self.batches(epoch))
-        return {
-            "epoch": epoch,
+        known = {
             "train_loss": train_loss,
-            "valid": {key: metrics[key] for key in ("accuracy", "macro_f1", "nll")},
-            "best_epoch": self.best.epoch,
             "learning_rate": self._learning_rate(epoch, steps, steps - 1),
             "drawn": self._drawn(epoch),
+        }
+        return known | self._score(epoch, started)
+
+    def _score(self, epoch: int, started: float) -> dict[str, Any]:
+        """Score the model on valid, offer it as the best, and return what the history says of it."""
+        metrics = compute_metrics(self.valid.targets, predict(self.model, self.valid, self.device), self.labels)
+        self.best.offer(epoch, metrics["macro_f1"], metrics["nll"], self.weights_state())
+        return {
+            "epoch": epoch,
+            "valid": {key: metrics[key] for key in ("accuracy", "macro_f1", "nll")},
+            "best_epoch": self.best.epoch,
             "seconds": round(time.perf_counter() - started, 4),
             "loader_seconds": round(self.loader_seconds, 4),
         }
+
+    def weights_state(self) -> dict[str, Tensor]:
+        """Return the weights that training can change."""
+        return {name: tensor for name, tensor in self.model.state_dict().items() if name not in self.frozen}
 
     def batches(self, epoch: int) -> list[list[int]]:
         """Return the batches of an epoch."""
@@ -181,7 +199,7 @@ class Trainer:
             "batches": len(batches),
             "padding_efficiency": {
                 name: padding_efficiency(rows, batches)
-                for name, rows in zip(self.train.streams, self.cutting.rows, strict=True)
+                for name, rows in zip(self.train.rows, self.cutting.rows, strict=True)
             },
             "classes": dict(zip(self.labels, shares.tolist(), strict=True)),
             "covered": len(np.unique(indices)) / len(self.train),
@@ -190,15 +208,18 @@ class Trainer:
     def train_epoch(self, epoch: int, checkpoints: Path | None = None, saving: Saving = NO_SAVING) -> float:
         """Run one epoch, or what is left of it, and return its mean loss over utterances."""
         options = self.options
-        self.head.train()
+        if self.whole is not None and isinstance(options, FinetuneOptions):
+            self.whole.enter_epoch(epoch, options)
+        self.model.train()
         batches = self.batches(epoch)
+        self.train.expect(batches[self.next_step * options.accumulate :])
         if not self.next_step:
             self.epoch_loss.zero_()
         steps = self._num_steps(batches)
         for step in range(self.next_step, steps):
             group = batches[step * options.accumulate : (step + 1) * options.accumulate]
             for parameters in self.optimizer.param_groups:
-                parameters["lr"] = self._learning_rate(epoch, steps, step)
+                parameters["lr"] = self._learning_rate(epoch, steps, step) * parameters.get("scale", 1.0)
             self._step(group, (options.seed, epoch, step))
             due = saving.steps and (step + 1) % saving.steps == 0
             if checkpoints is not None and (due or (saving.any and interrupted())):
@@ -211,7 +232,7 @@ class Trainer:
     def _learning_rate(self, epoch: int, steps: int, step: int) -> float:
         """Return the rate of a step; where a frame budget gives epochs of other lengths, each counts as the first."""
         options, usual = self.options, self.usual_steps
-        done = epoch * usual + step * usual / steps
+        done = (epoch - self.first) * usual + step * usual / steps
         return learning_rate(done, options.epochs * usual, options.warmup, options.learning_rate, options.schedule)
 
     def _step(self, group: Sequence[Sequence[int]], seed: tuple[int, ...]) -> None:
@@ -223,16 +244,17 @@ class Trainer:
             targets = self.train.batch_targets(indices, self.device)
             self.loader_seconds += time.perf_counter() - before
             with self.precision.autocast():
-                logits = self.head(augment(streams, self.options, (*seed, number)))
+                features = streams if self.whole is None else self.whole.encode(streams)
+                logits = self.head(augment(features, self.options, (*seed, number)))
             loss = self.loss(logits, targets)
             self.precision.backward(loss * (len(indices) / total))
             self.epoch_loss += loss.detach().double() * len(indices)
-        self.precision.step(self.head, self.optimizer, self.options.clip_norm)
+        self.precision.step(self.model, self.optimizer, self.options.clip_norm)
 
     def _save(self, checkpoints: Path, keep: int) -> None:
         inside = f"-step-{self.next_step:06d}" if self.next_step else ""
         folder = checkpoints / f"epoch-{self.next_epoch:05d}{inside}"
-        tensors = {f"model.{name}": tensor for name, tensor in self.head.state_dict().items()}
+        tensors = {f"model.{name}": tensor for name, tensor in self.weights_state().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in (self.best.weights or {}).items()}
         tensors |= optimizer_tensors(self.optimizer) | rng_tensors() | {"epoch_loss": self.epoch_loss}
         best = {"epoch": self.best.epoch, "macro_f1": self.best.macro_f1, "nll": self.best.nll}
@@ -240,12 +262,19 @@ class Trainer:
         save_checkpoint(folder, tensors, state | {"scaler": self.precision.state()})
         remove_older(checkpoints, folder, keep)
 
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Put back what `weights_state` gave."""
+        wrong = self.weights_state().keys() ^ weights.keys()
+        if wrong:
+            raise InputError(f"the weights must be those of this model, but {len(wrong)} differ, such as {min(wrong)}")
+        self.model.load_state_dict(dict(weights), strict=False)
+
     def _resume(self, checkpoints: Path, history: Path) -> None:
         """Load the latest checkpoint, if there is one, and cut the history to it."""
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
             tensors, state = load_checkpoint(latest)
-            self.head.load_state_dict(_under("model.", tensors))
+            self.load_weights(_under("model.", tensors))
             load_optimizer_tensors(self.optimizer, tensors)
             load_rng_tensors(tensors)
             best = state["best"]

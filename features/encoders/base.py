@@ -6,6 +6,8 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +18,7 @@ from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer,
 from features.errors import InputError
 from features.ragged import Ragged
 from features.targets import import_target
+from features.tuned import Tuned, find_tuned
 
 Lengths = Any  # an int, a numpy array or a tensor of ints: the closed forms below work on each
 
@@ -45,6 +48,10 @@ class Encoder(nn.Module, ABC):
     """Over the state dict as loaded, before `drop_unused`: the same for every layer of one model."""
     weights_note: str
     """Where the weights come from, for people: "random, seed 0", a hub id, a folder."""
+    tuned: Tuned | None = None
+    """What a fine-tuning recorded, where the weights come from one."""
+    lora_targets: ClassVar[tuple[str, ...]] = ()
+    """Names of the linear maps in a block that low-rank adapters sit on; none: adapters are of no use."""
 
     @classmethod
     @abstractmethod
@@ -62,6 +69,21 @@ class Encoder(nn.Module, ABC):
 
     def drop_unused(self) -> None:
         """Let go of what the layers wanted do not need."""
+
+    def get_blocks(self) -> Sequence[nn.Module]:
+        """Return what is unfrozen block by block, from the last; the first is the nearest to the input."""
+        return ()
+
+    def get_front_end(self) -> Sequence[nn.Module]:
+        """Return the convolutions over the signal, which fine-tuning leaves frozen where they are pretrained."""
+        return ()
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the weights and all else that `load` needs, for NAME=folder.
+
+        Where a checkpoint is there already, the weights that this encoder still holds replace those of it.
+        """
 
     @abstractmethod
     def prepare(self, raw: Any) -> Tensor:
@@ -135,12 +157,25 @@ def weights_sha256(module: nn.Module) -> str:
 def load_encoder(selector: Selector, settings: EncoderSettings = DEFAULT_SETTINGS) -> Encoder:
     """Build the encoder that a selector names, frozen and in eval mode, on the CPU.
 
-    Settings that this encoder does not know are not for it.
+    Settings that this encoder does not know are not for it. The model may be a fine-tuned run.
     """
-    encoder_class: type[Encoder] = import_target(selector.spec.target)
-    encoder = encoder_class.load(selector, settings.only(selector.spec.settings))
-    encoder.weights_sha256 = weights_sha256(encoder)
+    encoder = load_whole(selector, settings)
     encoder.drop_unused()
+    return encoder
+
+
+def load_whole(selector: Selector, settings: EncoderSettings = DEFAULT_SETTINGS) -> Encoder:
+    """Build an encoder as `load_encoder` does, with the blocks above the layers wanted."""
+    settings = settings.only(selector.spec.settings)
+    tuned = find_tuned(selector)
+    if tuned is not None:
+        selector = replace(selector, model=str(tuned.folder), layers=tuned.check_layers(selector))
+        settings = tuned.complete(settings)
+    encoder_class: type[Encoder] = import_target(selector.spec.target)
+    encoder = encoder_class.load(selector, settings)
+    if tuned is not None:
+        encoder.tuned, encoder.model_name, encoder.weights_note = tuned, tuned.run, tuned.note
+    encoder.weights_sha256 = weights_sha256(encoder)
     encoder.requires_grad_(False)
     return encoder.eval()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,14 @@ def config_identity(config: Any) -> dict[str, Any]:
     kept = {key: value for key, value in fields.items() if key not in NOTES and "dropout" not in key}
     identity: dict[str, Any] = json.loads(json.dumps(kept, default=str))
     return identity
+
+
+def save_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write model.safetensors in the layout of Hugging Face, over what is there of the same names."""
+    path = folder / WEIGHTS_FILE
+    there = load_file(path) if path.is_file() else {}
+    there |= {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(there, {"format": "pt"}))
 
 
 def save_own(encoder: Encoder, folder: Path) -> None:

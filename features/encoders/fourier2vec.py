@@ -6,6 +6,8 @@ context), and recorded as such in the store and in every report.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +21,7 @@ from features.encoders.base import (
     resolve_layers,
     samples_tensor,
 )
-from features.encoders.checkpoint import fill_own, load_own
+from features.encoders.checkpoint import fill_own, load_own, save_own
 from features.encoders.mel import FFT, mel_filters
 from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
@@ -77,6 +79,7 @@ class Fourier2Vec(Encoder):
     name: ClassVar[str] = "fourier2vec"
     modality: ClassVar[str] = "audio"
     numerics_version: ClassVar[int] = 1
+    lora_targets: ClassVar[tuple[str, ...]] = ("qkv", "out")
 
     window: Tensor
     filters: Tensor
@@ -110,6 +113,18 @@ class Fourier2Vec(Encoder):
         encoder = cls(config, resolve_layers(selector, config["num_layers"]))
         fill_own(selector, encoder, note, tensors)
         return encoder
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load` takes."""
+        save_own(self, folder)
+
+    def get_blocks(self) -> Sequence[nn.Module]:
+        """Return the Transformer's blocks that the layers wanted need."""
+        return list(self.blocks)[: blocks_needed(self.layers, self.num_layers)]
+
+    def get_front_end(self) -> Sequence[nn.Module]:
+        """Return the two convolutions over the spectrogram."""
+        return [self.conv_in, self.conv_down]
 
     def prepare(self, raw: Any) -> Tensor:
         """Return samples float32 (S,) at 16 kHz, zero-padded to the 400 of one frame."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from features.encoders.base import Encoder, Lengths
-from features.encoders.checkpoint import fill_own, load_own
+from features.encoders.checkpoint import fill_own, load_own, save_own
 from features.encoders.selector import EncoderSettings, Selector
 from features.errors import InputError, UsageError
 from features.ragged import Ragged, concatenate, segment_mean
@@ -76,6 +78,14 @@ class HashedNgrams(Encoder):
         encoder = cls(config)
         fill_own(selector, encoder, note, tensors)
         return encoder
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load` takes."""
+        save_own(self, folder)
+
+    def get_blocks(self) -> Sequence[nn.Module]:
+        """Return the table: all there is."""
+        return [self.table]
 
     def prepare(self, raw: Any) -> Tensor:
         """Return the n-gram buckets int64 (T, slots) of a normalised transcript; 0 fills unused slots."""

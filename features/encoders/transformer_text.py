@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +22,7 @@ from features.encoders.checkpoint import (
     load_complete,
     model_base_name,
     read_config,
+    save_weights,
 )
 from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
@@ -48,6 +51,9 @@ class TextTransformer(Encoder):
     """Of the checkpoints it takes; None: any."""
     tokenizer_class: ClassVar[str] = "AutoTokenizer"
     default_segmenter: ClassVar[str] = "none"
+    lora_targets: ClassVar[tuple[str, ...]] = (
+        "query", "value", "query_proj", "value_proj", "q_lin", "v_lin", "q_proj", "v_proj",
+    )  # fmt: skip
 
     model: Any
 
@@ -105,6 +111,18 @@ class TextTransformer(Encoder):
         """Cut the blocks above the layers wanted."""
         owner, name = self._place
         setattr(owner, name, self.blocks[: blocks_needed(self.layers, self.num_layers)])
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load` takes; InputError for half of an encoder-decoder."""
+        if self.model.config.is_encoder_decoder:
+            raise InputError(f"{self.model_name} is the encoder of an encoder-decoder, which cannot be fine-tuned")
+        self.model.config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        save_weights(folder, self.model.state_dict())
+
+    def get_blocks(self) -> Sequence[nn.Module]:
+        """Return the Transformer's blocks."""
+        return list(self.blocks)
 
     @property
     def blocks(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from features.encoders.base import Encoder, Lengths, resolve_layers, samples_tensor
+from features.encoders.checkpoint import save_weights
 from features.encoders.mel import FFT, mel_filters
 from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError, UsageError
@@ -90,6 +92,15 @@ class Vggish(Encoder):
             ) from error
         encoder.model_name, encoder.weights_note = path.stem, f"pretrained, {path}"
         return encoder
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load` takes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_weights(folder, self.state_dict())
+
+    def get_blocks(self) -> Sequence[nn.Module]:
+        """Return the convolutions, then the fully connected layers."""
+        return [self.features, self.embeddings]
 
     def prepare(self, raw: Any) -> Tensor:
         """Return samples float32 (S,) at 16 kHz, zero-padded to whole patches."""

@@ -7,6 +7,8 @@ Baevski et al. 2020 (arXiv 2006.11477), Hsu et al. 2021 (2106.07447), Chen et al
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -28,6 +30,7 @@ from features.encoders.checkpoint import (
     load_complete,
     model_base_name,
     read_config,
+    save_weights,
 )
 from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
@@ -94,6 +97,7 @@ class WaveformTransformer(Encoder):
 
     modality: ClassVar[str] = "audio"
     numerics_version: ClassVar[int] = 1
+    lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "v_proj")
     model_type: ClassVar[str]
     model_class: ClassVar[str]
     """Name of the class in transformers."""
@@ -102,14 +106,17 @@ class WaveformTransformer(Encoder):
 
     model: Any
 
-    def __init__(self, model: Any, do_normalize: bool, layers: tuple[Layer, ...]) -> None:
+    def __init__(self, model: Any, extractor: Any, layers: tuple[Layer, ...]) -> None:
         super().__init__()
+        do_normalize = bool(extractor.do_normalize)
         self.num_layers = len(model.encoder.layers)
         self.layers = layers
         self.dim = int(model.config.hidden_size)
         self.do_normalize = do_normalize
         self.config = {"model": config_identity(model.config), "do_normalize": do_normalize}
+        self.extractor = extractor
         model.config.apply_spec_augment = False
+        model.config.layerdrop = 0.0  # a block left out gives no features
         if hasattr(model, "masked_spec_embed"):  # used in pretraining alone, and random where a checkpoint lacks it
             del model.masked_spec_embed
         for layer in model.feature_extractor.conv_layers:
@@ -146,13 +153,27 @@ class WaveformTransformer(Encoder):
                 f"{selector.flag}: must be a checkpoint for 16 kHz with convolution kernels {KERNELS}, strides "
                 f"{STRIDES} and no adapter, found {extractor.sampling_rate} Hz, {geometry[0]}, {geometry[1]}"
             )
-        encoder = cls(model, bool(extractor.do_normalize), resolve_layers(selector, len(model.encoder.layers)))
+        encoder = cls(model, extractor, resolve_layers(selector, len(model.encoder.layers)))
         encoder.model_name, encoder.weights_note = model_base_name(location), f"pretrained, {location}"
         return encoder
 
     def drop_unused(self) -> None:
         """Cut the blocks above the layers wanted."""
         self.model.encoder.layers = self.model.encoder.layers[: blocks_needed(self.layers, self.num_layers)]
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load` takes."""
+        self.model.config.save_pretrained(folder)
+        self.extractor.save_pretrained(folder)
+        save_weights(folder, self.model.state_dict())
+
+    def get_blocks(self) -> Sequence[nn.Module]:
+        """Return the Transformer's blocks."""
+        return list(self.model.encoder.layers)
+
+    def get_front_end(self) -> Sequence[nn.Module]:
+        """Return the convolutions over the waveform."""
+        return [self.model.feature_extractor]
 
     def prepare(self, raw: Any) -> Tensor:
         """Return samples float32 (S,) at 16 kHz, zero-padded to the 400 of one row.
@@ -211,6 +232,8 @@ class WavLM(WaveformTransformer):
     name: ClassVar[str] = "wavlm"
     model_type: ClassVar[str] = "wavlm"
     model_class: ClassVar[str] = "WavLMModel"
+    lora_targets: ClassVar[tuple[str, ...]] = ("intermediate_dense", "output_dense")
+    """Its attention reads the weights of its maps and never calls them."""
 
 
 class Data2VecAudio(WaveformTransformer):

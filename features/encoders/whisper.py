@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +24,7 @@ from features.encoders.checkpoint import (
     load_complete,
     model_base_name,
     read_config,
+    save_weights,
 )
 from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
@@ -43,6 +46,7 @@ class Whisper(Encoder):
     name: ClassVar[str] = "whisper"
     modality: ClassVar[str] = "audio"
     numerics_version: ClassVar[int] = 1
+    lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "v_proj")
 
     encoder: Any
 
@@ -59,6 +63,7 @@ class Whisper(Encoder):
             "scale_embedding": encoder.config.scale_embedding,
             "extractor": {key: getattr(extractor, key) for key in ("feature_size", "hop_length", "n_fft", "n_samples")},
         }
+        encoder.layerdrop = 0.0  # a block left out gives no features
         self.encoder = encoder
         self.extractor = extractor
 
@@ -91,6 +96,20 @@ class Whisper(Encoder):
         self.encoder.layers = self.encoder.layers[: blocks_needed(self.layers, self.num_layers)]
         if "last" not in self.layers:
             self.encoder.layer_norm = nn.Identity()
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that `load` takes: the encoder half of a Whisper checkpoint."""
+        self.encoder.config.save_pretrained(folder)
+        self.extractor.save_pretrained(folder)
+        save_weights(folder, self.state_dict())
+
+    def get_blocks(self) -> Sequence[nn.Module]:
+        """Return the Transformer's blocks."""
+        return list(self.encoder.layers)
+
+    def get_front_end(self) -> Sequence[nn.Module]:
+        """Return the two convolutions over the spectrogram."""
+        return [self.encoder.conv1, self.encoder.conv2]
 
     def prepare(self, raw: Any) -> Tensor:
         """Return samples float32 (S,) at 16 kHz."""

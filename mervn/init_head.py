@@ -1,0 +1,106 @@
+"""What `finetune --init-head RUN` takes from a `train-head` run: data, encoders, layers, head, labels and weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from features.encoders.checkpoint import CONFIG_FILE
+from features.encoders.selector import EncoderSettings, Selector, parse_selector, parse_selectors
+from features.errors import UsageError
+from mervn.config import EvaluateOptions, FinetuneOptions, FoldOptions, HeadOptions, LabelOptions
+from mervn.evaluation import data_and_streams, load_head
+from mervn.model import Head
+from mervn.runs import RunConfig, read_config
+from mervn.streams import Stream, modality_of
+
+TAKEN = {*HeadOptions.model_fields, *LabelOptions.model_fields, *FoldOptions.model_fields, "data", "audio_root"}
+
+
+@dataclass(frozen=True)
+class InitHead:
+    """A finished head, and the stores it was trained on."""
+
+    run: Path
+    config: RunConfig
+    head: Head
+    streams: Mapping[str, Stream]
+
+    @property
+    def selectors(self) -> dict[str, Selector]:
+        """The encoder of each stream, as it was extracted; random weights come from the store that keeps them."""
+        found = {}
+        for name, stream in self.streams.items():
+            selector = parse_selector(str(stream.first.info.provenance["selector"]), stream.modality)
+            kept = stream.first.path / "encoder"
+            layers = tuple(store.info.identity["layer"] for store in stream.stores)
+            model = str(kept) if selector.model is None and (kept / CONFIG_FILE).is_file() else selector.model
+            found[name] = replace(selector, model=model, layers=layers)
+        return found
+
+    def settings(self, name: str) -> EncoderSettings:
+        """Return what the encoder of a stream was told besides its selector."""
+        known = self.streams[name].first.info.identity["config"]
+        segmenter = known.get("segmenter")
+        return EncoderSettings(
+            segmenter=str(segmenter).split(" ")[0] if segmenter else None,
+            tone_style=known.get("tone_style"),
+            whisper_mode=known.get("mode") if self.streams[name].encoder == "whisper" else None,
+        )
+
+
+def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | None]:
+    """Return the options with what the run gives; UsageError lists every flag that contradicts it."""
+    if options.init_head is None:
+        return options, None
+    run = options.init_head
+    config = read_config(run)
+    if config.command != "train-head":
+        raise UsageError(f"--init-head must be a run of train-head, {run} is one of {config.command}")
+    head = load_head(run, config, options.trust_code)
+    _, streams = data_and_streams(config, EvaluateOptions(features_dir=options.features_dir))
+    init = InitHead(run, config, head, streams)
+    taken = {name: config.options[name] for name in TAKEN if name in config.options}
+    kept = config.inputs.get("modules", {})
+    taken |= {role: f"{run / 'modules' / f'{role}.py'}:{kept[role]['class']}" for role in kept if role != "loss"}
+    known = FinetuneOptions.model_validate(taken)
+    faults = [
+        f"  --{name.replace('_', '-')}: the run has {getattr(known, name)}, found {getattr(options, name)}"
+        for name in sorted(TAKEN & options.model_fields_set)
+        if _plain(getattr(options, name)) != _plain(getattr(known, name))
+    ]
+    faults += _encoder_faults(options, init)
+    if faults:
+        raise UsageError(f"--init-head {run} decides what these say otherwise; leave them out:\n" + "\n".join(faults))
+    changes = {name: getattr(known, name) for name in taken}
+    for modality in ("audio", "text"):
+        names = [str(s) for n, s in init.selectors.items() if modality_of(n) == modality]
+        changes[f"{modality}_encoder"] = "+".join(names) or None
+    return options.model_copy(update=changes), init
+
+
+def _plain(value: Any) -> Any:
+    """Return a value to compare: paths absolute."""
+    if isinstance(value, Path):
+        return str(value.resolve())
+    return json.loads(json.dumps(value))
+
+
+def _encoder_faults(options: FinetuneOptions, init: InitHead) -> list[str]:
+    faults = []
+    for modality in ("audio", "text"):
+        text = getattr(options, f"{modality}_encoder")
+        if text is None:
+            continue
+        there = [s for name, s in init.selectors.items() if modality_of(name) == modality]
+        given = parse_selectors(text, modality)
+        same = len(given) == len(there) and all(
+            a.name == b.name and a.model in (None, b.model) and a.layers in (None, b.layers)
+            for a, b in zip(given, there, strict=True)
+        )
+        if not same:
+            faults.append(f"  --{modality}-encoder: the run has {'+'.join(map(str, there)) or 'none'}, found {text}")
+    return faults

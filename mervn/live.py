@@ -1,0 +1,213 @@
+"""A split for training end to end: decoded waveforms and prepared transcripts in place of stored features.
+
+Audio is decoded and resampled in worker processes, a bounded number of batches ahead. Every utterance is read once
+before training: what cannot be used is found then, not in the night.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from features.audio import AudioError, decode_segment, resample
+from features.batching import plan_batches
+from features.encoders.base import Encoder
+from features.errors import InputError
+from features.inputs import SAMPLE_RATE, samples_sha256, transcript_of
+from features.manifest import Utterance
+from features.plan import BATCH_SECONDS, MAX_BATCH
+from features.ragged import Ragged
+from features.store.rejected import Rejection
+from features.text import syllables, text_sha256
+from mervn.dataset import index_targets
+from mervn.streams import modality_of
+
+SHOWN = 5
+SCAN_BATCH = 16
+AHEAD = 2
+"""Batches that each worker may be ahead."""
+Progress = Callable[[int, int], Any]
+
+
+@dataclass(frozen=True)
+class Waves:
+    """What a worker read: waveforms at 16 kHz one after another, and for each its length, hash or fault."""
+
+    values: Tensor
+    sizes: list[int]
+    sha256: list[str]
+    faults: list[tuple[str, str] | None]
+    """(reason, message) of what cannot be used; it has no samples."""
+
+
+class _Reader(Dataset[Waves]):
+    """Reads the audio of a list of utterances at once."""
+
+    def __init__(self, utterances: Sequence[Utterance]) -> None:
+        self.utterances = list(utterances)
+
+    def __getitem__(self, indices: Any) -> Waves:
+        waves, hashes, faults = [], [], []
+        for index in indices:
+            u, fault = self.utterances[index], None
+            wave, sha256 = np.zeros(0, np.float32), ""
+            try:
+                samples, rate = decode_segment(u.audio_path, u.start, u.end, u.channel)
+                wave, sha256 = resample(samples, rate, SAMPLE_RATE), samples_sha256(samples, rate)
+            except AudioError as error:
+                fault = (error.reason, str(error))
+            waves.append(wave)
+            hashes.append(sha256)
+            faults.append(fault)
+        return Waves(torch.from_numpy(np.concatenate(waves)), [len(wave) for wave in waves], hashes, faults)
+
+
+def read_waves(utterances: Sequence[Utterance], batches: Sequence[Sequence[int]], workers: int) -> Iterator[Waves]:
+    """Read batches of utterances in their order, ahead in `workers` processes; 0: in this one, when asked for."""
+    # a generator of its own, for the loader draws a seed, which would move what dropout draws after a resume
+    loader = DataLoader(
+        _Reader(utterances), batch_size=None, sampler=[list(batch) for batch in batches], num_workers=workers,
+        prefetch_factor=AHEAD if workers else None, generator=torch.Generator(),
+    )  # fmt: skip
+    return iter(loader)
+
+
+class LiveSplit:
+    """The utterances of one split, their inputs read anew for every batch. The same face as a `Split`."""
+
+    def __init__(
+        self,
+        name: str,
+        utterances: Sequence[Utterance],
+        labels: Sequence[str],
+        encoders: Mapping[str, Encoder],
+        workers: int,
+        progress: Progress,
+    ) -> None:
+        self.name, self.encoders, self.workers = name, dict(encoders), workers
+        self.rejected: list[Rejection] = []
+        with_audio = any(encoder.modality == "audio" for encoder in encoders.values())
+        self.num_samples, self.audio_sha256 = np.zeros(len(utterances), np.int64), [""] * len(utterances)
+        if with_audio:
+            self._scan(utterances, progress)
+        bad = {rejection[0].utterance_id for rejection in self.rejected}
+        kept = [i for i, u in enumerate(utterances) if u.utterance_id not in bad]
+        self.utterances = [utterances[i] for i in kept]
+        self.missing = [u for u in utterances if u.utterance_id in bad]
+        self.num_samples = self.num_samples[kept]
+        self.audio_sha256 = [self.audio_sha256[i] for i in kept]
+        if not self.utterances:
+            raise InputError(f"{name}: none of the {len(utterances)} utterances can be used: {self.rejected[0][2]}")
+        self.targets = index_targets(self.utterances, labels)
+        self.transcripts = [transcript_of(u) for u in self.utterances]
+        with_text = any(encoder.modality == "text" for encoder in encoders.values())
+        self.tokens = {s: [e.prepare(t) for t in self.transcripts] for s, e in encoders.items() if e.modality == "text"}
+        self.audio_seconds = self.num_samples / SAMPLE_RATE
+        self.syllables = np.array([len(syllables(t)) if with_text else 0 for t in self.transcripts], np.int64)
+        self._expected: Iterator[Waves] | None = None
+        self._plan: list[list[int]] = []
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    @property
+    def rows(self) -> dict[str, list[int]]:
+        """The rows of features that each stream will have of each utterance."""
+        found = {}
+        for name, encoder in self.encoders.items():
+            sizes = [len(t) for t in self.tokens[name]] if name in self.tokens else self.num_samples.tolist()
+            found[name] = [int(encoder.get_feat_lengths(int(size))) if size else 0 for size in sizes]
+        return found
+
+    def input_sha256(self, stream: str) -> list[str]:
+        """Return the hash of each utterance's input to a stream, as a store records it."""
+        return self.audio_sha256 if modality_of(stream) == "audio" else [text_sha256(t) for t in self.transcripts]
+
+    @property
+    def inputs_sha256(self) -> str:
+        """Over ids and input hashes of the utterances used."""
+        digest = hashlib.sha256()
+        for name in sorted(self.encoders):
+            for utterance, sha256 in zip(self.utterances, self.input_sha256(name), strict=True):
+                digest.update(f"{name}|{utterance.utterance_id}|{sha256}\n".encode())
+        return digest.hexdigest()
+
+    def count_empty(self) -> dict[str, int]:
+        """Return how many sequences of each stream have no rows."""
+        return {name: sum(not size for size in sizes) for name, sizes in self.rows.items()}
+
+    def evaluation_batches(self, device: torch.device) -> list[list[int]]:
+        """Return batches of like length within what an extraction takes at once."""
+        budget = BATCH_SECONDS[device.type if device.type in BATCH_SECONDS else "cpu"]
+        return plan_batches(self.audio_seconds.tolist(), budget, min(MAX_BATCH, 64))
+
+    def expect(self, batches: Sequence[Sequence[int]]) -> None:
+        """Begin to read these batches; `batch` then gives them in their order."""
+        self._plan = [list(batch) for batch in batches]
+        if any(encoder.modality == "audio" for encoder in self.encoders.values()):
+            self._expected = read_waves(self.utterances, self._plan, self.workers)
+
+    def batch(self, indices: Sequence[int], device: torch.device) -> dict[str, Ragged]:
+        """Return the prepared inputs of some utterances: samples (sum S,) or token ids (sum T,)."""
+        waves = self._waves(indices)
+        streams = {}
+        for name, encoder in self.encoders.items():
+            if name in self.tokens:
+                prepared = [self.tokens[name][i] for i in indices]
+            else:
+                prepared = [encoder.prepare(wave.numpy()) for wave in waves]
+            streams[name] = Ragged.from_sequences(prepared).to(device)
+        return streams
+
+    def batch_targets(self, indices: Sequence[int], device: torch.device) -> Tensor:
+        """Return the targets (B,) int64 of some utterances."""
+        return torch.from_numpy(self.targets[list(indices)]).to(device)
+
+    def _waves(self, indices: Sequence[int]) -> list[Tensor]:
+        """Return the waveforms of a batch; InputError where a file is not what it was before training."""
+        if all(encoder.modality == "text" for encoder in self.encoders.values()):
+            return []
+        if self._expected is not None and self._plan and self._plan[0] == list(indices):
+            self._plan.pop(0)
+            read = next(self._expected)
+        else:
+            read = _Reader(self.utterances)[indices]
+        for index, fault, sha256 in zip(indices, read.faults, read.sha256, strict=True):
+            if fault is not None or sha256 != self.audio_sha256[index]:
+                u = self.utterances[index]
+                what = fault[1] if fault else f"{u.audio_path} was changed"
+                raise InputError(f"{u.file}:{u.line} {u.utterance_id!r} was readable when the training began: {what}")
+        return list(read.values.split(read.sizes))
+
+    def _scan(self, utterances: Sequence[Utterance], progress: Progress) -> None:
+        """Decode everything once: lengths, hashes, and what cannot be used."""
+        batches = [list(range(i, min(i + SCAN_BATCH, len(utterances)))) for i in range(0, len(utterances), SCAN_BATCH)]
+        bar = progress(len(utterances), 0)
+        try:
+            for batch, read in zip(batches, read_waves(utterances, batches, self.workers), strict=True):
+                for index, size, sha256, fault in zip(batch, read.sizes, read.sha256, read.faults, strict=True):
+                    self.num_samples[index], self.audio_sha256[index] = size, sha256
+                    if fault is not None:
+                        self.rejected.append((utterances[index], *fault))
+                bar.update(len(batch))
+        finally:
+            bar.close()
+
+
+def refuse_rejected(splits: Mapping[str, LiveSplit], allow_missing: bool) -> None:
+    """Raise InputError where audio cannot be used, unless `allow_missing`; such utterances are always counted."""
+    rejected = [rejection for split in splits.values() for rejection in split.rejected]
+    if rejected and not allow_missing:
+        lines = [f"  {u.file}:{u.line} {u.utterance_id!r}: {reason}: {text}" for u, reason, text in rejected[:SHOWN]]
+        more = [f"  and {len(rejected) - SHOWN} more"] if len(rejected) > SHOWN else []
+        raise InputError(
+            "\n".join([f"the audio of {len(rejected)} utterances cannot be used:", *lines, *more])
+            + "\nmend it, or go on without them, counted in every result: --allow-missing"
+        )

@@ -1,0 +1,297 @@
+"""Training end to end: from the head that stage two found, frozen where it should be, exact after an interruption."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+from test_train_head import data, made, outcome, train  # noqa: F401
+from tiny import make_phobert, make_wave_transformer, make_whisper, read_rows, wave, write_manifest
+from tqdm import tqdm
+
+from cli.main import run as mervn
+from features.encoders.base import load_encoder
+from features.encoders.selector import EncoderSettings, parse_selector
+from features.errors import InputError, UsageError
+from features.extract import ExtractSettings, extract_stream
+from features.manifest import read_manifests
+from mervn.config import EvaluateOptions, FinetuneOptions
+from mervn.end_to_end import EndToEnd, merge_lora
+from mervn.evaluation import evaluate, load_head
+from mervn.finetune import finetune, shapes_of
+from mervn.live import LiveSplit
+from mervn.model import build_head
+from mervn.runs import read_config
+from mervn.train_head import RunResult
+from mervn.training import Trainer
+
+CPU = torch.device("cpu")
+
+
+def bar(total: int, done: int) -> Any:
+    return tqdm(total=total, initial=done, disable=True)
+
+
+def tune(head: Path | None, output: Path, **changes: Any) -> RunResult:
+    chosen = {"epochs": 2, "batch_size": 8, "workers": 0, "encoder_learning_rate": 1e-3, "learning_rate": 1e-3}
+    options = FinetuneOptions(init_head=head, output=output, **{**chosen, **changes})
+    return finetune(options, None, lambda _: None, bar, lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def head(made: Path) -> Path:  # noqa: F811
+    return train(made, made.parent / "head").path
+
+
+@pytest.fixture(scope="module")
+def tuned(head: Path) -> Path:
+    return tune(head, head.parent / "tuned").path
+
+
+def test_a_run_goes_on_from_the_head_and_is_evaluated_as_any_other(head: Path, tuned: Path) -> None:
+    metrics = json.loads((tuned / "metrics.json").read_text())
+    history = read_rows(tuned / "history.jsonl")
+    assert [entry["epoch"] for entry in history] == [0, 1, 2]
+    assert "train_loss" not in history[0] and history[2]["train_loss"] < history[1]["train_loss"]
+    before = json.loads((head / "metrics.json").read_text())["valid"]
+    assert history[0]["valid"]["nll"] == pytest.approx(before["nll"], abs=1e-3)
+    assert metrics["valid"]["macro_f1"] >= before["macro_f1"]
+    environment = json.loads((tuned / "environment.json").read_text())
+    parity = environment["parity"]
+    assert parity["logits"] <= 1e-4 and 0 < parity["raw_logits"] < 1e-2 and parity["utterances"] == 10
+    assert environment["peak_memory_gb"] > 0
+    found = evaluate(tuned, EvaluateOptions(split="valid"), lambda _: None)["valid"]
+    assert found["nll"] == pytest.approx(metrics["valid"]["nll"], abs=1e-5)
+    assert not (tuned / "test_access.jsonl").exists()
+    assert evaluate(tuned, EvaluateOptions(), lambda _: None)["test"]["n"] == 8
+    assert (tuned / "test_access.jsonl").exists()
+
+
+def test_interrupted_and_continued_equals_undisturbed(
+    head: Path, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, steps = Trainer._step, [0]
+
+    def stop_in_the_second_epoch(self: Trainer, group: Any, seed: Any) -> None:
+        steps[0] += 1
+        if steps[0] == 5:
+            raise KeyboardInterrupt
+        original(self, group, seed)
+
+    monkeypatch.setattr(Trainer, "_step", stop_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        tune(head, tmp_path / "run", checkpoint_steps=1)
+    monkeypatch.undo()
+    tune(head, tmp_path / "run", checkpoint_steps=1, workers=2)  # who decodes changes nothing
+    assert outcome(tmp_path / "run") == outcome(tuned)
+    for name in ("audio", "text"):
+        weights = "encoders", name, "model.safetensors"
+        assert (tmp_path / "run").joinpath(*weights).read_bytes() == tuned.joinpath(*weights).read_bytes()
+
+
+def test_the_same_again_prints_what_is_there_and_another_is_refused(head: Path, tuned: Path) -> None:
+    assert not tune(head, tuned).trained
+    with pytest.raises(UsageError, match="layer_decay: there 0.9, now 0.5"):
+        tune(head, tuned, layer_decay=0.5)
+
+
+def test_a_flag_against_the_head_is_wrong_usage(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["finetune", "--init-head", str(head), "--output", str(tmp_path / "run")]
+    assert mervn([*base, "--fusion", "late", "--audio-encoder", "whisper", "--dim", "16"]) == 2
+    message = capsys.readouterr().err
+    assert "--fusion: the run has xattn, found late" in message and "--dim" not in message
+    assert "--audio-encoder: the run has fourier2vec" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_parity_names_the_stage_that_differs(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = train(data, tmp_path / "head").path
+    original = EndToEnd.encoder
+
+    def moved(self: EndToEnd, stream: str) -> Any:
+        found = original(self, stream)
+        if stream == "audio" and not hasattr(found, "moved"):
+            found.moved = True
+            with torch.no_grad():
+                found.norm.bias.add_(0.1)
+        return found
+
+    monkeypatch.setattr(EndToEnd, "encoder", moved)
+    with pytest.raises(InputError, match="parity fails at the features: audio differ by"):
+        tune(run, tmp_path / "features")
+    monkeypatch.undo()
+    rows = read_rows(data / "valid.jsonl")
+    rows[1]["transcript"] = "khác hẳn"
+    write_manifest(data / "valid.jsonl", rows)
+    with pytest.raises(InputError, match=r"parity fails at the input hash: valid.jsonl:2 'valid-001'"):
+        tune(run, tmp_path / "hash")
+
+
+def make_model(folder: Path, audio: str, text: str) -> EndToEnd:
+    encoders = {
+        "audio": load_encoder(parse_selector(audio, "audio")),
+        "text": load_encoder(parse_selector(text, "text"), EncoderSettings(segmenter="none")),
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return EndToEnd(encoders, build_head(FinetuneOptions(dim=16, heads=2, mlp=(8,)), shapes_of(encoders), 2))
+
+
+MODELS = {"own": ("fourier2vec", "hashed_ngrams"), "whisper": ("whisper={}", "phobert={}"),
+          "wav2vec2": ("wav2vec2={}", "phobert={}")}  # fmt: skip
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> EndToEnd:
+    audio, text = MODELS[request.param]
+    if request.param == "whisper":
+        audio = audio.format(make_whisper(tmp_path / "whisper"))
+    if request.param == "wav2vec2":
+        audio = audio.format(make_wave_transformer(tmp_path / "wav2vec2", layerdrop=0.5))
+    return make_model(tmp_path, audio, text.format(make_phobert(tmp_path / "phobert") if "{}" in text else ""))
+
+
+def live(model: EndToEnd, made: Path) -> LiveSplit:  # noqa: F811
+    rows = read_manifests(made, ("valid",))["valid"]
+    encoders = {name: model.encoder(name) for name in model.encoders}
+    return LiveSplit("valid", rows, ["happy", "sad"], encoders, 0, bar)
+
+
+def test_an_utterance_alone_gives_what_it_gives_in_a_batch(model: EndToEnd, made: Path) -> None:  # noqa: F811
+    split = live(model, made)
+    model.eval()
+    with torch.inference_mode():
+        together = model(split.batch(range(10), CPU))
+        alone = torch.cat([model(split.batch([i], CPU)) for i in range(10)])
+    assert split.count_empty()["text"] == 2
+    assert (together - alone).abs().max() < 2e-5
+    assert (together - together.roll(1, 0)).abs().max() > 1e-3  # the check can fail
+
+
+def test_what_is_frozen_has_no_gradient_and_stays_in_eval_mode(model: EndToEnd, made: Path) -> None:  # noqa: F811
+    options = FinetuneOptions(unfreeze_last=1, unfreeze_at=2)
+    model.choose(options)
+    split = live(model, made)
+    for epoch in (1, 2):
+        model.enter_epoch(epoch, options)
+        model.train()
+        model.zero_grad(set_to_none=True)
+        model(split.batch(range(4), CPU)).square().sum().backward()
+        for name in model.encoders:
+            encoder = model.encoder(name)
+            last = {id(p) for p in encoder.get_blocks()[-1].parameters()} if epoch == 2 else set()
+            moved = [n for n, p in encoder.named_parameters() if p.grad is not None and p.grad.abs().max() > 0]
+            assert all((p.grad is None) == (id(p) not in last) for p in encoder.parameters() if p.requires_grad or last)
+            assert bool(moved) == (epoch == 2)
+            assert encoder.get_blocks()[-1].training == (epoch == 2)
+            frozen = [m for m in encoder.modules() if not all(p.requires_grad for p in m.parameters())]
+            assert (epoch == 2 or frozen) and not any(m.training for m in frozen)
+    assert all(p.grad is not None for p in model.head.classifier.parameters())
+
+
+def test_checkpointing_gives_the_same_gradients(model: EndToEnd, made: Path) -> None:  # noqa: F811
+    split = live(model, made)
+    gradients = []
+    for wanted in (False, True):
+        options = FinetuneOptions(train_front_end=True, gradient_checkpointing=wanted)
+        model.choose(options)
+        model.enter_epoch(1, options)
+        model.zero_grad(set_to_none=True)
+        model.eval()  # no dropout
+        model(split.batch(range(4), CPU)).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 20
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_adapters_are_few_and_merge_into_the_weights(model: EndToEnd, made: Path) -> None:  # noqa: F811
+    split = live(model, made)
+    options = FinetuneOptions(lora_rank=2)
+    model.choose(options)
+    model.enter_epoch(1, options)
+    model.train()
+    names = [n for n, p in model.encoders.named_parameters() if p.requires_grad]
+    assert names and all("lora_" in name for name in names)
+    assert 0 < model.count()["encoders_trained"] < 0.2 * model.count()["encoders"]
+    with torch.no_grad():
+        for name, parameter in model.encoders.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    model.eval()
+    with torch.inference_mode():
+        adapted = model(split.batch(range(4), CPU))
+        merge_lora(model)
+        assert not any("lora" in name for name, _ in model.named_parameters())
+        torch.testing.assert_close(model(split.batch(range(4), CPU)), adapted, rtol=1e-4, atol=1e-5)
+
+
+def test_layer_decay_slows_what_is_near_the_input(model: EndToEnd) -> None:
+    options = FinetuneOptions(layer_decay=0.5, learning_rate=1e-3, encoder_learning_rate=1e-4)
+    model.choose(options)
+    scale = {id(p): g["scale"] for g in model.groups(options) for p in g["params"]}
+    for name in model.encoders:
+        blocks = model.encoder(name).get_blocks()
+        for k, block in enumerate(blocks, 1):
+            for parameter in block.parameters():
+                assert scale[id(parameter)] == pytest.approx(0.1 * 0.5 ** (len(blocks) - k))
+    assert all(scale[id(p)] == 1.0 for p in model.head.parameters())
+    trained = {id(p) for some in model.tuned.values() for p in some} | {id(p) for p in model.head.parameters()}
+    assert scale.keys() == trained
+
+
+def test_bad_audio_is_met_before_the_first_epoch(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    soundfile.write(data / "train-003.wav", wave(0.5, 0)[:0], 16_000)
+    options = {"data": data, "audio_encoder": "fourier2vec@1", "text_encoder": "hashed_ngrams",
+               "dim": 16, "heads": 2, "mlp": (8,), "epochs": 1}  # fmt: skip
+    with pytest.raises(InputError, match=r"train.jsonl:4 'train-003': no_samples"):
+        tune(None, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+    result = tune(None, tmp_path / "run", allow_missing=True, **options)
+    assert result.metrics["missing"] == {"train": 1, "valid": 0}
+    (rejected,) = read_rows(tmp_path / "run" / "rejected.jsonl")
+    assert rejected["utterance_id"] == "train-003"
+
+
+def test_a_tuned_encoder_extracts_but_not_what_it_saw(tuned: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
+    made = data
+    for i in range(10):  # those of the tiny data are what train has
+        soundfile.write(data / f"valid-{i:03d}.wav", wave(0.4, 100 + i), 16_000)
+    selector = parse_selector(f"fourier2vec={tuned}", "audio")
+    settings = ExtractSettings(features_dir=tmp_path / "stores")
+    rows = read_manifests(made, ("train", "valid"))
+    utterances = [u for some in rows.values() for u in some]
+    (result,) = extract_stream(utterances, selector, settings, lambda _: None, bar)
+    assert result.encoded == 34
+    seen = json.loads((Path(result.path) / "tuned.json").read_text())["seen"]
+    assert seen.keys() == {u.utterance_id for u in rows["train"]}
+    other = tmp_path / "other"  # the same audio, under another name, as test
+    other.mkdir()
+    line = read_rows(made / "train.jsonl")[2] | {"utterance_id": "new", "wav_path": str(made / "train-002.wav")}
+    for split in ("train", "valid", "test"):
+        write_manifest(other / f"{split}.jsonl", [line | {"utterance_id": split}])
+    strangers = read_manifests(other, ("test",))["test"]
+    with pytest.raises(InputError, match=r"was fine-tuned on 1 utterances of test: test.jsonl:1 'test'"):
+        extract_stream(strangers, selector, settings, lambda _: None, bar)
+
+
+def test_the_checkpoint_of_a_real_architecture_is_whole(made: Path, tmp_path: Path) -> None:  # noqa: F811
+    whisper = make_whisper(tmp_path / "whisper")
+    options = {"data": made, "audio_encoder": f"whisper={whisper}@2", "fusion": "audio", "dim": 16,
+               "heads": 2, "mlp": (8,), "epochs": 1}  # fmt: skip
+    run = tune(None, tmp_path / "run", **options).path
+    tuned = load_encoder(parse_selector(f"whisper={run}", "audio"))
+    original = load_encoder(parse_selector(f"whisper={whisper}@2", "audio"))
+    assert tuned.layers == (2,) and tuned.weights_note == "fine-tuned on 24 utterances, run"
+    assert tuned.config == original.config
+    changed = {n for n, t in tuned.state_dict().items() if not torch.equal(t, original.state_dict()[n])}
+    assert any("layers.1" in name for name in changed) and not any("conv" in name for name in changed)
+    with pytest.raises(UsageError, match="was fine-tuned up to layer 2"):
+        load_encoder(parse_selector(f"whisper={run}@3", "audio"))
+    assert load_head(run, read_config(run)).leads == ("audio",)

@@ -260,12 +260,11 @@ def test_bad_audio_is_met_before_the_first_epoch(data: Path, tmp_path: Path) -> 
 
 
 def test_a_tuned_encoder_extracts_but_not_what_it_saw(tuned: Path, data: Path, tmp_path: Path) -> None:  # noqa: F811
-    made = data
     for i in range(10):  # those of the tiny data are what train has
         soundfile.write(data / f"valid-{i:03d}.wav", wave(0.4, 100 + i), 16_000)
     selector = parse_selector(f"fourier2vec={tuned}", "audio")
     settings = ExtractSettings(features_dir=tmp_path / "stores")
-    rows = read_manifests(made, ("train", "valid"))
+    rows = read_manifests(data, ("train", "valid"))
     utterances = [u for some in rows.values() for u in some]
     (result,) = extract_stream(utterances, selector, settings, lambda _: None, bar)
     assert result.encoded == 34
@@ -273,7 +272,7 @@ def test_a_tuned_encoder_extracts_but_not_what_it_saw(tuned: Path, data: Path, t
     assert seen.keys() == {u.utterance_id for u in rows["train"]}
     other = tmp_path / "other"  # the same audio, under another name, as test
     other.mkdir()
-    line = read_rows(made / "train.jsonl")[2] | {"utterance_id": "new", "wav_path": str(made / "train-002.wav")}
+    line = read_rows(data / "train.jsonl")[2] | {"utterance_id": "new", "wav_path": str(data / "train-002.wav")}
     for split in ("train", "valid", "test"):
         write_manifest(other / f"{split}.jsonl", [line | {"utterance_id": split}])
     strangers = read_manifests(other, ("test",))["test"]

@@ -45,7 +45,7 @@ from mervn.config import TrainHeadOptions
 from mervn.fusion.cross_attention import MultiheadAttention
 from mervn.fusion.recurrent import BiLSTM
 from mervn.model import Head, build_head
-from mervn.optimization import make_optimizer, resolve_amp
+from mervn.optimization import head_groups, make_optimizer, resolve_amp
 from mervn.sampling import Cutting, epoch_batches, mixed_lengths, padding_efficiency
 from mervn.training import Trainer
 
@@ -135,7 +135,7 @@ def way(name: str) -> Any:
 
 def step_seconds(head: Head, batches: Sequence[dict[str, Ragged]], targets: Sequence[Tensor], amp: str) -> float:
     """Return the seconds of a step on every batch."""
-    optimizer = make_optimizer(head, options_of("xattn"))
+    optimizer = make_optimizer(head_groups(head, options_of("xattn")), options_of("xattn"))
     started = time.perf_counter()
     for streams, target in zip(batches, targets, strict=True):
         with torch.autocast("cpu", torch.bfloat16, enabled=amp == "bf16"):
@@ -149,7 +149,7 @@ def step_seconds(head: Head, batches: Sequence[dict[str, Ragged]], targets: Sequ
 
 def padded_seconds(habit: HabitHead, batches: Sequence[tuple[Tensor, ...]]) -> float:
     """Return the seconds of a step on every padded batch, fp32."""
-    optimizer = make_optimizer(habit, options_of("xattn"))
+    optimizer = make_optimizer(head_groups(habit, options_of("xattn")), options_of("xattn"))
     started = time.perf_counter()
     for *inputs, target in batches:
         nn.functional.cross_entropy(habit(*inputs), target).backward()
@@ -277,7 +277,7 @@ def measure_fusion(fusion: str, corpus: Corpus, rounds: int) -> list[Figure]:
         name: Trainer(make_head(fusion), corpus.split, corpus.split, labels, options_of(fusion, amp), CPU)
         for name, amp in amps.items()
     }
-    optimizer = make_optimizer(habit, options_of(fusion))
+    optimizer = make_optimizer(head_groups(habit, options_of(fusion)), options_of(fusion))
     loader = DataLoader(HabitDataset(corpus), batch_size=32, shuffle=True, collate_fn=collate)
     ratios: dict[str, list[float]] = {"fp32": [], "best": [], "share": []}
     for epoch in range(rounds + 1):

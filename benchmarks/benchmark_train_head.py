@@ -35,7 +35,7 @@ from mervn.config import TrainHeadOptions
 from mervn.dataset import Split
 from mervn.fusion.cross_attention import MultiheadAttention
 from mervn.model import Head, build_head
-from mervn.optimization import make_optimizer
+from mervn.optimization import head_groups, make_optimizer
 from mervn.sequences import Sequences
 from mervn.streams import StreamShape
 from mervn.training import Trainer
@@ -186,7 +186,7 @@ def measure(count: int, rounds: int) -> list[Figure]:
             raise RuntimeError(f"both sides must compute the same head, found a difference of {difference}")
         labels = [str(c) for c in range(CLASSES)]
         trainer = Trainer(ours, corpus.split, corpus.split, labels, OPTIONS, torch.device("cpu"))
-        optimizer = make_optimizer(habit, OPTIONS)
+        optimizer = make_optimizer(head_groups(habit, OPTIONS), OPTIONS)
         loader = DataLoader(HabitDataset(corpus), batch_size=32, shuffle=True, collate_fn=collate)
         epochs: dict[str, list[float]] = {"ours": [], "loader": [], "habit": []}
         for epoch in range(rounds + 1):

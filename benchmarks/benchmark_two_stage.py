@@ -70,13 +70,14 @@ class Data:
 def make_encoders(audio_size: dict[str, Any], text_size: dict[str, Any]) -> tuple[Wav2Vec2, nn.Module]:
     """Build both encoders with random weights."""
     import_torchaudio()
-    from transformers import RobertaConfig, RobertaModel, Wav2Vec2Config, Wav2Vec2Model
+    from transformers import RobertaConfig, RobertaModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
     torch.manual_seed(0)
     config = Wav2Vec2Config(**audio_size, feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
     text = RobertaConfig(**text_size, intermediate_size=4 * text_size["hidden_size"], vocab_size=64001,
                          max_position_embeddings=258, type_vocab_size=1, pad_token_id=1)  # fmt: skip
-    return Wav2Vec2(Wav2Vec2Model(config), True, ("last",)), RobertaModel(text, add_pooling_layer=False)
+    extractor = Wav2Vec2FeatureExtractor(do_normalize=True)
+    return Wav2Vec2(Wav2Vec2Model(config), extractor, ("last",)), RobertaModel(text, add_pooling_layer=False)
 
 
 def encode_text(model: nn.Module, tokens: Ragged) -> Ragged:

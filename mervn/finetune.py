@@ -172,15 +172,8 @@ def _train(
     model = EndToEnd(encoders, head).to(device)
     parity = check_parity(model, init.streams, splits, device, say) if init is not None else None
     model.choose(options)
-    count = model.count()
-    for name, some in model.tuned.items():
-        if not some:
-            say(f"{name}: {encoders[name].name} stays as it is: nothing of it is chosen for training")
-    share = count["encoders_trained"] / max(1, count["encoders"])
-    say(
-        f"{count['encoders_trained']:,} of the encoders' {count['encoders']:,} parameters are trained ({share:.2%}), "
-        f"with {count['head']:,} of the head; {splits['train'].audio_seconds.sum() / 3600:.2f} h of audio an epoch"
-    )
+    _announce(model, splits["train"], say)
+    count = model.count()  # before adapters are merged
     trainer = Trainer(head, splits["train"], splits["valid"], labelled.labels, options, device, whole=model)
     saving = Saving(options.checkpoint_every, options.checkpoint_steps, options.keep_checkpoints)
     trainer.fit(run, saving, [report])
@@ -209,6 +202,19 @@ def _train(
     write_json(run / METRICS_FILE, metrics)
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
     return metrics
+
+
+def _announce(model: EndToEnd, train: LiveSplit, say: Say) -> None:
+    """Print what is trained, and of how much audio."""
+    count = model.count()
+    for name, some in model.tuned.items():
+        if not some:
+            say(f"{name}: {model.encoder(name).name} stays as it is: nothing of it is chosen for training")
+    share = count["encoders_trained"] / max(1, count["encoders"])
+    say(
+        f"{count['encoders_trained']:,} of the encoders' {count['encoders']:,} parameters are trained ({share:.2%}), "
+        f"with {count['head']:,} of the head; {train.audio_seconds.sum() / 3600:.2f} h of audio an epoch"
+    )
 
 
 def _save_model(run: Path, model: EndToEnd, train: LiveSplit, options: FinetuneOptions) -> None:

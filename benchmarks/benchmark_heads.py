@@ -167,7 +167,7 @@ def median_ratio(first: Callable[[], float], second: Callable[[], float], rounds
 
 def measure_attention(corpus: Corpus, trainer: Trainer, rounds: int, limit: int) -> list[Figure]:
     """Compare absorbed with plain attention in xattn."""
-    indices = trainer.batches(0)[:limit]
+    indices = trainer.plan.batches(0)[:limit]
     batches = [corpus.split.batch(batch, CPU) for batch in indices]
     targets = [corpus.split.batch_targets(batch, CPU) for batch in indices]
     dataset = HabitDataset(corpus)
@@ -220,7 +220,7 @@ def measure_bilstm(corpus: Corpus, trainer: Trainer, rounds: int, limit: int) ->
     torch.manual_seed(0)
     ours = BiLSTM(256, 128, 1)
     theirs = reference_lstm(ours)
-    sizes = [[corpus.split.streams["audio"][0].sizes[i] for i in batch] for batch in trainer.batches(0)[:limit]]
+    sizes = [[corpus.split.streams["audio"][0].sizes[i] for i in batch] for batch in trainer.plan.batches(0)[:limit]]
     inputs = [Ragged.from_lengths(torch.randn(sum(some), 256), some) for some in sizes]
     padded = [(x.pad(), torch.tensor(x.sizes)) for x in inputs]
 

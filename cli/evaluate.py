@@ -18,7 +18,7 @@ def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> Non
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    metrics = evaluate(run, options, output.say)
+    metrics = evaluate(run, options, output.say, output.progress)
     scores = metrics[options.split]
     missing = f", {scores['missing']} missing" if scores["missing"] else ""
     output.table(

@@ -41,6 +41,8 @@ def finetune_command(options: FinetuneOptions, output: Output) -> None:
         )
 
     result = finetune(options, data, output.say, output.progress, report)
+    if not result.is_main:
+        return
     valid = result.metrics["valid"]
     if seconds:
         output.say(f"{len(seconds)} epochs, {sum(seconds) / len(seconds):.1f} s an epoch")

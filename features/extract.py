@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from features.interruption import interruptible
 from features.layer_means import LayerMeans
 from features.manifest import Utterance
 from features.plan import Plan, Target, make_plan
+from features.progress import Progress, Say
 from features.share import Share
 from features.store.claims import Claims
 from features.store.identity import create_store, identity_hash
@@ -38,10 +38,6 @@ from features.store.writer import choose_format, disk_error
 from features.work import Destination, Engine, LocalEngine, Worker
 
 FREE_DISK_MARGIN = 64 << 20
-Say = Callable[[str], None]
-"""Prints one line for people."""
-Progress = Callable[[int, int], Any]
-"""`progress(total, done)` returns a bar with `update(n)`, `set_postfix_str(text)` and `close()`."""
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +15,9 @@ from features.audio import AudioError
 from features.encoders.fourier2vec import Fourier2Vec
 from features.inputs import SAMPLE_RATE, read_input
 from features.manifest import Utterance
+from features.progress import Progress
 from features.ragged import Ragged
 from features.store.rejected import Rejection
-
-Progress = Callable[[int, int], Any]
-"""`progress(total, done)` returns a bar with `update(n)` and `close()`."""
 
 
 class Frames:

@@ -46,8 +46,13 @@ def interrupted() -> bool:
 def check_interrupted() -> None:
     """Raise KeyboardInterrupt if a signal came."""
     if interrupted():
-        _asked.clear()
-        raise KeyboardInterrupt
+        interrupt()
+
+
+def interrupt() -> None:
+    """Raise KeyboardInterrupt, and have the signal, if there was one, be heard."""
+    _asked.clear()
+    raise KeyboardInterrupt
 
 
 def _hear(number: int, frame: FrameType | None) -> None:

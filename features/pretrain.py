@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from features.encode import computing, resolve_device
 from features.encoders.checkpoint import save_own
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
 from features.errors import InputError
-from features.frames import Frames, Progress, read_frames
+from features.frames import Frames, read_frames
 from features.manifest import Utterance, manifest_sha256, read_manifests
 from features.masked_frames import LEAST_MEL, MaskedFrames
 from features.pretraining import Pretrainer, Report
+from features.progress import Progress, Say
 from features.result_folder import clear, locked, require_same, write_json, write_jsonl
 from features.store.identity import canonical_json
 from features.store.provenance import package_versions
@@ -36,7 +37,6 @@ NOT_CONFIGURATION = frozenset(DataOptions.model_fields) | {
     "output", "device", "threads", "checkpoint_every", "force",
 }  # fmt: skip
 """Options that say where things are or how to go about it."""
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

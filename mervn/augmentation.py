@@ -1,8 +1,10 @@
-"""What training may hide of a batch: a whole modality of some utterances, or a span of audio frames."""
+"""What training may hide of a batch: a modality of some utterances, spans of audio frames, of time, of frequency."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,27 +13,35 @@ from features.ragged import Ragged
 from mervn.config import TrainingOptions
 from mervn.streams import modality_of
 
+FFT_STEP = 1600
+"""Transforms are of a multiple of so many samples, for a prime number of them is slow."""
+MASKS = 2
+"""Spans of time, and bands of frequency, that a `SpecMask` silences: as in the policies LD and SM of the paper."""
 
-def augment(streams: Mapping[str, Ragged], options: TrainingOptions, seed: tuple[int, ...]) -> dict[str, Ragged]:
+
+def augment(
+    streams: Mapping[str, Ragged], options: TrainingOptions, seed: tuple[int, ...], of: int, places: Sequence[int]
+) -> dict[str, Ragged]:
     """Return the streams of a batch with some utterances' text or audio empty, and spans of audio frames zero.
 
-    A pure function of the streams' shapes, the options and `seed`. Of an utterance for which both modalities were
-    drawn one is kept, either with a chance of one half. An audio span is a share of the utterance's frames, uniform in
-    [0, time_mask], at a uniform place (Park et al. 2019, arXiv 1904.08779, section 2, on features instead of mels).
+    The utterances are those at `places` of a batch `of` so many, which several processes may share: what happens to
+    each is a pure function of its rows, its place, the options and `seed`. Of an utterance for which both modalities
+    were drawn one is kept, either with a chance of one half. An audio span is a share of the utterance's frames,
+    uniform in [0, time_mask], at a uniform place (Park et al. 2019, arXiv 1904.08779, section 2, on features instead
+    of mels).
     """
     found = dict(streams)
     if not (options.drop_text or options.drop_audio or options.time_mask):
         return found
     rng = np.random.default_rng(seed)
-    count = next(iter(streams.values())).batch_size
-    draws = {"text": rng.random(count) < options.drop_text, "audio": rng.random(count) < options.drop_audio}
-    text_first = rng.random(count) < 0.5
+    draws = {"text": rng.random(of) < options.drop_text, "audio": rng.random(of) < options.drop_audio}
+    text_first = rng.random(of) < 0.5
     both = draws["text"] & draws["audio"]
     draws["text"] &= ~both | text_first
     draws["audio"] &= ~both | ~text_first
-    spans = rng.random(count) * options.time_mask, rng.random(count)
+    spans = (rng.random(of) * options.time_mask)[places], rng.random(of)[places]
     for name, stream in streams.items():
-        drawn = draws[modality_of(name)]
+        drawn = draws[modality_of(name)][places]
         if modality_of(name) == "audio" and options.time_mask:
             found[name] = _zero_spans(stream, *spans)
         if drawn.any():
@@ -57,3 +67,37 @@ def _zero_spans(stream: Ragged, shares: np.ndarray[tuple[int], np.dtype[np.float
         start += size
     shape = (-1,) + (1,) * (stream.values.ndim - 1)
     return stream.replace(stream.values * kept.to(stream.values.device).view(shape))
+
+
+@dataclass(frozen=True)
+class SpecMask:
+    """Silence over spans of time and bands of the mel scale (Park et al. 2019, arXiv 1904.08779, section 2).
+
+    Done on the waveform, so that any encoder hears it whatever its own front end is: a span is zero, a band is cut out
+    of the utterance's Fourier transform.
+    """
+
+    time: float
+    """Greatest share of the utterance that one span takes; its share is uniform up to here, and so is its place."""
+    frequency: float
+    """Greatest share of the mel scale, from 0 to half the sample rate, that one band takes."""
+    seed: tuple[int, ...]
+
+    def apply(self, wave: np.ndarray[Any, np.dtype[np.float32]], rate: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Return a waveform (S,) masked; a pure function of it and of this mask."""
+        rng = np.random.default_rng(self.seed)
+        widths, places = rng.random((2, MASKS)) * [[self.time], [self.frequency]], rng.random((2, MASKS))
+        found = np.array(wave)
+        if self.frequency:
+            size = -(-len(wave) // FFT_STEP) * FFT_STEP
+            spectrum = np.fft.rfft(found, size)
+            mels = np.log1p(np.fft.rfftfreq(size, 1 / rate) / 700) / np.log1p(rate / 2 / 700)
+            for width, place in zip(widths[1], places[1], strict=True):
+                first = place * (1 - width)
+                spectrum[(mels >= first) & (mels < first + width)] = 0
+            found = np.fft.irfft(spectrum, size)[: len(wave)].astype(np.float32)
+        for width, place in zip(widths[0], places[0], strict=True):
+            span = int(width * len(wave))
+            first = int(place * (len(wave) - span + 1))
+            found[first : first + span] = 0
+        return found

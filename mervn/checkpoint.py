@@ -1,6 +1,12 @@
-"""Checkpoints of a training, as stage one has them."""
+"""Checkpoints of a training, as stage one has them; when they are written, and the best epoch that they keep."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
 
 from features.checkpoint import (
     latest_checkpoint,
@@ -14,6 +20,9 @@ from features.checkpoint import (
 )
 
 __all__ = (
+    "NO_SAVING",
+    "Best",
+    "Saving",
     "latest_checkpoint",
     "load_checkpoint",
     "load_optimizer_tensors",
@@ -23,3 +32,38 @@ __all__ = (
     "rng_tensors",
     "save_checkpoint",
 )
+
+
+@dataclass(frozen=True)
+class Saving:
+    """When checkpoints are written, and how many are kept."""
+
+    epochs: int = 0
+    """Every so many epochs; 0 for none."""
+    steps: int = 0
+    """And every so many steps within an epoch."""
+    keep: int = 1
+
+    @property
+    def any(self) -> bool:
+        """Tell whether checkpoints are written at all; then an interrupt writes one too."""
+        return bool(self.epochs or self.steps)
+
+
+NO_SAVING = Saving()
+
+
+@dataclass
+class Best:
+    """The best epoch so far by valid macro-F1; among equals the one with the lower valid NLL, then the earlier."""
+
+    epoch: int = -1
+    macro_f1: float = -1.0
+    nll: float = math.inf
+    weights: dict[str, Tensor] | None = None
+
+    def offer(self, epoch: int, macro_f1: float, nll: float, weights: Mapping[str, Tensor]) -> None:
+        """Take this epoch if it is better."""
+        if (macro_f1, -nll) > (self.macro_f1, -self.nll):
+            self.epoch, self.macro_f1, self.nll = epoch, macro_f1, nll
+            self.weights = {name: tensor.detach().clone() for name, tensor in weights.items()}

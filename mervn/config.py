@@ -198,6 +198,12 @@ class FinetuneOptions(TrainingOptions, LabelOptions, FoldOptions, DataOptions):
     lora_rank: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Train low-rank adapters of this rank in the encoders' attention instead of their weights."
     )
+    spec_time: Share = Field(
+        0.0, description="SpecAugment: two spans, each up to this share of the utterance, are silent in training."
+    )
+    spec_frequency: Share = Field(
+        0.0, description="SpecAugment: two bands, each up to this share of the mel scale, are cut out in training."
+    )
     workers: Annotated[int, Field(ge=0)] = Field(2, description="Processes that decode audio; 0 for none.")
     allow_missing: bool = Field(False, description="Go on without utterances whose audio cannot be used, counted.")
     trust_code: bool = Field(False, description="Run the user's own modules that the --init-head run holds.")
@@ -207,6 +213,7 @@ class FinetuneOptions(TrainingOptions, LabelOptions, FoldOptions, DataOptions):
         0, description="Steps between checkpoints within an epoch; 0 for none."
     )
     keep_checkpoints: Positive = Field(1, description="The latest checkpoints to keep.")
+    tensorboard: bool = Field(False, description="Write the history for TensorBoard too, into the run.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if torch sees one.")
     threads: Positive | None = Field(None, description="CPU threads; torch's own choice if unset.")
     force: bool = Field(False, description="Train again though a complete run of this configuration is there.")

@@ -76,7 +76,7 @@ class Split:
         lengths = [float(sum(sizes)) for sizes in zip(*self.rows.values(), strict=True)]
         return plan_batches(lengths, max(1.0, *lengths) * EVALUATION_BATCH, EVALUATION_BATCH)
 
-    def expect(self, batches: Sequence[Sequence[int]]) -> None:
+    def expect(self, batches: Sequence[Sequence[int]], masks: Sequence[Any] = ()) -> None:
         """Be told which batches come next; they are here already."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from features.encoders.base import Encoder, load_encoder
 from features.encoders.selector import Selector
 from features.errors import InputError
 from features.manifest import Utterance, manifest_sha256, read_manifests
+from features.progress import Progress, Say, no_bar
 from features.splits import read_fold, read_folds
 from features.store.index import features_folder
 from features.store.provenance import now
@@ -41,8 +42,6 @@ from mervn.runs import (
 )
 from mervn.streams import Stream, StreamShape, find_streams, modality_of
 
-Say = Callable[[str], None]
-
 
 def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
     """Build the head of a complete run and load its weights, on the CPU.
@@ -62,7 +61,7 @@ def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
     return head.eval()
 
 
-def evaluate(run: Path, options: EvaluateOptions, say: Say) -> dict[str, Any]:
+def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress = no_bar) -> dict[str, Any]:
     """Score a run on a split and write metrics-<split>.json and predictions-<split>.jsonl into the run.
 
     A look at the test split is first recorded in test_access.jsonl in the run and beside the data. Raises InputError
@@ -75,9 +74,10 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say) -> dict[str, Any]:
     rows, sources = _read(config, options, data, Path(audio_root) if audio_root else None)
     kept = {name: config.options[name] for name in LabelOptions.model_fields if name in config.options}
     labelled = apply_labels({options.split: rows}, LabelOptions.model_validate(kept), all_there=False)
-    model, split = _model_and_split(run, config, options, labelled.utterances[options.split])
+    model, split = _model_and_split(run, config, options, labelled.utterances[options.split], progress)
     looks = record_access(run, data, options.split, config.hash, say) if options.split == "test" else None
-    probabilities = predict(model.to(device), split, device)
+    shown = progress if isinstance(split, LiveSplit) else no_bar  # stored features are a matter of seconds
+    probabilities = predict(model.to(device), split, device, progress=shown)
     scores = {"missing": len(split.missing), **compute_metrics(split.targets, probabilities, config.labels)}
     metrics: dict[str, Any] = {
         "schema": SCHEMA,
@@ -92,7 +92,7 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say) -> dict[str, Any]:
 
 
 def _model_and_split(
-    run: Path, config: RunConfig, options: EvaluateOptions, rows: list[Utterance]
+    run: Path, config: RunConfig, options: EvaluateOptions, rows: list[Utterance], progress: Progress
 ) -> tuple[nn.Module, Split | LiveSplit]:
     """Return the model of a run and the split as it reads it: stored features, or audio and transcripts."""
     head = load_head(run, config, options.trust_code)
@@ -103,7 +103,7 @@ def _model_and_split(
             allow_missing=options.allow_missing, verify_inputs=options.verify_inputs,
         )  # fmt: skip
     encoders = {name: load_tuned(run, name, entry["name"]) for name, entry in config.inputs["encoders"].items()}
-    live = LiveSplit(options.split, rows, config.labels, encoders, int(config.options["workers"]), _no_bar)
+    live = LiveSplit(options.split, rows, config.labels, encoders, int(config.options["workers"]), progress)
     refuse_rejected({options.split: live}, options.allow_missing)
     for name, encoder in encoders.items():
         if encoder.tuned is not None and options.data is not None:  # of the run's own data the manifests decide
@@ -114,12 +114,6 @@ def _model_and_split(
 def load_tuned(run: Path, stream: str, name: str) -> Encoder:
     """Load the encoder of a stream of a finetune run."""
     return load_encoder(Selector(modality_of(stream), name, str(run / ENCODERS_FOLDER / stream)))
-
-
-def _no_bar(total: int, done: int) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=total, initial=done, disable=True)
 
 
 def _read(

@@ -8,79 +8,121 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from features.encode import resolve_device
 from features.encoders import DEFAULT_ENCODERS, ENCODERS
 from features.encoders.base import Encoder, load_whole
 from features.encoders.selector import EncoderSettings, Selector, parse_selectors
-from features.errors import InputError, UsageError
+from features.errors import UsageError
+from features.progress import Progress, Say, no_bar
 from features.result_folder import write_jsonl
 from features.store.rejected import REJECTED_FILE, rejection_entry
 from features.tuned import ENCODERS_FOLDER, Tuned
 from mervn.config import FinetuneOptions
 from mervn.end_to_end import EndToEnd, merge_lora
 from mervn.init_head import InitHead, take_head
-from mervn.live import LiveSplit, Progress, refuse_rejected
-from mervn.metrics import compute_metrics
+from mervn.live import LiveSplit, refuse_rejected
 from mervn.model import build_head, pooling_names
+from mervn.optimization import deterministic
+from mervn.outcome import RunResult, environment, fit_best, score, write_outcome
 from mervn.own_module import fusion_spec, keep_own, loss_spec, own_modules
 from mervn.parity import check_parity
-from mervn.prediction import predict, prediction_rows
-from mervn.prepared import Labelled, Say, read_labelled, refuse_silent, resolved
-from mervn.runs import METRICS_FILE, MODEL_FILE, SCHEMA, RunConfig, default_folder, locked, prepare, write_json
+from mervn.prepared import Labelled, read_labelled, refuse_silent, resolved
+from mervn.runs import METRICS_FILE, MODEL_FILE, RunConfig, default_folder, locked, prepare
 from mervn.streams import SECOND, StreamShape
-from mervn.train_head import RunResult, environment, layer_weights
-from mervn.training import Report, Saving, Trainer
+from mervn.tensorboard import require_tensorboard
+from mervn.training import Report, Trainer
+from mervn.world import World, joined
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is known before the first step."""
+
+    run: Path
+    options: FinetuneOptions
+    config: RunConfig
+    labelled: Labelled
+    encoders: Mapping[str, Encoder]
+    splits: Mapping[str, LiveSplit]
+    init: InitHead | None
+    world: World
+    device: torch.device
 
 
 def finetune(options: FinetuneOptions, data: Path | None, say: Say, progress: Progress, report: Report) -> RunResult:
     """Train encoders and head end to end and select the epoch on valid; epoch 0 is the model as it came in.
 
     The test split is never read. The same configuration again returns the result that is there, or goes on with what
-    was interrupted. Raises UsageError for contradictory options, InputError for data that cannot be used or where live
-    features are not those of the run that `--init-head` names.
+    was interrupted. Started by `accelerate launch`, several processes share the work; the main one speaks and writes.
+    Raises UsageError for contradictory options, InputError for data that cannot be used or where live features are not
+    those of the run that `--init-head` names.
     """
     options, init = take_head(options)
     if options.data is None and data is None:
         raise UsageError("finetune needs --data DIR or --init-head RUN")
     options = options.model_copy(update={"data": options.data or data})
-    folder = Path(str(options.data))
     pooling_names(options.fusion, options.pooling)  # refuses what does not fit before any work
     loss_spec(options.loss)
-    device = resolve_device(options.device)
-    options = resolved(options)
-    labelled = read_labelled(options, folder)
+    if options.tensorboard:
+        require_tensorboard()
+    with joined(options.device) as (world, device), ExitStack() as stack:
+        if not world.is_main:
+            say, progress, report = _silent, no_bar, _silent
+        job = _read(resolved(options), init, world, device, progress)
+        world.on_main(lambda: stack.enter_context(locked(job.run)))
+        if world.on_main(lambda: prepare(job.run, job.config, options.force)):
+            say(f"complete already: {job.run} (--force trains again)")
+            metrics = json.loads((job.run / METRICS_FILE).read_text("utf-8"))
+            return RunResult(job.run, metrics, trained=False, is_main=world.is_main)
+        job = replace(job, options=world.on_main(lambda: _begin(job)))
+        for encoder in job.encoders.values():
+            encoder.drop_unused()
+        with torch.random.fork_rng(), deterministic(options.deterministic):
+            torch.manual_seed(options.seed)
+            metrics = _train(job, say, progress, report)
+    return RunResult(job.run, metrics, trained=True, is_main=world.is_main)
+
+
+def _silent(_: Any) -> None:
+    """Say nothing."""
+
+
+def _read(
+    options: FinetuneOptions, init: InitHead | None, world: World, device: torch.device, progress: Progress
+) -> Job:
+    """Read the manifests, load the encoders, decode everything once, and refuse what cannot be trained on."""
+    data = Path(str(options.data))
+    labelled = read_labelled(options, data)
     encoders = _load_encoders(options, init)
     splits = {
-        name: LiveSplit(name, rows, labelled.labels, encoders, options.workers, progress)
+        name: LiveSplit(name, rows, labelled.labels, encoders, options.workers, progress, world)
         for name, rows in labelled.utterances.items()
     }
     refuse_rejected(splits, options.allow_missing)
     refuse_silent(splits, options.fusion)
+    valid = splits["valid"]
     for name, encoder in encoders.items():
         if encoder.tuned is not None:
-            valid = splits["valid"]
             encoder.tuned.refuse_seen(zip(valid.utterances, valid.input_sha256(name), strict=True))
-    config = _configuration(options, folder, labelled, encoders, splits, init)
+    config = _configuration(options, data, labelled, encoders, splits, init)
     run = options.output or default_folder(config, {name: encoder.name for name, encoder in encoders.items()})
-    with locked(run):
-        if prepare(run, config, options.force):
-            say(f"complete already: {run} (--force trains again)")
-            return RunResult(run, json.loads((run / METRICS_FILE).read_text("utf-8")), trained=False)
-        write_jsonl(run / REJECTED_FILE, [rejection_entry(r) for split in splits.values() for r in split.rejected])
-        options = keep_own(run, options, config.inputs.get("modules", {}))
-        for name, encoder in encoders.items():
-            encoder.save(run / ENCODERS_FOLDER / name)  # the blocks that are cut below are kept
-            encoder.drop_unused()
-        with torch.random.fork_rng():
-            torch.manual_seed(options.seed)
-            metrics = _train(run, options, config, labelled, encoders, splits, init, device, say, report)
-    return RunResult(run, metrics, trained=True)
+    return Job(run, options, config, labelled, encoders, splits, init, world, device)
+
+
+def _begin(job: Job) -> FinetuneOptions:
+    """Write what a run holds before it is trained; return options that name the run's copies of a user's own code."""
+    rejected = [rejection_entry(rejection) for split in job.splits.values() for rejection in split.rejected]
+    write_jsonl(job.run / REJECTED_FILE, rejected)
+    for name, encoder in job.encoders.items():
+        encoder.save(job.run / ENCODERS_FOLDER / name)  # with the blocks that are cut before the training
+    return keep_own(job.run, job.options, job.config.inputs.get("modules", {}))
 
 
 def _selectors(options: FinetuneOptions) -> dict[str, Selector]:
@@ -151,60 +193,42 @@ def _configuration(
     )
 
 
-def _train(
-    run: Path,
-    options: FinetuneOptions,
-    config: RunConfig,
-    labelled: Labelled,
-    encoders: Mapping[str, Encoder],
-    splits: Mapping[str, LiveSplit],
-    init: InitHead | None,
-    device: torch.device,
-    say: Say,
-    report: Report,
-) -> dict[str, Any]:
-    """Train and write the run; metrics.json comes last, for its existence means complete."""
+def _train(job: Job, say: Say, progress: Progress, report: Report) -> dict[str, Any]:
+    """Train and write the run."""
     started = time.perf_counter()
-    shapes = shapes_of(encoders)
-    head = build_head(options, shapes, len(labelled.labels))
-    if init is not None:
-        head.load_state_dict(init.head.state_dict())
-    model = EndToEnd(encoders, head).to(device)
-    parity = check_parity(model, init.streams, splits, device, say) if init is not None else None
+    options, world, splits, labels = job.options, job.world, job.splits, job.labelled.labels
+    shapes = shapes_of(job.encoders)
+    head = build_head(options, shapes, len(labels))
+    if job.init is not None:
+        head.load_state_dict(job.init.head.state_dict())
+    model = EndToEnd(job.encoders, head).to(job.device)
+    parity = check_parity(model, job.init.streams, splits, job.device, say) if job.init is not None else None
     model.choose(options)
-    _announce(model, splits["train"], say)
+    _announce(model, splits["train"], world, say)
     count = model.count()  # before adapters are merged
-    trainer = Trainer(head, splits["train"], splits["valid"], labelled.labels, options, device, whole=model)
-    saving = Saving(options.checkpoint_every, options.checkpoint_steps, options.keep_checkpoints)
-    trainer.fit(run, saving, [report])
-    if trainer.best.weights is None:
-        raise InputError("no epoch was scored")
-    trainer.load_weights(trainer.best.weights)
+    world.begin(model, options.seed)
+    trainer = Trainer(
+        head, splits["train"], splits["valid"], labels, options, job.device, whole=model, world=world, progress=progress
+    )
+    fit_best(trainer, job.run, options, report)
     merge_lora(model)
-    valid = splits["valid"]
-    probabilities = predict(model, valid, device)
-    metrics: dict[str, Any] = {
-        "schema": SCHEMA,
-        "labels": labelled.labels,
-        "selected_epoch": trainer.best.epoch,
-        "missing": {name: len(split.missing) for name, split in splits.items()},
-        "dropped": labelled.dropped,
-        "features": {name: encoder.weights_note for name, encoder in encoders.items()},
-        "layer_weights": layer_weights(head, shapes),
-        "valid": {"missing": len(valid.missing), **compute_metrics(valid.targets, probabilities, labelled.labels)},
-    }
-    _save_model(run, model.cpu(), splits["train"], options)
-    write_jsonl(run / "predictions-valid.jsonl", prediction_rows(valid, probabilities, labelled.labels))
-    cost = {"peak_memory_gb": peak_memory_gb(device), "parity": parity.as_json() if parity else None,
-            "parameter_counts": count}  # fmt: skip
+    notes = {name: encoder.weights_note for name, encoder in job.encoders.items()}
+    found = score(trainer, shapes, notes, job.labelled.dropped, progress)
+    peaks = world.gather(peak_memory_gb(job.device))
+    say(f"peak memory {max(peaks):.2f} GB" + (" of a process" if world.size > 1 else ""))
     seconds = time.perf_counter() - started
-    write_json(run / "environment.json", environment(config, {}, device, model, seconds, trainer.next_epoch) | cost)
-    write_json(run / METRICS_FILE, metrics)
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
-    return metrics
+    cost = {"peak_memory_gb": max(peaks), "parity": parity.as_json() if parity else None, "parameter_counts": count}
+
+    def write() -> None:
+        _save_model(job.run, model.cpu(), splits["train"])
+        write_outcome(job.run, trainer, found, environment(job.config, trainer, {}, seconds) | cost)
+        shutil.rmtree(job.run / "checkpoints", ignore_errors=True)
+
+    world.on_main(write)
+    return found.metrics
 
 
-def _announce(model: EndToEnd, train: LiveSplit, say: Say) -> None:
+def _announce(model: EndToEnd, train: LiveSplit, world: World, say: Say) -> None:
     """Print what is trained, and of how much audio."""
     count = model.count()
     for name, some in model.tuned.items():
@@ -214,10 +238,11 @@ def _announce(model: EndToEnd, train: LiveSplit, say: Say) -> None:
     say(
         f"{count['encoders_trained']:,} of the encoders' {count['encoders']:,} parameters are trained ({share:.2%}), "
         f"with {count['head']:,} of the head; {train.audio_seconds.sum() / 3600:.2f} h of audio an epoch"
+        + (f", shared by {world.size} processes" if world.size > 1 else "")
     )
 
 
-def _save_model(run: Path, model: EndToEnd, train: LiveSplit, options: FinetuneOptions) -> None:
+def _save_model(run: Path, model: EndToEnd, train: LiveSplit) -> None:
     """Write the head as any run does, and each encoder as a checkpoint that says what it learned from."""
     save_file({name: tensor.contiguous() for name, tensor in model.head.state_dict().items()}, run / MODEL_FILE)
     for name in model.encoders:

@@ -11,8 +11,9 @@ import numpy as np
 
 from features.encoders.selector import Layer, Selector
 from features.errors import InputError
-from features.extract import ExtractSettings, Progress, Say, extract_stream
+from features.extract import ExtractSettings, extract_stream
 from features.manifest import read_manifests
+from features.progress import Progress, Say
 from features.store.reader import FeatureStore
 from mervn.metrics import compute_metrics
 

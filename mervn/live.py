@@ -7,7 +7,8 @@ before training: what cannot be used is found then, not in the night.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,17 +24,19 @@ from features.errors import InputError
 from features.inputs import SAMPLE_RATE, samples_sha256, transcript_of
 from features.manifest import Utterance
 from features.plan import BATCH_SECONDS, MAX_BATCH
+from features.progress import Progress
 from features.ragged import Ragged
 from features.store.rejected import Rejection
 from features.text import syllables, text_sha256
+from mervn.augmentation import SpecMask
 from mervn.dataset import index_targets
 from mervn.streams import modality_of
+from mervn.world import ALONE, World
 
 SHOWN = 5
 SCAN_BATCH = 16
 AHEAD = 2
 """Batches that each worker may be ahead."""
-Progress = Callable[[int, int], Any]
 
 
 @dataclass(frozen=True)
@@ -47,20 +50,26 @@ class Waves:
     """(reason, message) of what cannot be used; it has no samples."""
 
 
+Masks = Sequence[SpecMask]
+"""One an utterance of a batch, or none at all."""
+
+
 class _Reader(Dataset[Waves]):
-    """Reads the audio of a list of utterances at once."""
+    """Reads the audio of a list of utterances at once, and masks it."""
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
         self.utterances = list(utterances)
 
-    def __getitem__(self, indices: Any) -> Waves:
+    def __getitem__(self, batch: Any) -> Waves:
+        indices, masks = batch
         waves, hashes, faults = [], [], []
-        for index in indices:
+        for index, mask in zip(indices, masks or [None] * len(indices), strict=True):
             u, fault = self.utterances[index], None
             wave, sha256 = np.zeros(0, np.float32), ""
             try:
                 samples, rate = decode_segment(u.audio_path, u.start, u.end, u.channel)
                 wave, sha256 = resample(samples, rate, SAMPLE_RATE), samples_sha256(samples, rate)
+                wave = wave if mask is None else mask.apply(wave, SAMPLE_RATE)
             except AudioError as error:
                 fault = (error.reason, str(error))
             waves.append(wave)
@@ -69,11 +78,14 @@ class _Reader(Dataset[Waves]):
         return Waves(torch.from_numpy(np.concatenate(waves)), [len(wave) for wave in waves], hashes, faults)
 
 
-def read_waves(utterances: Sequence[Utterance], batches: Sequence[Sequence[int]], workers: int) -> Iterator[Waves]:
+def read_waves(
+    utterances: Sequence[Utterance], batches: Sequence[Sequence[int]], workers: int, masks: Sequence[Masks] = ()
+) -> Iterator[Waves]:
     """Read batches of utterances in their order, ahead in `workers` processes; 0: in this one, when asked for."""
+    items = list(zip(map(list, batches), masks or [()] * len(batches), strict=True))
     # a generator of its own, for the loader draws a seed, which would move what dropout draws after a resume
     loader = DataLoader(
-        _Reader(utterances), batch_size=None, sampler=[list(batch) for batch in batches], num_workers=workers,
+        _Reader(utterances), batch_size=None, sampler=items, num_workers=workers,
         prefetch_factor=AHEAD if workers else None, generator=torch.Generator(),
     )  # fmt: skip
     return iter(loader)
@@ -90,13 +102,14 @@ class LiveSplit:
         encoders: Mapping[str, Encoder],
         workers: int,
         progress: Progress,
+        world: World = ALONE,
     ) -> None:
         self.name, self.encoders, self.workers = name, dict(encoders), workers
         self.rejected: list[Rejection] = []
         with_audio = any(encoder.modality == "audio" for encoder in encoders.values())
         self.num_samples, self.audio_sha256 = np.zeros(len(utterances), np.int64), [""] * len(utterances)
         if with_audio:
-            self._scan(utterances, progress)
+            self._scan(utterances, progress, world)
         bad = {rejection[0].utterance_id for rejection in self.rejected}
         kept = [i for i, u in enumerate(utterances) if u.utterance_id not in bad]
         self.utterances = [utterances[i] for i in kept]
@@ -148,11 +161,11 @@ class LiveSplit:
         budget = BATCH_SECONDS[device.type if device.type in BATCH_SECONDS else "cpu"]
         return plan_batches(self.audio_seconds.tolist(), budget, min(MAX_BATCH, 64))
 
-    def expect(self, batches: Sequence[Sequence[int]]) -> None:
-        """Begin to read these batches; `batch` then gives them in their order."""
+    def expect(self, batches: Sequence[Sequence[int]], masks: Sequence[Masks] = ()) -> None:
+        """Begin to read these batches, masked if there are masks; `batch` then gives them in their order."""
         self._plan = [list(batch) for batch in batches]
         if any(encoder.modality == "audio" for encoder in self.encoders.values()):
-            self._expected = read_waves(self.utterances, self._plan, self.workers)
+            self._expected = read_waves(self.utterances, self._plan, self.workers, masks)
 
     def batch(self, indices: Sequence[int], device: torch.device) -> dict[str, Ragged]:
         """Return the prepared inputs of some utterances: samples (sum S,) or token ids (sum T,)."""
@@ -178,7 +191,7 @@ class LiveSplit:
             self._plan.pop(0)
             read = next(self._expected)
         else:
-            read = _Reader(self.utterances)[indices]
+            read = _Reader(self.utterances)[indices, ()]
         for index, fault, sha256 in zip(indices, read.faults, read.sha256, strict=True):
             if fault is not None or sha256 != self.audio_sha256[index]:
                 u = self.utterances[index]
@@ -186,19 +199,21 @@ class LiveSplit:
                 raise InputError(f"{u.file}:{u.line} {u.utterance_id!r} was readable when the training began: {what}")
         return list(read.values.split(read.sizes))
 
-    def _scan(self, utterances: Sequence[Utterance], progress: Progress) -> None:
-        """Decode everything once: lengths, hashes, and what cannot be used."""
-        batches = [list(range(i, min(i + SCAN_BATCH, len(utterances)))) for i in range(0, len(utterances), SCAN_BATCH)]
-        bar = progress(len(utterances), 0)
-        try:
+    def _scan(self, utterances: Sequence[Utterance], progress: Progress, world: World) -> None:
+        """Decode everything once: lengths, hashes, and what cannot be used. Several processes share the work."""
+        mine = world.share(range(len(utterances)))
+        batches = [list(mine[i : i + SCAN_BATCH]) for i in range(0, len(mine), SCAN_BATCH)]
+        found = []
+        with closing(progress(len(mine), 0)) as bar:
             for batch, read in zip(batches, read_waves(utterances, batches, self.workers), strict=True):
-                for index, size, sha256, fault in zip(batch, read.sizes, read.sha256, read.faults, strict=True):
-                    self.num_samples[index], self.audio_sha256[index] = size, sha256
-                    if fault is not None:
-                        self.rejected.append((utterances[index], *fault))
+                found += list(zip(batch, read.sizes, read.sha256, read.faults, strict=True))
                 bar.update(len(batch))
-        finally:
-            bar.close()
+        for index, size, sha256, fault in sorted(
+            (each for part in world.gather(found) for each in part), key=lambda each: each[0]
+        ):
+            self.num_samples[index], self.audio_sha256[index] = size, sha256
+            if fault is not None:
+                self.rejected.append((utterances[index], *fault))
 
 
 def refuse_rejected(splits: Mapping[str, LiveSplit], allow_missing: bool) -> None:

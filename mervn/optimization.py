@@ -76,6 +76,7 @@ class Precision:
     def __init__(self, amp: str, device: torch.device) -> None:
         self.amp, self.device = amp, device
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+        self.scaler.scale(torch.zeros((), device=device))  # its state is there though this process have no loss
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context of the forward pass."""

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from features.progress import Progress, no_bar
 from mervn.dataset import Split
 from mervn.live import LiveSplit
+from mervn.world import ALONE, World
 
 
-def predict(model: nn.Module, split: Split | LiveSplit, device: torch.device) -> np.ndarray[Any, Any]:
-    """Return probabilities (N, C) float64 in the order of the split, in eval mode."""
-    batches = split.evaluation_batches(device)
+def predict(
+    model: nn.Module,
+    split: Split | LiveSplit,
+    device: torch.device,
+    world: World = ALONE,
+    progress: Progress = no_bar,
+) -> np.ndarray[Any, Any]:
+    """Return probabilities (N, C) float64 in the order of the split, in eval mode; several processes share it."""
+    batches = world.share(split.evaluation_batches(device))
+    found = []
     was_training = model.training
     model.eval()
     split.expect(batches)
-    with torch.inference_mode():
-        chunks = [model(split.batch(batch, device)).double().softmax(-1).cpu() for batch in batches]
+    with torch.inference_mode(), closing(progress(sum(map(len, batches)), 0)) as bar:
+        for batch in batches:
+            found.append((batch, model(split.batch(batch, device)).double().softmax(-1).cpu().numpy()))
+            bar.update(len(batch))
     model.train(was_training)
-    probabilities = np.empty((len(split), chunks[0].shape[1]))
-    probabilities[[i for batch in batches for i in batch]] = torch.cat(chunks).numpy()
+    pairs = [pair for part in world.gather(found) for pair in part]
+    probabilities = np.empty((len(split), pairs[0][1].shape[1]))
+    for batch, rows in pairs:
+        probabilities[batch] = rows
     return probabilities
 
 

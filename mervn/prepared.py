@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from features.config import SPLITS
 from features.encode import resolve_device
 from features.errors import InputError, UsageError
 from features.manifest import Utterance, manifest_sha256, read_manifests
+from features.progress import Say
 from features.splits import find_folds, read_fold
 from mervn.config import FinetuneOptions, TrainHeadOptions, TrainingOptions
 from mervn.dataset import Split, load_split
@@ -22,8 +23,6 @@ from mervn.optimization import resolve_amp
 from mervn.own_module import fusion_spec, loss_spec, own_modules
 from mervn.runs import RunConfig
 from mervn.streams import Stream, modality_of, open_streams
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,21 @@ def epoch_batches(
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
+def share_of(costs: Array, processes: int) -> list[list[int]]:
+    """Return the places (each ascending) that each process has of a batch whose utterances cost so much (B,).
+
+    The dearest that is left goes to the process with the least so far (Graham 1969): none has more than 4/3 of what
+    the best division would give it.
+    """
+    shares: list[list[int]] = [[] for _ in range(processes)]
+    loads = [0.0] * processes
+    for place in np.argsort(-costs, kind="stable").tolist():
+        least = loads.index(min(loads))
+        shares[least].append(place)
+        loads[least] += float(costs[place])
+    return [sorted(share) for share in shares]
+
+
 def padding_efficiency(rows: Array, batches: Sequence[Sequence[int]]) -> float:
     """Return real over padded rows (N,) of one stream in these batches; 1 for a stream without rows."""
     real = sum(int(rows[list(batch)].sum()) for batch in batches)

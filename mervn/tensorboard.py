@@ -30,11 +30,12 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(self.folder), purge_step=epoch)
-        scalars = {"train/loss": entry["train_loss"], "train/learning_rate": entry["learning_rate"]}
-        scalars |= {f"valid/{name}": value for name, value in entry["valid"].items()}
-        drawn = entry["drawn"]
-        scalars |= {f"drawn/{name}": share for name, share in drawn["classes"].items()}
-        scalars |= {f"padding_efficiency/{name}": share for name, share in drawn["padding_efficiency"].items()}
+        scalars = {f"valid/{name}": value for name, value in entry["valid"].items()}
+        if "drawn" in entry:  # epoch 0 of a whole model is scored, not trained
+            scalars |= {"train/loss": entry["train_loss"], "train/learning_rate": entry["learning_rate"]}
+            drawn = entry["drawn"]
+            scalars |= {f"drawn/{name}": share for name, share in drawn["classes"].items()}
+            scalars |= {f"padding_efficiency/{name}": share for name, share in drawn["padding_efficiency"].items()}
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, epoch)
         self._writer.flush()

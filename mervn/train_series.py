@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from features.progress import Say
 from features.splits import find_folds
 from mervn.config import TrainHeadOptions
-from mervn.prepared import Say, configuration, encoders_of, open_training, resolved
+from mervn.outcome import RunResult
+from mervn.prepared import configuration, encoders_of, open_training, resolved
 from mervn.runs import SCHEMA, default_folder, write_json
-from mervn.train_head import RunResult, train_prepared
+from mervn.train_head import train_prepared
 from mervn.training import Report
 
 SUMMARY_FILE = "summary.json"

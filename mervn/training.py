@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from features.errors import InputError
-from features.interruption import check_interrupted, interrupted, interruptible
+from features.interruption import interrupt, interrupted, interruptible
+from features.progress import Progress, no_bar
 from features.targets import import_target
 from mervn.augmentation import augment
+from mervn.batch_plan import BatchPlan
 from mervn.checkpoint import (
+    NO_SAVING,
+    Best,
+    Saving,
     latest_checkpoint,
     load_checkpoint,
     load_optimizer_tensors,
@@ -38,51 +43,17 @@ from mervn.model import Head
 from mervn.optimization import Precision, head_groups, learning_rate, make_optimizer, resolve_amp
 from mervn.own_module import loss_spec
 from mervn.prediction import predict
-from mervn.sampling import Cutting, epoch_batches, mixed_lengths, padding_efficiency, sampling_weights
+from mervn.world import ALONE, World
 
 Report = Callable[[dict[str, Any]], None]
-"""Called with the history entry of every epoch."""
-
-
-@dataclass(frozen=True)
-class Saving:
-    """When checkpoints are written, and how many are kept."""
-
-    epochs: int = 0
-    """Every so many epochs; 0 for none."""
-    steps: int = 0
-    """And every so many steps within an epoch."""
-    keep: int = 1
-
-    @property
-    def any(self) -> bool:
-        """Tell whether checkpoints are written at all; then an interrupt writes one too."""
-        return bool(self.epochs or self.steps)
-
-
-NO_SAVING = Saving()
-
-
-@dataclass
-class Best:
-    """The best epoch so far by valid macro-F1; among equals the one with the lower valid NLL, then the earlier."""
-
-    epoch: int = -1
-    macro_f1: float = -1.0
-    nll: float = math.inf
-    weights: dict[str, Tensor] | None = None
-
-    def offer(self, epoch: int, macro_f1: float, nll: float, weights: Mapping[str, Tensor]) -> None:
-        """Take this epoch if it is better."""
-        if (macro_f1, -nll) > (self.macro_f1, -self.nll):
-            self.epoch, self.macro_f1, self.nll = epoch, macro_f1, nll
-            self.weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
+"""Called with the history entry of an epoch."""
 
 
 class Trainer:
     """Trains one head; `fit` goes on from the latest checkpoint of `folder` exactly as if never interrupted.
 
     With `whole`, the head's encoders are trained with it, and epoch 0 is the model as it came in: scored, not trained.
+    The processes of a `world` share every batch by its cost, and take the step that one alone would.
     """
 
     def __init__(
@@ -94,9 +65,11 @@ class Trainer:
         options: TrainingOptions,
         device: torch.device,
         whole: EndToEnd | None = None,
+        world: World = ALONE,
+        progress: Progress = no_bar,
     ) -> None:
         self.head, self.train, self.valid = head, train, valid
-        self.whole = whole
+        self.whole, self.world, self.progress = whole, world, progress
         self.model: nn.Module = head if whole is None else whole
         self.first = 0 if whole is None else 1
         """The first epoch that trains."""
@@ -108,12 +81,10 @@ class Trainer:
         moved = {id(p) for group in groups for p in group["params"]}
         self.frozen = {name for name, p in self.model.named_parameters() if id(p) not in moved}
         self.precision = Precision(resolve_amp(options.amp, device), device)
+        self.masses = np.ones(len(train))
+        """(N,) what each utterance counts for in the mean of a loss: the weight of its class."""
         self.loss = self._make_loss()
-        self.lengths = mixed_lengths(train.audio_seconds, train.syllables, options.alpha)
-        self.weights = sampling_weights(train.targets, self.lengths, options.beta)
-        rows = np.array(list(train.rows.values()))  # (streams, N)
-        self.cutting = Cutting(rows, options.utterances_a_batch, options.frame_budget)
-        self.usual_steps = self._num_steps(self.batches(0))
+        self.plan = BatchPlan(train, labels, options, world)
         self.best = Best()
         self.next_epoch = 0
         self.next_step = 0
@@ -126,6 +97,7 @@ class Trainer:
         if options.class_weights == "balanced":
             counts = torch.from_numpy(np.bincount(self.train.targets, minlength=len(self.labels)))
             weights = balanced_weights(counts)
+            self.masses = weights.double().numpy()[self.train.targets]
         spec = loss_spec(options.loss)
         loss: nn.Module = import_target(spec.target)(weights, **{name: getattr(options, name) for name in spec.options})
         return loss.to(self.device)
@@ -137,8 +109,9 @@ class Trainer:
         with interruptible():
             while self.next_epoch < self.options.epochs + self.first and not self.finished:
                 entry = self._epoch(self.next_epoch, folder / "checkpoints", saving)
-                with history.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(entry, sort_keys=True) + "\n")
+                if self.world.is_main:
+                    with history.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(entry, sort_keys=True) + "\n")
                 self.next_epoch, self.next_step = self.next_epoch + 1, 0
                 if saving.epochs and self.next_epoch % saving.epochs == 0:
                     self._save(folder / "checkpoints", saving.keep)
@@ -158,17 +131,19 @@ class Trainer:
         train_loss = self.train_epoch(epoch, checkpoints, saving)
         if not math.isfinite(train_loss):
             raise InputError(f"epoch {epoch}: the loss must be finite, found {train_loss}; lower --learning-rate")
-        steps = self._num_steps(self.batches(epoch))
+        batches = self.plan.batches(epoch)
+        steps = self.plan.num_steps(batches)
         known = {
             "train_loss": train_loss,
             "learning_rate": self._learning_rate(epoch, steps, steps - 1),
-            "drawn": self._drawn(epoch),
+            "drawn": self.plan.describe(batches),
         }
         return known | self._score(epoch, started)
 
     def _score(self, epoch: int, started: float) -> dict[str, Any]:
         """Score the model on valid, offer it as the best, and return what the history says of it."""
-        metrics = compute_metrics(self.valid.targets, predict(self.model, self.valid, self.device), self.labels)
+        probabilities = predict(self.model, self.valid, self.device, self.world, self.progress)
+        metrics = compute_metrics(self.valid.targets, probabilities, self.labels)
         self.best.offer(epoch, metrics["macro_f1"], metrics["nll"], self.weights_state())
         return {
             "epoch": epoch,
@@ -182,73 +157,62 @@ class Trainer:
         """Return the weights that training can change."""
         return {name: tensor for name, tensor in self.model.state_dict().items() if name not in self.frozen}
 
-    def batches(self, epoch: int) -> list[list[int]]:
-        """Return the batches of an epoch."""
-        options = self.options
-        return epoch_batches(options.sampling, self.lengths, self.weights, self.cutting, options.seed, epoch)
-
-    def _num_steps(self, batches: Sequence[Sequence[int]]) -> int:
-        return math.ceil(len(batches) / self.options.accumulate)
-
-    def _drawn(self, epoch: int) -> dict[str, Any]:
-        """Return what the sampling of an epoch did: real over padded rows, the share of each class, of utterances."""
-        batches = self.batches(epoch)
-        indices = np.concatenate(batches)
-        shares = np.bincount(self.train.targets[indices], minlength=len(self.labels)) / len(indices)
-        return {
-            "batches": len(batches),
-            "padding_efficiency": {
-                name: padding_efficiency(rows, batches)
-                for name, rows in zip(self.train.rows, self.cutting.rows, strict=True)
-            },
-            "classes": dict(zip(self.labels, shares.tolist(), strict=True)),
-            "covered": len(np.unique(indices)) / len(self.train),
-        }
-
     def train_epoch(self, epoch: int, checkpoints: Path | None = None, saving: Saving = NO_SAVING) -> float:
         """Run one epoch, or what is left of it, and return its mean loss over utterances."""
         options = self.options
         if self.whole is not None and isinstance(options, FinetuneOptions):
             self.whole.enter_epoch(epoch, options)
         self.model.train()
-        batches = self.batches(epoch)
-        self.train.expect(batches[self.next_step * options.accumulate :])
+        batches = self.plan.batches(epoch)
+        steps = self.plan.num_steps(batches)
+        self.plan.begin(epoch, batches, self.next_step)
         if not self.next_step:
             self.epoch_loss.zero_()
-        steps = self._num_steps(batches)
-        for step in range(self.next_step, steps):
-            group = batches[step * options.accumulate : (step + 1) * options.accumulate]
-            for parameters in self.optimizer.param_groups:
-                parameters["lr"] = self._learning_rate(epoch, steps, step) * parameters.get("scale", 1.0)
-            self._step(group, (options.seed, epoch, step))
-            due = saving.steps and (step + 1) % saving.steps == 0
-            if checkpoints is not None and (due or (saving.any and interrupted())):
-                self.next_step = step + 1
-                self._save(checkpoints, saving.keep)
-            check_interrupted()
+        done = sum(map(len, batches[: self.next_step * options.accumulate]))
+        with closing(self.progress(len(self.train), done)) as bar:
+            for step in range(self.next_step, steps):
+                group = self.plan.group(batches, step)
+                for parameters in self.optimizer.param_groups:
+                    parameters["lr"] = self._learning_rate(epoch, steps, step) * parameters.get("scale", 1.0)
+                self._step(group, (options.seed, epoch, step))
+                bar.update(sum(map(len, group)))
+                due = saving.steps and (step + 1) % saving.steps == 0
+                stop = self.world.agree(interrupted())
+                if checkpoints is not None and (due or (saving.any and stop)):
+                    self.next_step = step + 1
+                    self._save(checkpoints, saving.keep)
+                if stop:
+                    interrupt()
         self.next_step = 0
-        return float(self.epoch_loss) / len(self.train)
+        return float(sum(self.world.gather(float(self.epoch_loss)))) / len(self.train)
 
     def _learning_rate(self, epoch: int, steps: int, step: int) -> float:
         """Return the rate of a step; where a frame budget gives epochs of other lengths, each counts as the first."""
-        options, usual = self.options, self.usual_steps
+        options, usual = self.options, self.plan.usual_steps
         done = (epoch - self.first) * usual + step * usual / steps
         return learning_rate(done, options.epochs * usual, options.warmup, options.learning_rate, options.schedule)
 
     def _step(self, group: Sequence[Sequence[int]], seed: tuple[int, ...]) -> None:
         """Move the parameters once, by the mean loss over the utterances of some batches."""
         total = sum(map(len, group))
+        mass = sum(self.masses[list(indices)].sum() for indices in group)
         for number, indices in enumerate(group):
+            places = self.plan.places(indices)
+            if not places:
+                continue
+            mine = [indices[place] for place in places]
             before = time.perf_counter()
-            streams = self.train.batch(indices, self.device)
-            targets = self.train.batch_targets(indices, self.device)
+            streams = self.train.batch(mine, self.device)
+            targets = self.train.batch_targets(mine, self.device)
             self.loader_seconds += time.perf_counter() - before
             with self.precision.autocast():
                 features = streams if self.whole is None else self.whole.encode(streams)
-                logits = self.head(augment(features, self.options, (*seed, number)))
+                logits = self.head(augment(features, self.options, (*seed, number), len(indices), places))
             loss = self.loss(logits, targets)
-            self.precision.backward(loss * (len(indices) / total))
-            self.epoch_loss += loss.detach().double() * len(indices)
+            share = float(self.masses[mine].sum() / mass)
+            self.precision.backward(loss * share)
+            self.epoch_loss += loss.detach().double() * (share * total)
+        self.world.add_gradients(self.model.parameters())
         self.precision.step(self.model, self.optimizer, self.options.clip_norm)
 
     def _save(self, checkpoints: Path, keep: int) -> None:
@@ -256,11 +220,19 @@ class Trainer:
         folder = checkpoints / f"epoch-{self.next_epoch:05d}{inside}"
         tensors = {f"model.{name}": tensor for name, tensor in self.weights_state().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in (self.best.weights or {}).items()}
-        tensors |= optimizer_tensors(self.optimizer) | rng_tensors() | {"epoch_loss": self.epoch_loss}
+        tensors |= optimizer_tensors(self.optimizer)
+        own = {name: tensor.cpu() for name, tensor in (rng_tensors() | {"epoch_loss": self.epoch_loss}).items()}
+        for rank, theirs in enumerate(self.world.gather(own)):
+            tensors |= {f"process.{rank}.{name}": tensor for name, tensor in theirs.items()}
         best = {"epoch": self.best.epoch, "macro_f1": self.best.macro_f1, "nll": self.best.nll}
         state = {"next_epoch": self.next_epoch, "next_step": self.next_step, "best": best}
-        save_checkpoint(folder, tensors, state | {"scaler": self.precision.state()})
-        remove_older(checkpoints, folder, keep)
+        state |= {"scaler": self.precision.state(), "processes": self.world.size}
+
+        def write() -> None:
+            save_checkpoint(folder, tensors, state)
+            remove_older(checkpoints, folder, keep)
+
+        self.world.on_main(write)
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Put back what `weights_state` gave."""
@@ -274,16 +246,23 @@ class Trainer:
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
             tensors, state = load_checkpoint(latest)
+            if state["processes"] != self.world.size:
+                raise InputError(
+                    f"{latest} was written by {state['processes']} processes, now there are {self.world.size}: "
+                    "start as many, or train again with --force"
+                )
             self.load_weights(_under("model.", tensors))
             load_optimizer_tensors(self.optimizer, tensors)
-            load_rng_tensors(tensors)
+            own = _under(f"process.{self.world.rank}.", tensors)
+            load_rng_tensors(own)
             best = state["best"]
             self.best = Best(best["epoch"], best["macro_f1"], best["nll"], _under("best.", tensors) or None)
             self.next_epoch, self.next_step = state["next_epoch"], state["next_step"]
-            self.epoch_loss.copy_(tensors["epoch_loss"])
+            self.epoch_loss.copy_(own["epoch_loss"])
             self.precision.load(state["scaler"])
         lines = history.read_text("utf-8").splitlines() if history.exists() else []
-        history.write_text("".join(line + "\n" for line in lines[: self.next_epoch]), "utf-8")
+        if self.world.is_main:
+            history.write_text("".join(line + "\n" for line in lines[: self.next_epoch]), "utf-8")
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from mervn.augmentation import augment
 from mervn.config import TrainingOptions
 
 SIZES = (4, 0, 7, 2, 5, 30)
+ALL = range(len(SIZES))
 
 
 def make_streams() -> dict[str, Ragged]:
@@ -20,7 +21,7 @@ def make_streams() -> dict[str, Ragged]:
 
 def test_nothing_is_hidden_by_default() -> None:
     streams = make_streams()
-    assert augment(streams, TrainingOptions(), (0, 0, 0, 0)) == streams
+    assert augment(streams, TrainingOptions(), (0, 0, 0, 0), len(SIZES), ALL) == streams
 
 
 def test_each_modality_is_dropped_as_often_as_asked_and_never_both() -> None:
@@ -28,7 +29,7 @@ def test_each_modality_is_dropped_as_often_as_asked_and_never_both() -> None:
     options, streams = TrainingOptions(drop_text=0.3, drop_audio=0.2), make_streams()
     rounds = 2000
     for step in range(rounds):
-        found = augment(streams, options, (0, 0, step, 0))
+        found = augment(streams, options, (0, 0, step, 0), len(SIZES), ALL)
         for i, size in enumerate(SIZES):
             gone = [found[name].sizes[i] == 0 for name in ("text", "audio")]
             counts += [*gone, all(gone)] if size else 0
@@ -42,11 +43,11 @@ def test_each_modality_is_dropped_as_often_as_asked_and_never_both() -> None:
 
 def test_spans_of_audio_are_zero_and_text_is_whole() -> None:
     options, streams = TrainingOptions(time_mask=0.5), make_streams()
-    found = augment(streams, options, (1, 2, 3, 0))
+    found = augment(streams, options, (1, 2, 3, 0), len(SIZES), ALL)
     assert torch.equal(found["text"].values, streams["text"].values)
     shares = []
     for step in range(200):
-        for rows in augment(streams, options, (1, 2, step, 0))["audio"].split():
+        for rows in augment(streams, options, (1, 2, step, 0), len(SIZES), ALL)["audio"].split():
             zero = (rows == 0).all(1).numpy()
             assert zero.sum() == (rows == 0).any(1).sum() and zero.sum() <= 0.5 * len(zero)
             assert np.abs(np.diff(np.concatenate([[0], zero.astype(int), [0]]))).sum() in (0, 2)  # one span at most
@@ -56,6 +57,8 @@ def test_spans_of_audio_are_zero_and_text_is_whole() -> None:
 
 def test_the_seed_alone_decides() -> None:
     options, streams = TrainingOptions(drop_text=0.5, time_mask=0.5), make_streams()
-    first, again, other = (augment(streams, options, seed) for seed in ((0, 1, 2, 0), (0, 1, 2, 0), (0, 1, 3, 0)))
+    first, again, other = (
+        augment(streams, options, seed, len(SIZES), ALL) for seed in ((0, 1, 2, 0), (0, 1, 2, 0), (0, 1, 3, 0))
+    )
     assert first["text"].sizes == again["text"].sizes and torch.equal(first["audio"].values, again["audio"].values)
     assert not torch.equal(first["audio"].values, other["audio"].values)

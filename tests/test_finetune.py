@@ -23,8 +23,8 @@ from mervn.evaluation import evaluate, load_head
 from mervn.finetune import finetune, shapes_of
 from mervn.live import LiveSplit
 from mervn.model import build_head
+from mervn.outcome import RunResult
 from mervn.runs import read_config
-from mervn.train_head import RunResult
 from mervn.training import Trainer
 
 CPU = torch.device("cpu")

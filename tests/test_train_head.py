@@ -17,15 +17,17 @@ from test_extract import run as extract
 from tiny import make_data, read_rows, wave, write_manifest
 
 from features.errors import InputError, UsageError
+from mervn.checkpoint import Saving
 from mervn.config import EvaluateOptions, TrainHeadOptions
 from mervn.dataset import load_split
 from mervn.evaluation import evaluate, load_head
 from mervn.optimization import learning_rate, resolve_amp
+from mervn.outcome import RunResult
 from mervn.runs import locked, read_config
 from mervn.streams import open_streams
-from mervn.train_head import RunResult, train_head
+from mervn.train_head import train_head
 from mervn.train_series import train_series
-from mervn.training import Saving, Trainer
+from mervn.training import Trainer
 
 SMALL: dict[str, Any] = {"dim": 16, "heads": 2, "mlp": (8,), "epochs": 4, "batch_size": 8, "dropout": 0.3}
 RESULTS = ("metrics.json", "model.safetensors", "predictions-valid.jsonl")

@@ -16,8 +16,6 @@ from features.store.part import DAMAGED, Part, Row, crc32, format_of, part_paths
 from features.store.reader import SOURCES_FILE, FeatureStore
 from features.store.writer import PART_BYTES, PART_ROWS, StoreWriter, new_token
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Fault:

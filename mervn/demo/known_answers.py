@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -10,13 +10,13 @@ from typing import Any
 
 from features.config import SPLITS
 from features.encoders.selector import parse_selector
-from features.extract import ExtractSettings, Progress, StoreResult, extract_stream
+from features.extract import ExtractSettings, StoreResult, extract_stream
 from features.manifest import read_manifests
+from features.progress import Progress, Say
 from mervn.config import EvaluateOptions, TrainHeadOptions
 from mervn.evaluation import evaluate
 from mervn.train_head import train_head
 
-Say = Callable[[str], None]
 SETS = ("audio", "text", "both", "none")
 ROWS = ("text", "audio", "late", "xattn")
 ENCODERS = {"audio": "fourier2vec", "text": "hashed_ngrams"}

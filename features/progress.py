@@ -1,0 +1,18 @@
+"""How long work tells people of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
+
+Say = Callable[[str], None]
+"""Prints a line about what is going on."""
+Progress = Callable[[int, int], Any]
+"""Makes a progress bar of so many utterances, so many of them done: it has `update(n)` and `close()`."""
+
+
+def no_bar(total: int, done: int) -> Any:
+    """Return a progress bar that is not shown."""
+    return tqdm(total=total, initial=done, disable=True)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from mervn.augmentation import SpecMask
-from mervn.config import FinetuneOptions, TrainingOptions
+from mervn.config import TrainingOptions
 from mervn.dataset import Split
 from mervn.live import LiveSplit
-from mervn.sampling import Cutting, epoch_batches, mixed_lengths, padding_efficiency, sampling_weights, share_of
+from mervn.sampling import Cutting, epoch_batches, mixed_lengths, padding_efficiency, sampling_weights, shares_of
 from mervn.world import World
 
 Batches = Sequence[Sequence[int]]
@@ -43,23 +43,26 @@ class BatchPlan:
         """Return the batches whose gradients make a step."""
         return batches[step * self.options.accumulate : (step + 1) * self.options.accumulate]
 
-    def places(self, batch: Sequence[int]) -> list[int]:
-        """Return the places of this process's utterances in a batch; there may be none."""
+    def places(self, group: Batches) -> list[list[int]]:
+        """Return the places of this process's utterances in each batch of a step; there may be none."""
         if self.world.size == 1:
-            return list(range(len(batch)))
-        return share_of(self.cutting.rows[:, list(batch)].sum(0), self.world.size)[self.world.rank]
+            return [list(range(len(batch))) for batch in group]
+        costs = [self.cutting.rows[:, list(batch)].sum(0) for batch in group]
+        return [shares[self.world.rank] for shares in shares_of(costs, self.world.size)]
 
     def begin(self, epoch: int, batches: Batches, step: int) -> None:
         """Tell the split what this process reads from a step of an epoch on, and what of the audio is masked."""
         options, mine, masks = self.options, [], []
-        for number in range(step * options.accumulate, len(batches)):
-            places = self.places(batches[number])
-            if not places:
-                continue
-            mine.append([batches[number][place] for place in places])
-            if isinstance(options, FinetuneOptions) and (options.spec_time or options.spec_frequency):
-                seeds = [(options.seed, epoch, *divmod(number, options.accumulate), place) for place in places]
-                masks.append([SpecMask(options.spec_time, options.spec_frequency, seed) for seed in seeds])
+        time, frequency = getattr(options, "spec_time", 0.0), getattr(options, "spec_frequency", 0.0)
+        for now in range(step, self.num_steps(batches)):
+            group = self.group(batches, now)
+            for number, (batch, places) in enumerate(zip(group, self.places(group), strict=True)):
+                if not places:
+                    continue
+                mine.append([batch[place] for place in places])
+                if time or frequency:
+                    seeds = [(options.seed, epoch, now, number, place) for place in places]
+                    masks.append([SpecMask(time, frequency, seed) for seed in seeds])
         self.train.expect(mine, masks)
 
     def describe(self, batches: Batches) -> Mapping[str, Any]:

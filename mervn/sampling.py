@@ -105,19 +105,22 @@ def epoch_batches(
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def share_of(costs: Array, processes: int) -> list[list[int]]:
-    """Return the places (each ascending) that each process has of a batch whose utterances cost so much (B,).
+def shares_of(batches: Sequence[Array], processes: int) -> list[list[list[int]]]:
+    """Return the places (each ascending) that each process has of each batch of a step, given what utterances cost.
 
-    The dearest that is left goes to the process with the least so far (Graham 1969): none has more than 4/3 of what
-    the best division would give it.
+    `batches` are costs (B,). The dearest that is left of a batch goes to the process with the least so far in the step
+    (Graham 1969): in a single batch none has more than 4/3 of what the best division would give it.
     """
-    shares: list[list[int]] = [[] for _ in range(processes)]
     loads = [0.0] * processes
-    for place in np.argsort(-costs, kind="stable").tolist():
-        least = loads.index(min(loads))
-        shares[least].append(place)
-        loads[least] += float(costs[place])
-    return [sorted(share) for share in shares]
+    found = []
+    for costs in batches:
+        shares: list[list[int]] = [[] for _ in range(processes)]
+        for place in np.argsort(-costs, kind="stable").tolist():
+            least = loads.index(min(loads))
+            shares[least].append(place)
+            loads[least] += float(costs[place])
+        found.append([sorted(share) for share in shares])
+    return found
 
 
 def padding_efficiency(rows: Array, batches: Sequence[Sequence[int]]) -> float:

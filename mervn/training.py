@@ -196,8 +196,7 @@ class Trainer:
         """Move the parameters once, by the mean loss over the utterances of some batches."""
         total = sum(map(len, group))
         mass = sum(self.masses[list(indices)].sum() for indices in group)
-        for number, indices in enumerate(group):
-            places = self.plan.places(indices)
+        for number, (indices, places) in enumerate(zip(group, self.plan.places(group), strict=True)):
             if not places:
                 continue
             mine = [indices[place] for place in places]

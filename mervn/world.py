@@ -149,6 +149,6 @@ def joined(device: str) -> Iterator[tuple[World, torch.device]]:
         raise UsageError(f"--device of several processes must be auto, cpu or cuda, found {device}")
     state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
     try:
-        yield Group(), state.device
+        yield Group(), torch.device("cpu") if state.device.type == "cpu" else state.device
     finally:
         state.destroy_process_group()

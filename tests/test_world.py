@@ -1,0 +1,148 @@
+"""Several processes take the step that one alone would: over gloo, started as a user starts them."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import make_data, read_rows
+
+from mervn.config import FinetuneOptions
+from mervn.sampling import shares_of
+from mervn.world import ALONE
+
+ACCELERATE = Path(sys.executable).with_name("accelerate")
+DRIVER = """
+import json, sys
+from pathlib import Path
+from features.progress import no_bar
+from mervn.config import FinetuneOptions
+from mervn.finetune import finetune
+from mervn.training import Trainer
+folder = Path(sys.argv[2])
+plain = Trainer._step
+def step(self, group, seed):
+    before = float(self.epoch_loss)
+    plain(self, group, seed)
+    mine = [[batch[p] for p in places] for batch, places in zip(group, self.plan.places(group))]
+    line = {{"group": group, "mine": mine, "loss": (float(self.epoch_loss) - before) / sum(map(len, group))}}
+    with (folder / f"steps-{{self.world.rank}}.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\\n")
+    {fault}
+Trainer._step = step
+result = finetune(FinetuneOptions.model_validate_json(sys.argv[1]), None, print, no_bar, lambda _: None)
+print("main" if result.is_main else "other")
+"""
+CHANGES: dict[str, dict[str, Any]] = {
+    "plain": {"batch_size": 4, "epochs": 4},
+    "no share for some": {
+        "batch_size": 1, "accumulate": 4, "epochs": 4, "class_weights": "balanced", "spec_time": 0.3,
+        "spec_frequency": 0.3, "time_mask": 0.3, "drop_text": 0.3, "sampling": "bucket",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("corpus") / "data")
+
+
+def start(folder: Path, processes: int, options: FinetuneOptions, fault: str = "pass") -> Any:
+    folder.mkdir(exist_ok=True)
+    driver = folder / "driver.py"
+    driver.write_text(DRIVER.format(fault=fault))
+    several = [
+        str(ACCELERATE), "launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1",
+        "--main_process_port", "0",
+    ]  # fmt: skip
+    command = several if processes > 1 else [sys.executable]
+    return subprocess.run(
+        [*command, str(driver), options.model_dump_json(), str(folder)], capture_output=True, text=True, timeout=300
+    )
+
+
+def make_options(corpus: Path, output: Path, **changes: Any) -> FinetuneOptions:
+    known: dict[str, Any] = {
+        "data": corpus, "audio_encoder": "fourier2vec", "text_encoder": "hashed_ngrams", "dim": 16, "heads": 2,
+        "mlp": (8,), "dropout": 0.0, "amp": "off", "workers": 1, "threads": 1, "output": output,
+    }  # fmt: skip
+    return FinetuneOptions(**{**known, **changes})
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    paths = [run / "model.safetensors", *(run / "encoders" / name / "model.safetensors" for name in ("audio", "text"))]
+    return {f"{path.parent.name}.{name}": tensor for path in paths for name, tensor in load_file(path).items()}
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+def test_two_processes_train_as_one(corpus: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        done = start(folder, count, make_options(corpus, folder / "run", **changes))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("parameters are trained") == 1 and done.stdout.count("other") == count - 1
+    one = read_rows(tmp_path / "1" / "steps-0.jsonl")
+    shares = [read_rows(tmp_path / "2" / f"steps-{rank}.jsonl") for rank in (0, 1)]
+    assert len(one) >= 20 and len(one) == len(shares[0]) == len(shares[1])
+    for alone, *both in zip(one, *shares, strict=True):
+        assert alone["group"] == both[0]["group"] == both[1]["group"] == alone["mine"]
+        for batch, *mine in zip(alone["group"], both[0]["mine"], both[1]["mine"], strict=True):
+            assert sorted(mine[0] + mine[1]) == sorted(batch)
+        assert both[0]["loss"] + both[1]["loss"] == pytest.approx(alone["loss"], abs=1e-4)
+        assert both[0]["loss"] != pytest.approx(alone["loss"], abs=1e-3)  # half of it is not the whole
+    weights, shared = (weights_of(tmp_path / str(count) / "run") for count in (1, 2))
+    assert max(float((weights[name] - shared[name]).abs().max()) for name in weights) <= 1e-4
+    histories = [read_rows(tmp_path / str(count) / "run" / "history.jsonl") for count in (1, 2)]
+    moved = histories[0][1]["train_loss"] - histories[0][-1]["train_loss"]
+    assert abs(moved) > 1e-3  # so that equal weights are weights that were trained
+    for alone, both in zip(*histories, strict=True):
+        assert both["valid"]["nll"] == pytest.approx(alone["valid"]["nll"], abs=1e-4)
+
+
+def test_two_processes_that_were_killed_go_on_exactly(corpus: Path, tmp_path: Path) -> None:
+    changes = {"batch_size": 4, "epochs": 2, "dropout": 0.3, "checkpoint_steps": 2}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert start(whole, 2, make_options(corpus, whole / "run", **changes)).returncode == 0
+    fault = "import os; seed[1:] == (2, 3) and self.world.rank == 1 and os.kill(os.getpid(), 9)"
+    options = make_options(corpus, broken / "run", **changes)
+    assert start(broken, 2, options, fault).returncode != 0
+    assert not (broken / "run" / "metrics.json").exists()
+    alone = start(broken, 1, options)
+    assert alone.returncode == 1 and "written by 2 processes, now there are 1" in alone.stderr
+    assert start(broken, 2, options).returncode == 0
+    for name in ("metrics.json", "model.safetensors", "predictions-valid.jsonl", "encoders/audio/model.safetensors"):
+        assert (broken / "run" / name).read_bytes() == (whole / "run" / name).read_bytes()
+
+
+def test_an_error_of_one_is_the_error_of_all(corpus: Path, tmp_path: Path) -> None:
+    options = make_options(corpus, tmp_path / "run", epochs=1)
+    (tmp_path / "run").write_text("a file")
+    done = start(tmp_path / "driver", 2, options)
+    assert done.returncode != 0
+    assert done.stderr.count("must be a folder for the run, found a file") >= 1
+
+
+def test_a_batch_is_shared_by_its_cost() -> None:
+    generator = np.random.default_rng(0)
+    for processes in (1, 2, 3, 8):
+        for size in (0, 1, 5, 32):
+            costs = generator.integers(1, 1500, size)
+            (shares,) = shares_of([costs], processes)
+            assert sorted(place for share in shares for place in share) == list(range(size))
+            assert all(share == sorted(share) for share in shares) and len(shares) == processes
+            loads = [costs[share].sum() for share in shares]
+            best = max(costs.max(initial=0), costs.sum() / processes)
+            assert max(loads, default=0) <= 4 / 3 * best + costs.max(initial=0) * (size < processes)
+            if size >= 4 * processes:
+                assert max(loads) <= 1.2 * costs.sum() / processes
+    assert shares_of([np.array([5])] * 4, 2) == [[[0], []], [[], [0]]] * 2  # batches of one take turns
+
+
+def test_one_alone_is_everybody() -> None:
+    assert ALONE.is_main and ALONE.gather(3) == [3] and ALONE.agree(True) and not ALONE.agree(False)
+    assert list(ALONE.share([1, 2])) == [1, 2] and ALONE.on_main(lambda: 7) == 7

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from features.ragged import Ragged
-from mervn.augmentation import augment
+from mervn.augmentation import MASKS, SpecMask, augment
 from mervn.config import TrainingOptions
 
 SIZES = (4, 0, 7, 2, 5, 30)
@@ -62,3 +62,47 @@ def test_the_seed_alone_decides() -> None:
     )
     assert first["text"].sizes == again["text"].sizes and torch.equal(first["audio"].values, again["audio"].values)
     assert not torch.equal(first["audio"].values, other["audio"].values)
+
+
+RATE = 16_000
+
+
+def test_spec_mask_silences_spans_and_leaves_the_rest() -> None:
+    wave = np.random.default_rng(0).normal(size=16_007).astype(np.float32)  # a prime number of samples
+    shares = []
+    for seed in range(200):
+        masked = SpecMask(0.2, 0.0, (0, seed)).apply(wave, RATE)
+        silent = masked == 0
+        assert np.array_equal(masked[~silent], wave[~silent]) and masked.dtype == np.float32
+        starts = np.flatnonzero(np.diff(silent.astype(int)) == 1)
+        assert len(starts) <= MASKS and silent.sum() <= MASKS * 0.2 * len(wave)
+        shares.append(silent.mean())
+    assert 0.16 < np.mean(shares) < 0.2  # two of 0.1 on average, which may overlap
+    assert np.array_equal(SpecMask(0.2, 0.1, (3,)).apply(wave, RATE), SpecMask(0.2, 0.1, (3,)).apply(wave, RATE))
+    assert not np.array_equal(SpecMask(0.2, 0.1, (3,)).apply(wave, RATE), SpecMask(0.2, 0.1, (4,)).apply(wave, RATE))
+
+
+def test_spec_mask_cuts_bands_of_the_mel_scale() -> None:
+    wave = np.random.default_rng(0).normal(size=32_000).astype(np.float32)
+    mels = np.log1p(np.fft.rfftfreq(32_000, 1 / RATE) / 700) / np.log1p(RATE / 2 / 700)
+    power, shares = np.abs(np.fft.rfft(wave)), []
+    for seed in range(100):
+        left = np.abs(np.fft.rfft(SpecMask(0.0, 0.3, (seed,)).apply(wave, RATE)))
+        gone = left < 1e-3 * power.mean()
+        assert np.allclose(left[~gone], power[~gone], atol=1e-2)
+        edges = np.flatnonzero(np.diff(gone.astype(int)))
+        assert len(edges) <= 2 * MASKS
+        shares.append(np.diff(mels, prepend=0)[gone].sum())
+        assert shares[-1] <= 2 * 0.3
+    assert np.mean(shares) == pytest.approx(0.28, abs=0.04)
+
+
+def test_a_process_hides_of_its_share_what_one_alone_would() -> None:
+    options, streams = TrainingOptions(drop_text=0.5, drop_audio=0.3, time_mask=0.5), make_streams()
+    whole = augment(streams, options, (0, 1, 2, 0), len(SIZES), ALL)
+    for places in ([0, 3, 5], [1, 2, 4]):
+        mine = {name: Ragged.from_sequences([stream.split()[i] for i in places]) for name, stream in streams.items()}
+        found = augment(mine, options, (0, 1, 2, 0), len(SIZES), places)
+        for name, stream in found.items():
+            for place, rows in zip(places, stream.split(), strict=True):
+                assert torch.equal(rows, whole[name].split()[place])

@@ -1,6 +1,8 @@
 """Training end to end: from the head that stage two found, frozen where it should be, exact after an interruption."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 import soundfile
 import torch
 from test_train_head import data, made, outcome, train  # noqa: F401
-from tiny import make_phobert, make_wave_transformer, make_whisper, read_rows, wave, write_manifest
+from tiny import make_phobert, make_vggish, make_wave_transformer, make_whisper, read_rows, wave, write_manifest
 from tqdm import tqdm
 
 from cli.main import run as mervn
@@ -89,6 +91,60 @@ def test_interrupted_and_continued_equals_undisturbed(
     for name in ("audio", "text"):
         weights = "encoders", name, "model.safetensors"
         assert (tmp_path / "run").joinpath(*weights).read_bytes() == tuned.joinpath(*weights).read_bytes()
+
+
+KILLED = """
+import os, signal, sys, torch
+from features.progress import no_bar
+from mervn.config import FinetuneOptions
+from mervn.finetune import finetune
+from mervn.training import Trainer
+plain = Trainer._step
+def step(self, group, seed):
+    plain(self, group, seed)
+    if seed[1:] == (2, 2):
+        os.kill(os.getpid(), signal.SIGKILL)
+Trainer._step = step
+torch.set_num_threads(2)
+finetune(FinetuneOptions.model_validate_json(sys.argv[1]), None, lambda _: None, no_bar, lambda _: None)
+"""
+
+
+def test_killed_in_mid_epoch_with_everything_on_equals_undisturbed(head: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"spec_time": 0.3, "spec_frequency": 0.3, "drop_text": 0.2, "batch_size": None}
+    changes |= {"frame_budget": 250, "checkpoint_steps": 2, "workers": 2, "init_head": head, "output": tmp_path / "run"}
+    changes |= {"encoder_learning_rate": 1e-3, "learning_rate": 1e-3, "epochs": 2}
+    options = FinetuneOptions(**changes).model_dump_json(exclude_unset=True)
+    done = subprocess.run([sys.executable, "-c", KILLED, options], capture_output=True, text=True, timeout=300)
+    assert done.returncode == -9, done.stderr
+    names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert len(names) == 1 and "-step-" in names[0]
+    tune(head, tmp_path / "run", **{k: v for k, v in changes.items() if k not in ("init_head", "output")})
+    whole = tune(head, tmp_path / "whole", **{k: v for k, v in changes.items() if k not in ("init_head", "output")})
+    assert outcome(tmp_path / "run") == outcome(whole.path)
+    assert read_rows(whole.path / "history.jsonl")[1]["drawn"]["batches"] > 3  # the budget cuts, not a batch size
+
+
+def test_spec_augment_changes_what_is_trained_on_and_nothing_else(head: Path, tuned: Path, tmp_path: Path) -> None:
+    masked = tune(head, tmp_path / "run", spec_time=0.5)
+    plain, other = (read_rows(run / "history.jsonl") for run in (tuned, masked.path))
+    scores = [{k: v for k, v in entry.items() if "seconds" not in k} for entry in (plain[0], other[0])]
+    assert scores[0] == scores[1]  # epoch 0 is scored on audio as it is
+    assert plain[1]["train_loss"] != other[1]["train_loss"]
+
+
+def test_two_audio_streams_are_trained_together(made: Path, tmp_path: Path) -> None:  # noqa: F811
+    wave, vggish = make_wave_transformer(tmp_path / "w"), make_vggish(tmp_path / "v")
+    selector = f"wav2vec2={wave}@1,3+vggish={vggish}"
+    stores = ["--features-dir", str(tmp_path / "stores"), "--data", str(made)]
+    assert mervn(["extract", *stores, "--audio-encoder", selector]) == 0
+    run = train(made, tmp_path / "head", fusion="audio", features_dir=tmp_path / "stores", audio_encoder=selector).path
+    result = tune(run, tmp_path / "run", epochs=1, features_dir=tmp_path / "stores", unfreeze_last=1)
+    environment = json.loads((result.path / "environment.json").read_text())
+    assert set(environment["parity"]["features"]) == {"audio", "audio_2"} and environment["parity"]["logits"] <= 1e-4
+    assert list(result.metrics["layer_weights"]["audio"]) == ["1", "3"]
+    found = evaluate(result.path, EvaluateOptions(split="valid"), lambda _: None)["valid"]
+    assert found["nll"] == pytest.approx(result.metrics["valid"]["nll"], abs=1e-5)
 
 
 def test_the_same_again_prints_what_is_there_and_another_is_refused(head: Path, tuned: Path) -> None:

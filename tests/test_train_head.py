@@ -181,8 +181,12 @@ def test_a_signal_saves_the_step_it_comes_in(
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
 
 
-def test_accumulated_batches_are_one_step(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_accumulated_batches_are_one_step(data: Path, tmp_path: Path, class_weights: str) -> None:
+    rows = read_rows(data / "train.jsonl")
+    write_manifest(data / "train.jsonl", [row | {"emotion": "happy" if i % 4 else "sad"} for i, row in enumerate(rows)])
     plain = {"sampling": "random", "batch_size": 8, "dropout": 0.0, "loss": "ce", "amp": "off", "epochs": 2}
+    plain["class_weights"] = class_weights
     one = train(data, tmp_path / "one", **plain)
     two = train(data, tmp_path / "two", **{**plain, "batch_size": 4}, accumulate=2)
     losses = [[e["train_loss"] for e in read_rows(r.path / "history.jsonl")] for r in (one, two)]

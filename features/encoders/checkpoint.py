@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from features.encoders.base import Encoder
-from features.encoders.selector import Selector
+from features.encoders.selector import Selector, short_model_name
 from features.errors import InputError
 from features.store.identity import write_atomically
 
@@ -42,11 +42,6 @@ def checkpoint_location(selector: Selector) -> str:
     if model.count("/") > 1 or model.startswith((".", "~", "/")):
         raise InputError(f"{selector.flag}: there is no folder {model} (looked for {folder.absolute()})")
     return model
-
-
-def model_base_name(location: str) -> str:
-    """Return the last part of a hub id or folder, for names."""
-    return Path(location).resolve().name if Path(location).is_dir() else location.rsplit("/", 1)[-1]
 
 
 def read_config(selector: Selector, location: str, model_type: str | None) -> None:
@@ -166,4 +161,4 @@ def fill_own(selector: Selector, encoder: Encoder, note: str, tensors: dict[str,
         raise InputError(f"{selector.flag}: the weights must fit the config, found: {error}") from error
     encoder.weights_note = note
     if not encoder.is_random:
-        encoder.model_name = Path(str(selector.model)).resolve().name
+        encoder.model_name = short_model_name(str(selector.model))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from features.encoders import ENCODERS, EncoderSpec
 from features.errors import UsageError
@@ -60,6 +61,13 @@ class EncoderSettings:
 
 
 DEFAULT_SETTINGS = EncoderSettings()
+
+
+def short_model_name(model: str) -> str:
+    """Return the last part of a hub id, folder or file of weights, for names; a file's without its suffix."""
+    path = Path(model).expanduser()
+    name = path.resolve().name if path.exists() else model.rstrip("/").rsplit("/", 1)[-1]
+    return re.sub(r"\.(pth|pt|safetensors)$", "", name)
 
 
 def expand_layers(layers: tuple[Layer, ...], num_layers: int) -> tuple[Layer, ...]:

@@ -20,11 +20,10 @@ from features.encoders.checkpoint import (
     config_identity,
     explained,
     load_complete,
-    model_base_name,
     read_config,
     save_weights,
 )
-from features.encoders.selector import EncoderSettings, Layer, Selector
+from features.encoders.selector import EncoderSettings, Layer, Selector, short_model_name
 from features.errors import InputError
 from features.ragged import Ragged
 from features.text import apply_tone_style, load_segmenter
@@ -104,7 +103,7 @@ class TextTransformer(Encoder):
         if len(tokenizer) - len(set(tokenizer.all_special_ids)) < FEWEST:  # transformers makes one of no files
             raise InputError(f"{selector.flag}: {location} must hold the tokenizer's vocabulary, found none")
         encoder = cls(model, tokenizer, resolve_layers(selector, model.config.num_hidden_layers), settings)
-        encoder.model_name, encoder.weights_note = model_base_name(location), f"pretrained, {location}"
+        encoder.model_name, encoder.weights_note = short_model_name(location), f"pretrained, {location}"
         return encoder
 
     def drop_unused(self) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from features.encoders.base import Encoder, Lengths, resolve_layers, samples_tensor
 from features.encoders.checkpoint import save_weights
 from features.encoders.mel import FFT, mel_filters
-from features.encoders.selector import EncoderSettings, Layer, Selector
+from features.encoders.selector import EncoderSettings, Layer, Selector, short_model_name
 from features.errors import InputError, UsageError
 from features.ragged import Ragged
 
@@ -90,7 +90,7 @@ class Vggish(Encoder):
             raise InputError(
                 f"{selector.flag}: {path} must hold every weight of VGGish and no other: {error}"
             ) from error
-        encoder.model_name, encoder.weights_note = path.stem, f"pretrained, {path}"
+        encoder.model_name, encoder.weights_note = short_model_name(str(selector.model)), f"pretrained, {path}"
         return encoder
 
     def save(self, folder: Path) -> None:

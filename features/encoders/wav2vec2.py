@@ -28,11 +28,10 @@ from features.encoders.checkpoint import (
     config_identity,
     explained,
     load_complete,
-    model_base_name,
     read_config,
     save_weights,
 )
-from features.encoders.selector import EncoderSettings, Layer, Selector
+from features.encoders.selector import EncoderSettings, Layer, Selector, short_model_name
 from features.errors import InputError
 from features.ragged import Ragged, padding_mask
 from features.torchaudio_import import import_torchaudio
@@ -154,7 +153,7 @@ class WaveformTransformer(Encoder):
                 f"{STRIDES} and no adapter, found {extractor.sampling_rate} Hz, {geometry[0]}, {geometry[1]}"
             )
         encoder = cls(model, extractor, resolve_layers(selector, len(model.encoder.layers)))
-        encoder.model_name, encoder.weights_note = model_base_name(location), f"pretrained, {location}"
+        encoder.model_name, encoder.weights_note = short_model_name(location), f"pretrained, {location}"
         return encoder
 
     def drop_unused(self) -> None:

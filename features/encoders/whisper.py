@@ -22,11 +22,10 @@ from features.encoders.checkpoint import (
     checkpoint_location,
     explained,
     load_complete,
-    model_base_name,
     read_config,
     save_weights,
 )
-from features.encoders.selector import EncoderSettings, Layer, Selector
+from features.encoders.selector import EncoderSettings, Layer, Selector, short_model_name
 from features.errors import InputError
 from features.ragged import Ragged, padding_mask
 from features.torchaudio_import import import_torchaudio
@@ -88,7 +87,7 @@ class Whisper(Encoder):
             )
         layers = resolve_layers(selector, len(encoder.layers))
         whisper = cls(encoder, extractor, layers, settings.whisper_mode or "30s")
-        whisper.model_name, whisper.weights_note = model_base_name(location), f"pretrained, {location}"
+        whisper.model_name, whisper.weights_note = short_model_name(location), f"pretrained, {location}"
         return whisper
 
     def drop_unused(self) -> None:

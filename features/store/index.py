@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from features.encoders import ENCODERS
-from features.encoders.selector import Selector
+from features.encoders.selector import Selector, short_model_name
 from features.errors import InputError
 from features.store.identity import MEANS, STORE_FILE, StoreInfo, differing_fields, read_store_info
 
@@ -32,8 +32,7 @@ def differences(info: StoreInfo, selector: Selector) -> list[str]:
     """
     wanted: dict[str, object] = {"encoder": selector.name}
     if selector.model is not None:
-        folder = Path(selector.model).expanduser()
-        wanted["model"] = folder.resolve().name if folder.is_dir() else selector.model.rstrip("/").rsplit("/", 1)[-1]
+        wanted["model"] = short_model_name(selector.model)
     if selector.layers is not None and len(selector.layers) == 1:
         wanted["layer"] = selector.layers[0]
     found = {"encoder": info.encoder, "model": info.provenance.get("model_name"), "layer": info.identity["layer"]}

@@ -55,13 +55,13 @@ class Output:
         )
         self.document({name: {"value": s.value, "from": s.source} for name, s in settings.items()})
 
-    def progress(self, total: int, done: int, unit: str = " utterances") -> Any:
-        """Return a progress bar on stderr: rate and time left; rarely redrawn where nobody watches."""
+    def progress(self, total: int, done: int, what: str = "", unit: str = " utterances") -> Any:
+        """Return a progress bar on stderr: what, rate, time left; rarely redrawn where nobody watches."""
         from tqdm import tqdm
 
         watched = sys.stderr.isatty()
         return tqdm(
-            total=total, initial=done, unit=unit, file=sys.stderr, dynamic_ncols=watched,
+            total=total, initial=done, desc=what or None, unit=unit, file=sys.stderr, dynamic_ncols=watched,
             mininterval=0.2 if watched else QUIET_INTERVAL_S,
         )  # fmt: skip
 

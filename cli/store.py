@@ -79,7 +79,7 @@ def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
     from features.store.maintenance import verify as verify_store
     from features.store.part import part_paths
 
-    bar = output.progress(len(part_paths(store)), 0, " parts")
+    bar = output.progress(len(part_paths(store)), 0, unit=" parts")
     whole, faults = verify_store(store, options.set_aside, bar.update)
     bar.close()
     for fault in faults:
@@ -113,7 +113,7 @@ def convert(store: Path, options: StoreConvertOptions, output: Output) -> None:
     if not parts:
         raise InputError(f"{store} must be a feature store with parts in it, found none")
     wanted = options.format or {"hdf5": "zarr", "zarr": "hdf5"}[format_of(parts[0])]
-    bar = output.progress(sum(format_of(path) != wanted for path in parts), 0, " parts")
+    bar = output.progress(sum(format_of(path) != wanted for path in parts), 0, unit=" parts")
     count = convert_store(store, wanted, bar.update)
     bar.close()
     output.result(f"{store}: {count} parts converted to {wanted}")

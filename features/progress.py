@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 Say = Callable[[str], None]
 """Prints a line about what is going on."""
-Progress = Callable[[int, int], Any]
-"""Makes a progress bar of so many utterances, so many of them done: it has `update(n)` and `close()`."""
+Progress = Callable[..., Any]
+"""(total, done, what="") -> a progress bar of so many utterances, so many done, with `update(n)` and `close()`."""
 
 
-def no_bar(total: int, done: int) -> Any:
+def no_bar(total: int, done: int, what: str = "") -> Any:
     """Return a progress bar that is not shown."""
     return tqdm(total=total, initial=done, disable=True)

@@ -204,7 +204,7 @@ class LiveSplit:
         mine = world.share(range(len(utterances)))
         batches = [list(mine[i : i + SCAN_BATCH]) for i in range(0, len(mine), SCAN_BATCH)]
         found = []
-        with closing(progress(len(mine), 0)) as bar:
+        with closing(progress(len(mine), 0, f"reading {self.name}")) as bar:
             for batch, read in zip(batches, read_waves(utterances, batches, self.workers), strict=True):
                 found += list(zip(batch, read.sizes, read.sha256, read.faults, strict=True))
                 bar.update(len(batch))

@@ -29,7 +29,7 @@ def predict(
     was_training = model.training
     model.eval()
     split.expect(batches)
-    with torch.inference_mode(), closing(progress(sum(map(len, batches)), 0)) as bar:
+    with torch.inference_mode(), closing(progress(sum(map(len, batches)), 0, f"scoring {split.name}")) as bar:
         for batch in batches:
             found.append((batch, model(split.batch(batch, device)).double().softmax(-1).cpu().numpy()))
             bar.update(len(batch))

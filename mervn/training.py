@@ -169,7 +169,7 @@ class Trainer:
         if not self.next_step:
             self.epoch_loss.zero_()
         done = sum(map(len, batches[: self.next_step * options.accumulate]))
-        with closing(self.progress(len(self.train), done)) as bar:
+        with closing(self.progress(len(self.train), done, f"epoch {epoch}")) as bar:
             for step in range(self.next_step, steps):
                 group = self.plan.group(batches, step)
                 for parameters in self.optimizer.param_groups:

@@ -11,7 +11,6 @@ import soundfile
 import torch
 from test_train_head import data, made, outcome, train  # noqa: F401
 from tiny import make_phobert, make_vggish, make_wave_transformer, make_whisper, read_rows, wave, write_manifest
-from tqdm import tqdm
 
 from cli.main import run as mervn
 from features.encoders.base import load_encoder
@@ -19,6 +18,7 @@ from features.encoders.selector import EncoderSettings, parse_selector
 from features.errors import InputError, UsageError
 from features.extract import ExtractSettings, extract_stream
 from features.manifest import read_manifests
+from features.progress import no_bar
 from mervn.config import EvaluateOptions, FinetuneOptions
 from mervn.end_to_end import EndToEnd, merge_lora
 from mervn.evaluation import evaluate, load_head
@@ -32,14 +32,10 @@ from mervn.training import Trainer
 CPU = torch.device("cpu")
 
 
-def bar(total: int, done: int) -> Any:
-    return tqdm(total=total, initial=done, disable=True)
-
-
 def tune(head: Path | None, output: Path, **changes: Any) -> RunResult:
     chosen = {"epochs": 2, "batch_size": 8, "workers": 0, "encoder_learning_rate": 1e-3, "learning_rate": 1e-3}
     options = FinetuneOptions(init_head=head, output=output, **{**chosen, **changes})
-    return finetune(options, None, lambda _: None, bar, lambda _: None)
+    return finetune(options, None, lambda _: None, no_bar, lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +212,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> EndToEnd:
 def live(model: EndToEnd, made: Path) -> LiveSplit:  # noqa: F811
     rows = read_manifests(made, ("valid",))["valid"]
     encoders = {name: model.encoder(name) for name in model.encoders}
-    return LiveSplit("valid", rows, ["happy", "sad"], encoders, 0, bar)
+    return LiveSplit("valid", rows, ["happy", "sad"], encoders, 0, no_bar)
 
 
 def test_an_utterance_alone_gives_what_it_gives_in_a_batch(model: EndToEnd, made: Path) -> None:  # noqa: F811
@@ -322,7 +318,7 @@ def test_a_tuned_encoder_extracts_but_not_what_it_saw(tuned: Path, data: Path, t
     settings = ExtractSettings(features_dir=tmp_path / "stores")
     rows = read_manifests(data, ("train", "valid"))
     utterances = [u for some in rows.values() for u in some]
-    (result,) = extract_stream(utterances, selector, settings, lambda _: None, bar)
+    (result,) = extract_stream(utterances, selector, settings, lambda _: None, no_bar)
     assert result.encoded == 34
     seen = json.loads((Path(result.path) / "tuned.json").read_text())["seen"]
     assert seen.keys() == {u.utterance_id for u in rows["train"]}
@@ -333,7 +329,7 @@ def test_a_tuned_encoder_extracts_but_not_what_it_saw(tuned: Path, data: Path, t
         write_manifest(other / f"{split}.jsonl", [line | {"utterance_id": split}])
     strangers = read_manifests(other, ("test",))["test"]
     with pytest.raises(InputError, match=r"was fine-tuned on 1 utterances of test: test.jsonl:1 'test'"):
-        extract_stream(strangers, selector, settings, lambda _: None, bar)
+        extract_stream(strangers, selector, settings, lambda _: None, no_bar)
 
 
 def test_the_checkpoint_of_a_real_architecture_is_whole(made: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -1,0 +1,132 @@
+"""Measure what fine-tuning Whisper end to end learns and costs.
+
+    python benchmarks/benchmark_finetune.py [--whisper FOLDER] [--tiny] [--json]
+
+`mervn finetune` as a user runs it, each time in a process of its own, over utterances of `mervn demo` whose prosody
+decides. Without --whisper the architecture of whisper-base with random weights: costs are the same, learning is not.
+The mean training loss of the last epoch over the first, of 20 steps with the last 2 layers unfrozen, and with none;
+the peak memory of a process that trains every layer, with gradient checkpointing over without; the share of the
+encoder's parameters that low-rank adapters train.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import click
+import torch
+from report import Figure, report
+
+from features.torchaudio_import import import_torchaudio
+from mervn.demo import corpus
+from mervn.demo.corpus import make_corpus
+
+TINY_SPEAKERS = {split: names[:2] for split, names in corpus.SPEAKERS.items()}
+SIZES: dict[str, dict[str, int]] = {
+    "base": {"d_model": 512, "encoder_layers": 6, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048},
+    "tiny": {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64},
+}
+
+
+def make_whisper(folder: Path, size: dict[str, int]) -> Path:
+    """Write a Whisper of random weights."""
+    import_torchaudio()
+    from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+    torch.manual_seed(0)
+    decoder = {"decoder_layers": 1, "decoder_attention_heads": 1, "decoder_ffn_dim": 32, "vocab_size": 64}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    WhisperModel(WhisperConfig(**size, **decoder, **tokens)).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained."""
+
+    batch: int = 8
+    steps: int = 5
+    """An epoch."""
+    epochs: int = 4
+
+
+def make_data(folder: Path, size: Size) -> None:
+    """Make a data folder of the first utterances of the demo."""
+    make_corpus(folder / "demo", 0)
+    data = folder / "data"
+    data.mkdir()
+    for split, count in (("train", size.batch * size.steps), ("valid", size.batch)):
+        lines = (folder / "demo" / "audio" / f"{split}.jsonl").read_text("utf-8").splitlines()
+        (data / f"{split}.jsonl").write_text("\n".join(lines[:count]) + "\n", "utf-8")
+
+
+def finetune(
+    folder: Path, name: str, whisper: Path, size: Size, *arguments: str
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Run `mervn finetune` and return its history and its environment.json."""
+    run = folder / name
+    command = [
+        sys.executable, "-c", "from cli.main import main; main()", "finetune", "--data", str(folder / "data"),
+        "--audio-root", str(folder / "demo" / "audio"), "--fusion", "audio", "--audio-encoder", f"whisper={whisper}",
+        "--output", str(run), "--batch-size", str(size.batch), "--patience", "100", "--sampling", "bucket",
+        "--amp", "off", "--loss", "ce", "--schedule", "constant", "--threads", str(torch.get_num_threads()),
+        "--seed", "0", "--checkpoint-every", "0", *arguments,
+    ]  # fmt: skip
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    history = [json.loads(line) for line in (run / "history.jsonl").read_text("utf-8").splitlines()]
+    return history, json.loads((run / "environment.json").read_text("utf-8"))
+
+
+def measure(folder: Path, whisper: Path, size: Size) -> list[Figure]:
+    """Run every variant once."""
+    rates = ["--learning-rate", "1e-3", "--encoder-learning-rate", "1e-4", "--epochs", str(size.epochs)]
+    last, _ = finetune(folder, "last", whisper, size, *rates, "--unfreeze-last", "2")
+    none, _ = finetune(folder, "none", whisper, size, *rates, "--unfreeze-last", "0")
+    plain_history, plain = finetune(folder, "plain", whisper, size, "--epochs", "1")
+    slow_history, slow = finetune(folder, "checkpointed", whisper, size, "--epochs", "1", "--gradient-checkpointing")
+    _, lora = finetune(folder, "lora", whisper, size, "--epochs", "1", "--lora-rank", "8")
+    counts = lora["parameter_counts"]
+    memory = slow["peak_memory_gb"] / plain["peak_memory_gb"]
+    seconds = slow_history[1]["seconds"] / plain_history[1]["seconds"]
+    what = f"training loss of epoch {size.epochs} over epoch 1, {size.steps} steps each"
+    return [
+        Figure("finetune.loss", f"{what}, last 2 layers unfrozen", fall(last), 0.9, "lower"),
+        Figure("finetune.loss_head", f"{what}, the head alone", fall(none), None, "lower"),
+        Figure("finetune.memory_plain", "GB at most, every layer trained", plain["peak_memory_gb"], None, "lower"),
+        Figure("finetune.memory_checkpointed", "GB with checkpointing", slow["peak_memory_gb"], None, "lower"),
+        Figure("finetune.memory", "the second over the first", memory, 0.8, "lower"),
+        Figure("finetune.checkpoint_seconds", "an epoch with checkpointing over one without", seconds, None, "lower"),
+        Figure("finetune.lora_share", "of the parameters that rank 8 trains, in the encoder",
+               counts["encoders_trained"] / counts["encoders"], 0.03, "lower"),
+    ]  # fmt: skip
+
+
+def fall(history: list[dict[str, Any]]) -> float:
+    """Return the training loss of the last epoch over that of the first."""
+    return float(history[-1]["train_loss"] / history[1]["train_loss"])
+
+
+@click.command()
+@click.option("--whisper", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Pretrained weights.")
+@click.option("--tiny", is_flag=True, help="Few utterances, a tiny encoder: does it run?")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+def main(whisper: Path | None, tiny: bool, as_json: bool) -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as name, mock.patch.dict(corpus.SPEAKERS, TINY_SPEAKERS):
+        folder = Path(name)
+        size = Size(2, 1, 2) if tiny else Size()
+        make_data(folder, size)
+        figures = measure(folder, whisper or make_whisper(folder / "whisper", SIZES["tiny" if tiny else "base"]), size)
+    report("finetune", figures, as_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,12 +97,21 @@ def resample(samples: Samples, old_rate: int, new_rate: int) -> Samples:
         return samples
     import torch
 
+    found: Samples = _resampler(old_rate, new_rate)(torch.from_numpy(samples)).numpy()
+    return found
+
+
+@lru_cache(maxsize=16)
+def _resampler(old_rate: int, new_rate: int) -> Any:
+    """Return torchaudio's resampling with its kernel made: making it takes several times as long as using it."""
+    import torch
+
     from features.torchaudio_import import import_torchaudio
 
-    torchaudio, _ = import_torchaudio()
-    resampled = torchaudio.functional.resample(torch.from_numpy(samples), old_rate, new_rate)
-    found: Samples = resampled.numpy()
-    return found
+    import_torchaudio()
+    from torchaudio.transforms import Resample
+
+    return Resample(old_rate, new_rate, dtype=torch.float32)  # computed in it too, as functional.resample does
 
 
 def _open(path: Path) -> soundfile.SoundFile:

@@ -37,6 +37,7 @@ class HeadOptions(Options):
     dilation_growth: Positive = Field(2, description="cnn_bilstm_attn: how much wider each layer's dilation is.")
     mlp: tuple[Positive, ...] = Field((256, 128), description="Widths of the classifier's hidden layers.")
     dropout: Share = Field(0.1, description="Dropout in the classifier.")
+    input_dropout: Share = Field(0.0, description="Dropout on the projected rows of each stream, before the fusion.")
     missing: Literal["token", "none"] = Field(
         "token", description="An empty stream becomes a learned row (token), or nothing attends to it (none)."
     )

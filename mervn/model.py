@@ -22,21 +22,26 @@ from mervn.streams import SECOND, StreamShape
 class Projection(nn.Module):
     """LayerNorm(x W) for one stream; where a row is missing a learned one can stand for it."""
 
-    def __init__(self, width: int, dim: int, missing_token: bool) -> None:
+    def __init__(self, width: int, dim: int, missing_token: bool, dropout: float = 0.0) -> None:
         super().__init__()
         self.linear = nn.Linear(width, dim, bias=False)
         self.norm = nn.LayerNorm(dim)
         self.missing = nn.Parameter(torch.randn(1, dim) * 0.02) if missing_token else None
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, stream: Ragged) -> Ragged:
         """(sum T, width) -> (sum T', dim); T' = 1 for an empty sequence if there is a missing token, else T."""
         projected = stream.replace(self.norm(self.linear(stream.values)))
-        if self.missing is None or 0 not in stream.sizes:
-            return projected
-        empty = [int(size == 0) for size in stream.sizes]
-        token = Ragged.from_lengths(self.missing.expand(sum(empty), -1).to(projected.values.dtype), empty)
-        token = token.to(projected.values.device)
-        return concatenate(projected, token)
+        if self.missing is not None and 0 in stream.sizes:
+            projected = _with_row(projected, self.missing)
+        return projected.replace(self.dropout(projected.values))
+
+
+def _with_row(stream: Ragged, row: Tensor) -> Ragged:
+    """Return the stream with a row (1, D) in the place of every empty sequence."""
+    empty = [int(size == 0) for size in stream.sizes]
+    rows = Ragged.from_lengths(row.expand(sum(empty), -1).to(stream.values.dtype), empty)
+    return concatenate(stream, rows.to(stream.values.device))
 
 
 class LayerMix(nn.Module):
@@ -153,7 +158,9 @@ def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_clas
     return Head(
         mixes={name: LayerMix(len(shape.layers)) for name, shape in shapes.items() if len(shape.layers) > 1},
         dual=dual,
-        projections={name: Projection(widths[name], options.dim, token) for name in spec.streams},
+        projections={
+            name: Projection(widths[name], options.dim, token, options.input_dropout) for name in spec.streams
+        },
         fusion=import_target(spec.target)(
             options.dim,
             options.heads,

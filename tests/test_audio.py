@@ -53,6 +53,16 @@ def test_resampling_keeps_a_tone() -> None:
     np.testing.assert_array_equal(found, resample(wave(1.0, 0, 44_100, 440.0), 44_100, 16_000))
 
 
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000])
+def test_a_kept_kernel_gives_what_torchaudio_gives(rate: int) -> None:
+    import torchaudio
+
+    samples = wave(0.7, 0, rate, 440.0)
+    wanted = torchaudio.functional.resample(torch.from_numpy(samples), rate, 16_000).numpy()
+    for _ in range(2):
+        np.testing.assert_array_equal(resample(samples, rate, 16_000), wanted)
+
+
 def reason(path: Path, start: float = 0.0, end: float | None = None, channel: int | str = "mix") -> str:
     reasons = set()
     for function in (read_segment, inspect_segment) if path.suffix != ".full" else (read_segment,):

@@ -13,20 +13,21 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_asked = threading.Event()
+_heard: set[int] = set()
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """While entered, a signal makes the next `check_interrupted` raise KeyboardInterrupt; a second one raises at once.
+    """While entered, a signal makes the next `check_interrupted` raise KeyboardInterrupt; once more, at once.
 
+    Another is not impatience: a launcher of several processes passes a Ctrl-C, which they had, on as a SIGTERM.
     A signal that the process ignores stays ignored. Outside the main thread nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    _asked.clear()
+    _heard.clear()
     try:
         for number, handler in before.items():
             if handler is signal.default_int_handler:
@@ -40,7 +41,7 @@ def interruptible() -> Iterator[None]:
 
 def interrupted() -> bool:
     """Tell whether a signal came."""
-    return _asked.is_set()
+    return bool(_heard)
 
 
 def check_interrupted() -> None:
@@ -51,11 +52,11 @@ def check_interrupted() -> None:
 
 def interrupt() -> None:
     """Raise KeyboardInterrupt, and have the signal, if there was one, be heard."""
-    _asked.clear()
+    _heard.clear()
     raise KeyboardInterrupt
 
 
 def _hear(number: int, frame: FrameType | None) -> None:
-    if _asked.is_set():
+    if number in _heard:
         signal.default_int_handler(number, frame)
-    _asked.set()
+    _heard.add(number)

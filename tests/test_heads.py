@@ -52,6 +52,18 @@ def test_negative_control_without_the_mask_they_are_not(pooling: str, monkeypatc
     assert "logits change by" in str(HEAD_CHECKS["batch = alone"](maker(fusion="xattn", pooling=pooling)))
 
 
+def test_input_dropout_is_of_rows_in_training_alone() -> None:
+    head, plain = make_head("xattn", "mean", input_dropout=0.5), make_head("xattn", "mean")
+    streams = make_streams()
+    with torch.no_grad():
+        assert torch.equal(head.eval()(dict(streams)), plain.eval()(dict(streams)))
+        rows = head.projections["audio"].train()(streams["audio"]).values
+        kept = plain.projections["audio"].train()(streams["audio"]).values
+    gone = rows == 0
+    assert 0.3 < gone.float().mean() < 0.7
+    torch.testing.assert_close(rows[~gone], 2 * kept[~gone])
+
+
 def reference_cross_attention(module: MultiheadAttention) -> nn.MultiheadAttention:
     reference = nn.MultiheadAttention(8, 2, batch_first=True)
     with torch.no_grad():

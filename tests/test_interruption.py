@@ -52,6 +52,19 @@ def test_the_second_signal_does_not_wait() -> None:
         check_interrupted()
 
 
+def test_a_launchers_sigterm_after_a_sigint_waits() -> None:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with interruptible():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt):
+                check_interrupted()
+            check_interrupted()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_signal_after_the_last_check_is_raised_at_the_end() -> None:
     with pytest.raises(KeyboardInterrupt), interruptible():
         signal.raise_signal(signal.SIGINT)

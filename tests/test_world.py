@@ -17,7 +17,7 @@ from mervn.world import ALONE
 
 ACCELERATE = Path(sys.executable).with_name("accelerate")
 DRIVER = """
-import json, sys
+import json, os, signal, sys
 from pathlib import Path
 from features.progress import no_bar
 from mervn.config import FinetuneOptions
@@ -25,6 +25,7 @@ from mervn.finetune import finetune
 from mervn.training import Trainer
 folder = Path(sys.argv[2])
 plain = Trainer._step
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 def step(self, group, seed):
     before = float(self.epoch_loss)
     plain(self, group, seed)
@@ -52,6 +53,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(folder: Path, processes: int, options: FinetuneOptions, fault: str = "pass") -> Any:
+    """Run the driver; a fault happens after a step, in every process."""
     folder.mkdir(exist_ok=True)
     driver = folder / "driver.py"
     driver.write_text(DRIVER.format(fault=fault))
@@ -62,8 +64,9 @@ def start(folder: Path, processes: int, options: FinetuneOptions, fault: str = "
     ]  # fmt: skip
     command = several if processes > 1 else [sys.executable]
     return subprocess.run(
-        [*command, str(driver), options.model_dump_json(), str(folder)], capture_output=True, text=True, timeout=300
-    )
+        [*command, str(driver), options.model_dump_json(), str(folder)], capture_output=True, text=True, timeout=300,
+        start_new_session=True,
+    )  # fmt: skip
 
 
 def make_options(corpus: Path, output: Path, **changes: Any) -> FinetuneOptions:
@@ -104,14 +107,30 @@ def test_two_processes_train_as_one(corpus: Path, tmp_path: Path, changes: dict[
         assert both["valid"]["nll"] == pytest.approx(alone["valid"]["nll"], abs=1e-4)
 
 
-def test_two_processes_that_were_killed_go_on_exactly(corpus: Path, tmp_path: Path) -> None:
+FAULTS = {
+    "one is killed": (
+        "seed[1:] == (2, 3) and self.world.rank == 1 and os.kill(os.getpid(), 9)",
+        "epoch-00002-step-000002",
+    ),
+    "Ctrl-C": (
+        "seed[1:] == (2, 2) and self.world.rank == 1 and os.killpg(0, signal.SIGINT)",
+        "epoch-00002-step-000003",
+    ),
+}
+"""After which steps, and the checkpoint that is there then: that of the last second step, or of the very step."""
+
+
+@pytest.mark.parametrize(("fault", "checkpoint"), FAULTS.values(), ids=FAULTS)
+def test_two_processes_that_were_stopped_go_on_exactly(
+    corpus: Path, tmp_path: Path, fault: str, checkpoint: str
+) -> None:
     changes = {"batch_size": 4, "epochs": 2, "dropout": 0.3, "checkpoint_steps": 2}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert start(whole, 2, make_options(corpus, whole / "run", **changes)).returncode == 0
-    fault = "import os; seed[1:] == (2, 3) and self.world.rank == 1 and os.kill(os.getpid(), 9)"
     options = make_options(corpus, broken / "run", **changes)
     assert start(broken, 2, options, fault).returncode != 0
     assert not (broken / "run" / "metrics.json").exists()
+    assert (broken / "run" / "checkpoints" / f"epoch-00002-{checkpoint}").is_dir()
     alone = start(broken, 1, options)
     assert alone.returncode == 1 and "written by 2 processes, now there are 1" in alone.stderr
     assert start(broken, 2, options).returncode == 0

@@ -45,15 +45,11 @@ class World:
 
     def agree(self, flag: bool) -> bool:
         """Tell whether any process said yes."""
-        return any(self.gather(flag)) if self.size > 1 else flag
+        return any(self.gather(flag))
 
     def on_main(self, work: Callable[[], Result]) -> Result:
         """Have the main process do something; its result, or its error, is everybody's."""
         return work()
-
-    def add_up(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return the sum of an array over the processes."""
-        return array
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Give each parameter the sum of its gradients; one that has none anywhere keeps none."""
@@ -92,16 +88,11 @@ class Group(World):
         result: Result = outcome[0]
         return result
 
-    def add_up(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Return the sum of an array over the processes."""
-        tensor = torch.from_numpy(array.copy())
-        distributed.all_reduce(tensor, group=self.control)
-        return tensor.numpy()
-
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Give each parameter the sum of its gradients; one that has none anywhere keeps none."""
         parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        there = self.add_up(np.array([parameter.grad is not None for parameter in parameters], np.int32))
+        there = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
+        distributed.all_reduce(there, group=self.control)
         moved = [parameter for parameter, count in zip(parameters, there.tolist(), strict=True) if count]
         for parameter in moved:
             if parameter.grad is None:

@@ -1,4 +1,4 @@
-"""Checkpoints of a training, as stage one has them; when they are written, and the best epoch that they keep."""
+"""When the checkpoints of a training are written, and the best epoch that they keep."""
 
 from __future__ import annotations
 
@@ -7,31 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
-
-from features.checkpoint import (
-    latest_checkpoint,
-    load_checkpoint,
-    load_optimizer_tensors,
-    load_rng_tensors,
-    optimizer_tensors,
-    remove_older,
-    rng_tensors,
-    save_checkpoint,
-)
-
-__all__ = (
-    "NO_SAVING",
-    "Best",
-    "Saving",
-    "latest_checkpoint",
-    "load_checkpoint",
-    "load_optimizer_tensors",
-    "load_rng_tensors",
-    "optimizer_tensors",
-    "remove_older",
-    "rng_tensors",
-    "save_checkpoint",
-)
 
 
 @dataclass(frozen=True)

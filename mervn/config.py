@@ -146,10 +146,8 @@ class FoldOptions(Options):
     fold_file: Path | None = Field(None, description="The file of folds, where there is not just one beside the data.")
 
 
-class TrainHeadOptions(TrainingOptions, LabelOptions, FoldOptions, StoreOptions):
-    """Options of `mervn train-head`."""
-
-    num_seeds: Positive = Field(1, description="Train so many seeds, from --seed on, and report mean and deviation.")
+class RunOptions(Options):
+    """Where a run goes, and what is kept on the way."""
 
     output: Path | None = Field(None, description="The run's folder; else runs/ and a name from the configuration.")
     checkpoint_every: Annotated[int, Field(ge=0)] = Field(1, description="Epochs between checkpoints; 0 for none.")
@@ -161,7 +159,13 @@ class TrainHeadOptions(TrainingOptions, LabelOptions, FoldOptions, StoreOptions)
     force: bool = Field(False, description="Train again though a complete run of this configuration is there.")
 
 
-class FinetuneOptions(TrainingOptions, LabelOptions, FoldOptions, DataOptions):
+class TrainHeadOptions(TrainingOptions, LabelOptions, FoldOptions, StoreOptions, RunOptions):
+    """Options of `mervn train-head`."""
+
+    num_seeds: Positive = Field(1, description="Train so many seeds, from --seed on, and report mean and deviation.")
+
+
+class FinetuneOptions(TrainingOptions, LabelOptions, FoldOptions, DataOptions, RunOptions):
     """Options of `mervn finetune`."""
 
     init_head: Path | None = Field(
@@ -208,16 +212,8 @@ class FinetuneOptions(TrainingOptions, LabelOptions, FoldOptions, DataOptions):
     workers: Annotated[int, Field(ge=0)] = Field(2, description="Processes that decode audio; 0 for none.")
     allow_missing: bool = Field(False, description="Go on without utterances whose audio cannot be used, counted.")
     trust_code: bool = Field(False, description="Run the user's own modules that the --init-head run holds.")
-    output: Path | None = Field(None, description="The run's folder; else runs/ and a name from the configuration.")
-    checkpoint_every: Annotated[int, Field(ge=0)] = Field(1, description="Epochs between checkpoints; 0 for none.")
-    checkpoint_steps: Annotated[int, Field(ge=0)] = Field(
-        0, description="Steps between checkpoints within an epoch; 0 for none."
-    )
-    keep_checkpoints: Positive = Field(1, description="The latest checkpoints to keep.")
-    tensorboard: bool = Field(False, description="Write the history for TensorBoard too, into the run.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if torch sees one.")
     threads: Positive | None = Field(None, description="CPU threads; torch's own choice if unset.")
-    force: bool = Field(False, description="Train again though a complete run of this configuration is there.")
 
     @model_validator(mode="after")
     def _check_fold(self) -> Any:

@@ -14,16 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from features.errors import InputError
-from features.interruption import interrupt, interrupted, interruptible
-from features.progress import Progress, no_bar
-from features.targets import import_target
-from mervn.augmentation import augment
-from mervn.batch_plan import BatchPlan
-from mervn.checkpoint import (
-    NO_SAVING,
-    Best,
-    Saving,
+from features.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     load_optimizer_tensors,
@@ -33,6 +24,13 @@ from mervn.checkpoint import (
     rng_tensors,
     save_checkpoint,
 )
+from features.errors import InputError
+from features.interruption import interrupt, interrupted, interruptible
+from features.progress import Progress, no_bar
+from features.targets import import_target
+from mervn.augmentation import augment
+from mervn.batch_plan import BatchPlan
+from mervn.checkpoint import NO_SAVING, Best, Saving
 from mervn.config import FinetuneOptions, TrainingOptions
 from mervn.dataset import Split
 from mervn.end_to_end import EndToEnd

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from features.errors import InputError, UsageError
 from features.store.identity import canonical_json, differing_fields, write_atomically
 
 LOCK_FILE = ".lock"
+_held: set[TextIO] = set()
+
+
+def _leave_to_parent() -> None:
+    """Close a forked child's copies of the locks: held on by a worker, they would outlive a parent that is killed."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 @contextmanager
@@ -33,7 +45,11 @@ def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"{folder} is being written by another process; wait for it or give --output") from error
-        yield
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)
 
 
 def require_same(folder: Path, kind: str, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:

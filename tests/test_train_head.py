@@ -411,6 +411,21 @@ def test_two_processes_do_not_share_a_run(data: Path, tmp_path: Path) -> None:
         other.join()
 
 
+def test_worker_of_a_killed_process_does_not_hold_its_folder(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    ready, done = fork.Event(), fork.Event()
+    worker = fork.Process(target=lambda: ready.set() or done.wait())
+    with locked(tmp_path / "run"):
+        worker.start()
+        assert ready.wait(60)
+    try:
+        with locked(tmp_path / "run"):
+            assert worker.is_alive()
+    finally:
+        done.set()
+        worker.join()
+
+
 def test_batches_hold_the_stored_rows(data: Path) -> None:
     from features.manifest import read_manifests
 

@@ -322,7 +322,8 @@ def measure(count: int, rounds: int, limit: int) -> list[Figure]:
         corpus = make_corpus(Path(folder), count)
         labels = [str(c) for c in range(CLASSES)]
         trainer = Trainer(make_head("xattn"), corpus.split, corpus.split, labels, options_of("xattn"), CPU)
-        figures = measure_attention(corpus, trainer, rounds, limit) + measure_bilstm(corpus, trainer, rounds, limit)
+        figures = measure_attention(corpus, trainer, rounds, limit)
+        figures += measure_bilstm(corpus, trainer, 2 * rounds + 1, limit)  # the shortest steps need the most
     figures += measure_padding()
     for fusion, share in FUSIONS.items():
         with tempfile.TemporaryDirectory() as folder:

@@ -3,8 +3,8 @@
     python benchmarks/benchmark_known_answers.py [--first-seed N] [--tiny] [--json]
 
 The four label sets of `mervn demo`: prosody decides (audio), words decide (text), only both together decide (both),
-nothing decides (none). Test macro-F1 of each fusion with the demo's settings and CHANGES to them, the worst of three seeds: the least
-where something decides, the greatest where nothing does.
+nothing decides (none). Test macro-F1 of each fusion with the demo's settings and CHANGES to them, the worst of three
+seeds: the least where something decides, the greatest where nothing does.
 """
 
 from __future__ import annotations

@@ -55,6 +55,8 @@ FUSIONS = {"xattn": 1.0, "bilstm_attn": 0.5, "cnn_bilstm_attn": 0.5}
 PADDING_CORPUS = 3000
 """Utterances of which padding is counted: the fewer, the less alike those of a batch."""
 BEST_GOALS = {"xattn": 4.0}
+WAYS = [(15, 150), (60, 300), (60, 750), (120, 750), (240, 750), (20, 40)]
+"""Text and audio lengths at which attention's choice of a way is timed."""
 
 
 def options_of(fusion: str, amp: str = "off") -> TrainHeadOptions:
@@ -195,6 +197,38 @@ def measure_attention(corpus: Corpus, trainer: Trainer, rounds: int, limit: int)
     ]
 
 
+def measure_ways(rounds: int, dim: int = 256, heads: int = 4, batch_size: int = 16) -> list[Figure]:
+    """Compare the way that attention chose with the faster one, both directions, over batches of several shapes."""
+    torch.manual_seed(0)
+    attention = MultiheadAttention(dim, heads, 0.0)
+    figures = []
+    for amp in ("fp32", "bf16"):
+        losses = []
+        for lengths in WAYS:
+            text, audio = (Ragged.from_lengths(torch.randn(batch_size * n, dim), [n] * batch_size) for n in lengths)
+            for queries, keys, absorbed in ((text, audio, "keys"), (audio, text, "queries")):
+                with torch.autocast("cpu", torch.bfloat16, enabled=amp == "bf16"):
+                    chosen = attention.way(queries, keys)
+                    times = {name: way_seconds(attention, queries, keys, name, rounds) for name in ("none", absorbed)}
+                losses.append(times[chosen] / min(times.values()))
+        what = f"the chosen way's time over the faster one's, mean of {len(losses)} calls, {amp}"
+        figures.append(Figure(f"heads.way.{amp}", what, statistics.mean(losses), None, "lower"))
+    return figures
+
+
+def way_seconds(attention: MultiheadAttention, queries: Ragged, keys: Ragged, name: str, rounds: int) -> float:
+    """Return the median seconds of attention one way, forward and backward."""
+    found = []
+    for _ in range(rounds + 1):
+        asked, told = (x.replace(x.values.detach().requires_grad_()) for x in (queries, keys))
+        started = time.perf_counter()
+        with way(name):
+            rows = attention(asked, told).values
+        rows.sum().backward()
+        found.append(time.perf_counter() - started)
+    return statistics.median(found[1:])  # the first warms up
+
+
 def attention_error(streams: dict[str, Ragged]) -> float:
     """Return the worst relative error of xattn's outputs and gradients."""
     found = []
@@ -324,6 +358,7 @@ def measure(count: int, rounds: int, limit: int) -> list[Figure]:
         trainer = Trainer(make_head("xattn"), corpus.split, corpus.split, labels, options_of("xattn"), CPU)
         figures = measure_attention(corpus, trainer, rounds, limit)
         figures += measure_bilstm(corpus, trainer, 2 * rounds + 1, limit)  # the shortest steps need the most
+    figures += measure_ways(rounds)
     figures += measure_padding()
     for fusion, share in FUSIONS.items():
         with tempfile.TemporaryDirectory() as folder:

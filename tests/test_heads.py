@@ -128,6 +128,14 @@ def test_the_side_whose_maps_are_absorbed_follows_from_the_shapes() -> None:
     assert module.way(long, long) == "none"
 
 
+def test_plain_attention_counts_for_more_in_bf16_on_a_cpu() -> None:
+    module = MultiheadAttention(256, 4, 0.0)
+    short, long = Ragged.of_layout([120] * 4), Ragged.of_layout([750] * 4)
+    assert module.way(short, long) == "none" == module.way(long, short)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module.way(short, long) == "keys" and module.way(long, short) == "queries"
+
+
 def test_attention_maps_are_those_of_the_reference() -> None:
     torch.manual_seed(0)
     module = MultiheadAttention(8, 2, 0.0).eval()

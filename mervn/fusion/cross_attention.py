@@ -8,6 +8,11 @@ from torch.nn import functional
 
 from features.ragged import Ragged, concatenate
 
+PLAIN_COST_BF16 = 1.5
+"""A multiplication of plain attention over one of absorbed attention, in bf16 on a CPU, where torch's attention kernel
+gains little: both ways take equally long where the plain one has a third fewer. In fp32 the bare count decides rightly
+(both measured by benchmarks/benchmark_heads.py, `heads.way`)."""
+
 
 class MultiheadAttention(nn.Module):
     """Multi-head attention of one Ragged to another (Vaswani et al. 2017, section 3.2.2).
@@ -33,6 +38,8 @@ class MultiheadAttention(nn.Module):
 
     def forward(self, queries: Ragged, keys: Ragged) -> Ragged:
         """(sum Tq, D) asks (sum Tk, D) of the same utterances -> (sum Tq, D)."""
+        dtype = _compute_dtype(queries.values)
+        queries, keys = (x.replace(x.values.to(dtype)) for x in (queries, keys))  # once, not at each use
         if not keys.max_length or not queries.max_length:
             return queries.replace(queries.values * 0.0)
         heard = keys.lengths > 0  # (B,)
@@ -42,12 +49,18 @@ class MultiheadAttention(nn.Module):
         return queries.replace(rows.masked_fill(~heard[queries.segments][:, None], 0.0))
 
     def way(self, queries: Ragged, keys: Ragged) -> str:
-        """Return whose maps to absorb, `keys`, `queries` or `none`: what takes the fewest multiplications."""
+        """Return whose maps to absorb, `keys`, `queries` or `none`: what takes the fewest multiplications.
+
+        One of the plain way counts for more in bf16 on a CPU, see `PLAIN_COST_BF16`.
+        """
         dim, heads = self.out.in_features, self.heads
         scores = queries.batch_size * queries.max_length * keys.max_length * dim
         folds = {"keys": queries.batch_size * queries.max_length, "queries": keys.batch_size * keys.max_length}
+        values = queries.values
+        bf16_on_cpu = values.device.type == "cpu" and _compute_dtype(values) == torch.bfloat16
+        plain = PLAIN_COST_BF16 if bf16_on_cpu else 1.0
         costs = {
-            "none": dim * dim * (2 * queries.total + 2 * keys.total) + 2 * scores,
+            "none": plain * (dim * dim * (2 * queries.total + 2 * keys.total) + 2 * scores),
             "keys": dim * dim * (2 * queries.total + 2 * folds["keys"]) + 2 * heads * scores,
             "queries": dim * dim * (2 * keys.total + 2 * folds["queries"]) + 2 * heads * scores,
         }
@@ -182,3 +195,9 @@ class CrossAttention(nn.Module):
             "text_to_audio": self.text_to_audio.maps(text, audio),
             "audio_to_text": self.audio_to_text.maps(audio, text),
         }
+
+
+def _compute_dtype(values: Tensor) -> torch.dtype:
+    """Return the dtype in which matrices are multiplied: that of autocast where it is on."""
+    device = values.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype

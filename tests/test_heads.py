@@ -136,6 +136,15 @@ def test_plain_attention_counts_for_more_in_bf16_on_a_cpu() -> None:
         assert module.way(short, long) == "keys" and module.way(long, short) == "queries"
 
 
+def test_attention_computes_in_the_dtype_that_autocast_would_take() -> None:
+    module = MultiheadAttention(8, 2, 0.0)
+    rows = Ragged.from_lengths(torch.randn(9, 8), [4, 5])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(rows, rows).values.dtype == torch.bfloat16
+        wide = rows.replace(rows.values.double())
+        assert module.double()(wide, wide).values.dtype == torch.float64
+
+
 def test_attention_maps_are_those_of_the_reference() -> None:
     torch.manual_seed(0)
     module = MultiheadAttention(8, 2, 0.0).eval()

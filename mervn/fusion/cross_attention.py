@@ -49,16 +49,15 @@ class MultiheadAttention(nn.Module):
         return queries.replace(rows.masked_fill(~heard[queries.segments][:, None], 0.0))
 
     def way(self, queries: Ragged, keys: Ragged) -> str:
-        """Return whose maps to absorb, `keys`, `queries` or `none`: what takes the fewest multiplications.
+        """Return whose maps to absorb, `keys`, `queries` or `none`: what takes the least time.
 
-        One of the plain way counts for more in bf16 on a CPU, see `PLAIN_COST_BF16`.
+        That is the fewest multiplications, where one of the plain way counts for `PLAIN_COST_BF16` in bf16 on a CPU.
         """
         dim, heads = self.out.in_features, self.heads
         scores = queries.batch_size * queries.max_length * keys.max_length * dim
         folds = {"keys": queries.batch_size * queries.max_length, "queries": keys.batch_size * keys.max_length}
-        values = queries.values
-        bf16_on_cpu = values.device.type == "cpu" and _compute_dtype(values) == torch.bfloat16
-        plain = PLAIN_COST_BF16 if bf16_on_cpu else 1.0
+        on_cpu, dtype = queries.values.device.type == "cpu", _compute_dtype(queries.values)
+        plain = PLAIN_COST_BF16 if on_cpu and dtype == torch.bfloat16 else 1.0
         costs = {
             "none": plain * (dim * dim * (2 * queries.total + 2 * keys.total) + 2 * scores),
             "keys": dim * dim * (2 * queries.total + 2 * folds["keys"]) + 2 * heads * scores,
@@ -198,6 +197,8 @@ class CrossAttention(nn.Module):
 
 
 def _compute_dtype(values: Tensor) -> torch.dtype:
-    """Return the dtype in which matrices are multiplied: that of autocast where it is on."""
+    """Return the dtype in which matrices are multiplied: autocast's where it is on, which leaves float64 alone."""
     device = values.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype
+    if values.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return values.dtype
+    return torch.get_autocast_dtype(device)

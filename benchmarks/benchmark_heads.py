@@ -2,10 +2,10 @@
 
     python benchmarks/benchmark_heads.py [--tiny] [--json]
 
-Corpus, loader and habit are those of benchmark_train_head.py. A step is forward, loss, backward, clipping and AdamW on
-batches that lie in memory. Plain attention runs every map on its own rows; absorbed attention folds those of the longer
-side into the shorter. Errors are relative norms against the plain way, the worst over outputs and gradients. `best` is
-ours in bf16 where the machine computes in it.
+The habit is that of benchmark_train_head.py, on the same random corpus. A step is forward, loss, backward, clipping and
+AdamW on batches that lie in memory. Plain attention runs every map on its own rows; absorbed attention folds those of
+the longer side into the shorter. Errors are relative norms against the plain way, the worst over outputs and gradients.
+`best` is ours in bf16 where the machine computes in it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,16 @@ from unittest import mock
 import click
 import numpy as np
 import torch
-from benchmark_train_head import (
-    CLASSES,
-    SHAPES,
-    Corpus,
+from habit import (
     HabitDataset,
     HabitHead,
+    HabitRecurrent,
     check_equal,
     collate,
-    corpus_lengths,
     habit_epoch,
-    make_corpus,
-    reference_attention,
+    reference_lstm,
 )
+from random_corpus import CLASSES, SHAPES, Corpus, corpus_lengths, make_corpus
 from report import Figure, report
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -55,8 +52,6 @@ FUSIONS = {"xattn": 1.0, "bilstm_attn": 0.5, "cnn_bilstm_attn": 0.5}
 PADDING_CORPUS = 3000
 """Utterances of which padding is counted: the fewer, the less alike those of a batch."""
 BEST_GOALS = {"xattn": 4.0}
-WAYS = [(15, 150), (60, 300), (60, 750), (120, 750), (240, 750), (20, 40)]
-"""Text and audio lengths at which attention's choice of a way is timed."""
 
 
 def options_of(fusion: str, amp: str = "off") -> TrainHeadOptions:
@@ -71,57 +66,6 @@ def make_head(fusion: str) -> Head:
     """Build a head with the same weights every time."""
     torch.manual_seed(0)
     return build_head(options_of(fusion), SHAPES, CLASSES)
-
-
-def reference_lstm(ours: BiLSTM) -> nn.LSTM:
-    """Return torch's own bidirectional LSTM with the weights of ours."""
-    first = ours.forwards[0]
-    theirs = nn.LSTM(first.input_size, first.hidden_size, len(ours.forwards), batch_first=True, bidirectional=True)
-    for layer, pair in enumerate(zip(ours.forwards, ours.backwards, strict=True)):
-        for suffix, lstm in zip(("", "_reverse"), pair, strict=True):
-            for name, parameter in lstm.named_parameters():
-                getattr(theirs, name.replace("l0", f"l{layer}") + suffix).data.copy_(parameter.data)
-    return theirs
-
-
-class HabitRecurrent(nn.Module):
-    """bilstm_attn and cnn_bilstm_attn as most toolkits write them: padded tensors, masks, pack_padded_sequence."""
-
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.projections, self.classifier, fusion = head.projections, head.classifier, head.fusion
-        self.convolutions, self.blocks = fusion.convolutions, fusion.blocks
-        self.lstms = nn.ModuleDict({name: reference_lstm(ours) for name, ours in fusion.recurrent.items()})
-        self.outs = nn.ModuleDict({name: ours.out for name, ours in fusion.recurrent.items()})
-        self.attentions = nn.ModuleList(
-            nn.ModuleDict({name: reference_attention(block[name].attention) for name in block}) for block in self.blocks
-        )
-
-    def forward(self, text: Tensor, text_mask: Tensor, audio: Tensor, audio_mask: Tensor) -> Tensor:
-        """Return logits (B, C) for padded (B, T, D) and masks (B, T), True = real."""
-        masks = {"text": text_mask, "audio": audio_mask}
-        x = {name: self.encode(name, padded, masks[name]) for name, padded in (("text", text), ("audio", audio))}
-        for block, attention in zip(self.blocks, self.attentions, strict=True):
-            before = dict(x)
-            for name, other in (("text", "audio"), ("audio", "text")):
-                part = block[name]
-                queries, keys = part.query_norm(before[name]), part.key_norm(before[other])
-                heard, _ = attention[name](queries, keys, keys, key_padding_mask=~masks[other])
-                rows = before[name] + heard
-                x[name] = rows + part.feed_forward(part.feed_forward_norm(rows))
-        fused, mask = torch.cat([x["text"], x["audio"]], 1), torch.cat([text_mask, audio_mask], 1)
-        return self.classifier((fused * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
-
-    def encode(self, name: str, padded: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, width) -> (B, T, D)."""
-        x = self.projections[name].norm(self.projections[name].linear(padded))
-        if self.convolutions:
-            cnn = self.convolutions[name]
-            for norm, convolution in zip(cnn.norms, cnn.convolutions, strict=True):
-                masked = norm(x) * mask[..., None]
-                x = x + nn.functional.gelu(convolution(masked.transpose(1, 2)).transpose(1, 2))
-        packed = pack_padded_sequence(x, mask.sum(1), batch_first=True, enforce_sorted=False)
-        return self.outs[name](pad_packed_sequence(self.lstms[name](packed)[0], batch_first=True)[0])
 
 
 def make_habit(fusion: str) -> nn.Module:
@@ -195,38 +139,6 @@ def measure_attention(corpus: Corpus, trainer: Trainer, rounds: int, limit: int)
         Figure("heads.best_over_plain_fp32", "absorbed bf16 over padded fp32 batches", best, 0.5, "lower"),
         Figure("heads.absorbed.error", "outputs and gradients against plain attention", error, 1e-5, "lower"),
     ]
-
-
-def measure_ways(rounds: int, dim: int = 256, heads: int = 4, batch_size: int = 16) -> list[Figure]:
-    """Compare the way that attention chose with the faster one, both directions, over batches of several shapes."""
-    torch.manual_seed(0)
-    attention = MultiheadAttention(dim, heads, 0.0)
-    figures = []
-    for amp in ("fp32", "bf16"):
-        losses = []
-        for lengths in WAYS:
-            text, audio = (Ragged.from_lengths(torch.randn(batch_size * n, dim), [n] * batch_size) for n in lengths)
-            for queries, keys, absorbed in ((text, audio, "keys"), (audio, text, "queries")):
-                with torch.autocast("cpu", torch.bfloat16, enabled=amp == "bf16"):
-                    chosen = attention.way(queries, keys)
-                    times = {name: way_seconds(attention, queries, keys, name, rounds) for name in ("none", absorbed)}
-                losses.append(times[chosen] / min(times.values()))
-        what = f"the chosen way's time over the faster one's, mean of {len(losses)} calls, {amp}"
-        figures.append(Figure(f"heads.way.{amp}", what, statistics.mean(losses), None, "lower"))
-    return figures
-
-
-def way_seconds(attention: MultiheadAttention, queries: Ragged, keys: Ragged, name: str, rounds: int) -> float:
-    """Return the median seconds of attention one way, forward and backward."""
-    found = []
-    for _ in range(rounds + 1):
-        asked, told = (x.replace(x.values.detach().requires_grad_()) for x in (queries, keys))
-        started = time.perf_counter()
-        with way(name):
-            rows = attention(asked, told).values
-        rows.sum().backward()
-        found.append(time.perf_counter() - started)
-    return statistics.median(found[1:])  # the first warms up
 
 
 def attention_error(streams: dict[str, Ragged]) -> float:
@@ -358,7 +270,6 @@ def measure(count: int, rounds: int, limit: int) -> list[Figure]:
         trainer = Trainer(make_head("xattn"), corpus.split, corpus.split, labels, options_of("xattn"), CPU)
         figures = measure_attention(corpus, trainer, rounds, limit)
         figures += measure_bilstm(corpus, trainer, 2 * rounds + 1, limit)  # the shortest steps need the most
-    figures += measure_ways(rounds)
     figures += measure_padding()
     for fusion, share in FUSIONS.items():
         with tempfile.TemporaryDirectory() as folder:

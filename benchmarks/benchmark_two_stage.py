@@ -23,7 +23,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from benchmark_train_head import CLASSES, corpus_lengths
+from random_corpus import CLASSES, corpus_lengths
 from report import Figure, report
 from torch import nn
 

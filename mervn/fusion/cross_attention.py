@@ -11,7 +11,7 @@ from features.ragged import Ragged, concatenate
 PLAIN_COST_BF16 = 1.5
 """A multiplication of plain attention over one of absorbed attention, in bf16 on a CPU, where torch's attention kernel
 gains little: both ways take equally long where the plain one has a third fewer. In fp32 the bare count decides rightly
-(both measured by benchmarks/benchmark_heads.py, `heads.way`)."""
+(both measured by benchmarks/benchmark_attention.py)."""
 
 
 class MultiheadAttention(nn.Module):

@@ -121,6 +121,56 @@ def test_absorbed_attention_equals_plain(
         assert plain is not None and relative(results[1][name], plain) <= 1e-5, name
 
 
+DROPOUT, DRAWS, WIDTH = 0.3, 40_000, 4
+"""Of the tests of attention dropout: the same queries and keys, DRAWS times in a batch."""
+
+
+def attention_with_biases() -> MultiheadAttention:
+    torch.manual_seed(0)
+    module = MultiheadAttention(WIDTH, 2, DROPOUT).train()
+    with torch.no_grad():
+        for bias in (module.query.bias, module.key_value.bias, module.out.bias):
+            bias.normal_()
+    return module
+
+
+def moments_of_dropout(module: MultiheadAttention, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean (D,) and covariance (D, D) of the output of one query (1, D) with dropped attention weights.
+
+    It is b + sum_ht d_ht p_ht u_ht with u_ht = Wo_h v_ht, where d_ht is 1 / (1 - p) with probability 1 - p, else 0.
+    """
+    weights = module.maps(Ragged.from_sequences([query]), Ragged.from_sequences([key]))[0][:, 0]  # (H, Tk)
+    value = module.key_value(key).chunk(2, dim=-1)[1].unflatten(-1, (module.heads, -1))  # (Tk, H, D / H)
+    summands = torch.einsum("ht,thd,ehd->hte", weights, value, module.out.weight.view(WIDTH, module.heads, -1))
+    flat = summands.flatten(0, 1)  # (H Tk, D)
+    return module.out.bias + flat.sum(0), DROPOUT / (1 - DROPOUT) * flat.T @ flat
+
+
+def deviations_of_dropout(module: MultiheadAttention, wanted: tuple[Tensor, Tensor], pair: list[Tensor]) -> float:
+    """Return the maximum distance of the mean and covariance of DRAWS outputs from the wanted, in standard errors."""
+    query, key = (Ragged.from_lengths(x.repeat(DRAWS, 1), [len(x)] * DRAWS) for x in pair)
+    torch.manual_seed(1)
+    found = module(query, key).values  # (DRAWS, D)
+    centred = found - wanted[0]
+    products = torch.einsum("ni,nj->nij", centred, centred)
+    mean = centred.mean(0) / (centred.std(0) / DRAWS**0.5)
+    covariance = (products.mean(0) - wanted[1]) / (products.std(0) / DRAWS**0.5)
+    return max(mean.abs().max().item(), covariance.abs().max().item())
+
+
+@pytest.mark.parametrize("way", ["none", "keys", "queries"])
+def test_attention_dropout_has_one_distribution_in_every_way(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, pair = attention_with_biases(), [torch.randn(1, WIDTH), torch.randn(5, WIDTH)]
+    monkeypatch.setattr(MultiheadAttention, "way", lambda *_: way)
+    with torch.no_grad():
+        wanted = moments_of_dropout(module, *pair)
+        assert deviations_of_dropout(module, wanted, pair) < 5
+        bias = module.key_value.bias.chunk(2)[1]  # the control: the same mean, but the value bias is never dropped
+        module.out.bias += module.out.weight @ bias
+        bias.zero_()
+        assert deviations_of_dropout(module, wanted, pair) > 20
+
+
 def test_the_side_whose_maps_are_absorbed_follows_from_the_shapes() -> None:
     module = MultiheadAttention(256, 4, 0.0)
     short, long = Ragged.of_layout([20] * 4), Ragged.of_layout([230] * 4)

@@ -81,7 +81,8 @@ class MultiheadAttention(nn.Module):
         """Return the same rows for few queries of many keys: no map runs over the keys.
 
         q . (Wk a + bk) = (q Wk) . a + q . bk, whose last term is the same for all keys and drops out of the softmax;
-        sum_t p_t (Wv a_t + bv) = Wv (sum_t p_t a_t) + bv.
+        sum_t p_t (Wv a_t + bv) = Wv (sum_t p_t a_t) + (sum_t p_t) bv, where the p_t add up to 1 unless dropout has
+        zeroed some and scaled the others.
         """
         heads, dim = self.heads, self.out.in_features
         weight_k, weight_v = self.key_value.weight.view(2, heads, dim // heads, dim)
@@ -91,9 +92,11 @@ class MultiheadAttention(nn.Module):
         scores = folded.flatten(1, 2) @ padded.transpose(1, 2)  # (B, H Tq, Tk)
         weights = self._weights(scores, mask[:, None])
         mixed = (weights.to(padded.dtype) @ padded).unflatten(1, (heads, -1))  # (B, H, Tq, D)
-        value = torch.einsum("bhqe,hde->bqhd", mixed, weight_v).flatten(2)  # (B, Tq, D)
-        bias = self.key_value.bias.chunk(2)[1]
-        rows: Tensor = self.out(queries.pack(value).values + bias.to(value.dtype))
+        value = torch.einsum("bhqe,hde->bqhd", mixed, weight_v)  # (B, Tq, H, D / H)
+        bias = self.key_value.bias.chunk(2)[1].view(heads, -1)
+        if self.training and self.dropout:  # each value is dropped with its bias, as in `attend`
+            bias = weights.sum(-1).unflatten(1, (heads, -1)).transpose(1, 2)[..., None] * bias
+        rows: Tensor = self.out(queries.pack((value + bias.to(value.dtype)).flatten(2)).values)
         return rows
 
     def absorb_queries(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:

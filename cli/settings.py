@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from cli.main import COMMANDS
-from features.config import Options
+from features.config import Options, is_own
 from features.errors import UsageError
 from features.targets import import_target
 
@@ -38,6 +38,7 @@ def resolve(
     for source in (_from_toml(command, model), _from_json(config, model) if config else {}):
         given.update(source)
     given.update({name: Setting(value, "flag") for name, value in flags.items() if value is not None})
+    _refuse_code(given, config)
     values = {name: _split(model, name, setting.value) for name, setting in given.items()}
     try:
         options = model.model_validate(values)
@@ -93,6 +94,14 @@ def _from_json(path: Path, model: type[Options]) -> dict[str, Setting]:
         if key.replace("-", "_") not in model.model_fields:
             raise UsageError(f"{path}: no option is called {key!r}{_near(key, model.model_fields)}")
     return {key.replace("-", "_"): Setting(value, str(path)) for key, value in options.items()}
+
+
+def _refuse_code(settings: Mapping[str, Setting], config: Path | None) -> None:
+    """Raise a UsageError where --config names a user's own class: such a file may come with a run of somebody else."""
+    for name, setting in settings.items():
+        if setting.source == str(config) and isinstance(setting.value, str) and is_own(setting.value):
+            flag = flag_name(name)
+            raise UsageError(f"{config} names the code {setting.value}; review it, then pass {flag} {setting.value}")
 
 
 def _from_toml(command: str, model: type[Options]) -> dict[str, Setting]:

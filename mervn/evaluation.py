@@ -50,8 +50,9 @@ def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
     """
     if not (run / METRICS_FILE).is_file():
         raise InputError(f"{run} is not complete: run the {config.command} command that made it again, it goes on")
-    options = HeadOptions.model_validate({k: v for k, v in config.options.items() if k in HeadOptions.model_fields})
-    options = kept_own(run, options, config.inputs.get("modules", {}), trust_code)
+    kept = kept_own(run, config.options, config.inputs.get("modules", {}), trust_code)
+    known = {**config.options, **kept}
+    options = HeadOptions.model_validate({k: v for k, v in known.items() if k in HeadOptions.model_fields})
     shapes = {name: StreamShape(**shape) for name, shape in config.streams.items()}
     head = build_head(options, shapes, len(config.labels))
     try:

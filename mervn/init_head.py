@@ -14,6 +14,7 @@ from features.errors import UsageError
 from mervn.config import EvaluateOptions, FinetuneOptions, FoldOptions, HeadOptions, LabelOptions
 from mervn.evaluation import data_and_streams, load_head
 from mervn.model import Head
+from mervn.own_module import kept_own
 from mervn.runs import RunConfig, read_config
 from mervn.streams import Stream, modality_of
 
@@ -61,11 +62,10 @@ def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | Non
     if config.command != "train-head":
         raise UsageError(f"--init-head must be a run of train-head, {run} is one of {config.command}")
     head = load_head(run, config, options.trust_code)
+    kept = kept_own(run, config.options, config.inputs.get("modules", {}), options.trust_code)
     _, streams = data_and_streams(config, EvaluateOptions(features_dir=options.features_dir))
     init = InitHead(run, config, head, streams)
-    taken = {name: config.options[name] for name in TAKEN if name in config.options}
-    kept = config.inputs.get("modules", {})
-    taken |= {role: f"{run / 'modules' / f'{role}.py'}:{kept[role]['class']}" for role in kept if role != "loss"}
+    taken = {name: value for name, value in {**config.options, **kept}.items() if name in TAKEN}
     known = FinetuneOptions.model_validate(taken)
     faults = [
         f"  --{name.replace('_', '-')}: the run has {getattr(known, name)}, found {getattr(options, name)}"

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -161,24 +161,47 @@ def keep_own(run: Path, options: HeadOptionsT, known: Mapping[str, Mapping[str, 
             raise InputError(f"{own.path} was edited while the run began; start it again")
         copy = run / FOLDER / f"{role}.py"
         copy.parent.mkdir(exist_ok=True)
-        write_atomically(copy, own.source.decode())
+        write_atomically(copy, own.source)
         changes[role] = f"{copy}:{own.name}"
     return options.model_copy(update=changes)
 
 
-def kept_own(
-    run: Path, options: HeadOptionsT, known: Mapping[str, Mapping[str, str]], trust_code: bool
-) -> HeadOptionsT:
-    """Return options that name a run's copies; UsageError without `trust_code`, for loading them runs their code."""
-    changes = {}
-    for role, entry in known.items():
-        if role not in type(options).model_fields:
-            continue  # a head is loaded without its loss
-        copy = run / FOLDER / f"{role}.py"
-        if not trust_code:
-            raise UsageError(f"{run} is built of code that it holds, {copy}: read it, then give --trust-code")
-        own = read_own(f"{copy}:{entry['class']}")
-        if own.sha256 != entry["sha256"]:
-            raise InputError(f"{copy} must be the file that this run was trained with, but it was edited since")
-        changes[role] = f"{copy}:{own.name}"
-    return options.model_copy(update=changes)
+def kept_own(run: Path, options: Mapping[str, Any], known: Any, trust_code: bool) -> dict[str, str]:
+    """Return by role `FILE.py:Class` of the copies that a run holds, given the options and modules of its config.json.
+
+    Only `<run>/modules/<role>.py` is ever named, and only if its hash is the one listed. InputError for any other code,
+    trusted or not; UsageError for such a copy without `trust_code`, for loading it runs it.
+    """
+    if not isinstance(known, Mapping):
+        raise InputError(f"{run}: inputs.modules must be an object, found {known!r}")
+    for role in ROLES:
+        found = options.get(role)
+        if role not in known and isinstance(found, str) and is_own(found):
+            raise InputError(
+                f"{run}: {role} names the code {found}, which inputs.modules does not list: it is not loaded"
+            )
+    references = {role: _kept(run, role, options.get(role), entry, trust_code) for role, entry in known.items()}
+    for role, reference in references.items():
+        if read_own(reference).sha256 != known[role]["sha256"]:
+            path = split_reference(reference)[0]
+            raise InputError(f"{path} must be the file that this run was trained with, but it was edited since")
+    return references
+
+
+def _kept(run: Path, role: str, option: Any, entry: Any, trust_code: bool) -> str:
+    """Return `FILE.py:Class` of a run's copy for one entry of inputs.modules; the file is not opened."""
+    if role not in ROLES:
+        raise InputError(f"{run}: inputs.modules must list only {', '.join(ROLES)}, found {role!r}")
+    if not isinstance(entry, Mapping) or not all(isinstance(entry.get(key), str) for key in ("class", "sha256")):
+        raise InputError(f"{run}: {role} in inputs.modules must have a class and a sha256, found {entry!r}")
+    name = str(entry["class"])
+    if not isinstance(option, str) or not is_own(option) or split_reference(option)[1] != name:
+        raise InputError(f"{run}: {role} must name the class {name!r} that inputs.modules lists, found {option!r}")
+    copy = run / FOLDER / f"{role}.py"
+    if copy.is_symlink() or copy.parent.is_symlink():
+        raise InputError(f"{copy} must be a file of the run itself, found a link")
+    if not copy.is_file():
+        raise InputError(f"{copy} must be the file that this run was trained with, but there is no such file")
+    if not trust_code:
+        raise UsageError(f"{run} contains custom code, {copy}. Review it, then pass --trust-code")
+    return f"{copy}:{name}"

@@ -202,7 +202,7 @@ def test_a_run_keeps_the_users_modules_and_asks_before_it_runs_them(
     assert (result.path / "modules" / "fusion.py").read_text() == readme_example()
     for path in (tmp_path / "mine").iterdir():
         path.unlink()  # the run does not need it any more
-    with pytest.raises(UsageError, match="read it, then give --trust-code"):
+    with pytest.raises(UsageError, match="Review it, then pass --trust-code"):
         evaluate(result.path, EvaluateOptions(split="valid"), lambda _: None)
     found = evaluate(result.path, EvaluateOptions(split="valid", trust_code=True), lambda _: None)
     assert found["valid"]["macro_f1"] == result.metrics["valid"]["macro_f1"]

@@ -1,0 +1,190 @@
+"""Custom code in a run: only listed, hashed files below modules/ are loaded, and only with --trust-code."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_train_head import SMALL, made, train
+
+from cli.main import run as mervn
+from features.config import OneOf
+from mervn.config import TrainHeadOptions
+from mervn.own_module import ROLES
+
+__all__ = ["made"]  # fixture
+MEAN = """
+from pathlib import Path
+from torch import nn
+from features.ragged import segment_mean
+
+Path({marker!r}).touch()
+
+
+class Mean(nn.Module):
+    def __init__(self, *parts):
+        super().__init__()
+
+    def forward(self, x):
+        return segment_mean(x)
+"""
+
+
+class Attack:
+    """A copy of a run whose config.json can be changed, and a file that leaves a trace when it is executed."""
+
+    def __init__(self, run: Path, folder: Path) -> None:
+        self.run = Path(shutil.copytree(run, folder / "run"))
+        self.marker = folder / "executed"
+        self.code = folder / "evil.py"
+        self.code.write_text(MEAN.format(marker=str(self.marker)))
+        self.sha256 = hashlib.sha256(self.code.read_bytes()).hexdigest()
+
+    def configure(self, options: dict[str, Any], modules: Any = None) -> None:
+        path = self.run / "config.json"
+        document = json.loads(path.read_text())
+        document["options"] |= options
+        if modules is not None:
+            document["inputs"]["modules"] = modules
+        path.write_text(json.dumps(document))
+
+    def entry(self, **changes: str) -> dict[str, str]:
+        return {"file": "evil.py", "class": "Mean", "sha256": self.sha256} | changes
+
+    def place(self) -> Path:
+        path = self.run / "modules" / "pooling.py"
+        path.parent.mkdir()
+        path.write_bytes(self.code.read_bytes())
+        return path
+
+
+@pytest.fixture(scope="module")
+def plain(made: Path) -> Path:
+    return train(made, made.parent / "plain", pooling="mean", epochs=1).path
+
+
+@pytest.fixture
+def attack(plain: Path, tmp_path: Path) -> Attack:
+    return Attack(plain, tmp_path)
+
+
+def commands(run: Path, output: Path) -> dict[str, list[str]]:
+    """Return every command that loads a run."""
+    return {
+        "evaluate": ["evaluate", str(run), "--split", "valid"],
+        "finetune": ["finetune", "--init-head", str(run), "--output", str(output), "--epochs", "1"],
+    }
+
+
+COMMANDS = list(commands(Path(), Path()))
+
+
+def refused(attack: Attack, command: str, *flags: str) -> None:
+    assert mervn([*commands(attack.run, attack.run.parent / "out")[command], *flags]) in (1, 2)
+    assert not attack.marker.exists()
+
+
+def test_the_roles_are_the_options_that_take_a_class_of_a_file() -> None:
+    fields = TrainHeadOptions.model_fields.items()
+    assert {n for n, info in fields if any(isinstance(m, OneOf) and m.own for m in info.metadata)} == set(ROLES)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_code_that_the_run_does_not_list_is_never_executed(
+    attack: Attack, command: str, role: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attack.configure({role: f"{attack.code}:Mean"})
+    refused(attack, command)
+    refused(attack, command, "--trust-code")
+    assert f"{role} names the code {attack.code}:Mean, which inputs.modules does not list" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_outside_of_modules_is_never_executed(attack: Attack, command: str) -> None:
+    attack.configure({"pooling": f"{attack.code}:Mean"}, {"pooling": attack.entry()})
+    refused(attack, command)
+    refused(attack, command, "--trust-code")
+
+
+TAMPERED: dict[str, Callable[[Attack], Any]] = {
+    "a role that leads out of the run": lambda a: {f"../../{a.code.stem}": a.entry(), "pooling": a.entry()},
+    "an option that is no role": lambda a: {"data": a.entry(), "pooling": a.entry()},
+    "a class that names another file": lambda a: {"pooling": a.entry(**{"class": f"Mean:{a.code}:Mean"})},
+    "another class than the option": lambda a: {"pooling": a.entry(**{"class": "nn"})},
+    "no hash": lambda a: {"pooling": {"file": "evil.py", "class": "Mean"}},
+    "another hash": lambda a: {"pooling": a.entry(sha256="0" * 64)},
+    "an entry that is no object": lambda a: {"pooling": str(a.code)},
+    "a list": lambda a: [a.entry()],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("how", TAMPERED)
+def test_a_tampered_list_of_modules_is_refused_even_if_trusted(
+    attack: Attack, command: str, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attack.place()
+    attack.configure({"pooling": f"{attack.code}:Mean"}, TAMPERED[how](attack))
+    refused(attack, command, "--trust-code")
+    assert str(attack.run) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_link_out_of_the_run_is_refused(attack: Attack, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = attack.place()
+    attack.configure({"pooling": f"{copy}:Mean"}, {"pooling": attack.entry()})
+    copy.rename(attack.run.parent / "pooling.py")
+    copy.symlink_to(attack.run.parent / "pooling.py")
+    refused(attack, command, "--trust-code")
+    assert "must be a file of the run itself, found a link" in capsys.readouterr().err
+    shutil.rmtree(copy.parent)
+    copy.parent.symlink_to(attack.run.parent)
+    refused(attack, command, "--trust-code")
+    assert "must be a file of the run itself, found a link" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_edited_or_missing_module_is_refused(attack: Attack, command: str) -> None:
+    copy = attack.place()
+    attack.configure({"pooling": f"{copy}:Mean"}, {"pooling": attack.entry()})
+    copy.write_text(copy.read_text() + "\n")
+    refused(attack, command, "--trust-code")
+    copy.unlink()
+    refused(attack, command, "--trust-code")
+    copy.mkdir()
+    refused(attack, command, "--trust-code")
+
+
+def test_a_listed_module_is_executed_only_if_trusted(attack: Attack) -> None:
+    copy = attack.place()
+    attack.configure({"pooling": f"{attack.code}:Mean"}, {"pooling": attack.entry()})
+    refused(attack, "evaluate")
+    assert mervn([*commands(attack.run, attack.run)["evaluate"], "--trust-code"]) == 0
+    assert attack.marker.exists() and copy.exists()  # the check can fail
+
+
+def test_a_file_of_options_cannot_name_code(
+    attack: Attack,
+    made: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    attack.configure({"pooling": f"{attack.code}:Mean"})
+    base = ["train-head", "--data", str(made), "--output", str(attack.run.parent / "out")]
+    assert mervn([*base, "--config", str(attack.run / "config.json")]) == 2
+    assert f"names the code {attack.code}:Mean; review it, then pass --pooling" in capsys.readouterr().err
+    assert not attack.marker.exists()
+    given = ["--config", str(attack.run / "config.json"), "--pooling", f"{attack.code}:Mean"]
+    assert mervn([*base, *given]) == 0 and attack.marker.exists()
+
+
+def test_training_again_in_a_tampered_run_does_not_execute_its_code(attack: Attack, made: Path) -> None:
+    attack.configure({"pooling": f"{attack.code}:Mean"})
+    flags = [
+        part for key, value in SMALL.items() if key != "mlp" for part in (f"--{key.replace('_', '-')}", str(value))
+    ]
+    assert mervn(["train-head", "--data", str(made), "--output", str(attack.run), *flags]) == 2
+    assert not attack.marker.exists()

@@ -37,8 +37,9 @@ def extract(options: ExtractOptions, output: Output) -> None:
     utterances = [utterance for rows in manifests.values() for utterance in rows[: options.limit]]
     number, count = map(int, (options.shard or "1/1").split("/"))
     settings = replace(
-        settings_from(options, data), plan_only=options.plan, format=options.format, shard=(number, count),
-        engine=options.engine, workers=options.workers, ray_address=options.ray_address,
+        settings_from(options, data), plan_only=options.plan, verify_inputs=options.verify_inputs,
+        format=options.format, shard=(number, count), engine=options.engine, workers=options.workers,
+        ray_address=options.ray_address,
     )  # fmt: skip
     results = []
     for selector in selectors:

@@ -94,6 +94,7 @@ class ExtractOptions(EncodeOptions):
 
     splits: tuple[Literal["train", "valid", "test"], ...] = Field(SPLITS, description="Splits to extract.")
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Only the first N utterances of each split.")
+    verify_inputs: bool = Field(False, description="Decode all audio that was extracted before and compare it.")
     plan: bool = Field(False, description="Print what would be done and what it would take, then stop.")
     format: Literal["hdf5", "zarr"] | None = Field(
         None, description="Format of new parts; that of the store's other parts if unset, else hdf5."

@@ -51,6 +51,8 @@ class ExtractSettings:
     device: str = "auto"
     batch_seconds: float | None = None
     update: bool = False
+    verify_inputs: bool = False
+    """Decode the audio of what is stored and compare it."""
     plan_only: bool = False
     format: str | None = None
     """hdf5 or zarr; else that of the store's parts."""
@@ -134,8 +136,9 @@ def extract_stream(
     identities = [store_identity(encoder, selector, layer, settings) for layer in encoder.layers]
     known = provenance(selector, encoder, device)
     plan = make_plan(
-        utterances, encoder, identities, settings.features_dir, device, settings.batch_seconds, settings.update
-    )
+        utterances, encoder, identities, settings.features_dir, device, settings.batch_seconds, settings.update,
+        verify_inputs=settings.verify_inputs, say=say,
+    )  # fmt: skip
     _announce(plan, selector, encoder, device, settings, say)
     if settings.plan_only:
         folders = [target.store.path if target.store else settings.features_dir for target in plan.targets]

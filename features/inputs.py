@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +15,13 @@ from torch import Tensor
 from features.audio import decode_segment, resample
 from features.encoders.base import Encoder
 from features.manifest import Utterance
+from features.progress import Say, silent
 from features.store.reader import RowInfo
 from features.text import normalize_text, text_sha256
 
 SAMPLE_RATE = 16_000
+FINGERPRINT_BYTES = 64 << 10
+"""How much of the beginning and of the end of an audio file its fingerprint covers."""
 Freshness = Literal["same", "moved", "changed"]
 """Of a committed row: its input is as it was, has the same content in a file touched or moved since, or has changed."""
 
@@ -56,35 +61,87 @@ def samples_sha256(samples: np.ndarray[Any, Any], rate: int) -> str:
 
 
 def audio_source(utterance: Utterance) -> dict[str, Any]:
-    """Return where the samples come from: path as in the manifest, size and mtime of the file, start, end, channel."""
-    found = utterance.audio_path.stat() if utterance.audio_path.exists() else None
+    """Return where the samples come from: path as in the manifest, size, mtime and fingerprint of the file, times."""
+    return _source(utterance, fingerprint(utterance.audio_path))
+
+
+def fingerprint(path: Path) -> str | None:
+    """Hash the size and the first and last 64 KiB of a file; None if it cannot be read.
+
+    Size and mtime alone do not tell two corpora apart that come from archives or image layers.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.sha256(f"{size}|".encode() + file.read(FINGERPRINT_BYTES))
+            if size > FINGERPRINT_BYTES:
+                file.seek(max(FINGERPRINT_BYTES, size - FINGERPRINT_BYTES))
+                digest.update(file.read(FINGERPRINT_BYTES))
+    except OSError:
+        return None
+    return digest.hexdigest()[:32]
+
+
+def _source(utterance: Utterance, fingerprint: str | None) -> dict[str, Any]:
+    try:
+        found = utterance.audio_path.stat()
+    except OSError:
+        found = None
     return {
         "path": utterance.wav_path,
         "size": found.st_size if found else None,
         "mtime_ns": found.st_mtime_ns if found else None,
+        "fingerprint": fingerprint,
         "start": utterance.start,
         "end": utterance.end,
         "channel": utterance.channel,
     }
 
 
-def compare_input(
-    utterance: Utterance, row: RowInfo, modality: str, *, offline: bool = False, decode: bool = False
-) -> Freshness:
-    """Tell whether a committed row was made from what the manifest says now.
+class InputComparison:
+    """Tells whether stored utterances were made from what the manifest says now.
 
-    A transcript is compared by hash. Audio is compared by start, end, channel, size and mtime, and decoded and
-    compared by hash where the file has been touched or moved, or if `decode`. Where the file cannot be reached, start,
-    end and channel decide if `offline`; else it is an AudioError.
+    A transcript is compared by hash. Audio is compared by start, end, channel and the size, mtime and fingerprint of
+    its file. It is decoded and compared by hash if the file was touched or moved, if no fingerprint was recorded, or
+    if `decode`. If the file cannot be read, start, end and channel decide if `offline`; else it is an AudioError.
+    A file is read and an utterance is decoded once, whatever the number of stores.
     """
-    if modality == "text":
-        return "same" if text_sha256(transcript_of(utterance)) == row.input_sha256 else "changed"
-    then, now = json.loads(row.source), audio_source(utterance)
-    if then == now and not decode:
-        return "same"
-    if now["size"] is None and offline and not decode:
-        return "same" if all(then[key] == now[key] for key in ("start", "end", "channel")) else "changed"
-    samples, rate = decode_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
-    if samples_sha256(samples, rate) != row.input_sha256:
-        return "changed"
-    return "same" if then == now else "moved"
+
+    def __init__(self, modality: str, say: Say = silent, *, offline: bool = False, decode: bool = False) -> None:
+        self.modality, self.offline, self.decode = modality, offline, decode
+        self._say = say
+        self._told = False
+        self._fingerprints: dict[Path, str | None] = {}
+        self._sha256: dict[tuple[Path, float, float | None, int | str], str] = {}
+
+    def compare(self, utterance: Utterance, row: RowInfo) -> Freshness:
+        """Compare one utterance with what was stored."""
+        if self.modality == "text":
+            return "same" if text_sha256(transcript_of(utterance)) == row.input_sha256 else "changed"
+        then, now = json.loads(row.source), self.source(utterance)
+        if then == now and not self.decode:
+            return "same"
+        if now["fingerprint"] is None and self.offline and not self.decode:
+            return "same" if all(then[key] == now[key] for key in ("start", "end", "channel")) else "changed"
+        if "fingerprint" not in then and not self._told:
+            self._told = True
+            self._say(
+                "features were stored without a fingerprint of their audio file: the audio is decoded and compared "
+                "now, and the fingerprint recorded"
+            )
+        if self._input_sha256(utterance) != row.input_sha256:
+            return "changed"
+        return "same" if then == now else "moved"
+
+    def source(self, utterance: Utterance) -> dict[str, Any]:
+        """Return `audio_source`, with the fingerprint of each file computed once."""
+        path = utterance.audio_path
+        if path not in self._fingerprints:
+            self._fingerprints[path] = fingerprint(path)
+        return _source(utterance, self._fingerprints[path])
+
+    def _input_sha256(self, utterance: Utterance) -> str:
+        segment = (utterance.audio_path, utterance.start, utterance.end, utterance.channel)
+        if segment not in self._sha256:
+            self._sha256[segment] = samples_sha256(*decode_segment(*segment))
+        return self._sha256[segment]

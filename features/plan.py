@@ -15,8 +15,9 @@ from features.audio import AudioError, inspect_segment
 from features.batching import padding_share, plan_batches
 from features.encoders.base import Encoder
 from features.errors import InputError
-from features.inputs import SAMPLE_RATE, audio_source, compare_input, transcript_of
+from features.inputs import SAMPLE_RATE, InputComparison, transcript_of
 from features.manifest import Utterance
+from features.progress import Say, silent
 from features.store.identity import StoreInfo, find_identity
 from features.store.reader import FeatureStore
 from features.store.rejected import Rejection
@@ -126,13 +127,19 @@ def make_plan(
     device: torch.device,
     batch_seconds: float | None,
     update: bool,
+    *,
+    verify_inputs: bool = False,
+    say: Say = silent,
 ) -> Plan:
     """Inspect every utterance and compare it with what is committed in each identity's store; nothing is written.
+
+    With `verify_inputs` the audio of every committed utterance is decoded and compared.
 
     Raises InputError where another content stands under a committed id and `update` is false.
     """
     measured = _Measured(utterances, encoder)
-    targets = [_make_target(measured, identity, features_dir, update) for identity in identities]
+    comparison = InputComparison(encoder.modality, say, decode=verify_inputs)
+    targets = [_make_target(measured, identity, features_dir, update, comparison) for identity in identities]
     budget = (BATCH_TOKENS if encoder.modality == "text" else BATCH_SECONDS)[
         device.type if device.type in BATCH_SECONDS else "cpu"
     ]
@@ -171,7 +178,9 @@ def cut_units(batches: Sequence[list[int]], costs: Sequence[float], sizes: Seque
     return units
 
 
-def _make_target(measured: _Measured, identity: Mapping[str, Any], features_dir: Path, update: bool) -> Target:
+def _make_target(
+    measured: _Measured, identity: Mapping[str, Any], features_dir: Path, update: bool, comparison: InputComparison
+) -> Target:
     info = find_identity(features_dir, identity)
     store = FeatureStore(info.path) if info else None
     missing, changed, moved = set(), set(), {}
@@ -182,11 +191,11 @@ def _make_target(measured: _Measured, identity: Mapping[str, Any], features_dir:
             missing.add(i)
             continue
         try:
-            found = compare_input(utterance, store.row_info(utterance.utterance_id), measured.modality)
+            found = comparison.compare(utterance, store.row_info(utterance.utterance_id))
             if found == "changed":
                 changed.add(i)
             elif found == "moved":
-                moved[utterance.utterance_id] = json.dumps(audio_source(utterance))
+                moved[utterance.utterance_id] = json.dumps(comparison.source(utterance))
         except AudioError as error:
             measured.rejected[i] = (utterance, error.reason, str(error))
     if store is not None and moved:

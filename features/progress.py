@@ -13,6 +13,10 @@ Progress = Callable[..., Any]
 """(total, done, what="") -> a progress bar of so many utterances, so many done, with `update(n)` and `close()`."""
 
 
+def silent(line: str) -> None:
+    """Print nothing."""
+
+
 def no_bar(total: int, done: int, what: str = "") -> Any:
     """Return a progress bar that is not shown."""
     return tqdm(total=total, initial=done, disable=True)

@@ -15,8 +15,9 @@ from torch import Tensor
 from features.audio import AudioError
 from features.batching import plan_batches
 from features.errors import InputError
-from features.inputs import audio_source, compare_input
+from features.inputs import InputComparison
 from features.manifest import Utterance
+from features.progress import Say, silent
 from features.ragged import Ragged
 from features.store.rejected import read_rejected
 from features.text import syllables
@@ -88,6 +89,7 @@ def load_split(
     *,
     allow_missing: bool = False,
     verify_inputs: bool = False,
+    say: Say = silent,
 ) -> Split:
     """Join a split with its streams.
 
@@ -101,7 +103,7 @@ def load_split(
     kept = [utterance for utterance in utterances if utterance.utterance_id not in gone]
     if not kept:
         raise InputError(f"{name}: none of the {len(utterances)} utterances has features in every store")
-    _check_current(name, kept, streams, verify_inputs)
+    _check_current(name, kept, streams, verify_inputs, say)
     for stream in streams.values():
         if stream.tuned is not None:
             stream.tuned.refuse_seen((u, stream.row_info(u.utterance_id).input_sha256) for u in kept)
@@ -162,20 +164,23 @@ def _missing_error(name: str, missing: Sequence[Utterance], streams: Mapping[str
     return InputError("\n".join(lines))
 
 
-def _check_current(name: str, utterances: Sequence[Utterance], streams: Mapping[str, Stream], decode: bool) -> None:
+def _check_current(
+    name: str, utterances: Sequence[Utterance], streams: Mapping[str, Stream], decode: bool, say: Say
+) -> None:
     """Raise InputError where features were made from something else than the manifest names now."""
     for stream in streams.values():
         modality, stale, moved = stream.modality, [], {}
+        comparison = InputComparison(modality, say, offline=True, decode=decode)
         for utterance in utterances:
             row = stream.row_info(utterance.utterance_id)
             try:
-                found = compare_input(utterance, row, modality, offline=True, decode=decode and modality == "audio")
+                found = comparison.compare(utterance, row)
             except AudioError:
                 found = "changed"
             if found == "changed":
                 stale.append(utterance)
             elif found == "moved":
-                moved[utterance.utterance_id] = json.dumps(audio_source(utterance))
+                moved[utterance.utterance_id] = json.dumps(comparison.source(utterance))
         for store in stream.stores if moved else ():
             store.remember_sources(moved)
         if stale:

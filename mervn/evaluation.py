@@ -75,7 +75,7 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress =
     rows, sources = _read(config, options, data, Path(audio_root) if audio_root else None)
     kept = {name: config.options[name] for name in LabelOptions.model_fields if name in config.options}
     labelled = apply_labels({options.split: rows}, LabelOptions.model_validate(kept), all_there=False)
-    model, split = _model_and_split(run, config, options, labelled.utterances[options.split], progress)
+    model, split = _model_and_split(run, config, options, labelled.utterances[options.split], progress, say)
     looks = record_access(run, data, options.split, config.hash, say) if options.split == "test" else None
     shown = progress if isinstance(split, LiveSplit) else no_bar  # stored features are a matter of seconds
     probabilities = predict(model.to(device), split, device, progress=shown)
@@ -93,7 +93,7 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress =
 
 
 def _model_and_split(
-    run: Path, config: RunConfig, options: EvaluateOptions, rows: list[Utterance], progress: Progress
+    run: Path, config: RunConfig, options: EvaluateOptions, rows: list[Utterance], progress: Progress, say: Say
 ) -> tuple[nn.Module, Split | LiveSplit]:
     """Return the model of a run and the split as it reads it: stored features, or audio and transcripts."""
     head = load_head(run, config, options.trust_code)
@@ -101,7 +101,7 @@ def _model_and_split(
         _, streams = data_and_streams(config, options)
         return head, load_split(
             options.split, rows, streams, config.labels,
-            allow_missing=options.allow_missing, verify_inputs=options.verify_inputs,
+            allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, say=say,
         )  # fmt: skip
     encoders = {name: load_tuned(run, name, entry["name"]) for name, entry in config.inputs["encoders"].items()}
     live = LiveSplit(options.split, rows, config.labels, encoders, int(config.options["workers"]), progress)

@@ -73,7 +73,7 @@ def open_training(options: TrainHeadOptions, data: Path, say: Say) -> Prepared:
     labelled = read_labelled(options, data)
     labels = labelled.labels
     streams = open_streams(options, data, fusion_spec(options.fusion).streams)
-    splits = {name: _load(name, kept, streams, labels, options) for name, kept in labelled.utterances.items()}
+    splits = {name: _load(name, kept, streams, labels, options, say) for name, kept in labelled.utterances.items()}
     refuse_silent(splits, options.fusion)
     for stream in streams.values():
         for store in stream.stores:
@@ -131,10 +131,12 @@ def _load(
     streams: Mapping[str, Stream],
     labels: Sequence[str],
     options: TrainHeadOptions,
+    say: Say,
 ) -> Split:
     return load_split(
-        name, rows, streams, labels, allow_missing=options.allow_missing, verify_inputs=options.verify_inputs
-    )
+        name, rows, streams, labels,
+        allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, say=say,
+    )  # fmt: skip
 
 
 def configuration(options: TrainHeadOptions, prepared: Prepared) -> RunConfig:

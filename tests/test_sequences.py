@@ -11,8 +11,8 @@ from test_store import damage, make_store, parts, row, write
 from test_train_head import RESULTS, data, made, train  # noqa: F401
 
 from features.errors import InputError
+from features.inputs import InputComparison
 from features.store.reader import FeatureStore
-from mervn import dataset
 from mervn.config import TrainHeadOptions
 from mervn.sequences import Sequences, available_bytes, make_resident
 from mervn.train_head import train_head
@@ -79,8 +79,8 @@ def test_a_touched_file_is_decoded_once(data: Path, tmp_path: Path, monkeypatch:
     for path in data.rglob("*.wav"):
         os.utime(path, (1, 1))
     found: list[str] = []
-    compare = dataset.compare_input
-    monkeypatch.setattr(dataset, "compare_input", lambda *a, **k: found.append(compare(*a, **k)) or found[-1])  # type: ignore[func-returns-value]
+    compare = InputComparison.compare
+    monkeypatch.setattr(InputComparison, "compare", lambda *a: found.append(compare(*a)) or found[-1])  # type: ignore[func-returns-value]
     train(data, tmp_path / "one")
     assert found.count("moved") >= 1
     found.clear()

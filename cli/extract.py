@@ -17,8 +17,8 @@ def extract(options: ExtractOptions, output: Output) -> None:
     """Run frozen encoders once over every utterance and store their sequences.
 
     Encodes the streams it is given an encoder for, one store a layer; without any, phobert and wav2vec2. What is
-    stored already is kept; interrupted, it goes on where it was. Utterances whose audio cannot be used are listed in
-    the store's rejected.jsonl.
+    stored already is kept; interrupted, it resumes where it was. Utterances whose audio cannot be used are listed in
+    the store's rejected.jsonl, and tried again once their audio has changed.
     """
     given: dict[str, str | None] = {"audio": options.audio_encoder, "text": options.text_encoder}
     if not any(given.values()):
@@ -39,7 +39,7 @@ def extract(options: ExtractOptions, output: Output) -> None:
     settings = replace(
         settings_from(options, data), plan_only=options.plan, verify_inputs=options.verify_inputs,
         format=options.format, shard=(number, count), engine=options.engine, workers=options.workers,
-        ray_address=options.ray_address,
+        ray_address=options.ray_address, retry_rejected=options.retry_rejected,
     )  # fmt: skip
     results = []
     for selector in selectors:

@@ -84,7 +84,9 @@ class EncodeOptions(DataOptions):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if torch sees one.")
     threads: Annotated[int, Field(ge=1)] | None = Field(None, description="CPU threads; torch's own choice if unset.")
     batch_seconds: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Padded seconds of audio a batch; 8 on a CPU and 480 on a GPU if unset."
+        None,
+        description="Padded seconds of audio per batch; if unset as the store's first extraction, which takes 8 on a "
+        "CPU and 480 on a GPU.",
     )
     update: bool = Field(False, description="Replace the features of utterances whose audio or transcript changed.")
 
@@ -96,6 +98,9 @@ class ExtractOptions(EncodeOptions):
     limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Only the first N utterances of each split.")
     verify_inputs: bool = Field(False, description="Decode all audio that was extracted before and compare it.")
     plan: bool = Field(False, description="Print what would be done and what it would take, then stop.")
+    retry_rejected: bool = Field(
+        False, description="Try again what was rejected before, though neither audio nor transcript has changed."
+    )
     format: Literal["hdf5", "zarr"] | None = Field(
         None, description="Format of new parts; that of the store's other parts if unset, else hdf5."
     )
@@ -186,6 +191,9 @@ class StoreCompactOptions(Options):
 class StoreConvertOptions(Options):
     """Options of `mervn store convert`."""
 
+    retry_rejected: bool = Field(
+        False, description="Try again what was rejected before, though neither audio nor transcript has changed."
+    )
     format: Literal["hdf5", "zarr"] | None = Field(
         None, description="The format to convert to; the other than its first part's if unset."
     )

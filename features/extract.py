@@ -25,15 +25,16 @@ from features.inputs import SAMPLE_RATE
 from features.interruption import interruptible
 from features.layer_means import LayerMeans
 from features.manifest import Utterance
-from features.plan import Plan, Target, make_plan
+from features.plan import Plan, Target, default_budget, make_plan
 from features.progress import Progress, Say
 from features.share import Share
+from features.store.batching_budget import agree_on_budget, recorded_budget, refuse_other_budget
 from features.store.claims import Claims
 from features.store.identity import create_store, identity_hash
 from features.store.index import features_folder
 from features.store.provenance import provenance
 from features.store.reader import FeatureStore
-from features.store.rejected import REJECTED_FILE, Rejection, read_rejected, record_rejected
+from features.store.rejected import REJECTED_FILE, Rejection, Rejections, record_rejected
 from features.store.writer import choose_format, disk_error
 from features.work import Destination, Engine, LocalEngine, Worker
 
@@ -50,9 +51,12 @@ class ExtractSettings:
     encoder: EncoderSettings = DEFAULT_SETTINGS
     device: str = "auto"
     batch_seconds: float | None = None
+    """Padded seconds of audio per batch; else what the store's first extraction recorded, else the device's default."""
     update: bool = False
     verify_inputs: bool = False
     """Decode the audio of what is stored and compare it."""
+    retry_rejected: bool = False
+    """Try again what was rejected before, though its input is unchanged."""
     plan_only: bool = False
     format: str | None = None
     """hdf5 or zarr; else that of the store's parts."""
@@ -135,9 +139,11 @@ def extract_stream(
     refuse_seen(utterances, encoder)
     identities = [store_identity(encoder, selector, layer, settings) for layer in encoder.layers]
     known = provenance(selector, encoder, device)
+    wanted = settings.batch_seconds if encoder.modality == "audio" else None
+    budget = wanted or recorded_budget(settings.features_dir, identities) or default_budget(encoder.modality, device)
     plan = make_plan(
-        utterances, encoder, identities, settings.features_dir, device, settings.batch_seconds, settings.update,
-        verify_inputs=settings.verify_inputs, say=say,
+        utterances, encoder, identities, settings.features_dir, budget, settings.update,
+        retry_rejected=settings.retry_rejected, verify_inputs=settings.verify_inputs, say=say,
     )  # fmt: skip
     _announce(plan, selector, encoder, device, settings, say)
     if settings.plan_only:
@@ -157,6 +163,9 @@ def extract_stream(
         for info, target in zip(infos, plan.targets, strict=True)
     ]
     with Claims([info.path for info in infos]) as claims:
+        if wanted is not None:
+            refuse_other_budget(infos[0], wanted, claims)
+        plan = plan.with_budget(agree_on_budget(infos, plan.budget, replace=wanted is not None))
         if settings.engine == "ray":
             from features.extract_ray import RayEngine
 
@@ -195,6 +204,9 @@ def _run(
     started = time.perf_counter()
     first = {rejection[0].utterance_id: rejection for rejection in plan.rejected.values()}
     done = [Done(tried=set(first), rejected=dict(first)) for _ in destinations]
+    if settings.retry_rejected:
+        for to, target in zip(destinations, plan.targets, strict=True):
+            record_rejected(to.info, plan.modality, {plan.utterances[i].utterance_id for i in target.pending})
     share = Share(plan, [to.info for to in destinations], claims, settings.shard)
     bar = progress(len(plan.utterances), len(plan.utterances) - len(plan.pending))
     audio_seconds = 0.0
@@ -211,7 +223,7 @@ def _run(
                     bar.set_postfix_str(f"{speed:.1f}x real time", refresh=False)
     finally:
         for to, one in zip(destinations, done, strict=True):
-            record_rejected(to.info, one.tried, list(one.rejected.values()))
+            record_rejected(to.info, plan.modality, one.tried, list(one.rejected.values()))
     seconds = time.perf_counter() - started
     results = [
         _result(plan, target, str(to.info.path), len(one.written), seconds, audio_seconds, store)
@@ -234,10 +246,12 @@ def _result(
 ) -> StoreResult:
     """Count what is in `store` now; without one, what the plan found."""
     utterances = plan.utterances
-    lacking = {i for i in target.pending if store is not None and target.lacks(i, utterances[i], store)}
-    listed = read_rejected(Path(path)) if store is not None else {}
-    rejected = plan.rejected.keys() | {i for i in lacking if utterances[i].utterance_id in listed}
-    left = lacking - rejected
+    rejected, left = plan.rejected.keys() | target.settled.keys(), set[int]()
+    if store is not None:
+        listed = Rejections(Path(path))
+        lacking = {i for i in target.pending if target.is_uncommitted(i, utterances[i], store)}
+        rejected = rejected | {i for i in lacking if utterances[i].utterance_id in listed}
+        left = lacking - rejected
     there = len(utterances) - len(rejected | left) - encoded
     return StoreResult(
         path=path,
@@ -268,9 +282,10 @@ def _announce(
     cut = f" {plan.truncated} transcripts are longer than the encoder takes and cut." if plan.truncated else ""
     say(f"{selector}: {encoder.weights_note}, {layers} of {encoder.num_layers}, width {encoder.dim}.{cut}")
     kept = min(plan.num_kept(target) for target in plan.targets)
+    rejected = max(plan.num_rejected(target) for target in plan.targets)
     say(
         f"  {len(plan.utterances)} utterances{hours}: {len(plan.pending)} to encode on {device}, {kept} kept, "
-        f"{len(plan.rejected)} rejected; {plan.num_bytes / 1e6:.1f} MB to write, {free / 1e9:.1f} GB free"
+        f"{rejected} rejected; {plan.num_bytes / 1e6:.1f} MB to write, {free / 1e9:.1f} GB free"
     )
     if plan.num_bytes + FREE_DISK_MARGIN > free:
         raise InputError(

@@ -98,6 +98,13 @@ def _source(utterance: Utterance, fingerprint: str | None) -> dict[str, Any]:
     }
 
 
+def input_key(utterance: Utterance, modality: str) -> str:
+    """Return what tells cheaply whether the input of an utterance is unchanged: the transcript's hash, the source."""
+    if modality == "text":
+        return text_sha256(transcript_of(utterance))
+    return json.dumps(audio_source(utterance), sort_keys=True)
+
+
 class InputComparison:
     """Tells whether stored utterances were made from what the manifest says now.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from features.manifest import Utterance
 from features.progress import Say, silent
 from features.store.identity import StoreInfo, find_identity
 from features.store.reader import FeatureStore
-from features.store.rejected import Rejection
+from features.store.rejected import Rejection, Rejections
 from features.store.writer import PART_BYTES, PART_ROWS
 
 BATCH_SECONDS = {"cpu": 8.0, "cuda": 480.0}
@@ -43,18 +43,25 @@ class Target:
     """Committed, but from other content."""
     generation: int
     """The generation that rows written now belong to."""
+    settled: Mapping[int, Rejection]
+    """Not committed, for an earlier extraction rejected this very input."""
 
     @property
     def pending(self) -> set[int]:
         """Everything to write."""
         return self.missing | self.changed
 
-    def lacks(self, index: int, utterance: Utterance, store: FeatureStore) -> bool:
+    def is_uncommitted(self, index: int, utterance: Utterance, store: FeatureStore) -> bool:
         """Tell whether an utterance was to be written and nobody has committed it since."""
         name = utterance.utterance_id
         if index in self.changed:
             return store.generation(name) < self.generation
         return index in self.missing and name not in store
+
+    def lacks(self, index: int, utterance: Utterance, store: FeatureStore, rejections: Rejections) -> bool:
+        """Tell whether an utterance was to be written and nobody has committed or rejected it since."""
+        modality = str(self.identity["modality"])
+        return self.is_uncommitted(index, utterance, store) and rejections.settled(utterance, modality) is None
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,9 @@ class Plan:
     truncated: int
     """How many transcripts are longer than the encoder takes."""
 
+    budget: float
+    """Padded cost of a batch."""
+
     @property
     def pending(self) -> set[int]:
         """Everything to encode, for any layer."""
@@ -96,7 +106,19 @@ class Plan:
 
     def num_kept(self, target: Target) -> int:
         """How many utterances of a store need no work."""
-        return len(self.utterances) - len(target.pending) - len(self.rejected)
+        return len(self.utterances) - len(target.pending) - self.num_rejected(target)
+
+    def num_rejected(self, target: Target) -> int:
+        """How many utterances of a store are rejected, now or settled before."""
+        return len(self.rejected.keys() | target.settled.keys())
+
+    def with_budget(self, budget: float) -> Plan:
+        """Return the same work in batches of another budget."""
+        if budget == self.budget:
+            return self
+        sizes = [rows * self.row_bytes for rows in self.rows]
+        units = plan_units(self.costs, sizes, self.rejected.keys(), budget)
+        return replace(self, budget=budget, units=units)
 
     @property
     def hours(self) -> float:
@@ -124,30 +146,26 @@ def make_plan(
     encoder: Encoder,
     identities: Sequence[Mapping[str, Any]],
     features_dir: Path,
-    device: torch.device,
-    batch_seconds: float | None,
+    budget: float,
     update: bool,
     *,
+    retry_rejected: bool = False,
     verify_inputs: bool = False,
     say: Say = silent,
 ) -> Plan:
     """Inspect every utterance and compare it with what is committed in each identity's store; nothing is written.
 
-    With `verify_inputs` the audio of every committed utterance is decoded and compared.
-
-    Raises InputError where another content stands under a committed id and `update` is false.
+    A batch costs at most `budget` padded seconds or tokens. An input that was rejected before is settled, unless
+    `retry_rejected`. With `verify_inputs` the audio of every committed utterance is decoded and compared. Raises
+    InputError where another content stands under a committed id and `update` is false.
     """
     measured = _Measured(utterances, encoder)
     comparison = InputComparison(encoder.modality, say, decode=verify_inputs)
-    targets = [_make_target(measured, identity, features_dir, update, comparison) for identity in identities]
-    budget = (BATCH_TOKENS if encoder.modality == "text" else BATCH_SECONDS)[
-        device.type if device.type in BATCH_SECONDS else "cpu"
-    ]
-    if encoder.modality == "audio" and batch_seconds is not None:
-        budget = batch_seconds
-    good = [i for i in range(len(utterances)) if i not in measured.rejected]
-    planned = plan_batches([measured.costs[i] for i in good], budget, MAX_BATCH)
-    batches = [[good[i] for i in batch] for batch in planned]
+    targets = []
+    for identity in identities:
+        info = find_identity(features_dir, identity)
+        rejections = Rejections(info.path) if info is not None and not retry_rejected else None
+        targets.append(_make_target(measured, identity, info, update, comparison, rejections))
     row_bytes = encoder.dim * (2 if identities[0]["store_dtype"] == "fp16" else 4)
     return Plan(
         modality=encoder.modality,
@@ -156,11 +174,27 @@ def make_plan(
         costs=measured.costs,
         rows=measured.rows,
         row_bytes=row_bytes,
-        units=cut_units(batches, measured.costs, [rows * row_bytes for rows in measured.rows]),
+        units=plan_units(measured.costs, [rows * row_bytes for rows in measured.rows], measured.rejected, budget),
         rejected=measured.rejected,
         end_clipped=measured.end_clipped,
         truncated=measured.truncated,
+        budget=budget,
     )
+
+
+def default_budget(modality: str, device: torch.device) -> float:
+    """Return the padded seconds or tokens of a batch where neither a flag nor the store says."""
+    budgets = BATCH_TOKENS if modality == "text" else BATCH_SECONDS
+    return budgets[device.type if device.type in budgets else "cpu"]
+
+
+def plan_units(
+    costs: Sequence[float], sizes: Sequence[int], rejected: Collection[int], budget: float
+) -> list[list[list[int]]]:
+    """Return the units of the utterances that are not rejected, in batches of at most `budget`."""
+    good = [i for i in range(len(costs)) if i not in rejected]
+    planned = plan_batches([costs[i] for i in good], budget, MAX_BATCH)
+    return cut_units([[good[i] for i in batch] for batch in planned], costs, sizes)
 
 
 def cut_units(batches: Sequence[list[int]], costs: Sequence[float], sizes: Sequence[int]) -> list[list[list[int]]]:
@@ -179,16 +213,25 @@ def cut_units(batches: Sequence[list[int]], costs: Sequence[float], sizes: Seque
 
 
 def _make_target(
-    measured: _Measured, identity: Mapping[str, Any], features_dir: Path, update: bool, comparison: InputComparison
+    measured: _Measured,
+    identity: Mapping[str, Any],
+    info: StoreInfo | None,
+    update: bool,
+    comparison: InputComparison,
+    rejections: Rejections | None,
 ) -> Target:
-    info = find_identity(features_dir, identity)
     store = FeatureStore(info.path) if info else None
     missing, changed, moved = set(), set(), {}
+    settled: dict[int, Rejection] = {}
     for i, utterance in enumerate(measured.utterances):
         if i in measured.rejected:
             continue
         if store is None or utterance.utterance_id not in store:
-            missing.add(i)
+            rejection = rejections.settled(utterance, measured.modality) if rejections else None
+            if rejection is None:
+                missing.add(i)
+            else:
+                settled[i] = rejection
             continue
         try:
             found = comparison.compare(utterance, store.row_info(utterance.utterance_id))
@@ -205,7 +248,7 @@ def _make_target(
     newest = -1
     if store is not None and changed:
         newest = max(store.generation(measured.utterances[i].utterance_id) for i in changed)
-    return Target(identity, info, missing, changed, newest + 1)
+    return Target(identity, info, missing, changed, newest + 1, settled)
 
 
 class _Measured:

@@ -1,45 +1,81 @@
-"""One process's share of a plan: the units it can claim, one after another, until none is left to anyone."""
+"""The units of a plan that fall to one process: claimed a few at a time, until none is left to anyone.
+
+What a process does besides encoding grows linearly with the work: committed utterances are counted once, as the parts
+that hold them appear, and claims are taken in rounds that get smaller towards the end, with one look at the folders
+per round (guided self-scheduling: Polychronopoulos and Kuck 1987).
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from features.interruption import check_interrupted
 from features.plan import Plan
 from features.store.claims import Claims
 from features.store.identity import StoreInfo
 from features.store.reader import FeatureStore
+from features.store.rejected import Rejections, append_rejected
 from features.work import Engine, Unit, UnitResult
 
 WAIT_S = 1.0
 """How long to wait before looking again at units that other processes hold."""
+ROUNDS = 256
+"""A round claims one in so many of the open units, rounded up."""
+
+
+@dataclass
+class OpenUnit:
+    """A unit that is not committed yet."""
+
+    batches: list[list[int]]
+    size: int
+    """How many of its utterances were pending at first."""
+    lacking: list[set[int]]
+    """For each store the utterances that nobody has committed or rejected yet."""
 
 
 class Share:
     """Hands the pending units of a plan (or of the I-th of N shards of it) to an engine as they can be claimed."""
 
     def __init__(self, plan: Plan, infos: Sequence[StoreInfo], claims: Claims, shard: tuple[int, int] = (1, 1)) -> None:
-        self.plan, self.claims = plan, claims
+        self.plan, self.claims, self._infos = plan, claims, list(infos)
         self.stores = [FeatureStore(info.path) for info in infos]
+        self.rejections = [Rejections(info.path) for info in infos]
+        self._open: dict[str, OpenUnit] = {}
+        self._place: dict[str, tuple[str, int]] = {}
         number, count = shard
-        self._open = {plan.unit_name(unit): unit for unit in plan.units[number - 1 :: count]}
-        self._planned = plan.pending
+        for unit in plan.units[number - 1 :: count]:
+            self._add(plan.unit_name(unit), unit)
+        self._order: deque[str] = deque(self._open)
+        self._claimed: deque[str] = deque()
+
+    def _add(self, name: str, unit: list[list[int]]) -> None:
+        indices = {i for batch in unit for i in batch}
+        lacking = [indices & target.pending for target in self.plan.targets]
+        pending = set().union(*lacking)
+        if pending:
+            self._open[name] = OpenUnit(unit, len(pending), lacking)
+            self._place |= {self.plan.utterances[i].utterance_id: (name, i) for i in pending}
 
     def through(
         self, engine: Engine, say: Callable[[str], None], update: Callable[[int], object]
     ) -> Iterator[UnitResult]:
         """Yield the result of every unit that this process did, until all are committed, by whomever.
 
-        `update` is called with the number of utterances that have got their rows.
+        `update` is called with the number of utterances that are committed or rejected.
         """
-        running: dict[str, int] = {}
+        running: set[str] = set()
         waited = False
+        self._start_at_own_place()
         self._close_committed(update)
         while self._open or running:
             check_interrupted()
-            while len(running) < engine.capacity and (unit := self._claim(running, update)) is not None:
-                running[unit.name] = self._size(unit.name)
+            while len(running) < engine.capacity and (unit := self._claim(update)) is not None:
+                running.add(unit.name)
                 engine.submit(unit)
             if not running:
                 if not self._open:
@@ -53,50 +89,73 @@ class Share:
                 self._close_committed(update)
                 continue
             for result in engine.collect():
+                for info in self._infos:  # before the claim is released: the next process must know of them
+                    append_rejected(info, self.plan.modality, result.rejected)
                 self.claims.release(result.name)
-                self._open.pop(result.name)
-                update(running.pop(result.name))
+                running.remove(result.name)
+                update(self._open.pop(result.name).size)
                 yield result
         for store in self.stores:
             store.refresh()
 
-    def _claim(self, running: dict[str, int], update: Callable[[int], object]) -> Unit | None:
-        """Return the next unit that is claimed and lacks rows; what others have committed meanwhile is closed."""
-        for name in [name for name in self._open if name not in running]:
-            if not self.claims.take(name):
-                continue
-            for store in self.stores:
-                store.refresh()
-            unit = self._pending(name)
-            if unit is not None:
-                return unit
-            self._close(name, update)
-            self.claims.release(name)
+    def _start_at_own_place(self) -> None:
+        """Begin where no other process does; the first one begins with the longest utterances."""
+        if self._order and self.claims.held():
+            self._order.rotate(-(zlib.crc32(self.claims.token.encode()) % len(self._order)))
+
+    def _claim(self, update: Callable[[int], object]) -> Unit | None:
+        """Return the next unit that is claimed and lacks frames; None if other processes hold all that is open."""
+        while self._claimed or self._claim_round(update):
+            name = self._claimed.popleft()
+            if name in self._open:
+                return self._unit(name)
+            self.claims.release(name)  # committed by another process while it waited here
         return None
 
-    def _pending(self, name: str) -> Unit | None:
-        """Return what a unit still lacks, by now; None if nothing."""
-        plan, unit = self.plan, self._open[name]
-        wanted = [
-            {i for batch in unit for i in batch if target.lacks(i, plan.utterances[i], store)}
-            for target, store in zip(plan.targets, self.stores, strict=True)
-        ]
-        needed: set[int] = set().union(*wanted)
-        batches = [[plan.utterances[i] for i in batch] for batch in unit if not needed.isdisjoint(batch)]
-        names = [{plan.utterances[i].utterance_id for i in some} for some in wanted]
-        return Unit(name, batches, names) if batches else None
+    def _claim_round(self, update: Callable[[int], object]) -> bool:
+        """Claim some open units that nobody holds, then close those that others had committed before."""
+        held = self.claims.held()
+        wanted = -(-len(self._open) // ROUNDS)
+        for _ in range(len(self._order)):
+            name = self._order.popleft()
+            if name not in self._open:
+                continue
+            if name not in held and self.claims.take(name):
+                self._claimed.append(name)
+            else:
+                self._order.append(name)
+            if len(self._claimed) == wanted:
+                break
+        if self._claimed:
+            self._close_committed(update)
+        return bool(self._claimed)
+
+    def _unit(self, name: str) -> Unit:
+        """Return what a unit still lacks."""
+        unit, utterances = self._open[name], self.plan.utterances
+        needed: set[int] = set().union(*unit.lacking)
+        batches = [[utterances[i] for i in batch] for batch in unit.batches if not needed.isdisjoint(batch)]
+        return Unit(name, batches, [{utterances[i].utterance_id for i in some} for some in unit.lacking])
 
     def _close_committed(self, update: Callable[[int], object]) -> None:
-        for store in self.stores:
-            store.refresh()
-        for name in list(self._open):
-            if self._pending(name) is None:
-                self._close(name, update)
+        """Close every unit that has become complete since the last look, claimed or not."""
+        complete: dict[str, None] = {}
+        for number, (store, rejections) in enumerate(zip(self.stores, self.rejections, strict=True)):
+            for name in (*self._settle(number, store.refresh()), *self._settle(number, rejections.refresh())):
+                complete[name] = None
+        for name in complete:
+            update(self._open.pop(name).size)
 
-    def _close(self, name: str, update: Callable[[int], object]) -> None:
-        update(self._size(name))
-        self._open.pop(name)
-
-    def _size(self, name: str) -> int:
-        """Return how many utterances of a unit were pending at first."""
-        return sum(i in self._planned for batch in self._open[name] for i in batch)
+    def _settle(self, number: int, utterance_ids: Iterable[str]) -> list[str]:
+        """Take utterances off what a store lacks; return the units that lack nothing now."""
+        target, complete = self.plan.targets[number], []
+        for utterance_id in utterance_ids:
+            name, i = self._place.get(utterance_id, ("", -1))
+            unit = self._open.get(name)
+            if unit is None or i not in unit.lacking[number]:
+                continue
+            if not target.lacks(i, self.plan.utterances[i], self.stores[number], self.rejections[number]):
+                unit.lacking[number].discard(i)
+                if not any(unit.lacking):
+                    complete.append(name)
+        return complete

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from test_extract import content, run
 from tiny import make_data
 
@@ -176,7 +175,7 @@ def _hold_everything(claims: Claims, data: Path, store: Path, pid: int) -> None:
     utterances = [utterance for split in rows.values() for utterance in split]
     encoder = load_encoder(parse_selector("fourier2vec", "audio"))
     identity = read_store_info(store).identity
-    plan = make_plan(utterances, encoder, [identity], data / "stores", torch.device("cpu"), 2.0, False)
+    plan = make_plan(utterances, encoder, [identity], data / "stores", 2.0, False)
     for name in map(plan.unit_name, plan.units):
         assert claims.take(name)
         path = claim_of(store, name)

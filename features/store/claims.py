@@ -13,7 +13,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -80,7 +80,15 @@ class Claims:
         for store in self.stores:
             self._drop(store / FOLDER / f"{unit}.json")
 
-    def holders(self, units: Sequence[str]) -> list[str]:
+    def held(self) -> set[str]:
+        """Return the units that other processes hold in any of the stores."""
+        found = set()
+        for store in self.stores:
+            with suppress(FileNotFoundError), os.scandir(store / FOLDER) as entries:
+                found |= {entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json")}
+        return found - {path.stem for path in self._held}
+
+    def holders(self, units: Iterable[str]) -> list[str]:
         """Return who holds these units, as host:pid."""
         found = set()
         for store in self.stores:
@@ -205,5 +213,6 @@ def _is_dead(path: Path, claim: dict[str, Any], now: float) -> bool:
             return True
         except PermissionError:
             pass
-        return bool(claim["started"] != _started(claim["pid"])) or now - _time(path) > EXPIRY_S
-    return now - _time(path) > EXPIRY_S
+        if claim["started"] != _started(claim["pid"]):
+            return True
+    return abs(now - _time(path)) > EXPIRY_S  # its holder would have refreshed a time in the future, too

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class FeatureStore:
         self.dim = int(self.info.identity["dim"])
         self.dtype = np.dtype({"fp16": np.float16, "fp32": np.float32}[self.info.identity["store_dtype"]])
         self._parts: list[Part] = []
+        self._numbers: dict[Path, int] = {}
         self._columns: dict[int, Columns] = {}
         self._rows: dict[str, tuple[int, int]] = {}
         self._sources: dict[tuple[str, str], str] | None = None
@@ -63,21 +64,25 @@ class FeatureStore:
     def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path]]:
         return FeatureStore, (self.path,)
 
-    def refresh(self) -> None:
-        """Open the parts that were committed since."""
-        known = {part.path for part in self._parts}
+    def refresh(self) -> list[str]:
+        """Open the parts that were committed since; return the ids of their utterances."""
+        known = self._numbers.keys()
+        added: list[str] = []
         for part in self._open_new(known):
             if part.values.shape[1] != self.dim or part.values.dtype != self.dtype:
                 found = f"rows of {part.values.shape[1]} x {part.values.dtype}, not of {self.dim} x {self.dtype}"
                 raise damaged(part.path, found)
             number, rows, parts = len(self._parts), self._rows, self._parts
+            self._numbers[part.path] = number
             parts.append(part)
             for row, utterance_id in enumerate(part.utterance_ids):
                 other = rows.get(utterance_id)
                 if other is None or _rank(part) >= _rank(parts[other[0]]):
                     rows[utterance_id] = (number, row)
+            added += part.utterance_ids
+        return added
 
-    def _open_new(self, known: set[Path]) -> list[Part]:
+    def _open_new(self, known: Set[Path]) -> list[Part]:
         attempt = 0
         while True:
             paths, attempt = [path for path in part_paths(self.path) if path not in known], attempt + 1
@@ -88,7 +93,7 @@ class FeatureStore:
                     raise
 
     def _reopen(self) -> None:
-        self._parts, self._columns, self._rows, self._sources = [], {}, {}, None
+        self._parts, self._numbers, self._columns, self._rows, self._sources = [], {}, {}, {}, None
         self.refresh()
 
     def __len__(self) -> int:
@@ -172,7 +177,7 @@ class FeatureStore:
 
     def part_rows(self, path: Path) -> list[str]:
         """Return the ids of a part whose rows count; those with a newer or equal row elsewhere do not."""
-        number = self.parts.index(path)
+        number = self._numbers[path]
         ids = self._parts[number].utterance_ids
         return [name for row, name in enumerate(ids) if self._rows[name] == (number, row)]
 

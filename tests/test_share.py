@@ -1,0 +1,279 @@
+"""Dividing the work: what was rejected is settled, one budget per store, and a cost that grows linearly."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from test_extract import content, run
+from tiny import make_data, wave
+
+import features.inputs
+from features.errors import InputError, UsageError
+from features.manifest import Utterance
+from features.plan import Plan, Target, plan_units
+from features.share import ROUNDS, Share
+from features.store.batching_budget import BUDGET_FILE, read_budget
+from features.store.claims import FOLDER, Claims
+from features.store.identity import StoreInfo, create_store
+from features.store.reader import FeatureStore
+from features.store.rejected import REJECTED_FILE, Rejections, append_rejected, read_rejected
+from features.work import Unit, UnitResult, Worker
+
+IDENTITY = {"modality": "text", "encoder": "e", "layer": "last", "store_dtype": "fp16", "dim": 2}
+
+
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count how often the audio of an utterance is decoded."""
+    counts: Counter[str] = Counter()
+    decode = features.inputs.decode_segment
+
+    def counting(path: Path, *rest: Any) -> Any:
+        counts[path.stem] += 1
+        return decode(path, *rest)
+
+    monkeypatch.setattr("features.inputs.decode_segment", counting)
+    return counts
+
+
+def spoil(data: Path, *names: str) -> None:
+    """Put a NaN, which only decoding finds, into the audio of utterances."""
+    for name in names:
+        samples = wave(0.5, 3)
+        samples[70] = np.nan
+        soundfile.write(data / f"{name}.wav", samples, 16_000, subtype="FLOAT")
+
+
+def test_what_was_rejected_while_encoding_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run used to encode every batch again that held a rejected utterance."""
+    data = make_data(tmp_path / "data")
+    spoil(data, "train-003", "valid-002")
+    first = run(data)
+    assert (first.encoded, first.rejected) == (40, 2)
+    counts = decoded(monkeypatch)
+    again = run(data)
+    assert (again.encoded, again.kept, again.rejected, counts.total()) == (0, 40, 2, 0)
+    assert set(read_rejected(Path(first.path))) == {"train-003", "valid-002"}
+    assert run(data, retry_rejected=True).rejected == 2 and counts["train-003"] == counts["valid-002"] == 1
+    soundfile.write(data / "train-003.wav", wave(0.5, 3), 16_000)  # its source has changed
+    repaired = run(data)
+    assert (repaired.encoded, repaired.rejected) == (1, 1)
+    assert set(read_rejected(Path(first.path))) == {"valid-002"}
+
+
+def test_a_rejection_that_lies_in_the_machine_is_not_settled(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
+    path = Path(run(data).path) / REJECTED_FILE
+    entry = {"utterance_id": "train-000", "reason": "out_of_memory", "detail": "", "input": "x"}
+    path.write_text(json.dumps(entry) + "\n")
+    assert Rejections(path.parent).settled(utterance("train-000"), "text") is None
+
+
+def test_a_process_knows_at_once_what_others_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three processes over 640 utterances with 3 % that cannot be used encoded 576, 640 and 576 of them."""
+    data = make_data(tmp_path / "data")
+    spoil(data, *(f"train-{i:03d}" for i in range(0, 24, 3)))
+    through = Share.through
+    inner: list[Any] = []
+
+    def with_another_inside(self: Share, engine: Any, say: Any, update: Any) -> Any:
+        for number, result in enumerate(through(self, engine, say, update)):
+            if number == 2 and not inner:
+                inner.append(None)
+                inner[0] = run(data)  # a second process begins and ends here
+            yield result
+
+    monkeypatch.setattr(Share, "through", with_another_inside)
+    counts = decoded(monkeypatch)
+    outer = run(data)
+    assert outer.encoded + inner[0].encoded == 34 and inner[0].encoded > 0
+    assert outer.rejected == inner[0].rejected == 8
+    assert counts and max(counts.values()) == 1
+    monkeypatch.undo()
+    assert content(outer.path) == content(run(data, features_dir=tmp_path / "alone").path)
+
+
+def test_rejections_are_read_as_they_are_added(tmp_path: Path) -> None:
+    info = create_store(tmp_path, IDENTITY, {}, "m")
+    rejections = Rejections(info.path)
+    append_rejected(info, "text", [(utterance("a"), "no_samples", "empty")])
+    assert rejections.refresh() == ["a"] and rejections.refresh() == []
+    with (info.path / REJECTED_FILE).open("ab") as file:
+        file.write('{"utterance_id": "b", "detail": "ứ'.encode()[:-1])  # killed in the middle of a letter
+    assert rejections.refresh() == [] and set(read_rejected(info.path)) == {"a"}
+    append_rejected(info, "text", [(utterance("c"), "no_samples", "empty")])
+    assert rejections.refresh() == ["c"] and set(rejections) == {"a", "c"} == set(read_rejected(info.path))
+
+
+def test_the_first_extraction_decides_the_budget(tmp_path: Path) -> None:
+    """A process on a GPU beside one on a CPU claimed other units and encoded the same utterances."""
+    data = make_data(tmp_path / "data")
+    first = run(data, batch_seconds=1.5, shard=(1, 2))
+    assert read_budget(Path(first.path)) == 1.5
+    units: list[str] = []
+    encode = Worker.encode
+
+    def noting(self: Worker, unit: Unit) -> UnitResult:
+        units.append(unit.name)
+        padded = [max(0.3 + 0.05 * (u.extra["take"] % 7) for u in batch) * len(batch) for batch in unit.batches]
+        assert max(padded) <= 1.5 + 1e-9  # not the 8 s of a CPU
+        return encode(self, unit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "encode", noting)
+        second = run(data, batch_seconds=None)
+    assert units and first.encoded + second.encoded == 42
+    assert content(first.path) == content(run(data, batch_seconds=1.5, features_dir=tmp_path / "alone").path)
+
+
+def test_another_budget_is_taken_over_unless_somebody_extracts(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    path = Path(run(data, batch_seconds=1.5).path)
+    with Claims([path]) as other:
+        assert other.take("unit")
+        with pytest.raises(UsageError, match=r"--batch-seconds must be 1\.5, as of .*; found 3"):
+            run(data, batch_seconds=3.0)
+        assert run(data, batch_seconds=1.5).kept == 42
+    run(data, batch_seconds=3.0)
+    assert read_budget(path) == 3.0
+    for broken in ("{", "[]", '{"budget": "8"}', '{"budget": NaN}', '{"budget": -1}', "[" * 10_000):
+        (path / BUDGET_FILE).write_text(broken)
+        with pytest.raises(InputError, match=r"batching\.json.*remove"):
+            run(data, batch_seconds=None)
+
+
+def utterance(name: str) -> Utterance:
+    return Utterance(
+        name, "s", "a.wav", Path("a.wav"), 0.0, None, "mix", "xin chào", None, "train", "train.jsonl", 1, {}
+    )
+
+
+def plan_of(count: int, store: StoreInfo) -> Plan:
+    """Return a plan of `count` units of two utterances."""
+    utterances = [utterance(f"u{i}") for i in range(2 * count)]
+    target = Target(IDENTITY, store, set(range(2 * count)), set(), 0, {})
+    units = [[[2 * i, 2 * i + 1]] for i in range(count)]
+    sizes = [1] * (2 * count)
+    return Plan("text", utterances, [target], [1.0] * (2 * count), sizes, 4, units, {}, 0, 0, 8.0)
+
+
+class Nobody:
+    """An engine that encodes nothing."""
+
+    capacity = 1
+
+    def __init__(self) -> None:
+        self.units: list[Unit] = []
+
+    def submit(self, unit: Unit) -> None:
+        self.units.append(unit)
+
+    def collect(self) -> list[UnitResult]:
+        return [UnitResult(self.units[-1].name, [[]], [], 0.0)]
+
+    def close(self) -> None:
+        pass
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for owner, name in ((Claims, "take"), (Claims, "held"), (FeatureStore, "refresh"), (Target, "lacks")):
+        count_calls(monkeypatch, owner, name, counts)
+    return counts
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, counts: Counter[str]) -> None:
+    method = getattr(owner, name)
+
+    def counting(*arguments: Any) -> Any:
+        counts[name] += 1
+        return method(*arguments)
+
+    monkeypatch.setattr(owner, name, counting)
+
+
+@pytest.mark.parametrize("count", [100, 1600])
+def test_claiming_costs_as_many_claims_as_units_and_few_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    info = create_store(tmp_path, IDENTITY, {}, "m")
+    counts = counted(monkeypatch)
+    engine = Nobody()
+    with Claims([info.path]) as claims:
+        share = Share(plan_of(count, info), [info], claims)
+        assert len(list(share.through(engine, print, lambda _: None))) == count
+    assert counts["take"] == count == len({unit.name for unit in engine.units})
+    looks = min(count, ROUNDS * (1 + math.log(max(1, count / ROUNDS))))
+    assert counts["refresh"] <= looks + 4 and counts["held"] <= looks + 4
+
+
+def test_units_that_others_committed_are_closed_without_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = create_store(tmp_path, IDENTITY, {}, "m")
+    plan = plan_of(200, info)
+    counts = counted(monkeypatch)
+    updates: list[int] = []
+    with Claims([info.path]) as claims:
+        share = Share(plan, [info], claims)
+        results = share.through(Nobody(), print, updates.append)
+        next(results)
+        share.stores[0].refresh = lambda: [u.utterance_id for u in plan.utterances]  # type: ignore[method-assign]
+        monkeypatch.setattr(FeatureStore, "__contains__", lambda *_: True)  # all of it is there now
+        assert list(results) == []
+    assert counts["take"] <= 2 and sum(updates) == 600
+    assert counts["lacks"] <= 600
+
+
+def test_a_second_process_begins_elsewhere(tmp_path: Path) -> None:
+    info = create_store(tmp_path, IDENTITY, {}, "m")
+    plan = plan_of(64, info)
+    engines = [Nobody(), Nobody()]
+    with Claims([info.path]) as first, Claims([info.path]) as second:
+        second.token = "1-second"
+        one = Share(plan, [info], first).through(engines[0], print, lambda _: None)
+        next(one)
+        assert first.take(engines[0].units[0].name)  # the first one still works on it
+        next(Share(plan, [info], second).through(engines[1], print, lambda _: None))
+    started = [engine.units[0].batches[0][0].utterance_id for engine in engines]
+    assert started[0] == "u0" and started[1] not in ("u0", "u2")
+
+
+def test_a_claim_from_the_future_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that was wrong once kept a unit claimed for ever."""
+    import os
+    import time
+
+    from features.store import claims as module
+
+    monkeypatch.setattr(module, "_machine", lambda: ["elsewhere"])
+    with Claims([tmp_path]) as other, Claims([tmp_path]) as claims:
+        assert other.take("a")
+        later = time.time() + 1e6
+        os.utime(tmp_path / FOLDER / "a.json", (later, later))
+        monkeypatch.setattr(module, "_machine", lambda: ["here"])
+        claims.sweep()
+        assert claims.take("a")
+
+
+def test_units_do_not_depend_on_what_is_rejected_while_encoding() -> None:
+    costs: Sequence[float] = [3.0, 2.0, 2.0, 1.0]
+    assert plan_units(costs, [1] * 4, set(), 4.0) == [[[0]], [[1, 2]], [[3]]]
+    assert plan_units(costs, [1] * 4, {1}, 4.0) == [[[0]], [[2, 3]]]
+
+
+@pytest.mark.parametrize("flags", [[], ["--retry-rejected"]])
+def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]) -> None:
+    from cli.main import run as mervn
+
+    data = make_data(tmp_path / "data")
+    spoil(data, "train-003")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["extract", "--audio-encoder", "fourier2vec", "--threads", "1"]
+    assert mervn(arguments) == 0
+    counts = decoded(monkeypatch)
+    assert mervn([*arguments, *flags]) == 0
+    assert counts["train-003"] == len(flags)

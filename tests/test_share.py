@@ -224,8 +224,8 @@ def test_units_that_others_committed_are_closed_without_claims(tmp_path: Path, m
         share.stores[0].refresh = lambda: [u.utterance_id for u in plan.utterances]  # type: ignore[method-assign]
         monkeypatch.setattr(FeatureStore, "__contains__", lambda *_: True)  # all of it is there now
         assert list(results) == []
-    assert counts["take"] <= 2 and sum(updates) == 600
-    assert counts["lacks"] <= 600
+    assert counts["take"] <= 2 and sum(updates) == 400
+    assert counts["lacks"] <= 400
 
 
 def test_a_second_process_begins_elsewhere(tmp_path: Path) -> None:

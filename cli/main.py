@@ -158,6 +158,9 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG):
             raise
-        click.echo(f"error: {error}", err=True)
+        place = f"{error.filename}: " if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = "; what was finished before is kept: make room and run the same command again" if full else ""
+        click.echo(f"error: {place}{error.strerror}{hint}", err=True)
         return 1
     return result if isinstance(result, int) else 0

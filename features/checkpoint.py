@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from features.errors import InputError
-from features.store.identity import sync_folder
+from features.store.identity import sync_folder, write_atomically
 
 TENSORS_FILE, STATE_FILE = "state.safetensors", "state.json"
 
@@ -27,11 +26,8 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     content = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
-    (temporary / TENSORS_FILE).write_bytes(content)  # a full disk is an OSError here
-    (temporary / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n", "utf-8")
-    for path in temporary.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+    write_atomically(temporary / TENSORS_FILE, content)
+    write_atomically(temporary / STATE_FILE, json.dumps(state, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
     sync_folder(folder.parent)

@@ -114,7 +114,8 @@ def _prepare(folder: Path, document: Mapping[str, Any], force: bool) -> dict[str
         if not force and result is not None:
             return dict(result)
         if force:
-            clear(folder)
+            write_json(path, document)  # without a result it is not complete
+            clear(folder, kept=(PRETRAIN_FILE,))
     write_json(path, document)
     return None
 

@@ -32,6 +32,7 @@ from features.errors import InputError
 from features.frames import Frames
 from features.masked_frames import MaskedFrames, draw_positions, l1_sums
 from features.ragged import Ragged
+from features.store.identity import write_atomically
 
 MEL_PER_SECOND = 100
 MAX_BATCH = 256
@@ -246,7 +247,7 @@ class Pretrainer:
             self.next_epoch, self.steps = state["next_epoch"], state["steps"]
             self._began -= state["spent_s"]
         lines = history.read_text("utf-8").splitlines() if history.exists() else []
-        history.write_text("".join(line + "\n" for line in lines[: self.next_epoch]), "utf-8")
+        write_atomically(history, "".join(line + "\n" for line in lines[: self.next_epoch]))
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

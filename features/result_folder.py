@@ -5,14 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from features.errors import InputError, UsageError
-from features.store.identity import canonical_json, differing_fields, write_atomically
+from features.store.identity import canonical_json, differing_fields, remove_folder, write_atomically
 
 LOCK_FILE = ".lock"
 _held: set[TextIO] = set()
@@ -63,12 +62,16 @@ def require_same(folder: Path, kind: str, there: Mapping[str, Any], now: Mapping
 
 
 def clear(folder: Path, kept: Collection[str] = ()) -> None:
-    """Remove everything in a folder but its lock and the files to be kept."""
-    for path in folder.iterdir():
+    """Remove everything in a folder but its lock and the files to be kept.
+
+    The caller has removed the file that marks the folder complete. Folders go first, so that no checkpoint outlives the
+    history that it continues.
+    """
+    for path in sorted(folder.iterdir(), key=lambda path: not path.is_dir()):
         if path.name == LOCK_FILE or path.name in kept:
             continue
-        if path.is_dir():
-            shutil.rmtree(path)
+        if path.is_dir() and not path.is_symlink():
+            remove_folder(path)
         else:
             path.unlink()
 

@@ -37,6 +37,8 @@ class Tuned:
     modality: str
     seen: Mapping[str, str]
     """The hash of the audio, or of the transcript, of every utterance trained on, by id."""
+    final: bool = True
+    """False until the weights beside it are final: such an encoder is not loaded."""
 
     @property
     def note(self) -> str:
@@ -115,12 +117,18 @@ def find_tuned(selector: Selector) -> Tuned | None:
     elif (folder / ENCODERS_FOLDER).is_dir():
         found = [read_tuned(path) for path in sorted((folder / ENCODERS_FOLDER).iterdir())]
         if not any(found):
-            raise InputError(f"{selector.flag}: {folder} is not complete: run the finetune command that made it again")
+            raise _incomplete(selector, folder)
     else:
         return None
     tuned = [one for one in found if one is not None]
     for one in tuned:
         if one.encoder == selector.name:
+            if not one.final:
+                raise _incomplete(selector, folder)
             return one
     there = ", ".join(one.encoder for one in tuned)
     raise InputError(f"{selector.flag}: {folder} holds no fine-tuned {selector.name}; it holds {there}")
+
+
+def _incomplete(selector: Selector, folder: Path) -> InputError:
+    return InputError(f"{selector.flag}: {folder} is not complete: run the finetune command that made it again")

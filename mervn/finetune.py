@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from features.encoders import DEFAULT_ENCODERS, ENCODERS
 from features.encoders.base import Encoder, load_whole
@@ -22,6 +21,7 @@ from features.encoders.selector import EncoderSettings, Selector, parse_selector
 from features.errors import UsageError
 from features.progress import Progress, Say, no_bar
 from features.result_folder import write_jsonl
+from features.store.identity import sync
 from features.store.rejected import REJECTED_FILE, rejection_entry
 from features.tuned import ENCODERS_FOLDER, Tuned
 from mervn.config import FinetuneOptions
@@ -30,11 +30,11 @@ from mervn.init_head import InitHead, take_head
 from mervn.live import LiveSplit, refuse_rejected
 from mervn.model import build_head, pooling_names
 from mervn.optimization import deterministic
-from mervn.outcome import RunResult, environment, fit_best, score, write_outcome
+from mervn.outcome import RunResult, environment, fit_best, score, write_outcome, write_weights
 from mervn.own_module import fusion_spec, keep_own, loss_spec, own_modules
 from mervn.parity import check_parity
 from mervn.prepared import Labelled, read_labelled, refuse_silent, resolved
-from mervn.runs import METRICS_FILE, MODEL_FILE, RunConfig, default_folder, locked, prepare
+from mervn.runs import METRICS_FILE, RunConfig, default_folder, locked, prepare
 from mervn.streams import SECOND, StreamShape
 from mervn.tensorboard import require_tensorboard
 from mervn.training import Report, Trainer
@@ -121,7 +121,9 @@ def _begin(job: Job) -> FinetuneOptions:
     rejected = [rejection_entry(rejection) for split in job.splits.values() for rejection in split.rejected]
     write_jsonl(job.run / REJECTED_FILE, rejected)
     for name, encoder in job.encoders.items():
-        encoder.save(job.run / ENCODERS_FOLDER / name)  # with the blocks that are cut before the training
+        folder = job.run / ENCODERS_FOLDER / name
+        _tuned(folder, encoder, _seen(encoder, name, job.splits["train"]), final=False).save(folder)
+        encoder.save(folder)  # with the blocks that are cut before the training
     return keep_own(job.run, job.options, job.config.inputs.get("modules", {}))
 
 
@@ -243,18 +245,33 @@ def _announce(model: EndToEnd, train: LiveSplit, world: World, say: Say) -> None
 
 
 def _save_model(run: Path, model: EndToEnd, train: LiveSplit) -> None:
-    """Write the head as any run does, and each encoder as a checkpoint that says what it learned from."""
-    save_file({name: tensor.contiguous() for name, tensor in model.head.state_dict().items()}, run / MODEL_FILE)
+    """Write the head as any run does, and each encoder as a checkpoint that says what it learned from.
+
+    Since `_begin` each checkpoint is marked incomplete; the mark goes once the final weights are on disk.
+    """
+    write_weights(run, model.head)
     for name in model.encoders:
         encoder, folder = model.encoder(name), run / ENCODERS_FOLDER / name
-        seen = {u.utterance_id: s for u, s in zip(train.utterances, train.input_sha256(name), strict=True)}
-        before = dict(encoder.tuned.seen) if encoder.tuned is not None else {}
-        seen = before | seen if model.tuned[name] else before
         encoder.save(folder)
-        settings = EncoderSettings(
-            _setting(encoder.config, "segmenter"), _setting(encoder.config, "tone_style"), _mode(encoder)
-        )
-        Tuned(folder, run.name, encoder.name, encoder.layers, settings, encoder.modality, seen).save(folder)
+        sync(folder)
+        seen = _seen(encoder, name, train) if model.tuned[name] else _seen(encoder, name, None)
+        _tuned(folder, encoder, seen, final=True).save(folder)
+
+
+def _seen(encoder: Encoder, name: str, train: LiveSplit | None) -> dict[str, str]:
+    """Return what an encoder learned from before, and with `train` what it learns from in this run."""
+    before = dict(encoder.tuned.seen) if encoder.tuned is not None else {}
+    if train is None:
+        return before
+    return before | {u.utterance_id: s for u, s in zip(train.utterances, train.input_sha256(name), strict=True)}
+
+
+def _tuned(folder: Path, encoder: Encoder, seen: Mapping[str, str], final: bool) -> Tuned:
+    settings = EncoderSettings(
+        _setting(encoder.config, "segmenter"), _setting(encoder.config, "tone_style"), _mode(encoder)
+    )
+    run = folder.parent.parent.name
+    return Tuned(folder, run, encoder.name, encoder.layers, settings, encoder.modality, seen, final)
 
 
 def _setting(config: Mapping[str, Any], key: str) -> str | None:

@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 
 from features.errors import InputError
 from features.progress import Progress, no_bar
+from features.store.identity import write_atomically
 from features.store.provenance import machine, now, package_versions
 from mervn.checkpoint import Saving
 from mervn.config import FinetuneOptions, TrainHeadOptions
 from mervn.metrics import compute_metrics
 from mervn.model import Head, LayerMix
 from mervn.prediction import predict, prediction_rows
-from mervn.runs import ENVIRONMENT_FILE, METRICS_FILE, SCHEMA, RunConfig, write_json, write_jsonl
+from mervn.runs import ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, SCHEMA, RunConfig, write_json, write_jsonl
 from mervn.streams import StreamShape
 from mervn.tensorboard import TensorBoard
 from mervn.training import Report, Trainer
@@ -77,6 +79,12 @@ def score(
         "valid": {"missing": len(valid.missing), **compute_metrics(valid.targets, probabilities, trainer.labels)},
     }
     return Valid(metrics, probabilities)
+
+
+def write_weights(run: Path, head: Head) -> None:
+    """Write the weights of a head as model.safetensors."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in head.state_dict().items()}
+    write_atomically(run / MODEL_FILE, save(tensors))
 
 
 def write_outcome(run: Path, trainer: Trainer, found: Valid, environment: Mapping[str, Any]) -> None:

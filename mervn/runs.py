@@ -100,7 +100,8 @@ def prepare(run: Path, config: RunConfig, force: bool) -> bool:
         require_same(run, "run", read_config(run).configuration, config.configuration)
         if not force:
             return (run / METRICS_FILE).is_file()
-        clear(run, kept=(LEDGER_FILE,))  # the record of looks at the test split stays
+        (run / METRICS_FILE).unlink(missing_ok=True)
+        clear(run, kept=(CONFIG_FILE, LEDGER_FILE))  # the record of looks at the test split stays
     write_json(run / CONFIG_FILE, config.as_json())
     return False
 

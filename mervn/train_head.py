@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from features.encode import resolve_device
 from features.progress import Say
@@ -18,10 +17,10 @@ from mervn.config import TrainHeadOptions
 from mervn.dataset import Split
 from mervn.model import build_head
 from mervn.optimization import deterministic
-from mervn.outcome import RunResult, environment, fit_best, score, write_outcome
+from mervn.outcome import RunResult, environment, fit_best, score, write_outcome, write_weights
 from mervn.own_module import keep_own
 from mervn.prepared import Prepared, configuration, encoders_of, open_training, resolved
-from mervn.runs import METRICS_FILE, MODEL_FILE, RunConfig, default_folder, locked, prepare
+from mervn.runs import METRICS_FILE, RunConfig, default_folder, locked, prepare
 from mervn.sequences import make_resident
 from mervn.tensorboard import require_tensorboard
 from mervn.training import Report, Trainer
@@ -86,7 +85,7 @@ def _train(
         trainer = Trainer(head, splits["train"], splits["valid"], prepared.labels, options, device)
         fit_best(trainer, run, options, report)
     found = score(trainer, shapes, {name: stream.weights for name, stream in streams.items()}, prepared.dropped)
-    save_file({name: tensor.cpu() for name, tensor in head.state_dict().items()}, run / MODEL_FILE)
+    write_weights(run, head)
     stores = {
         name: [{"path": str(store.path.resolve()), **store.info.provenance} for store in stream.stores]
         for name, stream in streams.items()

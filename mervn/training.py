@@ -27,6 +27,7 @@ from features.checkpoint import (
 from features.errors import InputError
 from features.interruption import interrupt, interrupted, interruptible
 from features.progress import Progress, no_bar
+from features.store.identity import write_atomically
 from features.targets import import_target
 from mervn.augmentation import augment
 from mervn.batch_plan import BatchPlan
@@ -259,7 +260,7 @@ class Trainer:
             self.precision.load(state["scaler"])
         lines = history.read_text("utf-8").splitlines() if history.exists() else []
         if self.world.is_main:
-            history.write_text("".join(line + "\n" for line in lines[: self.next_epoch]), "utf-8")
+            write_atomically(history, "".join(line + "\n" for line in lines[: self.next_epoch]))
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Training end to end: from the head that stage two found, frozen where it should be, exact after an interruption."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -346,3 +347,48 @@ def test_the_checkpoint_of_a_real_architecture_is_whole(made: Path, tmp_path: Pa
     with pytest.raises(UsageError, match="was fine-tuned up to layer 2"):
         load_encoder(parse_selector(f"whisper={run}@3", "audio"))
     assert load_head(run, read_config(run)).leads == ("audio",)
+
+
+def guarded(run: Path, seen: set[str]) -> None:
+    """Check that every encoder of a run that can be loaded says what it learned from."""
+    for path in run.glob("encoders/*/model.safetensors"):
+        name = {"audio": "fourier2vec", "text": "hashed_ngrams"}[path.parent.name]
+        try:
+            encoder = load_encoder(parse_selector(f"{name}={path.parent}", path.parent.name))
+        except InputError:
+            continue
+        assert encoder.tuned is not None and seen <= encoder.tuned.seen.keys()
+
+
+def test_no_crash_leaves_tuned_weights_without_what_they_learned_from(
+    tuned: Path,
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for i in range(10):  # those of the tiny data are what train has
+        soundfile.write(data / f"valid-{i:03d}.wav", wave(0.4, 100 + i), 16_000)
+    seen = json.loads((tuned / "encoders" / "audio" / "tuned.json").read_text())["seen"].keys()
+    options = {"data": data, "audio_encoder": f"fourier2vec={tuned}", "text_encoder": f"hashed_ngrams={tuned}",
+               "dim": 16, "heads": 2, "mlp": (8,), "epochs": 1}  # fmt: skip
+    run, checks = tmp_path / "run", [0]
+
+    def watch(function: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            checks[0] += 1
+            guarded(run, set(seen))
+            return result
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", watch(Path.replace))
+        patch.setattr("os.unlink", watch(os.unlink))
+        for force in (False, True):
+            tune(None, run, force=force, **options)
+    assert checks[0] > 30
+    assert load_encoder(parse_selector(f"fourier2vec={run}", "audio")).tuned is not None
+    (run / "encoders" / "audio" / "tuned.json").unlink()
+    with pytest.raises(AssertionError):  # the check can fail
+        guarded(run, set(seen))

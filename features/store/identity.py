@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,17 +63,43 @@ def store_folder(features_dir: Path, identity: Mapping[str, Any], model_name: st
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name, fsync it and rename it: it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file under a temporary name, fsync it and rename it: it is there whole or not at all.
+
+    OSError names the file, also where it is the disk that is full.
+    """
+    temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return an unused hidden name beside a path; process numbers alone repeat from container to container."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, which vanishes from sight first: a crash leaves no part of it under its name."""
+    gone = path if path.name.startswith(".") else path.rename(temporary_beside(path))
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Make a file, or everything below a folder, last through a power cut."""
+    for inner in [*path.rglob("*"), path] if path.is_dir() else [path]:
+        if inner.is_dir():
+            sync_folder(inner)
+        else:
+            with inner.open("rb+") as file:
+                os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from features.errors import InputError
-from features.store.identity import sync_folder
+from features.store.identity import remove_folder, sync, sync_folder
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Column = Array | list[str]
@@ -132,7 +130,7 @@ def write_part(folder: Path, modality: str, rows: Sequence[Row], generation: int
     }
     try:
         _format(path).write(temporary, [row.values for row in rows], columns, attributes)
-        _sync(temporary)
+        sync(temporary)
         _commit(temporary, path)
     finally:
         remove(temporary)
@@ -188,10 +186,7 @@ def crc32(values: Array) -> int:
 def remove(path: Path) -> None:
     """Remove a part or a temporary; a folder vanishes from sight first."""
     if path.is_dir():
-        gone = path.with_name(f".{path.name}.{os.getpid()}.removed.tmp") if not path.name.startswith(".") else path
-        if gone != path:
-            path.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        remove_folder(path)
     else:
         path.unlink(missing_ok=True)
 
@@ -214,16 +209,6 @@ def _columns_crc32(columns: Sequence[Column], start: int) -> int:
         data = json.dumps(column).encode() if isinstance(column, list) else np.ascontiguousarray(column).tobytes()
         found = zlib.crc32(data, found)
     return found
-
-
-def _sync(path: Path) -> None:
-    """Make everything written under a path last through a power cut."""
-    for inner in [*path.rglob("*"), path] if path.is_dir() else [path]:
-        if inner.is_dir():
-            sync_folder(inner)
-        else:
-            with inner.open("rb+") as file:
-                os.fsync(file.fileno())
 
 
 def _commit(temporary: Path, path: Path) -> None:

@@ -7,7 +7,6 @@ proves a pipeline, and nothing about emotion. Audio, transcripts and ids are the
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ import soundfile
 
 from features.config import SPLITS
 from features.errors import InputError
+from features.store.identity import temporary_beside
 from mervn.demo.espeak import SAMPLE_RATE, Samples, speak
 from mervn.demo.sentences import Sentence, sentences
 
@@ -126,7 +126,7 @@ def make_corpus(output: Path, seed: int = 0) -> CorpusSummary:
     summary = _existing(output, marker)
     reused = summary is not None
     if summary is None:
-        temporary = output.parent / f".{output.name}.{os.getpid()}.tmp"
+        temporary = temporary_beside(output)
         temporary.mkdir(parents=True)
         try:
             summary = _make(temporary, seed)

@@ -47,8 +47,9 @@ class EndToEnd(nn.Module):
         """Put what is trained into training mode; dropout of what is frozen stays off."""
         self.training = mode
         self.head.train(mode)
-        for encoder in self.encoders.values():
-            _set_mode(encoder, mode, inherited=False)
+        for name in self.encoders:
+            encoder = self.encoder(name)
+            _set_mode(encoder, mode, inherited=False, trainable=frozenset(map(id, encoder.get_trainable())))
         return self
 
     def choose(self, options: FinetuneOptions) -> None:
@@ -121,13 +122,19 @@ def merge_lora(model: EndToEnd) -> None:
 
 
 def _chosen(encoder: Encoder, options: FinetuneOptions) -> list[nn.Parameter]:
-    """Return the parameters of an encoder that are trained: those of its last blocks, or all but its front end."""
+    """Return the parameters of an encoder that are trained: those of its last blocks, or all but its front end.
+
+    Constants of the model, such as Whisper's sinusoidal positions, stay as they are.
+    """
+    trainable = encoder.get_trainable()
     if options.unfreeze_last is not None:
         blocks = list(encoder.get_blocks())
-        return [p for block in blocks[max(0, len(blocks) - options.unfreeze_last) :] for p in block.parameters()]
+        last = blocks[max(0, len(blocks) - options.unfreeze_last) :]
+        inside = {id(p) for block in last for p in block.parameters()}
+        return [p for p in trainable if id(p) in inside]
     keep = encoder.is_random if options.train_front_end is None else options.train_front_end
     front = set() if keep else {id(p) for part in encoder.get_front_end() for p in part.parameters()}
-    return [p for p in encoder.parameters() if id(p) not in front]
+    return [p for p in trainable if id(p) not in front]
 
 
 def _add_lora(encoder: Encoder, options: FinetuneOptions, rank: int) -> list[nn.Parameter]:
@@ -152,13 +159,13 @@ def _add_lora(encoder: Encoder, options: FinetuneOptions, rank: int) -> list[nn.
     return [p for name, p in encoder.named_parameters() if "lora_" in name]
 
 
-def _set_mode(module: nn.Module, mode: bool, inherited: bool) -> None:
-    """Train what has only trained parameters; a module without any does as the one around it."""
-    parameters = list(module.parameters())
+def _set_mode(module: nn.Module, mode: bool, inherited: bool, trainable: frozenset[int]) -> None:
+    """Train what has only trained parameters; a module without any, constants aside, does as the one around it."""
+    parameters = [parameter for parameter in module.parameters() if id(parameter) in trainable]
     whole = all(parameter.requires_grad for parameter in parameters) if parameters else inherited
     module.training = mode and whole
     for child in module.children():
-        _set_mode(child, mode, whole)
+        _set_mode(child, mode, whole, trainable)
 
 
 def _checkpoint(block: nn.Module) -> None:

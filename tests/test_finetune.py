@@ -248,6 +248,24 @@ def test_what_is_frozen_has_no_gradient_and_stays_in_eval_mode(model: EndToEnd, 
     assert all(p.grad is not None for p in model.head.classifier.parameters())
 
 
+def test_constants_of_the_model_are_never_trained(tmp_path: Path) -> None:
+    model = make_model(tmp_path, f"whisper={make_whisper(tmp_path / 'whisper')}", "hashed_ngrams")
+    encoder = model.encoder("audio")
+    positions = encoder.get_parameter("encoder.embed_positions.weight")  # sinusoids
+    assert encoder.fixed == {"encoder.embed_positions.weight"} and not model.encoder("text").fixed
+    everything = FinetuneOptions(train_front_end=True)
+    for options in (FinetuneOptions(), everything, FinetuneOptions(unfreeze_last=99), FinetuneOptions(lora_rank=2)):
+        model.choose(options)
+        model.enter_epoch(1, options)
+        trained = {id(p) for some in model.tuned.values() for p in some}
+        assert trained and id(positions) not in trained and not positions.requires_grad
+    model = make_model(tmp_path, f"whisper={tmp_path / 'whisper'}", "hashed_ngrams")
+    model.choose(everything)
+    model.enter_epoch(1, everything)
+    model.train()
+    assert model.encoder("audio").get_submodule("encoder").training  # its dropout is that of a trained network
+
+
 def test_checkpointing_gives_the_same_gradients(model: EndToEnd, made: Path) -> None:  # noqa: F811
     split = live(model, made)
     gradients = []

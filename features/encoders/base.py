@@ -48,6 +48,8 @@ class Encoder(nn.Module, ABC):
     """Over the state dict as loaded, before `drop_unused`: the same for every layer of one model."""
     weights_note: str
     """Where the weights come from, for people: "random, seed 0", a hub id, a folder."""
+    fixed: frozenset[str] = frozenset()
+    """Names of parameters that the model is built with as constants (`requires_grad=False`): never trained."""
     tuned: Tuned | None = None
     """What a fine-tuning recorded, where the weights come from one."""
     lora_targets: ClassVar[tuple[str, ...]] = ()
@@ -73,6 +75,10 @@ class Encoder(nn.Module, ABC):
     def get_blocks(self) -> Sequence[nn.Module]:
         """Return what is unfrozen block by block, from the last; the first is the nearest to the input."""
         return ()
+
+    def get_trainable(self) -> list[nn.Parameter]:
+        """Return the parameters that fine-tuning may train: all but the constants of the model."""
+        return [parameter for name, parameter in self.named_parameters() if name not in self.fixed]
 
     def get_front_end(self) -> Sequence[nn.Module]:
         """Return the convolutions over the signal, which fine-tuning leaves frozen where they are pretrained."""
@@ -176,6 +182,7 @@ def load_whole(selector: Selector, settings: EncoderSettings = DEFAULT_SETTINGS)
     if tuned is not None:
         encoder.tuned, encoder.model_name, encoder.weights_note = tuned, tuned.run, tuned.note
     encoder.weights_sha256 = weights_sha256(encoder)
+    encoder.fixed = frozenset(name for name, parameter in encoder.named_parameters() if not parameter.requires_grad)
     encoder.requires_grad_(False)
     return encoder.eval()
 

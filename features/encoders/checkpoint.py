@@ -103,6 +103,7 @@ def load_complete(
     """
     with _quiet(), explained(selector, location), torch.random.fork_rng(devices=[]):
         model, info = model_class.from_pretrained(location, dtype=torch.float32, output_loading_info=True)
+        _restore_constants(model)
     missing = sorted(key for key in info["missing_keys"] if key.startswith(prefix) and not key.startswith(unused))
     mismatched = sorted(str(key) for key in info["mismatched_keys"])
     if missing or mismatched:
@@ -112,6 +113,15 @@ def load_complete(
         )
     loaded: nn.Module = model
     return loaded
+
+
+def _restore_constants(model: Any) -> None:
+    """Set `requires_grad=False` where the architecture does: transformers forgets it when it loads."""
+    with torch.device("meta"):
+        built = type(model)(model.config)
+    constants = {name for name, parameter in built.named_parameters() if not parameter.requires_grad}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in constants)
 
 
 def config_identity(config: Any) -> dict[str, Any]:

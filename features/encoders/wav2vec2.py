@@ -58,11 +58,38 @@ class MaskedGroupNorm(nn.Module):
         if self.lengths is None:
             raise RuntimeError("lengths must be set before a masked group norm is used")
         mask = padding_mask(self.lengths, x.shape[2])[:, None]  # (B, 1, T)
-        count = self.lengths[:, None, None].to(x.dtype)
-        mean = x.masked_fill(~mask, 0.0).sum(2, keepdim=True) / count
+        exact = torch.promote_types(x.dtype, torch.float32)  # fp16 ends at 65519: a count of frames and a sum pass it
+        count = self.lengths[:, None, None].to(exact)
+        mean = x.masked_fill(~mask, 0.0).sum(2, keepdim=True, dtype=exact) / count
         centred = (x - mean).masked_fill(~mask, 0.0)
         deviation = (centred.square().sum(2, keepdim=True) / count + self.eps).sqrt()
-        return centred / deviation * self.weight[:, None] + self.bias[:, None]
+        normed = centred / deviation * self.weight[:, None] + self.bias[:, None]
+        return normed.to(torch.promote_types(x.dtype, self.weight.dtype))
+
+
+class MaskedBatchNorm(nn.Module):
+    """Batch norm before the positional convolution: always by its running statistics, and padding stays zero.
+
+    Without the second mask the norm's bias turns zero padding into values that the convolution reads.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: nn.BatchNorm1d) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        for name, buffer in norm.named_buffers():
+            self.register_buffer(name, buffer)
+        self.lengths: Tensor | None = None
+        """(B,) real frames of the next input, set by the encoder before each forward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D, T) -> (B, D, T)."""
+        if self.lengths is None:
+            raise RuntimeError("lengths must be set before a masked batch norm is used")
+        normed = functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return normed.masked_fill(~padding_mask(self.lengths, x.shape[2])[:, None], 0.0)
 
 
 class ChannelsLastConvolution(nn.Module):
@@ -95,7 +122,7 @@ class WaveformTransformer(Encoder):
     """
 
     modality: ClassVar[str] = "audio"
-    numerics_version: ClassVar[int] = 1
+    numerics_version: ClassVar[int] = 2
     lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "v_proj")
     model_type: ClassVar[str]
     model_class: ClassVar[str]
@@ -123,6 +150,9 @@ class WaveformTransformer(Encoder):
         first = model.feature_extractor.conv_layers[0]
         if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
             first.layer_norm = MaskedGroupNorm(first.layer_norm)
+        positions = model.encoder.pos_conv_embed
+        if isinstance(getattr(positions, "batch_norm", None), nn.BatchNorm1d):
+            positions.batch_norm = MaskedBatchNorm(positions.batch_norm)
         self.model = model
 
     @classmethod
@@ -202,6 +232,9 @@ class WaveformTransformer(Encoder):
         if isinstance(norm, MaskedGroupNorm):
             norm.lengths = (inputs.lengths - KERNELS[0]) // STRIDES[0] + 1
         rows = Ragged.of_layout([self.get_feat_lengths(size) for size in inputs.sizes], inputs.values.device)
+        batch_norm = getattr(self.model.encoder.pos_conv_embed, "batch_norm", None)
+        if isinstance(batch_norm, MaskedBatchNorm):
+            batch_norm.lengths = rows.lengths
         with captured(self.model.encoder.layers, self.layers) as states, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")  # inside transformers' WavLM
             output = self.model(inputs.pad(), attention_mask=inputs.mask.long())

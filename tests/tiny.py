@@ -199,6 +199,45 @@ def make_videberta(folder: Path) -> Path:
     return folder
 
 
+def make_text_transformer(folder: Path, kind: str, **changes: Any) -> Path:
+    """Write a tiny text model of a family of transformers, such as "Bert", with a tokenizer of whole words."""
+    from features.torchaudio_import import import_torchaudio
+
+    import_torchaudio()
+    import tokenizers
+    import transformers
+
+    special = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    words = [*special.values(), *(word for word in WORDS if "_" not in word), *"abcdefgh"]
+    fast = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, "[UNK]"))
+    fast.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    transformers.PreTrainedTokenizerFast(tokenizer_object=fast, **special).save_pretrained(folder)
+    sizes: dict[str, Any] = {"vocab_size": 60, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    if kind == "T5":
+        sizes |= {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3, "num_heads": 4, "decoder_start_token_id": 0}
+    elif kind == "Bart":
+        sizes |= {"d_model": 32, "decoder_start_token_id": 2, "max_position_embeddings": 64}
+        for side, layers in (("encoder", 3), ("decoder", 1)):
+            sizes |= {f"{side}_layers": layers, f"{side}_attention_heads": 4, f"{side}_ffn_dim": 48}
+    else:
+        sizes |= {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+    if kind == "ModernBert":
+        sizes |= {"cls_token_id": 1, "sep_token_id": 2}
+    if kind == "DebertaV2":
+        sizes |= {"relative_attention": True, "position_buckets": 16, "pos_att_type": ["p2c", "c2p"]}
+        sizes |= {"norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False}
+    config = getattr(transformers, f"{kind}Config")(**(sizes | changes))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{kind}Model")(config)
+        _enlarge(model)
+    model.save_pretrained(folder)
+    return folder
+
+
 def make_vggish(folder: Path) -> Path:
     """Write random weights of VGGish's real size and keys."""
     from safetensors.torch import save_file

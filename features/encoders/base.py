@@ -38,7 +38,7 @@ class Encoder(nn.Module, ABC):
     dim: int
     """D, the width of a feature row."""
     layers: tuple[Layer, ...]
-    """The layers given out: 0 is the input of the first block, k the output of block k, "last" the final output."""
+    """The layers given out: k is transformers' `hidden_states[k]` (0: the input of the first block), "last" the output."""
     num_layers: int
     config: dict[str, Any]
     """Every setting that changes numbers and is not in the weights; part of a store's identity."""
@@ -121,11 +121,15 @@ def resolve_layers(selector: Selector, num_layers: int) -> tuple[Layer, ...]:
 
 
 @contextmanager
-def captured(blocks: Sequence[nn.Module], layers: Sequence[Layer]) -> Iterator[dict[Layer, Tensor]]:
-    """Collect hidden states of numbered layers while a model runs: 0 what goes into `blocks[0]`, k what block k gives.
+def captured(
+    blocks: Sequence[nn.Module], layers: Sequence[Layer], after_first: nn.Module | None = None
+) -> Iterator[dict[Layer, Tensor]]:
+    """Collect hidden states of numbered layers while a model runs: 0 is the input of `blocks[0]`, k block k's output.
 
-    "last" is not collected: it is the model's own output.
+    A module that changes the first block's output before the second one reads it is `after_first`. "last" is not
+    collected: it is the model's own output.
     """
+    sources = [after_first or blocks[0], *blocks[1:]]
     states: dict[Layer, Tensor] = {}
 
     def before(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
@@ -138,7 +142,7 @@ def captured(blocks: Sequence[nn.Module], layers: Sequence[Layer]) -> Iterator[d
         return hook
 
     handles = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)] if 0 in layers else []
-    handles += [blocks[k - 1].register_forward_hook(after(k)) for k in layers if isinstance(k, int) and k > 0]
+    handles += [sources[k - 1].register_forward_hook(after(k)) for k in layers if isinstance(k, int) and k > 0]
     try:
         yield states
     finally:

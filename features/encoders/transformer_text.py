@@ -38,14 +38,16 @@ POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camember
 
 
 class TextTransformer(Encoder):
-    """A Transformer over subword tokens; padded keys are masked. Layers as in `WaveformTransformer`.
+    """A Transformer over subword tokens; padded keys are masked.
+
+    Layer k is `hidden_states[k]` of transformers: the top one is the model's output, as "last" is.
 
     A transcript of more tokens than the model has positions keeps its first ones and the final special token, and is
     counted as truncated.
     """
 
     modality: ClassVar[str] = "text"
-    numerics_version: ClassVar[int] = 1
+    numerics_version: ClassVar[int] = 2
     model_type: ClassVar[str | None] = None
     """Of the checkpoints it takes; None: any."""
     tokenizer_class: ClassVar[str] = "AutoTokenizer"
@@ -154,9 +156,10 @@ class TextTransformer(Encoder):
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Encode token ids (sum T,) int64 into (sum T, D) of each layer."""
         padding = self.tokenizer.pad_token_id or 0
-        with captured(self.blocks, self.layers) as states:
+        convolution = getattr(self._place[0], "conv", None)  # DeBERTa's, which adds to the first block's output
+        with captured(self.blocks, self.layers, convolution) as states:
             output = self.model(input_ids=inputs.pad(padding), attention_mask=inputs.mask.long())
-            states["last"] = output.last_hidden_state
+            states["last"] = states[self.num_layers] = output.last_hidden_state
         return [inputs.pack(states[layer]) for layer in self.layers]
 
 

@@ -117,8 +117,8 @@ class ChannelsLastConvolution(nn.Module):
 class WaveformTransformer(Encoder):
     """A convolutional front end (25 ms every 20 ms) and a Transformer, each utterance masked to its own frames.
 
-    Layer 0 is the input of the first block, k the output of block k, "last" the model's output (after the final
-    LayerNorm where the checkpoint has one).
+    Layer k is `hidden_states[k]` of transformers, "last" is `last_hidden_state`. With `do_stable_layer_norm` (XLSR-53)
+    the top one of the numbered layers lies before the final LayerNorm and "last" after it; otherwise they are equal.
     """
 
     modality: ClassVar[str] = "audio"

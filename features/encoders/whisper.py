@@ -38,13 +38,13 @@ class Whisper(Encoder):
     """Every window is padded to the 30 s the model was trained on; only its ceil(n / 320) real rows are kept.
 
     Longer audio is cut into windows of 30 s, whose rows are joined: 480 000 is a multiple of 320, so the lengths add
-    up. Layer 0 is the input of the first block, k the output of block k, "last" the output of the final LayerNorm.
+    up. Layer k is `hidden_states[k]` of transformers: the top one, like "last", lies after the final LayerNorm.
     In mode `trimmed` the blocks see the real rows alone: faster, and another feature than the model was trained on.
     """
 
     name: ClassVar[str] = "whisper"
     modality: ClassVar[str] = "audio"
-    numerics_version: ClassVar[int] = 1
+    numerics_version: ClassVar[int] = 2
     lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "v_proj")
 
     encoder: Any
@@ -91,9 +91,9 @@ class Whisper(Encoder):
         return whisper
 
     def drop_unused(self) -> None:
-        """Cut the blocks above the layers wanted, and the final LayerNorm that only "last" goes through."""
+        """Cut the blocks above the layers wanted, and the final LayerNorm if none of them goes through it."""
         self.encoder.layers = self.encoder.layers[: blocks_needed(self.layers, self.num_layers)]
-        if "last" not in self.layers:
+        if not {"last", self.num_layers} & set(self.layers):
             self.encoder.layer_norm = nn.Identity()
 
     def save(self, folder: Path) -> None:
@@ -147,6 +147,7 @@ class Whisper(Encoder):
         mel = self.log_mel(windows)
         with captured(self.encoder.layers, self.layers) as states:
             states["last"] = self._trimmed(mel, rows) if self.mode == "trimmed" else self.encoder(mel).last_hidden_state
+            states[self.num_layers] = states["last"]
         return [rows.pack(states[layer][:, : rows.max_length]).values for layer in self.layers]
 
     def _trimmed(self, mel: Tensor, rows: Ragged) -> Tensor:

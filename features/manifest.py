@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from features.errors import InputError
+from features.files import other_kind, read_regular
+from features.label_names import lookalikes
+from features.manifest_faults import Fault, describe_faults
+from features.manifest_fields import FieldError, meant, parse_fields, shown
 
-FIELDS = frozenset({"utterance_id", "speaker_id", "wav_path", "start", "end", "channel", "transcript", "emotion"})
-FAULTS_SHOWN = 50
-MAX_ID_LENGTH = 256
-MAX_SECONDS = 1e9
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+OPTIONAL = ("speaker_id", "transcript")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class Utterance:
     """One line of a manifest."""
 
     utterance_id: str
-    speaker_id: str
+    speaker_id: str | None
+    """None: unknown."""
     wav_path: str
     """As written."""
     audio_path: Path
@@ -35,16 +38,13 @@ class Utterance:
     channel: int | Literal["mix"]
     transcript: str | None
     emotion: str | None
+    """NFC, without white space at its ends."""
     split: str
     file: str
     """The manifest's name, for messages."""
     line: int
     extra: Mapping[str, Any]
     """Keys that are not of the format; kept, and passed on into predictions."""
-
-
-class _FaultError(Exception):
-    """What is wrong with one field."""
 
 
 def manifest_sha256(path: Path) -> str:
@@ -59,97 +59,122 @@ def read_manifests(
     audio_root: Path | None = None,
     require_emotion: bool = True,
     check_audio: bool = True,
+    labels_of_train: bool = True,
+    task_label: Callable[[str], str | None] = str,
 ) -> dict[str, list[Utterance]]:
     """Read the manifests of these splits, and no other.
 
-    Raises one InputError that lists every fault of every file with its line: bad JSON, missing or ill-typed fields,
-    times that are not finite, negative or out of order, an id used twice, a label that train does not have (where
-    train is read), missing audio files (if `check_audio`), an empty or missing manifest.
+    Raises one InputError that lists every fault of every file with its line: bad JSON, missing, misspelt or ill-typed
+    fields, times that are not finite, negative or out of order, an id used twice, what could not be written into
+    predictions, missing audio files (if `check_audio`), an empty or missing manifest. If `require_emotion`, also
+    labels that only look different, and (if `labels_of_train`) a label that train does not have, where train is read;
+    `task_label` says what becomes of an emotion first, None if it is left out.
     """
     if not data.is_dir():
         raise InputError(
             f'the data folder {data} is not there; give it with --data DIR or as `data = "DIR"` in mervn.toml'
         )
-    faults: list[str] = []
+    faults: list[Fault] = []
     manifests = {}
     for split in splits:
         reader = _Reader(data / f"{split}.jsonl", split, audio_root or data, require_emotion, faults)
         manifests[split] = reader.read()
     _check_ids(manifests, faults)
-    _check_labels(manifests, faults)
+    if require_emotion:
+        named = {split: _task_labels(rows, task_label) for split, rows in manifests.items()}
+        same = _check_lookalikes(named, faults)
+        if labels_of_train:
+            _check_labels(named, same, faults)
     if check_audio:
         _check_audio(manifests, faults)
     if faults:
-        shown = faults[:FAULTS_SHOWN]
-        more = [f"and {len(faults) - FAULTS_SHOWN} more"] if len(faults) > FAULTS_SHOWN else []
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise InputError("\n".join([f"{count} in the manifests of {data}:", *shown, *more]))
+        raise InputError(describe_faults(faults, data))
     return manifests
 
 
 class _Reader:
     """Reads one manifest and gathers its faults."""
 
-    def __init__(self, path: Path, split: str, audio_root: Path, require_emotion: bool, faults: list[str]) -> None:
+    def __init__(self, path: Path, split: str, audio_root: Path, require_emotion: bool, faults: list[Fault]) -> None:
         self.path, self.split, self.audio_root = path, split, audio_root
         self.require_emotion, self.faults = require_emotion, faults
 
     def read(self) -> list[Utterance]:
         try:
-            lines = self.path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+            lines = read_regular(self.path).removeprefix(BYTE_ORDER_MARK).splitlines()
         except FileNotFoundError:
-            self.faults.append(f"{self.path.name}: there is no {self.path}")
+            self._fault(0, f"there is no {self.path}")
             return []
         except OSError as error:
-            self.faults.append(f"{self.path.name}: {self.path} cannot be read: {error}")
+            self._fault(0, f"{self.path} cannot be read: {error}")
             return []
-        utterances = []
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                document = json.loads(line.decode("utf-8"), object_pairs_hook=_without_duplicates)
-            except UnicodeDecodeError as error:
-                self._fault(number, f"must be UTF-8, found {error.reason} at byte {error.start}")
-            except (ValueError, RecursionError) as error:
-                self._fault(number, f"must be one JSON object, found: {error}")
-            else:
-                utterance = self._utterance(document, number)
-                if utterance is not None:
-                    utterances.append(utterance)
-        if not utterances and not any(line.strip() for line in lines):
-            self.faults.append(f"{self.path.name}: must hold at least one utterance, found none")
-        return utterances
+        first = next((number for number, line in enumerate(lines, 1) if line.strip()), None)
+        if first is None:
+            self._fault(0, "must hold at least one utterance, found none")
+            return []
+        form = _other_form(lines[first - 1].strip())
+        if form is not None:
+            self._fault(first, f"must be JSON Lines, one JSON object per line; this looks like {form}")
+            return []
+        utterances = [self._line(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        found = [utterance for utterance in utterances if utterance is not None]
+        _warn_of_synonyms(found)
+        return found
 
-    def _fault(self, line: int, text: str) -> None:
-        self.faults.append(f"{self.path.name}:{line}: {text}")
+    def _fault(self, line: int, rule: str, found: str = "") -> None:
+        self.faults.append(Fault(self.path.name, line, rule, found))
+
+    def _line(self, number: int, line: bytes) -> Utterance | None:
+        try:
+            document = json.loads(line.decode("utf-8"), object_pairs_hook=_without_duplicates)
+        except UnicodeDecodeError as error:
+            self._fault(number, "must be UTF-8", f", found {error.reason} at byte {error.start}")
+        except RecursionError:
+            self._fault(number, "must be one JSON object", ", found lists or objects nested too deeply to be read")
+        except ValueError as error:
+            self._fault(number, "must be one JSON object", f", found: {error}")
+        else:
+            return self._utterance(document, number)
+        return None
 
     def _utterance(self, document: object, line: int) -> Utterance | None:
         if not isinstance(document, dict):
-            self._fault(line, f"must be a JSON object, found {type(document).__name__}")
+            self._fault(line, "must be a JSON object", f", found {type(document).__name__}")
             return None
-        found: dict[str, Any] = {}
-        before = len(self.faults)
-        for field, parse in _PARSERS.items():
-            try:
-                found[field] = parse(document, field)
-            except _FaultError as fault:
-                self._fault(line, str(fault))
-        if self.require_emotion and "emotion" in found and found["emotion"] is None:
-            self._fault(line, "emotion is missing: it must be a label")
-        start, end = found.get("start", 0.0), found.get("end")
+        fields = parse_fields(document)
+        values, faults = fields.values, list(fields.faults)
+        if self.require_emotion and "emotion" in values and values["emotion"] is None:
+            near = meant("emotion", document)
+            hint = f"; is it the key {near!r}? Call it emotion" if near else ""
+            faults.append(FieldError(f"emotion is missing: it must be a label{hint}"))
+        start, end = values.get("start", 0.0), values.get("end")
         if end is not None and end <= start:
-            self._fault(line, f"end must be greater than start, found start={start} end={end}")
-        if len(self.faults) > before:
+            faults.append(FieldError("end must be greater than start", f", found start={start} end={end}"))
+        for fault in faults:
+            self._fault(line, fault.rule, fault.found)
+        if faults:
             return None
         return Utterance(
-            **found,
-            audio_path=self.audio_root / found["wav_path"],
+            **values,
+            audio_path=self.audio_root / values["wav_path"],
             split=self.split,
             file=self.path.name,
             line=line,
-            extra={key: value for key, value in document.items() if key not in FIELDS},
+            extra=fields.extra,
         )
+
+
+def _other_form(line: bytes) -> str | None:
+    """Return what a file looks like by its first line, if that is not JSON Lines."""
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16; save it as UTF-8"
+    if line == b"{":
+        return "indented JSON"
+    if line.startswith(b"["):
+        return "one JSON array"
+    if not line.startswith(b"{") and any(separator in line for separator in (b",", b";", b"\t", b"|")):
+        return f"CSV, found {shown(line.decode('utf-8', 'replace'))}"
+    return None
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -160,100 +185,75 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
-def _text(document: Mapping[str, Any], field: str) -> str:
-    if field not in document:
-        raise _FaultError(f"{field} is missing")
-    value = document[field]
-    if not isinstance(value, str) or not value.strip():
-        raise _FaultError(f"{field} must be a non-empty string, found {value!r}")
-    if not value.isprintable():
-        raise _FaultError(f"{field} must not hold control characters, found {value!r}")
-    return value
+def _warn_of_synonyms(utterances: Sequence[Utterance]) -> None:
+    """Warn where no line has an optional field, but all have a key that may have been meant for it."""
+    for field in OPTIONAL:
+        near = meant(field, utterances[0].extra) if utterances else None
+        if near is not None and all(getattr(u, field) is None and near in u.extra for u in utterances):
+            file = utterances[0].file
+            warnings.warn(f"{file}: no line has {field}, but all have {near!r}; did you mean {field}?", stacklevel=2)
 
 
-def _id(document: Mapping[str, Any], field: str) -> str:
-    value = _text(document, field)
-    if len(value) > MAX_ID_LENGTH:
-        raise _FaultError(f"{field} must have at most {MAX_ID_LENGTH} characters, found {len(value)}")
-    return value
-
-
-def _time(document: Mapping[str, Any], field: str) -> float | None:
-    value = document.get(field)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _FaultError(f"{field} must be a number of seconds, found {value!r}")
-    seconds = float(value) if abs(value) < MAX_SECONDS else math.inf  # an int can be too large for a float
-    if not math.isfinite(seconds) or seconds < 0:
-        raise _FaultError(f"{field} must be finite and at least 0, found {value}")
-    return seconds
-
-
-def _start(document: Mapping[str, Any], field: str) -> float:
-    return _time(document, field) or 0.0
-
-
-def _channel(document: Mapping[str, Any], field: str) -> int | str:
-    value = document.get(field, "mix")
-    if value == "mix" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
-        return str(value) if isinstance(value, str) else int(value)
-    raise _FaultError(f"{field} must be 0, 1, ... or 'mix', found {value!r}")
-
-
-def _transcript(document: Mapping[str, Any], field: str) -> str | None:
-    value = document.get(field)
-    if value is None or isinstance(value, str):
-        return value
-    raise _FaultError(f"{field} must be a string or null, found {value!r}")
-
-
-def _emotion(document: Mapping[str, Any], field: str) -> str | None:
-    return None if document.get(field) is None else _text(document, field)
-
-
-_PARSERS = {
-    "utterance_id": _id,
-    "speaker_id": _id,
-    "wav_path": _text,
-    "start": _start,
-    "end": _time,
-    "channel": _channel,
-    "transcript": _transcript,
-    "emotion": _emotion,
-}
-
-
-def _check_ids(manifests: Mapping[str, list[Utterance]], faults: list[str]) -> None:
+def _check_ids(manifests: Mapping[str, list[Utterance]], faults: list[Fault]) -> None:
     seen: dict[str, Utterance] = {}
     for utterance in (u for rows in manifests.values() for u in rows):
         first = seen.setdefault(utterance.utterance_id, utterance)
         if first is not utterance:
-            faults.append(
-                f"{utterance.file}:{utterance.line}: utterance_id must be unique, found {utterance.utterance_id!r} "
-                f"in {first.file}:{first.line} too"
-            )
+            found = f", found {utterance.utterance_id!r} in {first.file}:{first.line} too"
+            faults.append(Fault(utterance.file, utterance.line, "utterance_id must be unique", found))
 
 
-def _check_labels(manifests: Mapping[str, list[Utterance]], faults: list[str]) -> None:
-    known = {u.emotion for u in manifests.get("train", [])}
+Named = list[tuple[Utterance, str]]
+"""Utterances with their label of the task."""
+
+
+def _task_labels(rows: Sequence[Utterance], task_label: Callable[[str], str | None]) -> Named:
+    named = [(u, task_label(u.emotion)) for u in rows if u.emotion is not None]
+    return [(utterance, label) for utterance, label in named if label is not None]
+
+
+def _check_lookalikes(manifests: Mapping[str, Named], faults: list[Fault]) -> dict[str, str]:
+    """Find labels that only look different; return them with what they look like."""
+    first: dict[str, Utterance] = {}
+    every = [pair for named in manifests.values() for pair in named]
+    for utterance, label in every:
+        first.setdefault(label, utterance)
+    same = {label: before for before, label in lookalikes(first)}
+    for utterance, label in every:
+        if label in same:
+            before = same[label]
+            place = f"{first[before].file}:{first[before].line}"
+            rule = f"emotion {label!r} only looks different from {before!r} of {place}"
+            hint = f"; write them alike, or train with --label-map {label}={before}"
+            faults.append(Fault(utterance.file, utterance.line, rule, hint))
+    return same
+
+
+def _check_labels(manifests: Mapping[str, Named], same: Mapping[str, str], faults: list[Fault]) -> None:
+    known = {label for _, label in manifests.get("train", [])}
     if not known:
         return
-    names = ", ".join(sorted(str(label) for label in known))
-    for split, rows in manifests.items():
-        for utterance in rows:
-            if split != "train" and utterance.emotion is not None and utterance.emotion not in known:
-                faults.append(
-                    f"{utterance.file}:{utterance.line}: emotion must be a label of train ({names}), "
-                    f"found {utterance.emotion!r}"
-                )
+    names = ", ".join(sorted(known))
+    for split, named in manifests.items():
+        for utterance, label in named:
+            if split != "train" and label not in known and label not in same:
+                rule = f"emotion must be a label of train ({names})"
+                faults.append(Fault(utterance.file, utterance.line, rule, f", found {label!r}"))
 
 
-def _check_audio(manifests: Mapping[str, list[Utterance]], faults: list[str]) -> None:
-    there: dict[Path, bool] = {}
+def _check_audio(manifests: Mapping[str, list[Utterance]], faults: list[Fault]) -> None:
+    found: dict[Path, str | None] = {}
     for utterance in (u for rows in manifests.values() for u in rows):
         path = utterance.audio_path
-        if path not in there:
-            there[path] = path.is_file()
-        if not there[path]:
-            faults.append(f"{utterance.file}:{utterance.line}: wav_path must be a file, there is no {path}")
+        if path not in found:
+            found[path] = _audio_fault(path)
+        if found[path] is not None:
+            faults.append(Fault(utterance.file, utterance.line, "wav_path must be a file", f", {found[path]}"))
+
+
+def _audio_fault(path: Path) -> str | None:
+    try:
+        kind = other_kind(path)
+    except OSError as error:
+        return f"there is no {path}" if isinstance(error, FileNotFoundError) else f"found {error}"
+    return f"found {kind}: {path}" if kind else None

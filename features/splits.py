@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from features.config import SPLITS
 from features.errors import InputError, UsageError
+from features.files import read_regular
 from features.manifest import Utterance, read_manifests
 
 Split = Literal["train", "valid", "test"]
@@ -48,9 +49,9 @@ class Folds:
 def read_folds(path: Path) -> Folds:
     """Read a fold file; InputError lists every fault: wrong form, an id twice in a fold, a fold without a split."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
         document = json.loads(content)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} must be a JSON file of folds, but cannot be read: {error}") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or not _is_folds(document.get("folds")):
         form = '{"schema": 1, "folds": [{"train": [ids], "valid": [ids], "test": [ids]}, ...]}'
@@ -105,7 +106,12 @@ def _faults(fold: Mapping[str, list[str]]) -> list[str]:
 
 
 def read_fold(
-    data: Path, folds: Folds, number: int, splits: Sequence[Split], audio_root: Path | None
+    data: Path,
+    folds: Folds,
+    number: int,
+    splits: Sequence[Split],
+    audio_root: Path | None,
+    task_label: Callable[[str], str | None] = str,
 ) -> tuple[dict[str, list[Utterance]], tuple[Split, ...]]:
     """Return the utterances of some splits of a fold, in the order of the manifests, and which manifests were read.
 
@@ -115,7 +121,9 @@ def read_fold(
     fold = folds.fold(number)
     place = {utterance_id: split for split in splits for utterance_id in fold.get(split, [])}
     for manifests in (SPLITS[:2], SPLITS):
-        read = read_manifests(data, manifests, audio_root=audio_root, check_audio=False)
+        read = read_manifests(
+            data, manifests, audio_root=audio_root, check_audio=False, labels_of_train=False, task_label=task_label
+        )
         known = {utterance.utterance_id: utterance for rows in read.values() for utterance in rows}
         absent = [utterance_id for utterance_id in place if utterance_id not in known]
         if not absent:

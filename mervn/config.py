@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from features.config import DataOptions, OneOf, Options
+from features.label_names import lookalikes, normalize_label
 from mervn.fusion import FUSIONS
 from mervn.registry import LOSSES, POOLINGS
 
@@ -136,6 +137,22 @@ class LabelOptions(Options):
     label_map: tuple[str, ...] = Field((), description="old=new: emotions to rename or merge.")
     drop_label: tuple[str, ...] = Field((), description="Emotions, after renaming, to leave out; counted.")
 
+    @field_validator("labels", "drop_label")
+    @classmethod
+    def _normalize(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(normalize_label, labels))
+
+    @field_validator("label_map")
+    @classmethod
+    def _normalize_map(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple("=".join(map(normalize_label, entry.split("=", 1))) for entry in entries)
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Any:
+        for before, label in lookalikes(self.labels):
+            raise ValueError(f"--labels: {label!r} only looks different from {before!r}; give one of them")
+        return self
+
 
 class FoldOptions(Options):
     """Which utterances are train, valid and test, where the manifests do not say."""
@@ -231,7 +248,9 @@ class CheckModuleOptions(Options):
 class EvaluateOptions(Options):
     """Options of `mervn evaluate RUN`."""
 
-    split: Literal["train", "valid", "test"] = Field("test", description="The split to evaluate.")
+    split: Literal["train", "valid", "test"] = Field(
+        "valid", description="The split to evaluate; every new look at test is recorded in test_access.jsonl."
+    )
     data: Path | None = Field(None, description="Another data folder than the run's.")
     features_dir: Path | None = Field(None, description="Folder of the feature stores, if not the run's.")
     audio_root: Path | None = Field(None, description="Folder that wav_path is relative to, if not the run's.")

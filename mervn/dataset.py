@@ -16,6 +16,7 @@ from features.audio import AudioError
 from features.batching import plan_batches
 from features.errors import InputError
 from features.inputs import InputComparison
+from features.label_names import lookalike_hint
 from features.manifest import Utterance
 from features.progress import Say, silent
 from features.ragged import Ragged
@@ -133,7 +134,8 @@ def index_targets(utterances: Sequence[Utterance], labels: Sequence[str]) -> np.
     unknown = [u for u in utterances if u.emotion not in index]
     if unknown:
         places = ", ".join(f"{u.file}:{u.line} {u.emotion!r}" for u in unknown[:SHOWN])
-        raise InputError(f"emotion must be one of {', '.join(labels)}; {len(unknown)} are not, such as {places}")
+        hint = lookalike_hint((str(u.emotion) for u in unknown), labels)
+        raise InputError(f"emotion must be one of {', '.join(labels)}; {len(unknown)} are not, such as {places}{hint}")
     return np.array([index[str(u.emotion)] for u in utterances], np.int64)
 
 

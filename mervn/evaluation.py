@@ -1,8 +1,9 @@
-"""`evaluate`: a finished run on a split, and the record of every look at the test split."""
+"""`evaluate`: a finished run on a split."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,24 @@ from features.errors import InputError
 from features.manifest import Utterance, manifest_sha256, read_manifests
 from features.progress import Progress, Say, no_bar
 from features.splits import read_fold, read_folds
+from features.store.identity import canonical_json
 from features.store.index import features_folder
-from features.store.provenance import now
 from features.tuned import ENCODERS_FOLDER
 from mervn.config import EvaluateOptions, HeadOptions, LabelOptions
 from mervn.dataset import Split, load_split
 from mervn.end_to_end import EndToEnd
-from mervn.labels import apply_labels
+from mervn.labels import apply_labels, task_label
+from mervn.ledger import Look, record_look
 from mervn.live import LiveSplit, refuse_rejected
 from mervn.metrics import compute_metrics
 from mervn.model import Head, build_head
 from mervn.own_module import kept_own
 from mervn.prediction import predict, prediction_rows
 from mervn.runs import (
-    LEDGER_FILE,
     METRICS_FILE,
     MODEL_FILE,
     SCHEMA,
     RunConfig,
-    append_jsonl,
     read_config,
     write_json,
     write_jsonl,
@@ -72,11 +72,16 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress =
     device = resolve_device(options.device)
     data = options.data or Path(config.options["data"])
     audio_root = options.audio_root or config.options.get("audio_root")
-    rows, sources = _read(config, options, data, Path(audio_root) if audio_root else None)
     kept = {name: config.options[name] for name in LabelOptions.model_fields if name in config.options}
-    labelled = apply_labels({options.split: rows}, LabelOptions.model_validate(kept), all_there=False)
+    label_options = LabelOptions.model_validate(kept)
+    rows, sources = _read(config, options, data, Path(audio_root) if audio_root else None, task_label(label_options))
+    labelled = apply_labels({options.split: rows}, label_options, all_there=False)
     model, split = _model_and_split(run, config, options, labelled.utterances[options.split], progress, say)
-    looks = record_access(run, data, options.split, config.hash, say) if options.split == "test" else None
+    looks = None
+    if options.split == "test":
+        looks = record_look(
+            run, data, Look(config.hash, _weights_sha256(run, model), _inputs_sha256(sources, split)), say
+        )
     shown = progress if isinstance(split, LiveSplit) else no_bar  # stored features are a matter of seconds
     probabilities = predict(model.to(device), split, device, progress=shown)
     scores = {"missing": len(split.missing), **compute_metrics(split.targets, probabilities, config.labels)}
@@ -118,17 +123,21 @@ def load_tuned(run: Path, stream: str, name: str) -> Encoder:
 
 
 def _read(
-    config: RunConfig, options: EvaluateOptions, data: Path, audio_root: Path | None
+    config: RunConfig,
+    options: EvaluateOptions,
+    data: Path,
+    audio_root: Path | None,
+    label_of: Callable[[str], str | None],
 ) -> tuple[list[Utterance], dict[str, Any]]:
     """Return the utterances of the split, of the run's own fold where it has one, and what they were read from."""
     fold, split = config.options.get("fold"), options.split
     if fold is None or options.data is not None:
-        rows = read_manifests(data, (split,), audio_root=audio_root, check_audio=False)
+        rows = read_manifests(data, (split,), audio_root=audio_root, check_audio=False, task_label=label_of)
         return rows[split], {"manifest_sha256": manifest_sha256(data / f"{split}.jsonl")}
     folds = read_folds(Path(config.options["fold_file"]))
     if folds.sha256 != config.inputs["folds"]["sha256"]:
         raise InputError(f"{folds.path} must hold the folds that this run was trained on, but it was changed since")
-    kept, _ = read_fold(data, folds, int(fold), (split,), audio_root)
+    kept, _ = read_fold(data, folds, int(fold), (split,), audio_root, label_of)
     if not kept[split]:
         raise InputError(f"{folds.path}: fold {fold} has no {split} utterances")
     return kept[split], {"fold": int(fold), "folds_sha256": folds.sha256}
@@ -145,14 +154,16 @@ def data_and_streams(config: RunConfig, options: EvaluateOptions) -> tuple[Path,
     return data, find_streams(config.inputs["stores"], features_folder(folder, data), explicit)
 
 
-def record_access(run: Path, data: Path, split: str, run_hash: str, say: Say) -> int:
-    """Add a line to test_access.jsonl in the run and beside the data; return how often this data was looked at."""
-    entry: Mapping[str, Any] = {"time": now(), "run": str(run.resolve()), "run_hash": run_hash, "split": split}
-    append_jsonl(run / LEDGER_FILE, {**entry, "data": str(data.resolve())})
-    ledger = data / LEDGER_FILE
-    try:
-        append_jsonl(ledger, entry)
-    except OSError as error:
-        say(f"warning: the look at the test split could not be recorded in {ledger}: {error}")
-        ledger = run / LEDGER_FILE
-    return len(ledger.read_text("utf-8").splitlines())
+def _weights_sha256(run: Path, model: nn.Module) -> str:
+    """Hash the weights that a run is scored with: of the head, and of the encoders where they were trained with it."""
+    digest = hashlib.sha256((run / MODEL_FILE).read_bytes())
+    if isinstance(model, EndToEnd):
+        for name in sorted(model.encoders):
+            digest.update(f"{name}|{model.encoder(name).weights_sha256}".encode())
+    return digest.hexdigest()
+
+
+def _inputs_sha256(sources: Mapping[str, Any], split: Split | LiveSplit) -> str:
+    """Hash what a split was read from, and the features or the audio and transcripts that were read."""
+    read = split.inputs_sha256 if isinstance(split, LiveSplit) else split.features_sha256
+    return hashlib.sha256(canonical_json({**sources, "read": read}).encode()).hexdigest()

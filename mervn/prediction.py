@@ -49,6 +49,7 @@ def prediction_rows(
     for utterance, row in zip(split.utterances, probabilities, strict=True):
         chosen: dict[str, Any] = {
             "utterance_id": utterance.utterance_id,
+            "speaker_id": utterance.speaker_id,
             "label": utterance.emotion,
             "prediction": labels[int(row.argmax())],
             "probabilities": {label: float(p) for label, p in zip(labels, row, strict=True)},

@@ -16,7 +16,7 @@ from features.progress import Say
 from features.splits import find_folds, read_fold
 from mervn.config import FinetuneOptions, TrainHeadOptions, TrainingOptions
 from mervn.dataset import Split, load_split
-from mervn.labels import apply_labels
+from mervn.labels import apply_labels, task_label
 from mervn.live import LiveSplit
 from mervn.model import pooling_names
 from mervn.optimization import resolve_amp
@@ -103,12 +103,12 @@ def _read(
     if options.fold is None:
         if options.fold_file is not None:
             raise UsageError(f"--fold-file {options.fold_file} needs --fold, K or all")
-        rows = read_manifests(data, SPLITS[:2], audio_root=root, check_audio=False)
+        rows = read_manifests(data, SPLITS[:2], audio_root=root, check_audio=False, task_label=task_label(options))
         return rows, {"manifests": {name: manifest_sha256(data / f"{name}.jsonl") for name in rows}}, None
     if options.fold == "all":
         raise ValueError("one fold at a time; train_series takes all of them")
     folds = find_folds(data, options.fold_file)
-    rows, read = read_fold(data, folds, int(options.fold), SPLITS[:2], root)
+    rows, read = read_fold(data, folds, int(options.fold), SPLITS[:2], root, task_label(options))
     hashes = {name: manifest_sha256(data / f"{name}.jsonl") for name in read}
     return rows, {"manifests": hashes, "folds": folds.as_json()}, folds.path
 

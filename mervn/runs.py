@@ -111,9 +111,3 @@ def locked(run: Path) -> Iterator[None]:
     """Make a run's folder and keep a second process out of it, as `features.result_folder.locked`."""
     with folder_locked(run, CONFIG_FILE, "run"):
         yield
-
-
-def append_jsonl(path: Path, entry: Mapping[str, Any]) -> None:
-    """Add one line to a JSONL file."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry, ensure_ascii=False) + "\n")

@@ -64,7 +64,7 @@ def test_a_run_goes_on_from_the_head_and_is_evaluated_as_any_other(head: Path, t
     found = evaluate(tuned, EvaluateOptions(split="valid"), lambda _: None)["valid"]
     assert found["nll"] == pytest.approx(metrics["valid"]["nll"], abs=1e-5)
     assert not (tuned / "test_access.jsonl").exists()
-    assert evaluate(tuned, EvaluateOptions(), lambda _: None)["test"]["n"] == 8
+    assert evaluate(tuned, EvaluateOptions(split="test"), lambda _: None)["test"]["n"] == 8
     assert (tuned / "test_access.jsonl").exists()
 
 

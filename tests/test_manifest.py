@@ -1,11 +1,12 @@
 """Every fault of every manifest at once, with file and line; and no manifest that was not asked for."""
 
 import json
+import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import write_manifest
 
 from features.errors import InputError
 from features.manifest import manifest_sha256, read_manifests
@@ -31,7 +32,8 @@ def data(tmp_path: Path) -> Path:
 
 def write(data: Path, split: str, *rows: dict[str, Any]) -> None:
     named = [{**GOOD, "utterance_id": f"{split}-{i}", **row} for i, row in enumerate(rows)]
-    write_manifest(data / f"{split}.jsonl", [{k: v for k, v in row.items() if v is not ...} for row in named])
+    kept = [{k: v for k, v in row.items() if v is not ...} for row in named]
+    (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))  # ASCII: surrogates escaped
 
 
 def fault(data: Path, *splits: str, **options: Any) -> str:
@@ -62,6 +64,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"utterance_id": ...}, "utterance_id is missing"),
     ({"speaker_id": ""}, "speaker_id must be a non-empty string, found ''"),
     ({"speaker_id": 7}, "speaker_id must be a non-empty string, found 7"),
+    ({"emotion": "vui\u200b"}, "emotion must not hold control characters, found 'vui\\u200b'"),
     ({"utterance_id": "a\nb"}, "utterance_id must not hold control characters"),
     ({"utterance_id": "x" * 300}, "utterance_id must have at most 256 characters, found 300"),
     ({"wav_path": None}, "wav_path must be a non-empty string, found None"),
@@ -73,10 +76,29 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"end": float("inf")}, "end must be finite and at least 0, found inf"),
     ({"end": 10**400}, "end must be finite and at least 0"),
     ({"start": 3.2, "end": 3.2}, "end must be greater than start, found start=3.2 end=3.2"),
+    ({"channel": 10**9}, "channel must be 0, 1, ... or 'mix', found 1000000000"),
     ({"channel": -1}, "channel must be 0, 1, ... or 'mix', found -1"),
     ({"channel": "left"}, "channel must be 0, 1, ... or 'mix', found 'left'"),
     ({"channel": True}, "channel must be 0, 1, ... or 'mix', found True"),
     ({"transcript": 3}, "transcript must be a string or null, found 3"),
+    ({"transcript": "a\ud800"}, "transcript must be valid Unicode, found a lone surrogate in 'a\\ud800'"),
+    ({"wav_path": "a/\udfff.wav"}, "wav_path must be valid Unicode"),
+    ({"wav_path": f"a/{'x' * 300}.wav"}, "wav_path: a name in it must have at most 255 bytes, found 304"),
+    ({"wav_path": "a/" * 3000}, "wav_path must have at most 4096 bytes, found 6000"),
+    ({"wav_path": "."}, "wav_path must be a file, found a folder"),
+    ({"room": ["\ud800"]}, "room must be JSON that can be written again, found a lone surrogate in '\\ud800'"),
+    ({"\ud800": 1}, "a key must be valid Unicode, found a lone surrogate"),
+    ({"room": {"\ud800": 1}}, "room must be JSON that can be written again, found a lone surrogate"),
+    ({"room": [float("nan")]}, "room must be JSON that can be written again, found nan, which JSON does not have"),
+    ({"room": float("inf")}, "room must be JSON that can be written again, found inf"),
+    (
+        {"emotion": ..., "label": "vui"},
+        "emotion is missing: it must be a label; is it the key 'label'? Call it emotion",
+    ),
+    ({"utterance_id": ..., "id": "u1"}, "utterance_id is missing; is it the key 'id'? Call it utterance_id"),
+    ({"transcript": ..., "transcrpt": "xin"}, "'transcrpt' is no key of a manifest; did you mean transcript?"),
+    ({"end": ..., "End": 2}, "'End' is no key of a manifest; did you mean end?"),
+    ({"wav_path": ..., "wavPath": "a.wav"}, "'wavPath' is no key of a manifest; did you mean wav_path?"),
     ({"emotion": ...}, "emotion is missing: it must be a label"),
     ({"emotion": 3}, "emotion must be a non-empty string, found 3"),
 ]
@@ -99,7 +121,7 @@ def test_lines_that_are_no_objects_are_named(data: Path) -> None:
         "train.jsonl:3: must be a JSON object, found list",
         "train.jsonl:4: must be one JSON object, found: the key 'utterance_id' twice",
         "train.jsonl:5: must be UTF-8, found",
-        "train.jsonl:7: must be one JSON object",
+        "train.jsonl:7: must be one JSON object, found lists or objects nested too deeply",
     ):
         assert expected in message
 
@@ -121,10 +143,100 @@ def test_every_fault_of_every_file_is_listed_at_once(data: Path) -> None:
         assert expected in message
 
 
-def test_many_faults_are_cut_and_counted(data: Path) -> None:
-    write(data, "train", *[{"start": -1}] * 70)
+def test_many_faults_of_one_kind_are_shown_together_and_counted(data: Path) -> None:
+    write(data, "train", *[{"start": -i} if i else {"end": 0} for i in range(331)])
     message = fault(data)
-    assert "70 faults" in message and message.endswith("and 20 more")
+    assert message.splitlines() == [
+        f"331 faults in the manifests of {data}:",
+        "train.jsonl:1: end must be greater than start, found start=0.5 end=0.0",
+        *(f"train.jsonl:{i + 1}: start must be finite and at least 0, found -{i}" for i in (1, 2, 3)),
+        "  and 327 more of this kind, up to train.jsonl:331",
+    ]
+
+
+def test_faults_of_many_kinds_are_cut(data: Path) -> None:
+    write(data, "train", *[{f"room-{i}": float("nan")} for i in range(60)])
+    assert fault(data).endswith("and 10 more")
+
+
+@pytest.mark.parametrize(
+    ("content", "form"),
+    [
+        (b"utterance_id,wav_path,text\n" + b"a,b.wav,hi\n" * 330, "CSV, found 'utterance_id,wav_path,text'"),
+        (b"a\tb\n", "CSV"),
+        (json.dumps([GOOD]).encode(), "one JSON array"),
+        (json.dumps(GOOD, indent=2).encode(), "indented JSON"),
+        (json.dumps(GOOD).encode("utf-16"), "UTF-16; save it as UTF-8"),
+    ],
+)
+def test_other_formats_are_one_fault(data: Path, content: bytes, form: str) -> None:
+    (data / "train.jsonl").write_bytes(b"\n" + content)
+    message = fault(data)
+    assert message.startswith("1 fault ")
+    assert f"train.jsonl:2: must be JSON Lines, one JSON object per line; this looks like {form}" in message
+
+
+def test_a_manifest_that_is_no_file_is_named_and_not_waited_for(data: Path) -> None:
+    os.mkfifo(data / "train.jsonl")
+    (data / "valid.jsonl").mkdir()
+    (data / "test.jsonl").symlink_to("/dev/zero")
+    message = fault(data, "train", "valid", "test")
+    for split, kind in (("train", "a named pipe"), ("valid", "a folder"), ("test", "a device")):
+        assert f"{split}.jsonl: {data / split}.jsonl cannot be read: it must be a file, found {kind}" in message
+
+
+def test_extra_keys_that_cannot_be_written_again_are_refused_at_their_depth(data: Path) -> None:
+    deep: Any = 1
+    for _ in range(32):
+        deep = [deep]
+    write(data, "train", {"room": deep})
+    assert len(read_manifests(data, ["train"])["train"]) == 1
+    write(data, "train", {}, {"room": [deep]})
+    assert "train.jsonl:2: room must be JSON that can be written again, found more than 32 lists" in fault(data)
+    (data / "train.jsonl").write_text(json.dumps(GOOD)[:-1] + ', "size": ' + "9" * 5000 + "}")
+    assert "train.jsonl:1: must be one JSON object, found: Exceeds the limit" in fault(data)
+
+
+def test_keys_beside_a_field_are_no_misspelling(data: Path) -> None:
+    keys = ("transcript_asr", "raw_transcript", "channels", "emotion2", "emotions", "speaker", "ends", "annotation")
+    write(data, "train", {"speaker_id": "s", **dict.fromkeys(keys, "x")})
+    assert set(read_manifests(data, ["train"])["train"][0].extra) == {*keys, "room"}
+    absent = {"transcript": ..., "end": ..., "start": ..., "channel": ...}
+    write(data, "train", {**absent, "transcript_asr": "x", "channels": 2})
+    assert read_manifests(data, ["train"])["train"][0].transcript is None
+
+
+def test_an_unknown_speaker_is_none(data: Path) -> None:
+    write(data, "train", {"speaker_id": ...}, {"speaker_id": None}, {"speaker_id": "s"})
+    assert [u.speaker_id for u in read_manifests(data, ["train"])["train"]] == [None, None, "s"]
+
+
+def test_a_key_that_every_line_has_in_place_of_a_field_is_warned_about(data: Path) -> None:
+    write(data, "train", *[{"transcript": ..., "text": "xin chào"}] * 2)
+    with pytest.warns(UserWarning, match="train.jsonl: no line has transcript, but all have 'text'; did you mean"):
+        read_manifests(data, ["train"])
+    write(data, "train", {"transcript": ..., "text": "xin chào"}, {"text": "xin chào"})
+    read_manifests(data, ["train"])
+
+
+def test_labels_are_normalized(data: Path) -> None:
+    write(data, "train", {"emotion": unicodedata.normalize("NFD", "buồn")}, {"emotion": " buồn\t"})
+    assert {u.emotion for u in read_manifests(data, ["train"])["train"]} == {"buồn"}
+
+
+@pytest.mark.parametrize("other", ["Hoà nhã", "hòa nhã", "hoà  nhã", "hoànhã", "ｈoà nhã", "HOÀ NHÃ"])
+def test_labels_that_only_look_different_are_refused_with_both_places(data: Path, other: str) -> None:
+    write(data, "train", {"emotion": "buồn"}, {"emotion": "hoà nhã"}, {"emotion": "buồn"})
+    write(data, "valid", {"emotion": "buồn"}, {"emotion": other})
+    message = fault(data, "train", "valid")
+    assert message.startswith("1 fault ")
+    assert f"valid.jsonl:2: emotion {other!r} only looks different from 'hoà nhã' of train.jsonl:2" in message
+
+
+def test_labels_do_not_matter_where_they_are_not_needed(data: Path) -> None:
+    write(data, "train", {"emotion": ...}, {"emotion": "vui"}, {"emotion": "Vui"})
+    write(data, "valid", {"emotion": "buồn"})
+    assert len(read_manifests(data, ["train", "valid"], require_emotion=False)["train"]) == 3
 
 
 def test_missing_folders_and_files_say_what_was_looked_for(data: Path) -> None:

@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ def test_a_run_holds_what_it_should(data: Path, tmp_path: Path) -> None:
     assert [entry["epoch"] for entry in history] == [0, 1, 2, 3]
     assert metrics["valid"]["macro_f1"] == max(entry["valid"]["macro_f1"] for entry in history)
     predictions = read_rows(run / "predictions-valid.jsonl")
+    assert list(predictions[0]) == ["utterance_id", "speaker_id", "label", "prediction", "probabilities", "take"]
+    assert predictions[0]["speaker_id"] == "valid-speaker-0"
     assert [p["utterance_id"] for p in predictions] == [f"valid-{i:03d}" for i in range(10)]
     assert predictions[3]["take"] == 3 and predictions[3]["label"] == "happy"
     assert all(abs(sum(p["probabilities"].values()) - 1) < 1e-9 for p in predictions)
@@ -229,8 +232,8 @@ def test_labels_are_renamed_left_out_and_counted(data: Path, tmp_path: Path) -> 
         train(data, tmp_path / "a", labels=("happy", "sad"), label_map=("joy=happy",))
     with pytest.raises(UsageError, match="--label-map must be old=new"):
         train(data, tmp_path / "b", label_map=("joy",))
-    with pytest.raises(InputError, match=r"--drop-label must name emotions of the manifests .*found \['anger'\]"):
-        train(data, tmp_path / "c", drop_label=("anger",))
+    with pytest.raises(UsageError, match=r"--drop-label must name .*found \['Hapy'\]; did you mean happy\?"):
+        train(data, tmp_path / "c", drop_label=("Hapy",))
 
 
 def test_two_modalities_need_both(data: Path, tmp_path: Path) -> None:
@@ -260,7 +263,7 @@ def test_a_complete_run_is_kept_another_configuration_refused_and_force_trains_a
 ) -> None:
     run = tmp_path / "run"
     first = train(data, run)
-    evaluate(run, EvaluateOptions(), lambda _: None)
+    evaluate(run, EvaluateOptions(split="test"), lambda _: None)
     before = (run / "model.safetensors").stat().st_mtime_ns
     again = train(data, run)
     assert not again.trained and again.metrics == first.metrics
@@ -296,17 +299,62 @@ def test_neither_audio_nor_hub_is_needed(data: Path, tmp_path: Path) -> None:
 
 def test_a_look_at_test_is_recorded_in_the_run_and_beside_the_data(data: Path, tmp_path: Path) -> None:
     run = train(data, tmp_path / "run").path
-    first = evaluate(run, EvaluateOptions(), lambda _: None)
-    second = evaluate(run, EvaluateOptions(split="test"), lambda _: None)
-    assert (first["test_looks"], second["test_looks"]) == (1, 2)
-    assert first["test"] == second["test"]
-    assert len(read_rows(run / "test_access.jsonl")) == len(read_rows(data / "test_access.jsonl")) == 2
+    first = evaluate(run, EvaluateOptions(split="test"), lambda _: None)
+    assert first["test_looks"] == 1
+    assert len(read_rows(run / "test_access.jsonl")) == len(read_rows(data / "test_access.jsonl")) == 1
     assert len(read_rows(run / "predictions-test.jsonl")) == 8
     assert json.loads((run / "metrics-test.json").read_text())["test"]["n"] == 8
-    valid = evaluate(run, EvaluateOptions(split="valid"), lambda _: None)
-    assert len(read_rows(data / "test_access.jsonl")) == 2
+    valid = evaluate(run, EvaluateOptions(), lambda _: None)
+    assert "test" not in valid and len(read_rows(data / "test_access.jsonl")) == 1
     stored = json.loads((run / "metrics.json").read_text())["valid"]
     assert valid["valid"] == stored
+
+
+def test_the_same_look_at_test_is_counted_once_and_any_other_anew(data: Path, tmp_path: Path) -> None:
+    look = EvaluateOptions(split="test")
+    run = train(data, tmp_path / "run").path
+    first, again = (evaluate(run, look, lambda _: None) for _ in range(2))
+    assert (first["test_looks"], again["test_looks"]) == (1, 1) and first["test"] == again["test"]
+    other = train(data, tmp_path / "other", seed=1).path
+    assert evaluate(other, look, lambda _: None)["test_looks"] == 2
+    rows = read_rows(data / "test.jsonl")
+    write_manifest(data / "test.jsonl", rows[:-1])
+    assert evaluate(run, look, lambda _: None)["test_looks"] == 3  # other data
+    (run / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
+    assert evaluate(run, look, lambda _: None)["test_looks"] == 4  # other weights
+    assert len(read_rows(data / "test_access.jsonl")) == 4 and len(read_rows(run / "test_access.jsonl")) == 3
+    (data / "test_access.jsonl").write_text("half a li")  # damaged: it counts as one look, and hides no other
+    assert evaluate(run, look, lambda _: None)["test_looks"] == 2
+
+
+def test_labels_that_only_look_different_are_one_or_refused(data: Path, tmp_path: Path) -> None:
+    def rename(split: str, names: dict[int, str]) -> None:
+        rows = read_rows(data / f"{split}.jsonl")
+        for number, entry in enumerate(rows):
+            entry["emotion"] = names.get(
+                number, {"happy": "vui vẻ", "sad": "buồn"}.get(entry["emotion"], entry["emotion"])
+            )
+        write_manifest(data / f"{split}.jsonl", rows)
+
+    nfd = unicodedata.normalize("NFD", "buồn")
+    rename("train", {0: nfd, 1: " vui vẻ "})
+    rename("valid", {})
+    rename("test", {})
+    run = train(data, tmp_path / "one", labels=(nfd, " vui vẻ"))
+    assert run.metrics["labels"] == ["buồn", "vui vẻ"]
+    assert not train(data, tmp_path / "one", labels=("buồn", "vui vẻ")).trained  # the same options
+    rename("valid", {3: "Vui  vẻ"})
+    with pytest.raises(InputError, match=r"valid.jsonl:4: emotion 'Vui  vẻ' only looks .* 'vui vẻ' of train.jsonl:2;"):
+        train(data, tmp_path / "two")
+    merged = train(data, tmp_path / "three", label_map=("Vui  vẻ=vui vẻ",))
+    assert merged.metrics["labels"] == ["buồn", "vui vẻ"]
+    assert train(data, tmp_path / "four", drop_label=("Vui  vẻ",)).metrics["dropped"]["valid"] == {"Vui  vẻ": 1}
+    rename("test", dict.fromkeys(range(8), "Buồn"))
+    for trained in (run, merged):  # with --labels and without
+        with pytest.raises(InputError, match="'Buồn' only looks different from 'buồn'"):
+            evaluate(trained.path, EvaluateOptions(split="test"), lambda _: None)
+    with pytest.raises(ValueError, match="--labels: 'Buồn' only looks different from 'buồn'"):
+        TrainHeadOptions(labels=("buồn", "Buồn"))
 
 
 def test_features_of_another_transcript_are_refused(data: Path, tmp_path: Path) -> None:
@@ -386,9 +434,9 @@ def test_a_damaged_run_is_named(data: Path, tmp_path: Path) -> None:
         load_head(run, read_config(run))
     (run / "metrics.json").unlink()
     with pytest.raises(InputError, match="is not complete"):
-        evaluate(run, EvaluateOptions(), lambda _: None)
+        evaluate(run, EvaluateOptions(split="test"), lambda _: None)
     with pytest.raises(UsageError, match="must be the folder of a run"):
-        evaluate(tmp_path / "nowhere", EvaluateOptions(), lambda _: None)
+        evaluate(tmp_path / "nowhere", EvaluateOptions(split="test"), lambda _: None)
 
 
 def hold(run: Path, ready: Any, done: Any) -> None:

@@ -120,7 +120,7 @@ def train_and_score(
                 checkpoint_every=0,
             )  # fmt: skip
             result = train_head(options, data, lambda _: None, lambda _: None)
-            test = evaluate(run, EvaluateOptions(features_dir=demo / "stores", data=data), say)["test"]
+            test = evaluate(run, EvaluateOptions(split="test", features_dir=demo / "stores", data=data), say)["test"]
             scores[label_set][row] = test["macro_f1"]
             n_test = test["n"]
             valid = result.metrics["valid"]["macro_f1"]

@@ -1,0 +1,28 @@
+"""Files that users name: read only if they are regular, for a pipe or a device can wait or last for ever."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def read_regular(path: Path) -> bytes:
+    """Read a regular file; OSError if it does not exist, cannot be read or is of another kind."""
+    kind = other_kind(path)
+    if kind is not None:
+        raise OSError(f"it must be a file, found {kind}")
+    return path.read_bytes()
+
+
+def other_kind(path: Path) -> str | None:
+    """Return what stands at a path if that is no regular file, in words; OSError if nothing does."""
+    mode = path.stat().st_mode
+    return None if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "no regular file")

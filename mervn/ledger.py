@@ -1,0 +1,63 @@
+"""test_access.jsonl: the record of every look at a test split, in the run and beside the data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from features.progress import Say
+from features.store.provenance import now
+from mervn.runs import LEDGER_FILE
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was looked at: the same again tells nothing new, and is the same look."""
+
+    run_hash: str
+    weights_sha256: str
+    inputs_sha256: str
+    """Of the manifest and of the features, or the audio and transcripts, that were read."""
+
+    def is_in(self, ledger: Path) -> bool:
+        """Tell whether a ledger has this look already."""
+        mine = asdict(self)
+        return any(mine.items() <= entry.items() for entry in map(_entry, _lines(ledger)))
+
+
+def record_look(run: Path, data: Path, look: Look, say: Say) -> int:
+    """Add a line to both ledgers unless they have this look; return how many looks this data has had."""
+    entry = {"time": now(), "run": str(run.resolve()), "split": "test", **asdict(look)}
+    if not look.is_in(run / LEDGER_FILE):
+        _append(run / LEDGER_FILE, {**entry, "data": str(data.resolve())})
+    ledger = data / LEDGER_FILE
+    try:
+        if not look.is_in(ledger):
+            _append(ledger, entry)
+    except OSError as error:
+        say(f"warning: the look at the test split could not be recorded in {ledger}: {error}")
+        ledger = run / LEDGER_FILE
+    return len(_lines(ledger))
+
+
+def _append(ledger: Path, entry: Mapping[str, Any]) -> None:
+    """Add a line, on a line of its own also where the last one was cut."""
+    cut = ledger.exists() and not ledger.read_bytes().endswith(b"\n")
+    with ledger.open("a", encoding="utf-8") as file:
+        file.write(("\n" if cut else "") + json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def _lines(ledger: Path) -> list[bytes]:
+    return [line for line in ledger.read_bytes().splitlines() if line.strip()] if ledger.exists() else []
+
+
+def _entry(line: bytes) -> dict[str, object]:
+    """Return what a line says; a damaged one counts as a look, and as no other's repeat."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}

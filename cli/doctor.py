@@ -79,7 +79,7 @@ def _gpu() -> tuple[str, str, str]:
 def _torchaudio() -> tuple[str, str, str]:
     import torch
 
-    from features.audio import resample
+    from features.resampling import resample
     from features.torchaudio_import import import_torchaudio
 
     _, way = import_torchaudio()

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import soundfile
 
+from features.container import CONTAINERS, find_truncation
 from features.errors import InputError
+from features.resampling import Samples, resample, resampled_length
 
-Samples = np.ndarray[Any, np.dtype[np.float32]]
 Channel = int | Literal["mix"]
 END_TOLERANCE_S = 0.05
 """An `end` up to this far past the file is cut, and counted; further is rejected."""
-SEEKABLE_FORMATS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "NIST"})
-"""Formats in which seeking gives exactly the samples of decoding from the start; others are decoded whole."""
+SEEKABLE_FORMATS = CONTAINERS - {"OGG", "MP3"}
+SEEKABLE_SUBTYPES = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
+"""Where format and encoding are of these, seeking gives exactly the samples of decoding from the start."""
+MIN_RATE, MAX_RATE = 1_000, 768_000
+"""Hz; what lies outside is a damaged header."""
+MP3_SAMPLES_PER_BYTE = 32
+"""More than any MP3 has: at most 24, of 8 kbit/s at 24 kHz."""
+UNKNOWN_FRAMES = 2**63 - 1
+"""What libsndfile says of a FLAC stream whose header has no number of samples."""
 
 
 class AudioError(InputError):
@@ -40,21 +49,16 @@ class SegmentInfo:
     num_samples: int
 
 
-def resampled_length(length: int, old_rate: int, new_rate: int) -> int:
-    """Return ceil(length * new / old), the length after resampling."""
-    return -(-length * new_rate // old_rate)
-
-
 def inspect_segment(
     path: Path, start: float, end: float | None, channel: Channel, sample_rate: int = 16_000
 ) -> SegmentInfo:
     """Return the segment that times (seconds) mean, from the file's header alone.
 
-    AudioError where the file cannot be read, the channel is not there, the segment has no samples or ends more than
-    0.05 s past the file.
+    AudioError where the file cannot be read, the channel does not exist, the segment has no samples or ends more than
+    0.05 s past the file, or where it reaches the end of a file that is truncated or does not say how long it is.
     """
     with _open(path) as file:
-        return _segment(path, file, file.frames, start, end, channel, sample_rate)
+        return _segment(path, file, start, end, channel, sample_rate)
 
 
 def read_segment(path: Path, start: float, end: float | None, channel: Channel, sample_rate: int = 16_000) -> Samples:
@@ -66,76 +70,60 @@ def read_segment(path: Path, start: float, end: float | None, channel: Channel, 
 def decode_segment(path: Path, start: float, end: float | None, channel: Channel) -> tuple[Samples, int]:
     """Return a segment as float32 (S,) in [-1, 1] at the file's own rate, and that rate.
 
-    Raises AudioError as `inspect_segment` does, and where the file holds fewer samples than its header says or any
-    sample of the segment is not finite.
+    Raises AudioError as `inspect_segment` does, and if the file holds fewer samples than its header says, if they do
+    not fit into memory, or if any sample of the segment is not finite.
     """
     with _open(path) as file:
-        info = _segment(path, file, file.frames, start, end, channel, file.samplerate)
+        info = _segment(path, file, start, end, channel, file.samplerate)
         wanted = info.last - info.first
-        try:
-            if file.format in SEEKABLE_FORMATS:
-                file.seek(info.first)
-                frames = file.read(wanted, dtype="float32", always_2d=True)
-            else:
-                frames = file.read(info.last, dtype="float32", always_2d=True)[info.first :]
-        except (OSError, RuntimeError, soundfile.LibsndfileError) as error:
-            raise AudioError("unreadable", f"{path} must be decodable audio, found: {error}") from error
-    if frames.shape[0] != wanted:
-        raise AudioError(
-            "truncated", f"{path} must hold the {info.last} samples its header says, found {info.first + len(frames)}"
-        )
-    samples = frames[:, channel] if isinstance(channel, int) else frames.mean(axis=1, dtype=np.float32)
+        skipped = 0
+        if file.format in SEEKABLE_FORMATS and file.subtype in SEEKABLE_SUBTYPES:
+            file.seek(info.first)
+        else:
+            skipped = info.first
+        frames = file.read(skipped + wanted, dtype="float32", always_2d=True)[skipped:]  # (S, channels)
+        if frames.shape[0] != wanted:
+            found = f"found {info.first + len(frames)}"
+            raise AudioError("truncated", f"{path} must hold the {info.last} samples its header says, {found}")
+        samples = frames[:, channel] if isinstance(channel, int) else frames.mean(axis=1, dtype=np.float32)
     if not np.isfinite(samples).all():
         bad = int(info.first + np.flatnonzero(~np.isfinite(samples))[0])
         raise AudioError("non_finite", f"{path}: samples must be finite, found {samples[bad - info.first]} at {bad}")
     return np.ascontiguousarray(samples), info.file_rate
 
 
-def resample(samples: Samples, old_rate: int, new_rate: int) -> Samples:
-    """Resample float32 (S,) to ceil(S * new / old) samples by windowed-sinc interpolation (torchaudio's)."""
-    if old_rate == new_rate:
-        return samples
-    import torch
-
-    found: Samples = _resampler(old_rate, new_rate)(torch.from_numpy(samples)).numpy()
-    return found
-
-
-@lru_cache(maxsize=16)
-def _resampler(old_rate: int, new_rate: int) -> Any:
-    """Return torchaudio's resampling with its kernel made: making it takes several times as long as using it."""
-    import torch
-
-    from features.torchaudio_import import import_torchaudio
-
-    import_torchaudio()
-    from torchaudio.transforms import Resample
-
-    return Resample(old_rate, new_rate, dtype=torch.float32)  # computed in it too, as functional.resample does
-
-
-def _open(path: Path) -> soundfile.SoundFile:
+@contextmanager
+def _open(path: Path) -> Iterator[soundfile.SoundFile]:
+    """Open a file; whatever goes wrong in it until it is closed is an AudioError."""
     if not path.is_file():
         raise AudioError("not_found", f"{path} must be an audio file; there is no such file")
     try:
-        return soundfile.SoundFile(path)
-    except (OSError, RuntimeError, ValueError, TypeError, soundfile.LibsndfileError) as error:
-        raise AudioError("unreadable", f"{path} must be an audio file that libsndfile reads, found: {error}") from error
+        with soundfile.SoundFile(path) as file:
+            if file.format not in CONTAINERS:
+                known = ", ".join(sorted(CONTAINERS))
+                raise AudioError(
+                    "format", f"{path}: the format must be one of {known}, found {file.format}: convert it"
+                )
+            if not MIN_RATE <= file.samplerate <= MAX_RATE:
+                raise AudioError(
+                    "sample_rate", f"{path}: the rate must be {MIN_RATE} to {MAX_RATE} Hz, found {file.samplerate}"
+                )
+            yield file
+    except MemoryError as error:
+        raise AudioError("too_large", f"{path}: its samples must fit into memory, found: {error}") from error
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        raise AudioError("unreadable", f"{path} must be audio that libsndfile can decode, found: {error}") from error
 
 
 def _segment(
-    path: Path,
-    file: soundfile.SoundFile,
-    frames: int,
-    start: float,
-    end: float | None,
-    channel: Channel,
-    sample_rate: int,
+    path: Path, file: soundfile.SoundFile, start: float, end: float | None, channel: Channel, sample_rate: int
 ) -> SegmentInfo:
-    rate = file.samplerate
+    rate, frames = file.samplerate, file.frames
     if isinstance(channel, int) and channel >= file.channels:
         raise AudioError("no_channel", f"{path}: channel must be less than {file.channels}, found {channel}")
     seconds = frames / rate
+    if end is None or end > seconds:
+        _check_length(path, file)
     if end is not None and end > seconds + END_TOLERANCE_S:
         raise AudioError("end_past_file", f"{path}: end must be at most the file's {seconds:.3f} s, found {end}")
     if start > seconds:
@@ -147,3 +135,24 @@ def _segment(
     if last <= first:
         raise AudioError("no_samples", f"{path}: a segment must have samples, found {first} to {last} of {frames}")
     return SegmentInfo(rate, first, last, clipped, resampled_length(last - first, rate, sample_rate))
+
+
+def _check_length(path: Path, file: soundfile.SoundFile) -> None:
+    """Raise AudioError if the file's end is not where its header says: a segment up to the end would be another."""
+    if file.frames == UNKNOWN_FRAMES:
+        raise AudioError(
+            "unknown_length", f"{path}: its header must say how many samples it holds, found 0: encode it again"
+        )
+    lacking = find_truncation(path, file.format)
+    if file.format == "MP3" and file.frames > MP3_SAMPLES_PER_BYTE * path.stat().st_size:
+        lacking = f"the header says {file.frames} samples, too many for its bytes"
+    if lacking is not None:
+        raise AudioError("truncated", f"{path} must hold all of its audio: {lacking}")
+    if file.frames and file.format == "FLAC":
+        try:
+            file.seek(file.frames - 1)
+            found = len(file.read(1))
+        except RuntimeError:
+            found = 0
+        if not found:
+            raise AudioError("truncated", f"{path} must hold the {file.frames} samples its header says, found fewer")

@@ -12,10 +12,12 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from features.audio import decode_segment, resample
+from features.audio import AudioError, decode_segment
 from features.encoders.base import Encoder
 from features.manifest import Utterance
+from features.memory import is_out_of_memory
 from features.progress import Say, silent
+from features.resampling import Samples, resample
 from features.store.reader import RowInfo
 from features.text import normalize_text, text_sha256
 
@@ -50,9 +52,22 @@ def read_input(utterance: Utterance, encoder: Encoder) -> Input:
         text = transcript_of(utterance)
         return Input(utterance, encoder.prepare(text), len(text), text_sha256(text), {})
     source = audio_source(utterance)
-    samples, rate = decode_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
-    wave = resample(samples, rate, SAMPLE_RATE)
-    return Input(utterance, encoder.prepare(wave), wave.shape[0], samples_sha256(samples, rate), source)
+    wave, sha256 = read_audio(utterance)
+    return Input(utterance, encoder.prepare(wave), wave.shape[0], sha256, source)
+
+
+def read_audio(utterance: Utterance) -> tuple[Samples, str]:
+    """Return the waveform (S,) of an utterance at 16 kHz and the hash of its decoded samples.
+
+    AudioError if it cannot be decoded, or does not fit into memory.
+    """
+    try:
+        samples, rate = decode_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
+        return resample(samples, rate, SAMPLE_RATE), samples_sha256(samples, rate)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    raise AudioError("too_large", f"{utterance.audio_path}: the audio must fit into memory")
 
 
 def samples_sha256(samples: np.ndarray[Any, Any], rate: int) -> str:

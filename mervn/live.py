@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from features.audio import AudioError, decode_segment, resample
+from features.audio import AudioError
 from features.batching import plan_batches
 from features.encoders.base import Encoder
 from features.errors import InputError
-from features.inputs import SAMPLE_RATE, samples_sha256, transcript_of
+from features.inputs import SAMPLE_RATE, read_audio, transcript_of
 from features.manifest import Utterance
 from features.plan import BATCH_SECONDS, MAX_BATCH
 from features.progress import Progress
@@ -67,8 +67,7 @@ class _Reader(Dataset[Waves]):
             u, fault = self.utterances[index], None
             wave, sha256 = np.zeros(0, np.float32), ""
             try:
-                samples, rate = decode_segment(u.audio_path, u.start, u.end, u.channel)
-                wave, sha256 = resample(samples, rate, SAMPLE_RATE), samples_sha256(samples, rate)
+                wave, sha256 = read_audio(u)
                 wave = wave if mask is None else mask.apply(wave, SAMPLE_RATE)
             except AudioError as error:
                 fault = (error.reason, str(error))

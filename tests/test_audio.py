@@ -5,13 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import wave
 
-from features.audio import AudioError, decode_segment, inspect_segment, read_segment, resample, resampled_length
-from features.torchaudio_import import import_torchaudio
+from features.audio import AudioError, decode_segment, inspect_segment, read_segment
+from features.resampling import resample, resampled_length
 
 FORMATS = [
     ("wav", "PCM_16", 16_000),
@@ -53,15 +52,6 @@ def test_resampling_keeps_a_tone() -> None:
     spectrum = np.abs(np.fft.rfft(found))
     assert spectrum.argmax() == 440
     np.testing.assert_array_equal(found, resample(wave(1.0, 0, 44_100, 440.0), 44_100, 16_000))
-
-
-@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000])
-def test_a_kept_kernel_gives_what_torchaudio_gives(rate: int) -> None:
-    torchaudio, _ = import_torchaudio()
-    samples = wave(0.7, 0, rate, 440.0)
-    wanted = torchaudio.functional.resample(torch.from_numpy(samples), rate, 16_000).numpy()
-    for _ in range(2):
-        np.testing.assert_array_equal(resample(samples, rate, 16_000), wanted)
 
 
 def reason(path: Path, start: float = 0.0, end: float | None = None, channel: int | str = "mix") -> str:
@@ -121,3 +111,112 @@ def test_samples_that_are_not_finite_are_refused_where_they_are_used(tmp_path: P
         read_segment(path, 0.5, 1.0, "mix")
     assert caught.value.reason == "non_finite"
     assert len(read_segment(path, 0.0, 0.5, "mix")) == 8000
+
+
+CONTAINERS = [
+    ("wav", "WAV", "PCM_16"), ("wav", "WAVEX", "PCM_24"), ("wav", "WAV", "FLOAT"), ("wav", "WAV", "ULAW"),
+    ("wav", "WAV", "GSM610"), ("wav", "WAV", "G721_32"), ("wav", "WAV", "IMA_ADPCM"), ("rf64", "RF64", "PCM_16"),
+    ("w64", "W64", "PCM_16"), ("aiff", "AIFF", "PCM_16"), ("au", "AU", "PCM_16"), ("caf", "CAF", "PCM_16"),
+    ("sph", "NIST", "PCM_16"), ("flac", "FLAC", "PCM_16"), ("ogg", "OGG", "VORBIS"), ("opus", "OGG", "OPUS"),
+    ("mp3", "MP3", "MPEG_LAYER_III"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("ending", "container", "subtype"), CONTAINERS)
+def test_a_truncated_file_of_any_container_is_no_shorter_utterance(
+    tmp_path: Path, ending: str, container: str, subtype: str
+) -> None:
+    path = tmp_path / f"a.{ending}"
+    soundfile.write(path, wave(3.0, 0, 8_000), 8_000, format=container, subtype=subtype)
+    whole = read_segment(path, 0.0, None, "mix")
+    assert len(whole) >= 48_000
+    content = path.read_bytes()
+    for size in (len(content) // 2, len(content) - 1000, len(content) - 400):
+        path.write_bytes(content[:size])
+        with pytest.raises(AudioError, match=path.name) as caught:
+            read_segment(path, 0.0, None, "mix")
+        assert caught.value.reason in {"truncated", "unreadable"}
+    if container not in ("W64", "NIST") and subtype != "GSM610":  # libsndfile decodes what follows the audio there
+        path.write_bytes(content + b"\0" * 32)
+    else:
+        path.write_bytes(content)
+    np.testing.assert_array_equal(read_segment(path, 0.0, None, "mix"), whole)
+
+
+def test_a_segment_before_the_cut_of_a_truncated_file_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, wave(3.0, 0), 16_000)
+    whole = read_segment(path, 0.5, 1.0, "mix")
+    path.write_bytes(path.read_bytes()[:64_000])
+    np.testing.assert_array_equal(read_segment(path, 0.5, 1.0, "mix"), whole)
+    assert reason(path) == reason(path, 0.0, 2.01) == reason(path, 0.0, 3.0) == "truncated"
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0])
+def test_a_streamed_wav_is_read_if_it_says_so(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, wave(1.0, 0), 16_000)
+    content = bytearray(path.read_bytes())
+    content[40:44] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+    if size:
+        assert len(read_segment(path, 0.0, None, "mix")) == 16_000
+    else:
+        assert reason(path) == "no_samples"
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "G721_32", "MS_ADPCM", "IMA_ADPCM"])
+def test_call_centre_encodings_are_read(tmp_path: Path, subtype: str) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, wave(2.0, 0, 8_000), 8_000, subtype=subtype)
+    with soundfile.SoundFile(path) as file:
+        whole = file.read(file.frames, dtype="float32")
+    np.testing.assert_array_equal(decode_segment(path, 0.0, None, "mix")[0], whole)
+    np.testing.assert_array_equal(decode_segment(path, 0.7, 1.3, "mix")[0], whole[5600:10_400])
+
+
+def flac_with_total(path: Path, total: int) -> Path:
+    """Write a FLAC file of 16 000 samples whose header says `total`."""
+    soundfile.write(path, wave(1.0, 0), 16_000)
+    content = bytearray(path.read_bytes())
+    content[21] = content[21] & 0xF0 | total >> 32
+    content[22:26] = (total & 0xFFFFFFFF).to_bytes(4, "big")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("total", [0, 16_001, 32_000, 2**36 - 1])
+def test_a_flac_header_that_lies_is_rejected_before_anything_is_planned(tmp_path: Path, total: int) -> None:
+    path = flac_with_total(tmp_path / "a.flac", total)
+    assert reason(path) == ("truncated" if total else "unknown_length")
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768_001, 2**31 - 1])
+def test_a_rate_that_no_audio_has_is_rejected(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, wave(1.0, 0), 16_000)
+    content = bytearray(path.read_bytes())
+    content[24:28] = rate.to_bytes(4, "little")
+    path.write_bytes(content)
+    assert reason(path) == "sample_rate"
+
+
+def test_a_container_whose_truncation_cannot_be_told_is_rejected(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.voc", wave(1.0, 0), 16_000)
+    assert reason(tmp_path / "a.voc") == "format"
+
+
+@pytest.mark.parametrize("error", [MemoryError("full"), ValueError("odd"), RuntimeError("broken"), OSError("gone")])
+def test_whatever_decoding_raises_rejects_the_file(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, wave(1.0, 0), 16_000)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", fail)
+    with pytest.raises(AudioError, match=f"{path.name}.*{error}") as caught:
+        read_segment(path, 0.0, None, "mix")
+    assert caught.value.reason == ("too_large" if isinstance(error, MemoryError) else "unreadable")

@@ -110,7 +110,7 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
                 )
             yield file
     except MemoryError as error:
-        raise AudioError("too_large", f"{path}: its samples must fit into memory, found: {error}") from error
+        raise AudioError("out_of_memory", f"{path}: its samples must fit into memory, found: {error}") from error
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise AudioError("unreadable", f"{path} must be audio that libsndfile can decode, found: {error}") from error
 

@@ -67,7 +67,7 @@ def read_audio(utterance: Utterance) -> tuple[Samples, str]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-    raise AudioError("too_large", f"{utterance.audio_path}: the audio must fit into memory")
+    raise AudioError("out_of_memory", f"{utterance.audio_path}: the audio must fit into memory")
 
 
 def samples_sha256(samples: np.ndarray[Any, Any], rate: int) -> str:

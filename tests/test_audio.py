@@ -219,4 +219,4 @@ def test_whatever_decoding_raises_rejects_the_file(
     monkeypatch.setattr(soundfile.SoundFile, "read", fail)
     with pytest.raises(AudioError, match=f"{path.name}.*{error}") as caught:
         read_segment(path, 0.0, None, "mix")
-    assert caught.value.reason == ("too_large" if isinstance(error, MemoryError) else "unreadable")
+    assert caught.value.reason == ("out_of_memory" if isinstance(error, MemoryError) else "unreadable")

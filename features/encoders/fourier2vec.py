@@ -78,7 +78,7 @@ class Fourier2Vec(Encoder):
 
     name: ClassVar[str] = "fourier2vec"
     modality: ClassVar[str] = "audio"
-    numerics_version: ClassVar[int] = 1
+    numerics_version: ClassVar[int] = 2
     lora_targets: ClassVar[tuple[str, ...]] = ("qkv", "out")
 
     window: Tensor

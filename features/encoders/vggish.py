@@ -52,7 +52,7 @@ class Vggish(Encoder):
 
     name: ClassVar[str] = "vggish"
     modality: ClassVar[str] = "audio"
-    numerics_version: ClassVar[int] = 1
+    numerics_version: ClassVar[int] = 2
 
     window: Tensor
     filters: Tensor

@@ -26,10 +26,10 @@ from report import Figure, report
 from torch import Tensor
 
 from features.batching import padding_share, plan_batches
-from features.encode import computing
 from features.encoders.base import load_encoder
 from features.encoders.selector import EncoderSettings, parse_selector
 from features.plan import BATCH_SECONDS, MAX_BATCH
+from features.precision import computing
 from features.ragged import Ragged
 from features.torchaudio_import import import_torchaudio
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -116,17 +116,3 @@ def _to_dtype(features: Array, dtype: np.dtype[Any], utterance_id: str) -> Array
             "extract with --store-dtype fp32"
         )
     return features.astype(dtype)
-
-
-@contextmanager
-def computing(device: torch.device, precision: str) -> Iterator[None]:
-    """Compute in bf16 (autocast) or in exact fp32: TF32 is off, for it would round products to 10 bits unsaid."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 from features.config import DataOptions, PretrainOptions
-from features.encode import computing, resolve_device
+from features.encode import resolve_device
 from features.encoders.checkpoint import save_own
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
 from features.errors import InputError
 from features.frames import Frames, read_frames
 from features.manifest import Utterance, manifest_sha256, read_manifests
 from features.masked_frames import LEAST_MEL, MaskedFrames
+from features.precision import computing
 from features.pretraining import Pretrainer, Report
 from features.progress import Progress, Say
 from features.result_folder import clear, locked, require_same, write_json, write_jsonl

@@ -32,6 +32,7 @@ from features.errors import InputError
 from features.frames import Frames
 from features.masked_frames import MaskedFrames, draw_positions, l1_sums
 from features.ragged import Ragged
+from features.random_streams import Purpose, generator
 from features.store.identity import write_atomically
 
 MEL_PER_SECOND = 100
@@ -39,8 +40,6 @@ MAX_BATCH = 256
 DEFAULT_EPOCHS = 30
 JITTER = (0.9, 1.1)
 """Lengths are multiplied by a draw from here before they are sorted, so that batches change from epoch to epoch."""
-VALID = 2**31
-"""Stands for the epoch in the seeds of valid's masks."""
 Report = Callable[[dict[str, Any]], None]
 """Called with the history entry of every epoch."""
 
@@ -154,7 +153,7 @@ class Pretrainer:
     def train_epoch(self, epoch: int) -> float:
         """Run one epoch, or what the minutes leave of it, and return its mean loss over hidden frames."""
         self.model.train()
-        rng = np.random.default_rng([self.options.seed, epoch])
+        rng = generator(Purpose.PRETRAIN_ORDER, self.options.seed, epoch)
         batches = self._batches(self.train, rng.uniform(*JITTER, len(self.train)))
         order = rng.permutation(len(batches))
         total, count = torch.zeros((), dtype=torch.float64, device=self.device), 0
@@ -185,7 +184,7 @@ class Pretrainer:
         totals, count = torch.zeros(2, dtype=torch.float64, device=self.device), 0
         with torch.inference_mode():
             for indices in self._batches(self.valid):
-                mel, hidden = self.batch(self.valid, indices, VALID)
+                mel, hidden = self.batch(self.valid, indices, None)
                 prediction, target = self.model(mel, hidden)
                 sums = [l1_sums(guess, target, hidden).double().sum() for guess in (prediction, target.new_zeros(()))]
                 totals += torch.stack(sums)
@@ -193,20 +192,26 @@ class Pretrainer:
         l1, mean_l1 = (totals / max(1, count)).tolist()
         return l1, mean_l1
 
-    def batch(self, frames: Frames, indices: list[int], epoch: int) -> tuple[Ragged, Ragged]:
+    def batch(self, frames: Frames, indices: list[int], epoch: int | None) -> tuple[Ragged, Ragged]:
         """Return raw log-mel frames (sum F, num_mels) and the numbers (sum M,) of the 50 Hz frames to hide.
 
-        Crop and mask of an utterance are functions of (seed, epoch, utterance), never of the batch.
+        Crop and mask of an utterance are functions of (seed, epoch, utterance), never of the batch; without an epoch,
+        as for valid, they never change.
         """
         mels, positions = [], []
         for index in indices:
-            rng = np.random.default_rng([self.options.seed, epoch, index])
+            rng = self._mask_generator(epoch, index)
             size = frames.sizes[index]
             kept = min(size, self._most)
             first = int(rng.integers(size - kept + 1))
             mels.append(frames.read(index, first, first + kept))
             positions.append(draw_positions(rng, kept, self.options.mask_start, self.options.mask_span))
         return Ragged.from_sequences(mels).to(self.device), Ragged.from_sequences(positions).to(self.device)
+
+    def _mask_generator(self, epoch: int | None, index: int) -> np.random.Generator:
+        if epoch is None:
+            return generator(Purpose.PRETRAIN_VALID, self.options.seed, index)
+        return generator(Purpose.PRETRAIN_MASK, self.options.seed, epoch, index)
 
     @property
     def _most(self) -> int:

@@ -130,14 +130,20 @@ def concatenate(first: Ragged, second: Ragged) -> Ragged:
 
 
 def segment_sum(ragged: Ragged) -> Tensor:
-    """Sum each sequence over its frames: (B, ...); zeros for a length-0 sequence."""
-    zeros = ragged.values.new_zeros((ragged.batch_size, *ragged.values.shape[1:]))
-    return zeros.index_add(0, ragged.segments, ragged.values)
+    """Sum each sequence over its frames: (B, ...), in fp32 and then rounded; zeros for a length-0 sequence."""
+    return _wide_sum(ragged).to(ragged.values.dtype)
 
 
 def segment_mean(ragged: Ragged) -> Tensor:
-    """Average each sequence (sum T, D) over its frames: (B, D); zeros for a length-0 sequence."""
-    return segment_sum(ragged) / ragged.lengths.clamp(min=1)[:, None]
+    """Average each sequence (sum T, D) over its frames: (B, D), in fp32 and then rounded; zeros for length 0."""
+    return (_wide_sum(ragged) / ragged.lengths.clamp(min=1)[:, None]).to(ragged.values.dtype)
+
+
+def _wide_sum(ragged: Ragged) -> Tensor:
+    """Return the sums in fp32 at least: a GPU adds bf16 one by one, and 256 + 0.5 is 256 in bf16."""
+    values = ragged.values.float() if ragged.values.dtype in (torch.bfloat16, torch.float16) else ragged.values
+    zeros = values.new_zeros((ragged.batch_size, *values.shape[1:]))
+    return zeros.index_add(0, ragged.segments, values)
 
 
 def _flatten(ragged: Ragged) -> tuple[list[Tensor], tuple[int, ...]]:

@@ -9,11 +9,12 @@ from typing import Protocol
 
 import torch
 
-from features.encode import computing, encode_batch
+from features.encode import encode_batch
 from features.encoders.base import Encoder
 from features.inputs import SAMPLE_RATE
 from features.interruption import check_interrupted
 from features.manifest import Utterance
+from features.precision import computing
 from features.store.identity import StoreInfo
 from features.store.rejected import Rejection
 from features.store.writer import StoreWriter

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from features.ragged import Ragged
+from features.random_streams import Purpose, generator
 from mervn.config import TrainingOptions
 from mervn.streams import modality_of
 
@@ -33,7 +34,7 @@ def augment(
     found = dict(streams)
     if not (options.drop_text or options.drop_audio or options.time_mask):
         return found
-    rng = np.random.default_rng(seed)
+    rng = generator(Purpose.AUGMENTATION, *seed)
     draws = {"text": rng.random(of) < options.drop_text, "audio": rng.random(of) < options.drop_audio}
     text_first = rng.random(of) < 0.5
     both = draws["text"] & draws["audio"]
@@ -85,7 +86,7 @@ class SpecMask:
 
     def apply(self, wave: np.ndarray[Any, np.dtype[np.float32]], rate: int) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Return a waveform (S,) masked; a pure function of it and of this mask."""
-        rng = np.random.default_rng(self.seed)
+        rng = generator(Purpose.SPEC_MASK, *self.seed)
         widths, places = rng.random((2, MASKS)) * [[self.time], [self.frequency]], rng.random((2, MASKS))
         found = np.array(wave)
         if self.frequency:

@@ -89,7 +89,7 @@ class TrainingOptions(HeadOptions):
     schedule: Literal["cosine", "constant"] = Field("cosine", description="The learning rate after its rise.")
     warmup: Share = Field(0.1, description="Share of the steps in which the learning rate rises.")
     clip_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Greatest norm of the gradients.")
-    deterministic: bool = Field(False, description="On a GPU only what gives the same bytes again; slower.")
+    deterministic: bool = Field(False, description="Use deterministic GPU algorithms, without TF32; slower.")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of initialisation, dropout and sampling.")
 
     @model_validator(mode="after")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from features.errors import UsageError
+from features.precision import exact_fp32
 from mervn.config import TrainingOptions
 
 
@@ -55,14 +56,16 @@ def resolve_amp(amp: str, device: torch.device) -> str:
 def deterministic(wanted: bool) -> Iterator[None]:
     """Have torch take only algorithms that give the same bytes again; RuntimeError names one that has none.
 
-    On a CPU, at one number of threads, they are the usual ones. https://pytorch.org/docs/stable/notes/randomness.html
+    fp32 is exact then (no TF32). On a CPU, at one number of threads, the algorithms are the usual ones.
+    https://pytorch.org/docs/stable/notes/randomness.html
     """
     before = torch.are_deterministic_algorithms_enabled()
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
     torch.use_deterministic_algorithms(wanted or before)
     try:
-        yield
+        with exact_fp32() if wanted else nullcontext():
+            yield
     finally:
         torch.use_deterministic_algorithms(before)
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from features.encode import computing
 from features.encoders.base import Encoder
 from features.errors import InputError
+from features.precision import computing
 from features.ragged import Ragged
 from features.store.identity import differing_fields
 from mervn.end_to_end import EndToEnd, encode_live

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from features.precision import exact_fp32
 from features.progress import Progress, no_bar
 from mervn.dataset import Split
 from mervn.live import LiveSplit
@@ -23,13 +24,17 @@ def predict(
     world: World = ALONE,
     progress: Progress = no_bar,
 ) -> np.ndarray[Any, Any]:
-    """Return probabilities (N, C) float64 in the order of the split, in eval mode; several processes share it."""
+    """Return probabilities (N, C) float64 in the order of the split, in eval mode; several processes share it.
+
+    They are computed in exact fp32, whatever precision the model is trained in.
+    """
     batches = world.share(split.evaluation_batches(device))
     found = []
     was_training = model.training
     model.eval()
     split.expect(batches)
-    with torch.inference_mode(), closing(progress(sum(map(len, batches)), 0, f"scoring {split.name}")) as bar:
+    bar = progress(sum(map(len, batches)), 0, f"scoring {split.name}")
+    with closing(bar), exact_fp32(), torch.inference_mode():
         for batch in batches:
             found.append((batch, model(split.batch(batch, device)).double().softmax(-1).cpu().numpy()))
             bar.update(len(batch))

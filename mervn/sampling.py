@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from features import random_streams
+from features.random_streams import Purpose
+
 Array = np.ndarray[Any, Any]
 SAMPLINGS = ("random", "bucket", "weighted", "both")
 RANK_JITTER = 0.25
@@ -89,7 +92,7 @@ def epoch_batches(
     """
     if sampling not in SAMPLINGS:
         raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}, found {sampling!r}")
-    generator = np.random.default_rng((seed, epoch))
+    generator = random_streams.generator(Purpose.SAMPLING, seed, epoch)
     count = len(lengths)
     if sampling in ("weighted", "both"):
         drawn = generator.choice(count, count, p=weights / weights.sum())

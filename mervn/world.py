@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, distributed
 
 from features.encode import resolve_device
 from features.errors import InputError, UsageError
+from features.random_streams import Purpose, seed_sequence
 
 Result = TypeVar("Result")
 CHUNK = 1 << 24
@@ -106,7 +106,7 @@ class Group(World):
     def begin(self, module: torch.nn.Module, seed: int) -> None:
         """Give every process the main one's weights, and dropout of its own."""
         if not self.is_main:
-            torch.manual_seed(int(np.random.SeedSequence((seed, self.rank)).generate_state(1)[0]))
+            torch.manual_seed(int(seed_sequence(Purpose.PROCESS, seed, self.rank).generate_state(1)[0]))
         for tensor in module.state_dict().values():
             distributed.broadcast(tensor, 0)
 

@@ -1,10 +1,11 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from features.ragged import Ragged, concatenate, padding_mask, segment_mean
+from features.ragged import Ragged, concatenate, padding_mask, segment_mean, segment_sum
 
 SIZES = st.lists(st.integers(0, 5), min_size=1, max_size=6)
 
@@ -43,12 +44,38 @@ def test_concatenate_joins_each_utterance(pairs: list[tuple[int, int]]) -> None:
         assert torch.equal(whole, torch.cat([a, b]))
 
 
+@settings(deadline=None)  # the first comparison imports what is slow
 @given(SIZES)
 def test_segment_mean_is_the_mean_of_each_sequence_and_zero_for_none(sizes: list[int]) -> None:
     x = ragged(sizes)
     for mean, sequence in zip(segment_mean(x), x.split(), strict=True):
         expected = sequence.mean(0) if len(sequence) else torch.zeros(3)
         torch.testing.assert_close(mean, expected)
+
+
+def add_as_a_gpu(self: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """Emulate `Tensor.index_add` with atomic additions: every partial sum is rounded to the dtype."""
+    found = self.clone()
+    for place, row in zip(index.tolist(), source, strict=True):
+        found[place] += row
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("frames", [500, 1500])
+def test_sums_of_many_frames_are_exact_to_the_last_rounding(
+    frames: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tensor, "index_add", add_as_a_gpu)
+    values = 40 + torch.rand(frames + 3, 2, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = Ragged.from_lengths(values, [frames, 3])
+    exact = torch.stack([sequence.double().mean(0) for sequence in x.split()])
+    assert segment_mean(x).dtype == dtype and segment_sum(x).dtype == dtype
+    torch.testing.assert_close(segment_mean(x).double(), exact, rtol=torch.finfo(dtype).eps, atol=0)
+    if dtype == torch.bfloat16:
+        torch.testing.assert_close(segment_sum(x)[0].double(), frames * exact[0], rtol=0.004, atol=0)
+    control = add_as_a_gpu(torch.zeros(2, 2, dtype=dtype), 0, x.segments, values)[0].double() / frames
+    assert ((control - exact[0]) / exact[0]).abs().max() > 5 * torch.finfo(dtype).eps
 
 
 def test_mask_is_true_on_real_frames() -> None:

@@ -38,7 +38,7 @@ class Encoder(nn.Module, ABC):
     dim: int
     """D, the width of a feature row."""
     layers: tuple[Layer, ...]
-    """The layers given out: k is transformers' `hidden_states[k]` (0: the input of the first block), "last" the output."""
+    """The layers returned: k is transformers' `hidden_states[k]` (0: the first block's input), "last" the output."""
     num_layers: int
     config: dict[str, Any]
     """Every setting that changes numbers and is not in the weights; part of a store's identity."""

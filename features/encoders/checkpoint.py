@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from features.encoders.base import Encoder
+from features.encoders.checkpoint_files import TEXTS, WEIGHTS, check_files
 from features.encoders.selector import Selector, short_model_name
 from features.errors import InputError
 from features.store.identity import write_atomically
@@ -26,6 +28,10 @@ NOTES = frozenset(
     }
 )  # fmt: skip
 """Fields of a config that change nothing in eval mode."""
+BUFFERS = frozenset({"position_ids", "token_type_ids", "inv_freq", "_weight", "num_batches_tracked"})
+"""Last parts of keys that old checkpoints hold and that no model reads."""
+NEEDED = {"audio": "preprocessor_config.json", "text": "the tokenizer's files"}
+LONGEST_REASON = 300
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
@@ -48,33 +54,49 @@ def read_config(selector: Selector, location: str, model_type: str | None) -> No
     """Check config.json of a local folder before anything is loaded: there, readable, of the model_type wanted."""
     if not Path(location).is_dir():
         return
+    check_files(selector, location, TEXTS)
     path = Path(location) / "config.json"
     try:
         config = json.loads(path.read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"it holds a {type(config).__name__}")
     except (OSError, ValueError) as error:
         raise InputError(f"{selector.flag}: {path} must be a JSON file of the checkpoint: {error}") from error
-    found = config.get("model_type") if isinstance(config, dict) else None
+    found = config.get("model_type")
     if model_type is not None and found != model_type:
         raise InputError(f"{selector.flag}: {path} must say model_type {model_type!r}, found {found!r}")
 
 
 @contextmanager
 def explained(selector: Selector, location: str) -> Iterator[None]:
-    """Turn the errors of a failed load into one InputError that says what was looked for and how to mend it."""
+    """Turn the errors of a failed load into one InputError that says what was looked for and how to fix it."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except InputError:
+        raise
+    except Exception as error:  # transformers raises nearly any type for a damaged file
+        check_files(selector, location, WEIGHTS)
         if Path(location).is_dir():
             files = ", ".join(sorted(path.name for path in Path(location).iterdir())) or "nothing"
             looked = f"the folder {location}, which holds {files}"
         else:
             looked = f"{location!r} in the local hub cache and on the hub (there is no folder of that name)"
         raise InputError(
-            f"{selector.flag}: the checkpoint could not be loaded from {looked}: {first}\n"
-            f"Give a local folder with config.json, preprocessor_config.json and model.safetensors: "
+            f"{selector.flag}: the checkpoint could not be loaded from {looked}: {_reason(error)}\n"
+            f"Give a local folder with config.json, {NEEDED[selector.modality]} and model.safetensors: "
             f"--{selector.modality}-encoder {selector.name}=/path/to/folder"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why a load failed, in one line."""
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text or "contains custom code" in text:
+        return "it needs code of its own (auto_map), which is never executed; only architectures of transformers load"
+    if isinstance(error, UnpicklingError | EOFError):
+        return "its .bin file is damaged, or holds other objects than tensors"
+    plain = isinstance(error, OSError | ValueError | RuntimeError | ImportError | SafetensorError) and text
+    return (text if plain else f"{type(error).__name__} {text}".strip())[:LONGEST_REASON]
 
 
 @contextmanager
@@ -96,23 +118,64 @@ def _quiet() -> Iterator[None]:
 def load_complete(
     selector: Selector, location: str, model_class: Any, prefix: str, unused: tuple[str, ...] = ()
 ) -> nn.Module:
-    """Load a model in float32 and refuse missing or ill-shaped weights under `prefix`, but for the `unused`.
+    """Load a model in float32 and refuse weights under `prefix` that do not fit its config, but for the `unused`.
 
     `model_class` is one of transformers'. Without this check a checkpoint of another layout would be initialised at
-    random, unsaid.
+    random, and one of more blocks than its config says would be cut, silently.
     """
     with _quiet(), explained(selector, location), torch.random.fork_rng(devices=[]):
-        model, info = model_class.from_pretrained(location, dtype=torch.float32, output_loading_info=True)
+        model, info = model_class.from_pretrained(
+            location,
+            config=_plain_config(location),
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with their names
+            trust_remote_code=False,
+        )
         _restore_constants(model)
-    missing = sorted(key for key in info["missing_keys"] if key.startswith(prefix) and not key.startswith(unused))
-    mismatched = sorted(str(key) for key in info["mismatched_keys"])
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise InputError(f"{selector.flag}: {location} must hold merged weights, found adapters: merge them first")
+
+    def wanted(key: str) -> bool:
+        return key.startswith(prefix) and not key.startswith(unused)
+
+    missing = sorted(filter(wanted, info["missing_keys"]))
+    mismatched = sorted(
+        f"{key}: {tuple(found)} in the weights, {tuple(expected)} by config.json"
+        for key, found, expected in info["mismatched_keys"]
+        if wanted(key)
+    )
     if missing or mismatched:
         raise InputError(
             f"{selector.flag}: the checkpoint at {location} must hold every weight of the encoder, but {len(missing)} "
-            f"are missing and {len(mismatched)} have another shape, such as {(missing + mismatched)[0]}"
+            f"are missing and {len(mismatched)} have another shape, such as {(mismatched + missing)[0]}"
+        )
+    unread = sorted(filter(wanted, _unread_keys(model, info["unexpected_keys"])))
+    if unread:
+        raise InputError(
+            f"{selector.flag}: config.json of {location} must describe all weights of the encoder, but it has no place "
+            f"for {len(unread)} of them, such as {unread[0]}"
         )
     loaded: nn.Module = model
     return loaded
+
+
+def _plain_config(location: str) -> Any:
+    """Load a config without what would change how the model runs, but not what it computes."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+    config.return_dict, config.output_hidden_states = True, False
+    config.output_attentions = False
+    config._attn_implementation = None  # may name code on the hub
+    return config
+
+
+def _unread_keys(model: Any, unexpected: Iterable[str]) -> list[str]:
+    """Return keys of the model's own parts that it has no weight for; those of heads, quantizers, ... are fine."""
+    parts = {name for name, _ in model.named_children()}
+    keys = [key.removeprefix(f"{model.base_model_prefix}.") for key in unexpected]
+    return [key for key in keys if key.split(".")[0] in parts and key.rsplit(".", 1)[-1] not in BUFFERS]
 
 
 def _restore_constants(model: Any) -> None:

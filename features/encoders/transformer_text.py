@@ -23,6 +23,7 @@ from features.encoders.checkpoint import (
     read_config,
     save_weights,
 )
+from features.encoders.checkpoint_files import require_files
 from features.encoders.selector import EncoderSettings, Layer, Selector, short_model_name
 from features.errors import InputError
 from features.ragged import Ragged
@@ -51,12 +52,16 @@ class TextTransformer(Encoder):
     model_type: ClassVar[str | None] = None
     """Of the checkpoints it takes; None: any."""
     tokenizer_class: ClassVar[str] = "AutoTokenizer"
+    tokenizer_files: ClassVar[tuple[str, ...]] = ()
+    """Files that a folder must hold for it."""
     default_segmenter: ClassVar[str] = "none"
     lora_targets: ClassVar[tuple[str, ...]] = (
         "query", "value", "query_proj", "value_proj", "q_lin", "v_lin", "q_proj", "v_proj",
     )  # fmt: skip
 
     model: Any
+    is_half: bool = False
+    """Whether it is the encoder of an encoder-decoder."""
 
     def __init__(self, model: Any, tokenizer: Any, layers: tuple[Layer, ...], settings: EncoderSettings) -> None:
         super().__init__()
@@ -86,14 +91,17 @@ class TextTransformer(Encoder):
 
         location = checkpoint_location(selector)
         read_config(selector, location, cls.model_type)
+        require_files(selector, location, cls.tokenizer_files)
         with explained(selector, location):
-            tokenizer = getattr(transformers, cls.tokenizer_class).from_pretrained(location)
+            tokenizer_class = getattr(transformers, cls.tokenizer_class)
+            tokenizer = tokenizer_class.from_pretrained(location, trust_remote_code=False)
         model: Any = load_complete(selector, location, transformers.AutoModel, "", ("pooler.", "decoder."))
         if cls.model_type is not None and model.config.model_type != cls.model_type:
             raise InputError(
                 f"{selector.flag}: must be a checkpoint of {cls.model_type}, found {model.config.model_type}"
             )
-        if model.config.is_encoder_decoder:
+        half = bool(model.config.is_encoder_decoder)
+        if half:
             model = model.get_encoder()
         if getattr(model, "pooler", None) is not None:  # a sentence vector, not a sequence; random in many checkpoints
             model.pooler = None
@@ -105,6 +113,7 @@ class TextTransformer(Encoder):
         if len(tokenizer) - len(set(tokenizer.all_special_ids)) < FEWEST:  # transformers makes one of no files
             raise InputError(f"{selector.flag}: {location} must hold the tokenizer's vocabulary, found none")
         encoder = cls(model, tokenizer, resolve_layers(selector, model.config.num_hidden_layers), settings)
+        encoder.is_half = half
         encoder.model_name, encoder.weights_note = short_model_name(location), f"pretrained, {location}"
         return encoder
 
@@ -115,7 +124,7 @@ class TextTransformer(Encoder):
 
     def save(self, folder: Path) -> None:
         """Write a folder that `load` takes; InputError for half of an encoder-decoder."""
-        if self.model.config.is_encoder_decoder:
+        if self.is_half:
             raise InputError(f"{self.model_name} is the encoder of an encoder-decoder, which cannot be fine-tuned")
         self.model.config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
@@ -169,6 +178,7 @@ class PhoBert(TextTransformer):
     name: ClassVar[str] = "phobert"
     model_type: ClassVar[str | None] = "roberta"
     tokenizer_class: ClassVar[str] = "PhobertTokenizer"
+    tokenizer_files: ClassVar[tuple[str, ...]] = ("vocab.txt", "bpe.codes")
     default_segmenter: ClassVar[str] = "underthesea"
 
 

@@ -63,6 +63,7 @@ class Whisper(Encoder):
             "extractor": {key: getattr(extractor, key) for key in ("feature_size", "hop_length", "n_fft", "n_samples")},
         }
         encoder.layerdrop = 0.0  # a block left out gives no features
+        extractor.dither = 0.0  # random noise
         self.encoder = encoder
         self.extractor = extractor
 

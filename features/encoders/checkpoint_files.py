@@ -1,0 +1,44 @@
+"""The files of a checkpoint folder, checked before transformers reads them and gives a misleading error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from features.encoders.selector import Selector
+from features.errors import InputError
+
+WEIGHTS = (".safetensors", ".bin")
+TEXTS = (".json", ".txt", ".codes", ".model")
+STAND_INS = {
+    b"version https://git-lfs": "a git-lfs pointer in place of the file: run `git lfs pull` in that folder",
+    b"<!doctype html": "an HTML page in place of the file: download the file itself",
+    b"<html": "an HTML page in place of the file: download the file itself",
+}
+"""What a download leaves in place of a file, by how it begins."""
+
+
+def check_files(selector: Selector, location: str, suffixes: Sequence[str]) -> None:
+    """Raise InputError for a file of a local folder that is empty, a git-lfs pointer or an HTML page."""
+    if not Path(location).is_dir():
+        return
+    for path in sorted(Path(location).iterdir()):
+        if path.suffix not in suffixes or not path.is_file():
+            continue
+        with path.open("rb") as file:
+            start = file.read(64).lstrip().lower()
+        if not start and path.suffix in WEIGHTS:
+            raise InputError(f"{selector.flag}: {path} is empty: copy the file again")
+        for beginning, what in STAND_INS.items():
+            if start.startswith(beginning):
+                raise InputError(f"{selector.flag}: {path} is {what}")
+
+
+def require_files(selector: Selector, location: str, names: Sequence[str]) -> None:
+    """Raise InputError if a local folder lacks one of these files."""
+    missing = [name for name in names if not (Path(location) / name).is_file()]
+    if missing and Path(location).is_dir():
+        raise InputError(
+            f"{selector.flag}: {location} must hold {' and '.join(names)}, but {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing"
+        )

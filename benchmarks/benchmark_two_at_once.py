@@ -1,0 +1,141 @@
+"""Measure what two trainings at once on one machine cost each other.
+
+    python benchmarks/benchmark_two_at_once.py [--tiny] [--json]
+
+Idle threads of OpenMP spin and take cores from the threads of another process. `mervn` bounds that. Each training is a
+process of its own on random features (fusion bilstm_attn, fp32, batches of 32): alone, and two started together,
+with the bound and without it, and with one thread. The seconds are those of whole epochs after a first one, of a
+process that is ready. The medians of several alternations are compared.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from features.cpu_threads import CHOICES, SPIN_COUNT
+
+BOUNDED = {"GOMP_SPINCOUNT": SPIN_COUNT}
+WAYS: dict[str, Mapping[str, str]] = {
+    "bounded": BOUNDED,
+    "unbounded": {},
+    "one thread": {**BOUNDED, "OMP_NUM_THREADS": "1"},
+}
+
+
+def train(count: int, epochs: int, start: Path) -> None:
+    """Train in this process once `start` exists; print the seconds."""
+    import torch
+    from random_corpus import CLASSES, SHAPES, make_corpus
+
+    from mervn.config import TrainHeadOptions
+    from mervn.model import build_head
+    from mervn.training import Trainer
+
+    options = TrainHeadOptions(fusion="bilstm_attn", sampling="bucket", amp="off", dropout=0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = make_corpus(Path(folder), count)
+        torch.manual_seed(0)
+        head = build_head(options, SHAPES, CLASSES)
+        labels = [str(c) for c in range(CLASSES)]
+        trainer = Trainer(head, corpus.split, corpus.split, labels, options, torch.device("cpu"))
+        trainer.train_epoch(0)
+        print("ready", flush=True)
+        while not start.exists():
+            time.sleep(0.01)
+        started = time.perf_counter()
+        for epoch in range(1, epochs + 1):
+            trainer.train_epoch(epoch)
+        print(time.perf_counter() - started, flush=True)
+
+
+def together(processes: int, way: str, count: int, epochs: int) -> float:
+    """Return the seconds until the last of some trainings, started at once, is done."""
+    environment = {name: value for name, value in os.environ.items() if name not in (*CHOICES, "OMP_NUM_THREADS")}
+    with tempfile.TemporaryDirectory() as folder:
+        start = Path(folder) / "start"
+        command = [sys.executable, __file__, "--train", str(start), "--count", str(count), "--epochs", str(epochs)]
+        children = [
+            subprocess.Popen(command, env={**environment, **WAYS[way]}, stdout=subprocess.PIPE, text=True)
+            for _ in range(processes)
+        ]
+        for child in children:
+            if child.stdout is None or child.stdout.readline() != "ready\n":
+                raise RuntimeError("a training ended before it began")
+        start.touch()
+        return max(float(child.communicate()[0]) for child in children)
+
+
+@click.command()
+@click.option("--tiny", is_flag=True, help="A few utterances: does it run?")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+@click.option("--train", "start", type=Path, hidden=True)
+@click.option("--count", type=int, default=384, hidden=True)
+@click.option("--epochs", type=int, default=4, hidden=True)
+@click.option("--rounds", type=int, default=5, hidden=True)
+def main(tiny: bool, as_json: bool, start: Path | None, count: int, epochs: int, rounds: int) -> None:
+    """Measure and print."""
+    if start is not None:
+        train(count, epochs, start)
+        return
+    count, epochs, rounds = (64, 1, 1) if tiny else (count, epochs, rounds)
+    seconds: dict[tuple[int, str], list[float]] = {}
+    for _ in range(rounds):
+        for processes, way in ((1, "bounded"), (1, "unbounded"), (1, "one thread"), (2, "bounded"), (2, "unbounded")):
+            seconds.setdefault((processes, way), []).append(together(processes, way, count, epochs))
+
+    from report import Figure, report
+
+    def ratio(above: tuple[int, str], below: tuple[int, str]) -> float:
+        return statistics.median(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
+
+    alone, unbounded = (1, "bounded"), (1, "unbounded")
+    report(
+        "two_at_once",
+        [
+            Figure(
+                "threads.alone",
+                "one training with bounded spinning over one without",
+                ratio(alone, unbounded),
+                1.05,
+                "lower",
+            ),
+            Figure(
+                "threads.two_at_once",
+                "two at once over one after the other, bounded",
+                ratio((2, "bounded"), alone) / 2,
+                1.25,
+                "lower",
+            ),
+            Figure(
+                "threads.two_unbounded",
+                "the same without the bound",
+                ratio((2, "unbounded"), unbounded) / 2,
+                None,
+                "lower",
+            ),
+            Figure(
+                "threads.second_core", "one thread over one per core", ratio((1, "one thread"), alone), None, "higher"
+            ),
+            Figure(
+                "threads.seconds",
+                f"one training, {epochs} epochs of {count} utterances",
+                statistics.median(seconds[alone]),
+                None,
+                "lower",
+            ),
+        ],
+        as_json,
+    )
+
+
+if __name__ == "__main__":
+    main()

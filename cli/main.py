@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from features.cpu_threads import bound_spinning
 from features.errors import InputError, UsageError
 from features.targets import import_target
 
@@ -135,6 +136,7 @@ def mervn() -> None:
 def main() -> None:
     """Run `mervn`; exit 0 done, 1 failed, 2 wrong usage. What a user can cause ends in a message, not a traceback."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's notice before the kill: commit, then end
+    bound_spinning()  # before torch is loaded, which reads it once
     warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
     sys.exit(run(sys.argv[1:]))
 

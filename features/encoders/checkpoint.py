@@ -20,14 +20,6 @@ from features.encoders.selector import Selector, short_model_name
 from features.errors import InputError
 from features.store.identity import write_atomically
 
-NOTES = frozenset(
-    {
-        "_name_or_path", "_attn_implementation", "_attn_implementation_internal", "architectures", "dtype", "id2label",
-        "label2id", "tokenizer_class", "torch_dtype", "transformers_version", "use_cache", "layerdrop",
-        "gradient_checkpointing", "initializer_range", "name_or_path", "problem_type", "finetuning_task",
-    }
-)  # fmt: skip
-"""Fields of a config that change nothing in eval mode."""
 BUFFERS = frozenset({"position_ids", "token_type_ids", "inv_freq", "_weight", "num_batches_tracked"})
 """Last parts of keys that old checkpoints hold and that no model reads."""
 NEEDED = {"audio": "preprocessor_config.json", "text": "the tokenizer's files"}
@@ -185,14 +177,6 @@ def _restore_constants(model: Any) -> None:
     constants = {name for name, parameter in built.named_parameters() if not parameter.requires_grad}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in constants)
-
-
-def config_identity(config: Any) -> dict[str, Any]:
-    """Return what of a transformers config can change numbers: its differences from the defaults, without notes."""
-    fields: dict[str, Any] = config.to_diff_dict()
-    kept = {key: value for key, value in fields.items() if key not in NOTES and "dropout" not in key}
-    identity: dict[str, Any] = json.loads(json.dumps(kept, default=str))
-    return identity
 
 
 def save_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from features.encoders.base import Encoder, Lengths, blocks_needed, captured, resolve_layers
 from features.encoders.checkpoint import (
     checkpoint_location,
-    config_identity,
     explained,
     load_complete,
     read_config,
     save_weights,
 )
 from features.encoders.checkpoint_files import require_files
+from features.encoders.config_fields import config_identity
 from features.encoders.selector import EncoderSettings, Layer, Selector, short_model_name
 from features.errors import InputError
 from features.ragged import Ragged

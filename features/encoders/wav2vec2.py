@@ -25,12 +25,12 @@ from features.encoders.base import (
 )
 from features.encoders.checkpoint import (
     checkpoint_location,
-    config_identity,
     explained,
     load_complete,
     read_config,
     save_weights,
 )
+from features.encoders.config_fields import config_identity
 from features.encoders.selector import EncoderSettings, Layer, Selector, short_model_name
 from features.errors import InputError
 from features.ragged import Ragged, padding_mask

@@ -25,11 +25,14 @@ from features.encoders.checkpoint import (
     read_config,
     save_weights,
 )
+from features.encoders.config_fields import config_identity
 from features.encoders.selector import EncoderSettings, Layer, Selector, short_model_name
 from features.errors import InputError
 from features.ragged import Ragged, padding_mask
 from features.torchaudio_import import import_torchaudio
 
+EXTRACTOR_FIELDS = ("feature_size", "hop_length", "n_fft", "n_samples", "padding_value")
+"""What of the feature extractor changes numbers."""
 SAMPLES_PER_ROW = 320
 """20 ms at 16 kHz: a hop of 160 and a convolution of stride 2."""
 
@@ -57,10 +60,8 @@ class Whisper(Encoder):
         self.window = int(extractor.n_samples)
         self.config = {
             "mode": mode,
-            "activation": encoder.config.activation_function,
-            "heads": encoder.config.encoder_attention_heads,
-            "scale_embedding": encoder.config.scale_embedding,
-            "extractor": {key: getattr(extractor, key) for key in ("feature_size", "hop_length", "n_fft", "n_samples")},
+            "model": config_identity(encoder.config),
+            "extractor": {key: getattr(extractor, key) for key in EXTRACTOR_FIELDS},
         }
         encoder.layerdrop = 0.0  # a block left out gives no features
         extractor.dither = 0.0  # random noise
@@ -80,11 +81,12 @@ class Whisper(Encoder):
         model = load_complete(selector, location, WhisperModel, "encoder.")
         encoder: Any = model.encoder
         rows, mels = encoder.config.max_source_positions, encoder.config.num_mel_bins
-        if extractor.n_samples != rows * SAMPLES_PER_ROW or extractor.feature_size != mels:
+        sizes = extractor.n_samples, extractor.feature_size, extractor.sampling_rate
+        if sizes != (rows * SAMPLES_PER_ROW, mels, 16_000):
             raise InputError(
                 f"{selector.flag}: preprocessor_config.json must fit config.json: a window of {rows} rows x "
-                f"{SAMPLES_PER_ROW} samples and {mels} mels, found {extractor.n_samples} samples and "
-                f"{extractor.feature_size} mels"
+                f"{SAMPLES_PER_ROW} samples and {mels} mels at 16000 Hz, found {sizes[0]} samples and {sizes[1]} mels "
+                f"at {sizes[2]} Hz"
             )
         layers = resolve_layers(selector, len(encoder.layers))
         whisper = cls(encoder, extractor, layers, settings.whisper_mode or "30s")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 from features.errors import UsageError
 from features.precision import exact_fp32
 from mervn.config import TrainingOptions
+
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+"""As Linux calls the instructions that multiply in bf16."""
 
 
 def learning_rate(step: float, total: int, warmup: float, greatest: float, schedule: str = "cosine") -> float:
@@ -41,15 +46,33 @@ def head_groups(head: nn.Module, options: TrainingOptions) -> list[dict[str, Any
 
 def resolve_amp(amp: str, device: torch.device) -> str:
     """Return off, bf16 or fp16: `auto` is bf16 where the machine computes in it. UsageError where it cannot be."""
-    if device.type == "cuda":
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        able = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     if amp == "auto":
-        return "bf16" if able else "off"
+        return "bf16" if computes_bf16(device) else "off"
     if amp == "fp16" and device.type != "cuda":
         raise UsageError(f"--amp fp16 needs a GPU, found {device}; on a CPU use --amp bf16 or off")
     return amp
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Tell whether a device has instructions for bf16; where it emulates them, bf16 is slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    try:
+        known: dict[str, Any] = torch.cpu.get_capabilities()  # type: ignore[attr-defined]
+        return any(known.get(name) for name in BF16_FLAGS)
+    except (AttributeError, RuntimeError):  # an older torch, or a wheel without it
+        return bool(BF16_FLAGS & _cpu_flags(CPUINFO))
+
+
+def _cpu_flags(cpuinfo: Path) -> set[str]:
+    """Return what Linux says that an x86 processor can do; nothing on other systems and processors."""
+    with suppress(OSError):
+        for line in cpuinfo.read_text("utf-8", errors="replace").splitlines():
+            if line.startswith("flags"):
+                return set(line.partition(":")[2].split())
+    return set()
 
 
 @contextmanager

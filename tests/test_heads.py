@@ -11,7 +11,7 @@ from features.errors import UsageError
 from features.ragged import Ragged, padding_mask
 from features.targets import import_target
 from mervn.config import HeadOptions
-from mervn.fusion import FUSIONS
+from mervn.fusion import FUSIONS, recurrent
 from mervn.fusion.cross_attention import CrossAttention, MultiheadAttention
 from mervn.fusion.recurrent import BiLSTM, TemporalCNN, reversal
 from mervn.invariance import HEAD_CHECKS, make_streams, maker, one_of
@@ -244,6 +244,21 @@ def test_bilstm_equals_pack_padded_sequence(layers: int) -> None:
     torch.testing.assert_close(module.states(x).values, x.pack(expected).values, atol=1e-6, rtol=0)
     plain = x.pack(reference(x.pad())[0]).values  # the control: a padded bidirectional LSTM begins in the padding
     assert (plain - expected[x.mask]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(("low", "dtype"), [(("cpu",), torch.bfloat16), ((), torch.float32)], ids=["cpu", "gpu"])
+def test_under_autocast_an_lstm_runs_in_bf16_on_a_cpu_alone(
+    low: tuple[str, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recurrent, "LOW_PRECISION_LSTM", low)  # without "cpu" this CPU is treated as a GPU is
+    module, seen = BiLSTM(6, 5, 2), set()
+    for lstm in (*module.forwards, *module.backwards):
+        lstm.register_forward_hook(lambda _, __, out: seen.add((out[0].dtype, torch.is_autocast_enabled("cpu"))))
+    x = Ragged.from_lengths(torch.randn(9, 6, dtype=torch.bfloat16), (4, 5))
+    with torch.autocast("cpu", torch.bfloat16):
+        module(x).values.sum().backward()
+    assert seen == {(dtype, dtype == torch.bfloat16)}
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in module.parameters())
 
 
 def test_reversal_is_within_each_sequence_and_its_own_inverse() -> None:

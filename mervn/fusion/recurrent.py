@@ -11,6 +11,10 @@ from torch.nn import functional
 from features.ragged import Ragged, concatenate
 from mervn.fusion.cross_attention import CrossAttentionBlock
 
+LOW_PRECISION_LSTM = ("cpu",)
+"""Devices on which autocast runs an LSTM in the dtype it is asked for. On a GPU cuDNN's LSTMs are cast to fp16 also
+under bf16 autocast, where no scaled loss keeps their gradients from underflow: they are run in fp32."""
+
 
 class BiLSTM(nn.Module):
     """A bidirectional LSTM (Schuster and Paliwal 1997) over real frames alone, of any number of layers.
@@ -49,7 +53,11 @@ def reversal(x: Ragged) -> Tensor:
 def _run(lstm: nn.Module, x: Ragged) -> Tensor:
     if not x.total:
         return x.values.new_zeros((0, lstm.hidden_size))  # type: ignore[arg-type]
-    return x.pack(lstm(x.pad())[0]).values
+    device = x.values.device.type
+    if device in LOW_PRECISION_LSTM or not torch.is_autocast_enabled(device):
+        return x.pack(lstm(x.pad())[0]).values
+    with torch.autocast(device, enabled=False):
+        return x.pack(lstm(x.replace(x.values.to(lstm.weight_ih_l0.dtype)).pad())[0]).values  # type: ignore[arg-type]
 
 
 class TemporalCNN(nn.Module):

@@ -45,9 +45,17 @@ def resolve(
     except ValidationError as error:
         lines = [_explain(model, detail, given) for detail in error.errors()]
         raise UsageError("\n".join(lines)) from error
+    options = options.with_general(name for name, setting in given.items() if _is_general(model, name, setting, config))
     settings = {name: Setting(getattr(options, name), "default") for name in model.model_fields}
     settings |= {name: Setting(getattr(options, name), setting.source) for name, setting in given.items()}
     return options, settings
+
+
+def _is_general(model: type[Options], name: str, setting: Setting, config: Path | None) -> bool:
+    """Tell whether a value is a default for many calls: of mervn.toml, or a default that a --config file repeats."""
+    if setting.source == str(config):
+        return bool(setting.value == model.model_fields[name].get_default())
+    return setting.source.startswith(TOML_FILE)
 
 
 def resolve_data(data: Path | None) -> Path:

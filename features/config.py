@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError, core_schema
 
 SPLITS: tuple[Literal["train", "valid", "test"], ...] = ("train", "valid", "test")
@@ -49,6 +49,18 @@ class Options(BaseModel):
     """Options of one command: frozen, unknown keys are errors, field name = flag name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    _general: frozenset[str] = PrivateAttr(frozenset())
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The options that were given for this call; not those of mervn.toml, which are for many calls."""
+        return frozenset(self.model_fields_set) - self._general
+
+    def with_general(self, names: Iterable[str]) -> Self:
+        """Mark options as general defaults: one that the other options leave unread is no fault."""
+        found = self.model_copy()
+        found._general = frozenset(names)
+        return found
 
 
 class DataOptions(Options):

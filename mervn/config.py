@@ -50,9 +50,11 @@ class HeadOptions(Options):
 
     @model_validator(mode="after")
     def _check_heads(self) -> Any:
-        if self.dim % self.heads:
+        attends = self.fusion not in FUSIONS or FUSIONS[self.fusion].attention
+        if attends and self.dim % self.heads:
             raise ValueError(f"dim must be a multiple of heads, found dim={self.dim} heads={self.heads}")
-        if self.kernel % 2 == 0:
+        convolves = self.fusion not in FUSIONS or "kernel" in FUSIONS[self.fusion].options
+        if convolves and self.kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, so that every frame stays its centre, found {self.kernel}")
         return self
 

@@ -31,13 +31,14 @@ from mervn.live import LiveSplit, refuse_rejected
 from mervn.model import build_head, pooling_names
 from mervn.optimization import deterministic
 from mervn.outcome import RunResult, environment, fit_best, score, write_outcome, write_weights
-from mervn.own_module import fusion_spec, keep_own, loss_spec, own_modules
+from mervn.own_module import fusion_spec, keep_own, own_modules
 from mervn.parity import check_parity
 from mervn.prepared import Labelled, read_labelled, refuse_silent, resolved
 from mervn.runs import METRICS_FILE, RunConfig, default_folder, locked, prepare
 from mervn.streams import SECOND, StreamShape
 from mervn.tensorboard import require_tensorboard
 from mervn.training import Report, Trainer
+from mervn.unread import refuse_unread, unread_options
 from mervn.world import World, joined
 
 
@@ -64,12 +65,13 @@ def finetune(options: FinetuneOptions, data: Path | None, say: Say, progress: Pr
     Raises UsageError for contradictory options, InputError for data that cannot be used or where live features are not
     those of the run that `--init-head` names.
     """
+    given = options.given
     options, init = take_head(options)
     if options.data is None and data is None:
         raise UsageError("finetune needs --data DIR or --init-head RUN")
     options = options.model_copy(update={"data": options.data or data})
     pooling_names(options.fusion, options.pooling)  # refuses what does not fit before any work
-    loss_spec(options.loss)
+    refuse_unread(options, given)
     if options.tensorboard:
         require_tensorboard()
     with joined(options.device) as (world, device), ExitStack() as stack:
@@ -171,14 +173,17 @@ def _configuration(
     init: InitHead | None,
 ) -> RunConfig:
     """Return what a run of these options is."""
-    known = json.loads(options.model_dump_json())
+    wanted = fusion_spec(options.fusion).streams
+    unread = {*unread_options(options), *(f"{name}_encoder" for name in ("audio", "text") if name not in wanted)}
+    known = json.loads(options.model_dump_json(exclude=unread))
     for key in ("features_dir", "audio_root", "init_head", "fold_file"):
         known[key] = str(Path(known[key]).resolve()) if known[key] else None
     own = own_modules(options)
     known |= {role: f"{module.path.resolve()}:{module.name}" for role, module in own.items()}
     known |= {"data": str(data.resolve()), "output": None}
     for name in ("audio_encoder", "text_encoder", "segmenter", "tone_style", "whisper_mode"):
-        known[name] = known[name] and str(known[name])
+        if name in known:
+            known[name] = known[name] and str(known[name])
     inputs: dict[str, Any] = {
         **labelled.sources,
         "encoders": {

@@ -70,6 +70,7 @@ def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | Non
     faults = [
         f"  --{name.replace('_', '-')}: the run has {getattr(known, name)}, found {getattr(options, name)}"
         for name in sorted(TAKEN & options.model_fields_set)
+        if name in taken or name in options.given
         if _plain(getattr(options, name)) != _plain(getattr(known, name))
     ]
     faults += _encoder_faults(options, init)

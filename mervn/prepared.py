@@ -20,9 +20,10 @@ from mervn.labels import apply_labels, task_label
 from mervn.live import LiveSplit
 from mervn.model import pooling_names
 from mervn.optimization import resolve_amp
-from mervn.own_module import fusion_spec, loss_spec, own_modules
+from mervn.own_module import fusion_spec, own_modules
 from mervn.runs import RunConfig
 from mervn.streams import Stream, modality_of, open_streams
+from mervn.unread import refuse_unread, unread_options, without_unread
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ TrainingT = TypeVar("TrainingT", bound=TrainingOptions)
 
 
 def resolved(options: TrainingT) -> TrainingT:
-    """Return the options with what depends on the machine, and on other options, decided."""
+    """Return the options with what depends on the machine, and on other options, decided; what is unread is unset."""
+    options = without_unread(options)
     amp = resolve_amp(options.amp, resolve_device(str(getattr(options, "device", "auto"))))
     return options.model_copy(update={"amp": amp, "batch_size": options.utterances_a_batch})
 
@@ -68,7 +70,7 @@ def encoders_of(prepared: Prepared) -> dict[str, str]:
 def open_training(options: TrainHeadOptions, data: Path, say: Say) -> Prepared:
     """Read train and valid and open their features; the errors of `train_head`."""
     pooling_names(options.fusion, options.pooling)  # refuses what does not fit before any work
-    loss_spec(options.loss)
+    refuse_unread(options, options.given)
     resolved(options)
     labelled = read_labelled(options, data)
     labels = labelled.labels
@@ -142,7 +144,7 @@ def _load(
 def configuration(options: TrainHeadOptions, prepared: Prepared) -> RunConfig:
     """Return what a run of these options is."""
     data, streams, splits = prepared.data, prepared.streams, prepared.splits
-    known = json.loads(options.model_dump_json())
+    known = json.loads(options.model_dump_json(exclude=set(unread_options(options))))
     for key in ("features_dir", "audio_root", "audio_store", "text_store"):
         known[key] = str(Path(known[key]).resolve()) if known[key] else None
     own = own_modules(options)

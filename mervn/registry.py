@@ -1,4 +1,6 @@
-"""The poolings and losses by name (the fusions are in mervn/fusion/__init__.py). To add one: a class and an entry here.
+"""The poolings, losses and samplings by name (the fusions are in mervn/fusion/__init__.py), and the options they read.
+
+To add a pooling or a loss: a class and an entry here.
 
 A pooling is built as `Pooling(dim)` and maps a Ragged (sum T, D) to (B, D). A loss is built as `Loss(weights, ...)`,
 class weights (C,) or None, and maps logits (B, C) and targets (B,) to a scalar.
@@ -32,3 +34,28 @@ LOSSES: dict[str, LossSpec] = {
     "focal": LossSpec("mervn.losses:Focal", ("gamma",)),
     "label_smoothing": LossSpec("mervn.losses:LabelSmoothing", ("smoothing",)),
 }
+
+
+SAMPLINGS: dict[str, tuple[str, ...]] = {
+    "random": (),
+    "bucket": ("alpha",),
+    "weighted": ("alpha", "beta"),
+    "both": ("alpha", "beta"),
+}
+"""By sampling the options that it reads. What fusions and losses read stands in their specs."""
+ATTENTION_OPTIONS = ("heads", "attention_dropout")
+"""The options that only fusions with attention read."""
+STREAM_OPTIONS: dict[str, tuple[str, ...]] = {
+    "text": ("drop_text", "alpha", "segmenter", "tone_style"),
+    "audio": ("drop_audio", "time_mask", "spec_time", "spec_frequency", "whisper_mode"),
+    "audio_2": ("dual_merge", "dual_time"),
+}
+"""By stream the options that are read only if the head has that stream."""
+ADAPTERS_IGNORE = ("train_front_end",)
+"""Options of a fine-tuning that trains some blocks, or adapters, alone."""
+FROZEN_IGNORES = (
+    "encoder_learning_rate", "layer_decay", "unfreeze_at", "gradient_checkpointing", "lora_rank", "train_front_end",
+)  # fmt: skip
+"""Options of a fine-tuning that are read only if it trains encoders."""
+INIT_HEAD_IGNORES = ("segmenter", "tone_style", "whisper_mode")
+"""Options of a fine-tuning that a head's run decides: its stores record them."""

@@ -31,7 +31,7 @@ class RunConfig:
 
     command: str
     options: Mapping[str, Any]
-    """All options, resolved; paths absolute."""
+    """All options that are read, resolved; paths absolute."""
     labels: Sequence[str]
     inputs: Mapping[str, Any]
     """Hashes of the manifests, identities and contents of the stores."""

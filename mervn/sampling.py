@@ -10,9 +10,9 @@ import numpy as np
 
 from features import random_streams
 from features.random_streams import Purpose
+from mervn.registry import SAMPLINGS
 
 Array = np.ndarray[Any, Any]
-SAMPLINGS = ("random", "bucket", "weighted", "both")
 RANK_JITTER = 0.25
 """Standard deviation, in batches, of the noise on an utterance's rank by length: half of its company is new every
 epoch, and padding hardly grows however large the corpus."""

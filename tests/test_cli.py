@@ -15,7 +15,7 @@ from cli.main import run
 from features.store.reader import FeatureStore
 
 Captured = pytest.CaptureFixture[str]
-FAST = ["--epochs", "2", "--dim", "16", "--heads", "2", "--mlp", "8"]
+FAST = ["--epochs", "2", "--dim", "16", "--mlp", "8"]
 
 
 @pytest.fixture

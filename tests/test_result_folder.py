@@ -21,7 +21,7 @@ from mervn.finetune import finetune
 
 __all__ = ["data", "made"]  # fixtures
 UNSYNCED = {".lock", "history.jsonl"}
-FLAGS = [part for key in ("dim", "heads", "epochs") for part in (f"--{key}", str(SMALL[key]))]
+FLAGS = [part for key in ("dim", "epochs") for part in (f"--{key}", str(SMALL[key]))]
 
 
 def tune(data: Path, run: Path) -> None:

@@ -30,7 +30,7 @@ from mervn.train_head import train_head
 from mervn.train_series import train_series
 from mervn.training import Trainer
 
-SMALL: dict[str, Any] = {"dim": 16, "heads": 2, "mlp": (8,), "epochs": 4, "batch_size": 8, "dropout": 0.3}
+SMALL: dict[str, Any] = {"dim": 16, "mlp": (8,), "epochs": 4, "batch_size": 8, "dropout": 0.3}
 RESULTS = ("metrics.json", "model.safetensors", "predictions-valid.jsonl")
 
 
@@ -150,7 +150,7 @@ def test_killed_in_mid_epoch_and_resumed_equals_undisturbed(data: Path, tmp_path
     changes |= {"drop_audio": 0.2, "accumulate": 2, "threads": torch.get_num_threads(), "keep_checkpoints": 2}
     train(data, tmp_path / "whole", **changes)
     options = TrainHeadOptions(**{**SMALL, **changes, "output": tmp_path / "broken"})
-    command = [sys.executable, "-c", KILLED.format(stop=8), options.model_dump_json(), str(data)]
+    command = [sys.executable, "-c", KILLED.format(stop=8), options.model_dump_json(exclude_unset=True), str(data)]
     assert subprocess.run(command, capture_output=True).returncode == -9
     names = sorted(path.name for path in (tmp_path / "broken" / "checkpoints").iterdir())
     assert names[-1].startswith("epoch-00001-step-") and len(names) == 2

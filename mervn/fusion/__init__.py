@@ -23,6 +23,8 @@ class FusionSpec:
     """What each sequence it returns begins with: `text` (its first row is [CLS]) or `audio`."""
     options: tuple[str, ...] = ()
     """The options of a head that it takes besides."""
+    attention: bool = True
+    """Whether it reads `heads` and `attention_dropout`."""
 
 
 _RECURRENT = ("rnn_layers", "rnn_hidden", "blocks", "merge")
@@ -55,17 +57,20 @@ FUSIONS: dict[str, FusionSpec] = {
         description="each modality pooled on its own, the vectors joined",
         streams=("text", "audio"),
         outputs=("text", "audio"),
+        attention=False,
     ),
     "text": FusionSpec(
         target="mervn.fusion.unimodal:Text",
         description="the transcript alone",
         streams=("text",),
         outputs=("text",),
+        attention=False,
     ),
     "audio": FusionSpec(
         target="mervn.fusion.unimodal:Audio",
         description="the audio alone",
         streams=("audio",),
         outputs=("audio",),
+        attention=False,
     ),
 }

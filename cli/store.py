@@ -27,7 +27,8 @@ from features.errors import InputError, UsageError
 @command("store list")
 def list_(options: StoreListOptions, output: Output) -> None:
     """List the stores of a features folder."""
-    from features.store.index import features_folder, list_stores
+    from features.store.faults import UnreadablePartError
+    from features.store.index import damaged_stores, features_folder, list_stores
     from features.store.reader import FeatureStore
 
     folder = options.features_dir or features_folder(None, resolve_data(options.data))
@@ -38,6 +39,10 @@ def list_(options: StoreListOptions, output: Output) -> None:
         weights, dtype = str(info.provenance["weights"]), info.identity["store_dtype"]
         try:
             store = FeatureStore(info.path)
+        except UnreadablePartError as error:
+            rows.append((info.path, "unreadable", "-", dtype, error.why))
+            documents.append({**document, "unreadable": error.why})
+            continue
         except InputError:
             rows.append((info.path, "damaged", "-", dtype, "mervn store verify says which part"))
             documents.append({**document, "damaged": True})
@@ -48,7 +53,10 @@ def list_(options: StoreListOptions, output: Output) -> None:
         output.table(("store", "utterances", "MB", "dtype", "weights"), rows)
     else:
         output.result(f"no stores in {folder}")
-    output.document({"features_dir": str(folder), "stores": documents})
+    refused = [str(error) for error in damaged_stores(folder)]
+    for text in refused:
+        output.say(f"warning: {text}")
+    output.document({"features_dir": str(folder), "stores": documents, "refused": refused})
 
 
 @command("store info", argument="store")
@@ -74,23 +82,35 @@ def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
     """Read every byte of a store and compare it with its checksums.
 
     Exit 1 and the damaged parts by name, if there are any. With --set-aside they are renamed, and the next
-    `mervn extract` encodes their utterances again.
+    `mervn extract` encodes their utterances again. Parts that cannot be read now are named too, and never renamed.
     """
+    from features.store.identity import read_store_info
     from features.store.maintenance import verify as verify_store
     from features.store.part import part_paths
 
+    read_store_info(store)
     bar = output.progress(len(part_paths(store)), 0, unit=" parts")
-    whole, faults = verify_store(store, options.set_aside, bar.update)
+    found = verify_store(store, options.set_aside, bar.update)
     bar.close()
-    for fault in faults:
+    for fault in found.faults:
         kept = f"; set aside as {fault.set_aside.name}" if fault.set_aside else ""
-        output.result(f"{fault.path}: {fault.why}{kept}")
-    output.result(f"{store}: {whole} utterances are whole, {len(faults)} parts damaged")
+        cannot = "" if fault.damaged else "cannot be read now: "
+        output.result(f"{fault.path}: {cannot}{fault.why}{kept}")
     damaged = [
-        {"path": str(f.path), "why": f.why, "set_aside": str(f.set_aside) if f.set_aside else None} for f in faults
+        {"path": str(f.path), "why": f.why, "set_aside": str(f.set_aside) if f.set_aside else None}
+        for f in found.faults
+        if f.damaged
     ]
-    output.document({"path": str(store), "whole": whole, "damaged": damaged})
-    return 1 if faults and not options.set_aside else 0
+    unreadable = [{"path": str(f.path), "why": f.why} for f in found.faults if not f.damaged]
+    unknown = f", {len(unreadable)} could not be read" if unreadable else ""
+    output.result(f"{store}: {found.whole} utterances are whole, {len(damaged)} parts damaged{unknown}")
+    if len(found.made_with) > 1:
+        output.result("parts were made with different versions or devices, which can change numbers:")
+        for origin in found.made_with:
+            output.result("  " + ", ".join(f"{key} {value}" for key, value in origin.items()))
+    document = {"path": str(store), "whole": found.whole, "damaged": damaged, "unreadable": unreadable}
+    output.document({**document, "made_with": found.made_with})
+    return 1 if unreadable or (damaged and not options.set_aside) else 0
 
 
 @command("store compact", argument="store")
@@ -106,9 +126,11 @@ def compact(store: Path, options: StoreCompactOptions, output: Output) -> None:
 @command("store convert", argument="store")
 def convert(store: Path, options: StoreConvertOptions, output: Output) -> None:
     """Rewrite a store's parts as HDF5 or as Zarr, in place, one after another; interrupted, it can be run again."""
+    from features.store.identity import read_store_info
     from features.store.maintenance import convert as convert_store
     from features.store.part import format_of, part_paths
 
+    read_store_info(store)
     parts = part_paths(store)
     if not parts:
         raise InputError(f"{store} must be a feature store with parts in it, found none")
@@ -130,7 +152,8 @@ def remove(store: Path, options: StoreRemoveOptions, output: Output) -> None:
     if not options.yes:
         if not sys.stdin.isatty():
             raise UsageError(f"removing {store} cannot be undone: give --yes")
-        click.confirm(f"remove {store}?", abort=True, err=True)
+        link = f" (a link to {store.resolve()}, which is removed too)" if store.is_symlink() else ""
+        click.confirm(f"remove {store}{link}?", abort=True, err=True)
     count = remove_store(store)
     output.result(f"{store}: removed, {count} utterances")
     output.document({"path": str(store), "utterances": count})

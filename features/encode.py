@@ -16,7 +16,8 @@ from features.errors import InputError
 from features.inputs import Input, read_input
 from features.manifest import Utterance
 from features.ragged import Ragged
-from features.store.part import Array, Row
+from features.store.mapped import Array
+from features.store.part import Row
 from features.store.rejected import Rejection
 from features.tuned import UNSEEN_SPLITS
 

@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from features.errors import InputError, UsageError
 from features.store.identity import canonical_json, differing_fields, remove_folder, write_atomically
+from features.store.locks import NO_LOCKS
 
 LOCK_FILE = ".lock"
 _held: set[TextIO] = set()
@@ -44,6 +45,13 @@ def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(f"{folder} is being written by another process; wait for it or give --output") from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            raise InputError(
+                f"{folder} must be on a file system that can lock files, found: {error.strerror}; mount Lustre with "
+                "`-o flock`, or give an --output on another file system"
+            ) from error
         _held.add(file)
         try:
             yield

@@ -16,6 +16,7 @@ from features.interruption import check_interrupted
 from features.manifest import Utterance
 from features.precision import computing
 from features.store.identity import StoreInfo
+from features.store.provenance import made_with
 from features.store.rejected import Rejection
 from features.store.writer import StoreWriter
 
@@ -64,6 +65,7 @@ class Worker:
     ) -> None:
         self.encoder, self.device, self.precision = encoder.to(device), device, precision
         self.destinations, self.token = list(destinations), token
+        self.made_with = made_with(encoder.modality, device)
 
     def encode(self, unit: Unit) -> UnitResult:
         """Encode a unit and commit its rows; interrupted, the batches that were finished are committed."""
@@ -71,7 +73,7 @@ class Worker:
         seconds = 0.0
         with ExitStack() as stack:
             writers = [
-                stack.enter_context(StoreWriter(to.info, to.generation, to.kind, self.token))
+                stack.enter_context(StoreWriter(to.info, to.generation, to.kind, self.token, self.made_with))
                 for to in self.destinations
             ]
             stack.enter_context(computing(self.device, self.precision))

@@ -23,7 +23,7 @@ class Sequences:
 
     def __init__(self, store: FeatureStore, utterance_ids: Sequence[str]) -> None:
         self.store, self.utterance_ids = store, list(utterance_ids)
-        self.sizes = [store[name].shape[0] for name in utterance_ids]
+        self.sizes = [store.num_frames(name) for name in utterance_ids]
         """T_i, each."""
         self._checked = np.zeros(len(self.sizes), bool)
         self._flat: Tensor | None = None

@@ -212,7 +212,7 @@ def test_a_cut_part_is_named_and_never_mapped(tmp_path: Path, kind: str) -> None
 
 
 def _whole(info: StoreInfo) -> bool:
-    return verify(info.path, False, lambda _: None)[1] == []
+    return verify(info.path, False, lambda _: None).faults == []
 
 
 @settings(max_examples=150, deadline=None)
@@ -273,12 +273,14 @@ def test_verify_names_damaged_parts_and_sets_them_aside(tmp_path: Path, kind: st
     info = make_store(tmp_path)
     write(info, [row("a", 20)], kind=kind)
     write(info, [row("b", 20, 1)], kind=kind)
-    assert verify(info.path, False, lambda _: None) == (2, [])
+    found = verify(info.path, False, lambda _: None)
+    assert (found.whole, found.faults) == (2, [])
     (bad,) = [path for path in parts(info) if read_part(path).utterance_ids == ["a"]]
     damage(bad, row("a", 20).values[7])
-    whole, (fault,) = verify(info.path, False, lambda _: None)
-    assert (whole, fault.path, fault.set_aside) == (1, bad, None) and "'a'" in fault.why
-    _, (fault,) = verify(info.path, True, lambda _: None)
+    found = verify(info.path, False, lambda _: None)
+    (fault,) = found.faults
+    assert (found.whole, fault.path, fault.set_aside) == (1, bad, None) and "'a'" in fault.why
+    (fault,) = verify(info.path, True, lambda _: None).faults
     assert fault.set_aside is not None and fault.set_aside.exists() and not bad.exists()
     assert list(FeatureStore(info.path)) == ["b"]
 

@@ -19,10 +19,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from features.errors import InputError
 from features.store.part import remove
 from features.store.writer import new_token
 
 FOLDER = "claims"
+REMOVAL = "removal"
+"""What is claimed by who removes the store: no unit can be claimed beside it."""
+MAINTENANCE = "maintenance"
+"""What is claimed by who compacts or converts the store."""
+LOCK = "lock"
+"""What is claimed where the file system cannot lock files."""
 REFRESH_S = 15.0
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """What a file system says that has no hard links."""
@@ -42,7 +49,7 @@ class Claims:
 
     def __enter__(self) -> Claims:
         for store in self.stores:
-            (store / FOLDER).mkdir(exist_ok=True)
+            _make_folder(store)
         self.sweep()
         self._thread.start()
         return self
@@ -63,7 +70,7 @@ class Claims:
                 (store / FOLDER).rmdir()
 
     def take(self, unit: str) -> bool:
-        """Claim a unit; False where another process holds it."""
+        """Claim a unit; False where another process holds it. InputError if the store is being removed."""
         taken: list[Path] = []
         for store in self.stores:
             path = store / FOLDER / f"{unit}.json"
@@ -73,6 +80,9 @@ class Claims:
                 return False
             self._held.add(path)
             taken.append(path)
+            if unit != REMOVAL and path.with_name(f"{REMOVAL}.json").exists():
+                self.release(unit)
+                raise InputError(f"{store} is being removed by {', '.join(self.holders([REMOVAL]))}")
         return True
 
     def release(self, unit: str) -> None:
@@ -86,7 +96,7 @@ class Claims:
         for store in self.stores:
             with suppress(FileNotFoundError), os.scandir(store / FOLDER) as entries:
                 found |= {entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json")}
-        return found - {path.stem for path in self._held}
+        return found - {REMOVAL, MAINTENANCE, LOCK} - {path.stem for path in self._held}
 
     def holders(self, units: Iterable[str]) -> list[str]:
         """Return who holds these units, as host:pid."""
@@ -121,7 +131,7 @@ class Claims:
         """Create a claim, with its content in one step; False if it is there already."""
         written = path.with_name(f".{path.name}.{self.token}.tmp")
         while True:
-            path.parent.mkdir(exist_ok=True)
+            _make_folder(path.parent.parent)
             try:
                 written.write_text(json.dumps({"token": self.token, **_this_process()}), "utf-8")
                 try:
@@ -155,6 +165,13 @@ class Claims:
         path = store / FOLDER / f".clock-{self.token}"
         path.touch()
         return path.stat().st_mtime
+
+
+def _make_folder(store: Path) -> None:
+    try:
+        (store / FOLDER).mkdir(exist_ok=True)
+    except FileNotFoundError as error:
+        raise InputError(f"{store} must be a feature store, but it was removed") from error
 
 
 def _token(path: Path) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from features.store.part import Array, Column, Content
+from features.store.mapped import Array, MappedArray
+from features.store.part import Column, Content
 
 CHECKSUMMED = ("v108", "v108")
 """The oldest file format whose metadata carry checksums."""
@@ -70,7 +71,9 @@ class Sparse:
         """There is nothing to flush."""
 
 
-def write(path: Path, values: Sequence[Array], columns: Mapping[str, Column], attributes: Mapping[str, int]) -> None:
+def write(
+    path: Path, values: Sequence[Array], columns: Mapping[str, Column], attributes: Mapping[str, int | str]
+) -> None:
     """Write a part as an HDF5 file.
 
     HDF5 makes everything but the values in memory, and leaves room for them. HDF5 itself would write much of a file
@@ -87,7 +90,8 @@ def write(path: Path, values: Sequence[Array], columns: Mapping[str, Column], at
         offset = h5py.h5d.create(file.id, b"values", kind, shape, room).get_offset()
         for name, column in columns.items():
             file[name] = _strings(column) if isinstance(column, list) else column
-        file.attrs.update(attributes)
+        for name, value in attributes.items():
+            file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
     with path.open("wb") as out:
         for start, piece in index.pieces:
             out.seek(start)
@@ -104,23 +108,23 @@ def _strings(texts: list[str]) -> Array:
 
 
 def read(path: Path, columns: Sequence[str], with_values: bool) -> Content:
-    """Read columns, and map the values after checking that the file is as long as it says."""
+    """Read columns, and find the values after checking that the file is as long as it says."""
     with h5py.File(path, "r", locking=False) as file:
         found: dict[str, Column] = {}
         for name in columns:
             column = file[name][:]
             found[name] = [text.decode() for text in column.tolist()] if column.dtype.kind == "S" else column
-        attributes = {name: int(value) for name, value in file.attrs.items()}
+        attributes = {name: _attribute(value) for name, value in file.attrs.items()}
         dataset = file["values"]
         shape, dtype, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
     if not with_values:
         return Content(attributes, found, None)
-    if 0 in shape:
-        return Content(attributes, found, np.zeros(shape, dtype))
-    if offset is None:
+    if len(shape) != 2:
+        raise ValueError(f"values must have two dimensions, found {shape}")
+    if offset is None and 0 not in shape:
         raise ValueError("values must be contiguous and unfiltered")
-    needed, size = offset + int(np.prod(shape)) * dtype.itemsize, path.stat().st_size
-    if size < needed:
-        raise ValueError(f"it must be at least {needed} bytes long, and is {size}")
-    # a plain array slices faster than the subclass that np.memmap returns
-    return Content(attributes, found, np.asarray(np.memmap(path, dtype, "r", offset, shape)))
+    return Content(attributes, found, MappedArray(path, dtype, offset or 0, shape))
+
+
+def _attribute(value: Any) -> int | str:
+    return value.decode() if isinstance(value, bytes) else int(value)

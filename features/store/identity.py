@@ -140,10 +140,14 @@ def read_store_info(path: Path) -> StoreInfo:
     try:
         document = json.loads(file.read_text("utf-8"))
         schema, identity, provenance = document["schema"], document["identity"], document["provenance"]
-        _ = identity["modality"], identity["encoder"], identity["layer"], identity["store_dtype"], identity["dim"]
+        _ = identity["encoder"], identity["layer"], provenance.get("model_name")
+        if identity["modality"] not in ("audio", "text") or identity["store_dtype"] not in ("fp16", "fp32"):
+            raise ValueError(f"unknown modality or store_dtype in {identity}")
+        if not isinstance(identity["dim"], int):
+            raise ValueError(f"dim must be a number, found {identity['dim']!r}")
     except FileNotFoundError as error:
         raise InputError(f"{path} must be a feature store: there is no {file}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file} must describe a feature store, but cannot be read: {error!r}") from error
     if schema != SCHEMA:
         raise InputError(f"{file} must have schema {SCHEMA}, found {schema!r}: extract again with this version")

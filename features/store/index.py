@@ -18,11 +18,30 @@ def features_folder(features_dir: Path | None, data: Path) -> Path:
 
 
 def list_stores(features_dir: Path, modality: str | None = None, *, means: bool = False) -> list[StoreInfo]:
-    """Return the stores of a features folder, in order of path; those of layer means, for no head, if `means`."""
-    modalities = [modality] if modality else sorted(ENCODERS)
-    paths = [path.parent for kind in modalities for path in (features_dir / kind).glob(f"*/{STORE_FILE}")]
-    infos = [read_store_info(path) for path in sorted(paths)]
+    """Return the stores of a features folder, in order of path; those of layer means, for no head, if `means`.
+
+    Stores whose store.json is damaged are left out; `damaged_stores` tells them.
+    """
+    infos = [info for info in _read_all(features_dir, modality) if isinstance(info, StoreInfo)]
     return [info for info in infos if means or info.identity["layer"] != MEANS]
+
+
+def damaged_stores(features_dir: Path, modality: str | None = None) -> list[InputError]:
+    """Return what is wrong with each store of a features folder whose store.json cannot be used."""
+    return [error for error in _read_all(features_dir, modality) if isinstance(error, InputError)]
+
+
+def _read_all(features_dir: Path, modality: str | None) -> list[StoreInfo | InputError]:
+    modalities = [modality] if modality else sorted(ENCODERS)
+    files = [file for kind in modalities for file in (features_dir / kind).glob(f"*/{STORE_FILE}")]
+    found: list[StoreInfo | InputError] = []
+    for path in sorted(file.parent for file in files if not file.parent.name.startswith(".")):  # being removed
+        try:
+            found.append(read_store_info(path))
+        except InputError as error:
+            if path.exists():
+                found.append(error)
+    return found
 
 
 def differences(info: StoreInfo, selector: Selector) -> list[str]:
@@ -67,6 +86,7 @@ def select_store(
     if stores and selector is not None:
         nearest = min(stores, key=lambda info: len(differences(info, selector)))
         lines.append(f"the nearest is {nearest.path} with {', '.join(differences(nearest, selector))}")
+    lines += [f"not considered: {error}" for error in damaged_stores(features_dir, modality)]
     lines.append(f"extract one first:\n  mervn extract{_data_flags(data, features_dir)} {wanted.flag}")
     if selector is None:
         lines.append(f"where ENCODER is one of {', '.join(sorted(ENCODERS[modality]))}")

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from features.store.claims import LOCK, Claims
+
 LOCK_FILE = ".lock"
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What a file system says that cannot lock files, such as Lustre mounted without `-o flock`."""
+WAIT_S = 0.1
 
 
 @contextmanager
 def store_lock(store: Path) -> Iterator[None]:
-    """Keep other processes of this machine, and of others where the file system can, out of the block."""
+    """Keep other processes of this machine, and of others where the file system can, out of the block.
+
+    Where it cannot lock files, a claim takes the place of the lock.
+    """
     with (store / LOCK_FILE).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            with _claimed(store):
+                yield
+            return
+        yield
+
+
+@contextmanager
+def _claimed(store: Path) -> Iterator[None]:
+    with Claims([store]) as claims:
+        while not claims.take(LOCK):
+            time.sleep(WAIT_S)
+            claims.sweep()
         yield

@@ -2,64 +2,120 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from features.errors import InputError
 from features.store.claims import FOLDER as CLAIMS_FOLDER
-from features.store.claims import Claims
-from features.store.identity import STORE_FILE, read_store_info, sync_folder
-from features.store.locks import store_lock
-from features.store.part import DAMAGED, Part, Row, crc32, format_of, part_paths, read_columns, read_part, remove
-from features.store.reader import SOURCES_FILE, FeatureStore
+from features.store.claims import MAINTENANCE, REMOVAL, Claims
+from features.store.faults import FAULTS, DamagedPartError, PartError, VanishedPartError, damaged, part_error
+from features.store.identity import StoreInfo, read_store_info, sync_folder
+from features.store.part import (
+    DAMAGED,
+    Part,
+    Row,
+    announce_removal,
+    format_of,
+    part_paths,
+    read_columns,
+    read_part,
+    remove,
+)
+from features.store.reader import SOURCES_FILE, FeatureStore, origins
 from features.store.writer import PART_BYTES, PART_ROWS, StoreWriter, new_token
+
+REMOVED = ".removed.tmp"
+"""Ends the name of a store that is being removed."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A damaged part."""
+    """A part that is damaged, or that could not be read."""
 
     path: Path
     why: str
+    damaged: bool
+    """False if the system did not let it be read: nothing is known about its content."""
     set_aside: Path | None
     """Where it is now, if it was set aside."""
 
 
-def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> tuple[int, list[Fault]]:
-    """Read every byte of a store and compare it with its checksums; return how many utterances are whole, and faults.
+@dataclass(frozen=True)
+class Verification:
+    """What verifying found."""
 
-    Parts that cannot be trusted are renamed if `set_aside`, so that the next extraction encodes their utterances anew.
-    `update` is called with 1 for each part.
+    whole: int
+    """Utterances whose every byte is as it was written."""
+    faults: list[Fault]
+    made_with: list[dict[str, Any]]
+    """Versions and devices that computed the whole parts."""
+
+
+def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> Verification:
+    """Read every byte of a store and compare it with its checksums.
+
+    Parts that cannot be trusted are renamed if `set_aside`, so that the next extraction encodes their utterances anew;
+    parts that cannot be read now are not. `update` is called with 1 for each part.
     """
     info = read_store_info(store)
-    whole, faults = 0, []
+    whole: list[Part] = []
+    faults: list[Fault] = []
     for path in part_paths(store):
         try:
-            whole += _verify_part(path, info.modality, int(info.identity["dim"]), str(info.identity["store_dtype"]))
-        except InputError as error:
-            if not path.exists():  # compacted away meanwhile
-                continue
-            target = path.with_name(path.name + DAMAGED) if set_aside else None
-            if target is not None:
-                path.rename(target)
-                sync_folder(store)
-            faults.append(Fault(path, str(error).partition("found: ")[2].partition(". Set it aside")[0], target))
+            inode = path.lstat().st_ino
+            whole.append(_verify_part(path, info))
+        except (FileNotFoundError, VanishedPartError):  # compacted away meanwhile
+            continue
+        except DamagedPartError as error:
+            target = _set_aside(path, inode) if set_aside else None
+            faults.append(Fault(path, error.why, True, target))
+        except PartError as error:
+            faults.append(Fault(path, error.why, False, None))
         update(1)
-    return whole, faults
+    return Verification(sum(len(part.utterance_ids) for part in whole), faults, origins(whole))
 
 
-def _verify_part(path: Path, modality: str, dim: int, dtype: str) -> int:
-    part, columns = read_part(path), read_columns(path, modality)
-    expected = {"fp16": "float16", "fp32": "float32"}[dtype]
-    if part.values.shape[1] != dim or part.values.dtype.name != expected:
-        found = f"rows of {part.values.shape[1]} x {part.values.dtype}, not of {dim} x {expected}"
-        raise InputError(f"found: {found}")
-    for row, name in enumerate(part.utterance_ids):
-        if crc32(part.values[part.offsets[row] : part.offsets[row + 1]]) != columns.crc32[row]:
-            raise InputError(f"found: rows of {name!r} with another crc32 than the one written with them")
-    return len(part.utterance_ids)
+def _set_aside(path: Path, inode: int) -> Path | None:
+    """Rename a damaged part; None if it has gone or was replaced since it was read."""
+    count = 1
+    target = path.with_name(path.name + DAMAGED)
+    while target.exists() or target.is_symlink():
+        count += 1
+        target = path.with_name(f"{path.name}{DAMAGED}-{count}")
+    try:
+        if path.lstat().st_ino != inode:
+            return None
+        path.rename(target)
+    except FileNotFoundError:
+        return None
+    sync_folder(path.parent)
+    return target
+
+
+def _verify_part(path: Path, info: StoreInfo) -> Part:
+    """Read every byte of a part; PartError if it cannot be trusted or read."""
+    part, columns = read_part(path), read_columns(path, info.modality)
+    dim, dtype = info.identity["dim"], {"fp16": "float16", "fp32": "float32"}[info.identity["store_dtype"]]
+    if part.mapped.shape[1] != dim or part.mapped.dtype.name != dtype:
+        raise damaged(path, f"rows of {part.mapped.shape[1]} x {part.mapped.dtype}, not of {dim} x {dtype}")
+    frame_bytes = part.mapped.dtype.itemsize * dim
+    try:
+        # read and not mapped: a disk that fails raises an error here, and would end the process there
+        with part.mapped.file.open("rb") as file:
+            file.seek(part.mapped.offset)
+            for row, name in enumerate(part.utterance_ids):
+                count = int(part.offsets[row + 1] - part.offsets[row])
+                if zlib.crc32(file.read(count * frame_bytes)) != columns.crc32[row]:
+                    raise damaged(path, f"rows of {name!r} with another crc32 than the one written with them")
+    except FAULTS as error:
+        raise part_error(path, error) from error
+    return part
 
 
 @dataclass(frozen=True)
@@ -72,27 +128,35 @@ class Compaction:
     """Rows dropped because newer or equal ones stand elsewhere."""
 
 
+@contextmanager
+def _maintaining(store: Path) -> Iterator[FeatureStore]:
+    """Open a store that no other process compacts, converts or removes meanwhile."""
+    read_store_info(store)
+    with Claims([store]) as claims:
+        if not claims.take(MAINTENANCE):
+            holders = ", ".join(claims.holders([MAINTENANCE])) or "another process"
+            raise InputError(f"{store} is being compacted or converted by {holders}; wait for it, or stop it")
+        yield FeatureStore(store)
+
+
 def compact(store: Path) -> Compaction:
     """Gather small parts into full ones and drop rows that no longer count.
 
     New parts are committed before old ones go, so that a reader, or a crash, finds every row at any moment.
     """
-    with store_lock(store), Claims([store]):
-        opened = FeatureStore(store)
+    with _maintaining(store) as opened:
         parts = opened.parts
-        live = {path: opened.part_rows(path) for path in parts}
-        total = sum(len(read_part(path).utterance_ids) for path in parts)
-        superseded = total - sum(map(len, live.values()))
-        full = {path for path in parts if _is_full(read_part(path), live[path])}
-        old = [path for path in parts if path not in full]
+        live = {part.path: opened.part_rows(part) for part in parts}
+        superseded = sum(len(part.utterance_ids) - len(live[part.path]) for part in parts)
         remembered = (store / SOURCES_FILE).exists()
-        if remembered:
-            full, old = set(), parts  # every part takes in where its audio is now
+        # if sources were remembered, every part takes in where its audio is now
+        old = [part for part in parts if remembered or not _is_full(part, live[part.path])]
         if len(old) > 1 or superseded or remembered:
             written = _rewrite(opened, old, live, None)
-            for path in old:
-                if path not in written:
-                    remove(path)
+            announce_removal(store)
+            for part in old:
+                if part.path not in written:
+                    remove(part.path)
             (store / SOURCES_FILE).unlink(missing_ok=True)
             sync_folder(store)
     return Compaction(len(parts), len(part_paths(store)), superseded)
@@ -101,34 +165,33 @@ def compact(store: Path) -> Compaction:
 def _is_full(part: Part, live: list[str]) -> bool:
     if len(live) < len(part.utterance_ids):
         return False
-    return len(live) >= PART_ROWS or part.values.nbytes >= PART_BYTES // 2
+    return len(live) >= PART_ROWS or part.mapped.nbytes >= PART_BYTES // 2
 
 
 def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
     """Rewrite a store's parts in a format, one after another; return how many. InputError names a damaged part."""
-    with store_lock(store), Claims([store]):
-        opened = FeatureStore(store)
-        old = [path for path in opened.parts if format_of(path) != kind]
-        for path in old:
-            names = opened.part_rows(path)
-            if names:
-                _rewrite(opened, [path], {path: names}, kind)
-            remove(path)
+    with _maintaining(store) as opened:
+        old = [part for part in opened.parts if format_of(part.path) != kind]
+        live = {part.path: opened.part_rows(part) for part in old}
+        for part in old:
+            _rewrite(opened, [part], live, kind)
+            announce_removal(store)
+            remove(part.path)
             update(1)
         sync_folder(store)
     return len(old)
 
 
-def _rewrite(store: FeatureStore, parts: Iterable[Path], live: dict[Path, list[str]], kind: str | None) -> set[Path]:
+def _rewrite(store: FeatureStore, parts: Iterable[Part], live: dict[Path, list[str]], kind: str | None) -> set[Path]:
     """Write the rows of parts that count into new parts, checked on the way, and return those."""
     token = new_token()
-    groups: dict[tuple[int, str], list[str]] = {}
-    for path in parts:
-        for name in live[path]:
-            groups.setdefault((store.generation(name), kind or format_of(path)), []).append(name)
+    groups: dict[tuple[int, str, str], list[str]] = {}
+    for part in parts:
+        group = part.generation, kind or format_of(part.path), json.dumps(part.made_with, sort_keys=True)
+        groups.setdefault(group, []).extend(live[part.path])
     written: set[Path] = set()
-    for (generation, wanted), names in groups.items():
-        with StoreWriter(store.info, generation, wanted, token) as writer:
+    for (generation, wanted, made_with), names in groups.items():
+        with StoreWriter(store.info, generation, wanted, token, json.loads(made_with)) as writer:
             for name in names:
                 info = store.row_info(name)
                 values = store.check(name)
@@ -138,17 +201,27 @@ def _rewrite(store: FeatureStore, parts: Iterable[Path], live: dict[Path, list[s
 
 
 def remove_store(store: Path) -> int:
-    """Remove a store and return how many utterances it held; InputError if it is no store or being written to."""
+    """Remove a store and return how many utterances it held; InputError if it is no store or being written to.
+
+    A symbolic link to a store is removed together with the store.
+    """
     read_store_info(store)
     try:
         count = len(FeatureStore(store))
     except InputError:  # a damaged store goes too
         count = 0
-    with Claims([store]) as claims:
-        held = [path.stem for path in (store / CLAIMS_FOLDER).glob("*.json")]
-        if held:
-            holders = ", ".join(claims.holders(held))
+    target = store.resolve()
+    gone = target.with_name(f".{target.name}.{new_token()}{REMOVED}")
+    with Claims([target]) as claims:
+        taken = claims.take(REMOVAL)
+        held = {path.stem for path in (target / CLAIMS_FOLDER).glob("*.json")}
+        others = sorted(held - {REMOVAL} if taken else held)
+        if others:
+            holders = ", ".join(claims.holders(others))
             raise InputError(f"{store} is being written to by {holders}; wait for it, or stop it")
-        (store / STORE_FILE).unlink()  # without it nobody takes the rest for a store
-    shutil.rmtree(store)
+        target.rename(gone)  # in one step: nobody finds half a store
+    if store.is_symlink():
+        store.unlink()
+    for folder in target.parent.glob(f".*{REMOVED}"):  # and what a removal that was killed has left
+        shutil.rmtree(folder, ignore_errors=True)
     return count

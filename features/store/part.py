@@ -1,10 +1,10 @@
-"""One part of a store: written once, renamed into place, its values mapped into memory for reading."""
+"""One part of a store: written once, renamed into place, its values mapped into memory when they are read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import struct
+import secrets
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,28 +14,23 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from features.errors import InputError
-from features.store.identity import remove_folder, sync, sync_folder
+from features.store.faults import FAULTS, VanishedPartError, part_error, vanished
+from features.store.identity import remove_folder, sync, sync_folder, write_atomically
+from features.store.mapped import Array, MappedArray
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Column = Array | list[str]
+INDEX = ("offsets", "utterance_id")
 NUM_INPUTS = {"audio": "num_samples", "text": "num_characters"}
 SUFFIXES = {"hdf5": ".h5", "zarr": ".zarr"}
 """Formats of parts; the module of each is features.store.<format>."""
-FAULTS = (
-    OSError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-)
-"""What reading a file with flipped bits can raise."""
 DAMAGED = ".damaged"
 """Appended to the name of a part that was set aside."""
+REWRITTEN = ".rewritten"
+"""A file whose content changes before parts are removed whose utterances stand in newer ones."""
+SCANS = 10
+"""How often a listing is repeated while parts are being rewritten."""
+NAME_DIGITS = (16, 32, 64)
+"""Hex digits of a part's name: the first choice, and where other utterances have that name already."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +47,27 @@ class Row:
     """JSON: path, size, mtime_ns, start, end, channel of audio; empty object for text."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
-    """The rows of one part, values mapped into memory."""
+    """The rows of one part."""
 
     path: Path
     generation: int
     utterance_ids: list[str]
     offsets: Array
-    values: Array
+    mapped: MappedArray
+    made_with: Mapping[str, str]
+    """Versions and device that computed the values; empty for parts that do not say."""
+
+    @property
+    def values(self) -> Array:
+        """All values (sum T, D), mapped from disk; PartError if they cannot be mapped any more."""
+        try:
+            return self.mapped.array()
+        except FileNotFoundError as error:
+            raise vanished(self.path) from error
+        except OSError as error:
+            raise part_error(self.path, error) from error
 
 
 @dataclass(frozen=True)
@@ -77,22 +84,22 @@ class Columns:
 class Content:
     """What a format finds in a part."""
 
-    attributes: Mapping[str, int]
+    attributes: Mapping[str, int | str]
     columns: Mapping[str, Column]
-    values: Array | None
-    """Mapped, if they were asked for."""
+    values: MappedArray | None
+    """If they were asked for."""
 
 
 class Format(Protocol):
     """A module that writes and reads parts; a fault in the file is one of FAULTS."""
 
     def write(
-        self, path: Path, values: Sequence[Array], columns: Mapping[str, Column], attributes: Mapping[str, int]
+        self, path: Path, values: Sequence[Array], columns: Mapping[str, Column], attributes: Mapping[str, int | str]
     ) -> None:
         """Write a part's values, one array (T, D) a row, and everything else."""
 
     def read(self, path: Path, columns: Sequence[str], with_values: bool) -> Content:
-        """Read attributes and these columns, and map the values."""
+        """Read attributes and these columns, and find the values."""
 
 
 def format_of(path: Path) -> str:
@@ -101,19 +108,47 @@ def format_of(path: Path) -> str:
 
 
 def part_paths(store: Path) -> list[Path]:
-    """Return the committed parts of a store, in order of their names."""
-    return sorted(path for suffix in SUFFIXES.values() for path in store.glob(f"part-*{suffix}"))
+    """Return the committed parts of a store, in order of their names; together they hold every committed utterance.
+
+    A scan of a folder can miss both an old part and the new one that replaces it, so it is repeated where
+    `announce_removal` was called meanwhile. A part in the list may have gone.
+    """
+    endings, seen = set(SUFFIXES.values()), set[Path]()
+    for _ in range(SCANS):
+        before = _rewritten(store)
+        found = {path for path in store.iterdir() if path.name.startswith("part-") and path.suffix in endings}
+        if _rewritten(store) == before:
+            return sorted(found)
+        seen |= found
+    return sorted(seen)
 
 
-def write_part(folder: Path, modality: str, rows: Sequence[Row], generation: int, kind: str, token: str) -> Path:
+def announce_removal(store: Path) -> None:
+    """Tell readers that parts will be removed now; their utterances must be committed elsewhere."""
+    write_atomically(store / REWRITTEN, secrets.token_hex(8))
+
+
+def _rewritten(store: Path) -> bytes | None:
+    try:
+        return (store / REWRITTEN).read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def write_part(
+    folder: Path,
+    modality: str,
+    rows: Sequence[Row],
+    generation: int,
+    kind: str,
+    token: str,
+    made_with: Mapping[str, str] | None = None,
+) -> Path:
     """Write rows as one immutable part of a format and return its path; the rename is the commit.
 
-    The name follows from the ids and the generation: the same rows written twice are one part. `token` marks the
-    temporary as this process's own.
+    The name follows from everything but the values: the same rows written twice are one part, and the first stays.
+    `token` marks the temporary as this process's own.
     """
-    digest = hashlib.sha256("\n".join([str(generation), *(row.utterance_id for row in rows)]).encode())
-    path = folder / f"part-{digest.hexdigest()[:8]}{SUFFIXES[kind]}"
-    temporary = folder / f".{path.name}.{token}.tmp"
     columns: dict[str, Column] = {
         "offsets": np.concatenate([[0], np.cumsum([row.values.shape[0] for row in rows])]).astype(np.int64),
         "utterance_id": [row.utterance_id for row in rows],
@@ -122,12 +157,16 @@ def write_part(folder: Path, modality: str, rows: Sequence[Row], generation: int
         "source": [row.source for row in rows],
         "crc32": np.array([crc32(row.values) for row in rows], np.uint32),
     }
-    index = ("offsets", "utterance_id")
-    attributes = {
+    origin = json.dumps(dict(made_with or {}), sort_keys=True)
+    attributes: dict[str, int | str] = {
         "generation": generation,
-        "index_crc32": _columns_crc32([columns[name] for name in index], generation),
-        "columns_crc32": _columns_crc32([column for name, column in columns.items() if name not in index], 0),
+        "index_crc32": _columns_crc32([columns[name] for name in INDEX], generation),
+        "columns_crc32": _columns_crc32([column for name, column in columns.items() if name not in INDEX], 0),
+        "made_with": origin,
+        "made_with_crc32": zlib.crc32(origin.encode()),
     }
+    path = _free_path(folder, rows, generation, SUFFIXES[kind])
+    temporary = folder / f".{path.name}.{token}.tmp"
     try:
         _format(path).write(temporary, [row.values for row in rows], columns, attributes)
         sync(temporary)
@@ -139,24 +178,35 @@ def write_part(folder: Path, modality: str, rows: Sequence[Row], generation: int
 
 
 def read_part(path: Path) -> Part:
-    """Open a part: its index is read and checked, its values are mapped. InputError if the part is not whole."""
+    """Open a part: its index is read and checked, its values are found. PartError if it cannot be used."""
     try:
-        content = _format(path).read(path, ("offsets", "utterance_id"), with_values=True)
+        content = _format(path).read(path, INDEX, with_values=True)
         offsets, ids, values = np.asarray(content.columns["offsets"]), content.columns["utterance_id"], content.values
         generation = int(content.attributes["generation"])
         if _columns_crc32([offsets, ids], generation) != content.attributes["index_crc32"]:
             raise ValueError("its index has another crc32 than the one written with it")
-        if not isinstance(ids, list) or values is None or values.ndim != 2 or offsets.shape != (len(ids) + 1,):
+        if not isinstance(ids, list) or values is None or offsets.shape != (len(ids) + 1,):
             raise ValueError("values must have two dimensions, and offsets one entry more than there are utterances")
         if offsets[0] != 0 or offsets[-1] != values.shape[0] or (np.diff(offsets) < 0).any():
             raise ValueError(f"offsets must describe {values.shape[0]} rows of {len(ids)} utterances")
+        made_with = _made_with(content.attributes)
     except FAULTS as error:
-        raise damaged(path, error) from error
-    return Part(path, generation, ids, offsets, values)
+        raise part_error(path, error) from error
+    return Part(path, generation, ids, offsets, values, made_with)
+
+
+def _made_with(attributes: Mapping[str, int | str]) -> dict[str, str]:
+    if "made_with" not in attributes:
+        return {}  # a part written before this was recorded
+    text = str(attributes["made_with"])
+    if zlib.crc32(text.encode()) != attributes["made_with_crc32"]:
+        raise ValueError("what made it has another crc32 than the one written with it")
+    made_with: dict[str, str] = json.loads(text)
+    return made_with
 
 
 def read_columns(path: Path, modality: str) -> Columns:
-    """Read what a part's rows were made from. InputError if the part is not whole."""
+    """Read what a part's rows were made from. PartError if it cannot be used."""
     names = (NUM_INPUTS[modality], "input_sha256", "source", "crc32")
     try:
         content = _format(path).read(path, names, with_values=False)
@@ -164,18 +214,9 @@ def read_columns(path: Path, modality: str) -> Columns:
         if _columns_crc32(columns, 0) != content.attributes["columns_crc32"]:
             raise ValueError("what it says of its inputs has another crc32 than the one written with it")
     except FAULTS as error:
-        raise damaged(path, error) from error
+        raise part_error(path, error) from error
     lists: list[Any] = [column if isinstance(column, list) else column.tolist() for column in columns]
     return Columns(*lists)
-
-
-def damaged(path: Path, why: object) -> InputError:
-    """Return the error that names a part that cannot be trusted, and says what to do."""
-    return InputError(
-        f"{path} must be a whole part of this feature store, found: {why}. Set it aside with "
-        f"`mervn store verify {path.parent} --set-aside`, then run the same `mervn extract` again: only its "
-        "utterances are encoded anew"
-    )
 
 
 def crc32(values: Array) -> int:
@@ -185,7 +226,7 @@ def crc32(values: Array) -> int:
 
 def remove(path: Path) -> None:
     """Remove a part or a temporary; a folder vanishes from sight first."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         remove_folder(path)
     else:
         path.unlink(missing_ok=True)
@@ -211,8 +252,27 @@ def _columns_crc32(columns: Sequence[Column], start: int) -> int:
     return found
 
 
+def _free_path(folder: Path, rows: Sequence[Row], generation: int, suffix: str) -> Path:
+    """Return the path of a part of these rows: none that a part of other rows has."""
+    about = [[row.utterance_id, row.num_inputs, row.input_sha256, row.source] for row in rows]
+    digest = hashlib.sha256(json.dumps([generation, about]).encode()).hexdigest()
+    paths = [folder / f"part-{digest[:count]}{suffix}" for count in NAME_DIGITS]
+    ids = [row.utterance_id for row in rows]
+    return next((path for path in paths if not path.exists() or _holds(path, ids, generation)), paths[-1])
+
+
+def _holds(path: Path, ids: list[str], generation: int) -> bool:
+    try:
+        part = read_part(path)
+    except VanishedPartError:
+        return True
+    return (part.utterance_ids, part.generation) == (ids, generation)
+
+
 def _commit(temporary: Path, path: Path) -> None:
-    """Rename; where another process was first with the same rows, theirs stay."""
+    """Rename; where the same rows are committed already, those stay."""
+    if path.exists():
+        return
     try:
         temporary.replace(path)
     except OSError:

@@ -13,17 +13,21 @@ from features.encoders.base import Encoder
 from features.encoders.selector import Selector
 
 PACKAGES = ("mervn", "torch", "torchaudio", "transformers", "numpy", "h5py", "soundfile", "scikit-learn")
+INPUT_PACKAGES = {"audio": ("soundfile",), "text": ("tokenizers", "underthesea", "pyvi")}
+"""What numbers can come from besides, of each modality."""
 
 
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages that numbers can come from."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+    return {"python": platform.python_version()} | {package: package_version(package) for package in PACKAGES}
+
+
+def package_version(package: str) -> str:
+    """Return the version of an installed package, or `not installed`."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def machine() -> dict[str, Any]:
@@ -35,6 +39,21 @@ def machine() -> dict[str, Any]:
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+def made_with(modality: str, device: torch.device) -> dict[str, str]:
+    """Return what changes numbers and can differ between the parts of one store: versions and the device."""
+    packages = ("torch", "torchaudio", "transformers", "numpy", *INPUT_PACKAGES[modality])
+    known = {package: package_version(package) for package in packages}
+    known["device"] = str(device.type)
+    if device.type == "cuda":
+        known["device"] = torch.cuda.get_device_name(device)
+    if modality == "audio":
+        import soundfile  # loads a library that text does not need
+
+        known["libsndfile"] = soundfile.__libsndfile_version__
+    known["threads"] = str(torch.get_num_threads())
+    return known
 
 
 def now() -> str:

@@ -88,7 +88,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     """Return the entry of a line; None for one that a crash cut short: its utterance is tried once more."""
     try:
         entry = json.loads(line)
-    except ValueError:  # UnicodeDecodeError too
+    except (ValueError, RecursionError):  # UnicodeDecodeError too
         return None
     return entry if isinstance(entry, dict) and {"utterance_id", "reason", "detail"} <= entry.keys() else None
 

@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -40,11 +40,19 @@ class StoreWriter:
     what had been committed stays.
     """
 
-    def __init__(self, info: StoreInfo, generation: int = 0, kind: str = "hdf5", token: str | None = None) -> None:
+    def __init__(
+        self,
+        info: StoreInfo,
+        generation: int = 0,
+        kind: str = "hdf5",
+        token: str | None = None,
+        made_with: Mapping[str, str] | None = None,
+    ) -> None:
         self.info = info
         self.generation = generation
         self.kind = kind
         self.token = token or new_token()
+        self.made_with = made_with or {}
         self.dtype = np.dtype({"fp16": np.float16, "fp32": np.float32}[info.identity["store_dtype"]])
         self.written: list[str] = []
         """Ids of the committed rows."""
@@ -82,7 +90,9 @@ class StoreWriter:
             return
         rows, self._rows, self._bytes = self._rows, [], 0
         try:
-            part = write_part(self.info.path, self.info.modality, rows, self.generation, self.kind, self.token)
+            part = write_part(
+                self.info.path, self.info.modality, rows, self.generation, self.kind, self.token, self.made_with
+            )
         except OSError as error:
             raise disk_error(self.info, error) from error
         self.written += [row.utterance_id for row in rows]

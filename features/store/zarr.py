@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from features.store.part import Array, Column, Content
+from features.store.mapped import Array, MappedArray
+from features.store.part import Column, Content
 
 CHUNK_ROWS = 512
 METADATA = "zarr.json"
@@ -23,7 +24,9 @@ INDEX_ENTRY, INDEX_CRC = 16, 4
 """Bytes of an inner chunk's place and size in the shard's index, and of the checksum after them."""
 
 
-def write(path: Path, values: Sequence[Array], columns: Mapping[str, Column], attributes: Mapping[str, int]) -> None:
+def write(
+    path: Path, values: Sequence[Array], columns: Mapping[str, Column], attributes: Mapping[str, int | str]
+) -> None:
     """Write a part as a Zarr group."""
     import zarr
 
@@ -45,10 +48,10 @@ def write(path: Path, values: Sequence[Array], columns: Mapping[str, Column], at
 
 
 def read(path: Path, columns: Sequence[str], with_values: bool) -> Content:
-    """Read columns, and map the values after checking the shard's index and length."""
+    """Read columns, and find the values after checking the shard's index and length."""
     attributes = json.loads((path / METADATA).read_text("utf-8"))["attributes"]
     found = {name: _read_column(path / name) for name in columns}
-    return Content(attributes, found, _map_values(path / "values") if with_values else None)
+    return Content(attributes, found, _find_values(path / "values") if with_values else None)
 
 
 def _read_column(path: Path) -> Column:
@@ -78,12 +81,12 @@ def _read_strings(data: bytes, length: int) -> list[str]:
     return texts
 
 
-def _map_values(path: Path) -> Array:
+def _find_values(path: Path) -> MappedArray:
     metadata = json.loads((path / METADATA).read_text("utf-8"))
     rows, width = metadata["shape"]
     dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
     if not rows:
-        return np.zeros((0, width), dtype)
+        return MappedArray(path / METADATA, dtype, 0, (0, width))
     (codec,) = metadata["codecs"]
     inner = codec["configuration"]
     chunk = inner["chunk_shape"]
@@ -102,4 +105,4 @@ def _map_values(path: Path) -> Array:
         index = np.frombuffer(opened.read(count * INDEX_ENTRY), "<u8").reshape(count, 2)
     if (index[:, 0] != np.arange(count, dtype=np.uint64) * size).any() or (index[:, 1] != size).any():
         raise ValueError("the inner chunks of its shard must lie in order and without gaps")
-    return np.asarray(np.memmap(file, dtype, "r", 0, (rows, width)))
+    return MappedArray(file, dtype, 0, (rows, width))

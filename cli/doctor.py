@@ -147,15 +147,16 @@ def _espeak() -> tuple[str, str, str]:
     return "ok", f"{version('espeakng-loader')}, speaks Vietnamese ({len(samples)} samples)", ""
 
 
-def _segmenter(package: str) -> Callable[[], tuple[str, str, str]]:
+def _segmenter(package: str, users: str, extra: str = "segment") -> Callable[[], tuple[str, str, str]]:
     def look() -> tuple[str, str, str]:
         try:
-            from features.text import load_segmenter
+            from features.segmenters import load_segmenter
 
             segment, name = load_segmenter(package)
             return "ok", f"{name.rpartition(' ')[2]}, joins {segment('tôi là sinh viên')!r}", ""
-        except InputError:
-            return "absent", "not installed", "PhoBERT needs a segmenter: pip install 'mervn[segment]'"
+        except InputError as error:
+            found = "not installed" if isinstance(error.__cause__, ImportError) else str(error)
+            return "absent", found, f"{users} it: pip install 'mervn[{extra}]'"
 
     return look
 
@@ -179,8 +180,9 @@ CHECKS: dict[str, Callable[[], tuple[str, str, str]]] = {
     "soundfile": _soundfile,
     "scikit-learn": _scikit_learn,
     "espeakng-loader": _espeak,
-    "underthesea": _segmenter("underthesea"),
-    "pyvi": _segmenter("pyvi"),
+    "pyvi": _segmenter("pyvi", "phobert and videberta segment words with"),
+    "underthesea": _segmenter("underthesea", "--segmenter underthesea needs"),
+    "py_vncorenlp": _segmenter("vncorenlp", "--segmenter vncorenlp needs", "vncorenlp"),
     "ray": _ray,
     "tensorboard": _tensorboard,
     "hub cache": _hub,

@@ -27,7 +27,8 @@ def extract(options: ExtractOptions, output: Output) -> None:
     EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check(selectors)
     data = resolve_data(options.data)
 
-    from features.extract import as_json, extract_stream, settings_from
+    from features.extract import extract_stream, settings_from
+    from features.extract_report import as_json
     from features.manifest import read_manifests
 
     with_audio = any(selector.modality == "audio" for selector in selectors)
@@ -58,7 +59,7 @@ def extract(options: ExtractOptions, output: Output) -> None:
 
 
 def _costs(result: object) -> list[str]:
-    from features.extract import StoreResult
+    from features.extract_report import StoreResult
 
     if not isinstance(result, StoreResult):
         raise TypeError(f"a StoreResult is needed, found {type(result).__name__}")

@@ -6,10 +6,9 @@ several processes, computes the same batches as one that was not.
 
 from __future__ import annotations
 
-import shutil
 import time
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +20,22 @@ from features.encoders.base import Encoder, load_encoder
 from features.encoders.checkpoint import CONFIG_FILE
 from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector
 from features.errors import InputError
+from features.extract_report import StoreResult, announce, make_result
 from features.inputs import SAMPLE_RATE
 from features.interruption import interruptible
 from features.layer_means import LayerMeans
 from features.manifest import Utterance
-from features.plan import Plan, Target, default_budget, make_plan
+from features.plan import Plan, default_budget, make_plan
 from features.progress import Progress, Say
 from features.share import Share
 from features.store.batching_budget import agree_on_budget, recorded_budget, refuse_other_budget
 from features.store.claims import Claims
-from features.store.identity import create_store, identity_hash
+from features.store.identity import create_store
 from features.store.index import features_folder
 from features.store.provenance import provenance
-from features.store.reader import FeatureStore
-from features.store.rejected import REJECTED_FILE, Rejection, Rejections, record_rejected
+from features.store.rejected import REJECTED_FILE, Rejection, record_rejected
 from features.store.writer import choose_format, disk_error
 from features.work import Destination, Engine, LocalEngine, Worker
-
-FREE_DISK_MARGIN = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -68,27 +65,6 @@ class ExtractSettings:
     threads: int | None = None
     layer_means: bool = False
     """Store the time-mean of each layer instead of sequences."""
-
-
-@dataclass(frozen=True)
-class StoreResult:
-    """What an extraction did for one store."""
-
-    path: str
-    identity: str
-    encoded: int
-    kept: int
-    """Rows that were there already, or that other processes committed meanwhile."""
-    rejected: int
-    left: int
-    """Left to other shards."""
-    end_clipped: int
-    truncated: int
-    seconds: float
-    real_time_factor: float | None
-    """Audio seconds encoded per second of work; None for text."""
-    gb_per_hour: float | None
-    padding: float
 
 
 def settings_from(options: EncodeOptions, data: Path) -> ExtractSettings:
@@ -145,10 +121,10 @@ def extract_stream(
         utterances, encoder, identities, settings.features_dir, budget, settings.update,
         retry_rejected=settings.retry_rejected, verify_inputs=settings.verify_inputs, say=say,
     )  # fmt: skip
-    _announce(plan, selector, encoder, device, settings, say)
+    announce(plan, selector, encoder, device, settings.features_dir, say)
     if settings.plan_only:
         folders = [target.store.path if target.store else settings.features_dir for target in plan.targets]
-        return [_result(plan, t, str(f), 0) for f, t in zip(folders, plan.targets, strict=True)]
+        return [make_result(plan, t, str(f), 0) for f, t in zip(folders, plan.targets, strict=True)]
     infos = [create_store(settings.features_dir, identity, known, encoder.model_name) for identity in identities]
     for info in infos:
         if encoder.tuned is not None:
@@ -226,74 +202,10 @@ def _run(
             record_rejected(to.info, plan.modality, one.tried, list(one.rejected.values()))
     seconds = time.perf_counter() - started
     results = [
-        _result(plan, target, str(to.info.path), len(one.written), seconds, audio_seconds, store)
+        make_result(plan, target, str(to.info.path), len(one.written), seconds, audio_seconds, store)
         for to, target, one, store in zip(destinations, plan.targets, done, share.stores, strict=True)
     ]
     for result in results:
         if not result.encoded and not result.kept and not result.left:
             raise InputError(f"nothing could be encoded; the reasons are in {Path(result.path) / REJECTED_FILE}")
     return results
-
-
-def _result(
-    plan: Plan,
-    target: Target,
-    path: str,
-    encoded: int,
-    seconds: float = 0.0,
-    audio_seconds: float = 0.0,
-    store: FeatureStore | None = None,
-) -> StoreResult:
-    """Count what is in `store` now; without one, what the plan found."""
-    utterances = plan.utterances
-    rejected, left = plan.rejected.keys() | target.settled.keys(), set[int]()
-    if store is not None:
-        listed = Rejections(Path(path))
-        lacking = {i for i in target.pending if target.is_uncommitted(i, utterances[i], store)}
-        rejected = rejected | {i for i in lacking if utterances[i].utterance_id in listed}
-        left = lacking - rejected
-    there = len(utterances) - len(rejected | left) - encoded
-    return StoreResult(
-        path=path,
-        identity=identity_hash(target.identity),
-        encoded=encoded,
-        kept=there if store is not None else plan.num_kept(target),
-        rejected=len(rejected),
-        left=len(left),
-        end_clipped=plan.end_clipped,
-        truncated=plan.truncated,
-        seconds=round(seconds, 3),
-        real_time_factor=round(audio_seconds / seconds, 2) if audio_seconds and seconds else None,
-        gb_per_hour=plan.gb_per_hour if plan.modality == "audio" else None,
-        padding=plan.padding,
-    )
-
-
-def _announce(
-    plan: Plan, selector: Selector, encoder: Encoder, device: torch.device, settings: ExtractSettings, say: Say
-) -> None:
-    """Print what will be done and what it takes; InputError if it does not fit on the disk."""
-    folder = settings.features_dir
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    hours = f", {plan.hours:.2f} h" if plan.modality == "audio" else ""
-    layers = f"layer{'s' if len(encoder.layers) > 1 else ''} {', '.join(map(str, encoder.layers))}"
-    cut = f" {plan.truncated} transcripts are longer than the encoder takes and cut." if plan.truncated else ""
-    say(f"{selector}: {encoder.weights_note}, {layers} of {encoder.num_layers}, width {encoder.dim}.{cut}")
-    kept = min(plan.num_kept(target) for target in plan.targets)
-    rejected = max(plan.num_rejected(target) for target in plan.targets)
-    say(
-        f"  {len(plan.utterances)} utterances{hours}: {len(plan.pending)} to encode on {device}, {kept} kept, "
-        f"{rejected} rejected; {plan.num_bytes / 1e6:.1f} MB to write, {free / 1e9:.1f} GB free"
-    )
-    if plan.num_bytes + FREE_DISK_MARGIN > free:
-        raise InputError(
-            f"the features need {plan.num_bytes / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB free; "
-            "give another --features-dir or encode less with --splits or --limit"
-        )
-
-
-def as_json(result: StoreResult) -> dict[str, Any]:
-    """Return a result as a JSON object."""
-    return asdict(result)

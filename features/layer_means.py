@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from features.encoders.base import Encoder, Lengths
 from features.encoders.selector import EncoderSettings, Selector
 from features.ragged import Ragged, segment_mean
 from features.store.identity import MEANS
+from features.text import TokenCounts
 
 
 class LayerMeans(Encoder):
@@ -44,6 +46,10 @@ class LayerMeans(Encoder):
     def is_truncated(self, raw: Any) -> bool:
         """Tell whether the encoder cuts this input."""
         return self.inner.is_truncated(raw)
+
+    def count_tokens(self, transcripts: Iterable[str]) -> TokenCounts | None:
+        """Count as the encoder does."""
+        return self.inner.count_tokens(transcripts)
 
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
         """Return the number of layers, and nothing for an empty input."""

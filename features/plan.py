@@ -22,6 +22,7 @@ from features.store.identity import StoreInfo, find_identity
 from features.store.reader import FeatureStore
 from features.store.rejected import Rejection, Rejections
 from features.store.writer import PART_BYTES, PART_ROWS
+from features.text import TokenCounts
 
 BATCH_SECONDS = {"cpu": 8.0, "cuda": 480.0}
 BATCH_TOKENS = {"cpu": 2048.0, "cuda": 32768.0}
@@ -85,7 +86,8 @@ class Plan:
     end_clipped: int
     truncated: int
     """How many transcripts are longer than the encoder takes."""
-
+    token_counts: TokenCounts | None
+    """What the tokenizer made of the transcripts; None for audio."""
     budget: float
     """Padded cost of a batch."""
 
@@ -178,6 +180,7 @@ def make_plan(
         rejected=measured.rejected,
         end_clipped=measured.end_clipped,
         truncated=measured.truncated,
+        token_counts=encoder.count_tokens(map(transcript_of, utterances)) if encoder.modality == "text" else None,
         budget=budget,
     )
 

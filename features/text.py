@@ -1,21 +1,23 @@
-"""Transcripts: one normal form, so that the same words are the same text; tone styles and word segmenters."""
+"""Transcripts: one normal form, so that the same words are the same text, and the two styles of tone marks."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable
-from importlib.metadata import version
-
-from features.errors import InputError
+from dataclasses import dataclass
 
 ZERO_WIDTH = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))
 """Characters that show nothing and would split or double a word: removed."""
 TONES = "\u0300\u0301\u0309\u0303\u0323"
 """Grave, acute, hook above, tilde, dot below: the combining tone marks."""
-SEGMENTERS = ("underthesea", "pyvi", "none")
 TONE_STYLES = ("keep", "old", "new")
+LETTER = r"[^\W\d_]"
+MOVABLE = re.compile(
+    rf"(q?)(o(?=[{TONES}]?[ae])|u(?=[{TONES}]?y))([{TONES}]?)([aey])([{TONES}]?)(?![\u0300-\u036f])(?=({LETTER})?)",
+    re.IGNORECASE,
+)
+"""oa, oe or uy with at most a tone mark on each letter, in decomposed text: q, first, mark, second, mark, coda."""
 
 
 def normalize_text(text: str) -> str:
@@ -37,38 +39,58 @@ def text_sha256(text: str) -> str:
 
 
 def apply_tone_style(text: str, style: str) -> str:
-    """Return text with the tone of open oa, oe and uy on the first letter (`old`: hòa) or the second (`new`: hoà).
+    """Return NFC text with the tone of oa, oe and uy on the first letter (`old`: hòa) or the second (`new`: hoà).
 
-    The u of qu is no vowel: quý stays.
+    Both styles write it on the second letter before a coda (hoàn) and in quy, whose u is no vowel (quý). A space, `_`,
+    a digit or punctuation ends a syllable.
     """
     if style == "keep":
         return text
-    decomposed = unicodedata.normalize("NFD", text)
-    end = r"(?![\w\u0300-\u036f])"
-    if style == "old":
-        pattern, replacement = rf"(o)([ae])([{TONES}]){end}|(?<!q)(u)(y)([{TONES}]){end}", r"\1\4\3\6\2\5"
-    else:
-        pattern, replacement = rf"(o)([{TONES}])([ae]){end}|(?<!q)(u)([{TONES}])(y){end}", r"\1\4\3\6\2\5"
-    return unicodedata.normalize("NFC", re.sub(pattern, replacement, decomposed, flags=re.IGNORECASE))
+
+    def place(match: re.Match[str]) -> str:
+        q, first, on_first, second, on_second, coda = match.groups()
+        if on_first and on_second:  # two tones: no Vietnamese syllable
+            return match[0]
+        tone = on_first or on_second
+        return q + (first + second + tone if style == "new" or q or coda else first + tone + second)
+
+    return unicodedata.normalize("NFC", MOVABLE.sub(place, unicodedata.normalize("NFD", text)))
 
 
-def load_segmenter(name: str) -> tuple[Callable[[str], str], str]:
-    """Return a word segmenter (text -> text with the syllables of a word joined by _) and its name with version.
+def is_segmented(text: str) -> bool:
+    """Tell whether syllables are joined into words by `_` already (sinh_viên)."""
+    return re.search(rf"{LETTER}_{LETTER}", text) is not None
 
-    InputError where its package is not installed.
-    """
-    if name == "none":
-        return str, "none"
-    try:
-        if name == "underthesea":
-            from underthesea import word_tokenize
 
-            return lambda text: str(word_tokenize(text, format="text")), f"underthesea {version('underthesea')}"
-        from pyvi import ViTokenizer
+def segmented_message(count: int) -> str:
+    """Return the warning of transcripts whose words came joined by `_`."""
+    return (
+        f"{count} transcripts are segmented already (syllables joined by _) and are not segmented again; give all "
+        "transcripts raw, or all segmented with --segmenter none"
+    )
 
-        return lambda text: str(ViTokenizer.tokenize(text)), f"pyvi {version('pyvi')}"
-    except ImportError as error:
-        raise InputError(
-            f"the word segmenter {name} is not installed ({error}): pip install 'mervn[segment]', or give --segmenter "
-            f"{' or '.join(other for other in SEGMENTERS if other != name)}"
-        ) from error
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """What a tokenizer made of transcripts."""
+
+    tokens: int
+    """Without special tokens."""
+    unknown: int
+    """Tokens that are `<unk>`."""
+    words: int
+    """As separated by white space, after segmentation."""
+    single_token: int
+    """Words that are one token of the vocabulary."""
+    segmented: int
+    """Transcripts that came with their words joined by `_`, and were not segmented again."""
+
+    @property
+    def unk_fraction(self) -> float:
+        """Fraction of tokens that are `<unk>`."""
+        return round(self.unknown / max(1, self.tokens), 4)
+
+    @property
+    def single_token_fraction(self) -> float:
+        """Fraction of words that are one token of the vocabulary."""
+        return round(self.single_token / max(1, self.words), 4)

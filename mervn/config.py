@@ -192,11 +192,15 @@ class FinetuneOptions(TrainingOptions, LabelOptions, FoldOptions, DataOptions, R
     )
     audio_encoder: str | None = Field(None, description="NAME[=MODEL][@LAYERS], two joined by +; see `mervn encoders`.")
     text_encoder: str | None = Field(None, description="NAME[=MODEL][@LAYERS]; see `mervn encoders`.")
-    segmenter: Literal["underthesea", "pyvi", "none"] | None = Field(
-        None, description="Word segmenter of a text encoder; underthesea for phobert if unset, else none."
+    segmenter: Literal["pyvi", "underthesea", "vncorenlp", "none"] | None = Field(
+        None,
+        description="Word segmenter of a text encoder; if unset pyvi for phobert and videberta, none for any other. "
+        "vncorenlp needs Java and the folder $MERVN_VNCORENLP.",
     )
     tone_style: Literal["keep", "old", "new"] | None = Field(
-        None, description="Tone marks for a text encoder: as they are (unset), old (hòa) or new (hoà) style."
+        None,
+        description="Tone marks for a text encoder: as they are (keep), old (hòa) or new (hoà) style; if unset new for "
+        "phobert, keep for any other.",
     )
     whisper_mode: Literal["30s", "trimmed"] | None = Field(
         None, description="Whisper over padded windows of 30 s (unset), or over the real rows alone."

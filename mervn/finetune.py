@@ -27,7 +27,7 @@ from features.tuned import ENCODERS_FOLDER, Tuned
 from mervn.config import FinetuneOptions
 from mervn.end_to_end import EndToEnd, merge_lora
 from mervn.init_head import InitHead, take_head
-from mervn.live import LiveSplit, refuse_rejected
+from mervn.live import LiveSplit, refuse_rejected, warn_segmented
 from mervn.model import build_head, pooling_names
 from mervn.optimization import deterministic
 from mervn.outcome import RunResult, environment, fit_best, score, write_outcome, write_weights
@@ -109,6 +109,8 @@ def _read(
     }
     refuse_rejected(splits, options.allow_missing)
     refuse_silent(splits, options.fusion)
+    if world.is_main:
+        warn_segmented(splits, encoders)
     valid = splits["valid"]
     for name, encoder in encoders.items():
         if encoder.tuned is not None:

@@ -7,6 +7,7 @@ before training: what cannot be used is found then, not in the night.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from features.plan import BATCH_SECONDS, MAX_BATCH
 from features.progress import Progress
 from features.ragged import Ragged
 from features.store.rejected import Rejection
-from features.text import syllables, text_sha256
+from features.text import segmented_message, syllables, text_sha256
 from mervn.augmentation import SpecMask
 from mervn.dataset import index_targets
 from mervn.streams import modality_of
@@ -225,3 +226,11 @@ def refuse_rejected(splits: Mapping[str, LiveSplit], allow_missing: bool) -> Non
             "\n".join([f"the audio of {len(rejected)} utterances cannot be used:", *lines, *more])
             + "\nmend it, or go on without them, counted in every result: --allow-missing"
         )
+
+
+def warn_segmented(splits: Mapping[str, LiveSplit], encoders: Mapping[str, Encoder]) -> None:
+    """Warn of transcripts that came segmented and are not segmented again, once for each text encoder."""
+    for encoder in encoders.values():
+        counts = encoder.count_tokens(text for split in splits.values() for text in split.transcripts)
+        if counts is not None and counts.segmented:
+            warnings.warn(segmented_message(counts.segmented), stacklevel=2)

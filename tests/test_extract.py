@@ -15,13 +15,13 @@ import torch
 from tiny import make_data, make_whisper, read_rows, wave, write_manifest
 
 import features.encode as encoding
-import features.extract as extraction
 from features.config import SPLITS
 from features.encode import encode, resolve_device
 from features.encoders.base import Encoder
 from features.encoders.selector import parse_selector
 from features.errors import InputError
-from features.extract import ExtractSettings, StoreResult, extract_stream
+from features.extract import ExtractSettings, extract_stream
+from features.extract_report import StoreResult
 from features.manifest import read_manifests
 from features.ragged import Ragged
 from features.store.reader import FeatureStore
@@ -249,7 +249,7 @@ def test_a_plan_writes_nothing_and_a_small_disk_is_refused(tmp_path: Path, monke
     result = run(data, plan_only=True)
     assert (result.encoded, result.kept) == (0, 0)
     assert not (data / "stores").exists()
-    monkeypatch.setattr(extraction, "FREE_DISK_MARGIN", 1 << 60)
+    monkeypatch.setattr("features.extract_report.FREE_DISK_MARGIN", 1 << 60)
     with pytest.raises(InputError, match="GB free; give another --features-dir"):
         run(data)
     assert not (data / "stores").exists()

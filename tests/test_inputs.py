@@ -17,7 +17,8 @@ import features.inputs as inputs
 from features.config import SPLITS
 from features.encoders.selector import parse_selector
 from features.errors import InputError
-from features.extract import ExtractSettings, StoreResult, extract_stream
+from features.extract import ExtractSettings, extract_stream
+from features.extract_report import StoreResult
 from features.manifest import read_manifests
 from features.store.reader import FeatureStore
 from mervn.config import TrainHeadOptions

@@ -16,7 +16,7 @@ from features.encoders.transformer_text import TextTransformer
 from features.errors import InputError
 from features.ragged import Ragged
 from features.store.reader import FeatureStore
-from features.text import apply_tone_style, load_segmenter, normalize_text
+from features.text import normalize_text
 
 
 def load(path: Path, name: str = "phobert", **settings: str) -> TextTransformer:
@@ -44,7 +44,7 @@ def test_a_folder_without_tokenizer_class_gets_phoberts_own(phobert: Path, tmp_p
 
 def test_words_are_segmented_first_and_that_is_in_the_identity(phobert: Path) -> None:
     words, raw = load(phobert), load(phobert, segmenter="none")
-    assert words.config["segmenter"].startswith("underthesea ") and raw.config["segmenter"] == "none"
+    assert words.config["segmenter"].startswith("pyvi ") and raw.config["segmenter"] == "none"
     assert words.prepare("sinh viên").shape == (3,)  # <s> sinh_viên </s>
     assert raw.prepare("sinh viên").shape[0] > 3
 
@@ -93,7 +93,8 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(tmp_path: Path) -> N
 
 def test_videberta_reads_its_sentencepiece_model(tmp_path: Path) -> None:
     folder = make_videberta(tmp_path / "videberta")
-    encoder = load(folder, "videberta")
+    assert load(folder, "videberta").words("tôi là sinh viên") == "tôi là sinh_viên"  # pyvi's words by default
+    encoder = load(folder, "videberta", segmenter="none")
     ids = encoder.prepare("hôm nay trời đẹp")
     tokenizer = encoder.tokenizer
     assert ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id
@@ -104,31 +105,6 @@ def test_videberta_reads_its_sentencepiece_model(tmp_path: Path) -> None:
         extra.unlink()
     with pytest.raises(InputError, match="must hold the tokenizer's vocabulary, found none"):
         load(folder, "videberta")
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [("hòa", "hoà"), ("HÒA BÌNH", "HOÀ BÌNH"), ("khỏe", "khoẻ"), ("thủy", "thuỷ"), ("tuy lũy", "tuy luỹ")],
-)
-def test_tone_styles_move_the_mark_of_open_syllables(old: str, new: str) -> None:
-    assert apply_tone_style(old, "new") == new and apply_tone_style(new, "old") == old
-    assert apply_tone_style(old, "keep") == old
-    assert apply_tone_style(old, "old") == old and apply_tone_style(new, "new") == new
-
-
-def test_tone_styles_leave_closed_syllables_and_qu_alone() -> None:
-    for text in ("hoàng hoàn toàn", "quý quỳ", "thuyền", "của", "xoáy", "khoét"):
-        for style in ("old", "new"):
-            assert apply_tone_style(text, style) == text
-
-
-def test_segmenters_join_the_syllables_of_a_word_or_are_named_when_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("underthesea", "pyvi"):
-        segment, version = load_segmenter(name)
-        assert "sinh_viên" in segment("tôi là sinh viên") and version.startswith(f"{name} ")
-    monkeypatch.setitem(__import__("sys").modules, "underthesea", None)
-    with pytest.raises(InputError, match=r"pip install 'mervn\[segment\]', or give --segmenter pyvi or none"):
-        load_segmenter("underthesea")
 
 
 @pytest.mark.parametrize("name", ["phobert", "videberta"])

@@ -1,7 +1,8 @@
 """Tiny data and checkpoints in the real formats, for the tests."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,25 @@ WORDS = (
 )
 
 
-def make_phobert(folder: Path, tokenizer_class: bool = True, **changes: Any) -> Path:
+def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Return BPE merges, by rank, that make one token of each word."""
+    ranks: dict[tuple[str, str], int] = {}
+    for word in words:
+        parts = [*word[:-1], f"{word[-1]}</w>"]
+        while len(parts) > 1:
+            pair = min(pairwise(parts), key=lambda pair: ranks.get(pair, len(ranks)))
+            ranks.setdefault(pair, len(ranks))  # after all others, so that the words before stay whole
+            merged: list[str] = []
+            for part in parts:
+                if merged and (merged[-1], part) == pair:
+                    merged[-1] += part
+                else:
+                    merged.append(part)
+            parts = merged
+    return list(ranks)
+
+
+def make_phobert(folder: Path, tokenizer_class: bool = True, words: Sequence[str] = WORDS, **changes: Any) -> Path:
     """Write a tiny PhoBERT: vocab.txt, bpe.codes, config.json, weights."""
     from features.torchaudio_import import import_torchaudio
 
@@ -139,16 +158,10 @@ def make_phobert(folder: Path, tokenizer_class: bool = True, **changes: Any) -> 
     from transformers import RobertaConfig, RobertaModel
 
     folder.mkdir(parents=True, exist_ok=True)
-    letters = sorted({letter for word in WORDS for letter in word})
-    pieces = [*WORDS, *letters, *(f"{letter}@@" for letter in letters)]
-    merges: list[str] = []
-    for word in WORDS:  # merge each word from the left: (a b), (ab c), ...
-        parts = [*word[:-1], f"{word[-1]}</w>"]
-        while len(parts) > 1:
-            merges.append(f"{parts[0]} {parts[1]} 1")
-            parts = [parts[0] + parts[1], *parts[2:]]
+    letters = sorted({letter for word in words for letter in word})
+    pieces = [*words, *letters, *(f"{letter}@@" for letter in letters)]
     (folder / "vocab.txt").write_text("".join(f"{piece} 1\n" for piece in dict.fromkeys(pieces)), "utf-8")
-    (folder / "bpe.codes").write_text("".join(f"{merge}\n" for merge in dict.fromkeys(merges)), "utf-8")
+    (folder / "bpe.codes").write_text("".join(f"{a} {b} 1\n" for a, b in _merges(words)), "utf-8")
     sizes = {
         "vocab_size": 4 + len(dict.fromkeys(pieces)) + 1, "hidden_size": 32, "num_hidden_layers": 2,
         "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 258, "type_vocab_size": 1,

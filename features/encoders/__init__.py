@@ -44,7 +44,7 @@ TEXT_ENCODERS: dict[str, EncoderSpec] = {
         width="768 base, 1024 large",
         layers="12 base, 24 large",
         rate="1 a subword, [CLS] first",
-        needs="a checkpoint: hub id or folder; underthesea (extra `segment`), or --segmenter none",
+        needs="a checkpoint: hub id or folder; pyvi (extra `segment`), or another --segmenter",
         licence="MIT (base, large), AGPL-3.0 (base-v2)",
         settings=("segmenter", "tone_style"),
     ),

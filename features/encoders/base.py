@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer,
 from features.errors import InputError
 from features.ragged import Ragged
 from features.targets import import_target
+from features.text import TokenCounts
 from features.tuned import Tuned, find_tuned
 
 Lengths = Any  # an int, a numpy array or a tensor of ints: the closed forms below work on each
@@ -68,6 +69,10 @@ class Encoder(nn.Module, ABC):
     def is_truncated(self, raw: Any) -> bool:
         """Tell whether a transcript is longer than this encoder takes, so that `prepare` cuts it."""
         return False
+
+    def count_tokens(self, transcripts: Iterable[str]) -> TokenCounts | None:
+        """Count what a subword tokenizer makes of normalised transcripts; None without such a tokenizer."""
+        return None
 
     def drop_unused(self) -> None:
         """Let go of what the layers wanted do not need."""

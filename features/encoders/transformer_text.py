@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +28,8 @@ from features.encoders.config_fields import config_identity
 from features.encoders.selector import EncoderSettings, Layer, Selector, short_model_name
 from features.errors import InputError
 from features.ragged import Ragged
-from features.text import apply_tone_style, load_segmenter
+from features.segmenters import load_segmenter
+from features.text import TokenCounts, apply_tone_style, is_segmented
 from features.torchaudio_import import import_torchaudio
 
 FEWEST = 16
@@ -48,13 +50,14 @@ class TextTransformer(Encoder):
     """
 
     modality: ClassVar[str] = "text"
-    numerics_version: ClassVar[int] = 2
+    numerics_version: ClassVar[int] = 3
     model_type: ClassVar[str | None] = None
     """Of the checkpoints it takes; None: any."""
     tokenizer_class: ClassVar[str] = "AutoTokenizer"
     tokenizer_files: ClassVar[tuple[str, ...]] = ()
     """Files that a folder must hold for it."""
     default_segmenter: ClassVar[str] = "none"
+    default_tone_style: ClassVar[str] = "keep"
     lora_targets: ClassVar[tuple[str, ...]] = (
         "query", "value", "query_proj", "value_proj", "q_lin", "v_lin", "q_proj", "v_proj",
     )  # fmt: skip
@@ -72,7 +75,7 @@ class TextTransformer(Encoder):
         self.tokenizer = tokenizer
         self.longest = _longest(model.config, tokenizer)
         self.segment, segmenter = load_segmenter(settings.segmenter or self.default_segmenter)
-        self.tone_style = settings.tone_style or "keep"
+        self.tone_style = settings.tone_style or self.default_tone_style
         self.config = {
             "model": config_identity(model.config),
             "tokenizer_sha256": tokenizer_sha256(tokenizer),
@@ -81,6 +84,7 @@ class TextTransformer(Encoder):
             "longest": self.longest,
         }
         self.model = model
+        self._words: dict[str, str] = {}
         self._tokens: dict[str, list[int]] = {}
 
     @classmethod
@@ -140,12 +144,39 @@ class TextTransformer(Encoder):
         owner, name = self._place
         return getattr(owner, name)
 
+    def words(self, text: str) -> str:
+        """Return a normalised transcript as this encoder reads it: its words joined by `_`, its tone marks restyled."""
+        if text not in self._words:
+            styled = apply_tone_style(text, self.tone_style)  # both styles are then segmented alike
+            segmented = styled if is_segmented(text) else self.segment(styled)
+            self._words[text] = apply_tone_style(segmented, self.tone_style)  # underthesea rewrites new to old
+        return self._words[text]
+
     def tokens(self, text: str) -> list[int]:
         """Return all token ids of a normalised transcript, special tokens included."""
         if text not in self._tokens:
-            styled = self.segment(apply_tone_style(text, self.tone_style))
-            self._tokens[text] = list(self.tokenizer(styled, truncation=False, verbose=False)["input_ids"])
+            self._tokens[text] = list(self.tokenizer(self.words(text), truncation=False, verbose=False)["input_ids"])
         return self._tokens[text]
+
+    def count_tokens(self, transcripts: Iterable[str]) -> TokenCounts:
+        """Count tokens and words of normalised transcripts, and how many of them the vocabulary knows."""
+        texts = [text for text in transcripts if text]
+        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
+        ids = [token for text in texts for token in self.tokens(text) if token not in special]
+        words = Counter(word for text in texts for word in self.words(text).split())
+        single = sum(count for word, count in words.items() if self._is_single_token(word))
+        segments = self.config["segmenter"] != "none"
+        return TokenCounts(
+            tokens=len(ids),
+            unknown=ids.count(self.tokenizer.unk_token_id),
+            words=words.total(),
+            single_token=single,
+            segmented=sum(map(is_segmented, texts)) if segments else 0,
+        )
+
+    def _is_single_token(self, word: str) -> bool:
+        ids = self.tokenizer.convert_tokens_to_ids(self.tokenizer.tokenize(word))
+        return len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id
 
     def is_truncated(self, raw: Any) -> bool:
         """Tell whether a transcript has more tokens than the model has positions."""
@@ -173,20 +204,25 @@ class TextTransformer(Encoder):
 
 
 class PhoBert(TextTransformer):
-    """PhoBERT, whose words are segmented first; its tokenizer is loaded by its own class, whatever the folder says."""
+    """PhoBERT, over segmented words with new-style tone marks: VnCoreNLP, with which it was trained, writes both.
+
+    Its tokenizer is loaded by its own class, whatever the folder says.
+    """
 
     name: ClassVar[str] = "phobert"
     model_type: ClassVar[str | None] = "roberta"
     tokenizer_class: ClassVar[str] = "PhobertTokenizer"
     tokenizer_files: ClassVar[tuple[str, ...]] = ("vocab.txt", "bpe.codes")
-    default_segmenter: ClassVar[str] = "underthesea"
+    default_segmenter: ClassVar[str] = "pyvi"
+    default_tone_style: ClassVar[str] = "new"
 
 
 class ViDeBerta(TextTransformer):
-    """ViDeBERTa, over raw syllables by default."""
+    """ViDeBERTa, over words segmented by pyvi, as its authors did."""
 
     name: ClassVar[str] = "videberta"
     model_type: ClassVar[str | None] = "deberta-v2"
+    default_segmenter: ClassVar[str] = "pyvi"
 
 
 class AnyTransformer(TextTransformer):

@@ -10,7 +10,8 @@ from typing import Any
 
 from features.config import SPLITS
 from features.encoders.selector import parse_selector
-from features.extract import ExtractSettings, StoreResult, extract_stream
+from features.extract import ExtractSettings, extract_stream
+from features.extract_report import StoreResult
 from features.manifest import read_manifests
 from features.progress import Progress, Say
 from mervn.config import EvaluateOptions, TrainHeadOptions

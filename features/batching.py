@@ -25,7 +25,13 @@ def plan_batches(lengths: Sequence[float], budget: float, max_items: int) -> lis
     return batches
 
 
-def padding_share(lengths: Sequence[float], batches: Sequence[Sequence[int]]) -> float:
-    """Return which share of the padded frames of these batches is padding, 0..1."""
-    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
+def padding_share(
+    lengths: Sequence[float], batches: Sequence[Sequence[int]], costs: Sequence[float] | None = None
+) -> float:
+    """Return which fraction of the padded frames of these batches is padding, 0..1.
+
+    `costs` are the lengths that each item is padded to before it is batched, if it is.
+    """
+    alone = lengths if costs is None else costs
+    padded = sum(max(alone[i] for i in batch) * len(batch) for batch in batches)
     return 1 - sum(lengths[i] for batch in batches for i in batch) / padded if padded else 0.0

@@ -13,13 +13,17 @@ import torch
 from features.audio import AudioError
 from features.encoders.base import Encoder
 from features.errors import InputError
-from features.inputs import Input, read_input
+from features.inputs import SAMPLE_RATE, Input, read_input
 from features.manifest import Utterance
+from features.memory import MemoryBudget
 from features.ragged import Ragged
 from features.store.mapped import Array
 from features.store.part import Row
 from features.store.rejected import Rejection
 from features.tuned import UNSEEN_SPLITS
+
+ALWAYS_FITS_S = 30.0
+"""Longer audio that does not fit into memory alone is rejected; if shorter audio does not fit, the memory is in use."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -51,11 +55,15 @@ def refuse_seen(utterances: Iterable[Utterance], encoder: Encoder) -> None:
 
 
 def encode_batch(
-    utterances: list[Utterance], encoder: Encoder, device: torch.device, dtype: np.dtype[Any]
+    utterances: list[Utterance],
+    encoder: Encoder,
+    device: torch.device,
+    dtype: np.dtype[Any],
+    budget: MemoryBudget | None = None,
 ) -> tuple[list[list[Row]], list[Rejection]]:
     """Read and encode one batch into rows for each layer, and what was rejected, with its reason.
 
-    What cannot be read, and what encodes to NaN in any layer, has no row in any of them.
+    What cannot be read, does not fit into memory or encodes to NaN in any layer has no row in any of them.
     """
     inputs: list[Input] = []
     rejected: list[Rejection] = []
@@ -66,46 +74,60 @@ def encode_batch(
             rejected.append((utterance, error.reason, str(error)))
     if encoder.tuned is not None:
         encoder.tuned.refuse_seen((item.utterance, item.input_sha256) for item in inputs)
-    layers = encode([item.prepared for item in inputs], encoder, device)
-    rows: list[list[Row]] = [[] for _ in layers]
-    for i, item in enumerate(inputs):
+    rows: list[list[Row]] = [[] for _ in encoder.layers]
+    for item, layers in zip(inputs, encode([item.prepared for item in inputs], encoder, device, budget), strict=True):
+        if layers is None:
+            rejected.append(_too_long(item, encoder, device))
+            continue
         expected = int(encoder.get_feat_lengths(item.prepared.shape[0]))
-        if layers[0][i].shape[0] != expected:
-            found = f"{layers[0][i].shape[0]} rows of {item.utterance.utterance_id!r}"
+        if layers[0].shape[0] != expected:
+            found = f"{layers[0].shape[0]} rows of {item.utterance.utterance_id!r}"
             raise RuntimeError(f"{type(encoder).__name__}.get_feat_lengths promised {expected}, found {found}")
-        if not all(np.isfinite(features[i]).all() for features in layers):
+        if not all(np.isfinite(features).all() for features in layers):
             rejected.append((item.utterance, "non_finite_features", "the encoder gave NaN or infinity"))
             continue
+        source = json.dumps(item.source)
         for features, chosen in zip(layers, rows, strict=True):
-            values = _to_dtype(features[i], dtype, item.utterance.utterance_id)
-            source = json.dumps(item.source)
+            values = _to_dtype(features, dtype, item.utterance.utterance_id)
             chosen.append(Row(item.utterance.utterance_id, values, item.num_inputs, item.input_sha256, source))
     return rows, rejected
 
 
-def encode(prepared: list[torch.Tensor], encoder: Encoder, device: torch.device) -> list[list[Array]]:
-    """Encode prepared inputs: for each layer a list of float32 arrays (T_i, D), empty ones into no rows.
+def _too_long(item: Input, encoder: Encoder, device: torch.device) -> Rejection:
+    """Return the rejection of an utterance that does not fit into memory alone; InputError if it is not even long."""
+    where = "the memory" if device.type == "cpu" else f"the memory of {device}"
+    seconds = item.num_inputs / SAMPLE_RATE
+    if encoder.modality == "text" or seconds <= ALWAYS_FITS_S:
+        size = f"{item.num_inputs} characters" if encoder.modality == "text" else f"{seconds:.1f} s of audio"
+        raise InputError(
+            f"{device} has too little memory for one utterance, {item.utterance.utterance_id!r} of {size}; "
+            "free some, or use another --device"
+        )
+    detail = f"{seconds:.1f} s of audio do not fit into {where}: cut it by start and end, or use another --device"
+    return item.utterance, "out_of_memory", detail
 
-    A full GPU halves the batch.
+
+def encode(
+    prepared: list[torch.Tensor], encoder: Encoder, device: torch.device, budget: MemoryBudget | None = None
+) -> list[list[Array] | None]:
+    """Encode prepared inputs: for each a float32 array (T, D) per layer, or None if it does not fit into memory alone.
+
+    A batch that does not fit is halved; `budget` remembers it for later batches. Empty inputs give arrays (0, D).
     """
-    results = [[np.zeros((0, encoder.dim), np.float32) for _ in prepared] for _ in encoder.layers]
+    budget = budget or MemoryBudget(device)
+    empty = [np.zeros((0, encoder.dim), np.float32) for _ in encoder.layers]
+    results: list[list[Array] | None] = [list(empty) for _ in prepared]
     spoken = [i for i, item in enumerate(prepared) if item.shape[0]]
-    if not spoken:
-        return results
-    try:
-        with torch.inference_mode():
-            outputs = encoder.forward_layers(Ragged.from_sequences([prepared[i] for i in spoken]).to(device))
-            layers = [[sequence.float().cpu().numpy() for sequence in output.split()] for output in outputs]
-    except torch.OutOfMemoryError as error:
-        if len(spoken) == 1:
-            raise InputError(f"{device} has too little memory for one utterance; use --device cpu") from error
-        torch.cuda.empty_cache()
-        half = len(prepared) // 2
-        first, second = encode(prepared[:half], encoder, device), encode(prepared[half:], encoder, device)
-        return [a + b for a, b in zip(first, second, strict=True)]
-    for result, sequences in zip(results, layers, strict=True):
-        for i, sequence in zip(spoken, sequences, strict=True):
-            result[i] = sequence
+    costs = [float(encoder.get_padded_length(item.shape[0])) for item in prepared]
+
+    def compute(part: list[int]) -> list[list[Array]]:
+        outputs = encoder.forward_layers(Ragged.from_sequences([prepared[i] for i in part]).to(device))
+        return [[sequence.float().cpu().numpy() for sequence in output.split()] for output in outputs]
+
+    with torch.inference_mode():
+        for part, layers in budget.run(spoken, costs, compute):
+            for place, i in enumerate(part):
+                results[i] = None if layers is None else [sequences[place] for sequences in layers]
     return results
 
 

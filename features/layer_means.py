@@ -55,6 +55,10 @@ class LayerMeans(Encoder):
         """Return the number of layers, and nothing for an empty input."""
         return len(self.inner.layers) * (lengths > 0)
 
+    def get_padded_length(self, length: int) -> int:
+        """Return the encoder's."""
+        return self.inner.get_padded_length(length)
+
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Encode prepared inputs into [(sum L, D)]."""
         means = [segment_mean(layer.replace(layer.values.float())) for layer in self.inner.forward_layers(inputs)]

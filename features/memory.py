@@ -43,7 +43,7 @@ class MemoryBudget:
 
         `costs` holds the cost of each item, by its number in the batch's list.
         """
-        pending = [list(batch)]
+        pending = [list(batch)] if batch else []
         while pending:
             part = pending.pop()
             padded = max(costs[i] for i in part) * len(part)

@@ -26,6 +26,8 @@ from features.text import TokenCounts
 
 BATCH_SECONDS = {"cpu": 8.0, "cuda": 480.0}
 BATCH_TOKENS = {"cpu": 2048.0, "cuda": 32768.0}
+FULL_BUDGET_BYTES = 16e9
+"""Memory of a GPU that gets the full budget; smaller ones begin with less, so that fewer batches must be halved."""
 MAX_BATCH = 256
 CHANGED_SHOWN = 5
 UNITS = 32
@@ -76,8 +78,10 @@ class Plan:
     utterances: list[Utterance]
     targets: list[Target]
     """One for each layer."""
-    costs: list[float]
+    sizes: list[float]
     """Seconds of audio or tokens; 0 for rejected utterances."""
+    costs: list[float]
+    """Seconds or tokens that are computed, with the padding of an utterance's own windows."""
     rows: list[int]
     """Feature rows each utterance will have."""
     row_bytes: int
@@ -125,7 +129,7 @@ class Plan:
     @property
     def hours(self) -> float:
         """Hours of audio, pending or not."""
-        return sum(self.costs) / 3600
+        return sum(self.sizes) / 3600
 
     @property
     def num_bytes(self) -> int:
@@ -139,8 +143,8 @@ class Plan:
 
     @property
     def padding(self) -> float:
-        """Share of padding in the batches, were they padded."""
-        return round(padding_share(self.costs, self.batches), 4)
+        """Fraction of padding in what is computed: of windows, and of batches as if all were padded."""
+        return round(padding_share(self.sizes, self.batches, self.costs), 4)
 
 
 def make_plan(
@@ -173,6 +177,7 @@ def make_plan(
         modality=encoder.modality,
         utterances=utterances,
         targets=targets,
+        sizes=measured.sizes,
         costs=measured.costs,
         rows=measured.rows,
         row_bytes=row_bytes,
@@ -186,9 +191,15 @@ def make_plan(
 
 
 def default_budget(modality: str, device: torch.device) -> float:
-    """Return the padded seconds or tokens of a batch where neither a flag nor the store says."""
+    """Return the padded seconds or tokens of a batch where neither a flag nor the store says.
+
+    A GPU with less than `FULL_BUDGET_BYTES` has a budget in proportion, at least that of a CPU.
+    """
     budgets = BATCH_TOKENS if modality == "text" else BATCH_SECONDS
-    return budgets[device.type if device.type in budgets else "cpu"]
+    if device.type != "cuda":
+        return budgets["cpu"]
+    total = torch.cuda.get_device_properties(device).total_memory
+    return max(budgets["cpu"], budgets["cuda"] * min(1.0, total / FULL_BUDGET_BYTES))
 
 
 def plan_units(
@@ -258,6 +269,7 @@ class _Measured:
     """Cost and number of feature rows of every utterance, from file headers and transcripts alone."""
 
     def __init__(self, utterances: Sequence[Utterance], encoder: Encoder) -> None:
+        self.sizes: list[float] = []
         self.costs: list[float] = []
         self.rows: list[int] = []
         self.rejected: dict[int, Rejection] = {}
@@ -265,21 +277,21 @@ class _Measured:
         self.truncated = 0
         self.utterances, self.modality = utterances, encoder.modality
         for i, utterance in enumerate(utterances):
-            cost, size = 0.0, 0
+            size, unit = 0, 1
             try:
                 if encoder.modality == "text":
                     transcript = transcript_of(utterance)
                     size = encoder.prepare(transcript).shape[0]
                     self.truncated += encoder.is_truncated(transcript)
-                    cost = float(size)
                 else:
                     info = inspect_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
                     self.end_clipped += info.end_clipped
                     size = info.num_samples
-                    cost = size / SAMPLE_RATE
+                    unit = SAMPLE_RATE
             except AudioError as error:
                 self.rejected[i] = (utterance, error.reason, str(error))
-            self.costs.append(cost)
+            self.sizes.append(size / unit)
+            self.costs.append(encoder.get_padded_length(size) / unit)
             self.rows.append(int(encoder.get_feat_lengths(size)) if size else 0)
 
 

@@ -14,6 +14,7 @@ from features.encoders.base import Encoder
 from features.inputs import SAMPLE_RATE
 from features.interruption import check_interrupted
 from features.manifest import Utterance
+from features.memory import MemoryBudget
 from features.precision import computing
 from features.store.identity import StoreInfo
 from features.store.provenance import made_with
@@ -66,6 +67,7 @@ class Worker:
         self.encoder, self.device, self.precision = encoder.to(device), device, precision
         self.destinations, self.token = list(destinations), token
         self.made_with = made_with(encoder.modality, device)
+        self.budget = MemoryBudget(device)
 
     def encode(self, unit: Unit) -> UnitResult:
         """Encode a unit and commit its rows; interrupted, the batches that were finished are committed."""
@@ -79,7 +81,7 @@ class Worker:
             stack.enter_context(computing(self.device, self.precision))
             for batch in unit.batches:
                 check_interrupted()
-                layers, refused = encode_batch(batch, self.encoder, self.device, writers[0].dtype)
+                layers, refused = encode_batch(batch, self.encoder, self.device, writers[0].dtype, self.budget)
                 rejected += refused
                 for writer, wanted, rows in zip(writers, unit.wanted, layers, strict=True):
                     writer.add([row for row in rows if row.utterance_id in wanted])

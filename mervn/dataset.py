@@ -73,10 +73,15 @@ class Split:
         """Return how many sequences of each stream have no rows."""
         return {name: sum(not size for size in sizes) for name, sizes in self.rows.items()}
 
+    @property
+    def costs(self) -> list[float]:
+        """What scoring each utterance costs: its frames and tokens."""
+        return [float(sum(sizes)) for sizes in zip(*self.rows.values(), strict=True)]
+
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:
         """Return batches of utterances with like numbers of rows."""
-        lengths = [float(sum(sizes)) for sizes in zip(*self.rows.values(), strict=True)]
-        return plan_batches(lengths, max(1.0, *lengths) * EVALUATION_BATCH, EVALUATION_BATCH)
+        costs = self.costs
+        return plan_batches(costs, max(1.0, *costs) * EVALUATION_BATCH, EVALUATION_BATCH)
 
     def expect(self, batches: Sequence[Sequence[int]], masks: Sequence[Any] = ()) -> None:
         """Be told which batches come next; they are here already."""

@@ -24,7 +24,7 @@ from features.encoders.base import Encoder
 from features.errors import InputError
 from features.inputs import SAMPLE_RATE, read_audio, transcript_of
 from features.manifest import Utterance
-from features.plan import BATCH_SECONDS, MAX_BATCH
+from features.plan import MAX_BATCH, default_budget
 from features.progress import Progress
 from features.ragged import Ragged
 from features.store.rejected import Rejection
@@ -126,6 +126,8 @@ class LiveSplit:
         self.syllables = np.array([len(syllables(t)) if with_text else 0 for t in self.transcripts], np.int64)
         self._expected: Iterator[Waves] | None = None
         self._plan: list[list[int]] = []
+        self._held: dict[int, Tensor] = {}
+        self._masked = False
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -156,14 +158,24 @@ class LiveSplit:
         """Return how many sequences of each stream have no rows."""
         return {name: sum(not size for size in sizes) for name, sizes in self.rows.items()}
 
+    @property
+    def costs(self) -> list[float]:
+        """What scoring each utterance costs: the seconds of audio that are computed, or tokens if there is no audio."""
+        audio = [encoder for encoder in self.encoders.values() if encoder.modality == "audio"]
+        if not audio:
+            return [float(sum(map(len, tokens))) for tokens in zip(*self.tokens.values(), strict=True)]
+        samples = [int(size) for size in self.num_samples]
+        return [max(encoder.get_padded_length(size) for encoder in audio) / SAMPLE_RATE for size in samples]
+
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:
-        """Return batches of like length within what an extraction takes at once."""
-        budget = BATCH_SECONDS[device.type if device.type in BATCH_SECONDS else "cpu"]
-        return plan_batches(self.audio_seconds.tolist(), budget, min(MAX_BATCH, 64))
+        """Return batches of like cost within what an extraction takes at once."""
+        modality = "audio" if self.num_samples.any() else "text"
+        return plan_batches(self.costs, default_budget(modality, device), min(MAX_BATCH, 64))
 
     def expect(self, batches: Sequence[Sequence[int]], masks: Sequence[Masks] = ()) -> None:
         """Begin to read these batches, masked if there are masks; `batch` then gives them in their order."""
         self._plan = [list(batch) for batch in batches]
+        self._held, self._masked = {}, bool(masks)
         if any(encoder.modality == "audio" for encoder in self.encoders.values()):
             self._expected = read_waves(self.utterances, self._plan, self.workers, masks)
 
@@ -187,17 +199,23 @@ class LiveSplit:
         """Return the waveforms of a batch; InputError where a file is not what it was before training."""
         if all(encoder.modality == "text" for encoder in self.encoders.values()):
             return []
-        if self._expected is not None and self._plan and self._plan[0] == list(indices):
-            self._plan.pop(0)
-            read = next(self._expected)
+        wanted, planned = list(indices), self._plan[0] if self._plan else []
+        held = not self._masked and self._held.keys() >= set(wanted)
+        part = not self._masked and not held and set(planned) >= set(wanted)
+        if self._expected is not None and (planned == wanted or part):
+            numbers, read = self._plan.pop(0), next(self._expected)
+        elif held:  # another part of a batch that did not fit into memory whole
+            return [self._held[i] for i in wanted]
         else:
-            read = _Reader(self.utterances)[indices, ()]
-        for index, fault, sha256 in zip(indices, read.faults, read.sha256, strict=True):
+            numbers, read = wanted, _Reader(self.utterances)[wanted, ()]
+        for index, fault, sha256 in zip(numbers, read.faults, read.sha256, strict=True):
             if fault is not None or sha256 != self.audio_sha256[index]:
                 u = self.utterances[index]
                 what = fault[1] if fault else f"{u.audio_path} was changed"
                 raise InputError(f"{u.file}:{u.line} {u.utterance_id!r} was readable when the training began: {what}")
-        return list(read.values.split(read.sizes))
+        waves = list(read.values.split(read.sizes))
+        self._held = {} if self._masked else dict(zip(numbers, waves, strict=True))
+        return waves if numbers == wanted else [self._held[i] for i in wanted]
 
     def _scan(self, utterances: Sequence[Utterance], progress: Progress, world: World) -> None:
         """Decode everything once: lengths, hashes, and what cannot be used. Several processes share the work."""

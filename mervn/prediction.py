@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from features.errors import InputError
+from features.memory import MemoryBudget
 from features.precision import exact_fp32
 from features.progress import Progress, no_bar
 from mervn.dataset import Split
@@ -26,23 +28,34 @@ def predict(
 ) -> np.ndarray[Any, Any]:
     """Return probabilities (N, C) float64 in the order of the split, in eval mode; several processes share it.
 
-    They are computed in exact fp32, whatever precision the model is trained in.
+    They are computed in exact fp32, whatever precision the model is trained in. A batch that does not fit into memory
+    is halved; InputError if an utterance does not fit alone.
     """
     batches = world.share(split.evaluation_batches(device))
+    costs, budget = split.costs, MemoryBudget(device)
     found = []
+
+    def score(part: list[int]) -> np.ndarray[Any, Any]:
+        rows: np.ndarray[Any, Any] = model(split.batch(part, device)).double().softmax(-1).cpu().numpy()
+        return rows
+
     was_training = model.training
     model.eval()
     split.expect(batches)
     bar = progress(sum(map(len, batches)), 0, f"scoring {split.name}")
     with closing(bar), exact_fp32(), torch.inference_mode():
         for batch in batches:
-            found.append((batch, model(split.batch(batch, device)).double().softmax(-1).cpu().numpy()))
-            bar.update(len(batch))
+            for part, rows in budget.run(batch, costs, score):
+                if rows is None:
+                    u = split.utterances[part[0]]
+                    raise InputError(f"{u.file}:{u.line} {u.utterance_id!r} alone must fit into the memory of {device}")
+                found.append((part, rows))
+                bar.update(len(part))
     model.train(was_training)
     pairs = [pair for part in world.gather(found) for pair in part]
     probabilities = np.empty((len(split), pairs[0][1].shape[1]))
-    for batch, rows in pairs:
-        probabilities[batch] = rows
+    for part, rows in pairs:
+        probabilities[part] = rows
     return probabilities
 
 

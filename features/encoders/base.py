@@ -104,6 +104,10 @@ class Encoder(nn.Module, ABC):
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
         """Return how many rows `forward` gives for so many rows of prepared input (samples at 16 kHz, tokens)."""
 
+    def get_padded_length(self, length: int) -> int:
+        """Return how many samples or tokens are computed for an input of so many: those that `forward` pads it to."""
+        return length
+
     @abstractmethod
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Encode packed prepared inputs into features (sum T, D) of each of `layers`, one sequence an utterance."""

@@ -121,6 +121,10 @@ class Whisper(Encoder):
         """Return ceil(n / 320): 50 rows a second."""
         return -(-lengths // SAMPLES_PER_ROW)
 
+    def get_padded_length(self, length: int) -> int:
+        """Return the samples of whole windows, unless the mode is `trimmed`."""
+        return length if self.mode == "trimmed" else -(-length // self.window) * self.window
+
     def log_mel(self, windows: list[Tensor]) -> Tensor:
         """Return log-mel spectrograms (windows, mels, 3000) of windows of up to 30 s, each on its own."""
         device = windows[0].device

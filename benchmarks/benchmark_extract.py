@@ -28,7 +28,8 @@ from torch import Tensor
 from features.batching import padding_share, plan_batches
 from features.encoders.base import load_encoder
 from features.encoders.selector import EncoderSettings, parse_selector
-from features.plan import BATCH_SECONDS, MAX_BATCH
+from features.memory import BATCH_SECONDS
+from features.plan import MAX_BATCH
 from features.precision import computing
 from features.ragged import Ragged
 from features.torchaudio_import import import_torchaudio

@@ -30,7 +30,7 @@ from torch import nn
 from features.batching import plan_batches
 from features.encoders.wav2vec2 import Wav2Vec2
 from features.manifest import Utterance
-from features.plan import BATCH_SECONDS
+from features.memory import BATCH_SECONDS
 from features.ragged import Ragged
 from features.store.identity import create_store
 from features.store.part import Row

@@ -25,7 +25,8 @@ from features.inputs import SAMPLE_RATE
 from features.interruption import interruptible
 from features.layer_means import LayerMeans
 from features.manifest import Utterance
-from features.plan import Plan, default_budget, make_plan
+from features.memory import default_budget
+from features.plan import Plan, make_plan
 from features.progress import Progress, Say
 from features.share import Share
 from features.store.batching_budget import agree_on_budget, recorded_budget, refuse_other_budget

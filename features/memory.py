@@ -10,8 +10,24 @@ from typing import TypeVar
 import torch
 
 Result = TypeVar("Result")
+BATCH_SECONDS = {"cpu": 8.0, "cuda": 480.0}
+BATCH_TOKENS = {"cpu": 2048.0, "cuda": 32768.0}
+FULL_BUDGET_BYTES = 16e9
+"""Memory of a GPU that gets the full budget; smaller ones begin with less, so that fewer batches must be halved."""
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 """In the messages of the plain RuntimeErrors of torch's CPU allocator, CUDA, cuBLAS and cuDNN."""
+
+
+def default_budget(modality: str, device: torch.device) -> float:
+    """Return the padded seconds or tokens of a batch where neither a flag nor the store says.
+
+    A GPU with less than `FULL_BUDGET_BYTES` has a budget in proportion, at least that of a CPU.
+    """
+    budgets = BATCH_TOKENS if modality == "text" else BATCH_SECONDS
+    if device.type != "cuda":
+        return budgets["cpu"]
+    total = torch.cuda.get_device_properties(device).total_memory
+    return max(budgets["cpu"], budgets["cuda"] * min(1.0, total / FULL_BUDGET_BYTES))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

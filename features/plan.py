@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from features.audio import AudioError, inspect_segment
 from features.batching import padding_share, plan_batches
 from features.encoders.base import Encoder
@@ -24,10 +22,6 @@ from features.store.rejected import Rejection, Rejections
 from features.store.writer import PART_BYTES, PART_ROWS
 from features.text import TokenCounts
 
-BATCH_SECONDS = {"cpu": 8.0, "cuda": 480.0}
-BATCH_TOKENS = {"cpu": 2048.0, "cuda": 32768.0}
-FULL_BUDGET_BYTES = 16e9
-"""Memory of a GPU that gets the full budget; smaller ones begin with less, so that fewer batches must be halved."""
 MAX_BATCH = 256
 CHANGED_SHOWN = 5
 UNITS = 32
@@ -188,18 +182,6 @@ def make_plan(
         token_counts=encoder.count_tokens(map(transcript_of, utterances)) if encoder.modality == "text" else None,
         budget=budget,
     )
-
-
-def default_budget(modality: str, device: torch.device) -> float:
-    """Return the padded seconds or tokens of a batch where neither a flag nor the store says.
-
-    A GPU with less than `FULL_BUDGET_BYTES` has a budget in proportion, at least that of a CPU.
-    """
-    budgets = BATCH_TOKENS if modality == "text" else BATCH_SECONDS
-    if device.type != "cuda":
-        return budgets["cpu"]
-    total = torch.cuda.get_device_properties(device).total_memory
-    return max(budgets["cpu"], budgets["cuda"] * min(1.0, total / FULL_BUDGET_BYTES))
 
 
 def plan_units(

@@ -24,7 +24,8 @@ from features.encoders.base import Encoder
 from features.errors import InputError
 from features.inputs import SAMPLE_RATE, read_audio, transcript_of
 from features.manifest import Utterance
-from features.plan import MAX_BATCH, default_budget
+from features.memory import default_budget
+from features.plan import MAX_BATCH
 from features.progress import Progress
 from features.ragged import Ragged
 from features.store.rejected import Rejection

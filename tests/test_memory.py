@@ -22,8 +22,7 @@ from features.encoders.selector import EncoderSettings, parse_selector
 from features.errors import InputError
 from features.layer_means import LayerMeans
 from features.manifest import read_manifests
-from features.memory import MemoryBudget, is_out_of_memory
-from features.plan import default_budget
+from features.memory import MemoryBudget, default_budget, is_out_of_memory
 from features.progress import no_bar
 from features.ragged import Ragged, segment_mean
 from features.store.rejected import read_rejected

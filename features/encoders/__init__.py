@@ -56,7 +56,9 @@ TEXT_ENCODERS: dict[str, EncoderSpec] = {
         width="384 xsmall, 768 base",
         layers="12",
         rate="1 a subword, [CLS] first",
-        needs="a checkpoint: hub id or folder; sentencepiece and protobuf (extra `segment`)",
+        needs="videberta=FOLDER with config.json, spm.model, the released weights as pytorch_model.bin and the "
+        "generator's as pytorch_model.generator.bin (the release holds only the difference to the generator's embedding, under "
+        "other file names); sentencepiece, protobuf and pyvi (extra `segment`)",
         licence="see the checkpoint",
         settings=("segmenter", "tone_style"),
     ),

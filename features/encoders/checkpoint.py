@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from features.encoders.base import Encoder
 from features.encoders.checkpoint_files import TEXTS, WEIGHTS, check_files
 from features.encoders.selector import Selector, short_model_name
+from features.encoders.shared_embeddings import fill_shared_embeddings
 from features.errors import InputError
 from features.store.identity import write_atomically
 
@@ -68,15 +69,17 @@ def explained(selector: Selector, location: str) -> Iterator[None]:
         raise
     except Exception as error:  # transformers raises nearly any type for a damaged file
         check_files(selector, location, WEIGHTS)
+        needs = ""
         if Path(location).is_dir():
             files = ", ".join(sorted(path.name for path in Path(location).iterdir())) or "nothing"
             looked = f"the folder {location}, which holds {files}"
         else:
             looked = f"{location!r} in the local hub cache and on the hub (there is no folder of that name)"
+            needs = f"\n{selector.name} needs {selector.spec.needs}"
         raise InputError(
             f"{selector.flag}: the checkpoint could not be loaded from {looked}: {_reason(error)}\n"
             f"Give a local folder with config.json, {NEEDED[selector.modality]} and model.safetensors: "
-            f"--{selector.modality}-encoder {selector.name}=/path/to/folder"
+            f"--{selector.modality}-encoder {selector.name}=/path/to/folder{needs}"
         ) from error
 
 
@@ -124,6 +127,7 @@ def load_complete(
             ignore_mismatched_sizes=True,  # they are refused below, with their names
             trust_remote_code=False,
         )
+        fill_shared_embeddings(selector, location, model, info)
         _restore_constants(model)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InputError(f"{selector.flag}: {location} must hold merged weights, found adapters: merge them first")

@@ -122,13 +122,19 @@ def encode(
 
     def compute(part: list[int]) -> list[list[Array]]:
         outputs = encoder.forward_layers(Ragged.from_sequences([prepared[i] for i in part]).to(device))
-        return [[sequence.float().cpu().numpy() for sequence in output.split()] for output in outputs]
+        return [_on_host(output) for output in outputs]
 
     with torch.inference_mode():
         for part, layers in budget.run(spoken, costs, compute):
             for place, i in enumerate(part):
                 results[i] = None if layers is None else [sequences[place] for sequences in layers]
     return results
+
+
+def _on_host(output: Ragged) -> list[Array]:
+    """Return the sequences (T_i, D) float32, after one copy from the device for all of them."""
+    values = output.values.float().cpu()
+    return [sequence.numpy() for sequence in values.split(output.sizes)]
 
 
 def _to_dtype(features: Array, dtype: np.dtype[Any], utterance_id: str) -> Array:

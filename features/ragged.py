@@ -15,12 +15,21 @@ def padding_mask(lengths: Tensor, max_length: int) -> Tensor:
     return torch.arange(max_length, device=lengths.device) < lengths[:, None]
 
 
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Copy a tensor to a device; from the host to a GPU through pinned memory, so that nothing waits for the copy."""
+    device = torch.device(device)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 @dataclass(frozen=True, eq=False)
 class Ragged:
     """B sequences, packed one after another: values (sum T, ...) with lengths (B,).
 
-    The layout (everything but `values`) is made once, from host integers, so that no operation here waits for a
-    device. Make one with `from_sequences`, `from_lengths` or `from_padded`.
+    The layout (everything but `values`) is made once for each batch, on the device of the values, and its host integers
+    travel with it, so that no operation here waits for a device. Make one with `from_sequences`, `from_lengths` or
+    `from_padded`.
     """
 
     values: Tensor
@@ -40,12 +49,16 @@ class Ragged:
         sizes = tuple(int(size) for size in sizes)
         if any(size < 0 for size in sizes) or sum(sizes) != values.shape[0]:
             raise ValueError(f"lengths must be >= 0 and add up to the {values.shape[0]} rows given, found {sizes}")
-        device = values.device
-        lengths = torch.tensor(sizes, dtype=torch.int64)
-        offsets = lengths.cumsum(0) - lengths  # (B,)
-        segments = torch.repeat_interleave(torch.arange(len(sizes)), lengths, output_size=sum(sizes))
-        index = torch.arange(sum(sizes)) + (segments * max(sizes, default=0) - offsets[segments])
-        return Ragged(values, lengths.to(device), sizes, segments.to(device), index.to(device))
+        return Ragged.derived(values, to_device(torch.tensor(sizes, dtype=torch.int64), values.device), sizes)
+
+    @staticmethod
+    def derived(values: Tensor, lengths: Tensor, sizes: Sequence[int]) -> Ragged:
+        """Wrap values (sum T, ...) with lengths (B,) int64 on their device, which equal `sizes`: no copy is made."""
+        sizes, device = tuple(sizes), values.device
+        shifts = torch.arange(len(sizes), device=device) * max(sizes, default=0) - (lengths.cumsum(0) - lengths)  # (B,)
+        segments = torch.repeat_interleave(lengths, output_size=sum(sizes))
+        index = torch.arange(sum(sizes), device=device) + shifts[segments]
+        return Ragged(values, lengths, sizes, segments, index)
 
     @staticmethod
     def of_layout(sizes: Sequence[int], device: torch.device | str = "cpu") -> Ragged:
@@ -106,13 +119,10 @@ class Ragged:
         """Return the B sequences (T_i, ...) as views."""
         return list(self.values.split(self.sizes))
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Ragged:
-        """Move everything to a device."""
-        values, lengths, segments, index = (
-            tensor.to(device, non_blocking=non_blocking)
-            for tensor in (self.values, self.lengths, self.segments, self.index)
-        )
-        return Ragged(values, lengths, self.sizes, segments, index)
+    def to(self, device: torch.device | str) -> Ragged:
+        """Copy the values to a device and make the layout anew there."""
+        values = to_device(self.values, device)
+        return self if values is self.values else Ragged.from_lengths(values, self.sizes)
 
 
 def concatenate(first: Ragged, second: Ragged) -> Ragged:
@@ -126,7 +136,7 @@ def concatenate(first: Ragged, second: Ragged) -> Ragged:
     rows_second = torch.arange(second.total, device=before.device) + after[second.segments]
     values = first.values.new_empty((sum(sizes), *first.values.shape[1:]))
     values = values.index_copy(0, rows_first, first.values).index_copy(0, rows_second, second.values)
-    return Ragged.from_lengths(values, sizes)
+    return Ragged.derived(values, first.lengths + second.lengths, sizes)
 
 
 def segment_sum(ragged: Ragged) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from features.ragged import Ragged
+from features.ragged import Ragged, to_device
 from features.random_streams import Purpose, generator
 from mervn.config import TrainingOptions
 from mervn.streams import modality_of
@@ -67,7 +67,7 @@ def _zero_spans(stream: Ragged, shares: np.ndarray[tuple[int], np.dtype[np.float
         kept[first : first + span] = 0
         start += size
     shape = (-1,) + (1,) * (stream.values.ndim - 1)
-    return stream.replace(stream.values * kept.to(stream.values.device).view(shape))
+    return stream.replace(stream.values * to_device(kept, stream.values.device).view(shape))
 
 
 @dataclass(frozen=True)

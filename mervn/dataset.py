@@ -19,7 +19,7 @@ from features.inputs import InputComparison
 from features.label_names import lookalike_hint
 from features.manifest import Utterance
 from features.progress import Say, silent
-from features.ragged import Ragged
+from features.ragged import Ragged, to_device
 from features.store.rejected import read_rejected
 from features.text import syllables
 from mervn.sequences import Sequences
@@ -57,12 +57,14 @@ class Split:
         for name, layers in self.streams.items():
             rows = [sequences.gather(indices) for sequences in layers]
             values = rows[0] if len(rows) == 1 else torch.stack(rows, dim=1)
-            streams[name] = Ragged.from_lengths(values.to(device).float(), [layers[0].sizes[i] for i in indices])
+            streams[name] = Ragged.from_lengths(
+                to_device(values, device).float(), [layers[0].sizes[i] for i in indices]
+            )
         return streams
 
     def batch_targets(self, indices: Sequence[int], device: torch.device) -> Tensor:
         """Return the targets (B,) int64 of some utterances."""
-        return torch.from_numpy(self.targets[list(indices)]).to(device)
+        return to_device(torch.from_numpy(self.targets[list(indices)]), device)
 
     @property
     def rows(self) -> dict[str, list[int]]:

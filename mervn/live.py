@@ -27,7 +27,7 @@ from features.manifest import Utterance
 from features.memory import default_budget
 from features.plan import MAX_BATCH
 from features.progress import Progress
-from features.ragged import Ragged
+from features.ragged import Ragged, to_device
 from features.store.rejected import Rejection
 from features.text import segmented_message, syllables, text_sha256
 from mervn.augmentation import SpecMask
@@ -194,7 +194,7 @@ class LiveSplit:
 
     def batch_targets(self, indices: Sequence[int], device: torch.device) -> Tensor:
         """Return the targets (B,) int64 of some utterances."""
-        return torch.from_numpy(self.targets[list(indices)]).to(device)
+        return to_device(torch.from_numpy(self.targets[list(indices)]), device)
 
     def _waves(self, indices: Sequence[int]) -> list[Tensor]:
         """Return the waveforms of a batch; InputError where a file is not what it was before training."""

@@ -40,8 +40,8 @@ class Projection(nn.Module):
 def _with_row(stream: Ragged, row: Tensor) -> Ragged:
     """Return the stream with a row (1, D) in the place of every empty sequence."""
     empty = [int(size == 0) for size in stream.sizes]
-    rows = Ragged.from_lengths(row.expand(sum(empty), -1).to(stream.values.dtype), empty)
-    return concatenate(stream, rows.to(stream.values.device))
+    rows = Ragged.derived(row.expand(sum(empty), -1).to(stream.values.dtype), (stream.lengths == 0).long(), empty)
+    return concatenate(stream, rows)
 
 
 class LayerMix(nn.Module):

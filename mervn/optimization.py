@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,11 @@ def resolve_amp(amp: str, device: torch.device) -> str:
 def computes_bf16(device: torch.device) -> bool:
     """Tell whether a device has instructions for bf16; where it emulates them, bf16 is slower than fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     try:
-        known: dict[str, Any] = torch.cpu.get_capabilities()  # type: ignore[attr-defined]
+        known: Mapping[str, Any] = torch.cpu.get_capabilities()
         return any(known.get(name) for name in BF16_FLAGS)
     except (AttributeError, RuntimeError):  # an older torch, or a wheel without it
         return bool(BF16_FLAGS & _cpu_flags(CPUINFO))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from features.store.reader import FeatureStore
 
 SHARE = 0.5
 """Of the free memory, which features may fill where no budget is given."""
+CHUNK_BYTES = 1 << 26
+"""Of features copied to a GPU at once."""
 
 
 class Sequences:
@@ -43,14 +45,33 @@ class Sequences:
         return self._flat is not None
 
     def load(self, device: torch.device) -> None:
-        """Copy all sequences into one tensor (sum T, D) on a device."""
-        flat = torch.empty(
-            (self._starts[-1], self.store.dim), dtype=torch.from_numpy(np.empty(0, self.store.dtype)).dtype
-        )
-        for start, name in zip(self._starts, self.utterance_ids, strict=False):
-            values = self.store.check(name)
-            flat[start : start + len(values)].numpy()[:] = values
-        self._flat = flat.to(device)
+        """Copy all sequences into one tensor (sum T, D) on a device; of the host's memory one chunk is used for it."""
+        dtype = torch.from_numpy(np.empty(0, self.store.dtype)).dtype
+        flat = torch.empty((self._starts[-1], self.store.dim), dtype=dtype, device=device)
+        if device.type == "cpu":
+            self._fill(flat, 0, len(self))
+        else:
+            for first, last in self._chunks():
+                start, end = self._starts[first], self._starts[last]
+                host = torch.empty((end - start, self.store.dim), dtype=dtype)
+                self._fill(host, first, last)
+                flat[start:end].copy_(host)
+        self._flat = flat
+
+    def _fill(self, host: Tensor, first: int, last: int) -> None:
+        """Copy the sequences first..last - 1, checked, into a tensor that holds just these."""
+        into = host.numpy()
+        for i in range(first, last):
+            start, end = (self._starts[place] - self._starts[first] for place in (i, i + 1))
+            into[start:end] = self.store.check(self.utterance_ids[i])
+
+    def _chunks(self) -> Iterator[tuple[int, int]]:
+        """Yield ranges of sequences of at most CHUNK_BYTES, or of a single longer one."""
+        frames, first = CHUNK_BYTES // max(1, self.store.dim * self.store.dtype.itemsize), 0
+        for last in range(1, len(self) + 1):
+            if last == len(self) or self._starts[last + 1] - self._starts[first] > frames:
+                yield first, last
+                first = last
 
     def gather(self, indices: Sequence[int]) -> Tensor:
         """Return the rows (sum T, D) of some sequences, one after another, in the store's dtype."""

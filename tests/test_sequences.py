@@ -9,6 +9,7 @@ import pytest
 import torch
 from test_store import damage, make_store, parts, row, write
 from test_train_head import RESULTS, data, made, train  # noqa: F401
+from torch import Tensor
 
 from features.errors import InputError
 from features.inputs import InputComparison
@@ -37,6 +38,22 @@ def test_resident_and_streamed_sequences_are_the_stored_rows(tmp_path: Path) -> 
         wanted = np.concatenate([expected[i] for i in indices])
         for sequences in (streamed, resident):
             np.testing.assert_array_equal(sequences.gather(indices).numpy(), wanted)
+
+
+def test_a_device_is_filled_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences = make_sequences(tmp_path)
+    width = sequences.num_bytes // 16
+    for frames, chunks in ((16, [(0, 5)]), (7, [(0, 2), (2, 3), (3, 5)]), (1, [(i, i + 1) for i in range(5)])):
+        monkeypatch.setattr("mervn.sequences.CHUNK_BYTES", frames * width)
+        assert list(sequences._chunks()) == chunks
+    copied: list[Tensor] = []
+    monkeypatch.setattr("mervn.sequences.CHUNK_BYTES", 7 * width)
+    monkeypatch.setattr(Tensor, "copy_", lambda _, host: copied.append(host))
+    sequences.load(torch.device("meta"))
+    whole = make_sequences(tmp_path)
+    whole.load(CPU)
+    assert [len(host) for host in copied] == [5, 7, 4]  # never the whole of them on the host
+    assert torch.equal(torch.cat(copied), whole.gather(range(5)))
 
 
 def test_the_budget_decides_and_says_so(tmp_path: Path) -> None:

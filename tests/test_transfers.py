@@ -1,0 +1,130 @@
+"""No head waits for a device: on meta tensors nothing is copied from or to the host, and no value is looked at."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from features.encode import encode
+from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
+from features.ragged import Ragged, concatenate, to_device
+from mervn.fusion import FUSIONS
+from mervn.invariance import SHAPES, SIZES, maker
+from mervn.registry import POOLINGS
+
+META = torch.device("meta")
+CASES = [(fusion, pooling) for fusion in FUSIONS for pooling in POOLINGS if (fusion, pooling) != ("audio", "cls")]
+
+
+class Crossings(TorchDispatchMode):
+    """Lists the operations that read or make tensors on the host and on the device: copies, and what mixes them.
+
+    Numbers (tensors of no dimension) are passed to a kernel without a copy and do not count, unless they are copied.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        tensors = [x for x in pytree.tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
+        if len({x.device.type for x in tensors if x.ndim or name in ("_to_copy", "copy_")}) > 1:
+            self.found.append(name)
+        return result
+
+
+def streams_on_device() -> dict[str, Ragged]:
+    return {
+        name: Ragged.from_lengths(torch.empty(sum(SIZES[name]), shape.width, device=META), SIZES[name])
+        for name, shape in SHAPES.items()
+    }
+
+
+@pytest.mark.parametrize("missing", ["token", "none"])
+@pytest.mark.parametrize(("fusion", "pooling"), CASES)
+def test_a_step_of_a_head_copies_nothing_and_waits_for_nothing(
+    fusion: str, pooling: str, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)  # which torch does not answer for meta
+    head = maker(fusion=fusion, pooling=pooling, missing=missing)(0).to(META).train()
+    streams = streams_on_device()
+    with Crossings() as crossings:
+        logits = head(streams)
+        logits.sum().backward()
+    assert logits.device == META and crossings.found == []
+
+
+LOOKS: dict[str, Callable[[Ragged], Any]] = {
+    "item": lambda x: x.lengths.max().item(),
+    "tolist": lambda x: x.lengths.tolist(),
+    "nonzero": lambda x: x.values.nonzero(),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_control_looking_at_a_value_fails(look: str) -> None:
+    with pytest.raises((RuntimeError, NotImplementedError), match=r"(?i)meta"):
+        LOOKS[look](streams_on_device()["text"])
+
+
+def test_control_a_layout_from_the_host_is_noticed() -> None:
+    x = streams_on_device()["text"]
+    with Crossings() as crossings:
+        joined = concatenate(x, x)
+        assert crossings.found == []
+        Ragged.from_lengths(joined.values, joined.sizes)  # as `concatenate` once did, three times
+    assert crossings.found == ["_to_copy"]
+
+
+def test_a_batch_goes_to_a_device_in_two_copies() -> None:
+    x = Ragged.from_lengths(torch.empty(5, 3), [2, 0, 3])
+    with Crossings() as crossings:
+        there = x.to(META)
+    assert crossings.found == ["_to_copy"] * 2  # values and lengths
+    assert {t.device for t in (there.values, there.lengths, there.segments, there.index)} == {META}
+    assert x.to("cpu") is x
+
+
+def test_a_layout_is_the_same_wherever_it_is_derived() -> None:
+    sizes = (3, 0, 5, 1)
+    x = Ragged.from_lengths(torch.empty(9, 2), sizes)
+    assert x.lengths.tolist() == list(sizes)
+    assert x.segments.tolist() == [0, 0, 0, 2, 2, 2, 2, 2, 3]
+    assert x.index.tolist() == [0, 1, 2, 10, 11, 12, 13, 14, 15]
+
+
+def test_extraction_copies_once_for_each_batch_and_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Fourier2Vec({**DEFAULTS, "dim": 16, "num_layers": 1}, (0, "last")).eval()
+    waves, cpu, copies = [torch.randn(n) for n in (1600, 0, 4000, 800)], Tensor.cpu, []
+    monkeypatch.setattr(Tensor, "cpu", lambda self: copies.append(self.shape) or cpu(self))
+    found = encode(waves, encoder, torch.device("cpu"))
+    sizes = [encoder.get_feat_lengths(len(wave)) if len(wave) else 0 for wave in waves]
+    assert copies == [(sum(sizes), 16)] * 2
+    assert [[len(features) for features in layers or ()] for layers in found] == [[size] * 2 for size in sizes]
+
+
+class Host:
+    """Stands for a tensor on the host and tells how it was copied."""
+
+    device = torch.device("cpu")
+    pinned = False
+
+    def pin_memory(self) -> "Host":
+        found = Host()
+        found.pinned = True
+        return found
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> tuple[str, bool, bool]:
+        return device.type, self.pinned, non_blocking
+
+
+def test_only_a_gpu_copies_from_pinned_memory_without_waiting() -> None:
+    host: Any = Host()
+    assert to_device(host, "cuda:1") == ("cuda", True, True)
+    assert to_device(host, META) == ("meta", False, False)

@@ -129,14 +129,14 @@ class Compaction:
 
 
 @contextmanager
-def _maintaining(store: Path) -> Iterator[FeatureStore]:
-    """Open a store that no other process compacts, converts or removes meanwhile."""
+def _maintaining(store: Path) -> Iterator[Claims]:
+    """Keep other processes from compacting, converting or removing a store meanwhile."""
     read_store_info(store)
     with Claims([store]) as claims:
         if not claims.take(MAINTENANCE):
             holders = ", ".join(claims.holders([MAINTENANCE])) or "another process"
             raise InputError(f"{store} is being compacted or converted by {holders}; wait for it, or stop it")
-        yield FeatureStore(store)
+        yield claims
 
 
 def compact(store: Path) -> Compaction:
@@ -144,7 +144,8 @@ def compact(store: Path) -> Compaction:
 
     New parts are committed before old ones go, so that a reader, or a crash, finds every row at any moment.
     """
-    with _maintaining(store) as opened:
+    with _maintaining(store) as claims:
+        opened = FeatureStore(store)
         parts = opened.parts
         live = {part.path: opened.part_rows(part) for part in parts}
         superseded = sum(len(part.utterance_ids) - len(live[part.path]) for part in parts)
@@ -152,11 +153,11 @@ def compact(store: Path) -> Compaction:
         # if sources were remembered, every part takes in where its audio is now
         old = [part for part in parts if remembered or not _is_full(part, live[part.path])]
         if len(old) > 1 or superseded or remembered:
-            written = _rewrite(opened, old, live, None)
+            written = _rewrite(opened, old, live, None, claims.token)
             announce_removal(store)
             for part in old:
                 if part.path not in written:
-                    remove(part.path)
+                    remove(part.path, claims.token)
             (store / SOURCES_FILE).unlink(missing_ok=True)
             sync_folder(store)
     return Compaction(len(parts), len(part_paths(store)), superseded)
@@ -170,21 +171,23 @@ def _is_full(part: Part, live: list[str]) -> bool:
 
 def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
     """Rewrite a store's parts in a format, one after another; return how many. InputError names a damaged part."""
-    with _maintaining(store) as opened:
+    with _maintaining(store) as claims:
+        opened = FeatureStore(store)
         old = [part for part in opened.parts if format_of(part.path) != kind]
         live = {part.path: opened.part_rows(part) for part in old}
         for part in old:
-            _rewrite(opened, [part], live, kind)
+            _rewrite(opened, [part], live, kind, claims.token)
             announce_removal(store)
-            remove(part.path)
+            remove(part.path, claims.token)
             update(1)
         sync_folder(store)
     return len(old)
 
 
-def _rewrite(store: FeatureStore, parts: Iterable[Part], live: dict[Path, list[str]], kind: str | None) -> set[Path]:
+def _rewrite(
+    store: FeatureStore, parts: Iterable[Part], live: dict[Path, list[str]], kind: str | None, token: str
+) -> set[Path]:
     """Write the rows of parts that count into new parts, checked on the way, and return those."""
-    token = new_token()
     groups: dict[tuple[int, str, str], list[str]] = {}
     for part in parts:
         group = part.generation, kind or format_of(part.path), json.dumps(part.made_with, sort_keys=True)

@@ -224,17 +224,19 @@ def crc32(values: Array) -> int:
     return zlib.crc32(np.ascontiguousarray(values).data)
 
 
-def remove(path: Path) -> None:
-    """Remove a part or a temporary; a folder vanishes from sight first."""
+def remove(path: Path, token: str | None = None) -> None:
+    """Remove a part or a temporary; a folder vanishes from sight first, as one of `token`'s temporaries if given."""
     if path.is_dir() and not path.is_symlink():
-        remove_folder(path)
+        remove_folder(path.rename(path.with_name(f".{path.name}.{token}.tmp")) if token else path)
     else:
         path.unlink(missing_ok=True)
 
 
 def num_bytes(path: Path) -> int:
-    """Return the bytes of a part on disk."""
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+    """Return the bytes of a part on disk; FileNotFoundError if it has gone."""
+    if path.lstat() and path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _format(path: Path) -> Format:

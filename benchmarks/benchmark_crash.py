@@ -167,11 +167,9 @@ def undisturbed(setting: Setting, features: Path, encoder: str) -> tuple[dict[st
 def wait_for_work(process: subprocess.Popen[str], features: Path, encoder: str) -> None:
     """Wait until the first unit is claimed."""
     deadline = time.monotonic() + LONG_S
-    known = store_of(features, encoder)
-    parts = len(part_paths(known)) if known else 0
     while process.poll() is None and time.monotonic() < deadline:
         path = store_of(features, encoder)
-        if path is not None and (under_way(path) or len(part_paths(path)) > parts):
+        if under_way(path):
             return
         time.sleep(0.001)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cli.options import command
 from cli.output import Output
 from features.config import EncodersOptions
@@ -27,7 +25,9 @@ def encoders(options: EncodersOptions, output: Output) -> None:
     for registry in ENCODERS.values():
         for name, spec in registry.items():
             output.result(f"{name}: {spec.description}. Needs {spec.needs}. Licence: {spec.licence}.")
-    output.result("name one as NAME[=MODEL][@LAYER], MODEL a hub id or a folder: whisper=openai/whisper-base@4")
+    output.result(
+        "name one as NAME[=MODEL][@LAYER], MODEL a folder or a hub id (ID#REVISION): whisper=openai/whisper-base@4"
+    )
     output.document({"encoders": documents})
 
 
@@ -39,7 +39,6 @@ def _present(spec: EncoderSpec) -> str:
     """Say whether the default model can be loaded without the hub: from the local cache, or because it needs none."""
     if spec.model is None:
         return "yes" if spec.makes_weights else "give one"
-    from huggingface_hub.constants import HF_HUB_CACHE
+    from features.encoders.hub import is_cached
 
-    folder = Path(HF_HUB_CACHE) / ("models--" + spec.model.replace("/", "--")) / "snapshots"
-    return "yes" if any(folder.glob("*/config.json")) else "no"
+    return "yes" if is_cached(spec.model, spec.files) else "no"

@@ -29,6 +29,7 @@ def layers(options: LayersOptions, output: Output) -> None:
     EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check([selector])
     data = resolve_data(options.data)
 
+    from features.command_lines import DataPlace, extract_command, settings_flags
     from features.extract import settings_from
     from mervn.layers import probe_layers
 
@@ -46,7 +47,8 @@ def layers(options: LayersOptions, output: Output) -> None:
         f"({report.n['train']} train, {report.n['valid']} valid utterances{left_out})"
     )
     best = replace(selector, layers=(report.best.layer,))
-    output.result(f"extract it: mervn extract {best.flag}")
+    place = DataPlace(data, settings.features_dir, options.audio_root)
+    output.result(f"extract it:\n  {extract_command(place, best, *settings_flags(options))}")
     output.document(
         {
             "store": str(report.store),

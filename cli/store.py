@@ -29,28 +29,31 @@ def list_(options: StoreListOptions, output: Output) -> None:
     """List the stores of a features folder."""
     from features.store.faults import UnreadablePartError
     from features.store.index import damaged_stores, features_folder, list_stores
+    from features.store.models import describe_models
     from features.store.reader import FeatureStore
 
     folder = options.features_dir or features_folder(None, resolve_data(options.data))
     rows: list[Sequence[object]] = []
     documents: list[dict[str, object]] = []
     for info in list_stores(folder, means=True):
-        document: dict[str, object] = {"path": str(info.path), "identity": info.hash, "encoder": info.encoder}
-        weights, dtype = str(info.provenance["weights"]), info.identity["store_dtype"]
+        model, weights, dtype = describe_models(info), str(info.provenance["weights"]), info.identity["store_dtype"]
+        document: dict[str, object] = {
+            "path": str(info.path), "identity": info.hash, "encoder": info.encoder, "model": model
+        }  # fmt: skip
         try:
             store = FeatureStore(info.path)
         except UnreadablePartError as error:
-            rows.append((info.path, "unreadable", "-", dtype, error.why))
+            rows.append((info.path, "unreadable", "-", dtype, error.why, model))
             documents.append({**document, "unreadable": error.why})
             continue
         except InputError:
-            rows.append((info.path, "damaged", "-", dtype, "mervn store verify says which part"))
+            rows.append((info.path, "damaged", "-", dtype, "mervn store verify says which part", model))
             documents.append({**document, "damaged": True})
             continue
-        rows.append((info.path, len(store), f"{store.num_bytes / 1e6:.1f}", dtype, weights))
+        rows.append((info.path, len(store), f"{store.num_bytes / 1e6:.1f}", dtype, weights, model))
         documents.append({**document, "utterances": len(store), "bytes": store.num_bytes, "weights": weights})
     if rows:
-        output.table(("store", "utterances", "MB", "dtype", "weights"), rows)
+        output.table(("store", "utterances", "MB", "dtype", "weights", "model"), rows)
     else:
         output.result(f"no stores in {folder}")
     refused = [str(error) for error in damaged_stores(folder)]

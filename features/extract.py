@@ -17,7 +17,6 @@ import torch
 from features.config import EncodeOptions
 from features.encode import refuse_seen, resolve_device
 from features.encoders.base import Encoder, load_encoder
-from features.encoders.checkpoint import CONFIG_FILE
 from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector
 from features.errors import InputError
 from features.extract_report import StoreResult, announce, make_result
@@ -33,9 +32,9 @@ from features.store.batching_budget import agree_on_budget, recorded_budget, ref
 from features.store.claims import Claims
 from features.store.identity import create_store
 from features.store.index import features_folder
-from features.store.provenance import provenance
+from features.store.provenance import provenance, record_encoder
 from features.store.rejected import REJECTED_FILE, Rejection, record_rejected
-from features.store.writer import choose_format, disk_error
+from features.store.writer import choose_format
 from features.work import Destination, Engine, LocalEngine, Worker
 
 
@@ -127,14 +126,7 @@ def extract_stream(
         folders = [target.store.path if target.store else settings.features_dir for target in plan.targets]
         return [make_result(plan, t, str(f), 0) for f, t in zip(folders, plan.targets, strict=True)]
     infos = [create_store(settings.features_dir, identity, known, encoder.model_name) for identity in identities]
-    for info in infos:
-        if encoder.tuned is not None:
-            encoder.tuned.save(info.path)
-        if encoder.is_random and not (info.path / "encoder" / CONFIG_FILE).exists():
-            try:
-                encoder.save(info.path / "encoder")
-            except OSError as error:
-                raise disk_error(info, error) from error
+    infos = [record_encoder(info, encoder) for info in infos]
     destinations = [
         Destination(info, target.generation, choose_format(info, settings.format))
         for info, target in zip(infos, plan.targets, strict=True)

@@ -27,7 +27,7 @@ class LayerMeans(Encoder):
         self.dim, self.num_layers, self.config = inner.dim, inner.num_layers, inner.config
         self.layers = (MEANS,)
         self.model_name, self.weights_note = inner.model_name, inner.weights_note
-        self.weights_sha256, self.tuned = inner.weights_sha256, inner.tuned
+        self.weights_sha256, self.tuned, self.source = inner.weights_sha256, inner.tuned, inner.source
         self.eval()
 
     @classmethod

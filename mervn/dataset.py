@@ -20,7 +20,7 @@ from features.label_names import lookalike_hint
 from features.manifest import Utterance
 from features.progress import Say, silent
 from features.ragged import Ragged, to_device
-from features.store.rejected import read_rejected
+from features.store.rejected import REJECTED_FILE, read_rejected
 from features.text import syllables
 from mervn.sequences import Sequences
 from mervn.streams import Stream
@@ -156,19 +156,21 @@ def _audio_seconds(utterances: Sequence[Utterance], stream: Stream | None) -> np
 def _missing_error(name: str, missing: Sequence[Utterance], streams: Mapping[str, Stream]) -> InputError:
     lines = [f"{name}: {len(missing)} utterances have no features in every store:"]
     for stream in streams.values():
-        lacking_any = False
+        extractable, listed = False, set()
         for store in stream.stores:
             lacking = [u for u in missing if u.utterance_id not in store]
             rejected = read_rejected(store.path)
+            extractable = extractable or any(u.utterance_id not in rejected for u in lacking)
+            listed |= {store.path / REJECTED_FILE} if any(u.utterance_id in rejected for u in lacking) else set()
             for utterance in lacking[:SHOWN]:
                 entry = rejected.get(utterance.utterance_id)
                 why = f"rejected: {entry['reason']}" if entry else "not extracted"
                 lines.append(f"  {utterance.file}:{utterance.line} {utterance.utterance_id!r} in {store.path}: {why}")
             if len(lacking) > SHOWN:
                 lines.append(f"  and {len(lacking) - SHOWN} more of {stream.name}")
-            lacking_any = lacking_any or bool(lacking)
-        if lacking_any:
-            lines.append(f"  extract them: mervn extract --{stream.modality}-encoder {stream.selector}")
+        lines += [f"  {path} says why utterances were rejected: repair their input first" for path in sorted(listed)]
+        if extractable:  # those that were rejected would be rejected again
+            lines.append(f"  extract what is not extracted:\n  {stream.extract_command()}")
     lines.append("or go on without them, counted in every result: --allow-missing")
     return InputError("\n".join(lines))
 
@@ -198,5 +200,5 @@ def _check_current(
             raise InputError(
                 f"{name}: the {modality} features of {len(stale)} utterances in {stream.first.path} were made from "
                 f"another {'transcript' if modality == 'text' else 'audio or start, end, channel'}: {places}{more}. "
-                f"Extract them again: mervn extract --{modality}-encoder {stream.selector} --update"
+                f"Extract them again:\n  {stream.extract_command('--update')}"
             )

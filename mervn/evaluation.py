@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from features.command_lines import DataPlace, features_folder
 from features.encode import resolve_device
 from features.encoders.base import Encoder, load_encoder
 from features.encoders.selector import Selector
@@ -19,7 +20,6 @@ from features.manifest import Utterance, manifest_sha256, read_manifests
 from features.progress import Progress, Say, no_bar
 from features.splits import read_fold, read_folds
 from features.store.identity import canonical_json
-from features.store.index import features_folder
 from features.tuned import ENCODERS_FOLDER
 from mervn.config import EvaluateOptions, HeadOptions, LabelOptions
 from mervn.dataset import Split, load_split
@@ -151,7 +151,9 @@ def data_and_streams(config: RunConfig, options: EvaluateOptions) -> tuple[Path,
         folder = Path(config.options["features_dir"])
     given = {m: config.options.get(f"{m}_store") for m in ("audio", "text")} if options.data is None else {}
     explicit = {modality: Path(path) if path else None for modality, path in given.items()}
-    return data, find_streams(config.inputs["stores"], features_folder(folder, data), explicit)
+    audio_root = options.audio_root or config.options.get("audio_root")
+    place = DataPlace(data, features_folder(folder, data), Path(audio_root) if audio_root else None)
+    return data, find_streams(config.inputs["stores"], place, explicit, config.models)
 
 
 def _weights_sha256(run: Path, model: nn.Module) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from features.command_lines import recorded_settings
 from features.encoders import DEFAULT_ENCODERS, ENCODERS
 from features.encoders.base import Encoder, load_whole
 from features.encoders.selector import EncoderSettings, Selector, parse_selectors
@@ -197,9 +198,9 @@ def _configuration(
     }
     if own:
         inputs["modules"] = {role: module.as_json() for role, module in own.items()}
-    return RunConfig(
-        "finetune", known, labelled.labels, inputs, {n: s.as_json() for n, s in shapes_of(encoders).items()}
-    )
+    shapes = {name: shape.as_json() for name, shape in shapes_of(encoders).items()}
+    models = {name: encoder.source.as_json() for name, encoder in encoders.items()}
+    return RunConfig("finetune", known, labelled.labels, inputs, shapes, models)
 
 
 def _train(job: Job, say: Say, progress: Progress, report: Report) -> dict[str, Any]:
@@ -274,20 +275,9 @@ def _seen(encoder: Encoder, name: str, train: LiveSplit | None) -> dict[str, str
 
 
 def _tuned(folder: Path, encoder: Encoder, seen: Mapping[str, str], final: bool) -> Tuned:
-    settings = EncoderSettings(
-        _setting(encoder.config, "segmenter"), _setting(encoder.config, "tone_style"), _mode(encoder)
-    )
+    settings = recorded_settings(encoder.config)
     run = folder.parent.parent.name
     return Tuned(folder, run, encoder.name, encoder.layers, settings, encoder.modality, seen, final)
-
-
-def _setting(config: Mapping[str, Any], key: str) -> str | None:
-    found = config.get(key)
-    return str(found).split(" ")[0] if found else None
-
-
-def _mode(encoder: Encoder) -> str | None:
-    return str(encoder.config["mode"]) if encoder.name == "whisper" else None
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from features.command_lines import recorded_settings
 from features.encoders.checkpoint import CONFIG_FILE
-from features.encoders.selector import EncoderSettings, Selector, parse_selector, parse_selectors
+from features.encoders.selector import EncoderSettings, Selector, parse_selectors
 from features.errors import UsageError
+from features.store.index import StoreQuery
+from features.store.models import KEPT_ENCODER
 from mervn.config import EvaluateOptions, FinetuneOptions, FoldOptions, HeadOptions, LabelOptions
 from mervn.evaluation import data_and_streams, load_head
 from mervn.model import Head
@@ -35,22 +38,14 @@ class InitHead:
         """The encoder of each stream, as it was extracted; random weights come from the store that keeps them."""
         found = {}
         for name, stream in self.streams.items():
-            selector = parse_selector(str(stream.first.info.provenance["selector"]), stream.modality)
-            kept = stream.first.path / "encoder"
-            layers = tuple(store.info.identity["layer"] for store in stream.stores)
-            model = str(kept) if selector.model is None and (kept / CONFIG_FILE).is_file() else selector.model
-            found[name] = replace(selector, model=model, layers=layers)
+            kept, selector = stream.first.path / KEPT_ENCODER, stream.selector
+            random = selector.model is None and (kept / CONFIG_FILE).is_file()
+            found[name] = replace(selector, model=str(kept)) if random else selector
         return found
 
     def settings(self, name: str) -> EncoderSettings:
         """Return what the encoder of a stream was told besides its selector."""
-        known = self.streams[name].first.info.identity["config"]
-        segmenter = known.get("segmenter")
-        return EncoderSettings(
-            segmenter=str(segmenter).split(" ")[0] if segmenter else None,
-            tone_style=known.get("tone_style"),
-            whisper_mode=known.get("mode") if self.streams[name].encoder == "whisper" else None,
-        )
+        return recorded_settings(self.streams[name].first.info.identity["config"])
 
 
 def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | None]:
@@ -96,12 +91,15 @@ def _encoder_faults(options: FinetuneOptions, init: InitHead) -> list[str]:
         text = getattr(options, f"{modality}_encoder")
         if text is None:
             continue
-        there = [s for name, s in init.selectors.items() if modality_of(name) == modality]
+        streams = [stream for name, stream in init.streams.items() if modality_of(name) == modality]
+        there = [init.selectors[stream.name] for stream in streams]
         given = parse_selectors(text, modality)
-        same = len(given) == len(there) and all(
-            a.name == b.name and a.model in (None, b.model) and a.layers in (None, b.layers)
-            for a, b in zip(given, there, strict=True)
-        )
-        if not same:
+        if len(given) != len(streams) or not all(map(_is_stream, given, streams)):
             faults.append(f"  --{modality}-encoder: the run has {'+'.join(map(str, there)) or 'none'}, found {text}")
     return faults
+
+
+def _is_stream(selector: Selector, stream: Stream) -> bool:
+    """Tell whether a selector means the encoder, and the layers if it names any, of a stream."""
+    anywhere = replace(selector, layers=None)
+    return selector.layers in (None, stream.selector.layers) and not StoreQuery(anywhere).differences(stream.first.info)

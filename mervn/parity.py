@@ -102,12 +102,15 @@ def _check_inputs(name: str, stream: Stream, split: LiveSplit) -> None:
     for utterance, sha256, size in zip(split.utterances, split.input_sha256(name), rows, strict=True):
         place = f"{utterance.file}:{utterance.line} {utterance.utterance_id!r}"
         if utterance.utterance_id not in stream:
-            raise InputError(f"parity fails at the inputs: {place} is not in {stream.first.path}; extract it")
+            raise InputError(
+                f"parity fails at the inputs: {place} is not in {stream.first.path}; extract it:\n"
+                f"  {stream.extract_command()}"
+            )
         info = stream.row_info(utterance.utterance_id)
         if info.input_sha256 != sha256:
             raise InputError(
                 f"parity fails at the input hash: {place} has another {stream.modality} than {stream.first.path} was "
-                f"made from: mervn extract --{stream.modality}-encoder {stream.selector} --update"
+                f"made from:\n  {stream.extract_command('--update')}"
             )
         if info.length != size:
             raise InputError(f"parity fails at the lengths: {place} has {size} rows live, {info.length} in the store")

@@ -160,4 +160,5 @@ def configuration(options: TrainHeadOptions, prepared: Prepared) -> RunConfig:
     if own:
         inputs["modules"] = {role: module.as_json() for role, module in own.items()}
     shapes = {name: stream.shape.as_json() for name, stream in streams.items()}
-    return RunConfig("train-head", known, prepared.labels, inputs, shapes)
+    models = {name: stream.model for name, stream in streams.items()}
+    return RunConfig("train-head", known, prepared.labels, inputs, shapes, models)

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class RunConfig:
     """Hashes of the manifests, identities and contents of the stores."""
     streams: Mapping[str, Mapping[str, Any]]
     """The `StreamShape` of each stream."""
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What each stream's model was resolved to; decides nothing, for the inputs hold the identities."""
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class RunConfig:
             "labels": list(self.labels),
             "inputs": dict(self.inputs),
             "streams": {name: dict(shape) for name, shape in self.streams.items()},
+            "models": {name: dict(model) for name, model in self.models.items()},
         }
 
 
@@ -86,7 +89,8 @@ def read_config(run: Path) -> RunConfig:
         if document["schema"] != SCHEMA:
             raise ValueError(f"schema must be {SCHEMA}, found {document['schema']}")
         keys = ("command", "options", "labels", "inputs", "streams")
-        return RunConfig(*(document[key] for key in keys))
+        command, options, labels, inputs, streams = (document[key] for key in keys)
+        return RunConfig(command, options, labels, inputs, streams, document.get("models", {}))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} must be the configuration of a run, but cannot be read: {error!r}") from error
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from features.command_lines import DataPlace, extract_command, features_folder, identity_flags
 from features.encoders import ENCODERS
 from features.encoders.selector import Selector, expand_layers, parse_selectors
 from features.errors import InputError, UsageError
 from features.store.identity import StoreInfo, differing_fields
-from features.store.index import features_folder, list_stores, matching_stores, select_store
+from features.store.index import list_stores, matching_stores, select_store
+from features.store.models import recorded_selector, recorded_source
 from features.store.reader import FeatureStore, RowInfo
 from features.tuned import Tuned, read_tuned
 from mervn.config import StoreOptions
@@ -46,8 +49,8 @@ class StreamShape:
 class Stream:
     """The stores of one encoder, one a layer; what one of them says of an utterance's input holds for all."""
 
-    def __init__(self, name: str, stores: Sequence[FeatureStore]) -> None:
-        self.name, self.stores = name, tuple(stores)
+    def __init__(self, name: str, stores: Sequence[FeatureStore], place: DataPlace) -> None:
+        self.name, self.stores, self.place = name, tuple(stores), place
         self.first = self.stores[0]
         for store in self.stores[1:]:
             differing = set(differing_fields(self.first.info.identity, store.info.identity)) - {"layer"}
@@ -86,9 +89,26 @@ class Stream:
         return tuple(str(store.info.identity["layer"]) for store in self.stores)
 
     @property
-    def selector(self) -> str:
-        """The selector to extract these layers with."""
-        return f"{str(self.first.info.provenance['selector']).partition('@')[0]}@{','.join(self.layers)}"
+    def selector(self) -> Selector:
+        """The selector of these layers; of the models they were extracted with, one that still exists."""
+        layers = tuple(store.info.identity["layer"] for store in self.stores)
+        return replace(recorded_selector(self.first.info), layers=layers)
+
+    def extract_command(self, *flags: str) -> str:
+        """Return the `mervn extract` that adds utterances to these stores."""
+        path = self.first.path.absolute() if len(self.first.path.parts) < 3 else self.first.path
+        place = replace(self.place, features_dir=path.parent.parent)
+        return extract_command(place, self.selector, *self._identity_flags, *flags)
+
+    @property
+    def _identity_flags(self) -> list[str]:
+        return identity_flags(self.first.info.identity, ENCODERS[self.modality][self.encoder].settings)
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The model, as it was resolved, and the flags to extract these stores by; for the record of a run."""
+        flags = [f"--{self.modality}-encoder", str(self.selector), *self._identity_flags]
+        return {**recorded_source(self.first.info).as_json(), "extract": shlex.join(flags)}
 
     @property
     def shape(self) -> StreamShape:
@@ -103,21 +123,23 @@ class Stream:
             if (row.input_sha256, row.length) != (rows[0].input_sha256, rows[0].length):
                 raise InputError(
                     f"{utterance_id!r} has another content in {self.first.path} than in {store.path}: "
-                    f"extract it again: mervn extract --{self.modality}-encoder {self.selector} --update"
+                    f"extract it again:\n  {self.extract_command('--update')}"
                 )
         return rows[0]
 
 
 def open_streams(options: StoreOptions, data: Path, modalities: Sequence[str]) -> dict[str, Stream]:
     """Open the streams that the options mean; InputError says what is wrong with any of them."""
-    folder = features_folder(options.features_dir, data)
+    place = DataPlace(data, features_folder(options.features_dir, data), options.audio_root)
     wanted = _wanted(options, modalities)
     streams: dict[str, Stream] = {}
     faults: list[str] = []
     for name, (selector, path) in wanted.items():
         try:
-            infos = _select(folder, modality_of(name), selector, path, data)
-            streams[name] = Stream(name, [FeatureStore(info.path) for info in infos])
+            infos = _select(place, modality_of(name), selector, path)
+            streams[name] = Stream(name, [FeatureStore(info.path) for info in infos], place)
+        except UsageError:
+            raise
         except InputError as error:
             faults.append(str(error))
     if faults:
@@ -140,32 +162,38 @@ def _wanted(options: StoreOptions, modalities: Sequence[str]) -> dict[str, tuple
     return wanted
 
 
-def _select(folder: Path, modality: str, selector: Selector | None, path: Path | None, data: Path) -> list[StoreInfo]:
+def _select(place: DataPlace, modality: str, selector: Selector | None, path: Path | None) -> list[StoreInfo]:
     """Return the store of each layer that a selector means."""
     if selector is None or selector.layers is None:
-        return [select_store(folder, modality, selector, path, data)]
+        return [select_store(place, modality, selector, path)]
     layers = selector.layers
     if layers == ("all",):
-        known = matching_stores(folder, replace(selector, layers=None))
-        depth = max((int(info.provenance["num_layers"]) for info in known), default=0)
-        layers = expand_layers(layers, depth)
-    return [select_store(folder, modality, replace(selector, layers=(layer,)), path, data) for layer in layers]
+        known = matching_stores(place.features_dir, replace(selector, layers=None))
+        if known:
+            layers = expand_layers(layers, max(int(info.provenance["num_layers"]) for info in known))
+    return [select_store(place, modality, replace(selector, layers=(layer,)), path) for layer in layers]
 
 
 def find_streams(
-    wanted: Mapping[str, Sequence[str]], folder: Path, explicit: Mapping[str, Path | None]
+    wanted: Mapping[str, Sequence[str]],
+    place: DataPlace,
+    explicit: Mapping[str, Path | None],
+    models: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Stream]:
-    """Open the streams of exactly these identities, each a list of hashes; InputError names the one that is not there.
+    """Open the streams of exactly these identities, each a list of hashes; InputError names one that is missing.
 
-    `explicit` holds, by modality, a store outside the folder that a run was trained on.
+    `explicit` holds, by modality, a store outside the folder that a run was trained on; `models` the run's record of
+    each stream's model.
     """
-    return {
-        name: Stream(name, [FeatureStore(_find(modality_of(name), text, folder, explicit)) for text in hashes])
-        for name, hashes in wanted.items()
-    }
+    streams = {}
+    for name, hashes in wanted.items():
+        command = shlex.join(["mervn", "extract", *place.flags]) + f" {models.get(name, {}).get('extract', '')}"
+        paths = [_find(modality_of(name), text, place.features_dir, explicit, command) for text in hashes]
+        streams[name] = Stream(name, [FeatureStore(path) for path in paths], place)
+    return streams
 
 
-def _find(modality: str, wanted: str, folder: Path, explicit: Mapping[str, Path | None]) -> Path:
+def _find(modality: str, wanted: str, folder: Path, explicit: Mapping[str, Path | None], command: str) -> Path:
     infos = list_stores(folder, modality)
     for info in infos:
         if info.hash == wanted:
@@ -176,5 +204,5 @@ def _find(modality: str, wanted: str, folder: Path, explicit: Mapping[str, Path 
     there = ", ".join(info.path.name for info in infos) or "none"
     raise InputError(
         f"the {modality} store of identity {wanted} that this run was trained on is not in {folder} (there: {there}); "
-        f"extract with the same encoder, or give --features-dir"
+        f"give --features-dir, or extract with the same encoder:\n  {command}"
     )

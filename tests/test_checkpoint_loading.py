@@ -69,7 +69,7 @@ def test_a_folder_that_is_not_there_and_a_hub_id_that_cannot_be_reached(tmp_path
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="found the file"):
         load(tmp_path / "file")
-    with pytest.raises(InputError, match=r"in the local hub cache and on the hub.*\n.*--audio-encoder whisper=/path"):
+    with pytest.raises(InputError, match=r"in the local hub cache or on the hub.*\n.*--audio-encoder whisper=/path"):
         load("nobody/no-such-model")
 
 

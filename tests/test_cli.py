@@ -69,10 +69,10 @@ def test_the_configuration_of_a_run_is_taken_back(folder: Path, capsys: Captured
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["train-head"], 1, "mervn extract --text-encoder ENCODER"),
-        (["train-head"], 1, "mervn extract --audio-encoder ENCODER"),
+        (["train-head"], 1, "mervn extract --data data --text-encoder ENCODER"),
+        (["train-head"], 1, "mervn extract --data data --audio-encoder ENCODER"),
         (["train-head", "--audio-encoder", "fourier2vec", "--fusion", "audio"], 1,
-         "mervn extract --audio-encoder fourier2vec"),
+         "mervn extract --data data --audio-encoder fourier2vec"),
         (["train-head", "--fusion", "mean"], 2,
          "--fusion: input should be xattn, bilstm_attn, cnn_bilstm_attn, late, text, audio or FILE.py:Class, found "),
         (["train-head", "--dropout", "1.5", "--epochs", "many"], 2, "--epochs: input should be a valid integer"),
@@ -88,7 +88,7 @@ def test_the_configuration_of_a_run_is_taken_back(folder: Path, capsys: Captured
         (["extract"], 1, "--audio-encoder wav2vec2=/path/to/folder"),
         (["extract", "--text-encoder", "hashed_ngrams", "--segmenter", "pyvi"], 2, "--segmenter changes nothing of"),
         (["extract", "--audio-encoder", "hubert9"], 2, "must name one of data2vec, fourier2vec, hubert"),
-        (["extract", "--audio-encoder", "whisper=nobody/nothing"], 1, "in the local hub cache and on the hub"),
+        (["extract", "--audio-encoder", "whisper=nobody/nothing"], 1, "in the local hub cache or on the hub"),
         (["extract", "--audio-encoder", "fourier2vec", "--splits", "train,dev"], 2, "--splits: input should be"),
         (["extract", "--audio-encoder", "fourier2vec", "--device", "cuda:7"], 1, "--device must be a device"),
         (["evaluate", "nowhere"], 2, "nowhere must be the folder of a run"),

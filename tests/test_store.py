@@ -17,6 +17,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.command_lines import DataPlace
 from features.encoders.selector import parse_selector
 from features.errors import InputError
 from features.store.claims import Claims
@@ -37,7 +38,8 @@ IDENTITY = {
     "store_dtype": "fp16",
     "sample_rate": 16_000,
 }
-PROVENANCE = {"selector": "whisper=/m/tiny@4", "model": "/m/tiny", "model_name": "tiny", "weights": "pretrained"}
+PROVENANCE = {"selector": "whisper=/m/tiny@4", "model": "/m/tiny", "model_name": "tiny", "weights": "pretrained",
+              "models": [{"model": "/m/tiny", "commit": None, "fingerprint": "f" * 32}]}  # fmt: skip
 
 
 def make_store(folder: Path, **changes: Any) -> StoreInfo:
@@ -412,29 +414,29 @@ def test_folders_that_are_no_stores_are_refused(tmp_path: Path) -> None:
 
 def select(folder: Path, text: str | None, path: Path | None = None) -> Path:
     selector = parse_selector(text, "audio") if text else None
-    return select_store(folder, "audio", selector, path, Path("data")).path
+    return select_store(DataPlace(Path("data"), folder), "audio", selector, path).path
 
 
 def test_a_selector_filters_the_stores(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"mervn extract --features-dir .* --audio-encoder whisper@4"):
+    with pytest.raises(InputError, match=r"mervn extract --data data --features-dir .* --audio-encoder whisper@4"):
         select(tmp_path, "whisper@4")
     with pytest.raises(InputError, match="where ENCODER is one of data2vec, fourier2vec, hubert"):
         select(tmp_path, None)
     first = make_store(tmp_path)
-    for text in (None, "whisper", "whisper@4", "whisper=tiny", "whisper=/elsewhere/tiny@4", "whisper=hub/tiny"):
+    for text in (None, "whisper", "whisper@4", "whisper=/m/tiny", "whisper=/m/../m/tiny@4"):
         assert select(tmp_path, text) == first.path
-    for text in ("whisper@5", "whisper=small", "fourier2vec"):
-        with pytest.raises(InputError, match=f"there is no audio store of {text}"):
+    for text in ("whisper@5", "whisper=small", "whisper=tiny", "whisper=hub/tiny", "whisper=/x/tiny", "fourier2vec"):
+        with pytest.raises(InputError, match=f"{text} is not extracted yet"):
             select(tmp_path, text)
     with pytest.raises(InputError, match=r"the nearest is .*-L4-.* with layer 4, wanted 5"):
-        select(tmp_path, "whisper=tiny@5")
+        select(tmp_path, "whisper=/m/tiny@5")
     second = make_store(tmp_path, store_dtype="fp32")
     with pytest.raises(InputError, match="several audio stores match whisper(.|\n)*store_dtype=fp(16|32) .first: fp"):
         select(tmp_path, "whisper")
     assert select(tmp_path, None, second.path) == second.path
     assert len(list_stores(tmp_path)) == 2
     with pytest.raises(InputError, match="--text-store must be a store of text, found audio"):
-        select_store(tmp_path, "text", None, first.path, Path("data"))
+        select_store(DataPlace(Path("data"), tmp_path), "text", None, first.path)
 
 
 def test_the_features_folder_is_given_or_set_or_beside_the_data(monkeypatch: pytest.MonkeyPatch) -> None:

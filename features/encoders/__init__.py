@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+AUDIO_FILES = ("config.json", "preprocessor_config.json|processor_config.json")
+TEXT_FILES = ("config.json", "tokenizer.json|vocab.txt|vocab.json|*.model")
+
 
 @dataclass(frozen=True)
 class EncoderSpec:
@@ -27,6 +30,8 @@ class EncoderSpec:
     """Why the default layer is what it is."""
     settings: tuple[str, ...] = ()
     """The fields of EncoderSettings that it knows."""
+    files: tuple[str, ...] = ()
+    """What is loaded of a checkpoint besides its weights: patterns, `|` between alternatives."""
     makes_weights: bool = True
     """Whether it needs no checkpoint where `model` is None."""
     stride: int = 0
@@ -46,6 +51,7 @@ TEXT_ENCODERS: dict[str, EncoderSpec] = {
         rate="1 a subword, [CLS] first",
         needs="a checkpoint: hub id or folder; pyvi (extra `segment`), or another --segmenter",
         licence="MIT (base, large), AGPL-3.0 (base-v2)",
+        files=("config.json", "vocab.txt", "bpe.codes"),
         settings=("segmenter", "tone_style"),
     ),
     "videberta": EncoderSpec(
@@ -60,6 +66,7 @@ TEXT_ENCODERS: dict[str, EncoderSpec] = {
         "generator's as pytorch_model.generator.bin (the release holds only the difference to the generator's embedding, under "
         "other file names); sentencepiece, protobuf and pyvi (extra `segment`)",
         licence="see the checkpoint",
+        files=TEXT_FILES,
         settings=("segmenter", "tone_style"),
     ),
     "transformer": EncoderSpec(
@@ -72,6 +79,7 @@ TEXT_ENCODERS: dict[str, EncoderSpec] = {
         rate="1 a subword",
         needs="a checkpoint: transformer=ID or transformer=FOLDER",
         licence="see the checkpoint",
+        files=TEXT_FILES,
         settings=("segmenter", "tone_style"),
         makes_weights=False,
     ),
@@ -101,6 +109,7 @@ AUDIO_ENCODERS: dict[str, EncoderSpec] = {
         rate="50 Hz",
         needs="a checkpoint: hub id or folder",
         licence="Apache-2.0",
+        files=AUDIO_FILES,
         reason=MIDDLE,
         stride=320,
         centre=200.0,
@@ -115,6 +124,7 @@ AUDIO_ENCODERS: dict[str, EncoderSpec] = {
         rate="50 Hz",
         needs="a checkpoint: hub id or folder",
         licence="Apache-2.0",
+        files=AUDIO_FILES,
         reason=MIDDLE,
         stride=320,
         centre=200.0,
@@ -129,6 +139,7 @@ AUDIO_ENCODERS: dict[str, EncoderSpec] = {
         rate="50 Hz",
         needs="a checkpoint: hub id or folder",
         licence="see the checkpoint",
+        files=AUDIO_FILES,
         reason=MIDDLE,
         stride=320,
         centre=200.0,
@@ -143,6 +154,7 @@ AUDIO_ENCODERS: dict[str, EncoderSpec] = {
         rate="50 Hz",
         needs="a checkpoint: hub id or folder",
         licence="Apache-2.0",
+        files=AUDIO_FILES,
         reason=MIDDLE,
         stride=320,
         centre=200.0,
@@ -157,6 +169,7 @@ AUDIO_ENCODERS: dict[str, EncoderSpec] = {
         rate="50 Hz",
         needs="a checkpoint: hub id or folder",
         licence="MIT (Whisper), BSD-3-Clause (PhoWhisper)",
+        files=AUDIO_FILES,
         reason=MIDDLE,
         settings=("whisper_mode",),
         stride=320,

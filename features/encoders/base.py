@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from features.encoders.model_source import ModelSource, find_source
 from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector, expand_layers
 from features.errors import InputError
 from features.ragged import Ragged
@@ -51,6 +52,8 @@ class Encoder(nn.Module, ABC):
     """Where the weights come from, for people: "random, seed 0", a hub id, a folder."""
     fixed: frozenset[str] = frozenset()
     """Names of parameters that the model is built with as constants (`requires_grad=False`): never trained."""
+    source: ModelSource = ModelSource()
+    """Where the weights were found, for the record of a store."""
     tuned: Tuned | None = None
     """What a fine-tuning recorded, where the weights come from one."""
     lora_targets: ClassVar[tuple[str, ...]] = ()
@@ -185,7 +188,7 @@ def load_encoder(selector: Selector, settings: EncoderSettings = DEFAULT_SETTING
 
 def load_whole(selector: Selector, settings: EncoderSettings = DEFAULT_SETTINGS) -> Encoder:
     """Build an encoder as `load_encoder` does, with the blocks above the layers wanted."""
-    settings = settings.only(selector.spec.settings)
+    settings, named = settings.only(selector.spec.settings), selector
     tuned = find_tuned(selector)
     if tuned is not None:
         selector = replace(selector, model=str(tuned.folder), layers=tuned.check_layers(selector))
@@ -194,7 +197,7 @@ def load_whole(selector: Selector, settings: EncoderSettings = DEFAULT_SETTINGS)
     encoder = encoder_class.load(selector, settings)
     if tuned is not None:
         encoder.tuned, encoder.model_name, encoder.weights_note = tuned, tuned.run, tuned.note
-    encoder.weights_sha256 = weights_sha256(encoder)
+    encoder.weights_sha256, encoder.source = weights_sha256(encoder), find_source(named)
     encoder.fixed = frozenset(name for name, parameter in encoder.named_parameters() if not parameter.requires_grad)
     encoder.requires_grad_(False)
     return encoder.eval()

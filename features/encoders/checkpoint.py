@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from features.encoders.base import Encoder
 from features.encoders.checkpoint_files import TEXTS, WEIGHTS, check_files
+from features.encoders.hub import fetch, is_path
 from features.encoders.selector import Selector, short_model_name
 from features.encoders.shared_embeddings import fill_shared_embeddings
-from features.errors import InputError
+from features.errors import InputError, UsageError
 from features.store.identity import write_atomically
 
 BUFFERS = frozenset({"position_ids", "token_type_ids", "inv_freq", "_weight", "num_batches_tracked"})
@@ -29,7 +30,10 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
 def checkpoint_location(selector: Selector) -> str:
-    """Return the folder or hub id to load; InputError where it can only be a folder and is none."""
+    """Return the folder to load: one that exists, else the snapshot of a hub model, downloaded if it is not cached.
+
+    InputError if the model can only be a folder and there is none, or if neither the cache nor the hub has it.
+    """
     model = selector.model or selector.spec.model
     if model is None:
         raise InputError(f"{selector.flag}: needs a model: --{selector.modality}-encoder {selector.name}=FOLDER")
@@ -38,15 +42,33 @@ def checkpoint_location(selector: Selector) -> str:
         return str(folder)
     if folder.exists():
         raise InputError(f"{selector.flag}: needs a folder with config.json and weights, found the file {model}")
-    if model.count("/") > 1 or model.startswith((".", "~", "/")):
+    if is_path(model):
         raise InputError(f"{selector.flag}: there is no folder {model} (looked for {folder.absolute()})")
-    return model
+    try:
+        return str(fetch(model, selector.spec.files))
+    except UsageError as error:
+        raise UsageError(f"{selector.flag}: {error}") from error
+    except InputError as error:
+        raise InputError(
+            f"{selector.flag}: {error}\n{_give_folder(selector)}\n{selector.name} needs {selector.spec.needs}"
+        ) from error
+
+
+def describe_model(selector: Selector) -> tuple[str, str]:
+    """Return the short name of a checkpoint, and where its weights come from."""
+    model = str(selector.model or selector.spec.model)
+    return short_model_name(model), f"pretrained, {model}"
+
+
+def _give_folder(selector: Selector) -> str:
+    return (
+        f"Give a local folder with config.json, {NEEDED[selector.modality]} and model.safetensors: "
+        f"--{selector.modality}-encoder {selector.name}=/path/to/folder"
+    )
 
 
 def read_config(selector: Selector, location: str, model_type: str | None) -> None:
-    """Check config.json of a local folder before anything is loaded: there, readable, of the model_type wanted."""
-    if not Path(location).is_dir():
-        return
+    """Check config.json of a folder before anything is loaded: there, readable, of the model_type wanted."""
     check_files(selector, location, TEXTS)
     path = Path(location) / "config.json"
     try:
@@ -69,17 +91,10 @@ def explained(selector: Selector, location: str) -> Iterator[None]:
         raise
     except Exception as error:  # transformers raises nearly any type for a damaged file
         check_files(selector, location, WEIGHTS)
-        needs = ""
-        if Path(location).is_dir():
-            files = ", ".join(sorted(path.name for path in Path(location).iterdir())) or "nothing"
-            looked = f"the folder {location}, which holds {files}"
-        else:
-            looked = f"{location!r} in the local hub cache and on the hub (there is no folder of that name)"
-            needs = f"\n{selector.name} needs {selector.spec.needs}"
+        files = ", ".join(sorted(path.name for path in Path(location).iterdir())) or "nothing"
         raise InputError(
-            f"{selector.flag}: the checkpoint could not be loaded from {looked}: {_reason(error)}\n"
-            f"Give a local folder with config.json, {NEEDED[selector.modality]} and model.safetensors: "
-            f"--{selector.modality}-encoder {selector.name}=/path/to/folder{needs}"
+            f"{selector.flag}: the checkpoint could not be loaded from the folder {location}, which holds {files}: "
+            f"{_reason(error)}\n{_give_folder(selector)}"
         ) from error
 
 

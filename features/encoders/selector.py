@@ -1,4 +1,7 @@
-"""How encoders are named everywhere: NAME[=MODEL][@LAYER[,LAYER...]], audio streams joined by +."""
+"""How encoders are named everywhere: NAME[=MODEL][@LAYER[,LAYER...]], audio streams joined by +.
+
+MODEL is a folder, a file, or a hub id, which may end in #REVISION (a branch, tag or commit).
+"""
 
 from __future__ import annotations
 
@@ -64,9 +67,9 @@ DEFAULT_SETTINGS = EncoderSettings()
 
 
 def short_model_name(model: str) -> str:
-    """Return the last part of a hub id, folder or file of weights, for names; a file's without its suffix."""
+    """Return the last part of a hub id, folder or file of weights, for names; without suffix and #revision."""
     path = Path(model).expanduser()
-    name = path.resolve().name if path.exists() else model.rstrip("/").rsplit("/", 1)[-1]
+    name = path.resolve().name if path.exists() else model.partition("#")[0].rstrip("/").rsplit("/", 1)[-1]
     return re.sub(r"\.(pth|pt|safetensors)$", "", name)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from features.encoders.base import Encoder, Lengths, blocks_needed, captured, resolve_layers
 from features.encoders.checkpoint import (
     checkpoint_location,
+    describe_model,
     explained,
     load_complete,
     read_config,
@@ -25,7 +26,7 @@ from features.encoders.checkpoint import (
 )
 from features.encoders.checkpoint_files import require_files
 from features.encoders.config_fields import config_identity
-from features.encoders.selector import EncoderSettings, Layer, Selector, short_model_name
+from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
 from features.ragged import Ragged
 from features.segmenters import load_segmenter
@@ -118,7 +119,7 @@ class TextTransformer(Encoder):
             raise InputError(f"{selector.flag}: {location} must hold the tokenizer's vocabulary, found none")
         encoder = cls(model, tokenizer, resolve_layers(selector, model.config.num_hidden_layers), settings)
         encoder.is_half = half
-        encoder.model_name, encoder.weights_note = short_model_name(location), f"pretrained, {location}"
+        encoder.model_name, encoder.weights_note = describe_model(selector)
         return encoder
 
     def drop_unused(self) -> None:

@@ -25,13 +25,14 @@ from features.encoders.base import (
 )
 from features.encoders.checkpoint import (
     checkpoint_location,
+    describe_model,
     explained,
     load_complete,
     read_config,
     save_weights,
 )
 from features.encoders.config_fields import config_identity
-from features.encoders.selector import EncoderSettings, Layer, Selector, short_model_name
+from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
 from features.ragged import Ragged, padding_mask
 from features.torchaudio_import import import_torchaudio
@@ -183,7 +184,7 @@ class WaveformTransformer(Encoder):
                 f"{STRIDES} and no adapter, found {extractor.sampling_rate} Hz, {geometry[0]}, {geometry[1]}"
             )
         encoder = cls(model, extractor, resolve_layers(selector, len(model.encoder.layers)))
-        encoder.model_name, encoder.weights_note = short_model_name(location), f"pretrained, {location}"
+        encoder.model_name, encoder.weights_note = describe_model(selector)
         return encoder
 
     def drop_unused(self) -> None:

@@ -20,13 +20,14 @@ from features.encoders.base import (
 )
 from features.encoders.checkpoint import (
     checkpoint_location,
+    describe_model,
     explained,
     load_complete,
     read_config,
     save_weights,
 )
 from features.encoders.config_fields import config_identity
-from features.encoders.selector import EncoderSettings, Layer, Selector, short_model_name
+from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
 from features.ragged import Ragged, padding_mask
 from features.torchaudio_import import import_torchaudio
@@ -90,7 +91,7 @@ class Whisper(Encoder):
             )
         layers = resolve_layers(selector, len(encoder.layers))
         whisper = cls(encoder, extractor, layers, settings.whisper_mode or "30s")
-        whisper.model_name, whisper.weights_note = short_model_name(location), f"pretrained, {location}"
+        whisper.model_name, whisper.weights_note = describe_model(selector)
         return whisper
 
     def drop_unused(self) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+from features.command_lines import DataPlace, extract_command
+from features.command_lines import features_folder as features_folder
 from features.encoders import ENCODERS
-from features.encoders.selector import Selector, short_model_name
-from features.errors import InputError
+from features.encoders.hub import is_path
+from features.encoders.model_source import fingerprint, local_fingerprint
+from features.encoders.selector import Selector
+from features.errors import InputError, UsageError
 from features.store.identity import MEANS, STORE_FILE, StoreInfo, differing_fields, read_store_info
-
-
-def features_folder(features_dir: Path | None, data: Path) -> Path:
-    """Return the folder of the stores: the one given, else $MERVN_FEATURES, else <data>/stores."""
-    return features_dir or Path(os.environ.get("MERVN_FEATURES") or data / "stores")
+from features.store.models import KEPT_ENCODER, describe_models, recorded_models, recorded_selector
 
 
 def list_stores(features_dir: Path, modality: str | None = None, *, means: bool = False) -> list[StoreInfo]:
@@ -44,73 +46,128 @@ def _read_all(features_dir: Path, modality: str | None) -> list[StoreInfo | Inpu
     return found
 
 
-def differences(info: StoreInfo, selector: Selector) -> list[str]:
-    """Return in what a store is not the one a selector means; what the selector does not say does not count.
+@dataclass(frozen=True)
+class StoreQuery:
+    """What a selector asks of a store; the model that it names is looked at once for all stores."""
 
-    Models are compared by the last part of their hub id or folder: which weights they are, the identity says.
-    """
-    wanted: dict[str, object] = {"encoder": selector.name}
-    if selector.model is not None:
-        wanted["model"] = short_model_name(selector.model)
-    if selector.layers is not None and len(selector.layers) == 1:
-        wanted["layer"] = selector.layers[0]
-    found = {"encoder": info.encoder, "model": info.provenance.get("model_name"), "layer": info.identity["layer"]}
-    return [f"{key} {found[key]}, wanted {value}" for key, value in wanted.items() if found[key] != value]
+    selector: Selector
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Of the folder or file that the selector names; None if it names none that exists."""
+        return local_fingerprint(self.selector) if self.selector.model is not None else None
+
+    def differences(self, info: StoreInfo) -> list[str]:
+        """Return in what a store is not the one meant; what the selector leaves open does not count."""
+        layers = self.selector.layers
+        found = [] if info.encoder == self.selector.name else [f"encoder {info.encoder}, wanted {self.selector.name}"]
+        if not self._has_model(info):
+            found.append(f"model {describe_models(info)}, wanted {self.selector.model}")
+        if layers is not None and len(layers) == 1 and info.identity["layer"] != layers[0]:
+            found.append(f"layer {info.identity['layer']}, wanted {layers[0]}")
+        return found
+
+    def _has_model(self, info: StoreInfo) -> bool:
+        """Tell whether a store came from the model: from equal files, else by the exact hub id or path."""
+        model = self.selector.model
+        if model is None:
+            return True
+        recorded = recorded_models(info)
+        if recorded is None:
+            return bool(info.provenance.get("model") == model)
+        if self.fingerprint is None:
+            return any(source.is_named(model) for source in recorded)
+        kept = info.path / KEPT_ENCODER  # random weights have no other folder
+        if kept.is_dir() and fingerprint(kept) == self.fingerprint:
+            return True
+        return any(source.fingerprint == self.fingerprint for source in recorded)
 
 
 def matching_stores(features_dir: Path, selector: Selector) -> list[StoreInfo]:
     """Return the stores that a selector can mean."""
-    return [info for info in list_stores(features_dir, selector.modality) if not differences(info, selector)]
+    query = StoreQuery(selector)
+    return [info for info in list_stores(features_dir, selector.modality) if not query.differences(info)]
 
 
-def select_store(
-    features_dir: Path, modality: str, selector: Selector | None, path: Path | None, data: Path
-) -> StoreInfo:
+def select_store(place: DataPlace, modality: str, selector: Selector | None, path: Path | None) -> StoreInfo:
     """Return the one store meant: `path` if given, else the only one that matches.
 
-    InputError says the extract line to run where there is none, and lists them where there are several.
+    InputError gives the `mervn extract` to run if there is none, and lists them if there are several. UsageError if
+    `path` is not a store of the selector.
     """
+    query = StoreQuery(selector) if selector is not None else None
     if path is not None:
-        return _checked(read_store_info(path), modality)
-    stores = list_stores(features_dir, modality)
-    found = [info for info in stores if selector is None or not differences(info, selector)]
+        return _given_store(read_store_info(path), modality, query)
+    stores = list_stores(place.features_dir, modality)
+    found = [info for info in stores if query is None or not query.differences(info)]
     if len(found) == 1:
+        _warn_unrecorded(found[0], selector)
         return found[0]
     if found:
         raise InputError(
-            f"several {modality} stores match {selector or 'no selector'} in {features_dir}; "
+            f"several {modality} stores match {selector or 'no selector'} in {place.features_dir}; "
             f"choose one with --{modality}-encoder or --{modality}-store PATH:\n{_table(found)}"
         )
-    wanted = selector or Selector(modality, "ENCODER")
-    lines = [f"there is no {modality} store{f' of {selector}' if selector else ''} in {features_dir}"]
-    if stores and selector is not None:
-        nearest = min(stores, key=lambda info: len(differences(info, selector)))
-        lines.append(f"the nearest is {nearest.path} with {', '.join(differences(nearest, selector))}")
-    lines += [f"not considered: {error}" for error in damaged_stores(features_dir, modality)]
-    lines.append(f"extract one first:\n  mervn extract{_data_flags(data, features_dir)} {wanted.flag}")
-    if selector is None:
-        lines.append(f"where ENCODER is one of {', '.join(sorted(ENCODERS[modality]))}")
-    raise InputError("\n".join(lines))
+    raise InputError("\n".join(_not_extracted(place, modality, query, stores)))
 
 
-def _checked(info: StoreInfo, modality: str) -> StoreInfo:
+def _given_store(info: StoreInfo, modality: str, query: StoreQuery | None) -> StoreInfo:
     if info.modality != modality:
         raise InputError(f"--{modality}-store must be a store of {modality}, found {info.modality} in {info.path}")
+    differences = query.differences(info) if query is not None else []
+    if query is not None and differences:
+        raise UsageError(
+            f"--{modality}-store {info.path} is not a store of {query.selector}, which --{modality}-encoder names: "
+            f"{'; '.join(differences)}. Leave one of the two out"
+        )
     return info
 
 
-def _data_flags(data: Path, features_dir: Path) -> str:
-    flags = "" if data == Path("data") else f" --data {data}"
-    return flags + ("" if features_dir == data / "stores" else f" --features-dir {features_dir}")
+def _not_extracted(place: DataPlace, modality: str, query: StoreQuery | None, stores: Sequence[StoreInfo]) -> list[str]:
+    """Return what to say if no store matches: the nearest one, and the command to run."""
+    if query is None:
+        command = extract_command(place, Selector(modality, "ENCODER"))
+        return [
+            f"there is no {modality} store in {place.features_dir}",
+            *(f"not considered: {error}" for error in damaged_stores(place.features_dir, modality)),
+            f"extract one first:\n  {command}",
+            f"where ENCODER is one of {', '.join(sorted(ENCODERS[modality]))}",
+        ]
+    selector, lines = query.selector, []
+    lines.append(f"{selector} is not extracted yet: there is no {modality} store of it in {place.features_dir}")
+    if stores:
+        nearest = min(stores, key=lambda info: len(query.differences(info)))
+        lines.append(f"the nearest is {nearest.path} with {', '.join(query.differences(nearest))}")
+    lines += [_unrecorded(info) for info in stores if info.encoder == selector.name and recorded_models(info) is None]
+    lines += [f"not considered: {error}" for error in damaged_stores(place.features_dir, modality)]
+    if selector.model is not None and query.fingerprint is None and is_path(selector.model):
+        return [*lines, f"there is no folder {selector.model}: give the model's folder, or the hub id"]
+    if selector.model is None and selector.spec.model is None and not selector.spec.makes_weights:
+        selector = replace(selector, model="MODEL")
+        lines.append("MODEL is the folder of a checkpoint, or a hub id")
+    return [*lines, f"extract it first:\n  {extract_command(place, selector)}"]
+
+
+def _warn_unrecorded(info: StoreInfo, selector: Selector | None) -> None:
+    if selector is not None and selector.model is not None and recorded_models(info) is None:
+        warnings.warn(_unrecorded(info), stacklevel=3)
+
+
+def _unrecorded(info: StoreInfo) -> str:
+    name = f"{info.encoder}={info.provenance.get('model')}"
+    return (
+        f"{info.path} does not record the files of its model: it is found as {name} alone, whatever that folder holds "
+        "now; the same mervn extract again records them"
+    )
 
 
 def _table(stores: Sequence[StoreInfo]) -> str:
-    """List stores with the fields in which they differ from the first."""
+    """List stores with their selectors, and with the fields in which they differ from the first."""
     lines = []
     for info in stores:
         differing = differing_fields(stores[0].identity, info.identity) if info is not stores[0] else {}
         fields = ", ".join(f"{key}={_short(pair[1])} (first: {_short(pair[0])})" for key, pair in differing.items())
-        lines.append(f"  {info.path}" + (f": {fields}" if fields else ""))
+        lines.append(f"  {info.path}, {recorded_selector(info).flag}" + (f": {fields}" if fields else ""))
     return "\n".join(lines)
 
 

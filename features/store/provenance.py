@@ -1,4 +1,4 @@
-"""Where a store's or a run's numbers came from: versions and machine; kept apart from what changes numbers."""
+"""Where a store's or a run's numbers came from: model, versions, machine; kept apart from what changes numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from typing import Any
 import torch
 
 from features.encoders.base import Encoder
+from features.encoders.checkpoint import CONFIG_FILE
 from features.encoders.selector import Selector
+from features.store.identity import StoreInfo
+from features.store.models import KEPT_ENCODER, MODELS, record_model
+from features.store.writer import disk_error
 
 PACKAGES = ("mervn", "torch", "torchaudio", "transformers", "numpy", "h5py", "soundfile", "scikit-learn")
 INPUT_PACKAGES = {"audio": ("soundfile",), "text": ("tokenizers", "underthesea", "pyvi")}
@@ -67,6 +71,7 @@ def provenance(selector: Selector, encoder: Encoder, device: torch.device) -> di
         "selector": str(selector),
         "model": selector.model or selector.spec.model,
         "model_name": encoder.model_name,
+        MODELS: [encoder.source.as_json()],
         "weights": encoder.weights_note,
         "num_layers": encoder.num_layers,
         "device": str(device),
@@ -74,3 +79,15 @@ def provenance(selector: Selector, encoder: Encoder, device: torch.device) -> di
         "versions": package_versions(),
         "machine": machine(),
     }
+
+
+def record_encoder(info: StoreInfo, encoder: Encoder) -> StoreInfo:
+    """Record the model that a store comes from, what it was fine-tuned on, and random weights themselves."""
+    try:
+        if encoder.tuned is not None:
+            encoder.tuned.save(info.path)
+        if encoder.is_random and not (info.path / KEPT_ENCODER / CONFIG_FILE).exists():
+            encoder.save(info.path / KEPT_ENCODER)
+        return record_model(info, encoder.source)
+    except OSError as error:
+        raise disk_error(info, error) from error

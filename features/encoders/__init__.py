@@ -63,8 +63,8 @@ TEXT_ENCODERS: dict[str, EncoderSpec] = {
         layers="12",
         rate="1 a subword, [CLS] first",
         needs="videberta=FOLDER with config.json, spm.model, the released weights as pytorch_model.bin and the "
-        "generator's as pytorch_model.generator.bin (the release holds only the difference to the generator's embedding, under "
-        "other file names); sentencepiece, protobuf and pyvi (extra `segment`)",
+        "generator's as pytorch_model.generator.bin (the release holds only the difference to the generator's "
+        "embedding, under other file names); sentencepiece, protobuf and pyvi (extra `segment`)",
         licence="see the checkpoint",
         files=TEXT_FILES,
         settings=("segmenter", "tone_style"),

@@ -176,5 +176,7 @@ def test_a_flipped_bit_in_what_made_a_part_is_damage(tmp_path: Path, kind: str) 
     content = file.read_bytes()
     assert content.count(b"2.9.7") == 1
     file.write_bytes(content.replace(b"2.9.7", b"2.9.6"))
+    (fault,) = verify(info.path, False, lambda _: None).faults
+    assert fault.damaged and fault.why
     with pytest.raises(DamagedPartError, match="must be a whole part"):
-        FeatureStore(info.path)
+        FeatureStore(info.path).describe()

@@ -107,23 +107,24 @@ def _strings(texts: list[str]) -> Array:
     return np.array(encoded, h5py.string_dtype("utf-8", max(1, *(len(text) for text in encoded))))
 
 
-def read(path: Path, columns: Sequence[str], with_values: bool) -> Content:
-    """Read columns, and find the values after checking that the file is as long as it says."""
+def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
+    """Read columns and attributes, and find the values after checking that the file is as long as it says."""
     with h5py.File(path, "r", locking=False) as file:
         found: dict[str, Column] = {}
         for name in columns:
             column = file[name][:]
             found[name] = [text.decode() for text in column.tolist()] if column.dtype.kind == "S" else column
-        attributes = {name: _attribute(value) for name, value in file.attrs.items()}
+        there = file.attrs
+        values = {name: _attribute(there[name]) for name in attributes if name in there}
+        if not with_values:
+            return Content(values, found, None)
         dataset = file["values"]
         shape, dtype, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
-    if not with_values:
-        return Content(attributes, found, None)
     if len(shape) != 2:
         raise ValueError(f"values must have two dimensions, found {shape}")
     if offset is None and 0 not in shape:
         raise ValueError("values must be contiguous and unfiltered")
-    return Content(attributes, found, MappedArray(path, dtype, offset or 0, shape))
+    return Content(values, found, MappedArray(path, dtype, offset or 0, shape))
 
 
 def _attribute(value: Any) -> int | str:

@@ -101,6 +101,7 @@ def _set_aside(path: Path, inode: int) -> Path | None:
 def _verify_part(path: Path, info: StoreInfo) -> Part:
     """Read every byte of a part; PartError if it cannot be trusted or read."""
     part, columns = read_part(path), read_columns(path, info.modality)
+    _ = part.made_with  # has a checksum too
     dim, dtype = info.identity["dim"], {"fp16": "float16", "fp32": "float32"}[info.identity["store_dtype"]]
     if part.mapped.shape[1] != dim or part.mapped.dtype.name != dtype:
         raise damaged(path, f"rows of {part.mapped.shape[1]} x {part.mapped.dtype}, not of {dim} x {dtype}")

@@ -56,8 +56,6 @@ class Part:
     utterance_ids: list[str]
     offsets: Array
     mapped: MappedArray
-    made_with: Mapping[str, str]
-    """Versions and device that computed the values; empty for parts that do not say."""
 
     @property
     def values(self) -> Array:
@@ -68,6 +66,21 @@ class Part:
             raise vanished(self.path) from error
         except OSError as error:
             raise part_error(self.path, error) from error
+
+    @property
+    def made_with(self) -> dict[str, str]:
+        """Versions and device that computed the values; empty if the part does not say. PartError if it is unusable."""
+        try:
+            attributes = _format(self.path).read(self.path, (), ("made_with", "made_with_crc32"), False).attributes
+            if not attributes:
+                return {}  # written before this was recorded
+            text = str(attributes["made_with"])
+            if zlib.crc32(text.encode()) != attributes["made_with_crc32"]:
+                raise ValueError("what made it has another crc32 than the one written with it")
+            made_with: dict[str, str] = json.loads(text)
+        except FAULTS as error:
+            raise part_error(self.path, error) from error
+        return made_with
 
 
 @dataclass(frozen=True)
@@ -98,8 +111,8 @@ class Format(Protocol):
     ) -> None:
         """Write a part's values, one array (T, D) a row, and everything else."""
 
-    def read(self, path: Path, columns: Sequence[str], with_values: bool) -> Content:
-        """Read attributes and these columns, and find the values."""
+    def read(self, path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
+        """Read these columns, and these attributes as far as the part has them; find the values."""
 
 
 def format_of(path: Path) -> str:
@@ -180,7 +193,7 @@ def write_part(
 def read_part(path: Path) -> Part:
     """Open a part: its index is read and checked, its values are found. PartError if it cannot be used."""
     try:
-        content = _format(path).read(path, INDEX, with_values=True)
+        content = _format(path).read(path, INDEX, ("generation", "index_crc32"), with_values=True)
         offsets, ids, values = np.asarray(content.columns["offsets"]), content.columns["utterance_id"], content.values
         generation = int(content.attributes["generation"])
         if _columns_crc32([offsets, ids], generation) != content.attributes["index_crc32"]:
@@ -189,27 +202,16 @@ def read_part(path: Path) -> Part:
             raise ValueError("values must have two dimensions, and offsets one entry more than there are utterances")
         if offsets[0] != 0 or offsets[-1] != values.shape[0] or (np.diff(offsets) < 0).any():
             raise ValueError(f"offsets must describe {values.shape[0]} rows of {len(ids)} utterances")
-        made_with = _made_with(content.attributes)
     except FAULTS as error:
         raise part_error(path, error) from error
-    return Part(path, generation, ids, offsets, values, made_with)
-
-
-def _made_with(attributes: Mapping[str, int | str]) -> dict[str, str]:
-    if "made_with" not in attributes:
-        return {}  # a part written before this was recorded
-    text = str(attributes["made_with"])
-    if zlib.crc32(text.encode()) != attributes["made_with_crc32"]:
-        raise ValueError("what made it has another crc32 than the one written with it")
-    made_with: dict[str, str] = json.loads(text)
-    return made_with
+    return Part(path, generation, ids, offsets, values)
 
 
 def read_columns(path: Path, modality: str) -> Columns:
     """Read what a part's rows were made from. PartError if it cannot be used."""
     names = (NUM_INPUTS[modality], "input_sha256", "source", "crc32")
     try:
-        content = _format(path).read(path, names, with_values=False)
+        content = _format(path).read(path, names, ("columns_crc32",), with_values=False)
         columns = [content.columns[name] for name in names]
         if _columns_crc32(columns, 0) != content.attributes["columns_crc32"]:
             raise ValueError("what it says of its inputs has another crc32 than the one written with it")

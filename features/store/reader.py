@@ -138,7 +138,11 @@ class FeatureStore:
 
     def __getitem__(self, utterance_id: str) -> Array:
         """Return the (T, D) rows of an utterance, read-only; KeyError if it is not there."""
-        return self._read(utterance_id, _values)
+        part, row = self._rows[utterance_id]
+        try:
+            return _values(part, row)
+        except VanishedPartError:
+            return self._read(utterance_id, _values)
 
     def num_frames(self, utterance_id: str) -> int:
         """Return the number of frames or tokens of an utterance; KeyError if it is not there."""
@@ -255,7 +259,11 @@ def origins(parts: Iterable[Part]) -> list[dict[str, Any]]:
     """Return the versions and devices that computed parts, with the number of parts and utterances of each."""
     counts: dict[str, list[int]] = {}
     for part in parts:
-        count = counts.setdefault(json.dumps(part.made_with, sort_keys=True), [0, 0])
+        try:
+            made_with = json.dumps(part.made_with, sort_keys=True)
+        except VanishedPartError:
+            continue
+        count = counts.setdefault(made_with, [0, 0])
         count[0] += 1
         count[1] += len(part.utterance_ids)
     return [{**json.loads(kind), "parts": n, "utterances": rows} for kind, (n, rows) in sorted(counts.items())]

@@ -47,11 +47,12 @@ def write(
             small[:] = data
 
 
-def read(path: Path, columns: Sequence[str], with_values: bool) -> Content:
-    """Read columns, and find the values after checking the shard's index and length."""
-    attributes = json.loads((path / METADATA).read_text("utf-8"))["attributes"]
+def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
+    """Read columns and attributes, and find the values after checking the shard's index and length."""
+    there = json.loads((path / METADATA).read_text("utf-8"))["attributes"]
+    values = {name: there[name] for name in attributes if name in there}
     found = {name: _read_column(path / name) for name in columns}
-    return Content(attributes, found, _find_values(path / "values") if with_values else None)
+    return Content(values, found, _find_values(path / "values") if with_values else None)
 
 
 def _read_column(path: Path) -> Column:

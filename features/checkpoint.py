@@ -37,8 +37,10 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint; InputError if it is damaged."""
     try:
         state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text("utf-8"))
+        if not isinstance(state, dict):
+            raise ValueError(f"{STATE_FILE} holds no JSON object")
         return load_file(folder / TENSORS_FILE), state
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise InputError(f"{folder} must be a whole checkpoint, found: {error}; train again with --force") from error
 
 

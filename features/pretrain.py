@@ -26,13 +26,14 @@ from features.masked_frames import LEAST_MEL, MaskedFrames
 from features.precision import computing
 from features.pretraining import Pretrainer, Report
 from features.progress import Progress, Say
-from features.result_folder import clear, locked, require_same, write_json, write_jsonl
+from features.result_folder import clear, locked, read_object, require_same, write_json, write_jsonl
 from features.store.identity import canonical_json
 from features.store.provenance import package_versions
 from features.store.rejected import REJECTED_FILE, Rejection, rejection_entry
 
 SCHEMA = 1
 PRETRAIN_FILE = "pretrain.json"
+SCORES = ("l1", "mean_l1", "ratio")
 SPLITS = ("train", "valid")
 NOT_CONFIGURATION = frozenset(DataOptions.model_fields) | {
     "output", "device", "threads", "checkpoint_every", "force",
@@ -105,10 +106,12 @@ def _prepare(folder: Path, document: Mapping[str, Any], force: bool) -> dict[str
     path = folder / PRETRAIN_FILE
     if path.is_file():
         try:
-            there = json.loads(path.read_text("utf-8"))
+            there = read_object(path, "a pretraining")
             if there["schema"] != SCHEMA:
                 raise ValueError(f"schema must be {SCHEMA}, found {there['schema']}")
             configuration, result = _configuration(there), there.get("result")
+            if result is not None:
+                _ = result["weights"], result["selected_epoch"] + 1, *(result["valid"][k] + 0.0 for k in SCORES)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} must describe a pretraining, but cannot be read: {error!r}") from error
         require_same(folder, "pretraining", configuration, _configuration(document))

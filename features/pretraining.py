@@ -130,7 +130,10 @@ class Pretrainer:
         l1, mean_l1 = self.validate()
         self.validation_s = time.perf_counter() - before
         if not (math.isfinite(train_loss) and math.isfinite(l1)):
-            raise InputError(f"epoch {epoch}: the loss must be finite, found {train_loss}; lower --learning-rate")
+            raise InputError(
+                f"epoch {epoch}: the losses must be finite, found {train_loss} on train and {l1} on valid; "
+                "lower --learning-rate"
+            )
         self.best.offer(epoch, l1, mean_l1, self.model.encoder)
         seconds = time.perf_counter() - started
         left = self._left(seconds)

@@ -15,6 +15,8 @@ from features.store.identity import canonical_json, differing_fields, remove_fol
 from features.store.locks import NO_LOCKS
 
 LOCK_FILE = ".lock"
+MAX_DEPTH = 32
+"""Levels of JSON; deeper documents are nobody's result, and would exhaust the stack."""
 _held: set[TextIO] = set()
 
 
@@ -82,6 +84,28 @@ def clear(folder: Path, kept: Collection[str] = ()) -> None:
             remove_folder(path)
         else:
             path.unlink()
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object; InputError that says `what` the file must hold where it holds anything else."""
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} must hold {what}, but cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path} must hold {what}, found no JSON object")
+    level: list[Any] = [document]
+    for _ in range(MAX_DEPTH):
+        level = [each for thing in level for each in _inside(thing)]
+    if level:
+        raise InputError(f"{path} must hold {what}, found JSON of more than {MAX_DEPTH} levels")
+    return document
+
+
+def _inside(thing: Any) -> Collection[Any]:
+    if isinstance(thing, dict):
+        return thing.values()
+    return thing if isinstance(thing, list) else ()
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

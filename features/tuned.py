@@ -100,7 +100,7 @@ def read_tuned(folder: Path) -> Tuned | None:
             raise ValueError(f"schema must be {SCHEMA}")
         settings = EncoderSettings(**document.pop("settings"))
         return Tuned(folder=folder, settings=settings, layers=tuple(document.pop("layers")), **document)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} must say what an encoder was fine-tuned on, found: {error!r}") from error
 
 

@@ -36,9 +36,13 @@ class Best:
     macro_f1: float = -1.0
     nll: float = math.inf
     weights: dict[str, Tensor] | None = None
+    improved: int = -1
+    """The last epoch with a higher macro-F1 than all before it; a lower NLL at an equal one is no improvement."""
 
     def offer(self, epoch: int, macro_f1: float, nll: float, weights: Mapping[str, Tensor]) -> None:
         """Take this epoch if it is better."""
+        if macro_f1 > self.macro_f1:
+            self.improved = epoch
         if (macro_f1, -nll) > (self.macro_f1, -self.nll):
             self.epoch, self.macro_f1, self.nll = epoch, macro_f1, nll
             self.weights = {name: tensor.detach().clone() for name, tensor in weights.items()}

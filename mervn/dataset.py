@@ -15,7 +15,7 @@ from torch import Tensor
 from features.audio import AudioError
 from features.batching import plan_batches
 from features.errors import InputError
-from features.inputs import InputComparison
+from features.inputs import InputComparison, transcript_of
 from features.label_names import lookalike_hint
 from features.manifest import Utterance
 from features.progress import Say, silent
@@ -130,7 +130,7 @@ def load_split(
             for name, stream in streams.items()
         },
         audio_seconds=_audio_seconds(kept, streams.get("audio")),
-        syllables=np.array([len(syllables(u.transcript or "")) if "text" in streams else 0 for u in kept], np.int64),
+        syllables=np.array([len(syllables(transcript_of(u))) if "text" in streams else 0 for u in kept], np.int64),
         features_sha256=digest.hexdigest(),
     )
 

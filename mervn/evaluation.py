@@ -13,9 +13,10 @@ from torch import nn
 
 from features.command_lines import DataPlace, features_folder
 from features.encode import resolve_device
+from features.encoders import ENCODERS
 from features.encoders.base import Encoder, load_encoder
 from features.encoders.selector import Selector
-from features.errors import InputError
+from features.errors import InputError, UsageError
 from features.manifest import Utterance, manifest_sha256, read_manifests
 from features.progress import Progress, Say, no_bar
 from features.splits import read_fold, read_folds
@@ -29,17 +30,20 @@ from mervn.ledger import Look, record_look
 from mervn.live import LiveSplit, refuse_rejected
 from mervn.metrics import compute_metrics
 from mervn.model import Head, build_head
-from mervn.own_module import kept_own
+from mervn.own_module import fusion_spec, kept_own
 from mervn.prediction import predict, prediction_rows
 from mervn.runs import (
+    CONFIG_FILE,
     METRICS_FILE,
     MODEL_FILE,
     SCHEMA,
     RunConfig,
+    options_of,
     read_config,
     write_json,
     write_jsonl,
 )
+from mervn.sequences import make_resident
 from mervn.streams import Stream, StreamShape, find_streams, modality_of
 
 
@@ -51,9 +55,11 @@ def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
     if not (run / METRICS_FILE).is_file():
         raise InputError(f"{run} is not complete: run the {config.command} command that made it again, it goes on")
     kept = kept_own(run, config.options, config.inputs.get("modules", {}), trust_code)
-    known = {**config.options, **kept}
-    options = HeadOptions.model_validate({k: v for k, v in known.items() if k in HeadOptions.model_fields})
+    options = options_of(run, {**config.options, **kept}, HeadOptions)
     shapes = {name: StreamShape(**shape) for name, shape in config.streams.items()}
+    lacking = [name for name in fusion_spec(options.fusion).streams if name not in shapes]
+    if lacking:
+        raise InputError(f"{run / CONFIG_FILE}: streams must hold {' and '.join(lacking)}, found {', '.join(shapes)}")
     head = build_head(options, shapes, len(config.labels))
     try:
         head.load_state_dict(load_file(run / MODEL_FILE), strict=True)
@@ -72,11 +78,13 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress =
     device = resolve_device(options.device)
     data = options.data or Path(config.options["data"])
     audio_root = options.audio_root or config.options.get("audio_root")
-    kept = {name: config.options[name] for name in LabelOptions.model_fields if name in config.options}
-    label_options = LabelOptions.model_validate(kept)
+    label_options = options_of(run, config.options, LabelOptions)
     rows, sources = _read(config, options, data, Path(audio_root) if audio_root else None, task_label(label_options))
     labelled = apply_labels({options.split: rows}, label_options, all_there=False)
     model, split = _model_and_split(run, config, options, labelled.utterances[options.split], progress, say)
+    if isinstance(split, Split):
+        layers = [one for some in split.streams.values() for one in some]
+        make_resident(layers, device, options.memory_gb, say)
     looks = None
     if options.split == "test":
         looks = record_look(
@@ -108,8 +116,14 @@ def _model_and_split(
             options.split, rows, streams, config.labels,
             allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, say=say,
         )  # fmt: skip
-    encoders = {name: load_tuned(run, name, entry["name"]) for name, entry in config.inputs["encoders"].items()}
-    live = LiveSplit(options.split, rows, config.labels, encoders, int(config.options["workers"]), progress)
+    unread = [name for name in ("memory_gb", "verify_inputs") if name in options.given and getattr(options, name)]
+    if unread:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in unread)
+        raise UsageError(f"{run} reads audio and transcripts, not stores; leave out {flags}")
+    encoders = {
+        name: load_tuned(run, name, str(entry.get("name"))) for name, entry in config.inputs["encoders"].items()
+    }
+    live = LiveSplit(options.split, rows, config.labels, encoders, config.options["workers"], progress)
     refuse_rejected({options.split: live}, options.allow_missing)
     for name, encoder in encoders.items():
         if encoder.tuned is not None and options.data is not None:  # of the run's own data the manifests decide
@@ -119,6 +133,8 @@ def _model_and_split(
 
 def load_tuned(run: Path, stream: str, name: str) -> Encoder:
     """Load the encoder of a stream of a finetune run."""
+    if name not in ENCODERS[modality_of(stream)]:
+        raise InputError(f"{run / CONFIG_FILE}: the encoder of {stream} must be a known one, found {name!r}")
     return load_encoder(Selector(modality_of(stream), name, str(run / ENCODERS_FOLDER / stream)))
 
 

@@ -35,7 +35,7 @@ from mervn.outcome import RunResult, environment, fit_best, score, write_outcome
 from mervn.own_module import fusion_spec, keep_own, own_modules
 from mervn.parity import check_parity
 from mervn.prepared import Labelled, read_labelled, refuse_silent, resolved
-from mervn.runs import METRICS_FILE, RunConfig, default_folder, locked, prepare
+from mervn.runs import RunConfig, default_folder, locked, prepare, read_metrics
 from mervn.streams import SECOND, StreamShape
 from mervn.tensorboard import require_tensorboard
 from mervn.training import Report, Trainer
@@ -82,7 +82,7 @@ def finetune(options: FinetuneOptions, data: Path | None, say: Say, progress: Pr
         world.on_main(lambda: stack.enter_context(locked(job.run)))
         if world.on_main(lambda: prepare(job.run, job.config, options.force)):
             say(f"complete already: {job.run} (--force trains again)")
-            metrics = json.loads((job.run / METRICS_FILE).read_text("utf-8"))
+            metrics = read_metrics(job.run)
             return RunResult(job.run, metrics, trained=False, is_main=world.is_main)
         job = replace(job, options=world.on_main(lambda: _begin(job)))
         for encoder in job.encoders.values():

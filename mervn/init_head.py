@@ -18,7 +18,7 @@ from mervn.config import EvaluateOptions, FinetuneOptions, FoldOptions, HeadOpti
 from mervn.evaluation import data_and_streams, load_head
 from mervn.model import Head
 from mervn.own_module import kept_own
-from mervn.runs import RunConfig, read_config
+from mervn.runs import RunConfig, options_of, read_config
 from mervn.streams import Stream, modality_of
 
 TAKEN = {*HeadOptions.model_fields, *LabelOptions.model_fields, *FoldOptions.model_fields, "data", "audio_root"}
@@ -61,7 +61,7 @@ def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | Non
     _, streams = data_and_streams(config, EvaluateOptions(features_dir=options.features_dir))
     init = InitHead(run, config, head, streams)
     taken = {name: value for name, value in {**config.options, **kept}.items() if name in TAKEN}
-    known = FinetuneOptions.model_validate(taken)
+    known = options_of(run, taken, FinetuneOptions)
     faults = [
         f"  --{name.replace('_', '-')}: the run has {getattr(known, name)}, found {getattr(options, name)}"
         for name in sorted(TAKEN & options.model_fields_set)

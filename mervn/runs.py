@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from features.config import is_own
+from pydantic import ValidationError
+
+from features.config import DataOptions, Options, is_own
 from features.errors import InputError, UsageError
-from features.result_folder import clear, require_same
+from features.result_folder import clear, read_object, require_same
 from features.result_folder import locked as folder_locked
 from features.result_folder import write_json as write_json
 from features.result_folder import write_jsonl as write_jsonl
 from features.store.identity import canonical_json
-from mervn.config import NOT_CONFIGURATION
+from mervn.config import NOT_CONFIGURATION, FoldOptions, HeadOptions, LabelOptions
+from mervn.streams import SECOND, StreamShape
 
+OptionsT = TypeVar("OptionsT", bound=Options)
 SCHEMA = 1
 CONFIG_FILE, METRICS_FILE, MODEL_FILE = "config.json", "metrics.json", "model.safetensors"
 ENVIRONMENT_FILE, LEDGER_FILE = "environment.json", "test_access.jsonl"
@@ -84,15 +87,82 @@ def read_config(run: Path) -> RunConfig:
     path = run / CONFIG_FILE
     if not path.is_file():
         raise UsageError(f"{run} must be the folder of a run: there is no {path}")
+    document = read_object(path, "the configuration of a run")
     try:
-        document = json.loads(path.read_text("utf-8"))
         if document["schema"] != SCHEMA:
             raise ValueError(f"schema must be {SCHEMA}, found {document['schema']}")
+        canonical_json(document)  # ValueError for NaN
         keys = ("command", "options", "labels", "inputs", "streams")
         command, options, labels, inputs, streams = (document[key] for key in keys)
-        return RunConfig(command, options, labels, inputs, streams, document.get("models", {}))
+        config = RunConfig(command, options, labels, inputs, streams, document.get("models", {}))
+        _check_config(config)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} must be the configuration of a run, but cannot be read: {error!r}") from error
+        raise InputError(f"{path} must hold the configuration of a run, but cannot be read: {error!r}") from error
+    for model in (HeadOptions, LabelOptions, FoldOptions, DataOptions):
+        options_of(run, config.options, model)
+    return config
+
+
+def _check_config(config: RunConfig) -> None:
+    """Raise ValueError where config.json was edited to something that no run holds."""
+    for name in ("options", "inputs", "streams", "models"):
+        if not isinstance(getattr(config, name), dict):
+            raise ValueError(f"{name} must be an object, found {getattr(config, name)!r}")
+    labels, streams = config.labels, config.streams
+    if not isinstance(labels, list) or not all(isinstance(x, str) for x in labels) or len(set(labels)) < 2:
+        raise ValueError(f"labels must be a list of two names or more, found {labels!r}")
+    if not isinstance(config.options.get("data"), str):
+        raise ValueError(f"options.data must be a folder, found {config.options.get('data')!r}")
+    if not streams or set(streams) - {"text", "audio", SECOND}:
+        raise ValueError(f"streams must be among text, audio, {SECOND}, found {list(streams)}")
+    for name, shape in streams.items():
+        if not isinstance(shape, dict):
+            raise ValueError(f"streams.{name} must be an object, found {shape!r}")
+        StreamShape(**shape).check(name)
+    kind = {"train-head": "stores", "finetune": "encoders"}.get(config.command)
+    if kind is None:
+        raise ValueError(f"command must be train-head or finetune, found {config.command!r}")
+    sources = config.inputs.get(kind)
+    if not isinstance(sources, dict) or set(sources) != set(streams):
+        raise ValueError(f"inputs.{kind} must have one entry for each of {list(streams)}, found {sources!r}")
+    if config.command == "finetune" and not isinstance(config.options.get("workers"), int):
+        raise ValueError(f"options.workers must be a number, found {config.options.get('workers')!r}")
+    folds = config.inputs.get("folds", {})
+    if config.options.get("fold") and not (isinstance(folds, dict) and {"sha256"} <= folds.keys()):
+        raise ValueError(f"inputs.folds must hold the sha256 of the folds, found {folds!r}")
+    if config.options.get("fold") and not isinstance(config.options.get("fold_file"), str):
+        raise ValueError(f"options.fold_file must be a file, found {config.options.get('fold_file')!r}")
+    for name, entry in sources.items():
+        known = list if kind == "stores" else dict
+        if not isinstance(entry, known) or not entry:
+            raise ValueError(f"inputs.{kind}.{name} must be a {known.__name__}, found {entry!r}")
+
+
+def options_of(run: Path, options: Mapping[str, Any], model: type[OptionsT]) -> OptionsT:
+    """Return the options of a run that a model knows; InputError for a value that cannot be."""
+    try:
+        return model.model_validate({name: value for name, value in options.items() if name in model.model_fields})
+    except ValidationError as error:
+        detail = error.errors()[0]
+        place = ".".join(map(str, ("options", *detail["loc"])))
+        raise InputError(f"{run / CONFIG_FILE}: {place}: {detail['msg']}, found {detail['input']!r}") from error
+
+
+def read_metrics(run: Path) -> dict[str, Any]:
+    """Read the metrics.json of a complete run; InputError if it is not what a training wrote."""
+    path = run / METRICS_FILE
+    metrics = read_object(path, "the metrics of a run")
+    valid = metrics.get("valid")
+    numbers = (
+        [valid.get(key) for key in ("macro_f1", "accuracy", "n", "missing")] if isinstance(valid, dict) else [None]
+    )
+    weights = metrics.get("layer_weights")
+    mixes = list(weights.values()) if isinstance(weights, dict) else [None]
+    if not all(isinstance(number, int | float) for number in [*numbers, metrics.get("selected_epoch")]):
+        raise InputError(f"{path} must hold the scores on valid and the selected epoch, found {numbers}")
+    if not all(isinstance(mix, dict) and all(isinstance(w, float) for w in mix.values()) for mix in mixes):
+        raise InputError(f"{path}: layer_weights must hold the weight of each layer, found {weights!r}")
+    return metrics
 
 
 def prepare(run: Path, config: RunConfig, force: bool) -> bool:

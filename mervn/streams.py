@@ -41,6 +41,15 @@ class StreamShape:
     centre: float = 0.0
     """Sample at 16 kHz on which the first row is centred."""
 
+    def check(self, name: str) -> None:
+        """Raise ValueError where a stream of this shape cannot be."""
+        names = isinstance(self.layers, list | tuple) and all(isinstance(layer, str) for layer in self.layers)
+        numbers = (self.width, self.stride, self.centre)
+        if not names or not self.layers or not all(isinstance(n, int | float) and n >= 0 for n in numbers):
+            raise ValueError(f"streams.{name} must be the shape of a stream, found {self}")
+        if not isinstance(self.width, int) or self.width < 1 or (modality_of(name) == "audio" and self.stride < 1):
+            raise ValueError(f"streams.{name} must have a width and, for audio, a stride of 1 or more, found {self}")
+
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object; `StreamShape(**object)` takes it back."""
         return asdict(self)

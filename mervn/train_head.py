@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from mervn.optimization import deterministic
 from mervn.outcome import RunResult, environment, fit_best, score, write_outcome, write_weights
 from mervn.own_module import keep_own
 from mervn.prepared import Prepared, configuration, encoders_of, open_training, resolved
-from mervn.runs import METRICS_FILE, RunConfig, default_folder, locked, prepare
+from mervn.runs import RunConfig, default_folder, locked, prepare, read_metrics
 from mervn.sequences import make_resident
 from mervn.tensorboard import require_tensorboard
 from mervn.training import Report, Trainer
@@ -46,7 +45,7 @@ def train_prepared(options: TrainHeadOptions, prepared: Prepared, say: Say, repo
     with locked(run):
         if prepare(run, config, options.force):
             say(f"complete already: {run} (--force trains again)")
-            return RunResult(run, json.loads((run / METRICS_FILE).read_text("utf-8")), trained=False)
+            return RunResult(run, read_metrics(run), trained=False)
         options = keep_own(run, options, config.inputs.get("modules", {}))
         _warn_empty(prepared.splits, options)
         layers = [each for split in prepared.splits.values() for each in split.streams.values()]

@@ -102,7 +102,7 @@ class Trainer:
         return loss.to(self.device)
 
     def fit(self, folder: Path, saving: Saving, reports: Sequence[Report]) -> None:
-        """Train until the last epoch or until `patience` epochs brought nothing better; `best` holds the result."""
+        """Train until the last epoch or until `patience` epochs brought no higher macro-F1; `best` holds the result."""
         history = folder / "history.jsonl"
         self._resume(folder / "checkpoints", history)
         with interruptible():
@@ -120,7 +120,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Tell whether early stopping has ended the training."""
-        return self.best.epoch >= 0 and self.next_epoch - 1 - self.best.epoch >= self.options.patience
+        return self.best.improved >= 0 and self.next_epoch - 1 - self.best.improved >= self.options.patience
 
     def _epoch(self, epoch: int, checkpoints: Path, saving: Saving) -> dict[str, Any]:
         started = time.perf_counter()
@@ -222,7 +222,7 @@ class Trainer:
         own = {name: tensor.cpu() for name, tensor in (rng_tensors() | {"epoch_loss": self.epoch_loss}).items()}
         for rank, theirs in enumerate(self.world.gather(own)):
             tensors |= {f"process.{rank}.{name}": tensor for name, tensor in theirs.items()}
-        best = {"epoch": self.best.epoch, "macro_f1": self.best.macro_f1, "nll": self.best.nll}
+        best = {key: getattr(self.best, key) for key in ("epoch", "macro_f1", "nll", "improved")}
         state = {"next_epoch": self.next_epoch, "next_step": self.next_step, "best": best}
         state |= {"scaler": self.precision.state(), "processes": self.world.size}
 
@@ -244,23 +244,29 @@ class Trainer:
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
             tensors, state = load_checkpoint(latest)
-            if state["processes"] != self.world.size:
+            if state.get("processes") != self.world.size:
                 raise InputError(
-                    f"{latest} was written by {state['processes']} processes, now there are {self.world.size}: "
+                    f"{latest} was written by {state.get('processes')} processes, now there are {self.world.size}: "
                     "start as many, or train again with --force"
                 )
-            self.load_weights(_under("model.", tensors))
-            load_optimizer_tensors(self.optimizer, tensors)
-            own = _under(f"process.{self.world.rank}.", tensors)
-            load_rng_tensors(own)
-            best = state["best"]
-            self.best = Best(best["epoch"], best["macro_f1"], best["nll"], _under("best.", tensors) or None)
-            self.next_epoch, self.next_step = state["next_epoch"], state["next_step"]
-            self.epoch_loss.copy_(own["epoch_loss"])
-            self.precision.load(state["scaler"])
+            try:
+                self._restore(tensors, state)
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                raise InputError(f"{latest} must be a whole checkpoint, found: {error!r}; use --force") from error
         lines = history.read_text("utf-8").splitlines() if history.exists() else []
         if self.world.is_main:
             write_atomically(history, "".join(line + "\n" for line in lines[: self.next_epoch]))
+
+    def _restore(self, tensors: dict[str, Tensor], state: Mapping[str, Any]) -> None:
+        self.load_weights(_under("model.", tensors))
+        load_optimizer_tensors(self.optimizer, tensors)
+        own = _under(f"process.{self.world.rank}.", tensors)
+        load_rng_tensors(own)
+        best = {"improved": state["best"]["epoch"]} | state["best"]
+        self.best = Best(**best, weights=_under("best.", tensors) or None)
+        self.next_epoch, self.next_step = state["next_epoch"] + 0, state["next_step"] + 0
+        self.epoch_loss.copy_(own["epoch_loss"])
+        self.precision.load(state["scaler"])
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -261,3 +261,9 @@ def test_faults_are_messages(tmp_path: Path) -> None:
         path.write_bytes(b"no audio")
     with pytest.raises(InputError, match=r"train.jsonl must hold audio of at least 55 ms, found none.*rejected.jsonl"):
         train(data, tmp_path / "none")
+
+
+def test_a_loss_that_is_no_number_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pretrainer, "validate", lambda self: (float("inf"), 1.0))
+    with pytest.raises(InputError, match=r"the losses must be finite, found 0\.\d+ on train and inf on valid"):
+        train(data, tmp_path / "run")

@@ -115,6 +115,8 @@ def _check_config(config: RunConfig) -> None:
         raise ValueError(f"options.data must be a folder, found {config.options.get('data')!r}")
     if not streams or set(streams) - {"text", "audio", SECOND}:
         raise ValueError(f"streams must be among text, audio, {SECOND}, found {list(streams)}")
+    if not all(isinstance(model, dict) for model in config.models.values()):
+        raise ValueError(f"models must hold an object for each stream, found {config.models!r}")
     for name, shape in streams.items():
         if not isinstance(shape, dict):
             raise ValueError(f"streams.{name} must be an object, found {shape!r}")

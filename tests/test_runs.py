@@ -58,6 +58,8 @@ CONFIGS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a width that is no number": lambda d: d | {"options": d["options"] | {"dim": "wide"}},
     "a fold that is no number": lambda d: d | {"options": d["options"] | {"fold": 3}},
     "a number that is none": lambda d: d | {"options": d["options"] | {"gamma": float("nan")}},
+    "a model that is no object": lambda d: d | {"models": {"text": None}},
+    "models that are a list": lambda d: d | {"models": ["text"]},
     "a list": lambda d: [d],
     "a string": lambda d: "config",
     "null": lambda d: None,

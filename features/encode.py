@@ -12,7 +12,7 @@ import torch
 
 from features.audio import AudioError
 from features.encoders.base import Encoder
-from features.errors import InputError
+from features.errors import InputError, UsageError
 from features.inputs import SAMPLE_RATE, Input, read_input
 from features.manifest import Utterance
 from features.memory import MemoryBudget
@@ -26,8 +26,16 @@ ALWAYS_FITS_S = 30.0
 """Longer audio that does not fit into memory alone is rejected; if shorter audio does not fit, the memory is in use."""
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device of a name; `auto` takes a GPU if torch sees one. InputError if it cannot be used."""
+def resolve_device(name: str, *, float64: bool = False) -> torch.device:
+    """Return the device of a name; `auto` takes a GPU if torch sees one. InputError if it cannot be used.
+
+    UsageError for a device without float64 where that is needed: losses and scores are summed in it.
+    """
+    if float64 and name.split(":")[0] == "mps":
+        raise UsageError(
+            f"--device must be a device with float64, in which losses and scores are summed, found {name!r}: mps has "
+            "none; use --device cpu (mervn extract can use mps)"
+        )
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

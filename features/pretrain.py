@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from features.config import DataOptions, PretrainOptions
 from features.encode import resolve_device
 from features.encoders.checkpoint import save_own
@@ -30,6 +28,7 @@ from features.result_folder import clear, locked, read_object, require_same, wri
 from features.store.identity import canonical_json
 from features.store.provenance import package_versions
 from features.store.rejected import REJECTED_FILE, Rejection, rejection_entry
+from features.torch_seed import seeded
 
 SCHEMA = 1
 PRETRAIN_FILE = "pretrain.json"
@@ -57,7 +56,7 @@ def pretrain(options: PretrainOptions, data: Path, say: Say, progress: Progress,
     The same configuration again returns the result that is there, or goes on with what was interrupted. Raises
     UsageError where the folder holds another configuration, InputError for data that cannot be used.
     """
-    device = resolve_device(options.device)
+    device = resolve_device(options.device, float64=True)
     manifests = read_manifests(data, SPLITS, audio_root=options.audio_root, require_emotion=False)
     document = _document(options, data)
     folder = options.output or Path("checkpoints") / f"{data.resolve().name}-fourier2vec-{_hash(document)}"
@@ -66,8 +65,7 @@ def pretrain(options: PretrainOptions, data: Path, say: Say, progress: Progress,
         if there is not None:
             say(f"complete already: {folder} (--force trains again)")
             return PretrainResult(folder, there, trained=False)
-        with torch.random.fork_rng(), computing(device, "fp32"):
-            torch.manual_seed(options.seed)
+        with seeded(device, options.seed), computing(device, "fp32"):
             model = MaskedFrames(Fourier2Vec(DEFAULTS))
             frames, rejected = _read(folder, manifests, model.encoder, say, progress)
             trainer = Pretrainer(model.to(device), frames["train"], frames["valid"], options, device)

@@ -75,7 +75,7 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress =
     where the run is not complete or the features it was trained on are not there.
     """
     config = read_config(run)
-    device = resolve_device(options.device)
+    device = resolve_device(options.device, float64=True)
     data = options.data or Path(config.options["data"])
     audio_root = options.audio_root or config.options.get("audio_root")
     label_options = options_of(run, config.options, LabelOptions)

@@ -24,6 +24,7 @@ from features.progress import Progress, Say, no_bar
 from features.result_folder import write_jsonl
 from features.store.identity import sync
 from features.store.rejected import REJECTED_FILE, rejection_entry
+from features.torch_seed import seeded
 from features.tuned import ENCODERS_FOLDER, Tuned
 from mervn.config import FinetuneOptions
 from mervn.end_to_end import EndToEnd, merge_lora
@@ -87,8 +88,7 @@ def finetune(options: FinetuneOptions, data: Path | None, say: Say, progress: Pr
         job = replace(job, options=world.on_main(lambda: _begin(job)))
         for encoder in job.encoders.values():
             encoder.drop_unused()
-        with torch.random.fork_rng(), deterministic(options.deterministic):
-            torch.manual_seed(options.seed)
+        with seeded(device, options.seed), deterministic(options.deterministic):
             metrics = _train(job, say, progress, report)
     return RunResult(job.run, metrics, trained=True, is_main=world.is_main)
 

@@ -12,6 +12,7 @@ import torch
 
 from features.encode import resolve_device
 from features.progress import Say
+from features.torch_seed import seeded
 from mervn.config import TrainHeadOptions
 from mervn.dataset import Split
 from mervn.model import build_head
@@ -36,7 +37,7 @@ def train_head(options: TrainHeadOptions, data: Path, say: Say, report: Report) 
 
 def train_prepared(options: TrainHeadOptions, prepared: Prepared, say: Say, report: Report) -> RunResult:
     """Train one head, or return the complete run that is there."""
-    device = resolve_device(options.device)
+    device = resolve_device(options.device, float64=True)
     options = resolved(options)
     if options.tensorboard:
         require_tensorboard()
@@ -78,8 +79,7 @@ def _train(
     started = time.perf_counter()
     splits, streams = prepared.splits, prepared.streams
     shapes = {name: stream.shape for name, stream in streams.items()}
-    with torch.random.fork_rng():
-        torch.manual_seed(options.seed)
+    with seeded(device, options.seed):
         head = build_head(options, shapes, len(prepared.labels)).to(device)
         trainer = Trainer(head, splits["train"], splits["valid"], prepared.labels, options, device)
         fit_best(trainer, run, options, report)

@@ -8,6 +8,7 @@ so gradients are added once a step and not, as DistributedDataParallel does, in 
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -16,8 +17,10 @@ import torch
 from torch import Tensor, distributed
 
 from features.encode import resolve_device
-from features.errors import InputError, UsageError
+from features.errors import UsageError
 from features.random_streams import Purpose, seed_sequence
+from features.torch_seed import seed_torch
+from mervn.faults import FaultWatch, portable
 
 Result = TypeVar("Result")
 CHUNK = 1 << 24
@@ -67,6 +70,7 @@ class Group(World):
     def __init__(self) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
         self.control = distributed.new_group(backend="gloo")
+        self.faults = FaultWatch(self.rank, self.size, self.control)
 
     def gather(self, thing: Result) -> list[Result]:
         """Return what every process gave, in the order of their ranks."""
@@ -77,12 +81,17 @@ class Group(World):
     def on_main(self, work: Callable[[], Result]) -> Result:
         """Have the main process do something; its result, or its error, is everybody's."""
         outcome: list[Any] = [None, None]
+        fault: BaseException | None = None
         if self.is_main:
             try:
                 outcome[0] = work()
-            except (InputError, OSError) as error:
-                outcome[1] = error
+                pickle.dumps(outcome[0])  # fails here and not in the broadcast, for which the others wait
+            except BaseException as error:
+                fault = error
+                outcome = [None, portable(error)]
         distributed.broadcast_object_list(outcome, 0, self.control)
+        if fault is not None:
+            raise fault
         if outcome[1] is not None:
             raise outcome[1]
         result: Result = outcome[0]
@@ -106,7 +115,8 @@ class Group(World):
     def begin(self, module: torch.nn.Module, seed: int) -> None:
         """Give every process the main one's weights, and dropout of its own."""
         if not self.is_main:
-            torch.manual_seed(int(seed_sequence(Purpose.PROCESS, seed, self.rank).generate_state(1)[0]))
+            own = int(seed_sequence(Purpose.PROCESS, seed, self.rank).generate_state(1)[0])
+            seed_torch(next(module.parameters()).device, own)
         for tensor in module.state_dict().values():
             distributed.broadcast(tensor, 0)
 
@@ -127,10 +137,11 @@ def _chunks(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 def joined(device: str) -> Iterator[tuple[World, torch.device]]:
     """Join the processes that `accelerate launch` started, and yield them and this one's device.
 
-    UsageError where Accelerate is not installed, or where a single GPU is named for several processes.
+    An error in one process ends all of them. UsageError where Accelerate is not installed, or where a single GPU is
+    named for several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield ALONE, resolve_device(device)
+        yield ALONE, resolve_device(device, float64=True)
         return
     try:
         from accelerate import PartialState
@@ -139,7 +150,11 @@ def joined(device: str) -> Iterator[tuple[World, torch.device]]:
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device of several processes must be auto, cpu or cuda, found {device}")
     state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+    group = Group()
     try:
-        yield Group(), torch.device("cpu") if state.device.type == "cpu" else state.device
-    finally:
-        state.destroy_process_group()
+        yield group, torch.device("cpu") if state.device.type == "cpu" else state.device
+    except BaseException as error:
+        group.faults.announce(error)
+        raise  # without leaving the group: that would wait for what the others have begun
+    group.faults.close()
+    state.destroy_process_group()

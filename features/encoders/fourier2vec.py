@@ -26,6 +26,7 @@ from features.encoders.mel import FFT, mel_filters
 from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
 from features.ragged import Ragged, segment_mean
+from features.torch_seed import seeded
 
 WINDOW, HOP = 400, 160
 DEFAULTS: dict[str, Any] = {
@@ -104,8 +105,7 @@ class Fourier2Vec(Encoder):
     def load(cls, selector: Selector, settings: EncoderSettings) -> Fourier2Vec:
         """Load a checkpoint folder, or make random weights from a fixed seed where the selector names no model."""
         if selector.model is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(RANDOM_SEED)
+            with seeded(torch.device("cpu"), RANDOM_SEED):
                 return cls(DEFAULTS, resolve_layers(selector, DEFAULTS["num_layers"]))
         config, note, tensors = load_own(selector)
         if config.keys() != DEFAULTS.keys():

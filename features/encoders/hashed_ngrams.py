@@ -23,6 +23,7 @@ from features.encoders.selector import EncoderSettings, Selector
 from features.errors import InputError, UsageError
 from features.ragged import Ragged, concatenate, segment_mean
 from features.text import syllables
+from features.torch_seed import seeded
 
 DEFAULTS: dict[str, Any] = {"dim": 256, "buckets": 1 << 14, "slots": 32, "position_scale": 0.1}
 """`slots`: the most n-grams of a token that count (a Vietnamese syllable of 7 letters has 16); `position_scale`: words
@@ -69,8 +70,7 @@ class HashedNgrams(Encoder):
         if selector.layers not in (None, ("last",)):
             raise UsageError(f"{selector.flag}: hashed_ngrams has one layer, 'last'")
         if selector.model is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(RANDOM_SEED)
+            with seeded(torch.device("cpu"), RANDOM_SEED):
                 return cls()
         config, note, tensors = load_own(selector)
         if config.keys() != DEFAULTS.keys():

@@ -1,0 +1,98 @@
+"""An error of one process ends all of them with its message: two processes over gloo, with nobody to end them."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from features.errors import InputError
+from mervn.faults import describe, portable
+
+DRIVER = """
+import sys, time
+from features.errors import InputError
+from mervn.world import joined
+
+class Odd(Exception):
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+def fail(error):
+    raise error
+
+with joined("cpu") as (world, device):
+    world.gather(world.rank)
+    WORK
+    print("after")
+print("done")
+"""
+FAULTS = {
+    "on_main: KeyError": ("world.on_main(lambda: fail(KeyError('missing')))", "KeyError: 'missing'"),
+    "on_main: MemoryError": ("world.on_main(lambda: fail(MemoryError()))", "MemoryError"),
+    "on_main: interrupt": ("world.on_main(lambda: fail(KeyboardInterrupt()))", "KeyboardInterrupt"),
+    "on_main: an error that cannot be pickled": ("world.on_main(lambda: fail(Odd(1, 2)))", "Odd: 1 and 2"),
+    "on_main: a result that cannot be pickled": ("world.on_main(lambda: (lambda: 1))", "pickle"),
+    "main alone": ("world.is_main and fail(RuntimeError('out of memory')); world.gather(1)", "out of memory"),
+    "other alone": ("world.is_main or fail(KeyError('lost')); world.gather(1)", "KeyError: 'lost'"),
+    "other alone: changed file": (
+        "world.is_main or fail(InputError('a.wav has changed')); world.gather(1)",
+        "a.wav has",
+    ),
+    "other alone, main busy": (
+        "time.sleep(60) if world.is_main else fail(InputError('b.wav has changed'))",
+        "b.wav has changed",
+    ),
+}
+
+
+def start(folder: Path, work: str) -> tuple[list[int], list[str]]:
+    """Run two processes as srun would, and return their exit codes and what they printed."""
+    driver = folder / "driver.py"
+    driver.write_text(DRIVER.replace("WORK", work))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(2):
+        known = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+        env = os.environ | {key: str(value) for key, value in known.items()} | {"MASTER_ADDR": "127.0.0.1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        processes.append(subprocess.Popen([sys.executable, str(driver)], env=env, text=True, **pipes))
+    try:
+        printed = [process.communicate(timeout=60)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], printed
+
+
+@pytest.mark.parametrize(("work", "message"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_of_one_process_ends_both_with_its_message(tmp_path: Path, work: str, message: str) -> None:
+    started = time.monotonic()
+    codes, printed = start(tmp_path, work)
+    assert time.monotonic() - started < 50
+    assert all(codes), printed
+    for text in printed:
+        assert message in text and "after" not in text
+
+
+def test_processes_without_a_fault_end_as_they_should(tmp_path: Path) -> None:
+    codes, printed = start(tmp_path, "assert world.on_main(lambda: 7) == 7; world.is_main and time.sleep(2)")
+    assert codes == [0, 0] and all("after\ndone" in text for text in printed)
+
+
+class _OddError(Exception):
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first}, {second}")
+
+
+def test_an_error_travels_as_itself_where_it_can() -> None:
+    assert portable(InputError("no")).args == ("no",) and isinstance(portable(InputError("no")), InputError)
+    told = portable(_OddError(1, 2))
+    assert isinstance(told, RuntimeError) and str(told) == "_OddError: 1, 2"
+    assert describe(InputError("no")) == "no" and describe(MemoryError()) == "MemoryError"
+    assert describe(KeyboardInterrupt()) == "interrupted"

@@ -64,7 +64,8 @@ def start(folder: Path, processes: int, options: FinetuneOptions, fault: str = "
     ]  # fmt: skip
     command = several if processes > 1 else [sys.executable]
     return subprocess.run(
-        [*command, str(driver), options.model_dump_json(exclude_unset=True), str(folder)], capture_output=True, text=True, timeout=300,
+        [*command, str(driver), options.model_dump_json(exclude_unset=True), str(folder)],
+        capture_output=True, text=True, timeout=300,
         start_new_session=True,
     )  # fmt: skip
 

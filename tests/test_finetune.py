@@ -53,8 +53,13 @@ def test_a_run_goes_on_from_the_head_and_is_evaluated_as_any_other(head: Path, t
     metrics = json.loads((tuned / "metrics.json").read_text())
     history = read_rows(tuned / "history.jsonl")
     assert [entry["epoch"] for entry in history] == [0, 1, 2]
+<<<<<<< Updated upstream
     assert "train_loss" not in history[0] and "train_loss" in history[1]
     assert history[2]["valid"]["nll"] < history[0]["valid"]["nll"]  # every epoch trains on other draws, valid stays
+=======
+    assert ["train_loss" in entry for entry in history] == [False, True, True]
+    assert history[2]["valid"]["nll"] < history[0]["valid"]["nll"]  # losses of training move with draws and dropout
+>>>>>>> Stashed changes
     before = json.loads((head / "metrics.json").read_text())["valid"]
     assert history[0]["valid"]["nll"] == pytest.approx(before["nll"], abs=1e-3)
     assert metrics["valid"]["macro_f1"] >= before["macro_f1"]
@@ -321,7 +326,7 @@ def test_layer_decay_slows_what_is_near_the_input(model: EndToEnd) -> None:
 def test_bad_audio_is_met_before_the_first_epoch(data: Path, tmp_path: Path) -> None:  # noqa: F811
     soundfile.write(data / "train-003.wav", wave(0.5, 0)[:0], 16_000)
     options = {"data": data, "audio_encoder": "fourier2vec@1", "text_encoder": "hashed_ngrams",
-               "dim": 16, "heads": 2, "mlp": (8,), "epochs": 1}  # fmt: skip
+               "dim": 16, "mlp": (8,), "epochs": 1}  # fmt: skip
     with pytest.raises(InputError, match=r"train.jsonl:4 'train-003': no_samples"):
         tune(None, tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
@@ -355,7 +360,7 @@ def test_a_tuned_encoder_extracts_but_not_what_it_saw(tuned: Path, data: Path, t
 def test_the_checkpoint_of_a_real_architecture_is_whole(made: Path, tmp_path: Path) -> None:  # noqa: F811
     whisper = make_whisper(tmp_path / "whisper")
     options = {"data": made, "audio_encoder": f"whisper={whisper}@2", "fusion": "audio", "dim": 16,
-               "heads": 2, "mlp": (8,), "epochs": 1}  # fmt: skip
+               "mlp": (8,), "epochs": 1}  # fmt: skip
     run = tune(None, tmp_path / "run", **options).path
     tuned = load_encoder(parse_selector(f"whisper={run}", "audio"))
     original = load_encoder(parse_selector(f"whisper={whisper}@2", "audio"))
@@ -389,7 +394,7 @@ def test_no_crash_leaves_tuned_weights_without_what_they_learned_from(
         soundfile.write(data / f"valid-{i:03d}.wav", wave(0.4, 100 + i), 16_000)
     seen = json.loads((tuned / "encoders" / "audio" / "tuned.json").read_text())["seen"].keys()
     options = {"data": data, "audio_encoder": f"fourier2vec={tuned}", "text_encoder": f"hashed_ngrams={tuned}",
-               "dim": 16, "heads": 2, "mlp": (8,), "epochs": 1}  # fmt: skip
+               "dim": 16, "mlp": (8,), "epochs": 1}  # fmt: skip
     run, checks = tmp_path / "run", [0]
 
     def watch(function: Any) -> Any:

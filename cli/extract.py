@@ -50,9 +50,10 @@ def extract(options: ExtractOptions, output: Output) -> None:
             rejected = f", {result.rejected} rejected (see rejected.jsonl)" if result.rejected else ""
             clipped = f", {result.end_clipped} cut at the file's end" if result.end_clipped else ""
             truncated = f", {result.truncated} transcripts truncated" if result.truncated else ""
+            empty = f", {result.empty} without transcript" if result.empty else ""
             left = f", {result.left} left to other shards" if result.left else ""
             verb = "planned" if options.plan else f"{result.encoded} encoded"
-            output.result(f"{result.path}: {verb}, {result.kept} kept{left}{rejected}{clipped}{truncated}")
+            output.result(f"{result.path}: {verb}, {result.kept} kept{left}{rejected}{clipped}{truncated}{empty}")
         if not options.plan:
             output.say("  " + "; ".join(_costs(stores[0])))
     output.document({"stores": [as_json(result) for result in results]})

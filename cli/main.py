@@ -14,6 +14,7 @@ import click
 
 from features.cpu_threads import bound_spinning
 from features.errors import InputError, UsageError
+from features.suggestions import did_you_mean
 from features.targets import import_target
 
 
@@ -84,6 +85,8 @@ COMMANDS: dict[str, CommandSpec] = {
         "cli.evaluate:evaluate_command", "mervn.config:EvaluateOptions", "Score a finished run on a split."
     ),
 }
+UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP)
+"""Of paths that no file can have, as a user may give them."""
 GROUPS = {"store": "Look into feature stores, and look after them."}
 
 
@@ -108,6 +111,15 @@ class LazyGroup(click.Group):
             return None
         command: click.Command = import_target(spec.target)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; an unknown one is an error that names those near it."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            near = did_you_mean(args[0], self.list_commands(ctx))
+            ctx.fail(f"No such command {args[0]!r}{near}")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table alone."""
@@ -158,11 +170,11 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: nothing left to flush
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG, *UNUSABLE):
             raise
         place = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         hint = "; what was finished before is kept: make room and run the same command again" if full else ""
         click.echo(f"error: {place}{error.strerror}{hint}", err=True)
-        return 1
+        return 2 if error.errno in UNUSABLE else 1
     return result if isinstance(result, int) else 0

@@ -30,16 +30,14 @@ def pretrain_audio(options: PretrainOptions, output: Output) -> None:
     def report(entry: dict[str, Any]) -> None:
         valid = entry["valid"]
         output.say(
-            f"epoch {entry['epoch'] + 1}: loss {entry['train_loss']:.4f}, valid L1 {valid['l1']:.4f}, "
-            f"{valid['ratio']:.4f} of predicting the mean (best: epoch {entry['best_epoch'] + 1}), "
+            f"epoch {entry['epoch']}: loss {entry['train_loss']:.4f}, valid L1 {valid['l1']:.4f}, "
+            f"{valid['ratio']:.4f} of predicting the mean (best: epoch {entry['best_epoch']}), "
             f"{entry['seconds']:.1f} s, {entry['seconds_left']:.0f} s left"
         )
 
     found = pretrain(options, data, output.say, output.progress, report)
     valid = found.result["valid"]
-    output.result(
-        f"{found.path}: {found.result['weights']}, epoch {found.result['selected_epoch'] + 1} chosen on valid"
-    )
+    output.result(f"{found.path}: {found.result['weights']}, epoch {found.result['selected_epoch']} chosen on valid")
     output.result(f"valid: L1 {valid['l1']:.4f}, {valid['ratio']:.4f} of predicting the mean ({valid['mean_l1']:.4f})")
     output.result(f"use it with --audio-encoder fourier2vec={found.path}")
     output.document({"output": str(found.path), "trained": found.trained, "result": found.result})

@@ -8,14 +8,17 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, Literal, get_args, get_origin
 
+import click
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from cli.main import COMMANDS
-from features.config import Options, is_own
+from features.config import OneOf, Options, is_own
 from features.errors import UsageError
+from features.files import read_regular
+from features.suggestions import did_you_mean
 from features.targets import import_target
 
 TOML_FILE = "mervn.toml"
@@ -82,7 +85,8 @@ def _explain(model: type[Options], detail: ErrorDetails, given: Mapping[str, Set
     name = str(detail["loc"][0])
     source = given[name].source if name in given else "default"
     place = "" if source == "flag" else f" (from {source})"
-    return f"{flag_name(name)}: {message[0].lower()}{message[1:]}, found {detail['input']!r}{place}"
+    near = did_you_mean(str(detail["input"]), _choices(model, name))
+    return f"{flag_name(name)}: {message[0].lower()}{message[1:]}, found {detail['input']!r}{near}{place}"
 
 
 def flag_name(field: str) -> str:
@@ -92,15 +96,16 @@ def flag_name(field: str) -> str:
 
 def _from_json(path: Path, model: type[Options]) -> dict[str, Setting]:
     try:
-        document = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        document = json.loads(read_regular(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"--config must be a JSON file as a run writes it, found {path}: {error}") from error
     options = document.get("options", document) if isinstance(document, dict) else None
     if not isinstance(options, dict):
         raise UsageError(f"--config must hold a JSON object of options, found another thing in {path}")
+    known = [field.replace("_", "-") for field in model.model_fields]
     for key in options:
-        if key.replace("-", "_") not in model.model_fields:
-            raise UsageError(f"{path}: no option is called {key!r}{_near(key, model.model_fields)}")
+        if key.replace("_", "-") not in known:
+            raise UsageError(f"{path}: no option is called {key!r}{did_you_mean(key.replace('_', '-'), known)}")
     return {key.replace("-", "_"): Setting(value, str(path)) for key, value in options.items()}
 
 
@@ -113,40 +118,81 @@ def _refuse_code(settings: Mapping[str, Setting], config: Path | None) -> None:
 
 
 def _from_toml(command: str, model: type[Options]) -> dict[str, Setting]:
-    """Return what mervn.toml of the current folder says for a command; a key no command knows is an error."""
+    """Return what mervn.toml of the current folder says for a command.
+
+    A key that may have been meant for this command is an error; one of another command's alone is a warning.
+    """
     path = Path(TOML_FILE)
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        document = tomllib.loads(read_regular(path).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} must be a TOML file: {error}") from error
-    tables = {name.split(" ")[0] for name in COMMANDS}
+    table = command.split(" ")[0]
     found: dict[str, Setting] = {}
+    faults: list[str] = []
+    warned: list[str] = []
     for key, value in document.items():
-        if isinstance(value, dict) and key in tables:
-            _check_table(path, key, value)
-        elif key not in SHARED_KEYS:
-            raise UsageError(f"{path}: no command knows {key!r}{_near(key, (*SHARED_KEYS, *tables))}")
+        fault, concerns = _top_fault(key, value, table, model)
+        if fault is not None:
+            (faults if concerns else warned).append(f"{path}: {fault}")
+        elif isinstance(value, dict):
+            unknown = [f"{path} [{key}]: {each}" for each in _table_faults(key, value)]
+            (faults if key == table else warned).extend(unknown)
         elif key.replace("-", "_") in model.model_fields:
             found[key.replace("-", "_")] = Setting(value, str(path))
-    table = command.split(" ")[0]
+    for line in warned:
+        click.echo(f"warning: {line}", err=True)
+    if faults:
+        raise UsageError("\n".join(faults))
     for key, value in document.get(table, {}).items():
         if key.replace("-", "_") in model.model_fields:
             found[key.replace("-", "_")] = Setting(value, f"{path} [{table}]")
     return found
 
 
-def _check_table(path: Path, table: str, values: Mapping[str, Any]) -> None:
-    known: set[str] = set()
-    for name, spec in COMMANDS.items():
-        if name.split(" ")[0] == table:
-            known |= {field.replace("_", "-") for field in import_target(spec.options).model_fields}
-    for key in values:
-        if key.replace("_", "-") not in known:
-            raise UsageError(f"{path} [{table}]: no option is called {key!r}{_near(key, known)}")
+def _top_fault(key: str, value: Any, table: str, model: type[Options]) -> tuple[str | None, bool]:
+    """Return what is wrong with a key outside all tables, or with a table's name, and whether this command is meant."""
+    tables = list(dict.fromkeys(name.split(" ")[0] for name in COMMANDS))
+    if isinstance(value, dict):
+        if key in tables:
+            return None, False
+        near = difflib.get_close_matches(key, tables, n=3)
+        hint = did_you_mean(key, tables) or f"; it must be one of {', '.join(tables)}"
+        return f"no command is called [{key}]{hint}", table in near
+    if key.replace("_", "-") in SHARED_KEYS:
+        return None, False
+    owners = [name for name in tables if key.replace("_", "-") in _options_of(name)]
+    if owners:
+        places = " or ".join(f"[{name}]" for name in owners)
+        return f"{key} is no key for all commands ({', '.join(SHARED_KEYS)}); put it under {places}", table in owners
+    known = [*SHARED_KEYS, *(field.replace("_", "-") for field in model.model_fields), *tables]
+    return f"no command knows {key!r}{did_you_mean(key, known)}", True
 
 
-def _near(key: str, known: Any) -> str:
-    close = difflib.get_close_matches(key, [str(name).replace("_", "-") for name in known], n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+def _options_of(table: str) -> set[str]:
+    """Return the keys that a table can hold: the options of its command, or of all commands of a group."""
+    models = [import_target(spec.options) for name, spec in COMMANDS.items() if name.split(" ")[0] == table]
+    return {field.replace("_", "-") for model in models for field in model.model_fields}
+
+
+def _table_faults(table: str, values: Mapping[str, Any]) -> list[str]:
+    known = _options_of(table)
+    unknown = [key for key in values if key.replace("_", "-") not in known]
+    return [f"no option is called {key!r}{did_you_mean(key, known)}" for key in unknown]
+
+
+def _choices(model: type[Options], name: str) -> list[str]:
+    """Return the values that an option can have, where they are few: of a Literal, or of a registry."""
+    found: list[str] = []
+    parts: list[Any] = [model.model_fields[name].annotation, *model.model_fields[name].metadata]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, OneOf):
+            found += part.names
+        elif get_origin(part) is Literal:
+            found += map(str, get_args(part))
+        else:
+            parts += get_args(part)
+    return found

@@ -119,8 +119,10 @@ def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
 @command("store compact", argument="store")
 def compact(store: Path, options: StoreCompactOptions, output: Output) -> None:
     """Gather small parts into full ones and drop rows that newer ones replaced; other processes may go on reading."""
+    from features.store.identity import read_store_info
     from features.store.maintenance import compact as compact_store
 
+    read_store_info(store)
     done = compact_store(store)
     output.result(f"{store}: {done.parts_before} parts before, {done.parts_after} now, {done.superseded} rows dropped")
     output.document({"path": str(store), **asdict(done)})

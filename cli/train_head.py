@@ -33,10 +33,10 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
     def report(entry: dict[str, Any]) -> None:
         seconds.append(entry["seconds"])
         drawn.append(entry["drawn"])
-        left = (options.epochs - entry["epoch"] - 1) * sum(seconds) / len(seconds)
+        left = (options.epochs - entry["epoch"]) * sum(seconds) / len(seconds)
         output.say(
-            f"epoch {entry['epoch'] + 1}/{options.epochs}: loss {entry['train_loss']:.4f}, valid macro-F1 "
-            f"{entry['valid']['macro_f1']:.4f} (best: epoch {entry['best_epoch'] + 1}), {entry['seconds']:.2f} s, "
+            f"epoch {entry['epoch']}/{options.epochs}: loss {entry['train_loss']:.4f}, valid macro-F1 "
+            f"{entry['valid']['macro_f1']:.4f} (best: epoch {entry['best_epoch']}), {entry['seconds']:.2f} s, "
             f"at most {left:.0f} s left"
         )
 
@@ -55,7 +55,7 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
         output.say(f"{len(seconds)} epochs, {sum(seconds) / len(seconds):.2f} s an epoch")
         output.say(_sampled(options.sampling, drawn))
     missing = f", {valid['missing']} missing" if valid["missing"] else ""
-    output.result(f"{result.path}: epoch {result.metrics['selected_epoch'] + 1} chosen on valid")
+    output.result(f"{result.path}: epoch {result.metrics['selected_epoch']} chosen on valid")
     output.result(
         f"valid: macro-F1 {valid['macro_f1']:.4f}, accuracy {valid['accuracy']:.4f} ({valid['n']} utterances{missing})"
     )

@@ -130,7 +130,7 @@ def _segment(
         raise AudioError("no_samples", f"{path}: start must be before the file's end at {seconds:.3f} s, found {start}")
     first = round(start * rate)
     last = frames if end is None else round(end * rate)
-    clipped = last > frames
+    clipped = end is not None and round(end * rate - frames, 6) >= 1  # less than a sample is rounding
     last = min(last, frames)
     if last <= first:
         raise AudioError("no_samples", f"{path}: a segment must have samples, found {first} to {last} of {frames}")

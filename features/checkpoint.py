@@ -44,16 +44,28 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"{folder} must be a whole checkpoint, found: {error}; train again with --force") from error
 
 
+def checkpoint_name(epoch: int, step: int | None = None) -> str:
+    """Return the name of the folder of a checkpoint after an epoch, or after a step of it; epochs count from 1."""
+    return f"epoch-{epoch:05d}" if step is None else f"epoch-{epoch:05d}-step-{step:06d}"
+
+
+def _order(folder: Path) -> tuple[str, str]:
+    """Sort checkpoints by time: the end of an epoch comes after its steps."""
+    epoch, step, number = folder.name.partition("-step-")
+    return epoch, number if step else "end"
+
+
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the latest checkpoint of a `checkpoints` folder, by name: epoch-3 comes before epoch-3-step-10."""
-    return max(_whole(folder), default=None, key=lambda path: path.name)
+    """Return the latest checkpoint of a `checkpoints` folder, by name."""
+    return max(_whole(folder), default=None, key=_order)
 
 
 def remove_older(folder: Path, latest: Path, keep: int = 1) -> None:
     """Remove every checkpoint of a `checkpoints` folder but the `keep` latest; what comes after `latest` goes too."""
-    names = sorted(path.name for path in _whole(folder) if path.name <= latest.name)[-keep:]
+    before = [path for path in _whole(folder) if _order(path) <= _order(latest)]
+    kept = sorted(before, key=_order)[-keep:]
     for path in folder.glob("epoch-*"):
-        if path.name not in names:
+        if path not in kept:
             shutil.rmtree(path, ignore_errors=True)
 
 

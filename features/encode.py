@@ -27,7 +27,7 @@ ALWAYS_FITS_S = 30.0
 
 
 def resolve_device(name: str, *, float64: bool = False) -> torch.device:
-    """Return the device of a name; `auto` takes a GPU if torch sees one. InputError if it cannot be used.
+    """Return the device of a name; `auto` takes a GPU if torch sees one. UsageError if it cannot be used.
 
     UsageError for a device without float64 where that is needed: losses and scores are summed in it.
     """
@@ -43,7 +43,7 @@ def resolve_device(name: str, *, float64: bool = False) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first = str(error).splitlines()[0]
-        raise InputError(f"--device must be a device that torch can use here, found {name!r}: {first}") from error
+        raise UsageError(f"--device must be a device that torch can use here, found {name!r}: {first}") from error
     return device
 
 

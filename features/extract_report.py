@@ -13,6 +13,7 @@ import torch
 from features.encoders.base import Encoder
 from features.encoders.selector import Selector
 from features.errors import InputError
+from features.inputs import transcript_of
 from features.plan import Plan, Target
 from features.progress import Say
 from features.store.identity import identity_hash
@@ -37,6 +38,8 @@ class StoreResult:
     """Left to other shards."""
     end_clipped: int
     truncated: int
+    empty: int
+    """Transcripts that are missing or empty: no frames are stored for them."""
     unk_fraction: float | None
     """Fraction of tokens that are `<unk>`; None without a subword tokenizer."""
     single_token_fraction: float | None
@@ -77,6 +80,7 @@ def make_result(
         left=len(left),
         end_clipped=plan.end_clipped,
         truncated=plan.truncated,
+        empty=sum(not transcript_of(u) for u in utterances) if plan.modality == "text" else 0,
         unk_fraction=counts.unk_fraction if counts else None,
         single_token_fraction=counts.single_token_fraction if counts else None,
         segmented=counts.segmented if counts else 0,

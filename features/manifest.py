@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from features.errors import InputError
+from features.errors import InputError, UsageError
 from features.files import other_kind, read_regular
 from features.label_names import lookalikes
 from features.manifest_faults import Fault, describe_faults
@@ -64,16 +64,18 @@ def read_manifests(
 ) -> dict[str, list[Utterance]]:
     """Read the manifests of these splits, and no other.
 
-    Raises one InputError that lists every fault of every file with its line: bad JSON, missing, misspelt or ill-typed
-    fields, times that are not finite, negative or out of order, an id used twice, what could not be written into
-    predictions, missing audio files (if `check_audio`), an empty or missing manifest. If `require_emotion`, also
-    labels that only look different, and (if `labels_of_train`) a label that train does not have, where train is read;
-    `task_label` says what becomes of an emotion first, None if it is left out.
+    UsageError if a folder does not exist. Raises one InputError that lists every fault of every file with its line:
+    bad JSON, missing, misspelt or ill-typed fields, times that are not finite, negative or out of order, an id used
+    twice, what could not be written into predictions, missing audio files (if `check_audio`), an empty or missing
+    manifest. If `require_emotion`, also labels that only look different, and (if `labels_of_train`) a label that train
+    does not have, where train is read; `task_label` says what becomes of an emotion first, None if it is left out.
     """
     if not data.is_dir():
-        raise InputError(
-            f'the data folder {data} is not there; give it with --data DIR or as `data = "DIR"` in mervn.toml'
+        raise UsageError(
+            f'the data folder {data} does not exist; give it with --data DIR or as `data = "DIR"` in mervn.toml'
         )
+    if audio_root is not None and not audio_root.is_dir():
+        raise UsageError(f"--audio-root must be a folder, there is no {audio_root}")
     faults: list[Fault] = []
     manifests = {}
     for split in splits:

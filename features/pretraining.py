@@ -123,9 +123,10 @@ class Pretrainer:
                 self._save(folder / "checkpoints")
             report(entry)
 
-    def _epoch(self, epoch: int) -> dict[str, Any]:
-        started = time.perf_counter()
-        train_loss = self.train_epoch(epoch)
+    def _epoch(self, done: int) -> dict[str, Any]:
+        """Train and score the epoch after `done` others; its own number counts from 1."""
+        started, epoch = time.perf_counter(), done + 1
+        train_loss = self.train_epoch(done)
         before = time.perf_counter()
         l1, mean_l1 = self.validate()
         self.validation_s = time.perf_counter() - before

@@ -51,6 +51,8 @@ def read_folds(path: Path) -> Folds:
     try:
         content = read_regular(path)
         document = json.loads(content)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} must be a JSON file of folds; there is no such file") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} must be a JSON file of folds, but cannot be read: {error}") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or not _is_folds(document.get("folds")):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -38,7 +37,7 @@ from mervn.parity import check_parity
 from mervn.prepared import Labelled, read_labelled, refuse_silent, resolved
 from mervn.runs import RunConfig, default_folder, locked, prepare, read_metrics
 from mervn.streams import SECOND, StreamShape
-from mervn.tensorboard import require_tensorboard
+from mervn.tensorboard import require_tensorboard, write_history
 from mervn.training import Report, Trainer
 from mervn.unread import refuse_unread, unread_options
 from mervn.world import World, joined
@@ -83,6 +82,8 @@ def finetune(options: FinetuneOptions, data: Path | None, say: Say, progress: Pr
         world.on_main(lambda: stack.enter_context(locked(job.run)))
         if world.on_main(lambda: prepare(job.run, job.config, options.force)):
             say(f"complete already: {job.run} (--force trains again)")
+            if options.tensorboard and world.is_main:
+                write_history(job.run, say)
             metrics = read_metrics(job.run)
             return RunResult(job.run, metrics, trained=False, is_main=world.is_main)
         job = replace(job, options=world.on_main(lambda: _begin(job)))
@@ -232,7 +233,6 @@ def _train(job: Job, say: Say, progress: Progress, report: Report) -> dict[str, 
     def write() -> None:
         _save_model(job.run, model.cpu(), splits["train"])
         write_outcome(job.run, trainer, found, environment(job.config, trainer, {}, seconds) | cost)
-        shutil.rmtree(job.run / "checkpoints", ignore_errors=True)
 
     world.on_main(write)
     return found.metrics

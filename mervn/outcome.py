@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -24,7 +25,7 @@ from mervn.model import Head, LayerMix
 from mervn.prediction import predict, prediction_rows
 from mervn.runs import ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, SCHEMA, RunConfig, write_json, write_jsonl
 from mervn.streams import StreamShape
-from mervn.tensorboard import TensorBoard
+from mervn.tensorboard import FOLDER, TensorBoard
 from mervn.training import Report, Trainer
 
 
@@ -53,7 +54,7 @@ class Valid:
 def fit_best(trainer: Trainer, run: Path, options: TrainHeadOptions | FinetuneOptions, report: Report) -> None:
     """Train to the end and put the weights of the best epoch back."""
     saving = Saving(options.checkpoint_every, options.checkpoint_steps, options.keep_checkpoints)
-    with closing(TensorBoard(run / "tensorboard")) as board:
+    with closing(TensorBoard(run / FOLDER)) as board:
         wanted = options.tensorboard and trainer.world.is_main
         trainer.fit(run, saving, [board.add, report] if wanted else [report])
     if trainer.best.weights is None:
@@ -73,6 +74,7 @@ def score(
         "labels": trainer.labels,
         "selected_epoch": trainer.best.epoch,
         "missing": {split.name: len(split.missing) for split in (trainer.train, valid)},
+        "empty": {split.name: split.count_empty() for split in (trainer.train, valid)},
         "dropped": dropped,
         "features": dict(weights),
         "layer_weights": layer_weights(trainer.head, shapes),
@@ -88,10 +90,11 @@ def write_weights(run: Path, head: Head) -> None:
 
 
 def write_outcome(run: Path, trainer: Trainer, found: Valid, environment: Mapping[str, Any]) -> None:
-    """Write all but the weights; metrics.json comes last, for its existence means complete."""
+    """Write all but the weights; metrics.json comes last, for its existence means complete. Checkpoints go then."""
     write_jsonl(run / "predictions-valid.jsonl", prediction_rows(trainer.valid, found.probabilities, trainer.labels))
     write_json(run / ENVIRONMENT_FILE, environment)
     write_json(run / METRICS_FILE, found.metrics)
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
 
 
 def layer_weights(head: Head, shapes: Mapping[str, StreamShape]) -> dict[str, dict[str, float]]:
@@ -119,7 +122,7 @@ def environment(
         "stores": {name: list(some) for name, some in stores.items()},
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "seconds": round(seconds, 3),
-        "seconds_per_epoch": round(seconds / max(1, trainer.next_epoch), 4),
+        "seconds_per_epoch": round(seconds / max(1, trainer.next_epoch - 1), 4),
     }
 
 

@@ -77,6 +77,21 @@ def default_folder(config: RunConfig, encoders: Mapping[str, str]) -> Path:
     return Path("runs") / re.sub(r"[^A-Za-z0-9._+-]+", "-", text)
 
 
+def find_run(folder: Path, config: RunConfig) -> Path:
+    """Return the run of this configuration in a series of seeds or folds beside `folder`; `folder` if there is none."""
+    if (folder / CONFIG_FILE).is_file() or not folder.parent.is_dir():
+        return folder
+    for pattern in ("*/seed-*", "*/fold-*", "*/fold-*/seed-*"):
+        for path in sorted(folder.parent.glob(f"{pattern}/{CONFIG_FILE}")):
+            try:
+                found = read_config(path.parent)
+            except InputError:
+                continue  # a damaged run, which is not this one
+            if found.hash == config.hash and found.configuration == config.configuration:
+                return path.parent
+    return folder
+
+
 def _named(value: Any) -> Any:
     """Return a user's own module without its folder, for its content is in the inputs; anything else as it is."""
     return Path(value).name if isinstance(value, str) and is_own(value) else value

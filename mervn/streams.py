@@ -142,7 +142,7 @@ def open_streams(options: StoreOptions, data: Path, modalities: Sequence[str]) -
     place = DataPlace(data, features_folder(options.features_dir, data), options.audio_root)
     wanted = _wanted(options, modalities)
     streams: dict[str, Stream] = {}
-    faults: list[str] = []
+    faults: list[InputError] = []
     for name, (selector, path) in wanted.items():
         try:
             infos = _select(place, modality_of(name), selector, path)
@@ -150,9 +150,10 @@ def open_streams(options: StoreOptions, data: Path, modalities: Sequence[str]) -
         except UsageError:
             raise
         except InputError as error:
-            faults.append(str(error))
+            faults.append(error)
     if faults:
-        raise InputError("\n".join(dict.fromkeys(faults)))
+        usage = any(isinstance(fault, UsageError) for fault in faults)
+        raise (UsageError if usage else InputError)("\n".join(dict.fromkeys(map(str, faults))))
     return streams
 
 

@@ -20,9 +20,9 @@ from mervn.optimization import deterministic
 from mervn.outcome import RunResult, environment, fit_best, score, write_outcome, write_weights
 from mervn.own_module import keep_own
 from mervn.prepared import Prepared, configuration, encoders_of, open_training, resolved
-from mervn.runs import RunConfig, default_folder, locked, prepare, read_metrics
+from mervn.runs import RunConfig, default_folder, find_run, locked, prepare, read_metrics
 from mervn.sequences import make_resident
-from mervn.tensorboard import require_tensorboard
+from mervn.tensorboard import require_tensorboard, write_history
 from mervn.training import Report, Trainer
 
 
@@ -42,13 +42,15 @@ def train_prepared(options: TrainHeadOptions, prepared: Prepared, say: Say, repo
     if options.tensorboard:
         require_tensorboard()
     config = configuration(options, prepared)
-    run = options.output or default_folder(config, encoders_of(prepared))
+    run = options.output or find_run(default_folder(config, encoders_of(prepared)), config)
     with locked(run):
         if prepare(run, config, options.force):
             say(f"complete already: {run} (--force trains again)")
+            if options.tensorboard:
+                write_history(run, say)
             return RunResult(run, read_metrics(run), trained=False)
         options = keep_own(run, options, config.inputs.get("modules", {}))
-        _warn_empty(prepared.splits, options)
+        _report_empty(prepared.splits, options, say)
         layers = [each for split in prepared.splits.values() for each in split.streams.values()]
         make_resident([one for each in layers for one in each], device, options.memory_gb, say)
         with deterministic(options.deterministic):
@@ -56,10 +58,13 @@ def train_prepared(options: TrainHeadOptions, prepared: Prepared, say: Say, repo
     return RunResult(run, metrics, trained=True)
 
 
-def _warn_empty(splits: Mapping[str, Split], options: TrainHeadOptions) -> None:
+def _report_empty(splits: Mapping[str, Split], options: TrainHeadOptions, say: Say) -> None:
+    """Count the utterances that have nothing in a stream, such as no transcript."""
     for split in splits.values():
         for modality, count in split.count_empty().items():
-            if count and options.missing == "none":
+            if count and options.missing == "token":
+                say(f"{split.name}: {count} of {len(split)} {modality} streams are empty, given the learned token")
+            elif count:
                 warnings.warn(
                     f"{split.name}: {count} of {len(split)} {modality} streams are empty; with --missing none nothing "
                     "attends to them and pooling over them gives zeros",

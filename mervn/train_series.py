@@ -53,7 +53,8 @@ def train_series(options: TrainHeadOptions, data: Path, say: Say, report: Report
         for seed in seeds:
             parts = [f"fold-{fold}"] * (len(folds) > 1) + [f"seed-{seed}"] * (len(seeds) > 1)
             say(", ".join(part.replace("-", " ") for part in parts) + ":")
-            changed = chosen.model_copy(update={"seed": seed, "output": folder.joinpath(*parts)})
+            alone = {"seed": seed, "num_seeds": 1, "output": folder.joinpath(*parts)}
+            changed = chosen.model_copy(update=alone)  # equal to the run of this seed alone
             runs[fold].append(train_prepared(changed, prepared, say, report))
     every = [run for some in runs.values() for run in some]
     summary: dict[str, Any] = {"schema": SCHEMA, "seeds": list(seeds), "valid": _scores(every)}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from features.checkpoint import (
+    checkpoint_name,
     latest_checkpoint,
     load_checkpoint,
     load_optimizer_tensors,
@@ -51,7 +52,8 @@ Report = Callable[[dict[str, Any]], None]
 class Trainer:
     """Trains one head; `fit` goes on from the latest checkpoint of `folder` exactly as if never interrupted.
 
-    With `whole`, the head's encoders are trained with it, and epoch 0 is the model as it came in: scored, not trained.
+    Epochs count from 1. With `whole`, the head's encoders are trained with it, and epoch 0 is the model as it came in:
+    scored, not trained.
     The processes of a `world` share every batch by its cost, and take the step that one alone would.
     """
 
@@ -70,8 +72,8 @@ class Trainer:
         self.head, self.train, self.valid = head, train, valid
         self.whole, self.world, self.progress = whole, world, progress
         self.model: nn.Module = head if whole is None else whole
-        self.first = 0 if whole is None else 1
-        """The first epoch that trains."""
+        self.first = 1 if whole is None else 0
+        """The first epoch: 1, or 0 if the model is scored before it is trained."""
         self.labels, self.options, self.device = labels, options, device
         groups = head_groups(head, options)
         if whole is not None and isinstance(options, FinetuneOptions):
@@ -85,7 +87,7 @@ class Trainer:
         self.loss = self._make_loss()
         self.plan = BatchPlan(train, labels, options, world)
         self.best = Best()
-        self.next_epoch = 0
+        self.next_epoch = self.first
         self.next_step = 0
         """The step of `next_epoch` to go on with."""
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -106,13 +108,13 @@ class Trainer:
         history = folder / "history.jsonl"
         self._resume(folder / "checkpoints", history)
         with interruptible():
-            while self.next_epoch < self.options.epochs + self.first and not self.finished:
+            while self.next_epoch <= self.options.epochs and not self.finished:
                 entry = self._epoch(self.next_epoch, folder / "checkpoints", saving)
                 if self.world.is_main:
                     with history.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(entry, sort_keys=True) + "\n")
-                self.next_epoch, self.next_step = self.next_epoch + 1, 0
-                if saving.epochs and self.next_epoch % saving.epochs == 0:
+                done, self.next_epoch, self.next_step = self.next_epoch, self.next_epoch + 1, 0
+                if saving.epochs and done % saving.epochs == 0:
                     self._save(folder / "checkpoints", saving.keep)
                 for report in reports:
                     report(entry)
@@ -125,7 +127,7 @@ class Trainer:
     def _epoch(self, epoch: int, checkpoints: Path, saving: Saving) -> dict[str, Any]:
         started = time.perf_counter()
         self.loader_seconds = 0.0
-        if epoch < self.first:
+        if epoch == 0:
             return self._score(epoch, started)
         train_loss = self.train_epoch(epoch, checkpoints, saving)
         if not math.isfinite(train_loss):
@@ -188,7 +190,7 @@ class Trainer:
     def _learning_rate(self, epoch: int, steps: int, step: int) -> float:
         """Return the rate of a step; where a frame budget gives epochs of other lengths, each counts as the first."""
         options, usual = self.options, self.plan.usual_steps
-        done = (epoch - self.first) * usual + step * usual / steps
+        done = (epoch - 1) * usual + step * usual / steps
         return learning_rate(done, options.epochs * usual, options.warmup, options.learning_rate, options.schedule)
 
     def _step(self, group: Sequence[Sequence[int]], seed: tuple[int, ...]) -> None:
@@ -214,8 +216,10 @@ class Trainer:
         self.precision.step(self.model, self.optimizer, self.options.clip_norm)
 
     def _save(self, checkpoints: Path, keep: int) -> None:
-        inside = f"-step-{self.next_step:06d}" if self.next_step else ""
-        folder = checkpoints / f"epoch-{self.next_epoch:05d}{inside}"
+        name = (
+            checkpoint_name(self.next_epoch, self.next_step) if self.next_step else checkpoint_name(self.next_epoch - 1)
+        )
+        folder = checkpoints / name
         tensors = {f"model.{name}": tensor for name, tensor in self.weights_state().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in (self.best.weights or {}).items()}
         tensors |= optimizer_tensors(self.optimizer)
@@ -223,7 +227,7 @@ class Trainer:
         for rank, theirs in enumerate(self.world.gather(own)):
             tensors |= {f"process.{rank}.{name}": tensor for name, tensor in theirs.items()}
         best = {key: getattr(self.best, key) for key in ("epoch", "macro_f1", "nll", "improved")}
-        state = {"next_epoch": self.next_epoch, "next_step": self.next_step, "best": best}
+        state = {"epoch": self.next_epoch, "next_step": self.next_step, "best": best}
         state |= {"scaler": self.precision.state(), "processes": self.world.size}
 
         def write() -> None:
@@ -244,6 +248,8 @@ class Trainer:
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
             tensors, state = load_checkpoint(latest)
+            if "epoch" not in state:
+                raise InputError(f"{latest} was written by an older version of mervn; train again with --force")
             if state.get("processes") != self.world.size:
                 raise InputError(
                     f"{latest} was written by {state.get('processes')} processes, now there are {self.world.size}: "
@@ -255,7 +261,7 @@ class Trainer:
                 raise InputError(f"{latest} must be a whole checkpoint, found: {error!r}; use --force") from error
         lines = history.read_text("utf-8").splitlines() if history.exists() else []
         if self.world.is_main:
-            write_atomically(history, "".join(line + "\n" for line in lines[: self.next_epoch]))
+            write_atomically(history, "".join(line + "\n" for line in lines[: self.next_epoch - self.first]))
 
     def _restore(self, tensors: dict[str, Tensor], state: Mapping[str, Any]) -> None:
         self.load_weights(_under("model.", tensors))
@@ -264,7 +270,7 @@ class Trainer:
         load_rng_tensors(own)
         best = {"improved": state["best"]["epoch"]} | state["best"]
         self.best = Best(**best, weights=_under("best.", tensors) or None)
-        self.next_epoch, self.next_step = state["next_epoch"] + 0, state["next_step"] + 0
+        self.next_epoch, self.next_step = state["epoch"] + 0, state["next_step"] + 0
         self.epoch_loss.copy_(own["epoch_loss"])
         self.precision.load(state["scaler"])
 

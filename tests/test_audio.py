@@ -77,6 +77,8 @@ def test_times_past_the_file_and_empty_segments_are_refused(tmp_path: Path) -> N
     assert clipped.end_clipped and clipped.num_samples == 8000
     assert len(read_segment(path, 0.5, 1.05, "mix")) == 8000
     assert not inspect_segment(path, 0.5, 1.0, "mix").end_clipped
+    assert not inspect_segment(path, 0.5, 1.0 + 0.7 / 16_000, "mix").end_clipped  # rounding, not clipping
+    assert inspect_segment(path, 0.5, 1.0 + 1 / 16_000, "mix").end_clipped
     assert len(read_segment(path, 0.5, 0.5 + 1 / 16_000, "mix")) == 1
 
 

@@ -67,7 +67,7 @@ def test_it_lowers_the_validation_loss_and_keeps_the_best_epoch(data: Path, tmp_
     history = [entry["valid"] for entry in read_rows(tmp_path / "out" / "history.jsonl")]
     assert history[-1]["l1"] < 0.98 * history[0]["l1"]
     assert len({entry["mean_l1"] for entry in history}) == 1  # the masks of valid never change
-    assert result["valid"] == history[result["selected_epoch"]] == min(history, key=lambda entry: entry["l1"])
+    assert result["valid"] == history[result["selected_epoch"] - 1] == min(history, key=lambda entry: entry["l1"])
     assert result["valid"]["ratio"] == result["valid"]["l1"] / result["valid"]["mean_l1"]
 
 

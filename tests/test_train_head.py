@@ -63,7 +63,7 @@ def test_a_run_holds_what_it_should(data: Path, tmp_path: Path) -> None:
     assert metrics["valid"]["n"] == 10 and metrics["valid"]["missing"] == 0
     assert metrics["features"]["audio"] == "random, seed 0"
     history = read_rows(run / "history.jsonl")
-    assert [entry["epoch"] for entry in history] == [0, 1, 2, 3]
+    assert [entry["epoch"] for entry in history] == [1, 2, 3, 4]
     assert metrics["valid"]["macro_f1"] == max(entry["valid"]["macro_f1"] for entry in history)
     predictions = read_rows(run / "predictions-valid.jsonl")
     assert list(predictions[0]) == ["utterance_id", "speaker_id", "label", "prediction", "probabilities", "take"]
@@ -75,6 +75,8 @@ def test_a_run_holds_what_it_should(data: Path, tmp_path: Path) -> None:
     assert metrics["valid"]["accuracy"] == pytest.approx(right / 10)
     environment = json.loads((run / "environment.json").read_text())
     assert {"versions", "machine", "inputs", "stores", "seconds"} <= environment.keys()
+    assert metrics["selected_epoch"] in (1, 2, 3, 4) and not (run / "checkpoints").exists()
+    assert metrics["empty"] == {"train": {"audio": 0, "text": 4}, "valid": {"audio": 0, "text": 2}}
 
 
 def test_the_same_command_twice_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
@@ -153,7 +155,7 @@ def test_killed_in_mid_epoch_and_resumed_equals_undisturbed(data: Path, tmp_path
     command = [sys.executable, "-c", KILLED.format(stop=8), options.model_dump_json(exclude_unset=True), str(data)]
     assert subprocess.run(command, capture_output=True).returncode == -9
     names = sorted(path.name for path in (tmp_path / "broken" / "checkpoints").iterdir())
-    assert names[-1].startswith("epoch-00001-step-") and len(names) == 2
+    assert names[-1].startswith("epoch-00002-step-") and len(names) == 2
     assert train(data, tmp_path / "broken", **changes).trained
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
 
@@ -179,7 +181,7 @@ def test_a_signal_saves_the_step_it_comes_in(
             train(data, tmp_path / "broken", **changes)
     signal.signal(signal.SIGINT, before)
     (checkpoint,) = (tmp_path / "broken" / "checkpoints").iterdir()
-    assert checkpoint.name == {8: "epoch-00000-step-000008", 11: "epoch-00001-step-000003"}[stop]  # of 8 an epoch
+    assert checkpoint.name == {8: "epoch-00001-step-000008", 11: "epoch-00002-step-000003"}[stop]  # of 8 an epoch
     assert train(data, tmp_path / "broken", **changes).trained
     assert outcome(tmp_path / "broken") == outcome(tmp_path / "whole")
 
@@ -213,6 +215,17 @@ def test_several_seeds_share_the_features_and_are_summed_up(data: Path, tmp_path
     assert found["std"] == pytest.approx(np.std(scores, ddof=1))
     alone = train(data, tmp_path / "alone", seed=4)
     assert outcome(alone.path) == outcome(tmp_path / "seeds" / "seed-4")
+    assert (alone.path / "config.json").read_bytes() == (tmp_path / "seeds" / "seed-4" / "config.json").read_bytes()
+
+
+def test_a_seed_of_a_series_is_found_by_that_seed_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    series = train_series(TrainHeadOptions(**SMALL, seed=7, num_seeds=2), data, lambda _: None, lambda _: None)
+    alone = train_head(TrainHeadOptions(**SMALL, seed=8), data, lambda _: None, lambda _: None)
+    assert not alone.trained and alone.path == series.runs[1].path
+    assert train_head(TrainHeadOptions(**SMALL, seed=9), data, lambda _: None, lambda _: None).trained
 
 
 def test_labels_are_renamed_left_out_and_counted(data: Path, tmp_path: Path) -> None:
@@ -424,7 +437,7 @@ def test_early_stopping_stops(data: Path, tmp_path: Path) -> None:
     train(data, tmp_path / "run", epochs=40, patience=2, learning_rate=1e-12)
     history = read_rows(tmp_path / "run" / "history.jsonl")
     best = history[-1]["best_epoch"]
-    assert len(history) == best + 3 < 40
+    assert len(history) == best + 2 < 40
 
 
 def test_a_damaged_run_is_named(data: Path, tmp_path: Path) -> None:
@@ -530,8 +543,16 @@ def test_tensorboard_shows_the_history(data: Path, tmp_path: Path) -> None:
     history = read_rows(run / "history.jsonl")
     for tag, key in (("valid/macro_f1", "macro_f1"), ("valid/nll", "nll")):
         assert [e.value for e in events.Scalars(tag)] == pytest.approx([entry["valid"][key] for entry in history])
-    assert [e.step for e in events.Scalars("train/loss")] == [0, 1, 2, 3]
+    assert [e.step for e in events.Scalars("train/loss")] == [1, 2, 3, 4]
     assert outcome(train(data, tmp_path / "plain").path) == outcome(run)
+    assert not train(data, tmp_path / "plain", tensorboard=True).trained  # complete: written from its history
+    late = EventAccumulator(str(tmp_path / "plain" / "tensorboard"))
+    late.Reload()
+    for tag in events.Tags()["scalars"]:
+        assert [(e.step, e.value) for e in late.Scalars(tag)] == [(e.step, e.value) for e in events.Scalars(tag)]
+    files = len(list((tmp_path / "plain" / "tensorboard").iterdir()))
+    train(data, tmp_path / "plain", tensorboard=True)
+    assert len(list((tmp_path / "plain" / "tensorboard").iterdir())) == files == 1
 
 
 def test_tensorboard_that_is_not_there_is_asked_for(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from features.encoders import ENCODERS, EncoderSpec
 from features.errors import UsageError
+from features.suggestions import did_you_mean
 
 FORM = "NAME[=MODEL][@LAYER[,LAYER...]]"
 ALIASES = {"dual": "wav2vec2+vggish"}
@@ -103,6 +104,7 @@ def parse_selector(text: str, modality: str) -> Selector:
     if name not in registry:
         other = "audio" if modality == "text" else "text"
         hint = f" ({name} is an encoder of {other}: --{other}-encoder)" if name in ENCODERS[other] else ""
+        hint = hint or did_you_mean(name, registry)
         raise UsageError(f"{flag} must name one of {', '.join(sorted(registry))}, found {name!r}{hint}")
     return Selector(modality, name, model, _parse_layers(flag, layer_text) if layer_text is not None else None)
 

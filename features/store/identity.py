@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.errors import InputError
+from features.errors import InputError, UsageError
 
 STORE_FILE = "store.json"
 MEANS = "means"
@@ -135,7 +135,7 @@ def create_store(
 
 
 def read_store_info(path: Path) -> StoreInfo:
-    """Read store.json of a store's folder; InputError if it is no store or of a newer schema."""
+    """Read store.json of a store's folder; UsageError if it is no store, InputError if damaged or of another schema."""
     file = path / STORE_FILE
     try:
         document = json.loads(file.read_text("utf-8"))
@@ -145,8 +145,8 @@ def read_store_info(path: Path) -> StoreInfo:
             raise ValueError(f"unknown modality or store_dtype in {identity}")
         if not isinstance(identity["dim"], int):
             raise ValueError(f"dim must be a number, found {identity['dim']!r}")
-    except FileNotFoundError as error:
-        raise InputError(f"{path} must be a feature store: there is no {file}") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{path} must be a feature store: there is no {file}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file} must describe a feature store, but cannot be read: {error!r}") from error
     if schema != SCHEMA:

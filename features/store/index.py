@@ -113,7 +113,7 @@ def select_store(place: DataPlace, modality: str, selector: Selector | None, pat
 
 def _given_store(info: StoreInfo, modality: str, query: StoreQuery | None) -> StoreInfo:
     if info.modality != modality:
-        raise InputError(f"--{modality}-store must be a store of {modality}, found {info.modality} in {info.path}")
+        raise UsageError(f"--{modality}-store must be a store of {modality}, found {info.modality} in {info.path}")
     differences = query.differences(info) if query is not None else []
     if query is not None and differences:
         raise UsageError(

@@ -64,6 +64,8 @@ def _is_general(model: type[Options], name: str, setting: Setting, config: Path 
 def resolve_data(data: Path | None) -> Path:
     """Return the data folder: the one given, else ./data; UsageError names both ways to give it."""
     if data is not None:
+        if not data.is_dir():
+            raise UsageError(f"the data folder {data} does not exist; give another with --data DIR")
         return data
     if Path("data").is_dir():
         return Path("data")

@@ -137,12 +137,21 @@ def own_gradient(make: Make) -> str | None:
     for name in head.projections:
         gradient, own = streams[name].values.grad, streams[name].segments == WATCHED
         if gradient is None or not gradient[own].any():
-            return f"no gradient reaches the {name} of an utterance: is it detached, or not used?"
+            return f"no gradient reaches the {name} of an utterance: {_unused(head, name)}"
         if not gradient.isfinite().all():
             return f"the gradient of {name} is not finite"
         if gradient[~own].any():
             return f"the gradient of one utterance reaches the {name} of its batch-mates"
     return None
+
+
+def _unused(head: Head, stream: str) -> str:
+    """Say what to do about a stream that no gradient reaches."""
+    others = [name for name in head.projections if name != stream]
+    hint = (
+        f"; if it is to read {others[0]} alone, give the class streams = ({others[0]!r},)" if len(others) == 1 else ""
+    )
+    return f"the module does not use {stream}, or detaches it{hint}"
 
 
 def every_parameter_learns(make: Make) -> str | None:
@@ -151,7 +160,8 @@ def every_parameter_learns(make: Make) -> str | None:
     head(make_streams()).square().sum().backward()
     for name, parameter in head.named_parameters():
         if parameter.grad is None:
-            return f"{name} has no gradient: it is not used"
+            stream = name.split(".")[1] if name.startswith("projections.") else None
+            return f"{name} has no gradient: {_unused(head, stream) if stream else 'it is not used'}"
         if not parameter.grad.isfinite().all():
             return f"the gradient of {name} is not finite"
     return None

@@ -63,7 +63,8 @@ def _report_empty(splits: Mapping[str, Split], options: TrainHeadOptions, say: S
     for split in splits.values():
         for modality, count in split.count_empty().items():
             if count and options.missing == "token":
-                say(f"{split.name}: {count} of {len(split)} {modality} streams are empty, given the learned token")
+                what = "transcripts are missing or empty" if modality == "text" else f"{modality} streams are empty"
+                say(f"{split.name}: {count} of {len(split)} {what}; a learned token stands for each")
             elif count:
                 warnings.warn(
                     f"{split.name}: {count} of {len(split)} {modality} streams are empty; with --missing none nothing "

@@ -242,3 +242,11 @@ def test_the_name_of_a_run_has_no_folders_in_it(data: Path, tmp_path: Path, own:
     streams = open_streams(TrainHeadOptions(), data, ("text", "audio"))
     name = default_folder(config, {key: stream.encoder for key, stream in streams.items()}).name
     assert name.startswith("data-fourier2vec+hashed_ngrams-my_fusion.py-Gated-attn-")
+
+
+def test_a_modality_that_is_not_used_is_named_with_what_to_declare(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(HEADER + "class Mine(Base):\n    def forward(self, streams):\n        return [streams['audio']]\n")
+    faults = [finding.fault for finding in check_module(f"{path}:Mine", "fusion") if finding.fault]
+    assert any("does not use text, or detaches it; if it is to read audio alone" in fault for fault in faults)
+    assert all("give the class streams = ('audio',)" in fault for fault in faults if "no gradient" in fault)

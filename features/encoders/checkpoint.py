@@ -43,7 +43,7 @@ def checkpoint_location(selector: Selector) -> str:
     if folder.exists():
         raise InputError(f"{selector.flag}: needs a folder with config.json and weights, found the file {model}")
     if is_path(model):
-        raise InputError(f"{selector.flag}: there is no folder {model} (looked for {folder.absolute()})")
+        raise UsageError(f"{selector.flag}: there is no folder {model} (looked for {folder.absolute()})")
     try:
         return str(fetch(model, selector.spec.files))
     except UsageError as error:

@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 
 from features.config import SPLITS
-from features.errors import InputError
+from features.errors import UsageError
 from features.store.identity import temporary_beside
 from mervn.demo.espeak import SAMPLE_RATE, Samples, speak
 from mervn.demo.sentences import Sentence, sentences
@@ -139,7 +139,7 @@ def make_corpus(output: Path, seed: int = 0) -> CorpusSummary:
 
 
 def _existing(output: Path, marker: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the counts of the corpus that is in `output`, None where nothing is; InputError for anything else."""
+    """Return the counts of the corpus that is in `output`, None where nothing is; UsageError for anything else."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     try:
@@ -149,7 +149,7 @@ def _existing(output: Path, marker: Mapping[str, Any]) -> dict[str, Any] | None:
         held = f"version {found['version']} of seed {found['seed']}"
     except (OSError, ValueError, KeyError, TypeError):
         held = f"something without a demo corpus's {MARKER_FILE}"
-    raise InputError(
+    raise UsageError(
         f"{output} must be absent, empty or the demo corpus of version {marker['version']} and seed {marker['seed']}, "
         f"found {held}; choose another folder with --output"
     )

@@ -271,7 +271,8 @@ def test_stores_are_looked_after(folder: Path, capsys: Captured) -> None:
     (path,) = (folder / "data" / "stores" / "audio").iterdir()
     store, before = str(path), {name: FeatureStore(path)[name].tobytes() for name in FeatureStore(path)}
     assert run(["store", "verify", store, "--json"]) == 0
-    assert last_json(capsys.readouterr().out) == {"path": store, "whole": 42, "damaged": []}
+    verified = last_json(capsys.readouterr().out)
+    assert (verified["path"], verified["whole"], verified["damaged"]) == (store, 42, [])
     assert run(["store", "convert", store, "--format", "zarr"]) == 0
     assert run(["store", "compact", store]) == 0
     parts = list(path.glob("part-*"))

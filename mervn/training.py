@@ -249,7 +249,9 @@ class Trainer:
         if latest is not None:
             tensors, state = load_checkpoint(latest)
             if "epoch" not in state:
-                raise InputError(f"{latest} must be a whole checkpoint of this version of mervn; train again with --force")
+                raise InputError(
+                    f"{latest} must be a whole checkpoint of this version of mervn; train again with --force"
+                )
             if state.get("processes") != self.world.size:
                 raise InputError(
                     f"{latest} was written by {state.get('processes')} processes, now there are {self.world.size}: "

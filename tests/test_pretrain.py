@@ -13,6 +13,7 @@ from test_extract import run as extract
 from tiny import make_data, read_rows, wave
 
 from cli.main import run as command_line
+from features.command_lines import DataPlace
 from features.config import PretrainOptions
 from features.encoders.base import load_encoder
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
@@ -22,6 +23,7 @@ from features.masked_frames import MaskedFrames, draw_positions, l1_sums, normal
 from features.pretrain import PretrainResult, pretrain
 from features.pretraining import Pretrainer, rate_at
 from features.ragged import Ragged
+from features.store.index import select_store
 from features.store.reader import FeatureStore
 
 SMALL = {**DEFAULTS, "dim": 32, "num_layers": 2, "position_kernel": 15, "position_groups": 4}
@@ -267,3 +269,15 @@ def test_a_loss_that_is_no_number_is_named(data: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(Pretrainer, "validate", lambda self: (float("inf"), 1.0))
     with pytest.raises(InputError, match=r"the losses must be finite, found 0\.\d+ on train and inf on valid"):
         train(data, tmp_path / "run")
+
+
+def test_a_bare_name_means_the_random_encoder_beside_a_pretrained_one(data: Path, tmp_path: Path) -> None:
+    folder = train(data, tmp_path / "mine", epochs=1).path
+    random, pretrained = (
+        extract(data, name, features_dir=tmp_path / "stores") for name in ("fourier2vec", f"fourier2vec={folder}")
+    )
+    place = DataPlace(data, tmp_path / "stores")
+    for text, expected in (("fourier2vec", random), (f"fourier2vec={folder}", pretrained)):
+        assert str(select_store(place, "audio", parse_selector(text, "audio"), None).path) == expected.path
+    with pytest.raises(InputError, match="several audio stores match no selector"):
+        select_store(place, "audio", None, None)

@@ -86,7 +86,14 @@ class StoreQuery:
 def matching_stores(features_dir: Path, selector: Selector) -> list[StoreInfo]:
     """Return the stores that a selector can mean."""
     query = StoreQuery(selector)
-    return [info for info in list_stores(features_dir, selector.modality) if not query.differences(info)]
+    return _bare_first([i for i in list_stores(features_dir, selector.modality) if not query.differences(i)], selector)
+
+
+def _bare_first(found: list[StoreInfo], selector: Selector | None) -> list[StoreInfo]:
+    """Return the stores of random weights alone if a bare name means them, as in `mervn extract`; else all."""
+    if selector is None or selector.model is not None or selector.spec.model is not None:
+        return found
+    return [info for info in found if recorded_selector(info).model is None] or found
 
 
 def select_store(place: DataPlace, modality: str, selector: Selector | None, path: Path | None) -> StoreInfo:
@@ -99,7 +106,7 @@ def select_store(place: DataPlace, modality: str, selector: Selector | None, pat
     if path is not None:
         return _given_store(read_store_info(path), modality, query)
     stores = list_stores(place.features_dir, modality)
-    found = [info for info in stores if query is None or not query.differences(info)]
+    found = _bare_first([info for info in stores if query is None or not query.differences(info)], selector)
     if len(found) == 1:
         _warn_unrecorded(found[0], selector)
         return found[0]

@@ -119,7 +119,7 @@ def train_and_score(
             options = TrainHeadOptions(
                 **{**SETTINGS, **changes}, fusion=row, seed=seed, features_dir=demo / "stores", output=run,
                 checkpoint_every=0,
-            )  # fmt: skip
+            ).with_general(changes)  # fmt: skip
             result = train_head(options, data, lambda _: None, lambda _: None)
             test = evaluate(run, EvaluateOptions(split="test", features_dir=demo / "stores", data=data), say)["test"]
             scores[label_set][row] = test["macro_f1"]

@@ -87,9 +87,10 @@ def finetune(
 
 def measure(folder: Path, whisper: Path, size: Size) -> list[Figure]:
     """Run every variant once."""
-    rates = ["--learning-rate", "1e-3", "--encoder-learning-rate", "1e-4", "--epochs", str(size.epochs)]
+    head = ["--learning-rate", "1e-3", "--epochs", str(size.epochs)]
+    rates = [*head, "--encoder-learning-rate", "1e-4"]
     last, _ = finetune(folder, "last", whisper, size, *rates, "--unfreeze-last", "2")
-    none, _ = finetune(folder, "none", whisper, size, *rates, "--unfreeze-last", "0")
+    none, _ = finetune(folder, "none", whisper, size, *head, "--unfreeze-last", "0")
     plain_history, plain = finetune(folder, "plain", whisper, size, "--epochs", "1")
     slow_history, slow = finetune(folder, "checkpointed", whisper, size, "--epochs", "1", "--gradient-checkpointing")
     _, lora = finetune(folder, "lora", whisper, size, "--epochs", "1", "--lora-rank", "8")

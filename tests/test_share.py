@@ -158,8 +158,11 @@ def plan_of(count: int, store: StoreInfo) -> Plan:
     utterances = [utterance(f"u{i}") for i in range(2 * count)]
     target = Target(IDENTITY, store, set(range(2 * count)), set(), 0, {})
     units = [[[2 * i, 2 * i + 1]] for i in range(count)]
-    sizes = [1] * (2 * count)
-    return Plan("text", utterances, [target], [1.0] * (2 * count), sizes, 4, units, {}, 0, 0, 8.0)
+    costs, rows = [1.0] * (2 * count), [1] * (2 * count)
+    return Plan(
+        modality="text", utterances=utterances, targets=[target], sizes=costs, costs=costs, rows=rows, row_bytes=4,
+        units=units, rejected={}, end_clipped=0, truncated=0, token_counts=None, budget=8.0,
+    )  # fmt: skip
 
 
 class Nobody:

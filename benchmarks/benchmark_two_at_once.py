@@ -78,15 +78,15 @@ def together(processes: int, way: str, count: int, epochs: int) -> float:
 @click.option("--tiny", is_flag=True, help="A few utterances: does it run?")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 @click.option("--train", "start", type=Path, hidden=True)
-@click.option("--count", type=int, default=384, hidden=True)
-@click.option("--epochs", type=int, default=4, hidden=True)
+@click.option("--count", type=int, default=96, hidden=True)
+@click.option("--epochs", type=int, default=2, hidden=True)
 @click.option("--rounds", type=int, default=5, hidden=True)
 def main(tiny: bool, as_json: bool, start: Path | None, count: int, epochs: int, rounds: int) -> None:
     """Measure and print."""
     if start is not None:
         train(count, epochs, start)
         return
-    count, epochs, rounds = (64, 1, 1) if tiny else (count, epochs, rounds)
+    count, epochs, rounds = (32, 1, 1) if tiny else (count, epochs, rounds)
     seconds: dict[tuple[int, str], list[float]] = {}
     for _ in range(rounds):
         for processes, way in ((1, "bounded"), (1, "unbounded"), (1, "one thread"), (2, "bounded"), (2, "unbounded")):

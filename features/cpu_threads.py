@@ -11,7 +11,7 @@ import os
 import sys
 
 SPIN_COUNT = "1000"
-"""Iterations, some microseconds, as measured by benchmarks/benchmark_two_at_once.py; the library's own is 300 000."""
+"""Iterations; the library's own default is 300 000. benchmarks/benchmark_two_at_once.py measures what it changes."""
 CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 

@@ -248,7 +248,7 @@ def test_faults_are_messages(tmp_path: Path) -> None:
         train(tmp_path / "nothing", tmp_path / "out")
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "pretrain.json").write_text("{")
-    with pytest.raises(InputError, match="pretrain.json must describe a pretraining"):
+    with pytest.raises(InputError, match=r"pretrain\.json must hold a pretraining, but cannot be read"):
         train(data, tmp_path / "damaged")
     train(data, tmp_path / "changed", epochs=1)
     document = json.loads((tmp_path / "changed" / "pretrain.json").read_text())

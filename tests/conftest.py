@@ -8,6 +8,8 @@ os.environ.pop("MERVN_FEATURES", None)
 import pytest
 import torch
 
+torch.set_num_threads(2)  # before fixtures of a module train: equal bytes are promised at equal numbers of threads
+
 
 @pytest.fixture(autouse=True)
 def two_threads() -> None:

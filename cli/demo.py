@@ -6,6 +6,7 @@ import time
 
 from cli.options import command
 from cli.output import Output
+from features.cpu_threads import set_threads
 from mervn.config import DemoOptions
 
 
@@ -16,12 +17,9 @@ def demo(options: DemoOptions, output: Output) -> int:
     Four label sets over the same audio: prosody decides (audio), words decide (text), only both together decide
     (both), nothing decides (none). Exits 1 if a known answer is missed.
     """
-    import torch
-
     from mervn.demo.corpus import make_corpus
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     started = time.perf_counter()
     corpus = make_corpus(options.output, options.seed)
     counts = ", ".join(f"{count} {split}" for split, count in corpus.utterances.items())

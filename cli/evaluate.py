@@ -6,18 +6,16 @@ from pathlib import Path
 
 from cli.options import command
 from cli.output import Output
+from features.cpu_threads import set_threads
 from mervn.config import EvaluateOptions
 
 
 @command("evaluate", argument="run")
 def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> None:
     """Score a finished run on a split; a look at test is recorded in the run and beside the data."""
-    import torch
-
     from mervn.evaluation import evaluate
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     metrics = evaluate(run, options, output.say, output.progress)
     scores = metrics[options.split]
     missing = f", {scores['missing']} missing" if scores["missing"] else ""

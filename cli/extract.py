@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from cli.options import command
 from cli.output import Output
@@ -10,6 +11,9 @@ from cli.settings import resolve_data
 from features.config import ExtractOptions
 from features.encoders import DEFAULT_ENCODERS
 from features.encoders.selector import EncoderSettings, parse_selectors
+
+if TYPE_CHECKING:
+    from features.extract_report import StoreResult
 
 
 @command("extract")
@@ -47,23 +51,27 @@ def extract(options: ExtractOptions, output: Output) -> None:
         stores = extract_stream(utterances, selector, settings, output.say, output.progress)
         results += stores
         for result in stores:
-            rejected = f", {result.rejected} rejected (see rejected.jsonl)" if result.rejected else ""
-            clipped = f", {result.end_clipped} cut at the file's end" if result.end_clipped else ""
-            truncated = f", {result.truncated} transcripts truncated" if result.truncated else ""
-            empty = f", {result.empty} without transcript" if result.empty else ""
-            left = f", {result.left} left to other shards" if result.left else ""
-            verb = "planned" if options.plan else f"{result.encoded} encoded"
-            output.result(f"{result.path}: {verb}, {result.kept} kept{left}{rejected}{clipped}{truncated}{empty}")
+            output.result(_summary(result, planned=options.plan))
         if not options.plan:
             output.say("  " + "; ".join(_costs(stores[0])))
     output.document({"stores": [as_json(result) for result in results]})
 
 
-def _costs(result: object) -> list[str]:
-    from features.extract_report import StoreResult
+def _summary(result: StoreResult, *, planned: bool) -> str:
+    """Return in a line what was done for a store; what there was none of is left out."""
+    counts = {
+        "left to other shards": result.left,
+        "rejected (see rejected.jsonl)": result.rejected,
+        "cut at the file's end": result.end_clipped,
+        "transcripts truncated": result.truncated,
+        "without transcript": result.empty,
+    }
+    more = "".join(f", {count} {what}" for what, count in counts.items() if count)
+    verb = "planned" if planned else f"{result.encoded} encoded"
+    return f"{result.path}: {verb}, {result.kept} kept{more}"
 
-    if not isinstance(result, StoreResult):
-        raise TypeError(f"a StoreResult is needed, found {type(result).__name__}")
+
+def _costs(result: StoreResult) -> list[str]:
     costs = [f"{result.seconds:.1f} s"]
     if result.real_time_factor is not None:
         costs.append(f"{result.real_time_factor:.1f}x real time")

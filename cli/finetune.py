@@ -7,6 +7,7 @@ from typing import Any
 from cli.options import command
 from cli.output import Output
 from cli.settings import resolve_data
+from features.cpu_threads import set_threads
 from mervn.config import FinetuneOptions
 
 
@@ -20,12 +21,9 @@ def finetune_command(options: FinetuneOptions, output: Output) -> None:
     """
     data = None if options.init_head is not None and options.data is None else resolve_data(options.data)
 
-    import torch
-
     from mervn.finetune import finetune
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     seconds: list[float] = []
 
     def report(entry: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from cli.options import command
 from cli.output import Output
 from cli.settings import resolve_data
 from features.config import LayersOptions
-from features.encoders.selector import EncoderSettings, parse_selector
+from features.encoders.selector import EncoderSettings, Selector, parse_selector
 from features.errors import UsageError
 
 
@@ -19,13 +19,7 @@ def layers(options: LayersOptions, output: Output) -> None:
     One pass stores the time-mean of each layer (a store of its own kind); a logistic regression on each is trained on
     train and scored on valid. Then extract the best layer: `mervn extract --audio-encoder NAME=MODEL@LAYER`.
     """
-    given = {"audio": options.audio_encoder, "text": options.text_encoder}
-    named = [(modality, text) for modality, text in given.items() if text]
-    if len(named) != 1:
-        raise UsageError("give one encoder: --audio-encoder NAME[=MODEL] or --text-encoder NAME[=MODEL]")
-    selector = parse_selector(named[0][1], named[0][0])
-    if selector.layers not in (None, ("all",)):
-        raise UsageError(f"mervn layers probes all layers: give {selector.name} without @, found {named[0][1]!r}")
+    selector = _whole_encoder(options)
     EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check([selector])
     data = resolve_data(options.data)
 
@@ -34,7 +28,6 @@ def layers(options: LayersOptions, output: Output) -> None:
     from mervn.layers import probe_layers
 
     settings = replace(settings_from(options, data), layer_means=True)
-    selector = replace(selector, layers=("all",))
     report = probe_layers(selector, data, options.audio_root, settings, output.say, output.progress)
     output.table(
         ("layer", "macro-F1", "accuracy"),
@@ -58,3 +51,16 @@ def layers(options: LayersOptions, output: Output) -> None:
             "missing": dict(report.missing),
         }
     )
+
+
+def _whole_encoder(options: LayersOptions) -> Selector:
+    """Return the one encoder that was given, with all its layers."""
+    given = {"audio": options.audio_encoder, "text": options.text_encoder}
+    named = [(modality, text) for modality, text in given.items() if text]
+    if len(named) != 1:
+        raise UsageError("give one encoder: --audio-encoder NAME[=MODEL] or --text-encoder NAME[=MODEL]")
+    modality, text = named[0]
+    selector = parse_selector(text, modality)
+    if selector.layers not in (None, ("all",)):
+        raise UsageError(f"mervn layers probes all layers: give {selector.name} without @, found {text!r}")
+    return replace(selector, layers=("all",))

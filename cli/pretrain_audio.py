@@ -8,6 +8,7 @@ from cli.options import command
 from cli.output import Output
 from cli.settings import resolve_data
 from features.config import PretrainOptions
+from features.cpu_threads import set_threads
 
 
 @command("pretrain-audio")
@@ -20,12 +21,9 @@ def pretrain_audio(options: PretrainOptions, output: Output) -> None:
     """
     data = resolve_data(options.data)
 
-    import torch
-
     from features.pretrain import pretrain
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
 
     def report(entry: dict[str, Any]) -> None:
         valid = entry["valid"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cli.options import command
 from cli.output import Output
 from cli.settings import resolve_data
+from features.cpu_threads import set_threads
 from mervn.config import TrainHeadOptions
+
+if TYPE_CHECKING:
+    from mervn.train_series import SeriesResult
 
 
 @command("train-head")
@@ -20,13 +24,10 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
     """
     data = resolve_data(options.data)
 
-    import torch
-
     from mervn.train_head import train_head
     from mervn.train_series import train_series
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     seconds: list[float] = []
     drawn: list[dict[str, Any]] = []
 
@@ -41,13 +42,7 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
         )
 
     if options.num_seeds > 1 or options.fold == "all":
-        done = train_series(options, data, output.say, report)
-        for fold, scores in done.summary.get("folds", {}).items():
-            output.result(f"fold {fold}: valid macro-F1 {scores['macro_f1']['mean']:.4f}")
-        for name, found in done.summary["valid"].items():
-            output.result(f"valid {name}: {found['mean']:.4f} ± {found['std']:.4f} over {len(done.runs)} runs")
-        output.result(f"{done.path}: the runs and summary.json")
-        output.document({"run": str(done.path), "summary": done.summary, "runs": [str(r.path) for r in done.runs]})
+        _print_series(train_series(options, data, output.say, report), output)
         return
     result = train_head(options, data, output.say, report)
     valid = result.metrics["valid"]
@@ -62,6 +57,16 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
     for name, weights in result.metrics["layer_weights"].items():
         output.result(f"{name} layers: " + ", ".join(f"{layer} {weight:.3f}" for layer, weight in weights.items()))
     output.document({"run": str(result.path), "trained": result.trained, "metrics": result.metrics})
+
+
+def _print_series(done: SeriesResult, output: Output) -> None:
+    """Print what the runs of several seeds or folds scored together."""
+    for fold, scores in done.summary.get("folds", {}).items():
+        output.result(f"fold {fold}: valid macro-F1 {scores['macro_f1']['mean']:.4f}")
+    for name, found in done.summary["valid"].items():
+        output.result(f"valid {name}: {found['mean']:.4f} ± {found['std']:.4f} over {len(done.runs)} runs")
+    output.result(f"{done.path}: the runs and summary.json")
+    output.document({"run": str(done.path), "summary": done.summary, "runs": [str(run.path) for run in done.runs]})
 
 
 def _sampled(sampling: str, drawn: Sequence[Mapping[str, Any]]) -> str:

@@ -7,6 +7,7 @@ several processes, computes the same batches as one that was not.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from features.config import EncodeOptions
+from features.cpu_threads import set_threads
 from features.encode import refuse_seen, resolve_device
 from features.encoders.base import Encoder, load_encoder
 from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector
@@ -24,7 +26,6 @@ from features.inputs import SAMPLE_RATE
 from features.interruption import interruptible
 from features.layer_means import LayerMeans
 from features.manifest import Utterance
-from features.memory import default_budget
 from features.plan import Plan, make_plan
 from features.progress import Progress, Say
 from features.share import Share
@@ -35,7 +36,7 @@ from features.store.index import features_folder
 from features.store.provenance import provenance, record_encoder
 from features.store.rejected import REJECTED_FILE, Rejection, record_rejected
 from features.store.writer import choose_format
-from features.work import Destination, Engine, LocalEngine, Worker
+from features.work import Destination, Engine, LocalEngine
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,7 @@ class ExtractSettings:
 
 def settings_from(options: EncodeOptions, data: Path) -> ExtractSettings:
     """Return the settings that the options mean, and set the number of CPU threads."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     return ExtractSettings(
         features_dir=features_folder(options.features_dir, data),
         store_dtype=options.store_dtype,
@@ -110,39 +110,52 @@ def extract_stream(
     the disk is too small, content changed under an id, or a value does not fit the store's dtype; what was finished
     until then is committed. KeyboardInterrupt commits too.
     """
-    device = resolve_device(settings.device)
     encoder = open_encoder(selector, settings)
     refuse_seen(utterances, encoder)
     identities = [store_identity(encoder, selector, layer, settings) for layer in encoder.layers]
-    known = provenance(selector, encoder, device)
-    wanted = settings.batch_seconds if encoder.modality == "audio" else None
-    budget = wanted or recorded_budget(settings.features_dir, identities) or default_budget(encoder.modality, device)
-    plan = make_plan(
-        utterances, encoder, identities, settings.features_dir, budget, settings.update,
-        retry_rejected=settings.retry_rejected, verify_inputs=settings.verify_inputs, say=say,
-    )  # fmt: skip
-    announce(plan, selector, encoder, device, settings.features_dir, say)
-    if settings.plan_only:
-        folders = [target.store.path if target.store else settings.features_dir for target in plan.targets]
-        return [make_result(plan, t, str(f), 0) for f, t in zip(folders, plan.targets, strict=True)]
-    infos = [create_store(settings.features_dir, identity, known, encoder.model_name) for identity in identities]
-    infos = [record_encoder(info, encoder) for info in infos]
-    destinations = [
-        Destination(info, target.generation, choose_format(info, settings.format))
-        for info, target in zip(infos, plan.targets, strict=True)
-    ]
-    with Claims([info.path for info in infos]) as claims:
-        if wanted is not None:
-            refuse_other_budget(infos[0], wanted, claims)
-        plan = plan.with_budget(agree_on_budget(infos, plan.budget, replace=wanted is not None))
-        if settings.engine == "ray":
-            from features.extract_ray import RayEngine
+    with closing(_open_engine(encoder, selector, settings, identities, say)) as engine:
+        wanted = settings.batch_seconds if encoder.modality == "audio" else None
+        budget = wanted or recorded_budget(settings.features_dir, identities) or engine.default_budget
+        plan = make_plan(
+            utterances, encoder, identities, settings.features_dir, budget, settings.update,
+            retry_rejected=settings.retry_rejected, verify_inputs=settings.verify_inputs, say=say,
+        )  # fmt: skip
+        announce(plan, selector, encoder, engine.device, settings.features_dir, say)
+        if settings.plan_only:
+            folders = [target.store.path if target.store else settings.features_dir for target in plan.targets]
+            return [make_result(plan, t, str(f), 0) for f, t in zip(folders, plan.targets, strict=True)]
+        destinations = _make_destinations(plan, encoder, selector, settings, engine.device)
+        infos = [to.info for to in destinations]
+        with Claims([info.path for info in infos]) as claims:
+            if wanted is not None:
+                refuse_other_budget(infos[0], wanted, claims)
+            plan = plan.with_budget(agree_on_budget(infos, plan.budget, replace=wanted is not None))
+            engine.start(destinations, claims.token)
+            with interruptible() if settings.engine == "local" else nullcontext():
+                return _run(plan, destinations, engine, claims, settings, say, progress)
 
-            engine: Engine = RayEngine(selector, settings, destinations, claims.token, identities, say)
-        else:
-            engine = LocalEngine(Worker(encoder, device, settings.encoder_precision, destinations, claims.token))
-        with closing(engine), interruptible() if engine.capacity == 1 else nullcontext():
-            return _run(plan, destinations, engine, claims, settings, say, progress)
+
+def _open_engine(
+    encoder: Encoder, selector: Selector, settings: ExtractSettings, identities: list[dict[str, Any]], say: Say
+) -> Engine:
+    if settings.engine == "ray":
+        from features.extract_ray import RayEngine
+
+        return RayEngine(encoder, selector, settings, identities, say)
+    return LocalEngine(encoder, resolve_device(settings.device), settings.encoder_precision)
+
+
+def _make_destinations(
+    plan: Plan, encoder: Encoder, selector: Selector, settings: ExtractSettings, device: torch.device
+) -> list[Destination]:
+    """Create the stores that are not there yet; return where the rows of each layer go."""
+    known = provenance(selector, encoder, device)
+    made = []
+    for target in plan.targets:
+        info = create_store(settings.features_dir, target.identity, known, encoder.model_name)
+        info = record_encoder(info, encoder)
+        made.append(Destination(info, target.generation, choose_format(info, settings.format)))
+    return made
 
 
 def open_encoder(selector: Selector, settings: ExtractSettings) -> Encoder:
@@ -160,6 +173,12 @@ class Done:
     rejected: dict[str, Rejection] = field(default_factory=dict)
 
 
+def _forget_rejections(plan: Plan, destinations: Sequence[Destination]) -> None:
+    """Take what will be tried again off the rejected.jsonl of its store."""
+    for to, target in zip(destinations, plan.targets, strict=True):
+        record_rejected(to.info, plan.modality, {plan.utterances[i].utterance_id for i in target.pending})
+
+
 def _run(
     plan: Plan,
     destinations: list[Destination],
@@ -174,8 +193,7 @@ def _run(
     first = {rejection[0].utterance_id: rejection for rejection in plan.rejected.values()}
     done = [Done(tried=set(first), rejected=dict(first)) for _ in destinations]
     if settings.retry_rejected:
-        for to, target in zip(destinations, plan.targets, strict=True):
-            record_rejected(to.info, plan.modality, {plan.utterances[i].utterance_id for i in target.pending})
+        _forget_rejections(plan, destinations)
     share = Share(plan, [to.info for to in destinations], claims, settings.shard)
     bar = progress(len(plan.utterances), len(plan.utterances) - len(plan.pending))
     audio_seconds = 0.0

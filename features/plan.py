@@ -159,16 +159,16 @@ def make_plan(
     `retry_rejected`. With `verify_inputs` the audio of every committed utterance is decoded and compared. Raises
     InputError where another content stands under a committed id and `update` is false.
     """
+    modality = encoder.modality
     measured = _Measured(utterances, encoder)
-    comparison = InputComparison(encoder.modality, say, decode=verify_inputs)
-    targets = []
-    for identity in identities:
-        info = find_identity(features_dir, identity)
-        rejections = Rejections(info.path) if info is not None and not retry_rejected else None
-        targets.append(_make_target(measured, identity, info, update, comparison, rejections))
+    comparison = InputComparison(modality, say, decode=verify_inputs)
+    targets = [
+        _make_target(measured, identity, find_identity(features_dir, identity), update, comparison, retry_rejected)
+        for identity in identities
+    ]
     row_bytes = encoder.dim * (2 if identities[0]["store_dtype"] == "fp16" else 4)
     return Plan(
-        modality=encoder.modality,
+        modality=modality,
         utterances=utterances,
         targets=targets,
         sizes=measured.sizes,
@@ -179,7 +179,7 @@ def make_plan(
         rejected=measured.rejected,
         end_clipped=measured.end_clipped,
         truncated=measured.truncated,
-        token_counts=encoder.count_tokens(map(transcript_of, utterances)) if encoder.modality == "text" else None,
+        token_counts=encoder.count_tokens(map(transcript_of, utterances)) if modality == "text" else None,
         budget=budget,
     )
 
@@ -214,9 +214,10 @@ def _make_target(
     info: StoreInfo | None,
     update: bool,
     comparison: InputComparison,
-    rejections: Rejections | None,
+    retry_rejected: bool,
 ) -> Target:
     store = FeatureStore(info.path) if info else None
+    rejections = Rejections(info.path) if info is not None and not retry_rejected else None
     missing, changed, moved = set(), set(), {}
     settled: dict[int, Rejection] = {}
     for i, utterance in enumerate(measured.utterances):

@@ -93,7 +93,7 @@ class Share:
                     append_rejected(info, self.plan.modality, result.rejected)
                 self.claims.release(result.name)
                 running.remove(result.name)
-                update(self._open.pop(result.name).size)
+                self._close(result.name, update)
                 yield result
         for store in self.stores:
             store.refresh()
@@ -144,7 +144,13 @@ class Share:
             for name in (*self._settle(number, store.refresh()), *self._settle(number, rejections.refresh())):
                 complete[name] = None
         for name in complete:
-            update(self._open.pop(name).size)
+            self._close(name, update)
+
+    def _close(self, name: str, update: Callable[[int], object]) -> None:
+        """Take a unit off the open ones; its rows may have been seen before the engine gave its result."""
+        unit = self._open.pop(name, None)
+        if unit is not None:
+            update(unit.size)
 
     def _settle(self, number: int, utterance_ids: Iterable[str]) -> list[str]:
         """Take utterances off what a store lacks; return the units that lack nothing now."""

@@ -14,7 +14,7 @@ from features.encoders.base import Encoder
 from features.inputs import SAMPLE_RATE
 from features.interruption import check_interrupted
 from features.manifest import Utterance
-from features.memory import MemoryBudget
+from features.memory import MemoryBudget, default_budget
 from features.precision import computing
 from features.store.identity import StoreInfo
 from features.store.provenance import made_with
@@ -95,6 +95,13 @@ class Engine(Protocol):
 
     capacity: int
     """How many units may be under way at once."""
+    device: torch.device
+    """Where they are encoded."""
+    default_budget: float
+    """Padded seconds or tokens of a batch that the device takes."""
+
+    def start(self, destinations: Sequence[Destination], token: str) -> None:
+        """Say where the rows of the units go, and under which token; before the first `submit`."""
 
     def submit(self, unit: Unit) -> None:
         """Hand over a unit; at most `capacity` may be under way."""
@@ -111,9 +118,15 @@ class LocalEngine:
 
     capacity = 1
 
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
+    def __init__(self, encoder: Encoder, device: torch.device, precision: str) -> None:
+        self.encoder, self.device, self.precision = encoder, device, precision
+        self.default_budget = default_budget(encoder.modality, device)
+        self._worker: Worker | None = None
         self._next: Unit | None = None
+
+    def start(self, destinations: Sequence[Destination], token: str) -> None:
+        """Move the encoder to its device."""
+        self._worker = Worker(self.encoder, self.device, self.precision, destinations, token)
 
     def submit(self, unit: Unit) -> None:
         """Keep the unit for `collect`."""
@@ -122,7 +135,7 @@ class LocalEngine:
     def collect(self) -> list[UnitResult]:
         """Encode the unit."""
         unit, self._next = self._next, None
-        return [self.worker.encode(unit)] if unit is not None else []
+        return [self._worker.encode(unit)] if unit is not None and self._worker is not None else []
 
     def close(self) -> None:
         """There is nothing to stop."""

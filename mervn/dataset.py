@@ -115,11 +115,6 @@ def load_split(
     for stream in streams.values():
         if stream.tuned is not None:
             stream.tuned.refuse_seen((u, stream.row_info(u.utterance_id).input_sha256) for u in kept)
-    digest = hashlib.sha256()
-    for stream in sorted(streams.values(), key=lambda stream: stream.name):
-        for utterance in kept:
-            row = stream.row_info(utterance.utterance_id)
-            digest.update(f"{stream.name}|{utterance.utterance_id}|{row.input_sha256}|{row.generation}\n".encode())
     return Split(
         name=name,
         utterances=kept,
@@ -131,8 +126,17 @@ def load_split(
         },
         audio_seconds=_audio_seconds(kept, streams.get("audio")),
         syllables=np.array([len(syllables(transcript_of(u))) if "text" in streams else 0 for u in kept], np.int64),
-        features_sha256=digest.hexdigest(),
+        features_sha256=_features_sha256(kept, streams),
     )
+
+
+def _features_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> str:
+    digest = hashlib.sha256()
+    for stream in sorted(streams.values(), key=lambda stream: stream.name):
+        for utterance in utterances:
+            row = stream.row_info(utterance.utterance_id)
+            digest.update(f"{stream.name}|{utterance.utterance_id}|{row.input_sha256}|{row.generation}\n".encode())
+    return digest.hexdigest()
 
 
 def index_targets(utterances: Sequence[Utterance], labels: Sequence[str]) -> np.ndarray[Any, Any]:
@@ -171,7 +175,7 @@ def _missing_error(name: str, missing: Sequence[Utterance], streams: Mapping[str
         lines += [f"  {path} says why utterances were rejected: repair their input first" for path in sorted(listed)]
         if extractable:  # those that were rejected would be rejected again
             lines.append(f"  extract what is not extracted:\n  {stream.extract_command()}")
-    lines.append("or go on without them, counted in every result: --allow-missing")
+    lines.append("or train and score without them, counted in every result: --allow-missing")
     return InputError("\n".join(lines))
 
 

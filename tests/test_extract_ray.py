@@ -1,58 +1,176 @@
-"""A Ray cluster gives the content of a local run, also when an actor is killed."""
+"""A Ray cluster gives the content of a local run, also when actors are killed; what a machine lacks is said."""
 
 import os
 import signal
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_extract import content, run
-from tiny import make_data
+from tiny import make_data, make_whisper
 
 from cli.main import run as run_command
-from features.errors import InputError
+from features import extract_ray
+from features.config import SPLITS
+from features.encoders.selector import Selector, parse_selector
+from features.errors import InputError, UsageError
+from features.extract import ExtractSettings, open_encoder, store_identity
+from features.extract_ray import Expected, RayEngine, RayWorker, Report, common_versions
+from features.manifest import read_manifests
 from features.store.claims import FOLDER
-from features.work import Unit
+from features.store.identity import StoreInfo, canonical_json
+from features.work import Destination, Unit, UnitResult
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+SELECTOR = parse_selector("fourier2vec", "audio")
 
 
-def test_two_actors_of_which_one_is_killed_give_equal_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from features.extract_ray import RayEngine
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cluster whose workers have another working folder than the driver, as on other machines."""
+    here = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    try:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    finally:
+        os.chdir(here)
+    yield
+    ray.shutdown()
 
-    data = make_data(tmp_path / "data", {"train": 60, "valid": 10, "test": 10})
-    submit = RayEngine.submit
-    killed: list[int] = []
+
+def kill_after_submit(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
+    """Kill the actor that has just been given a unit, so many times; return the processes as they are killed."""
+    submit, killed = RayEngine.submit, []
 
     def and_kill(self: RayEngine, unit: Unit) -> None:
-        actor = self._idle[-1]
-        process = ray.get(actor.process.remote()) if len(self._running) == 1 and not killed else None
+        process = ray.get(self._idle[-1].process.remote()) if len(killed) < times else None
         submit(self, unit)
         if process is not None:
             os.kill(process, signal.SIGKILL)
             killed.append(process)
 
     monkeypatch.setattr(RayEngine, "submit", and_kill)
-    result = run(data, engine="ray", workers=2, threads=1)
-    assert killed and result.encoded == 80
+    return killed
+
+
+def test_more_deaths_than_a_unit_may_cost_are_survived_where_they_meet_different_units(
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_data(tmp_path / "data", {"train": 60, "valid": 10, "test": 10})
+    killed = kill_after_submit(monkeypatch, extract_ray.RETRIES + 1)
+    result = run(data, engine="ray", workers=1, threads=1)
+    assert len(set(killed)) == extract_ray.RETRIES + 1
+    assert result.encoded == 80
     assert content(result.path) == content(run(data, features_dir=tmp_path / "local").path)
     left = [path.name for path in Path(result.path).iterdir() if path.name.startswith(".part") or path.name == FOLDER]
     assert not left
 
 
-def test_a_fault_in_an_actor_is_the_fault_of_the_extraction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = make_data(tmp_path / "data")
-    from features import extract_ray
+def test_relative_paths_of_data_features_and_model_are_found_by_actors(
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_data(tmp_path / "data", {"train": 4, "valid": 1, "test": 1})
+    make_whisper(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    result = run(Path("data"), "whisper=tiny", features_dir=Path("stores"), engine="ray", workers=2, threads=1)
+    assert result.encoded == 6
+    local = run(Path("data"), "whisper=tiny", features_dir=Path("local"))
+    assert content(result.path) == content(local.path)
 
-    class Elsewhere(extract_ray.RayWorker):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            self._fault = "every machine must see the folder"
 
-    monkeypatch.setattr(extract_ray, "RayWorker", Elsewhere)
-    with pytest.raises(InputError, match="every machine must see the folder"):
-        run(data, engine="ray", workers=1, threads=1)
+def engine(monkeypatch: pytest.MonkeyPatch, actor: type, features_dir: Path, **changes: Any) -> RayEngine:
+    monkeypatch.setattr(extract_ray, "RayWorker", actor)
+    settings = replace(ExtractSettings(features_dir, engine="ray", workers=1), **changes)
+    return RayEngine(open_encoder(SELECTOR, settings), SELECTOR, settings, [], lambda _: None)
+
+
+def test_the_plan_is_made_for_the_device_of_the_actors(
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OnGpu(RayWorker):
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def report(self) -> Report:
+            return Report(None, "cuda", 300.0)
+
+    found = engine(monkeypatch, OnGpu, tmp_path)
+    assert (found.device.type, found.default_budget) == ("cuda", 300.0)
+    found.close()
+    with pytest.raises(UsageError, match="--device cuda needs a GPU, but the Ray cluster has none"):
+        engine(monkeypatch, OnGpu, tmp_path, device="cuda")
+
+
+def test_a_unit_whose_actors_keep_dying_ends_the_extraction(
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying(RayWorker):
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def report(self) -> Report:
+            return Report(None, "cpu", 8.0)
+
+        def encode(self, *_: object) -> UnitResult:
+            os._exit(1)
+
+    data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
+    monkeypatch.setattr(extract_ray, "RayWorker", Dying)
+    with pytest.raises(InputError, match=r"an actor died 4 times on the unit of .*the same command resumes"):
+        run(data, engine="ray", workers=1)
+
+
+def test_a_fault_of_a_machine_is_the_fault_of_the_extraction(
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Faulty(RayWorker):
+        def __init__(self, *_: object) -> None:
+            self.fault = "every machine must have the same versions"
+
+    with pytest.raises(InputError, match="every machine must have the same versions"):
+        engine(monkeypatch, Faulty, tmp_path)
+
+
+def worker(
+    settings: ExtractSettings, versions: dict[str, str] | None = None, selector: Selector = SELECTOR
+) -> RayWorker:
+    """Return what an actor holds, in this process."""
+    encoder = open_encoder(SELECTOR, settings)
+    identities = [store_identity(encoder, SELECTOR, layer, settings) for layer in encoder.layers]
+    found = common_versions("audio") if versions is None else versions
+    return RayWorker(selector, settings, Expected(canonical_json(identities), found))
+
+
+def test_a_machine_reports_what_tells_it_from_the_driver(tmp_path: Path) -> None:
+    settings = ExtractSettings(tmp_path, device="cpu")
+    assert worker(settings).report() == Report(None, "cpu", 8.0)
+    older = common_versions("audio") | {"transformers": "4.0.0"}
+    fault = worker(settings, older).report().fault or ""
+    assert "must have the same versions" in fault
+    assert "transformers" in fault
+    assert "for 4.0.0" in fault
+    other = worker(settings, selector=parse_selector("fourier2vec@1", "audio")).report().fault or ""
+    assert "must be the same encoder on every machine" in other
+    lacking = worker(settings, selector=parse_selector("whisper=/nowhere", "audio")).report().fault or ""
+    assert "/nowhere" in lacking
+
+
+def test_a_machine_that_cannot_see_the_audio_or_the_features_rejects_nothing(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
+    first, second = read_manifests(data, SPLITS)["train"]
+    path = Path(run(data).path)
+    to = Destination(StoreInfo(path, {}, {}), 0, "hdf5")
+    actor = worker(ExtractSettings(tmp_path, device="cpu"))
+    unmounted = replace(second, audio_path=tmp_path / "mount" / "a.wav")
+    with pytest.raises(InputError, match=r"every machine of the cluster must see .*mount/a\.wav, but .* does not"):
+        actor.encode(Unit("u", [[first, unmounted]], [set()]), [to], "token")
+    actor = worker(ExtractSettings(tmp_path, device="cpu"))
+    unseen = replace(to, info=replace(to.info, path=tmp_path / "mount" / "store"))
+    with pytest.raises(InputError, match=r"must see .*mount/store/store\.json"):
+        actor.encode(Unit("u", [[first]], [set()]), [unseen], "token")
 
 
 def test_options_of_ray_need_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,3 +179,12 @@ def test_options_of_ray_need_ray(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "workers and ray_address need --engine ray" in capsys.readouterr().err
     assert run_command(["extract", "--data", str(tmp_path), "--shard", "3/2"]) == 2
     assert "shard must be I/N with I from 1 to N, found 3/2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_an_address_where_nothing_answers_is_refused_at_once(address: str) -> None:
+    """Ray itself tries for many minutes."""
+    with pytest.raises(InputError, match=rf"--ray-address must be a running cluster, but {address} does not answer"):
+        extract_ray._refuse_unreachable(address)
+    extract_ray._refuse_unreachable(None)
+    extract_ray._refuse_unreachable("auto")

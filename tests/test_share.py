@@ -21,8 +21,10 @@ from features.share import ROUNDS, Share
 from features.store.batching_budget import BUDGET_FILE, read_budget
 from features.store.claims import FOLDER, Claims
 from features.store.identity import StoreInfo, create_store
+from features.store.part import Row
 from features.store.reader import FeatureStore
 from features.store.rejected import REJECTED_FILE, Rejections, append_rejected, read_rejected
+from features.store.writer import StoreWriter
 from features.work import Unit, UnitResult, Worker
 
 IDENTITY = {"modality": "text", "encoder": "e", "layer": "last", "store_dtype": "fp16", "dim": 2}
@@ -229,6 +231,36 @@ def test_units_that_others_committed_are_closed_without_claims(tmp_path: Path, m
         assert list(results) == []
     assert counts["take"] <= 2 and sum(updates) == 400
     assert counts["lacks"] <= 400
+
+
+class Several(Nobody):
+    """An engine of several actors, which commit what they are given before their results are collected."""
+
+    capacity = 3
+
+    def __init__(self, info: StoreInfo, token: str) -> None:
+        super().__init__()
+        self.info, self.token = info, token
+
+    def submit(self, unit: Unit) -> None:
+        super().submit(unit)
+        with StoreWriter(self.info, 0, "hdf5", self.token, {}) as writer:
+            writer.add([Row(name, np.zeros((1, 2), np.float16), 1, "0", "{}") for name in unit.wanted[0]])
+
+    def collect(self) -> list[UnitResult]:
+        unit = self.units.pop()
+        return [UnitResult(unit.name, [sorted(unit.wanted[0])], [], 0.0)]
+
+
+def test_a_unit_whose_rows_are_seen_before_its_result_counts_once(tmp_path: Path) -> None:
+    """With several actors a look at the store could find a unit committed that was still under way: KeyError."""
+    info = create_store(tmp_path, IDENTITY, {}, "m")
+    updates: list[int] = []
+    with Claims([info.path]) as claims:
+        share = Share(plan_of(12, info), [info], claims)
+        results = list(share.through(Several(info, claims.token), print, updates.append))
+    assert len({result.name for result in results}) == len(results) == 12
+    assert sum(updates) == 24
 
 
 def test_a_second_process_begins_elsewhere(tmp_path: Path) -> None:

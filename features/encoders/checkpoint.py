@@ -146,6 +146,15 @@ def load_complete(
         _restore_constants(model)
     if getattr(model, "_hf_peft_config_loaded", False):
         raise InputError(f"{selector.flag}: {location} must hold merged weights, found adapters: merge them first")
+    _refuse_misfits(selector, location, model, info, prefix, unused)
+    loaded: nn.Module = model
+    return loaded
+
+
+def _refuse_misfits(
+    selector: Selector, location: str, model: Any, info: Mapping[str, Any], prefix: str, unused: tuple[str, ...]
+) -> None:
+    """Raise InputError for weights that are missing, of another shape, or without a place by the config."""
 
     def wanted(key: str) -> bool:
         return key.startswith(prefix) and not key.startswith(unused)
@@ -167,8 +176,6 @@ def load_complete(
             f"{selector.flag}: config.json of {location} must describe all weights of the encoder, but it has no place "
             f"for {len(unread)} of them, such as {unread[0]}"
         )
-    loaded: nn.Module = model
-    return loaded
 
 
 def _plain_config(location: str) -> Any:

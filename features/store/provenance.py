@@ -45,10 +45,15 @@ def machine() -> dict[str, Any]:
     return found
 
 
+def computing_versions(modality: str) -> dict[str, str]:
+    """Return the versions of the packages that the features of a modality are computed with."""
+    packages = ("torch", "torchaudio", "transformers", "numpy", *INPUT_PACKAGES[modality])
+    return {package: package_version(package) for package in packages}
+
+
 def made_with(modality: str, device: torch.device) -> dict[str, str]:
     """Return what changes numbers and can differ between the parts of one store: versions and the device."""
-    packages = ("torch", "torchaudio", "transformers", "numpy", *INPUT_PACKAGES[modality])
-    known = {package: package_version(package) for package in packages}
+    known = computing_versions(modality)
     known["device"] = str(device.type)
     if device.type == "cuda":
         known["device"] = torch.cuda.get_device_name(device)

@@ -14,7 +14,7 @@ from features.encoders import ENCODERS
 from features.encoders.selector import Selector, expand_layers, parse_selectors
 from features.errors import InputError, UsageError
 from features.store.identity import StoreInfo, differing_fields
-from features.store.index import list_stores, matching_stores, select_store
+from features.store.index import list_stores, matching_stores, not_extracted, select_store
 from features.store.models import recorded_selector, recorded_source
 from features.store.reader import FeatureStore, RowInfo
 from features.tuned import Tuned, read_tuned
@@ -147,8 +147,6 @@ def open_streams(options: StoreOptions, data: Path, modalities: Sequence[str]) -
         try:
             infos = _select(place, modality_of(name), selector, path)
             streams[name] = Stream(name, [FeatureStore(info.path) for info in infos], place)
-        except UsageError:
-            raise
         except InputError as error:
             faults.append(error)
     if faults:
@@ -181,7 +179,11 @@ def _select(place: DataPlace, modality: str, selector: Selector | None, path: Pa
         known = matching_stores(place.features_dir, replace(selector, layers=None))
         if known:
             layers = expand_layers(layers, max(int(info.provenance["num_layers"]) for info in known))
-    return [select_store(place, modality, replace(selector, layers=(layer,)), path) for layer in layers]
+    each = {layer: replace(selector, layers=(layer,)) for layer in layers}
+    missing = [layer for layer, one in each.items() if path is None and not matching_stores(place.features_dir, one)]
+    if len(missing) > 1:  # one command extracts them all
+        raise not_extracted(place, modality, replace(selector, layers=tuple(missing)))
+    return [select_store(place, modality, one, path) for one in each.values()]
 
 
 def find_streams(

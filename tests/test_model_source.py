@@ -89,7 +89,7 @@ def test_a_model_that_was_not_extracted_is_never_replaced_by_another(
 def test_without_a_model_several_stores_are_listed_with_their_models(
     made: Path, tmp_path: Path, capsys: Captured
 ) -> None:
-    assert train(made, tmp_path / "run", "--audio-encoder", "whisper") == 1
+    assert train(made, tmp_path / "run", "--audio-encoder", "whisper") == 2
     message = capsys.readouterr().err
     for name in ("exp1", "exp2"):
         assert f"--audio-encoder whisper={made}/{name}/checkpoint-500@2" in message

@@ -138,7 +138,9 @@ def test_what_cannot_be_chosen_is_explained(data: Path, tmp_path: Path, capsys: 
 
     with pytest.raises(InputError, match="mervn extract .*--audio-encoder wav2vec2@2"):
         open_streams(options(audio_encoder="wav2vec2@1,2"), data, ("audio",))
-    with pytest.raises(InputError, match="several audio stores match"):
+    with pytest.raises(InputError, match=r"mervn extract .*--audio-encoder wav2vec2@0,2$"):
+        open_streams(options(audio_encoder="wav2vec2@0,1,2"), data, ("audio",))
+    with pytest.raises(UsageError, match="several audio stores match"):
         open_streams(options(audio_encoder="wav2vec2"), data, ("audio",))
     store = next((data / "stores" / "audio").iterdir())
     with pytest.raises(UsageError, match="--audio-store is one store, but --audio-encoder wav2vec2@1,3 means several"):

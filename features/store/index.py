@@ -59,12 +59,12 @@ class StoreQuery:
 
     def differences(self, info: StoreInfo) -> list[str]:
         """Return in what a store is not the one meant; what the selector leaves open does not count."""
-        layers = self.selector.layers
+        layers = tuple(layer for layer in self.selector.layers or () if layer != "all")
         found = [] if info.encoder == self.selector.name else [f"encoder {info.encoder}, wanted {self.selector.name}"]
         if not self._has_model(info):
             found.append(f"model {describe_models(info)}, wanted {self.selector.model}")
-        if layers is not None and len(layers) == 1 and info.identity["layer"] != layers[0]:
-            found.append(f"layer {info.identity['layer']}, wanted {layers[0]}")
+        if layers and info.identity["layer"] not in layers:
+            found.append(f"layer {info.identity['layer']}, wanted {', '.join(map(str, layers))}")
         return found
 
     def _has_model(self, info: StoreInfo) -> bool:
@@ -99,7 +99,7 @@ def _bare_first(found: list[StoreInfo], selector: Selector | None) -> list[Store
 def select_store(place: DataPlace, modality: str, selector: Selector | None, path: Path | None) -> StoreInfo:
     """Return the one store meant: `path` if given, else the only one that matches.
 
-    InputError gives the `mervn extract` to run if there is none, and lists them if there are several. UsageError if
+    InputError gives the `mervn extract` to run if there is none. UsageError lists them if there are several, and if
     `path` is not a store of the selector.
     """
     query = StoreQuery(selector) if selector is not None else None
@@ -111,11 +111,11 @@ def select_store(place: DataPlace, modality: str, selector: Selector | None, pat
         _warn_unrecorded(found[0], selector)
         return found[0]
     if found:
-        raise InputError(
+        raise UsageError(
             f"several {modality} stores match {selector or 'no selector'} in {place.features_dir}; "
             f"choose one with --{modality}-encoder or --{modality}-store PATH:\n{_table(found)}"
         )
-    raise InputError("\n".join(_not_extracted(place, modality, query, stores)))
+    raise not_extracted(place, modality, selector)
 
 
 def _given_store(info: StoreInfo, modality: str, query: StoreQuery | None) -> StoreInfo:
@@ -130,29 +130,33 @@ def _given_store(info: StoreInfo, modality: str, query: StoreQuery | None) -> St
     return info
 
 
-def _not_extracted(place: DataPlace, modality: str, query: StoreQuery | None, stores: Sequence[StoreInfo]) -> list[str]:
-    """Return what to say if no store matches: the nearest one, and the command to run."""
-    if query is None:
-        command = extract_command(place, Selector(modality, "ENCODER"))
-        return [
+def not_extracted(place: DataPlace, modality: str, selector: Selector | None) -> InputError:
+    """Return the error of a selector that no store matches: it names the nearest store, and the command to run."""
+    damaged = [f"not considered: {error}" for error in damaged_stores(place.features_dir, modality)]
+    if selector is None:
+        lines = [
             f"there is no {modality} store in {place.features_dir}",
-            *(f"not considered: {error}" for error in damaged_stores(place.features_dir, modality)),
-            f"extract one first:\n  {command}",
+            *damaged,
+            f"extract one first:\n  {extract_command(place, Selector(modality, 'ENCODER'))}",
             f"where ENCODER is one of {', '.join(sorted(ENCODERS[modality]))}",
         ]
-    selector, lines = query.selector, []
-    lines.append(f"{selector} is not extracted yet: there is no {modality} store of it in {place.features_dir}")
+        return InputError("\n".join(lines))
+    query, stores = StoreQuery(selector), list_stores(place.features_dir, modality)
+    lines = [f"{selector} is not extracted yet: there is no {modality} store of it in {place.features_dir}"]
     if stores:
         nearest = min(stores, key=lambda info: len(query.differences(info)))
         lines.append(f"the nearest is {nearest.path} with {', '.join(query.differences(nearest))}")
     lines += [_unrecorded(info) for info in stores if info.encoder == selector.name and recorded_models(info) is None]
-    lines += [f"not considered: {error}" for error in damaged_stores(place.features_dir, modality)]
+    return InputError("\n".join([*lines, *damaged, *_how_to_extract(place, selector, query)]))
+
+
+def _how_to_extract(place: DataPlace, selector: Selector, query: StoreQuery) -> list[str]:
     if selector.model is not None and query.fingerprint is None and is_path(selector.model):
-        return [*lines, f"there is no folder {selector.model}: give the model's folder, or the hub id"]
+        return [f"there is no folder {selector.model}: give the model's folder, or the hub id"]
     if selector.model is None and selector.spec.model is None and not selector.spec.makes_weights:
-        selector = replace(selector, model="MODEL")
-        lines.append("MODEL is the folder of a checkpoint, or a hub id")
-    return [*lines, f"extract it first:\n  {extract_command(place, selector)}"]
+        command = extract_command(place, replace(selector, model="MODEL"))
+        return ["MODEL is the folder of a checkpoint, or a hub id", f"extract it first:\n  {command}"]
+    return [f"extract it first:\n  {extract_command(place, selector)}"]
 
 
 def _warn_unrecorded(info: StoreInfo, selector: Selector | None) -> None:

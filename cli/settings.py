@@ -41,7 +41,7 @@ def resolve(
     for source in (_from_toml(command, model), _from_json(config, model) if config else {}):
         given.update(source)
     given.update({name: Setting(value, "flag") for name, value in flags.items() if value is not None})
-    _refuse_code(given, config)
+    _refuse_code(given)
     values = {name: _split(model, name, setting.value) for name, setting in given.items()}
     try:
         options = model.model_validate(values)
@@ -111,12 +111,20 @@ def _from_json(path: Path, model: type[Options]) -> dict[str, Setting]:
     return {key.replace("-", "_"): Setting(value, str(path)) for key, value in options.items()}
 
 
-def _refuse_code(settings: Mapping[str, Setting], config: Path | None) -> None:
-    """Raise a UsageError where --config names a user's own class: such a file may come with a run of somebody else."""
+def _refuse_code(settings: Mapping[str, Setting]) -> None:
+    """Raise UsageError where a file names a user's own class, or says trust_code: files can come from somebody else.
+
+    Code runs only if the command line says so.
+    """
     for name, setting in settings.items():
-        if setting.source == str(config) and isinstance(setting.value, str) and is_own(setting.value):
-            flag = flag_name(name)
-            raise UsageError(f"{config} names the code {setting.value}; review it, then pass {flag} {setting.value}")
+        flag = flag_name(name)
+        if setting.source == "flag":
+            continue
+        if isinstance(setting.value, str) and is_own(setting.value):
+            found = setting.value
+            raise UsageError(f"{setting.source} names the code {found}; review it, then pass {flag} {found}")
+        if name == "trust_code" and setting.value is not False:
+            raise UsageError(f"{setting.source} must not say trust_code; review the code of the run, then pass {flag}")
 
 
 def _from_toml(command: str, model: type[Options]) -> dict[str, Setting]:

@@ -65,6 +65,19 @@ def settings_flags(options: EncodeOptions) -> list[str]:
     return [part for name, value in changed.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 
 
+def recorded_flags(text: str) -> list[str]:
+    """Return the flags of `mervn extract` that a run's config.json records; none if it holds anything else.
+
+    A run can come from somebody else, and a user pastes what a message suggests.
+    """
+    known = {f"--{name.replace('_', '-')}" for name in (*EncodeOptions.model_fields, "audio_encoder", "text_encoder")}
+    try:
+        parts = shlex.split(text)
+    except ValueError:
+        return []
+    return parts if len(parts) % 2 == 0 and known.issuperset(parts[::2]) else []
+
+
 def recorded_settings(config: Mapping[str, Any]) -> EncoderSettings:
     """Return the settings that an encoder's config records."""
     segmenter = config.get("segmenter")  # with its version

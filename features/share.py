@@ -71,7 +71,7 @@ class Share:
         running: set[str] = set()
         waited = False
         self._start_at_own_place()
-        self._close_committed(update)
+        self._close_committed(update, everything=True)
         while self._open or running:
             check_interrupted()
             while len(running) < engine.capacity and (unit := self._claim(update)) is not None:
@@ -137,12 +137,16 @@ class Share:
         batches = [[utterances[i] for i in batch] for batch in unit.batches if not needed.isdisjoint(batch)]
         return Unit(name, batches, [{utterances[i].utterance_id for i in some} for some in unit.lacking])
 
-    def _close_committed(self, update: Callable[[int], object]) -> None:
-        """Close every unit that has become complete since the last look, claimed or not."""
+    def _close_committed(self, update: Callable[[int], object], *, everything: bool = False) -> None:
+        """Close every unit that has become complete since the last look, claimed or not.
+
+        With `everything` the look is at all that is there: others may have committed it since the plan was made.
+        """
         complete: dict[str, None] = {}
         for number, (store, rejections) in enumerate(zip(self.stores, self.rejections, strict=True)):
-            for name in (*self._settle(number, store.refresh()), *self._settle(number, rejections.refresh())):
-                complete[name] = None
+            for source in (store, rejections):
+                added = source.refresh()
+                complete |= dict.fromkeys(self._settle(number, list(source) if everything else added))
         for name in complete:
             self._close(name, update)
 

@@ -179,7 +179,7 @@ def _configuration(
     """Return what a run of these options is."""
     wanted = fusion_spec(options.fusion).streams
     unread = {*unread_options(options), *(f"{name}_encoder" for name in ("audio", "text") if name not in wanted)}
-    known = json.loads(options.model_dump_json(exclude=unread))
+    known = json.loads(options.model_dump_json(exclude={*unread, "trust_code"}))
     for key in ("features_dir", "audio_root", "init_head", "fold_file"):
         known[key] = str(Path(known[key]).resolve()) if known[key] else None
     own = own_modules(options)

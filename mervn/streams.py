@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from features.command_lines import DataPlace, extract_command, features_folder, identity_flags
+from features.command_lines import DataPlace, extract_command, features_folder, identity_flags, recorded_flags
 from features.encoders import ENCODERS
 from features.encoders.selector import Selector, expand_layers, parse_selectors
 from features.errors import InputError, UsageError
@@ -199,7 +199,8 @@ def find_streams(
     """
     streams = {}
     for name, hashes in wanted.items():
-        command = shlex.join(["mervn", "extract", *place.flags]) + f" {models.get(name, {}).get('extract', '')}"
+        flags = recorded_flags(str(models.get(name, {}).get("extract", "")))
+        command = shlex.join(["mervn", "extract", *place.flags, *flags])
         paths = [_find(modality_of(name), text, place.features_dir, explicit, command) for text in hashes]
         streams[name] = Stream(name, [FeatureStore(path) for path in paths], place)
     return streams

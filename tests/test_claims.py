@@ -92,7 +92,7 @@ def test_a_claim_of_an_ended_process_is_dead_at_once(tmp_path: Path, lie: str) -
 
 @pytest.mark.parametrize("links", [True, False])
 def test_a_process_killed_while_it_claims_leaves_nothing_to_wait_for(tmp_path: Path, links: bool) -> None:
-    """Its claim used to be there without content, whose dead process nobody could tell, for three minutes."""
+    """Its claim had no content, and its clock no owner: for three minutes nobody could tell that they were dead."""
     killed = "lambda *_: os._exit(9)" if links else "no_links"
     code = (
         "import errno, os, pathlib, sys\n"
@@ -107,10 +107,25 @@ def test_a_process_killed_while_it_claims_leaves_nothing_to_wait_for(tmp_path: P
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 9
     with Claims([tmp_path]) as claims:
         assert claims.take("u")
-        old = time.time() - 2 * EXPIRY_S
-        for path in (tmp_path / FOLDER).glob(".*"):
-            os.utime(path, (old, old))
-        claims.sweep()
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_a_process_killed_before_it_claims_leaves_nothing_behind(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys\n"
+        "from features.store.claims import Claims\n"
+        "with Claims([pathlib.Path(sys.argv[1])]) as claims:\n"
+        "    (pathlib.Path(sys.argv[1]) / f'.part-1.h5.{claims.token}.tmp').touch()\n"
+        "    os._exit(9)\n"
+    )
+    with Claims([tmp_path]) as alive:
+        assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 9
+        clocks = list((tmp_path / FOLDER).glob(".clock-*"))
+        assert len(clocks) == 2
+        with Claims([tmp_path]):
+            pass
+        assert not list(tmp_path.glob(".part*"))
+        assert [path.name for path in (tmp_path / FOLDER).glob(".clock-*")] == [f".clock-{alive.token}"]
     assert not (tmp_path / FOLDER).exists()
 
 

@@ -15,8 +15,9 @@ from tiny import make_data, wave
 
 import features.inputs
 from features.errors import InputError, UsageError
+from features.extract_report import StoreResult
 from features.manifest import Utterance
-from features.plan import Plan, Target, plan_units
+from features.plan import Plan, Target, make_plan, plan_units
 from features.share import ROUNDS, Share
 from features.store.batching_budget import BUDGET_FILE, read_budget
 from features.store.claims import FOLDER, Claims
@@ -231,6 +232,26 @@ def test_units_that_others_committed_are_closed_without_claims(tmp_path: Path, m
         assert list(results) == []
     assert counts["take"] <= 2 and sum(updates) == 400
     assert counts["lacks"] <= 400
+
+
+def test_what_others_commit_while_this_process_plans_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that had planned before the others committed encoded all of it once more."""
+    data = make_data(tmp_path / "data")
+    spoil(data, "train-003")
+    others: list[StoreResult] = []
+
+    def and_then_others(*arguments: Any, **options: Any) -> Plan:
+        plan = make_plan(*arguments, **options)
+        monkeypatch.undo()
+        others.append(run(data))
+        return plan
+
+    monkeypatch.setattr("features.extract.make_plan", and_then_others)
+    result = run(data)
+    assert (others[0].encoded, others[0].rejected) == (41, 1)
+    assert (result.encoded, result.kept, result.rejected) == (0, 41, 1)
 
 
 class Several(Nobody):

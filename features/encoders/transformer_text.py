@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from features.encoders.base import Encoder, Lengths, blocks_needed, captured, resolve_layers
+from features.encoders.batch_probe import depends_on_batch, probe_tokens, wrong_layers
 from features.encoders.checkpoint import (
     checkpoint_location,
     describe_model,
@@ -25,9 +26,10 @@ from features.encoders.checkpoint import (
     save_weights,
 )
 from features.encoders.checkpoint_files import require_files
-from features.encoders.config_fields import config_identity
+from features.encoders.config_fields import NUMERIC_FIELDS, config_identity
 from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
+from features.precision import exact_fp32
 from features.ragged import Ragged
 from features.segmenters import load_segmenter
 from features.text import TokenCounts, apply_tone_style, is_segmented
@@ -66,6 +68,8 @@ class TextTransformer(Encoder):
     model: Any
     is_half: bool = False
     """Whether it is the encoder of an encoder-decoder."""
+    one_at_a_time: bool = False
+    """Whether sequences are encoded alone: the architecture does not mask padding everywhere."""
 
     def __init__(self, model: Any, tokenizer: Any, layers: tuple[Layer, ...], settings: EncoderSettings) -> None:
         super().__init__()
@@ -196,6 +200,9 @@ class TextTransformer(Encoder):
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Encode token ids (sum T,) int64 into (sum T, D) of each layer."""
+        if self.one_at_a_time and inputs.batch_size > 1:
+            alone = [self.forward_layers(Ragged.from_sequences([tokens])) for tokens in inputs.split()]
+            return [Ragged.from_sequences([one.values for one in layer]) for layer in zip(*alone, strict=True)]
         padding = self.tokenizer.pad_token_id or 0
         convolution = getattr(self._place[0], "conv", None)  # DeBERTa's, which adds to the first block's output
         with captured(self.blocks, self.layers, convolution) as states:
@@ -227,9 +234,35 @@ class ViDeBerta(TextTransformer):
 
 
 class AnyTransformer(TextTransformer):
-    """Any other text encoder of the Hugging Face hub; of an encoder-decoder the encoder."""
+    """Any other text encoder of the Hugging Face hub; of an encoder-decoder the encoder.
+
+    Architectures without tests of their own are tried when they are loaded: where features depend on the batch (XLNet,
+    FNet, ConvBERT, ...), sequences are encoded one at a time; layers that are not `hidden_states[k]` are refused.
+    """
 
     name: ClassVar[str] = "transformer"
+
+    @classmethod
+    def load(cls, selector: Selector, settings: EncoderSettings) -> TextTransformer:
+        """Load a checkpoint and try it; InputError for numbered layers that the architecture does not have."""
+        encoder = super().load(selector, settings).eval()
+        if encoder.model.config.model_type in NUMERIC_FIELDS:
+            return encoder
+        sequences = probe_tokens(encoder.model.config.vocab_size, encoder.longest)
+        with explained(selector, checkpoint_location(selector)), torch.inference_mode(), exact_fp32():
+            encoder.one_at_a_time = depends_on_batch(encoder.forward_layers, sequences)
+            numbered = [layer for layer in encoder.layers if isinstance(layer, int)]
+            alone = encoder.forward_layers(Ragged.from_sequences(sequences[:1]))
+            states = [state.values for layer, state in zip(encoder.layers, alone, strict=True) if layer in numbered]
+            wrong = wrong_layers(encoder.model, numbered, states, sequences[0]) if numbered else []
+        if wrong:
+            found = f"{', '.join(map(str, wrong))} of {encoder.model.config.model_type}"
+            raise InputError(
+                f"{selector.flag}: layers must be hidden states of the model, {found} are not: give 'last'"
+            )
+        if encoder.one_at_a_time:
+            encoder.config["one_at_a_time"] = True
+        return encoder
 
 
 def _find_blocks(model: nn.Module) -> tuple[nn.Module, str]:
@@ -245,6 +278,8 @@ def _find_blocks(model: nn.Module) -> tuple[nn.Module, str]:
 def _longest(config: Any, tokenizer: Any) -> int:
     """Return how many tokens the model can take."""
     positions = getattr(config, "max_position_embeddings", None) or LONGEST
+    if positions < 1:  # XLNet says -1: it has no limit
+        positions = LONGEST
     if config.model_type in POSITIONS_AFTER_PADDING:
         positions -= config.pad_token_id + 1
     return min(int(positions), int(min(tokenizer.model_max_length, 1 << 20)))

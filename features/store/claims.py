@@ -111,7 +111,9 @@ class Claims:
     def sweep(self) -> None:
         """Remove dead claims, and the temporaries that no living claim's process is writing."""
         for store in self.stores:
-            now, alive, dead = self._file_system_time(store), {self.token}, set()
+            now, alive = self._file_system_time(store), {self.token}
+            clocks = [_read(path) for path in (store / FOLDER).glob(".clock-*")]
+            dead = {owner["token"] for owner in clocks if owner is not None and _has_ended(owner)}
             for path in (store / FOLDER).glob("*.json"):
                 claim = _read(path)
                 if claim is not None and not _is_dead(path, claim, now):
@@ -162,8 +164,8 @@ class Claims:
                     os.utime(path)
 
     def _file_system_time(self, store: Path) -> float:
-        path = store / FOLDER / f".clock-{self.token}"
-        path.touch()
+        path = store / FOLDER / f".clock-{self.token}"  # says whose temporaries are of this token
+        path.write_text(json.dumps({"token": self.token, **_this_process()}), "utf-8")
         return path.stat().st_mtime
 
 
@@ -223,13 +225,19 @@ def _started(pid: int) -> int | None:
 
 
 def _is_dead(path: Path, claim: dict[str, Any], now: float) -> bool:
-    if claim["machine"] == _machine():
-        try:
-            os.kill(claim["pid"], 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
-        if claim["started"] != _started(claim["pid"]):
-            return True
+    if _has_ended(claim):
+        return True
     return abs(now - _time(path)) > EXPIRY_S  # its holder would have refreshed a time in the future, too
+
+
+def _has_ended(claim: dict[str, Any]) -> bool:
+    """Tell whether the process of a claim or a clock is known to have ended: it was one of this machine."""
+    if claim["machine"] != _machine():
+        return False
+    try:
+        os.kill(claim["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return bool(claim["started"] != _started(claim["pid"]))

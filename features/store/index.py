@@ -90,10 +90,17 @@ def matching_stores(features_dir: Path, selector: Selector) -> list[StoreInfo]:
 
 
 def _bare_first(found: list[StoreInfo], selector: Selector | None) -> list[StoreInfo]:
-    """Return the stores of random weights alone if a bare name means them, as in `mervn extract`; else all."""
-    if selector is None or selector.model is not None or selector.spec.model is not None:
+    """Return the stores of what a bare name means in `mervn extract`, if there are any; else all.
+
+    That is the encoder's default model, or random weights where it has none.
+    """
+    if selector is None or selector.model is not None:
         return found
-    return [info for info in found if recorded_selector(info).model is None] or found
+    default = selector.spec.model
+    if default is None:
+        return [info for info in found if recorded_selector(info).model is None] or found
+    query = StoreQuery(replace(selector, model=default))
+    return [info for info in found if not query.differences(info)] or found
 
 
 def select_store(place: DataPlace, modality: str, selector: Selector | None, path: Path | None) -> StoreInfo:

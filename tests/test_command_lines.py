@@ -11,7 +11,7 @@ import soundfile
 from tiny import make_data, make_phobert, make_whisper, read_rows, write_manifest
 
 from cli.main import run
-from features.command_lines import DataPlace, extract_command
+from features.command_lines import DataPlace, extract_command, recorded_flags
 from features.encoders.selector import parse_selector
 from features.store.index import list_stores
 
@@ -129,3 +129,25 @@ def test_folders_that_a_command_finds_by_itself_are_left_out(monkeypatch: pytest
     monkeypatch.setenv("MERVN_FEATURES", "/features")
     assert "--features-dir d/stores" in extract_command(place, selector)
     assert "--features-dir" not in extract_command(DataPlace(Path("d"), Path("/features")), selector)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "--audio-encoder x; touch pwned",
+        "--audio-encoder x --engine ray --workers",
+        "$(touch pwned) x",
+        "--output x",
+        "--audio-encoder 'x",
+    ],
+)
+def test_what_a_run_records_is_only_suggested_if_it_is_flags_of_extract(text: str) -> None:
+    """A run of somebody else can record anything, and what is suggested is pasted into a shell."""
+    assert recorded_flags(text) == []
+
+
+def test_recorded_flags_are_quoted_again() -> None:
+    flags = ["--audio-encoder", "whisper=/my model;v1@last", "--store-dtype", "fp32"]
+    assert recorded_flags(shlex.join(flags)) == flags
+    assert recorded_flags("--audio-encoder x;touch") == ["--audio-encoder", "x;touch"]
+    assert shlex.join(recorded_flags("--audio-encoder x;touch")) == "--audio-encoder 'x;touch'"

@@ -181,6 +181,28 @@ def test_a_file_of_options_cannot_name_code(
     assert mervn([*base, *given]) == 0 and attack.marker.exists()
 
 
+def test_files_cannot_say_that_code_is_trusted(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both files can come with a run of somebody else: its code was executed without --trust-code."""
+    copy = attack.place()
+    attack.configure({"pooling": f"{copy}:Mean"}, {"pooling": attack.entry()})
+    options = {"init_head": str(attack.run), "trust_code": True, "epochs": 1, "output": str(tmp_path / "out")}
+    (tmp_path / "theirs.json").write_text(json.dumps({"options": options}))
+    assert mervn(["finetune", "--config", str(tmp_path / "theirs.json")]) == 2
+    assert "theirs.json must not say trust_code; review the code of the run, then pass --trust-code" in (
+        capsys.readouterr().err
+    )
+    monkeypatch.chdir(tmp_path)
+    for value in ("true", "1", '"yes"'):
+        (tmp_path / "mervn.toml").write_text(f"[evaluate]\ntrust-code = {value}\n")
+        refused(attack, "evaluate")
+    (tmp_path / "mervn.toml").write_text(f'[train-head]\npooling = "{attack.code}:Mean"\n')
+    assert mervn(["train-head", "--output", str(tmp_path / "out")]) == 2
+    assert "names the code" in capsys.readouterr().err
+    assert not attack.marker.exists()
+
+
 def test_training_again_in_a_tampered_run_does_not_execute_its_code(attack: Attack, made: Path) -> None:
     attack.configure({"pooling": f"{attack.code}:Mean"})
     flags = [

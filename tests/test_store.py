@@ -417,6 +417,21 @@ def select(folder: Path, text: str | None, path: Path | None = None) -> Path:
     return select_store(DataPlace(Path("data"), folder), "audio", selector, path).path
 
 
+def test_a_bare_name_means_the_default_model_where_it_is_extracted(tmp_path: Path) -> None:
+    """With the store of another checkpoint beside it, a bare name was called ambiguous."""
+    identity = IDENTITY | {"modality": "text", "encoder": "phobert"}
+    default = create_store(tmp_path, identity, {"model": "vinai/phobert-base", "model_name": "phobert-base"}, "b")
+    other = create_store(tmp_path, identity | {"weights_sha256": "1"}, {"model": "/exp1", "model_name": "exp1"}, "e")
+    place = DataPlace(Path("data"), tmp_path)
+
+    def select(text: str) -> Path:
+        return select_store(place, "text", parse_selector(text, "text"), None).path
+
+    assert select("phobert") == default.path
+    with pytest.warns(UserWarning, match="does not record the files of its model"):
+        assert select("phobert=/exp1") == other.path
+
+
 def test_a_selector_filters_the_stores(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"mervn extract --data data --features-dir .* --audio-encoder whisper@4"):
         select(tmp_path, "whisper@4")

@@ -60,8 +60,7 @@ class Claims:
         self._stop.set()
         self._thread.join()
         for path in sorted(self._held):
-            path.unlink(missing_ok=True)
-        self._held.clear()
+            self._drop(path)
         for store in self.stores:
             (store / FOLDER / f".clock-{self.token}").unlink(missing_ok=True)
             for path in store.glob(f".*.{self.token}.tmp"):  # of a worker that was killed

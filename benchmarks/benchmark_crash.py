@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -207,9 +207,11 @@ def one_trial(
 
 def under_way(path: Path | None) -> int:
     """Return how many units the dead process had claimed and not committed; a claim outlives the commit by a moment."""
-    if path is None or not (path / FOLDER).is_dir():
-        return 0
-    return len({claim.stem for claim in (path / FOLDER).glob("*.json")} - {MAINTENANCE})
+    names: list[str] = []
+    if path is not None:
+        with suppress(FileNotFoundError):  # nobody holds a claim
+            names = os.listdir(path / FOLDER)  # noqa: PTH208 (iterdir is lazy: the folder can vanish meanwhile)
+    return len({name.removesuffix(".json") for name in names if name.endswith(".json")} - {MAINTENANCE})
 
 
 def obstacles(setting: Setting, folder: Path, expected: dict[str, tuple[str, bytes]]) -> dict[str, bool]:

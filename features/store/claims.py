@@ -48,8 +48,6 @@ class Claims:
         self._thread = threading.Thread(target=self._refresh, daemon=True)
 
     def __enter__(self) -> Claims:
-        for store in self.stores:
-            _make_folder(store)
         self.sweep()
         self._thread.start()
         return self
@@ -164,8 +162,11 @@ class Claims:
 
     def _file_system_time(self, store: Path) -> float:
         path = store / FOLDER / f".clock-{self.token}"  # says whose temporaries are of this token
-        path.write_text(json.dumps({"token": self.token, **_this_process()}), "utf-8")
-        return path.stat().st_mtime
+        while True:
+            _make_folder(store)
+            with suppress(FileNotFoundError):  # a process that ends has just removed the empty folder
+                path.write_text(json.dumps({"token": self.token, **_this_process()}), "utf-8")
+                return path.stat().st_mtime
 
 
 def _make_folder(store: Path) -> None:

@@ -237,7 +237,7 @@ def _make_target(
             elif found == "moved":
                 moved[utterance.utterance_id] = json.dumps(comparison.source(utterance))
         except AudioError as error:
-            measured.rejected[i] = (utterance, error.reason, str(error))
+            measured.rejected[i] = Rejection(utterance, error.reason, str(error))
     if store is not None and moved:
         store.remember_sources(moved)
     if changed and not update:
@@ -272,7 +272,7 @@ class _Measured:
                     size = info.num_samples
                     unit = SAMPLE_RATE
             except AudioError as error:
-                self.rejected[i] = (utterance, error.reason, str(error))
+                self.rejected[i] = Rejection(utterance, error.reason, str(error))
             self.sizes.append(size / unit)
             self.costs.append(encoder.get_padded_length(size) / unit)
             self.rows.append(int(encoder.get_feat_lengths(size)) if size else 0)

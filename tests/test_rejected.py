@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from test_extract import run
@@ -144,3 +145,25 @@ def test_a_reason_that_lies_in_the_system_is_tried_again(tmp_path: Path, reason:
     path.write_text(json.dumps(entry) + "\n")
     assert run(data).rejected == 1
     assert read_rejected(path.parent)["train-001"]["reason"] == "non_finite"
+
+
+def test_changed_audio_that_is_rejected_is_settled_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every plain extraction failed, and every one with --update encoded the batch again."""
+    data = make_data(tmp_path / "data", SMALL)
+    before = (data / "train-001.wav").read_bytes()
+    run(data)
+    overflowing = np.where(np.arange(8000) % 2, 3e38, -3e38).astype(np.float32)
+    soundfile.write(data / "train-001.wav", overflowing, 16_000, subtype="FLOAT")
+    with pytest.raises(InputError, match="1 utterances have another content"):
+        run(data)
+    updated = run(data, update=True)
+    assert (updated.encoded, updated.kept, updated.rejected) == (0, 5, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("features.work.encode_batch", None)  # nothing is left to encode
+        for update in (False, True):
+            again = run(data, update=update)
+            assert (again.encoded, again.kept, again.rejected) == (0, 5, 1)
+    with pytest.raises(InputError, match="1 utterances have another content"):
+        run(data, retry_rejected=True)
+    (data / "train-001.wav").write_bytes(before)
+    assert run(data).kept == 6

@@ -51,8 +51,8 @@ class Target:
     def is_uncommitted(self, index: int, utterance: Utterance, store: FeatureStore) -> bool:
         """Tell whether an utterance was to be written and nobody has committed it since."""
         name = utterance.utterance_id
-        if index in self.changed:
-            return store.generation(name) < self.generation
+        if index in self.changed:  # its part may have been set aside meanwhile
+            return name not in store or store.generation(name) < self.generation
         return index in self.missing and name not in store
 
     def lacks(self, index: int, utterance: Utterance, store: FeatureStore, rejections: Rejections) -> bool:

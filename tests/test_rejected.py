@@ -13,6 +13,7 @@ from test_share import IDENTITY, spoil, utterance
 from tiny import make_data, wave
 
 import features.inputs
+import features.work
 from features.errors import InputError
 from features.share import Share
 from features.store.identity import create_store
@@ -167,3 +168,22 @@ def test_changed_audio_that_is_rejected_is_settled_too(tmp_path: Path, monkeypat
         run(data, retry_rejected=True)
     (data / "train-001.wav").write_bytes(before)
     assert run(data).kept == 6
+
+
+def test_an_utterance_to_be_updated_may_vanish_from_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its part was set aside while the extraction ran: KeyError."""
+    data = make_data(tmp_path / "data", SMALL)
+    store = Path(run(data).path)
+    soundfile.write(data / "train-001.wav", wave(0.5, 1), 16_000)
+    encode_batch = features.work.encode_batch
+
+    def losing(*arguments: Any) -> Any:
+        spoil(data, "train-001")
+        for part in store.glob("part-*.h5"):
+            part.rename(f"{part}.damaged")
+        return encode_batch(*arguments)
+
+    monkeypatch.setattr("features.work.encode_batch", losing)
+    result = run(data, update=True)
+    assert (result.encoded, result.rejected) == (0, 1)
+    assert set(read_rejected(store)) == {"train-001"}

@@ -17,7 +17,15 @@ import features.work
 from features.errors import InputError
 from features.share import Share
 from features.store.identity import create_store
-from features.store.rejected import UNSETTLED, Rejection, append_rejected, read_rejected, record_rejected
+from features.store.rejected import (
+    REJECTED_FILE,
+    UNSETTLED,
+    Rejection,
+    Rejections,
+    append_rejected,
+    read_rejected,
+    record_rejected,
+)
 
 SMALL = {"train": 4, "valid": 1, "test": 1}
 
@@ -187,3 +195,22 @@ def test_an_utterance_to_be_updated_may_vanish_from_its_store(tmp_path: Path, mo
     result = run(data, update=True)
     assert (result.encoded, result.rejected) == (0, 1)
     assert set(read_rejected(store)) == {"train-001"}
+
+
+def test_a_file_that_was_rewritten_is_read_whole(tmp_path: Path) -> None:
+    """A rewritten file whose number was used again was taken for one that had grown."""
+    info = create_store(tmp_path, IDENTITY, {}, "m")
+
+    def rejected(*names: str, detail: str = "empty") -> list[Rejection]:
+        return [Rejection(utterance(name), "no_samples", detail) for name in names]
+
+    record_rejected(info, (), rejected("a", "b", "c"))
+    reader = Rejections(info.path)
+    other = create_store(tmp_path / "other", IDENTITY, {}, "m")
+    record_rejected(other, (), [*rejected("d", "b"), *rejected("c", "e", "f", "g", detail="another")])
+    content = (other.path / REJECTED_FILE).read_bytes()
+    (info.path / REJECTED_FILE).write_bytes(content)  # longer than before, in the same file
+    assert reader.refresh() == ["d", "c", "e", "f", "g"] and reader.refresh() == []
+    assert dict(reader) == read_rejected(other.path)
+    (info.path / REJECTED_FILE).unlink()
+    assert reader.refresh() == [] and len(reader) == 0

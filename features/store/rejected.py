@@ -51,31 +51,31 @@ def rejection_entry(rejection: Rejection) -> dict[str, object]:
 
 
 class Rejections(Mapping[str, dict[str, Any]]):
-    """The entries of a store's rejected.jsonl by utterance id; only what was added is read again."""
+    """The entries of a store's rejected.jsonl by utterance id; the file is read again only if it has changed."""
 
     def __init__(self, store: Path) -> None:
         self.path = store / REJECTED_FILE
         self._entries: dict[str, dict[str, Any]] = {}
-        self._inode, self._offset = -1, 0
+        self._read: tuple[int, int, int] | None = None
+        """Inode, size and mtime of the file that was read."""
         self.refresh()
 
     def refresh(self) -> list[str]:
-        """Read what was added since; return the ids of the entries read."""
+        """Read the file again if it was changed; return the ids whose entries are new or say something else."""
         try:
             with self.path.open("rb") as file:
                 found = os.fstat(file.fileno())
-                if found.st_ino != self._inode or found.st_size < self._offset:  # rewritten
-                    self._entries, self._inode, self._offset = {}, found.st_ino, 0
-                file.seek(self._offset)
+                state = found.st_ino, found.st_size, found.st_mtime_ns
+                if state == self._read:
+                    return []
                 content = file.read()
         except FileNotFoundError:
-            self._entries, self._inode, self._offset = {}, -1, 0
+            self._entries, self._read = {}, None
             return []
-        whole, newline, _ = content.rpartition(b"\n")  # a last line without its end is still being written
-        self._offset += len(whole) + len(newline)
+        whole, _, _ = content.rpartition(b"\n")  # a last line without its end is still being written
         entries = [entry for entry in map(_parse, whole.split(b"\n")) if entry is not None]
-        self._entries |= {entry["utterance_id"]: entry for entry in entries}
-        return [entry["utterance_id"] for entry in entries]
+        before, self._entries, self._read = self._entries, {entry["utterance_id"]: entry for entry in entries}, state
+        return [name for name, entry in self._entries.items() if entry != before.get(name)]
 
     def __getitem__(self, utterance_id: str) -> dict[str, Any]:
         return self._entries[utterance_id]

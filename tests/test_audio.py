@@ -157,17 +157,29 @@ def test_a_segment_before_the_cut_of_a_truncated_file_is_whole(tmp_path: Path) -
     assert reason(path) == reason(path, 0.0, 2.01) == reason(path, 0.0, 3.0) == "truncated"
 
 
-@pytest.mark.parametrize("size", [0xFFFFFFFF, 0])
-def test_a_streamed_wav_is_read_if_it_says_so(tmp_path: Path, size: int) -> None:
-    path = tmp_path / "a.wav"
+def declare(path: Path, size: int) -> None:
+    """Write a WAV of one second whose header declares another number of bytes of audio."""
     soundfile.write(path, wave(1.0, 0), 16_000)
     content = bytearray(path.read_bytes())
     content[40:44] = size.to_bytes(4, "little")
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0xFFFFFFFF - 36, 0x80000000, 0x7FFFFFFF, 0x7FFFF000 - 36, 0])
+def test_a_streamed_wav_is_read_if_it_says_so(tmp_path: Path, size: int) -> None:
+    """sox writes 0x7FFFF000 - 36 into a pipe, and its files were rejected as truncated."""
+    path = tmp_path / "a.wav"
+    declare(path, size)
     if size:
         assert len(read_segment(path, 0.0, None, "mix")) == 16_000
     else:
         assert reason(path) == "no_samples"
+
+
+@pytest.mark.parametrize("size", [32_002, 0x7FFFF000 - 65])
+def test_a_wav_that_lacks_what_a_file_can_hold_is_truncated(tmp_path: Path, size: int) -> None:
+    declare(tmp_path / "a.wav", size)
+    assert reason(tmp_path / "a.wav") == "truncated"
 
 
 @pytest.mark.parametrize("subtype", ["GSM610", "G721_32", "MS_ADPCM", "IMA_ADPCM"])

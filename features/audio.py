@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ MIN_RATE, MAX_RATE = 1_000, 768_000
 """Hz; what lies outside is a damaged header."""
 MP3_SAMPLES_PER_BYTE = 32
 """More than any MP3 has: at most 24, of 8 kbit/s at 24 kHz."""
+SYSTEM_ERROR, NOT_FOUND = "system_error", "not_found"
+"""Reasons that say nothing about the content of a file."""
+LIBSNDFILE_SYSTEM_ERROR = 2
+"""The code of libsndfile's error for whatever the system refused."""
 UNKNOWN_FRAMES = 2**63 - 1
 """What libsndfile says of a FLAC stream whose header has no number of samples."""
 
@@ -94,10 +99,10 @@ def decode_segment(path: Path, start: float, end: float | None, channel: Channel
 
 @contextmanager
 def _open(path: Path) -> Iterator[soundfile.SoundFile]:
-    """Open a file; whatever goes wrong in it until it is closed is an AudioError."""
-    if not path.is_file():
-        raise AudioError("not_found", f"{path} must be an audio file; there is no such file")
+    """Open a file; whatever goes wrong in it until it is closed is an AudioError, but for too many open files."""
     try:
+        if not path.is_file():
+            raise AudioError(NOT_FOUND, f"{path} must be an audio file; there is no such file")
         with soundfile.SoundFile(path) as file:
             if file.format not in CONTAINERS:
                 known = ", ".join(sorted(CONTAINERS))
@@ -112,7 +117,39 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
     except MemoryError as error:
         raise AudioError("out_of_memory", f"{path}: its samples must fit into memory, found: {error}") from error
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise AudioError("unreadable", f"{path} must be audio that libsndfile can decode, found: {error}") from error
+        raise _explain(path, error) from error
+
+
+def _explain(path: Path, error: Exception) -> InputError:
+    """Return what an error while reading a file means: it cannot be decoded, or the system is in trouble."""
+    if not _is_of_system(error):
+        return AudioError("unreadable", f"{path} must be audio that libsndfile can decode, found: {error}")
+    why = error if isinstance(error, OSError) else _why_unreadable(path) or error
+    if isinstance(why, OSError) and why.errno in (errno.EMFILE, errno.ENFILE):
+        return InputError(
+            f"{path}: too many files are open ({why}): raise the limit of open files (`ulimit -n`) and run the same "
+            "command again; nothing is rejected for it"
+        )
+    return AudioError(
+        SYSTEM_ERROR,
+        f"{path} cannot be read now, found: {why}. This says nothing about its content: run the command again",
+    )
+
+
+def _is_of_system(error: Exception) -> bool:
+    """Tell whether an error comes from the disk, the network or the system's limits, not from a file's content."""
+    if isinstance(error, OSError):
+        return error.errno is not None
+    return isinstance(error, soundfile.LibsndfileError) and error.code == LIBSNDFILE_SYSTEM_ERROR
+
+
+def _why_unreadable(path: Path) -> OSError | None:
+    """Return why the system does not open a file, which libsndfile does not say; None if it does."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        return error
+    return None
 
 
 def _segment(
@@ -152,7 +189,9 @@ def _check_length(path: Path, file: soundfile.SoundFile) -> None:
         try:
             file.seek(file.frames - 1)
             found = len(file.read(1))
-        except RuntimeError:
+        except RuntimeError as error:
+            if _is_of_system(error):
+                raise
             found = 0
         if not found:
             raise AudioError("truncated", f"{path} must hold the {file.frames} samples its header says, found fewer")

@@ -10,6 +10,8 @@ from typing import BinaryIO
 
 UNKNOWN_SIZES = (0, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 """What a writer leaves in the header of a stream whose size it did not know."""
+STREAMED_RIFF = 0x7FFFF000 - 64
+"""From here on a RIFF size that is more than there is was written for a stream: sox and others put about 2 GB."""
 OGG_TAIL = 1 << 17
 """The last page begins within these bytes at the end: a page has at most 65 307."""
 OGG_LAST = 4
@@ -56,7 +58,11 @@ def _chunks(file: BinaryIO, offset: int, size: int, form: str, align: int) -> It
 
 
 def _riff(file: BinaryIO, size: int) -> str | None:
-    """WAV, and RF64, whose 64-bit sizes stand in the chunk `ds64` before the audio."""
+    """WAV, and RF64, whose 64-bit sizes stand in the chunk `ds64` before the audio.
+
+    A pipe cannot be rewound to correct its sizes, and programs leave different ones of 2 GB and more. What is lost by
+    that: a real WAV of 2 GB or more that was cut is taken for a stream that is whole.
+    """
     file.seek(0)
     form = ">4sI" if file.read(4) == b"RIFX" else "<4sI"
     large = None
@@ -64,6 +70,8 @@ def _riff(file: BinaryIO, size: int) -> str | None:
         if name == b"ds64":
             (large,) = _unpack(file, first + 8, "<Q")
         if name == b"data":
+            if large is None and length >= STREAMED_RIFF:
+                return None
             return _compare(length if large is None else large, first, size)
     return HEADER_ENDS
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from features.audio import AudioError
 from features.encoders.base import Encoder
 from features.errors import InputError, UsageError
-from features.inputs import SAMPLE_RATE, Input, read_input
+from features.inputs import SAMPLE_RATE, Input, input_key, input_source, read_input
 from features.manifest import Utterance
 from features.memory import MemoryBudget
 from features.ragged import Ragged
@@ -73,13 +73,7 @@ def encode_batch(
 
     What cannot be read, does not fit into memory or encodes to NaN in any layer has no row in any of them.
     """
-    inputs: list[Input] = []
-    rejected: list[Rejection] = []
-    for utterance in utterances:
-        try:
-            inputs.append(read_input(utterance, encoder))
-        except AudioError as error:
-            rejected.append((utterance, error.reason, str(error)))
+    inputs, rejected = _read(utterances, encoder)
     if encoder.tuned is not None:
         encoder.tuned.refuse_seen((item.utterance, item.input_sha256) for item in inputs)
     rows: list[list[Row]] = [[] for _ in encoder.layers]
@@ -92,13 +86,32 @@ def encode_batch(
             found = f"{layers[0].shape[0]} rows of {item.utterance.utterance_id!r}"
             raise RuntimeError(f"{type(encoder).__name__}.get_feat_lengths promised {expected}, found {found}")
         if not all(np.isfinite(features).all() for features in layers):
-            rejected.append((item.utterance, "non_finite_features", "the encoder gave NaN or infinity"))
+            detail = "the encoder gave NaN or infinity"
+            rejected.append(Rejection(item.utterance, "non_finite_features", detail, _key(item, encoder)))
             continue
         source = json.dumps(item.source)
         for features, chosen in zip(layers, rows, strict=True):
             values = _to_dtype(features, dtype, item.utterance.utterance_id)
             chosen.append(Row(item.utterance.utterance_id, values, item.num_inputs, item.input_sha256, source))
     return rows, rejected
+
+
+def _read(utterances: Sequence[Utterance], encoder: Encoder) -> tuple[list[Input], list[Rejection]]:
+    """Read a batch; a rejection names the input as it was before it was read, for a file may change meanwhile."""
+    inputs: list[Input] = []
+    rejected: list[Rejection] = []
+    for utterance in utterances:
+        source = input_source(utterance, encoder.modality)
+        try:
+            inputs.append(read_input(utterance, encoder, source))
+        except AudioError as error:
+            key = input_key(utterance, encoder.modality, source)
+            rejected.append(Rejection(utterance, error.reason, str(error), key))
+    return inputs, rejected
+
+
+def _key(item: Input, encoder: Encoder) -> str:
+    return input_key(item.utterance, encoder.modality, item.source)
 
 
 def _too_long(item: Input, encoder: Encoder, device: torch.device) -> Rejection:
@@ -112,7 +125,7 @@ def _too_long(item: Input, encoder: Encoder, device: torch.device) -> Rejection:
             "free some, or use another --device"
         )
     detail = f"{seconds:.1f} s of audio do not fit into {where}: cut it by start and end, or use another --device"
-    return item.utterance, "out_of_memory", detail
+    return Rejection(item.utterance, "out_of_memory", detail, _key(item, encoder))
 
 
 def encode(

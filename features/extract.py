@@ -176,7 +176,7 @@ class Done:
 def _forget_rejections(plan: Plan, destinations: Sequence[Destination]) -> None:
     """Take what will be tried again off the rejected.jsonl of its store."""
     for to, target in zip(destinations, plan.targets, strict=True):
-        record_rejected(to.info, plan.modality, {plan.utterances[i].utterance_id for i in target.pending})
+        record_rejected(to.info, {plan.utterances[i].utterance_id for i in target.pending})
 
 
 def _run(
@@ -190,7 +190,7 @@ def _run(
 ) -> list[StoreResult]:
     """Encode the pending units and commit them; what is rejected is written down however this ends."""
     started = time.perf_counter()
-    first = {rejection[0].utterance_id: rejection for rejection in plan.rejected.values()}
+    first = {rejection.utterance.utterance_id: rejection for rejection in plan.rejected.values()}
     done = [Done(tried=set(first), rejected=dict(first)) for _ in destinations]
     if settings.retry_rejected:
         _forget_rejections(plan, destinations)
@@ -202,7 +202,7 @@ def _run(
             for unit in share.through(engine, say, bar.update):
                 for one, written in zip(done, unit.written, strict=True):
                     one.written.update(written)
-                    one.rejected |= {rejection[0].utterance_id: rejection for rejection in unit.rejected}
+                    one.rejected |= {rejection.utterance.utterance_id: rejection for rejection in unit.rejected}
                     one.tried.update(written, one.rejected)
                 audio_seconds += unit.audio_seconds
                 if audio_seconds:
@@ -210,7 +210,7 @@ def _run(
                     bar.set_postfix_str(f"{speed:.1f}x real time", refresh=False)
     finally:
         for to, one in zip(destinations, done, strict=True):
-            record_rejected(to.info, plan.modality, one.tried, list(one.rejected.values()))
+            record_rejected(to.info, one.tried, list(one.rejected.values()))
     seconds = time.perf_counter() - started
     results = [
         make_result(plan, target, str(to.info.path), len(one.written), seconds, audio_seconds, store)

@@ -54,11 +54,12 @@ def read_frames(
             try:
                 item = read_input(utterance, encoder)
             except AudioError as error:
-                rejected.append((utterance, error.reason, str(error)))
+                rejected.append(Rejection(utterance, error.reason, str(error)))
                 continue
             frames = encoder.raw_log_mel(Ragged.from_sequences([item.prepared])).values.to(torch.float16).numpy()
             if not np.isfinite(frames).all():
-                rejected.append((utterance, "non_finite_features", "the log-mel frames hold NaN or infinity"))
+                detail = "the log-mel frames hold NaN or infinity"
+                rejected.append(Rejection(utterance, "non_finite_features", detail))
                 continue
             file.write(frames.tobytes())
             sizes.append(len(frames))

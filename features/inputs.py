@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -46,12 +47,15 @@ def transcript_of(utterance: Utterance) -> str:
     return normalize_text(utterance.transcript or "")
 
 
-def read_input(utterance: Utterance, encoder: Encoder) -> Input:
-    """Read and prepare one utterance; AudioError if its audio cannot be used."""
+def read_input(utterance: Utterance, encoder: Encoder, source: dict[str, Any] | None = None) -> Input:
+    """Read and prepare one utterance; AudioError if its audio cannot be used.
+
+    `source` is its `input_source` where that was taken before.
+    """
     if encoder.modality == "text":
         text = transcript_of(utterance)
         return Input(utterance, encoder.prepare(text), len(text), text_sha256(text), {})
-    source = audio_source(utterance)
+    source = audio_source(utterance) if source is None else source
     wave, sha256 = read_audio(utterance)
     return Input(utterance, encoder.prepare(wave), wave.shape[0], sha256, source)
 
@@ -73,6 +77,11 @@ def read_audio(utterance: Utterance) -> tuple[Samples, str]:
 def samples_sha256(samples: np.ndarray[Any, Any], rate: int) -> str:
     """Hash decoded samples at the file's own rate: resampling may round differently from machine to machine."""
     return hashlib.sha256(f"{rate}|".encode() + np.ascontiguousarray(samples).tobytes()).hexdigest()
+
+
+def input_source(utterance: Utterance, modality: str) -> dict[str, Any]:
+    """Return what a row records of where its input comes from: `audio_source`, or nothing for a transcript."""
+    return audio_source(utterance) if modality == "audio" else {}
 
 
 def audio_source(utterance: Utterance) -> dict[str, Any]:
@@ -113,11 +122,14 @@ def _source(utterance: Utterance, fingerprint: str | None) -> dict[str, Any]:
     }
 
 
-def input_key(utterance: Utterance, modality: str) -> str:
-    """Return what tells cheaply whether the input of an utterance is unchanged: the transcript's hash, the source."""
+def input_key(utterance: Utterance, modality: str, source: Mapping[str, Any] | None = None) -> str:
+    """Return what tells cheaply whether the input of an utterance is unchanged: the transcript's hash, the source.
+
+    `source` is its `input_source` where that was taken before, as it must be for an input that was read meanwhile.
+    """
     if modality == "text":
         return text_sha256(transcript_of(utterance))
-    return json.dumps(audio_source(utterance), sort_keys=True)
+    return json.dumps(audio_source(utterance) if source is None else source, sort_keys=True)
 
 
 class InputComparison:

@@ -13,7 +13,7 @@ from features.audio import AudioError, inspect_segment
 from features.batching import padding_share, plan_batches
 from features.encoders.base import Encoder
 from features.errors import InputError
-from features.inputs import SAMPLE_RATE, InputComparison, transcript_of
+from features.inputs import SAMPLE_RATE, Freshness, InputComparison, transcript_of
 from features.manifest import Utterance
 from features.progress import Say, silent
 from features.store.identity import StoreInfo, find_identity
@@ -41,7 +41,7 @@ class Target:
     generation: int
     """The generation that rows written now belong to."""
     settled: Mapping[int, Rejection]
-    """Not committed, for an earlier extraction rejected this very input."""
+    """Not committed, or from other content, for an earlier extraction rejected this very input."""
 
     @property
     def pending(self) -> set[int]:
@@ -51,8 +51,8 @@ class Target:
     def is_uncommitted(self, index: int, utterance: Utterance, store: FeatureStore) -> bool:
         """Tell whether an utterance was to be written and nobody has committed it since."""
         name = utterance.utterance_id
-        if index in self.changed:
-            return store.generation(name) < self.generation
+        if index in self.changed:  # its part may have been set aside meanwhile
+            return name not in store or store.generation(name) < self.generation
         return index in self.missing and name not in store
 
     def lacks(self, index: int, utterance: Utterance, store: FeatureStore, rejections: Rejections) -> bool:
@@ -218,26 +218,25 @@ def _make_target(
 ) -> Target:
     store = FeatureStore(info.path) if info else None
     rejections = Rejections(info.path) if info is not None and not retry_rejected else None
-    missing, changed, moved = set(), set(), {}
+    missing, changed, moved = set[int](), set[int](), dict[str, str]()
     settled: dict[int, Rejection] = {}
     for i, utterance in enumerate(measured.utterances):
         if i in measured.rejected:
             continue
-        if store is None or utterance.utterance_id not in store:
-            rejection = rejections.settled(utterance, measured.modality) if rejections else None
-            if rejection is None:
-                missing.add(i)
-            else:
-                settled[i] = rejection
-            continue
         try:
-            found = comparison.compare(utterance, store.row_info(utterance.utterance_id))
-            if found == "changed":
-                changed.add(i)
-            elif found == "moved":
-                moved[utterance.utterance_id] = json.dumps(comparison.source(utterance))
+            found = _find(utterance, store, comparison)
         except AudioError as error:
-            measured.rejected[i] = (utterance, error.reason, str(error))
+            measured.rejected[i] = Rejection(utterance, error.reason, str(error))
+            continue
+        if found == "moved":
+            moved[utterance.utterance_id] = json.dumps(comparison.source(utterance))
+        if found in ("same", "moved"):
+            continue
+        rejection = rejections.settled(utterance, measured.modality) if rejections else None
+        if rejection is not None:
+            settled[i] = rejection
+        else:
+            (missing if found is None else changed).add(i)
     if store is not None and moved:
         store.remember_sources(moved)
     if changed and not update:
@@ -246,6 +245,13 @@ def _make_target(
     if store is not None and changed:
         newest = max(store.generation(measured.utterances[i].utterance_id) for i in changed)
     return Target(identity, info, missing, changed, newest + 1, settled)
+
+
+def _find(utterance: Utterance, store: FeatureStore | None, comparison: InputComparison) -> Freshness | None:
+    """Compare an utterance with what is committed; None if nothing is."""
+    if store is None or utterance.utterance_id not in store:
+        return None
+    return comparison.compare(utterance, store.row_info(utterance.utterance_id))
 
 
 class _Measured:
@@ -272,7 +278,7 @@ class _Measured:
                     size = info.num_samples
                     unit = SAMPLE_RATE
             except AudioError as error:
-                self.rejected[i] = (utterance, error.reason, str(error))
+                self.rejected[i] = Rejection(utterance, error.reason, str(error))
             self.sizes.append(size / unit)
             self.costs.append(encoder.get_padded_length(size) / unit)
             self.rows.append(int(encoder.get_feat_lengths(size)) if size else 0)

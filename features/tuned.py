@@ -22,6 +22,18 @@ ENCODERS_FOLDER = "encoders"
 SCHEMA = 1
 UNSEEN_SPLITS = ("valid", "test")
 SHOWN = 5
+LONGEST = 300
+"""Characters of what is said of a field."""
+FIELDS = {
+    "run": "a name",
+    "encoder": "a name",
+    "layers": "a list of numbers or 'last'",
+    "settings": "an object of names",
+    "modality": "audio or text",
+    "seen": "an object of hashes",
+    "final": "true or false",
+}
+"""What each field of tuned.json must be."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +110,36 @@ def read_tuned(folder: Path) -> Tuned | None:
         document = json.loads(path.read_text("utf-8"))
         if document.pop("schema") != SCHEMA:
             raise ValueError(f"schema must be {SCHEMA}")
+        _check_fields(document)
         settings = EncoderSettings(**document.pop("settings"))
         return Tuned(folder=folder, settings=settings, layers=tuple(document.pop("layers")), **document)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} must say what an encoder was fine-tuned on, found: {error!r}") from error
+
+
+def _check_fields(document: Mapping[str, Any]) -> None:
+    """Raise ValueError or KeyError for a field of tuned.json that is missing or holds something else."""
+    layers = document["layers"]
+    correct = {
+        "run": isinstance(document["run"], str),
+        "encoder": isinstance(document["encoder"], str),
+        "layers": isinstance(layers, list) and bool(layers) and all(map(_is_layer, layers)),
+        "settings": _is_object(document["settings"], str | None),
+        "modality": document["modality"] in ("audio", "text"),
+        "seen": _is_object(document["seen"], str),
+        "final": isinstance(document.get("final", True), bool),
+    }
+    for name, right in correct.items():
+        if not right:
+            raise ValueError(f"{name} must be {FIELDS[name]}, not {document[name]!r}"[:LONGEST])
+
+
+def _is_layer(layer: object) -> bool:
+    return layer == "last" or (type(layer) is int and layer >= 0)
+
+
+def _is_object(value: object, kind: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, kind) for each in value.values())
 
 
 def find_tuned(selector: Selector) -> Tuned | None:

@@ -111,14 +111,14 @@ class LiveSplit:
         self.num_samples, self.audio_sha256 = np.zeros(len(utterances), np.int64), [""] * len(utterances)
         if with_audio:
             self._scan(utterances, progress, world)
-        bad = {rejection[0].utterance_id for rejection in self.rejected}
+        bad = {rejection.utterance.utterance_id for rejection in self.rejected}
         kept = [i for i, u in enumerate(utterances) if u.utterance_id not in bad]
         self.utterances = [utterances[i] for i in kept]
         self.missing = [u for u in utterances if u.utterance_id in bad]
         self.num_samples = self.num_samples[kept]
         self.audio_sha256 = [self.audio_sha256[i] for i in kept]
         if not self.utterances:
-            raise InputError(f"{name}: none of the {len(utterances)} utterances can be used: {self.rejected[0][2]}")
+            raise InputError(f"{name}: none of the {len(utterances)} utterances can be used: {self.rejected[0].detail}")
         self.targets = index_targets(self.utterances, labels)
         self.transcripts = [transcript_of(u) for u in self.utterances]
         with_text = any(encoder.modality == "text" for encoder in encoders.values())
@@ -232,14 +232,17 @@ class LiveSplit:
         ):
             self.num_samples[index], self.audio_sha256[index] = size, sha256
             if fault is not None:
-                self.rejected.append((utterances[index], *fault))
+                self.rejected.append(Rejection(utterances[index], *fault))
 
 
 def refuse_rejected(splits: Mapping[str, LiveSplit], allow_missing: bool) -> None:
     """Raise InputError where audio cannot be used, unless `allow_missing`; such utterances are always counted."""
     rejected = [rejection for split in splits.values() for rejection in split.rejected]
     if rejected and not allow_missing:
-        lines = [f"  {u.file}:{u.line} {u.utterance_id!r}: {reason}: {text}" for u, reason, text in rejected[:SHOWN]]
+        lines = []
+        for one in rejected[:SHOWN]:
+            u = one.utterance
+            lines.append(f"  {u.file}:{u.line} {u.utterance_id!r}: {one.reason}: {one.detail}")
         more = [f"  and {len(rejected) - SHOWN} more"] if len(rejected) > SHOWN else []
         raise InputError(
             "\n".join([f"the audio of {len(rejected)} utterances cannot be used:", *lines, *more])

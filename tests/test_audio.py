@@ -1,6 +1,8 @@
 """Segments: the right samples of every format, or a reason why not."""
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from tiny import wave
 
 from features.audio import AudioError, decode_segment, inspect_segment, read_segment
+from features.errors import InputError
 from features.resampling import resample, resampled_length
 
 FORMATS = [
@@ -154,17 +157,29 @@ def test_a_segment_before_the_cut_of_a_truncated_file_is_whole(tmp_path: Path) -
     assert reason(path) == reason(path, 0.0, 2.01) == reason(path, 0.0, 3.0) == "truncated"
 
 
-@pytest.mark.parametrize("size", [0xFFFFFFFF, 0])
-def test_a_streamed_wav_is_read_if_it_says_so(tmp_path: Path, size: int) -> None:
-    path = tmp_path / "a.wav"
+def declare(path: Path, size: int) -> None:
+    """Write a WAV of one second whose header declares another number of bytes of audio."""
     soundfile.write(path, wave(1.0, 0), 16_000)
     content = bytearray(path.read_bytes())
     content[40:44] = size.to_bytes(4, "little")
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0xFFFFFFFF - 36, 0x80000000, 0x7FFFFFFF, 0x7FFFF000 - 36, 0])
+def test_a_streamed_wav_is_read_if_it_says_so(tmp_path: Path, size: int) -> None:
+    """sox writes 0x7FFFF000 - 36 into a pipe, and its files were rejected as truncated."""
+    path = tmp_path / "a.wav"
+    declare(path, size)
     if size:
         assert len(read_segment(path, 0.0, None, "mix")) == 16_000
     else:
         assert reason(path) == "no_samples"
+
+
+@pytest.mark.parametrize("size", [32_002, 0x7FFFF000 - 65])
+def test_a_wav_that_lacks_what_a_file_can_hold_is_truncated(tmp_path: Path, size: int) -> None:
+    declare(tmp_path / "a.wav", size)
+    assert reason(tmp_path / "a.wav") == "truncated"
 
 
 @pytest.mark.parametrize("subtype", ["GSM610", "G721_32", "MS_ADPCM", "IMA_ADPCM"])
@@ -206,6 +221,45 @@ def test_a_rate_that_no_audio_has_is_rejected(tmp_path: Path, rate: int) -> None
 def test_a_container_whose_truncation_cannot_be_told_is_rejected(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.voc", wave(1.0, 0), 16_000)
     assert reason(tmp_path / "a.voc") == "format"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EMFILE, errno.ENFILE, None])
+def test_what_the_system_refuses_says_nothing_about_a_file(
+    tmp_path: Path, number: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libsndfile calls all of it a system error, and so one good file after another was unreadable."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, wave(1.0, 0), 16_000)
+
+    def fail(*_: object, **__: object) -> None:
+        raise soundfile.LibsndfileError(2, "Error opening: ")
+
+    def refuse(*_: object, **__: object) -> Any:
+        assert number is not None
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(soundfile.SoundFile, "__init__", fail)
+    if number is not None:
+        monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputError, match=rf"{path.name}.*(refused|System error)") as caught:
+        inspect_segment(path, 0.0, None, "mix")
+    if number in (errno.EMFILE, errno.ENFILE):
+        assert not isinstance(caught.value, AudioError) and "too many files are open" in str(caught.value)
+    else:
+        assert isinstance(caught.value, AudioError) and caught.value.reason == "system_error"
+
+
+def test_a_fault_of_the_disk_at_the_end_of_a_flac_file_is_no_truncation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, wave(1.0, 0), 16_000)
+
+    def fail(*_: object, **__: object) -> None:
+        raise soundfile.LibsndfileError(2, "")
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", fail)
+    assert reason(path) == "system_error"
 
 
 @pytest.mark.parametrize("error", [MemoryError("full"), ValueError("odd"), RuntimeError("broken"), OSError("gone")])

@@ -31,6 +31,11 @@ def cut_weights(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+def write_index(folder: Path, shard: object) -> None:
+    (folder / "model.safetensors").rename(folder.parent.parent / "weights.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+
+
 def change_config(folder: Path, name: str, key: str, value: object) -> None:
     path = folder / name
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
@@ -43,6 +48,12 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no preprocessor": (lambda f: (f / "preprocessor_config.json").unlink(), "Give a local folder with config.json"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json must be a JSON file"),
     "bad config": (lambda f: (f / "config.json").write_text("{"), "config.json must be a JSON file"),
+    "deep config": (lambda f: (f / "config.json").write_text("[" * 200_000), "config.json must be a JSON file"),
+    "foreign shard": (
+        lambda f: write_index(f, "../../weights.safetensors"),
+        r"model.safetensors.index.json must name files beside it, found '../../weights.safetensors'",
+    ),
+    "number for a shard": (lambda f: write_index(f, 5), "index.json must name files beside it, found 5"),
     "other model": (
         lambda f: change_config(f, "config.json", "model_type", "wav2vec2"),
         "must say model_type 'whisper', found 'wav2vec2'",
@@ -56,7 +67,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_broken_folders_are_explained(fault: str, tmp_path: Path) -> None:
-    folder = make_whisper(tmp_path / "whisper")
+    folder = make_whisper(tmp_path / "models" / "whisper")
     damage, message = BROKEN[fault]
     damage(folder)
     with pytest.raises(InputError, match=message):

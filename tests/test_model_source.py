@@ -12,8 +12,12 @@ from tiny import make_data, make_vggish, make_wave_transformer, make_whisper
 
 from cli.main import run
 from features.encoders import model_source
+from features.encoders.hub import weights_in
 from features.encoders.model_source import fingerprint
+from features.errors import InputError
+from features.store.identity import StoreInfo
 from features.store.index import list_stores
+from features.store.models import describe_models, recorded_models, recorded_selector
 
 Captured = pytest.CaptureFixture[str]
 FAST = ["--fusion", "audio", "--epochs", "1", "--dim", "16", "--mlp", "8"]
@@ -215,3 +219,51 @@ def test_fingerprints_of_big_pickled_weights_see_every_tensor(tmp_path: Path, mo
             weights[f"layer.{number}"][32, 32] += 1
         torch.save(weights, tmp_path / name / "pytorch_model.bin")
     assert fingerprint(tmp_path / "a") == fingerprint(tmp_path / "b") != fingerprint(tmp_path / "c")
+
+
+OFFSETS = '{"a": {"data_offsets": %s}}'
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"a":' + "[" * 100_000, OFFSETS % '["x", 1]', OFFSETS % "[1e400, 3]", OFFSETS % "[-999999999, 3]",
+        OFFSETS % "[99999999999999999999999, 3]", OFFSETS % "[null, [3]]", OFFSETS % "5",
+    ],
+    ids=lambda header: header[:50],
+)  # fmt: skip
+def test_a_damaged_header_of_weights_does_not_stop_a_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: str
+) -> None:
+    monkeypatch.setattr(model_source, "WHOLE", 1 << 12)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(1 << 14))
+    before = fingerprint(path)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert fingerprint(path) != before
+
+
+def test_an_index_leads_to_no_file_outside_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "secret.safetensors").write_bytes(b"1")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    names = ["../secret.safetensors", str(tmp_path / "secret.safetensors"), "..", "", 5, None, ["x"], "b.safetensors"]
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict(enumerate(names))}))
+    assert weights_in(folder) == ["b.safetensors"]
+    before = fingerprint(folder)
+    (tmp_path / "secret.safetensors").write_bytes(b"2")
+    assert fingerprint(folder) == before
+    (folder / "model.safetensors.index.json").write_text("[" * 100_000)
+    assert weights_in(folder) == [] and fingerprint(folder) != before
+
+
+@pytest.mark.parametrize(
+    "models",
+    [None, [], {}, "x", [5], [{"model": 5}], [{"model": "x", "commit": 7}], [{"fingerprint": []}], [{"other": "x"}]],
+    ids=str,
+)
+def test_an_edited_record_of_models_has_one_message(tmp_path: Path, models: object) -> None:
+    info = StoreInfo(tmp_path, {"modality": "audio", "encoder": "whisper", "layer": 1}, {"models": models})
+    for use in (recorded_models, recorded_selector, describe_models):
+        with pytest.raises(InputError, match=r"store\.json must record the models of the store"):
+            use(info)

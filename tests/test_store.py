@@ -410,6 +410,18 @@ def test_folders_that_are_no_stores_are_refused(tmp_path: Path) -> None:
     (info.path / "store.json").write_text(json.dumps({**document, "schema": 9}))
     with pytest.raises(InputError, match="must have schema 2, found 9"):
         FeatureStore(info.path)
+    for key, value in (
+        ("config", None),
+        ("config", 5),
+        ("layer", [1]),
+        ("layer", None),
+        ("encoder", {}),
+        ("dim", True),
+    ):
+        edited = {**document, "identity": {**document["identity"], key: value}}
+        (info.path / "store.json").write_text(json.dumps(edited))
+        with pytest.raises(InputError, match=rf"store\.json must describe a feature store.*{key} must be"):
+            FeatureStore(info.path)
 
 
 def select(folder: Path, text: str | None, path: Path | None = None) -> Path:

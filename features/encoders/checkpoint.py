@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from features.encoders.base import Encoder
-from features.encoders.checkpoint_files import TEXTS, WEIGHTS, check_files
+from features.encoders.checkpoint_files import TEXTS, WEIGHTS, check_files, check_shards
 from features.encoders.hub import fetch, is_path
 from features.encoders.selector import Selector, short_model_name
 from features.encoders.shared_embeddings import fill_shared_embeddings
@@ -68,14 +68,18 @@ def _give_folder(selector: Selector) -> str:
 
 
 def read_config(selector: Selector, location: str, model_type: str | None) -> None:
-    """Check config.json of a folder before anything is loaded: there, readable, of the model_type wanted."""
+    """Check config.json of a folder before anything is loaded: there, readable, of the model_type wanted.
+
+    InputError for it, for a text file that is none, and for an index of weights that leads out of the folder.
+    """
     check_files(selector, location, TEXTS)
+    check_shards(selector, location)
     path = Path(location) / "config.json"
     try:
         config = json.loads(path.read_text("utf-8"))
         if not isinstance(config, dict):
             raise ValueError(f"it holds a {type(config).__name__}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{selector.flag}: {path} must be a JSON file of the checkpoint: {error}") from error
     found = config.get("model_type")
     if model_type is not None and found != model_type:
@@ -232,7 +236,7 @@ def load_own(selector: Selector) -> tuple[dict[str, Any], str, dict[str, Tensor]
         if document["encoder"] != selector.name:
             raise ValueError(f"it is a checkpoint of {document['encoder']}")
         return document["config"], document["weights"], load_file(weights)
-    except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise InputError(f"{selector.flag}: {folder} must hold a checkpoint of {selector.name}: {error}") from error
 
 

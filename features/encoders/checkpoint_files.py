@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from features.encoders.hub import find_index, is_beside, read_index
 from features.encoders.selector import Selector
 from features.errors import InputError
 
@@ -32,6 +33,14 @@ def check_files(selector: Selector, location: str, suffixes: Sequence[str]) -> N
         for beginning, what in STAND_INS.items():
             if start.startswith(beginning):
                 raise InputError(f"{selector.flag}: {path} is {what}")
+
+
+def check_shards(selector: Selector, location: str) -> None:
+    """Raise InputError if the index of weights that is read of a folder names anything but files beside it."""
+    index = find_index(Path(location))
+    for name in (read_index(index) or ()) if index is not None else ():
+        if not is_beside(name):
+            raise InputError(f"{selector.flag}: {index} must name files beside it, found {name!r}")
 
 
 def require_files(selector: Selector, location: str, names: Sequence[str]) -> None:

@@ -62,13 +62,32 @@ def weights_of(names: Iterable[str], shards: Sequence[str] | None = None) -> lis
 
 def weights_in(folder: Path) -> list[str]:
     """Return the names of the files of weights of a folder, the shards that an index names even if they are missing."""
-    names = [path.name for path in folder.iterdir() if path.is_file()]
+    index = find_index(folder)
+    return weights_of((path.name for path in folder.iterdir() if path.is_file()), _shards(index) if index else None)
+
+
+def find_index(folder: Path) -> Path | None:
+    """Return the index of weights that is read of a folder; None if it has none, or the weights in one file."""
     for usual in WEIGHTS_FILES:
-        if usual not in names and f"{usual}.index.json" in names:
-            return weights_of(names, _shards(folder / f"{usual}.index.json"))
-        if usual in names:
-            break
-    return weights_of(names)
+        index = folder / f"{usual}.index.json"
+        if (folder / usual).is_file():
+            return None
+        if index.is_file():
+            return index
+    return None
+
+
+def read_index(index: Path) -> list[Any] | None:
+    """Return what an index of weights names as the shard of each tensor; None if it cannot be read."""
+    try:
+        return list(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return None
+
+
+def is_beside(name: Any) -> bool:
+    """Tell whether what an index names is a plain file name, which leads to no other folder."""
+    return isinstance(name, str) and name not in ("", "..") and Path(name).name == name
 
 
 def missing_files(folder: Path, needed: Sequence[str]) -> list[str]:
@@ -119,11 +138,9 @@ def _explained(model: str, needed: Sequence[str]) -> Any:
 
 
 def _shards(index: Path) -> list[str] | None:
-    """Return the shards that an index of weights names; None if it cannot be read."""
-    try:
-        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return None
+    """Return the shards beside an index of weights that it names; None if it cannot be read."""
+    names = read_index(index)
+    return sorted(set(filter(is_beside, names))) if names is not None else None
 
 
 def _is_any_of(name: str, patterns: Iterable[str]) -> bool:

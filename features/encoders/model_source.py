@@ -136,21 +136,22 @@ def _hash_file(digest: Any, path: Path) -> None:
             digest.update(file.read())
             return
         places = [(number * (size // BLOCKS), BLOCK) for number in range(BLOCKS)]
-        places += [(max(0, edge - EDGE), 2 * EDGE) for edge in _tensor_edges(file, path)]
+        places += [(max(0, edge - EDGE), 2 * EDGE) for edge in _tensor_edges(file, path, size)]
         places.append((max(0, size - TAIL), TAIL))
         for place, length in sorted(places):
             file.seek(place)
             digest.update(file.read(length))
 
 
-def _tensor_edges(file: BinaryIO, path: Path) -> list[int]:
-    """Return where the tensors of a safetensors file begin and end; none for other files."""
+def _tensor_edges(file: BinaryIO, path: Path, size: int) -> list[int]:
+    """Return where in a safetensors file its tensors begin and end; none for other files, or beyond its size."""
     if path.suffix != ".safetensors":
         return []
     length = int.from_bytes(file.read(8), "little")
     try:
         header = json.loads(file.read(min(length, 100 << 20)))
         offsets = [offset for name, each in header.items() if name != "__metadata__" for offset in each["data_offsets"]]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []  # not safetensors; loading it says so
-    return sorted({8 + length + int(offset) for offset in offsets})
+    edges = {8 + length + offset for offset in offsets if isinstance(offset, int) and offset >= 0}
+    return sorted(edge for edge in edges if edge <= size)

@@ -140,11 +140,8 @@ def read_store_info(path: Path) -> StoreInfo:
     try:
         document = json.loads(file.read_text("utf-8"))
         schema, identity, provenance = document["schema"], document["identity"], document["provenance"]
-        _ = identity["encoder"], identity["layer"], provenance.get("model_name")
-        if identity["modality"] not in ("audio", "text") or identity["store_dtype"] not in ("fp16", "fp32"):
-            raise ValueError(f"unknown modality or store_dtype in {identity}")
-        if not isinstance(identity["dim"], int):
-            raise ValueError(f"dim must be a number, found {identity['dim']!r}")
+        _ = provenance.get("model_name")
+        _check_identity(identity)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"{path} must be a feature store: there is no {file}") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -152,6 +149,20 @@ def read_store_info(path: Path) -> StoreInfo:
     if schema != SCHEMA:
         raise InputError(f"{file} must have schema {SCHEMA}, found {schema!r}: extract again with this version")
     return StoreInfo(path, identity, provenance)
+
+
+def _check_identity(identity: Mapping[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError if what every store says of itself is missing or of another type."""
+    if identity["modality"] not in ("audio", "text") or identity["store_dtype"] not in ("fp16", "fp32"):
+        raise ValueError(f"unknown modality or store_dtype in {identity}")
+    if type(identity["dim"]) is not int:
+        raise ValueError(f"dim must be a number, found {identity['dim']!r}")
+    if not isinstance(identity["encoder"], str):
+        raise ValueError(f"encoder must be a name, found {identity['encoder']!r}")
+    if not isinstance(identity["layer"], int | str):
+        raise ValueError(f"layer must be a number or a name, found {identity['layer']!r}")
+    if not isinstance(identity.get("config", {}), dict):
+        raise ValueError(f"config must be an object, found {identity['config']!r}")
 
 
 def differing_fields(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

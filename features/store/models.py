@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 from features.encoders.model_source import ModelSource
 from features.encoders.selector import Selector, parse_selector
@@ -18,13 +19,25 @@ MODELS = "models"
 
 
 def recorded_models(info: StoreInfo) -> list[ModelSource] | None:
-    """Return the models a store was extracted with; None for a store of a version that did not record them."""
+    """Return the models a store was extracted with; None for a store of a version that did not record them.
+
+    InputError for a record that is no list of at least one model.
+    """
     if MODELS not in info.provenance:
         return None
     try:
-        return [ModelSource(**record) for record in info.provenance[MODELS]]
-    except TypeError as error:
+        return _read_models(info.provenance[MODELS])
+    except (TypeError, ValueError) as error:
         raise InputError(f"{info.path / STORE_FILE} must record the models of the store, found: {error}") from error
+
+
+def _read_models(records: Any) -> list[ModelSource]:
+    if not isinstance(records, list) or not records:
+        raise ValueError(f"{MODELS} must be a list of at least one model, not {records!r}")
+    for record in records:
+        if not isinstance(record, dict) or not all(isinstance(value, str | None) for value in record.values()):
+            raise ValueError(f"a model must be an object of texts, not {record!r}")
+    return [ModelSource(**record) for record in records]
 
 
 def record_model(info: StoreInfo, source: ModelSource) -> StoreInfo:

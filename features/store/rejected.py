@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from features.audio import NOT_FOUND, SYSTEM_ERROR
 from features.inputs import input_key
 from features.manifest import Utterance
 from features.store.identity import StoreInfo, write_atomically
@@ -20,50 +22,60 @@ from features.store.locks import store_lock
 from features.store.writer import disk_error
 
 REJECTED_FILE = "rejected.jsonl"
-Rejection = tuple[Utterance, str, str]
-"""An utterance, the reason in a word, and the detail."""
-UNSETTLED = frozenset({"out_of_memory"})
+UNSETTLED = frozenset({"out_of_memory", SYSTEM_ERROR, NOT_FOUND})
 """Reasons that lie in the machine, not in the input: another attempt may succeed."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """An utterance that has no features, and why."""
+
+    utterance: Utterance
+    reason: str
+    """In a word."""
+    detail: str
+    input: str | None = None
+    """`input_key` of what was rejected, taken before it was read; None where it is inspected on every run anyway."""
 
 
 def rejection_entry(rejection: Rejection) -> dict[str, object]:
     """Return what rejected.jsonl says of one rejection."""
-    utterance, reason, detail = rejection
-    return {
-        "utterance_id": utterance.utterance_id,
-        "file": utterance.file,
-        "line": utterance.line,
-        "reason": reason,
-        "detail": detail,
+    entry: dict[str, object] = {
+        "utterance_id": rejection.utterance.utterance_id,
+        "file": rejection.utterance.file,
+        "line": rejection.utterance.line,
+        "reason": rejection.reason,
+        "detail": rejection.detail,
     }
+    return entry if rejection.input is None else entry | {"input": rejection.input}
 
 
 class Rejections(Mapping[str, dict[str, Any]]):
-    """The entries of a store's rejected.jsonl by utterance id; only what was added is read again."""
+    """The entries of a store's rejected.jsonl by utterance id; the file is read again only if it has changed."""
 
     def __init__(self, store: Path) -> None:
         self.path = store / REJECTED_FILE
         self._entries: dict[str, dict[str, Any]] = {}
-        self._inode, self._offset = -1, 0
+        self._read: tuple[int, int, int] | None = None
+        """Inode, size and mtime of the file that was read."""
         self.refresh()
 
     def refresh(self) -> list[str]:
-        """Read what was added since; return the ids of the entries read."""
+        """Read the file again if it was changed; return the ids whose entries are new or say something else."""
         try:
             with self.path.open("rb") as file:
                 found = os.fstat(file.fileno())
-                if found.st_ino != self._inode or found.st_size < self._offset:  # rewritten
-                    self._entries, self._inode, self._offset = {}, found.st_ino, 0
-                file.seek(self._offset)
+                state = found.st_ino, found.st_size, found.st_mtime_ns
+                if state == self._read:
+                    return []
                 content = file.read()
         except FileNotFoundError:
-            self._entries, self._inode, self._offset = {}, -1, 0
+            self._entries, self._read = {}, None
             return []
-        whole, newline, _ = content.rpartition(b"\n")  # a last line without its end is still being written
-        self._offset += len(whole) + len(newline)
+        whole, _, _ = content.rpartition(b"\n")  # a last line without its end is still being written
         entries = [entry for entry in map(_parse, whole.split(b"\n")) if entry is not None]
-        self._entries |= {entry["utterance_id"]: entry for entry in entries}
-        return [entry["utterance_id"] for entry in entries]
+        before, self._entries, self._read = self._entries, {entry["utterance_id"]: entry for entry in entries}, state
+        return [name for name, entry in self._entries.items() if entry != before.get(name)]
 
     def __getitem__(self, utterance_id: str) -> dict[str, Any]:
         return self._entries[utterance_id]
@@ -81,7 +93,7 @@ class Rejections(Mapping[str, dict[str, Any]]):
             return None
         if entry["input"] != input_key(utterance, modality):
             return None
-        return utterance, entry["reason"], entry["detail"]
+        return Rejection(utterance, entry["reason"], entry["detail"], entry["input"])
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -99,10 +111,13 @@ def read_rejected(store: Path) -> dict[str, dict[str, Any]]:
 
 
 def append_rejected(info: StoreInfo, modality: str, rejections: Sequence[Rejection]) -> None:
-    """Add rejections to rejected.jsonl, for the processes that extract into the same store."""
+    """Add rejections to rejected.jsonl, for the processes that extract into the same store.
+
+    InputError where the file cannot be written.
+    """
     if not rejections:
         return
-    lines = "".join(_line(entry) for entry in _entries(modality, rejections).values())
+    lines = "".join(_line(entry) for entry in map(rejection_entry, rejections))
     path = info.path / REJECTED_FILE
     with store_lock(info.path):
         try:
@@ -115,15 +130,19 @@ def append_rejected(info: StoreInfo, modality: str, rejections: Sequence[Rejecti
             raise disk_error(info, error) from error
 
 
-def record_rejected(
-    info: StoreInfo, modality: str, tried: Collection[str], rejections: Sequence[Rejection] = ()
-) -> None:
-    """Rewrite rejected.jsonl: these rejections, and what stood there of utterances that were not tried now."""
+def record_rejected(info: StoreInfo, tried: Collection[str], rejections: Sequence[Rejection] = ()) -> None:
+    """Rewrite rejected.jsonl: these rejections, and what stood there of utterances that were not tried now.
+
+    A rejection that names no input keeps the one that stands there with the same reason. InputError where the file
+    cannot be written.
+    """
     path = info.path / REJECTED_FILE
     with store_lock(info.path):
         before = read_rejected(info.path)
         after = {name: entry for name, entry in before.items() if name not in tried}
-        after |= _entries(modality, rejections)
+        for rejection in rejections:
+            name = rejection.utterance.utterance_id
+            after[name] = _known_input(before.get(name, {}), rejection) | rejection_entry(rejection)
         content = "".join(map(_line, after.values()))
         if not path.exists() and not after:
             return
@@ -134,11 +153,10 @@ def record_rejected(
             raise disk_error(info, error) from error
 
 
-def _entries(modality: str, rejections: Sequence[Rejection]) -> dict[str, dict[str, Any]]:
-    return {
-        rejection[0].utterance_id: {**rejection_entry(rejection), "input": input_key(rejection[0], modality)}
-        for rejection in rejections
-    }
+def _known_input(entry: Mapping[str, Any], rejection: Rejection) -> dict[str, Any]:
+    """Return the input of an entry that says the same as a rejection; nothing if it says something else."""
+    same = (entry.get("reason"), entry.get("detail")) == (rejection.reason, rejection.detail)
+    return {"input": entry["input"]} if same and "input" in entry else {}
 
 
 def _line(entry: Mapping[str, Any]) -> str:

@@ -1,0 +1,216 @@
+"""rejected.jsonl: a rejection is settled for exactly the input that was rejected, never for a system's fault."""
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from test_extract import run
+from test_share import IDENTITY, spoil, utterance
+from tiny import make_data, wave
+
+import features.inputs
+import features.work
+from features.errors import InputError
+from features.share import Share
+from features.store.identity import create_store
+from features.store.rejected import (
+    REJECTED_FILE,
+    UNSETTLED,
+    Rejection,
+    Rejections,
+    append_rejected,
+    read_rejected,
+    record_rejected,
+)
+
+SMALL = {"train": 4, "valid": 1, "test": 1}
+
+
+def test_a_file_that_was_still_being_copied_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rejection was recorded with what the file had become by the end of the run, and was settled for ever."""
+    data = make_data(tmp_path / "data", SMALL)
+    paths = [data / "train-001.wav", data / "train-002.wav"]
+    whole = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, whole):
+        path.write_bytes(content[:-1000])
+    through = Share.through
+
+    def copying(self: Share, *arguments: Any) -> Any:
+        for result in through(self, *arguments):
+            for path, content in zip(paths, whole):
+                path.write_bytes(content)
+            yield result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Share, "through", copying)
+        first = run(data)
+    assert (first.encoded, first.rejected) == (4, 2)
+    again = run(data)
+    assert (again.encoded, again.kept, again.rejected) == (2, 4, 0)
+
+
+def test_a_file_that_is_repaired_while_it_is_decoded_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_data(tmp_path / "data", SMALL)
+    spoil(data, "train-001", "train-002")
+    decode = features.inputs.decode_segment
+
+    def repairing(path: Path, *rest: Any) -> Any:
+        try:
+            return decode(path, *rest)
+        finally:
+            if path.stem == "train-001":
+                soundfile.write(path, wave(0.5, 1), 16_000)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("features.inputs.decode_segment", repairing)
+        assert run(data).rejected == 2
+    again = run(data)
+    assert (again.encoded, again.kept, again.rejected) == (1, 4, 1)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("method", ["__init__", "read"])
+def test_a_fault_of_the_disk_is_not_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, number: int
+) -> None:
+    """One EIO while decoding rejected a good file for ever."""
+    data = make_data(tmp_path / "data", SMALL)
+    calls = [0]
+    original = getattr(soundfile.SoundFile, method)
+
+    def flaky(self: Any, *arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == (8 if method == "__init__" else 2):  # planning opens all six
+            raise OSError(number, "fault")
+        return original(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(soundfile.SoundFile, method, flaky)
+        first = run(data)
+    assert (first.encoded, first.rejected) == (5, 1)
+    (entry,) = read_rejected(Path(first.path)).values()
+    assert entry["reason"] == "system_error" and "input" in entry
+    again = run(data)
+    assert (again.encoded, again.kept, again.rejected) == (1, 5, 0)
+
+
+def test_too_many_open_files_end_the_run_and_reject_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(tmp_path / "data", SMALL)
+    read = soundfile.SoundFile.read
+    calls = [0]
+
+    def full(self: Any, *arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(soundfile.SoundFile, "read", full)
+        with pytest.raises(InputError, match=r"\.wav: too many files are open.*`ulimit -n`.*nothing is rejected"):
+            run(data)
+    (store,) = (data / "stores" / "audio").iterdir()
+    assert read_rejected(store) == {}
+    assert run(data).rejected == 0
+
+
+def test_each_audio_file_is_fingerprinted_once_to_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(tmp_path / "data", SMALL)
+    spoil(data, "train-001")
+    counts: list[Path] = []
+    fingerprint = features.inputs.fingerprint
+
+    def counting(path: Path) -> str | None:
+        counts.append(path)
+        return fingerprint(path)
+
+    monkeypatch.setattr("features.inputs.fingerprint", counting)
+    assert run(data).rejected == 1
+    assert len(counts) == len(set(counts)) == 6
+
+
+def test_a_rejection_without_an_input_keeps_the_one_in_the_file(tmp_path: Path) -> None:
+    info = create_store(tmp_path, IDENTITY, {}, "m")
+    first = Rejection(utterance("a"), "no_samples", "empty", "key")
+    append_rejected(info, "text", [first])
+    record_rejected(info, {"a"}, [Rejection(utterance("a"), "no_samples", "empty")])
+    assert read_rejected(info.path)["a"]["input"] == "key"
+    record_rejected(info, {"a"}, [Rejection(utterance("a"), "truncated", "cut")])  # another fault, of another input
+    assert "input" not in read_rejected(info.path)["a"]
+
+
+@pytest.mark.parametrize("reason", sorted(UNSETTLED))
+def test_a_reason_that_lies_in_the_system_is_tried_again(tmp_path: Path, reason: str) -> None:
+    data = make_data(tmp_path / "data", SMALL)
+    spoil(data, "train-001")
+    path = Path(run(data).path) / "rejected.jsonl"
+    entry = json.loads(path.read_text()) | {"reason": reason}
+    path.write_text(json.dumps(entry) + "\n")
+    assert run(data).rejected == 1
+    assert read_rejected(path.parent)["train-001"]["reason"] == "non_finite"
+
+
+def test_changed_audio_that_is_rejected_is_settled_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every plain extraction failed, and every one with --update encoded the batch again."""
+    data = make_data(tmp_path / "data", SMALL)
+    before = (data / "train-001.wav").read_bytes()
+    run(data)
+    overflowing = np.where(np.arange(8000) % 2, 3e38, -3e38).astype(np.float32)
+    soundfile.write(data / "train-001.wav", overflowing, 16_000, subtype="FLOAT")
+    with pytest.raises(InputError, match="1 utterances have another content"):
+        run(data)
+    updated = run(data, update=True)
+    assert (updated.encoded, updated.kept, updated.rejected) == (0, 5, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("features.work.encode_batch", None)  # nothing is left to encode
+        for update in (False, True):
+            again = run(data, update=update)
+            assert (again.encoded, again.kept, again.rejected) == (0, 5, 1)
+    with pytest.raises(InputError, match="1 utterances have another content"):
+        run(data, retry_rejected=True)
+    (data / "train-001.wav").write_bytes(before)
+    assert run(data).kept == 6
+
+
+def test_an_utterance_to_be_updated_may_vanish_from_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its part was set aside while the extraction ran: KeyError."""
+    data = make_data(tmp_path / "data", SMALL)
+    store = Path(run(data).path)
+    soundfile.write(data / "train-001.wav", wave(0.5, 1), 16_000)
+    encode_batch = features.work.encode_batch
+
+    def losing(*arguments: Any) -> Any:
+        spoil(data, "train-001")
+        for part in store.glob("part-*.h5"):
+            part.rename(f"{part}.damaged")
+        return encode_batch(*arguments)
+
+    monkeypatch.setattr("features.work.encode_batch", losing)
+    result = run(data, update=True)
+    assert (result.encoded, result.rejected) == (0, 1)
+    assert set(read_rejected(store)) == {"train-001"}
+
+
+def test_a_file_that_was_rewritten_is_read_whole(tmp_path: Path) -> None:
+    """A rewritten file whose number was used again was taken for one that had grown."""
+    info = create_store(tmp_path, IDENTITY, {}, "m")
+
+    def rejected(*names: str, detail: str = "empty") -> list[Rejection]:
+        return [Rejection(utterance(name), "no_samples", detail) for name in names]
+
+    record_rejected(info, (), rejected("a", "b", "c"))
+    reader = Rejections(info.path)
+    other = create_store(tmp_path / "other", IDENTITY, {}, "m")
+    record_rejected(other, (), [*rejected("d", "b"), *rejected("c", "e", "f", "g", detail="another")])
+    content = (other.path / REJECTED_FILE).read_bytes()
+    (info.path / REJECTED_FILE).write_bytes(content)  # longer than before, in the same file
+    assert reader.refresh() == ["d", "c", "e", "f", "g"] and reader.refresh() == []
+    assert dict(reader) == read_rejected(other.path)
+    (info.path / REJECTED_FILE).unlink()
+    assert reader.refresh() == [] and len(reader) == 0

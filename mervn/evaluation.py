@@ -69,9 +69,10 @@ def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
 
 
 def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress = no_bar) -> dict[str, Any]:
-    """Score a run on a split and write metrics-<split>.json and predictions-<split>.jsonl into the run.
+    """Score a run on a split, write metrics-<split>.json and predictions-<split>.jsonl, and return the metrics.
 
-    A look at the test split is first recorded in test_access.jsonl in the run and beside the data. Raises InputError
+    Scores of other inputs than the run's own go to files with the first 8 hex of the inputs' hash in their names. A
+    look at the test split is first recorded in test_access.jsonl in the run and beside the data. Raises InputError
     where the run is not complete or the features it was trained on are not there.
     """
     config = read_config(run)
@@ -79,17 +80,17 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress =
     data = options.data or Path(config.options["data"])
     audio_root = options.audio_root or config.options.get("audio_root")
     label_options = options_of(run, config.options, LabelOptions)
-    rows, sources = _read(config, options, data, Path(audio_root) if audio_root else None, task_label(label_options))
+    rows, sources, manifests = _read(
+        config, options, data, Path(audio_root) if audio_root else None, task_label(label_options)
+    )
     labelled = apply_labels({options.split: rows}, label_options, all_there=False)
     model, split = _model_and_split(run, config, options, labelled.utterances[options.split], progress, say)
     if isinstance(split, Split):
         layers = [one for some in split.streams.values() for one in some]
         make_resident(layers, device, options.memory_gb, say)
-    looks = None
+    looks, inputs_sha256 = None, _inputs_sha256(sources, split)
     if options.split == "test":
-        looks = record_look(
-            run, data, Look(config.hash, _weights_sha256(run, model), _inputs_sha256(sources, split)), say
-        )
+        looks = record_look(run, data, Look(config.hash, _weights_sha256(run, model), inputs_sha256), say)
     shown = progress if isinstance(split, LiveSplit) else no_bar  # stored features are a matter of seconds
     probabilities = predict(model.to(device), split, device, progress=shown)
     scores = {"missing": len(split.missing), **compute_metrics(split.targets, probabilities, config.labels)}
@@ -100,8 +101,12 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress =
         **sources,
         options.split: scores,
     }
-    write_jsonl(run / f"predictions-{options.split}.jsonl", prediction_rows(split, probabilities, config.labels))
-    write_json(run / f"metrics-{options.split}.json", metrics)
+    own = _is_own(config, data, manifests, split)
+    name = options.split if own else f"{options.split}-{inputs_sha256[:8]}"
+    write_jsonl(run / f"predictions-{name}.jsonl", prediction_rows(split, probabilities, config.labels))
+    write_json(run / f"metrics-{name}.json", metrics)
+    if not own:
+        say(f"the inputs are not those of the run's own {options.split}: written to {run / f'metrics-{name}.json'}")
     return metrics | ({"test_looks": looks} if looks is not None else {})
 
 
@@ -144,19 +149,24 @@ def _read(
     data: Path,
     audio_root: Path | None,
     label_of: Callable[[str], str | None],
-) -> tuple[list[Utterance], dict[str, Any]]:
-    """Return the utterances of the split, of the run's own fold where it has one, and what they were read from."""
+) -> tuple[list[Utterance], dict[str, Any], dict[str, str]]:
+    """Return the utterances of the split, of the run's own fold where it has one, and what they were read from.
+
+    The last are the hashes of the manifests by their names.
+    """
     fold, split = config.options.get("fold"), options.split
     if fold is None or options.data is not None:
         rows = read_manifests(data, (split,), audio_root=audio_root, check_audio=False, task_label=label_of)
-        return rows[split], {"manifest_sha256": manifest_sha256(data / f"{split}.jsonl")}
+        sha256 = manifest_sha256(data / f"{split}.jsonl")
+        return rows[split], {"manifest_sha256": sha256}, {str(split): sha256}
     folds = read_folds(Path(config.options["fold_file"]))
     if folds.sha256 != config.inputs["folds"]["sha256"]:
         raise InputError(f"{folds.path} must hold the folds that this run was trained on, but it was changed since")
-    kept, _ = read_fold(data, folds, int(fold), (split,), audio_root, label_of)
+    kept, read = read_fold(data, folds, int(fold), (split,), audio_root, label_of)
     if not kept[split]:
         raise InputError(f"{folds.path}: fold {fold} has no {split} utterances")
-    return kept[split], {"fold": int(fold), "folds_sha256": folds.sha256}
+    manifests = {str(name): manifest_sha256(data / f"{name}.jsonl") for name in read}
+    return kept[split], {"fold": int(fold), "folds_sha256": folds.sha256}, manifests
 
 
 def data_and_streams(config: RunConfig, options: EvaluateOptions) -> tuple[Path, dict[str, Stream]]:
@@ -183,5 +193,20 @@ def _weights_sha256(run: Path, model: nn.Module) -> str:
 
 def _inputs_sha256(sources: Mapping[str, Any], split: Split | LiveSplit) -> str:
     """Hash what a split was read from, and the features or the audio and transcripts that were read."""
-    read = split.inputs_sha256 if isinstance(split, LiveSplit) else split.features_sha256
-    return hashlib.sha256(canonical_json({**sources, "read": read}).encode()).hexdigest()
+    return hashlib.sha256(canonical_json({**sources, "read": _read_sha256(split)}).encode()).hexdigest()
+
+
+def _read_sha256(split: Split | LiveSplit) -> str:
+    return split.inputs_sha256 if isinstance(split, LiveSplit) else split.features_sha256
+
+
+def _is_own(config: RunConfig, data: Path, manifests: Mapping[str, str], split: Split | LiveSplit) -> bool:
+    """Tell whether a split is the run's own, as the training read it; of test, which it never read, all of it."""
+    known, features = (config.inputs.get(key) for key in ("manifests", "features"))
+    if not isinstance(known, dict) or not isinstance(features, dict):
+        return False
+    if any(known.get(name, sha256) != sha256 for name, sha256 in manifests.items()):
+        return False
+    if split.name != "test":
+        return bool(features.get(split.name) == _read_sha256(split))
+    return data.resolve() == Path(config.options["data"]) and not split.missing

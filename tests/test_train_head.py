@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,8 +45,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(made: Path, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(made, tmp_path / "data", copy_function=shutil.copy2))
 
 
@@ -338,6 +337,41 @@ def test_the_same_look_at_test_is_counted_once_and_any_other_anew(data: Path, tm
     assert len(read_rows(data / "test_access.jsonl")) == 4 and len(read_rows(run / "test_access.jsonl")) == 3
     (data / "test_access.jsonl").write_text("half a li")  # damaged: it counts as one look, and hides no other
     assert evaluate(run, look, lambda _: None)["test_looks"] == 2
+
+
+def results(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for kind in ("metrics", "predictions") for path in run.glob(f"{kind}*.json*")}
+
+
+def test_scores_of_other_inputs_replace_nothing(data: Path, tmp_path: Path) -> None:
+    run = train(data, tmp_path / "run").path
+    for split in ("valid", "test"):
+        evaluate(run, EvaluateOptions(split=split), lambda _: None)
+    before = results(run)
+    assert len(before) == 5
+    other = Path(shutil.copytree(data, tmp_path / "other", copy_function=shutil.copy2))
+    assert evaluate(run, EvaluateOptions(data=other), lambda _: None)["valid"]["n"] == 10
+    assert results(run) == before  # equal inputs, wherever they lie
+    for split in ("valid", "test"):
+        write_manifest(other / f"{split}.jsonl", read_rows(other / f"{split}.jsonl")[:4])
+        said: list[str] = []
+        found = evaluate(run, EvaluateOptions(data=other, split=split), said.append)
+        (name,) = {path.name for path in run.glob(f"metrics-{split}-*.json")}
+        assert found[split]["n"] == 4 and str(run / name) in said[-1] and len(name) == len(f"metrics-{split}-.json") + 8
+        rows = read_rows(run / f"{name.removesuffix('.json').replace('metrics', 'predictions')}.jsonl")
+        assert len(rows) == 4
+    assert results(run).items() >= before.items() and len(results(run)) == 9
+
+
+def test_scores_without_some_utterances_replace_nothing(data: Path, tmp_path: Path) -> None:
+    run = train(data, tmp_path / "run").path
+    before = results(run)
+    for split in ("valid", "test"):
+        rows = read_rows(data / f"{split}.jsonl")
+        write_manifest(data / f"{split}.jsonl", [*rows, {**rows[0], "utterance_id": f"{split}-new"}])
+        evaluate(run, EvaluateOptions(split=split, allow_missing=True), lambda _: None)
+        assert len(list(run.glob(f"metrics-{split}-*.json"))) == 1
+    assert results(run).items() >= before.items()
 
 
 def test_labels_that_only_look_different_are_one_or_refused(data: Path, tmp_path: Path) -> None:

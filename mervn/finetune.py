@@ -177,9 +177,7 @@ def _configuration(
     init: InitHead | None,
 ) -> RunConfig:
     """Return what a run of these options is."""
-    wanted = fusion_spec(options.fusion).streams
-    unread = {*unread_options(options), *(f"{name}_encoder" for name in ("audio", "text") if name not in wanted)}
-    known = json.loads(options.model_dump_json(exclude=unread))
+    known = json.loads(options.model_dump_json(exclude=set(unread_options(options))))
     for key in ("features_dir", "audio_root", "init_head", "fold_file"):
         known[key] = str(Path(known[key]).resolve()) if known[key] else None
     own = own_modules(options)

@@ -74,7 +74,7 @@ def open_training(options: TrainHeadOptions, data: Path, say: Say) -> Prepared:
     resolved(options)
     labelled = read_labelled(options, data)
     labels = labelled.labels
-    streams = open_streams(options, data, fusion_spec(options.fusion).streams)
+    streams = open_streams(without_unread(options), data, fusion_spec(options.fusion).streams)
     splits = {name: _load(name, kept, streams, labels, options, say) for name, kept in labelled.utterances.items()}
     refuse_silent(splits, options.fusion)
     for stream in streams.values():
@@ -145,7 +145,7 @@ def configuration(options: TrainHeadOptions, prepared: Prepared) -> RunConfig:
     """Return what a run of these options is."""
     data, streams, splits = prepared.data, prepared.streams, prepared.splits
     known = json.loads(options.model_dump_json(exclude=set(unread_options(options))))
-    for key in ("features_dir", "audio_root", "audio_store", "text_store"):
+    for key in known.keys() & {"features_dir", "audio_root", "audio_store", "text_store"}:
         known[key] = str(Path(known[key]).resolve()) if known[key] else None
     own = own_modules(options)
     known |= {role: f"{module.path.resolve()}:{module.name}" for role, module in own.items()}

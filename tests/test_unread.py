@@ -143,6 +143,12 @@ ARGUMENTS = ["--dim", "16", "--mlp", "8", "--epochs", "1"]
         (["--sampling", "random", "--beta", "1"], "--beta: --sampling random does not read it"),
         (["--dual-time", "linear"], "--dual-time: there is no second audio stream"),
         (["--fusion", "text", "--time-mask", "0.2"], "--time-mask: --fusion text reads no audio"),
+        (
+            ["--fusion", "text", "--audio-encoder", "fourier2vec=/nowhere@7"],
+            "--audio-encoder: --fusion text reads no a",
+        ),
+        (["--fusion", "text", "--audio-store", "nowhere"], "--audio-store: --fusion text reads no audio"),
+        (["--fusion", "audio", "--text-store", "nowhere"], "--text-store: --fusion audio reads no text"),
         (["--fusion", "late", "--blocks", "1"], "--blocks: --fusion late does not read it"),  # the default, but given
     ],
 )
@@ -184,3 +190,23 @@ def test_an_unread_default_changes_no_number(data: Path, tmp_path: Path) -> None
     assert outcome(train_head(general, data, lambda _: None, lambda _: None).path) == outcome(plain.path)
     with pytest.raises(UsageError, match="--drop-text: --fusion audio reads no text"):
         train(data, tmp_path / "given", **options, drop_text=0.9)
+
+
+def test_a_general_encoder_of_a_stream_that_is_not_read_is_no_part_of_the_run(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["train-head", "--data", str(made), *ARGUMENTS, "--fusion", "text", "--output"]
+    assert mervn([*command, "plain"]) == 0
+    Path("mervn.toml").write_text('[train-head]\naudio-encoder = "nothing"\naudio-store = "nowhere"\n')
+    assert mervn([*command, "general"]) == 0
+    assert read_config(Path("general")).as_json() == read_config(Path("plain")).as_json()
+    assert not {"audio_encoder", "audio_store"} & read_config(Path("plain")).options.keys()
+
+
+def test_fine_tuning_refuses_the_encoder_of_a_stream_that_is_not_read(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["finetune", "--data", str(made), "--output", str(tmp_path / "run"), "--fusion", "audio"]
+    assert mervn([*command, "--audio-encoder", "fourier2vec", "--text-encoder", "hashed_ngrams"]) == 2
+    assert "--text-encoder: --fusion audio reads no text" in capsys.readouterr().err

@@ -63,17 +63,22 @@ class Options(BaseModel):
         return found
 
 
-class DataOptions(Options):
-    """Where the data and the stores are."""
+class CorpusOptions(Options):
+    """Where the data is."""
 
     data: Path | None = Field(
         None, description="Folder of train.jsonl, valid.jsonl, test.jsonl; else data in mervn.toml, else ./data."
     )
-    features_dir: Path | None = Field(
-        None, description="Folder of the feature stores; else $MERVN_FEATURES, else DATA/stores."
-    )
     audio_root: Path | None = Field(
         None, description="Folder that wav_path is relative to; else the folder of the manifest."
+    )
+
+
+class DataOptions(CorpusOptions):
+    """Where the data and the stores are."""
+
+    features_dir: Path | None = Field(
+        None, description="Folder of the feature stores; else $MERVN_FEATURES, else DATA/stores."
     )
 
 
@@ -146,7 +151,7 @@ class LayersOptions(EncodeOptions):
     """Options of `mervn layers`."""
 
 
-class PretrainOptions(DataOptions):
+class PretrainOptions(CorpusOptions):
     """Options of `mervn pretrain-audio`."""
 
     output: Path | None = Field(
@@ -207,9 +212,6 @@ class StoreCompactOptions(Options):
 class StoreConvertOptions(Options):
     """Options of `mervn store convert`."""
 
-    retry_rejected: bool = Field(
-        False, description="Try again what was rejected before, though neither audio nor transcript has changed."
-    )
     format: Literal["hdf5", "zarr"] | None = Field(
         None, description="The format to convert to; the other than its first part's if unset."
     )

@@ -81,8 +81,7 @@ def pretrain(options: PretrainOptions, data: Path, say: Say, progress: Progress,
 def _document(options: PretrainOptions, data: Path) -> dict[str, Any]:
     """Return what pretrain.json says before there is a result."""
     resolved = json.loads(options.model_dump_json())
-    for key in ("features_dir", "audio_root"):
-        resolved[key] = str(Path(resolved[key]).resolve()) if resolved[key] else None
+    resolved["audio_root"] = str(options.audio_root.resolve()) if options.audio_root else None
     resolved["data"] = str(data.resolve())
     resolved["output"] = None  # the folder itself says where it is
     inputs = {"manifests": {name: manifest_sha256(data / f"{name}.jsonl") for name in SPLITS}}

@@ -101,12 +101,12 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress =
         **sources,
         options.split: scores,
     }
-    own = _is_own(config, data, manifests, split)
-    name = options.split if own else f"{options.split}-{inputs_sha256[:8]}"
+    name = str(options.split)
+    if not _is_own(config, data, manifests, split):
+        name = f"{options.split}-{inputs_sha256[:8]}"
+        say(f"the inputs are not those of the run's own {options.split}: written to {run / f'metrics-{name}.json'}")
     write_jsonl(run / f"predictions-{name}.jsonl", prediction_rows(split, probabilities, config.labels))
     write_json(run / f"metrics-{name}.json", metrics)
-    if not own:
-        say(f"the inputs are not those of the run's own {options.split}: written to {run / f'metrics-{name}.json'}")
     return metrics | ({"test_looks": looks} if looks is not None else {})
 
 
@@ -121,7 +121,8 @@ def _model_and_split(
             options.split, rows, streams, config.labels,
             allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, say=say,
         )  # fmt: skip
-    unread = [name for name in ("memory_gb", "verify_inputs") if name in options.given and getattr(options, name)]
+    stores = ("features_dir", "memory_gb", "verify_inputs")
+    unread = [name for name in stores if name in options.given and getattr(options, name)]
     if unread:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in unread)
         raise UsageError(f"{run} reads audio and transcripts, not stores; leave out {flags}")

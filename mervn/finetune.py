@@ -178,7 +178,7 @@ def _configuration(
 ) -> RunConfig:
     """Return what a run of these options is."""
     known = json.loads(options.model_dump_json(exclude=set(unread_options(options))))
-    for key in ("features_dir", "audio_root", "init_head", "fold_file"):
+    for key in known.keys() & {"features_dir", "audio_root", "init_head", "fold_file"}:
         known[key] = str(Path(known[key]).resolve()) if known[key] else None
     own = own_modules(options)
     known |= {role: f"{module.path.resolve()}:{module.name}" for role, module in own.items()}

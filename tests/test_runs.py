@@ -147,6 +147,8 @@ def test_a_budget_for_a_run_without_stores_is_wrong_usage(made: Path, tmp_path: 
     tune(made, tmp_path / "tuned")
     with pytest.raises(UsageError, match="reads audio and transcripts, not stores; leave out --memory-gb"):
         evaluate(tmp_path / "tuned", EvaluateOptions(split="valid", memory_gb=1), lambda _: None)
+    with pytest.raises(UsageError, match="leave out --features-dir"):
+        evaluate(tmp_path / "tuned", EvaluateOptions(features_dir=tmp_path), lambda _: None)
 
 
 def test_a_character_that_shows_nothing_counts_as_no_syllable_in_both_trainings(data: Path, tmp_path: Path) -> None:

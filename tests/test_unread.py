@@ -94,6 +94,12 @@ def test_exactly_the_options_without_effect_are_unread(fusion: str, dual: bool) 
     assert differing(choice, set(OTHER)) == set(OTHER) - unread(choice)
 
 
+def test_a_single_layer_is_not_dilated() -> None:
+    choice = {"fusion": "cnn_bilstm_attn", "cnn_layers": 1}
+    assert differing(choice, {"kernel", "dilation_growth"}) == {"kernel"}
+    assert unread(choice) - unread({"fusion": "cnn_bilstm_attn"}) == {"dilation_growth"}
+
+
 @pytest.mark.parametrize("field", ["sampling", "loss"])
 def test_each_sampling_and_loss_reads_what_it_says(field: str) -> None:
     names = {"alpha", "beta", "gamma", "smoothing"}
@@ -115,6 +121,8 @@ def test_fine_tuning_leaves_unread_what_it_does_not_train(tmp_path: Path) -> Non
     assert of(init_head=tmp_path) == {"segmenter", "tone_style", "whisper_mode"}
     assert {"spec_time", "spec_frequency", "whisper_mode"} <= of(fusion="text")
     assert {"segmenter", "tone_style"} <= of(fusion="audio")
+    assert "features_dir" in unread_options(FinetuneOptions())
+    assert "features_dir" not in unread_options(FinetuneOptions(init_head=tmp_path))
 
 
 def test_a_class_of_a_file_reads_the_options_it_names(tmp_path: Path) -> None:
@@ -210,3 +218,11 @@ def test_fine_tuning_refuses_the_encoder_of_a_stream_that_is_not_read(
     command = ["finetune", "--data", str(made), "--output", str(tmp_path / "run"), "--fusion", "audio"]
     assert mervn([*command, "--audio-encoder", "fourier2vec", "--text-encoder", "hashed_ngrams"]) == 2
     assert "--text-encoder: --fusion audio reads no text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags", [["pretrain-audio", "--features-dir", "x"], ["store", "convert", "x", "--retry-rejected"]]
+)
+def test_a_command_has_no_option_that_it_does_not_read(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert mervn(flags) == 2
+    assert "No such option" in capsys.readouterr().err

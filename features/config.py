@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError, core_schema
@@ -49,11 +49,13 @@ class Options(BaseModel):
     """Options of one command: frozen, unknown keys are errors, field name = flag name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    rivals: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Options of which one stands in place of the others."""
     _general: frozenset[str] = PrivateAttr(frozenset())
 
     @property
     def given(self) -> frozenset[str]:
-        """The options that were given for this call; not those of mervn.toml, which are for many calls."""
+        """The options that were given for this call; not those of mervn.toml or --config, which are for many calls."""
         return frozenset(self.model_fields_set) - self._general
 
     def with_general(self, names: Iterable[str]) -> Self:
@@ -153,6 +155,8 @@ class LayersOptions(EncodeOptions):
 
 class PretrainOptions(CorpusOptions):
     """Options of `mervn pretrain-audio`."""
+
+    rivals = (("epochs", "minutes"),)
 
     output: Path | None = Field(
         None, description="Folder of the result; else checkpoints/ and a name from the configuration."

@@ -589,6 +589,57 @@ def test_tensorboard_shows_the_history(data: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "plain" / "tensorboard").iterdir())) == files == 1
 
 
+def stopped(data: Path, run: Path, epoch: int, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Train, and interrupt the training at the end of an epoch, before it is scored."""
+    original = Trainer.train_epoch
+
+    def stop(self: Trainer, number: int, checkpoints: Path, saving: Saving) -> float:
+        loss = original(self, number, checkpoints, saving)
+        if number == epoch:
+            raise KeyboardInterrupt
+        return loss
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "train_epoch", stop)
+        train(data, run, **changes)
+
+
+def steps(run: Path) -> list[int]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return [e.step for e in events.Scalars("train/loss")]
+
+
+@pytest.mark.parametrize("complete", [True, False], ids=["complete", "resumed"])
+def test_tensorboard_shows_the_epochs_that_ran_without_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complete: bool
+) -> None:
+    run = tmp_path / "run"
+    stopped(data, run, 2, monkeypatch, tensorboard=True)
+    assert steps(run) == [1]
+    if not complete:
+        stopped(data, run, 4, monkeypatch)
+        assert train(data, run, tensorboard=True).trained
+    else:
+        assert train(data, run).trained
+        assert not train(data, run, tensorboard=True).trained
+    assert steps(run) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("how", ["gone", "cut", "a line too few", "another thing"])
+def test_a_damaged_history_is_named(data: Path, tmp_path: Path, how: str) -> None:
+    run = train(data, tmp_path / "run", epochs=3).path
+    path = run / "history.jsonl"
+    text = path.read_text()
+    path.write_text({"cut": text[:-20], "another thing": "[]\n3\n"}.get(how, "".join(text.splitlines(True)[::2])))
+    if how == "gone":
+        path.unlink()
+    with pytest.raises(InputError, match=r"history.jsonl must hold the history of the run"):
+        train(data, run, epochs=3, tensorboard=True)
+
+
 def test_tensorboard_that_is_not_there_is_asked_for(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -226,7 +227,7 @@ def _check_lookalikes(manifests: Mapping[str, Named], faults: list[Fault]) -> di
             before = same[label]
             place = f"{first[before].file}:{first[before].line}"
             rule = f"emotion {label!r} only looks different from {before!r} of {place}"
-            hint = f"; write them alike, or train with --label-map {label}={before}"
+            hint = f"; write them alike, or train with --label-map {shlex.quote(f'{label}={before}')}"
             faults.append(Fault(utterance.file, utterance.line, rule, hint))
     return same
 

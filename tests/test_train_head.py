@@ -436,6 +436,21 @@ def test_utterances_without_features_are_refused_or_counted(data: Path, tmp_path
     assert metrics["missing"] == {"train": 0, "valid": 1}
 
 
+def test_utterances_changed_to_audio_that_was_rejected_are_missing(data: Path, tmp_path: Path) -> None:
+    (data / "valid-002.wav").write_bytes(b"no audio")
+    with pytest.raises(InputError, match="--update"):
+        train(data, tmp_path / "run")
+    extract(data, update=True)  # rejects the new file, and keeps the row of the old one
+    with pytest.raises(
+        InputError, match=r"valid: 1 utterances (.|\n)*valid.jsonl:3 'valid-002' in .*rejected: "
+    ) as found:
+        train(data, tmp_path / "run")
+    assert "mervn extract" not in str(found.value) and "--allow-missing" in str(found.value)
+    run = train(data, tmp_path / "run", allow_missing=True)
+    assert (run.metrics["valid"]["n"], run.metrics["valid"]["missing"]) == (9, 1)
+    assert "valid-002" not in {row["utterance_id"] for row in read_rows(run.path / "predictions-valid.jsonl")}
+
+
 def test_empty_streams_without_a_token_are_warned_about(data: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="text streams are empty"):
         train(data, tmp_path / "run", missing="none", epochs=1)

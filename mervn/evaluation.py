@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -50,7 +51,8 @@ from mervn.streams import Stream, StreamShape, find_streams, modality_of
 def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
     """Build the head of a complete run and load its weights, on the CPU.
 
-    UsageError where it is built of a user's own modules without `trust_code`, for that runs their code.
+    UsageError where it is built of a user's own modules without `trust_code`, for that runs their code. InputError
+    where the run is not complete, or its weights are not of the head that config.json says.
     """
     if not (run / METRICS_FILE).is_file():
         raise InputError(f"{run} is not complete: run the {config.command} command that made it again, it goes on")
@@ -60,12 +62,30 @@ def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
     lacking = [name for name in fusion_spec(options.fusion).streams if name not in shapes]
     if lacking:
         raise InputError(f"{run / CONFIG_FILE}: streams must hold {' and '.join(lacking)}, found {', '.join(shapes)}")
+    if not kept:  # a user's own module may not be built without memory
+        _check_shapes(run, options, shapes, len(config.labels))
     head = build_head(options, shapes, len(config.labels))
     try:
         head.load_state_dict(load_file(run / MODEL_FILE), strict=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise InputError(f"{run / MODEL_FILE} must hold the weights of this run's head, found: {error}") from error
     return head.eval()
+
+
+def _check_shapes(run: Path, options: HeadOptions, shapes: Mapping[str, StreamShape], num_classes: int) -> None:
+    """Raise InputError where the weights are not of the head that config.json says, before memory is taken for it."""
+    try:
+        with torch.device("meta"):
+            head = build_head(options, shapes, num_classes)
+        with safe_open(run / MODEL_FILE, "pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, RuntimeError, ValueError, OverflowError, TypeError, SafetensorError) as error:
+        raise InputError(f"{run / MODEL_FILE} must hold the weights of this run's head, found: {error}") from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        shown = f"{wrong[0]} of {found.get(wrong[0])}, not {wanted.get(wrong[0])}"
+        raise InputError(f"{run / MODEL_FILE} must hold the weights of the head of {CONFIG_FILE}, found {shown}")
 
 
 def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress = no_bar) -> dict[str, Any]:

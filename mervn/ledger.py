@@ -58,6 +58,6 @@ def _entry(line: bytes) -> dict[str, object]:
     """Return what a line says; a damaged one counts as a look, and as no other's repeat."""
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) else {}

@@ -337,6 +337,8 @@ def test_the_same_look_at_test_is_counted_once_and_any_other_anew(data: Path, tm
     assert len(read_rows(data / "test_access.jsonl")) == 4 and len(read_rows(run / "test_access.jsonl")) == 3
     (data / "test_access.jsonl").write_text("half a li")  # damaged: it counts as one look, and hides no other
     assert evaluate(run, look, lambda _: None)["test_looks"] == 2
+    (data / "test_access.jsonl").write_text("[" * 100_000 + "\n")
+    assert evaluate(run, look, lambda _: None)["test_looks"] == 2
 
 
 def results(run: Path) -> dict[str, bytes]:

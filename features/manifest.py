@@ -101,6 +101,8 @@ class _Reader:
     def __init__(self, path: Path, split: str, audio_root: Path, require_emotion: bool, faults: list[Fault]) -> None:
         self.path, self.split, self.audio_root = path, split, audio_root
         self.require_emotion, self.faults = require_emotion, faults
+        self.near: dict[tuple[str, str], list[int]] = {}
+        """By optional field and a key that may be a misspelling of it the lines."""
 
     def read(self) -> list[Utterance]:
         try:
@@ -122,6 +124,10 @@ class _Reader:
         utterances = [self._line(number, line) for number, line in enumerate(lines, 1) if line.strip()]
         found = [utterance for utterance in utterances if utterance is not None]
         _warn_of_synonyms(found)
+        for (field, key), places in self.near.items():
+            count = "1 line" if len(places) == 1 else f"{len(places)} lines"
+            message = f"{self.path.name}:{places[0]}: {shown(key)} is no field of a manifest; did you mean {field}?"
+            warnings.warn(f"{message} ({count})", stacklevel=2)
         return found
 
     def _fault(self, line: int, rule: str, found: str = "") -> None:
@@ -147,9 +153,11 @@ class _Reader:
         fields = parse_fields(document)
         values, faults = fields.values, list(fields.faults)
         if self.require_emotion and "emotion" in values and values["emotion"] is None:
-            near = meant("emotion", document)
+            near = meant("emotion", document) or fields.near.pop("emotion", None)
             hint = f"; is it the key {near!r}? Call it emotion" if near else ""
             faults.append(FieldError(f"emotion is missing: it must be a label{hint}"))
+        for field, key in fields.near.items():
+            self.near.setdefault((field, key), []).append(line)
         start, end = values.get("start", 0.0), values.get("end")
         if end is not None and end <= start:
             faults.append(FieldError("end must be greater than start", f", found start={start} end={end}"))

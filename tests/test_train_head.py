@@ -6,8 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import unicodedata
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from mervn.checkpoint import Saving
 from mervn.config import EvaluateOptions, TrainHeadOptions
 from mervn.dataset import load_split
 from mervn.evaluation import evaluate, load_head
+from mervn.ledger import Look, record_look
 from mervn.optimization import learning_rate, resolve_amp
 from mervn.outcome import RunResult
 from mervn.runs import locked, read_config
@@ -339,6 +342,31 @@ def test_the_same_look_at_test_is_counted_once_and_any_other_anew(data: Path, tm
     assert evaluate(run, look, lambda _: None)["test_looks"] == 2
     (data / "test_access.jsonl").write_text("[" * 100_000 + "\n")
     assert evaluate(run, look, lambda _: None)["test_looks"] == 2
+
+
+def test_looks_of_two_evaluations_at_once_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look, plain = Look("0", "1", "2"), Look.is_in
+
+    def slow(self: Look, ledger: Path) -> bool:
+        found = plain(self, ledger)
+        time.sleep(0.05)  # the other looks too, before this one writes
+        return found
+
+    monkeypatch.setattr(Look, "is_in", slow)
+    with ThreadPoolExecutor(4) as pool:
+        for run in [tmp_path / "one", tmp_path / "two"] * 2:
+            run.mkdir(exist_ok=True)
+            (tmp_path / "data").mkdir(exist_ok=True)
+            pool.submit(record_look, run, tmp_path / "data", look, print)
+    assert len(read_rows(tmp_path / "data" / "test_access.jsonl")) == 1
+    assert len(read_rows(tmp_path / "one" / "test_access.jsonl")) == 1
+
+
+def test_a_data_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    said: list[str] = []
+    (tmp_path / "run").mkdir()
+    assert record_look(tmp_path / "run", tmp_path / "nowhere", Look("0", "1", "2"), said.append) == 1
+    assert said[0].startswith("warning: the look at the test split could not be recorded in")
 
 
 def results(run: Path) -> dict[str, bytes]:

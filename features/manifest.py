@@ -48,9 +48,12 @@ class Utterance:
     """Keys that are not of the format; kept, and passed on into predictions."""
 
 
-def manifest_sha256(path: Path) -> str:
-    """Hash a manifest's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+class Manifests(dict[str, list[Utterance]]):
+    """The utterances of each split, and the hashes of the bytes that they were read from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sha256: dict[str, str] = {}
 
 
 def read_manifests(
@@ -62,8 +65,8 @@ def read_manifests(
     check_audio: bool = True,
     labels_of_train: bool = True,
     task_label: Callable[[str], str | None] = str,
-) -> dict[str, list[Utterance]]:
-    """Read the manifests of these splits, and no other.
+) -> Manifests:
+    """Read the manifests of these splits, and no other; return their utterances and the hashes of the files.
 
     UsageError if a folder does not exist. Raises one InputError that lists every fault of every file with its line:
     bad JSON, missing, misspelt or ill-typed fields, times that are not finite, negative or out of order, an id used
@@ -78,10 +81,11 @@ def read_manifests(
     if audio_root is not None and not audio_root.is_dir():
         raise UsageError(f"--audio-root must be a folder, there is no {audio_root}")
     faults: list[Fault] = []
-    manifests = {}
+    manifests = Manifests()
     for split in splits:
         reader = _Reader(data / f"{split}.jsonl", split, audio_root or data, require_emotion, faults)
         manifests[split] = reader.read()
+        manifests.sha256[split] = reader.sha256
     _check_ids(manifests, faults)
     if require_emotion:
         named = {split: _task_labels(rows, task_label) for split, rows in manifests.items()}
@@ -101,18 +105,22 @@ class _Reader:
     def __init__(self, path: Path, split: str, audio_root: Path, require_emotion: bool, faults: list[Fault]) -> None:
         self.path, self.split, self.audio_root = path, split, audio_root
         self.require_emotion, self.faults = require_emotion, faults
+        self.sha256 = ""
+        """Of the bytes that were read."""
         self.near: dict[tuple[str, str], list[int]] = {}
         """By optional field and a key that may be a misspelling of it the lines."""
 
     def read(self) -> list[Utterance]:
         try:
-            lines = read_regular(self.path).removeprefix(BYTE_ORDER_MARK).splitlines()
+            content = read_regular(self.path)
         except FileNotFoundError:
             self._fault(0, f"there is no {self.path}")
             return []
         except OSError as error:
             self._fault(0, f"{self.path} cannot be read: {error}")
             return []
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        lines = content.removeprefix(BYTE_ORDER_MARK).splitlines()
         first = next((number for number, line in enumerate(lines, 1) if line.strip()), None)
         if first is None:
             self._fault(0, "must hold at least one utterance, found none")

@@ -18,7 +18,7 @@ from features.encoders import ENCODERS
 from features.encoders.base import Encoder, load_encoder
 from features.encoders.selector import Selector
 from features.errors import InputError, UsageError
-from features.manifest import Utterance, manifest_sha256, read_manifests
+from features.manifest import Utterance, read_manifests
 from features.progress import Progress, Say, no_bar
 from features.splits import read_fold, read_folds
 from features.store.identity import canonical_json
@@ -178,15 +178,13 @@ def _read(
     fold, split = config.options.get("fold"), options.split
     if fold is None or options.data is not None:
         rows = read_manifests(data, (split,), audio_root=audio_root, check_audio=False, task_label=label_of)
-        sha256 = manifest_sha256(data / f"{split}.jsonl")
-        return rows[split], {"manifest_sha256": sha256}, {str(split): sha256}
+        return rows[split], {"manifest_sha256": rows.sha256[split]}, rows.sha256
     folds = read_folds(Path(config.options["fold_file"]))
     if folds.sha256 != config.inputs["folds"]["sha256"]:
         raise InputError(f"{folds.path} must hold the folds that this run was trained on, but it was changed since")
-    kept, read = read_fold(data, folds, int(fold), (split,), audio_root, label_of)
+    kept, manifests = read_fold(data, folds, int(fold), (split,), audio_root, label_of)
     if not kept[split]:
         raise InputError(f"{folds.path}: fold {fold} has no {split} utterances")
-    manifests = {str(name): manifest_sha256(data / f"{name}.jsonl") for name in read}
     return kept[split], {"fold": int(fold), "folds_sha256": folds.sha256}, manifests
 
 

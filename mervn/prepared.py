@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from features.config import SPLITS
 from features.encode import resolve_device
 from features.errors import InputError, UsageError
-from features.manifest import Utterance, manifest_sha256, read_manifests
+from features.manifest import Utterance, read_manifests
 from features.progress import Say
 from features.splits import find_folds, read_fold
 from mervn.config import FinetuneOptions, TrainHeadOptions, TrainingOptions
@@ -106,13 +106,12 @@ def _read(
         if options.fold_file is not None:
             raise UsageError(f"--fold-file {options.fold_file} needs --fold, K or all")
         rows = read_manifests(data, SPLITS[:2], audio_root=root, check_audio=False, task_label=task_label(options))
-        return rows, {"manifests": {name: manifest_sha256(data / f"{name}.jsonl") for name in rows}}, None
+        return rows, {"manifests": rows.sha256}, None
     if options.fold == "all":
         raise ValueError("one fold at a time; train_series takes all of them")
     folds = find_folds(data, options.fold_file)
-    rows, read = read_fold(data, folds, int(options.fold), SPLITS[:2], root, task_label(options))
-    hashes = {name: manifest_sha256(data / f"{name}.jsonl") for name in read}
-    return rows, {"manifests": hashes, "folds": folds.as_json()}, folds.path
+    kept, hashes = read_fold(data, folds, int(options.fold), SPLITS[:2], root, task_label(options))
+    return kept, {"manifests": hashes, "folds": folds.as_json()}, folds.path
 
 
 def refuse_silent(splits: Mapping[str, Split] | Mapping[str, LiveSplit], fusion: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from features.errors import InputError
-from features.manifest import manifest_sha256, read_manifests
+from features.manifest import read_manifests
 
 GOOD: dict[str, Any] = {
     "utterance_id": "u",
@@ -282,4 +282,4 @@ def test_audio_and_emotion_can_be_left_unchecked(data: Path) -> None:
 def test_a_byte_order_mark_and_windows_line_ends_are_read(data: Path) -> None:
     (data / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n")
     assert len(read_manifests(data, ["train"])["train"]) == 1
-    assert len(manifest_sha256(data / "train.jsonl")) == 64
+    assert len(read_manifests(data, ["train"]).sha256["train"]) == 64

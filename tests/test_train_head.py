@@ -1,5 +1,6 @@
 """A run: the same twice, exact after an interruption, blind to the test split."""
 
+import hashlib
 import json
 import multiprocessing
 import shutil
@@ -21,6 +22,7 @@ from test_extract import run as extract
 from tiny import make_data, read_rows, wave, write_manifest
 
 from features.errors import InputError, UsageError
+from features.manifest import Manifests, read_manifests
 from mervn.checkpoint import Saving
 from mervn.config import EvaluateOptions, TrainHeadOptions
 from mervn.dataset import load_split
@@ -288,6 +290,20 @@ def test_a_complete_run_is_kept_another_configuration_refused_and_force_trains_a
     assert train(data, run, force=True).trained
     assert not (run / "metrics-test.json").exists()
     assert len(read_rows(run / "test_access.jsonl")) == 1  # the looks at test are never forgotten
+
+
+def test_the_hash_of_a_manifest_is_of_what_was_read(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = hashlib.sha256((data / "valid.jsonl").read_bytes()).hexdigest()
+
+    def read(*arguments: Any, **options: Any) -> Manifests:
+        found = read_manifests(*arguments, **options)
+        write_manifest(data / "valid.jsonl", read_rows(data / "valid.jsonl")[:-1])  # edited right after
+        return found
+
+    monkeypatch.setattr("mervn.prepared.read_manifests", read)
+    assert read_config(train(data, tmp_path / "run").path).inputs["manifests"]["valid"] == before
 
 
 def test_changed_data_is_another_configuration(data: Path, tmp_path: Path) -> None:

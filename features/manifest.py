@@ -84,14 +84,12 @@ def read_manifests(
     manifests = Manifests()
     for split in splits:
         reader = _Reader(data / f"{split}.jsonl", split, audio_root or data, require_emotion, faults)
-        manifests[split] = reader.read()
-        manifests.sha256[split] = reader.sha256
+        manifests[split], manifests.sha256[split] = reader.read(), reader.sha256
     _check_ids(manifests, faults)
-    if require_emotion:
-        named = {split: _task_labels(rows, task_label) for split, rows in manifests.items()}
-        same = _check_lookalikes(named, faults)
-        if labels_of_train:
-            _check_labels(named, same, faults)
+    named = {split: _task_labels(rows, task_label) for split, rows in manifests.items() if require_emotion}
+    same = _check_lookalikes(named, faults)
+    if labels_of_train:
+        _check_labels(named, same, faults)
     if check_audio:
         _check_audio(manifests, faults)
     if faults:

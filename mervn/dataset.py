@@ -114,9 +114,7 @@ def load_split(
     kept = [utterance for utterance in there if utterance.utterance_id not in gone]
     if not kept:
         raise InputError(f"{name}: none of the {len(utterances)} utterances has features in every store")
-    for stream in streams.values():
-        if stream.tuned is not None:
-            stream.tuned.refuse_seen((u, stream.row_info(u.utterance_id).input_sha256) for u in kept)
+    _refuse_seen(kept, streams)
     return Split(
         name=name,
         utterances=kept,
@@ -130,6 +128,12 @@ def load_split(
         syllables=np.array([len(syllables(transcript_of(u))) if "text" in streams else 0 for u in kept], np.int64),
         features_sha256=_features_sha256(kept, streams),
     )
+
+
+def _refuse_seen(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> None:
+    for stream in streams.values():
+        if stream.tuned is not None:
+            stream.tuned.refuse_seen((u, stream.row_info(u.utterance_id).input_sha256) for u in utterances)
 
 
 def _features_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> str:

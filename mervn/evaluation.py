@@ -98,11 +98,8 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress =
     config = read_config(run)
     device = resolve_device(options.device, float64=True)
     data = options.data or Path(config.options["data"])
-    audio_root = options.audio_root or config.options.get("audio_root")
     label_options = options_of(run, config.options, LabelOptions)
-    rows, sources, manifests = _read(
-        config, options, data, Path(audio_root) if audio_root else None, task_label(label_options)
-    )
+    rows, sources, manifests = _read(config, options, data, task_label(label_options))
     labelled = apply_labels({options.split: rows}, label_options, all_there=False)
     model, split = _model_and_split(run, config, options, labelled.utterances[options.split], progress, say)
     if isinstance(split, Split):
@@ -168,7 +165,6 @@ def _read(
     config: RunConfig,
     options: EvaluateOptions,
     data: Path,
-    audio_root: Path | None,
     label_of: Callable[[str], str | None],
 ) -> tuple[list[Utterance], dict[str, Any], dict[str, str]]:
     """Return the utterances of the split, of the run's own fold where it has one, and what they were read from.
@@ -176,6 +172,8 @@ def _read(
     The last are the hashes of the manifests by their names.
     """
     fold, split = config.options.get("fold"), options.split
+    root = options.audio_root or config.options.get("audio_root")
+    audio_root = Path(root) if root else None
     if fold is None or options.data is not None:
         rows = read_manifests(data, (split,), audio_root=audio_root, check_audio=False, task_label=label_of)
         return rows[split], {"manifest_sha256": rows.sha256[split]}, rows.sha256

@@ -38,9 +38,10 @@ def resolve(
 ) -> tuple[Options, dict[str, Setting]]:
     """Return the options of a command and where each value came from; UsageError lists every bad one."""
     given: dict[str, Setting] = {}
-    for source in (_from_toml(command, model), _from_json(config, model) if config else {}):
+    told = {name: Setting(value, "flag") for name, value in flags.items() if value is not None}
+    for source in (_from_toml(command, model), _from_json(config, model) if config else {}, told):
+        _displace(given, source, model.rivals)
         given.update(source)
-    given.update({name: Setting(value, "flag") for name, value in flags.items() if value is not None})
     _refuse_code(given)
     values = {name: _split(model, name, setting.value) for name, setting in given.items()}
     try:
@@ -48,17 +49,18 @@ def resolve(
     except ValidationError as error:
         lines = [_explain(model, detail, given) for detail in error.errors()]
         raise UsageError("\n".join(lines)) from error
-    options = options.with_general(name for name, setting in given.items() if _is_general(model, name, setting, config))
+    options = options.with_general(given.keys() - told.keys())
     settings = {name: Setting(getattr(options, name), "default") for name in model.model_fields}
     settings |= {name: Setting(getattr(options, name), setting.source) for name, setting in given.items()}
     return options, settings
 
 
-def _is_general(model: type[Options], name: str, setting: Setting, config: Path | None) -> bool:
-    """Tell whether a value is a default for many calls: of mervn.toml, or a default that a --config file repeats."""
-    if setting.source == str(config):
-        return bool(setting.value == model.model_fields[name].get_default())
-    return setting.source.startswith(TOML_FILE)
+def _displace(given: dict[str, Setting], source: Mapping[str, Setting], rivals: tuple[tuple[str, ...], ...]) -> None:
+    """Remove what stands in place of an option that a stronger source gives."""
+    for names in rivals:
+        if any(name in source and source[name].value is not None for name in names):
+            for name in names:
+                given.pop(name, None)
 
 
 def resolve_data(data: Path | None) -> Path:

@@ -80,7 +80,10 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave; the parameter groups stay as they were built."""
+    """Put back what `optimizer_tensors` gave; the parameter groups stay as they were built.
+
+    InputError where an entry has another shape than its parameter.
+    """
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
@@ -88,6 +91,11 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) 
             number, _, key = rest.partition(".")
             states.setdefault(int(number), {})[key] = tensor
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, entries in optimizer.state.items():
+        wrong = [key for key, entry in entries.items() if entry.ndim and entry.shape != parameter.shape]
+        if wrong:
+            found = f"{tuple(entries[wrong[0]].shape)}, not {tuple(parameter.shape)}"
+            raise InputError(f"the state of the optimizer must have the shapes of its parameters, found {found}")
 
 
 def rng_tensors() -> dict[str, Tensor]:

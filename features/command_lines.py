@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from features.config import EncodeOptions
+from features.config import SPLITS, EncodeOptions
 from features.encoders.selector import EncoderSettings, Selector
 
 
@@ -28,12 +28,15 @@ class DataPlace:
 
     @property
     def flags(self) -> list[str]:
-        """The flags that name these folders; what a command would find by itself is left out."""
+        """The flags of an extraction from these folders; what the command would find by itself is left out."""
         flags = ["--data", str(self.data)]
         if self.features_dir != features_folder(None, self.data):
             flags += ["--features-dir", str(self.features_dir)]
         if self.audio_root is not None:
             flags += ["--audio-root", str(self.audio_root)]
+        there = [split for split in SPLITS if (self.data / f"{split}.jsonl").exists()]
+        if 0 < len(there) < len(SPLITS):
+            flags += ["--splits", ",".join(there)]
         return flags
 
 

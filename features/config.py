@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError, core_schema
@@ -49,11 +49,13 @@ class Options(BaseModel):
     """Options of one command: frozen, unknown keys are errors, field name = flag name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    rivals: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Options of which one stands in place of the others."""
     _general: frozenset[str] = PrivateAttr(frozenset())
 
     @property
     def given(self) -> frozenset[str]:
-        """The options that were given for this call; not those of mervn.toml, which are for many calls."""
+        """The options that were given for this call; not those of mervn.toml or --config, which are for many calls."""
         return frozenset(self.model_fields_set) - self._general
 
     def with_general(self, names: Iterable[str]) -> Self:
@@ -63,17 +65,22 @@ class Options(BaseModel):
         return found
 
 
-class DataOptions(Options):
-    """Where the data and the stores are."""
+class CorpusOptions(Options):
+    """Where the data is."""
 
     data: Path | None = Field(
         None, description="Folder of train.jsonl, valid.jsonl, test.jsonl; else data in mervn.toml, else ./data."
     )
-    features_dir: Path | None = Field(
-        None, description="Folder of the feature stores; else $MERVN_FEATURES, else DATA/stores."
-    )
     audio_root: Path | None = Field(
         None, description="Folder that wav_path is relative to; else the folder of the manifest."
+    )
+
+
+class DataOptions(CorpusOptions):
+    """Where the data and the stores are."""
+
+    features_dir: Path | None = Field(
+        None, description="Folder of the feature stores; else $MERVN_FEATURES, else DATA/stores."
     )
 
 
@@ -146,8 +153,10 @@ class LayersOptions(EncodeOptions):
     """Options of `mervn layers`."""
 
 
-class PretrainOptions(DataOptions):
+class PretrainOptions(CorpusOptions):
     """Options of `mervn pretrain-audio`."""
+
+    rivals = (("epochs", "minutes"),)
 
     output: Path | None = Field(
         None, description="Folder of the result; else checkpoints/ and a name from the configuration."
@@ -207,9 +216,6 @@ class StoreCompactOptions(Options):
 class StoreConvertOptions(Options):
     """Options of `mervn store convert`."""
 
-    retry_rejected: bool = Field(
-        False, description="Try again what was rejected before, though neither audio nor transcript has changed."
-    )
     format: Literal["hdf5", "zarr"] | None = Field(
         None, description="The format to convert to; the other than its first part's if unset."
     )

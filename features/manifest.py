@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,9 +48,12 @@ class Utterance:
     """Keys that are not of the format; kept, and passed on into predictions."""
 
 
-def manifest_sha256(path: Path) -> str:
-    """Hash a manifest's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+class Manifests(dict[str, list[Utterance]]):
+    """The utterances of each split, and the hashes of the bytes that they were read from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sha256: dict[str, str] = {}
 
 
 def read_manifests(
@@ -61,8 +65,8 @@ def read_manifests(
     check_audio: bool = True,
     labels_of_train: bool = True,
     task_label: Callable[[str], str | None] = str,
-) -> dict[str, list[Utterance]]:
-    """Read the manifests of these splits, and no other.
+) -> Manifests:
+    """Read the manifests of these splits, and no other; return their utterances and the hashes of the files.
 
     UsageError if a folder does not exist. Raises one InputError that lists every fault of every file with its line:
     bad JSON, missing, misspelt or ill-typed fields, times that are not finite, negative or out of order, an id used
@@ -77,16 +81,15 @@ def read_manifests(
     if audio_root is not None and not audio_root.is_dir():
         raise UsageError(f"--audio-root must be a folder, there is no {audio_root}")
     faults: list[Fault] = []
-    manifests = {}
+    manifests = Manifests()
     for split in splits:
         reader = _Reader(data / f"{split}.jsonl", split, audio_root or data, require_emotion, faults)
-        manifests[split] = reader.read()
+        manifests[split], manifests.sha256[split] = reader.read(), reader.sha256
     _check_ids(manifests, faults)
-    if require_emotion:
-        named = {split: _task_labels(rows, task_label) for split, rows in manifests.items()}
-        same = _check_lookalikes(named, faults)
-        if labels_of_train:
-            _check_labels(named, same, faults)
+    named = {split: _task_labels(rows, task_label) for split, rows in manifests.items() if require_emotion}
+    same = _check_lookalikes(named, faults)
+    if labels_of_train:
+        _check_labels(named, same, faults)
     if check_audio:
         _check_audio(manifests, faults)
     if faults:
@@ -100,16 +103,22 @@ class _Reader:
     def __init__(self, path: Path, split: str, audio_root: Path, require_emotion: bool, faults: list[Fault]) -> None:
         self.path, self.split, self.audio_root = path, split, audio_root
         self.require_emotion, self.faults = require_emotion, faults
+        self.sha256 = ""
+        """Of the bytes that were read."""
+        self.near: dict[tuple[str, str], list[int]] = {}
+        """By optional field and a key that may be a misspelling of it the lines."""
 
     def read(self) -> list[Utterance]:
         try:
-            lines = read_regular(self.path).removeprefix(BYTE_ORDER_MARK).splitlines()
+            content = read_regular(self.path)
         except FileNotFoundError:
             self._fault(0, f"there is no {self.path}")
             return []
         except OSError as error:
             self._fault(0, f"{self.path} cannot be read: {error}")
             return []
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        lines = content.removeprefix(BYTE_ORDER_MARK).splitlines()
         first = next((number for number, line in enumerate(lines, 1) if line.strip()), None)
         if first is None:
             self._fault(0, "must hold at least one utterance, found none")
@@ -121,6 +130,10 @@ class _Reader:
         utterances = [self._line(number, line) for number, line in enumerate(lines, 1) if line.strip()]
         found = [utterance for utterance in utterances if utterance is not None]
         _warn_of_synonyms(found)
+        for (field, key), places in self.near.items():
+            count = "1 line" if len(places) == 1 else f"{len(places)} lines"
+            message = f"{self.path.name}:{places[0]}: {shown(key)} is no field of a manifest; did you mean {field}?"
+            warnings.warn(f"{message} ({count})", stacklevel=2)
         return found
 
     def _fault(self, line: int, rule: str, found: str = "") -> None:
@@ -146,9 +159,11 @@ class _Reader:
         fields = parse_fields(document)
         values, faults = fields.values, list(fields.faults)
         if self.require_emotion and "emotion" in values and values["emotion"] is None:
-            near = meant("emotion", document)
+            near = meant("emotion", document) or fields.near.pop("emotion", None)
             hint = f"; is it the key {near!r}? Call it emotion" if near else ""
             faults.append(FieldError(f"emotion is missing: it must be a label{hint}"))
+        for field, key in fields.near.items():
+            self.near.setdefault((field, key), []).append(line)
         start, end = values.get("start", 0.0), values.get("end")
         if end is not None and end <= start:
             faults.append(FieldError("end must be greater than start", f", found start={start} end={end}"))
@@ -226,7 +241,7 @@ def _check_lookalikes(manifests: Mapping[str, Named], faults: list[Fault]) -> di
             before = same[label]
             place = f"{first[before].file}:{first[before].line}"
             rule = f"emotion {label!r} only looks different from {before!r} of {place}"
-            hint = f"; write them alike, or train with --label-map {label}={before}"
+            hint = f"; write them alike, or train with --label-map {shlex.quote(f'{label}={before}')}"
             faults.append(Fault(utterance.file, utterance.line, rule, hint))
     return same
 

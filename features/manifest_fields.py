@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import reprlib
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,8 @@ class Fields:
     values: dict[str, Any]
     extra: dict[str, Any]
     faults: list[FieldError]
+    near: dict[str, str]
+    """By optional field that is not there a key that may be a misspelling of it."""
 
 
 def parse_fields(document: Mapping[str, Any]) -> Fields:
@@ -52,16 +55,25 @@ def parse_fields(document: Mapping[str, Any]) -> Fields:
     values: dict[str, Any] = {}
     faults = []
     extra = {key: value for key, value in document.items() if key not in _PARSERS}
-    misspelt = {field: key for key in extra if (field := _misspelt(key, document)) is not None}
+    misspelt: dict[str, list[str]] = {}
+    near: dict[str, str] = {}
+    for key in extra:
+        field = _misspelt(key, document)
+        if field in OPTIONAL and _letters(key) != _letters(field):
+            near[field] = key  # a corpus may have a key of such a name
+        elif field is not None:
+            misspelt.setdefault(field, []).append(key)
     for field, parse in _PARSERS.items():
         try:
             if field in misspelt:
-                raise FieldError(f"{misspelt[field]!r} is no key of a manifest; did you mean {field}?")
+                names = " and ".join(map(shown, misspelt[field]))
+                verb = "is no key" if len(misspelt[field]) == 1 else "are no keys"
+                raise FieldError(f"{names} {verb} of a manifest; did you mean {field}?")
             values[field] = parse(document, field)
         except FieldError as fault:
             faults.append(fault)
     faults += [fault for key, value in extra.items() for fault in _unwritable(key, value)]
-    return Fields(values, extra, faults)
+    return Fields(values, extra, faults, near)
 
 
 def meant(field: str, keys: Mapping[str, Any]) -> str | None:
@@ -71,11 +83,11 @@ def meant(field: str, keys: Mapping[str, Any]) -> str | None:
 
 def _misspelt(key: str, document: Mapping[str, Any]) -> str | None:
     """Return the missing field that a key is a misspelling of; transcript_asr, channels and emotion2 are none."""
-    plain = key.casefold().strip().replace("-", "_").replace(" ", "_")
+    plain = _plain(key)
     for field in _PARSERS:
         if field in document or plain in SYNONYMS.get(field, ()):
             continue
-        if plain.replace("_", "") == field.replace("_", ""):
+        if _letters(key) == _letters(field):
             return field
         other = plain.startswith(field) or plain.endswith(f"_{field}") or len(field) <= 5  # short words are all near
         if not other and difflib.SequenceMatcher(None, plain, field).ratio() >= NEAR:
@@ -83,12 +95,20 @@ def _misspelt(key: str, document: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _plain(key: str) -> str:
+    return key.casefold().strip().replace("-", "_").replace(" ", "_")
+
+
+def _letters(key: str) -> str:
+    return _plain(key).replace("_", "")
+
+
 def _unwritable(key: str, value: Any) -> Iterator[FieldError]:
     """Yield why a key could not be written into predictions."""
     if not _is_text(key):
         yield FieldError("a key must be valid Unicode", f", found a lone surrogate in {shown(key)}")
     elif (why := _why_unwritable(value, MAX_DEPTH)) is not None:
-        yield FieldError(f"{key} must be JSON that can be written again", f", found {why}")
+        yield FieldError(f"{shown(key)} must be JSON that can be written again", f", found {why}")
 
 
 def _why_unwritable(value: Any, depth: int) -> str | None:
@@ -127,6 +147,10 @@ def _text(document: Mapping[str, Any], field: str) -> str:
         raise FieldError(f"{field} must be a non-empty string", f", found {shown(value)}")
     if not _is_text(value):
         raise FieldError(f"{field} must be valid Unicode", f", found a lone surrogate in {shown(value)}")
+    space = next((character for character in value if character != " " and unicodedata.category(character) == "Zs"), "")
+    if space:
+        named = f"{unicodedata.name(space)} (U+{ord(space):04X})"
+        raise FieldError(f"{field} must not hold spaces but the plain one", f", found {named} in {shown(value)}")
     if not value.isprintable():
         raise FieldError(f"{field} must not hold control characters", f", found {shown(value)}")
     return value
@@ -203,3 +227,4 @@ _PARSERS = {
     "emotion": _emotion,
 }
 FIELDS = frozenset(_PARSERS)
+OPTIONAL = FIELDS - {"utterance_id", "wav_path"}

@@ -19,7 +19,7 @@ from features.encoders.checkpoint import save_own
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
 from features.errors import InputError
 from features.frames import Frames, read_frames
-from features.manifest import Utterance, manifest_sha256, read_manifests
+from features.manifest import Manifests, Utterance, read_manifests
 from features.masked_frames import LEAST_MEL, MaskedFrames
 from features.precision import computing
 from features.pretraining import Pretrainer, Report
@@ -58,7 +58,7 @@ def pretrain(options: PretrainOptions, data: Path, say: Say, progress: Progress,
     """
     device = resolve_device(options.device, float64=True)
     manifests = read_manifests(data, SPLITS, audio_root=options.audio_root, require_emotion=False)
-    document = _document(options, data)
+    document = _document(options, data, manifests)
     folder = options.output or Path("checkpoints") / f"{data.resolve().name}-fourier2vec-{_hash(document)}"
     with locked(folder, PRETRAIN_FILE, "pretrained encoder"):
         there = _prepare(folder, document, options.force)
@@ -78,14 +78,13 @@ def pretrain(options: PretrainOptions, data: Path, say: Say, progress: Progress,
     return PretrainResult(folder, result, trained=True)
 
 
-def _document(options: PretrainOptions, data: Path) -> dict[str, Any]:
+def _document(options: PretrainOptions, data: Path, manifests: Manifests) -> dict[str, Any]:
     """Return what pretrain.json says before there is a result."""
     resolved = json.loads(options.model_dump_json())
-    for key in ("features_dir", "audio_root"):
-        resolved[key] = str(Path(resolved[key]).resolve()) if resolved[key] else None
+    resolved["audio_root"] = str(options.audio_root.resolve()) if options.audio_root else None
     resolved["data"] = str(data.resolve())
     resolved["output"] = None  # the folder itself says where it is
-    inputs = {"manifests": {name: manifest_sha256(data / f"{name}.jsonl") for name in SPLITS}}
+    inputs = {"manifests": manifests.sha256}
     return {"schema": SCHEMA, "command": "pretrain-audio", "options": resolved, "inputs": inputs}
 
 

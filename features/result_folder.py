@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,6 +16,8 @@ from features.store.identity import canonical_json, differing_fields, remove_fol
 from features.store.locks import NO_LOCKS
 
 LOCK_FILE = ".lock"
+NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
+"""What is said where a file, a broken link or a loop of links stands on the way."""
 MAX_DEPTH = 32
 """Levels of JSON; deeper documents are nobody's result, and would exhaust the stack."""
 _held: set[TextIO] = set()
@@ -41,7 +44,12 @@ def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
         raise UsageError(f"{folder} must be a folder for the {kind}, found a file")
     if folder.is_dir() and not (folder / marker).is_file() and any(path.name != LOCK_FILE for path in folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no {kind} ({marker} is missing); choose another --output")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno not in NO_FOLDER:
+            raise
+        raise UsageError(f"{folder} must be a folder for the {kind}, but none can be made there: {error}") from error
     with (folder / LOCK_FILE).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -114,8 +114,8 @@ def read_fold(
     splits: Sequence[Split],
     audio_root: Path | None,
     task_label: Callable[[str], str | None] = str,
-) -> tuple[dict[str, list[Utterance]], tuple[Split, ...]]:
-    """Return the utterances of some splits of a fold, in the order of the manifests, and which manifests were read.
+) -> tuple[dict[str, list[Utterance]], dict[str, str]]:
+    """Return the utterances of some splits of a fold, in the order of the manifests, and the hashes of those read.
 
     test.jsonl is read only where the fold asks for ids that are not in train.jsonl and valid.jsonl. InputError names
     ids that are in none.
@@ -139,4 +139,4 @@ def read_fold(
     for utterance_id, utterance in known.items():
         if utterance_id in place:
             rows[place[utterance_id]].append(replace(utterance, split=place[utterance_id]))
-    return rows, manifests
+    return rows, read.sha256

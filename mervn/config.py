@@ -102,6 +102,7 @@ class TrainingOptions(HeadOptions):
             )
         return self
 
+    rivals = (("batch_size", "frame_budget"),)
     default_batch: ClassVar[int] = 32
     """Utterances a batch where nothing is said."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from features.label_names import lookalike_hint
 from features.manifest import Utterance
 from features.progress import Say, silent
 from features.ragged import Ragged, to_device
-from features.store.rejected import REJECTED_FILE, read_rejected
+from features.store.rejected import REJECTED_FILE, Rejections, read_rejected
 from features.text import syllables
 from mervn.sequences import Sequences
 from mervn.streams import Stream
@@ -36,7 +36,7 @@ class Split:
     name: str
     utterances: list[Utterance]
     missing: list[Utterance]
-    """Utterances of the manifest that a store lacks; never trained on or scored, always counted."""
+    """Utterances that a store lacks, or has rejected as they are now; never trained on or scored, always counted."""
     targets: np.ndarray[Any, Any]
     """(N,) int64, index into the labels."""
     streams: Mapping[str, list[Sequences]]
@@ -101,20 +101,20 @@ def load_split(
 ) -> Split:
     """Join a split with its streams.
 
-    Raises InputError where a store lacks utterances (unless `allow_missing`), where features were made from another
-    transcript or audio than the manifest names now, or where a label is unknown.
+    Raises InputError where a store lacks utterances or has rejected them as they are now (unless `allow_missing`),
+    where features were made from another transcript or audio than the manifest names now, or where a label is unknown.
     """
-    missing = [u for u in utterances if any(u.utterance_id not in stream for stream in streams.values())]
-    if missing and not allow_missing:
-        raise _missing_error(name, missing, streams)
-    gone = {utterance.utterance_id for utterance in missing}
-    kept = [utterance for utterance in utterances if utterance.utterance_id not in gone]
+    absent = {u.utterance_id for u in utterances if any(u.utterance_id not in stream for stream in streams.values())}
+    _allow(name, [u for u in utterances if u.utterance_id in absent], streams, {}, allow_missing)
+    there = [utterance for utterance in utterances if utterance.utterance_id not in absent]
+    rejected = _check_current(name, there, streams, verify_inputs, say)
+    gone = absent.union(*rejected.values())
+    _allow(name, [u for u in there if u.utterance_id in gone], streams, rejected, allow_missing)
+    missing = [utterance for utterance in utterances if utterance.utterance_id in gone]
+    kept = [utterance for utterance in there if utterance.utterance_id not in gone]
     if not kept:
         raise InputError(f"{name}: none of the {len(utterances)} utterances has features in every store")
-    _check_current(name, kept, streams, verify_inputs, say)
-    for stream in streams.values():
-        if stream.tuned is not None:
-            stream.tuned.refuse_seen((u, stream.row_info(u.utterance_id).input_sha256) for u in kept)
+    _refuse_seen(kept, streams)
     return Split(
         name=name,
         utterances=kept,
@@ -128,6 +128,12 @@ def load_split(
         syllables=np.array([len(syllables(transcript_of(u))) if "text" in streams else 0 for u in kept], np.int64),
         features_sha256=_features_sha256(kept, streams),
     )
+
+
+def _refuse_seen(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> None:
+    for stream in streams.values():
+        if stream.tuned is not None:
+            stream.tuned.refuse_seen((u, stream.row_info(u.utterance_id).input_sha256) for u in utterances)
 
 
 def _features_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> str:
@@ -157,13 +163,29 @@ def _audio_seconds(utterances: Sequence[Utterance], stream: Stream | None) -> np
     return np.array([stream.first.row_info(u.utterance_id).num_inputs / rate for u in utterances])
 
 
-def _missing_error(name: str, missing: Sequence[Utterance], streams: Mapping[str, Stream]) -> InputError:
+def _allow(
+    name: str,
+    missing: Sequence[Utterance],
+    streams: Mapping[str, Stream],
+    rejected: Mapping[str, Collection[str]],
+    allow_missing: bool,
+) -> None:
+    """Raise InputError where utterances are missing, unless they may be."""
+    if missing and not allow_missing:
+        raise _missing_error(name, missing, streams, rejected)
+
+
+def _missing_error(
+    name: str, missing: Sequence[Utterance], streams: Mapping[str, Stream], refused: Mapping[str, Collection[str]]
+) -> InputError:
+    """Return the error of missing utterances; `refused` are by stream those whose row is of an input of before."""
     lines = [f"{name}: {len(missing)} utterances have no features in every store:"]
     for stream in streams.values():
         extractable, listed = False, set()
         for store in stream.stores:
-            lacking = [u for u in missing if u.utterance_id not in store]
             rejected = read_rejected(store.path)
+            stale = rejected.keys() & refused.get(stream.name, ())
+            lacking = [u for u in missing if u.utterance_id not in store or u.utterance_id in stale]
             extractable = extractable or any(u.utterance_id not in rejected for u in lacking)
             listed |= {store.path / REJECTED_FILE} if any(u.utterance_id in rejected for u in lacking) else set()
             for utterance in lacking[:SHOWN]:
@@ -181,8 +203,13 @@ def _missing_error(name: str, missing: Sequence[Utterance], streams: Mapping[str
 
 def _check_current(
     name: str, utterances: Sequence[Utterance], streams: Mapping[str, Stream], decode: bool, say: Say
-) -> None:
-    """Raise InputError where features were made from something else than the manifest names now."""
+) -> dict[str, set[str]]:
+    """Raise InputError where features were made from something else than the manifest names now.
+
+    Return by stream the utterances whose input was changed to one that a store has rejected: another extraction would
+    reject it again.
+    """
+    refused: dict[str, set[str]] = {}
     for stream in streams.values():
         modality, stale, moved = stream.modality, [], {}
         comparison = InputComparison(modality, say, offline=True, decode=decode)
@@ -198,6 +225,10 @@ def _check_current(
                 moved[utterance.utterance_id] = json.dumps(comparison.source(utterance))
         for store in stream.stores if moved else ():
             store.remember_sources(moved)
+        rejections = [Rejections(store.path) for store in stream.stores] if stale else []
+        settled = [u for u in stale if any(each.settled(u, modality) is not None for each in rejections)]
+        refused[stream.name] = {utterance.utterance_id for utterance in settled}
+        stale = [utterance for utterance in stale if utterance.utterance_id not in refused[stream.name]]
         if stale:
             places = ", ".join(f"{u.file}:{u.line} {u.utterance_id!r}" for u in stale[:SHOWN])
             more = f" and {len(stale) - SHOWN} more" if len(stale) > SHOWN else ""
@@ -206,3 +237,4 @@ def _check_current(
                 f"another {'transcript' if modality == 'text' else 'audio or start, end, channel'}: {places}{more}. "
                 f"Extract them again:\n  {stream.extract_command('--update')}"
             )
+    return refused

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -17,7 +18,7 @@ from features.encoders import ENCODERS
 from features.encoders.base import Encoder, load_encoder
 from features.encoders.selector import Selector
 from features.errors import InputError, UsageError
-from features.manifest import Utterance, manifest_sha256, read_manifests
+from features.manifest import Utterance, read_manifests
 from features.progress import Progress, Say, no_bar
 from features.splits import read_fold, read_folds
 from features.store.identity import canonical_json
@@ -50,7 +51,8 @@ from mervn.streams import Stream, StreamShape, find_streams, modality_of
 def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
     """Build the head of a complete run and load its weights, on the CPU.
 
-    UsageError where it is built of a user's own modules without `trust_code`, for that runs their code.
+    UsageError where it is built of a user's own modules without `trust_code`, for that runs their code. InputError
+    where the run is not complete, or its weights are not of the head that config.json says.
     """
     if not (run / METRICS_FILE).is_file():
         raise InputError(f"{run} is not complete: run the {config.command} command that made it again, it goes on")
@@ -60,6 +62,8 @@ def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
     lacking = [name for name in fusion_spec(options.fusion).streams if name not in shapes]
     if lacking:
         raise InputError(f"{run / CONFIG_FILE}: streams must hold {' and '.join(lacking)}, found {', '.join(shapes)}")
+    if not kept:  # a user's own module may not be built without memory
+        _check_shapes(run, options, shapes, len(config.labels))
     head = build_head(options, shapes, len(config.labels))
     try:
         head.load_state_dict(load_file(run / MODEL_FILE), strict=True)
@@ -68,28 +72,42 @@ def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
     return head.eval()
 
 
-def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress = no_bar) -> dict[str, Any]:
-    """Score a run on a split and write metrics-<split>.json and predictions-<split>.jsonl into the run.
+def _check_shapes(run: Path, options: HeadOptions, shapes: Mapping[str, StreamShape], num_classes: int) -> None:
+    """Raise InputError where the weights are not of the head that config.json says, before memory is taken for it."""
+    try:
+        with torch.device("meta"):
+            head = build_head(options, shapes, num_classes)
+        with safe_open(run / MODEL_FILE, "pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, RuntimeError, ValueError, OverflowError, TypeError, SafetensorError) as error:
+        raise InputError(f"{run / MODEL_FILE} must hold the weights of this run's head, found: {error}") from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        shown = f"{wrong[0]} of {found.get(wrong[0])}, not {wanted.get(wrong[0])}"
+        raise InputError(f"{run / MODEL_FILE} must hold the weights of the head of {CONFIG_FILE}, found {shown}")
 
-    A look at the test split is first recorded in test_access.jsonl in the run and beside the data. Raises InputError
+
+def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress = no_bar) -> dict[str, Any]:
+    """Score a run on a split, write metrics-<split>.json and predictions-<split>.jsonl, and return the metrics.
+
+    Scores of other inputs than the run's own go to files with the first 8 hex of the inputs' hash in their names. A
+    look at the test split is first recorded in test_access.jsonl in the run and beside the data. Raises InputError
     where the run is not complete or the features it was trained on are not there.
     """
     config = read_config(run)
     device = resolve_device(options.device, float64=True)
     data = options.data or Path(config.options["data"])
-    audio_root = options.audio_root or config.options.get("audio_root")
     label_options = options_of(run, config.options, LabelOptions)
-    rows, sources = _read(config, options, data, Path(audio_root) if audio_root else None, task_label(label_options))
+    rows, sources, manifests = _read(config, options, data, task_label(label_options))
     labelled = apply_labels({options.split: rows}, label_options, all_there=False)
     model, split = _model_and_split(run, config, options, labelled.utterances[options.split], progress, say)
     if isinstance(split, Split):
         layers = [one for some in split.streams.values() for one in some]
         make_resident(layers, device, options.memory_gb, say)
-    looks = None
+    looks, inputs_sha256 = None, _inputs_sha256(sources, split)
     if options.split == "test":
-        looks = record_look(
-            run, data, Look(config.hash, _weights_sha256(run, model), _inputs_sha256(sources, split)), say
-        )
+        looks = record_look(run, data, Look(config.hash, _weights_sha256(run, model), inputs_sha256), say)
     shown = progress if isinstance(split, LiveSplit) else no_bar  # stored features are a matter of seconds
     probabilities = predict(model.to(device), split, device, progress=shown)
     scores = {"missing": len(split.missing), **compute_metrics(split.targets, probabilities, config.labels)}
@@ -100,8 +118,12 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress =
         **sources,
         options.split: scores,
     }
-    write_jsonl(run / f"predictions-{options.split}.jsonl", prediction_rows(split, probabilities, config.labels))
-    write_json(run / f"metrics-{options.split}.json", metrics)
+    name = str(options.split)
+    if not _is_own(config, data, manifests, split):
+        name = f"{options.split}-{inputs_sha256[:8]}"
+        say(f"the inputs are not those of the run's own {options.split}: written to {run / f'metrics-{name}.json'}")
+    write_jsonl(run / f"predictions-{name}.jsonl", prediction_rows(split, probabilities, config.labels))
+    write_json(run / f"metrics-{name}.json", metrics)
     return metrics | ({"test_looks": looks} if looks is not None else {})
 
 
@@ -116,7 +138,8 @@ def _model_and_split(
             options.split, rows, streams, config.labels,
             allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, say=say,
         )  # fmt: skip
-    unread = [name for name in ("memory_gb", "verify_inputs") if name in options.given and getattr(options, name)]
+    stores = ("features_dir", "memory_gb", "verify_inputs")
+    unread = [name for name in stores if name in options.given and getattr(options, name)]
     if unread:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in unread)
         raise UsageError(f"{run} reads audio and transcripts, not stores; leave out {flags}")
@@ -142,21 +165,25 @@ def _read(
     config: RunConfig,
     options: EvaluateOptions,
     data: Path,
-    audio_root: Path | None,
     label_of: Callable[[str], str | None],
-) -> tuple[list[Utterance], dict[str, Any]]:
-    """Return the utterances of the split, of the run's own fold where it has one, and what they were read from."""
+) -> tuple[list[Utterance], dict[str, Any], dict[str, str]]:
+    """Return the utterances of the split, of the run's own fold where it has one, and what they were read from.
+
+    The last are the hashes of the manifests by their names.
+    """
     fold, split = config.options.get("fold"), options.split
+    root = options.audio_root or config.options.get("audio_root")
+    audio_root = Path(root) if root else None
     if fold is None or options.data is not None:
         rows = read_manifests(data, (split,), audio_root=audio_root, check_audio=False, task_label=label_of)
-        return rows[split], {"manifest_sha256": manifest_sha256(data / f"{split}.jsonl")}
+        return rows[split], {"manifest_sha256": rows.sha256[split]}, rows.sha256
     folds = read_folds(Path(config.options["fold_file"]))
     if folds.sha256 != config.inputs["folds"]["sha256"]:
         raise InputError(f"{folds.path} must hold the folds that this run was trained on, but it was changed since")
-    kept, _ = read_fold(data, folds, int(fold), (split,), audio_root, label_of)
+    kept, manifests = read_fold(data, folds, int(fold), (split,), audio_root, label_of)
     if not kept[split]:
         raise InputError(f"{folds.path}: fold {fold} has no {split} utterances")
-    return kept[split], {"fold": int(fold), "folds_sha256": folds.sha256}
+    return kept[split], {"fold": int(fold), "folds_sha256": folds.sha256}, manifests
 
 
 def data_and_streams(config: RunConfig, options: EvaluateOptions) -> tuple[Path, dict[str, Stream]]:
@@ -183,5 +210,20 @@ def _weights_sha256(run: Path, model: nn.Module) -> str:
 
 def _inputs_sha256(sources: Mapping[str, Any], split: Split | LiveSplit) -> str:
     """Hash what a split was read from, and the features or the audio and transcripts that were read."""
-    read = split.inputs_sha256 if isinstance(split, LiveSplit) else split.features_sha256
-    return hashlib.sha256(canonical_json({**sources, "read": read}).encode()).hexdigest()
+    return hashlib.sha256(canonical_json({**sources, "read": _read_sha256(split)}).encode()).hexdigest()
+
+
+def _read_sha256(split: Split | LiveSplit) -> str:
+    return split.inputs_sha256 if isinstance(split, LiveSplit) else split.features_sha256
+
+
+def _is_own(config: RunConfig, data: Path, manifests: Mapping[str, str], split: Split | LiveSplit) -> bool:
+    """Tell whether a split is the run's own, as the training read it; of test, which it never read, all of it."""
+    known, features = (config.inputs.get(key) for key in ("manifests", "features"))
+    if not isinstance(known, dict) or not isinstance(features, dict):
+        return False
+    if any(known.get(name, sha256) != sha256 for name, sha256 in manifests.items()):
+        return False
+    if split.name != "test":
+        return bool(features.get(split.name) == _read_sha256(split))
+    return data.resolve() == Path(config.options["data"]) and not split.missing

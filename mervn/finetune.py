@@ -177,10 +177,8 @@ def _configuration(
     init: InitHead | None,
 ) -> RunConfig:
     """Return what a run of these options is."""
-    wanted = fusion_spec(options.fusion).streams
-    unread = {*unread_options(options), *(f"{name}_encoder" for name in ("audio", "text") if name not in wanted)}
-    known = json.loads(options.model_dump_json(exclude={*unread, "trust_code"}))
-    for key in ("features_dir", "audio_root", "init_head", "fold_file"):
+    known = json.loads(options.model_dump_json(exclude={*unread_options(options), "trust_code"}))
+    for key in known.keys() & {"features_dir", "audio_root", "init_head", "fold_file"}:
         known[key] = str(Path(known[key]).resolve()) if known[key] else None
     own = own_modules(options)
     known |= {role: f"{module.path.resolve()}:{module.name}" for role, module in own.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from features.progress import Say
+from features.store.locks import store_lock
 from features.store.provenance import now
 from mervn.runs import LEDGER_FILE
 
@@ -31,16 +32,22 @@ class Look:
 def record_look(run: Path, data: Path, look: Look, say: Say) -> int:
     """Add a line to both ledgers unless they have this look; return how many looks this data has had."""
     entry = {"time": now(), "run": str(run.resolve()), "split": "test", **asdict(look)}
-    if not look.is_in(run / LEDGER_FILE):
-        _append(run / LEDGER_FILE, {**entry, "data": str(data.resolve())})
+    own = {**entry, "data": str(data.resolve())}
     ledger = data / LEDGER_FILE
     try:
-        if not look.is_in(ledger):
-            _append(ledger, entry)
+        with store_lock(data):  # two evaluations at once are one look, too
+            _add(run / LEDGER_FILE, look, own)
+            _add(ledger, look, entry)
+            return len(_lines(ledger))
     except OSError as error:
+        _add(run / LEDGER_FILE, look, own)  # raises where this one failed
         say(f"warning: the look at the test split could not be recorded in {ledger}: {error}")
-        ledger = run / LEDGER_FILE
-    return len(_lines(ledger))
+    return len(_lines(run / LEDGER_FILE))
+
+
+def _add(ledger: Path, look: Look, entry: Mapping[str, Any]) -> None:
+    if not look.is_in(ledger):
+        _append(ledger, entry)
 
 
 def _append(ledger: Path, entry: Mapping[str, Any]) -> None:
@@ -58,6 +65,6 @@ def _entry(line: bytes) -> dict[str, object]:
     """Return what a line says; a damaged one counts as a look, and as no other's repeat."""
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) else {}

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from features.config import SPLITS
 from features.encode import resolve_device
 from features.errors import InputError, UsageError
-from features.manifest import Utterance, manifest_sha256, read_manifests
+from features.manifest import Utterance, read_manifests
 from features.progress import Say
 from features.splits import find_folds, read_fold
 from mervn.config import FinetuneOptions, TrainHeadOptions, TrainingOptions
@@ -74,7 +74,7 @@ def open_training(options: TrainHeadOptions, data: Path, say: Say) -> Prepared:
     resolved(options)
     labelled = read_labelled(options, data)
     labels = labelled.labels
-    streams = open_streams(options, data, fusion_spec(options.fusion).streams)
+    streams = open_streams(without_unread(options), data, fusion_spec(options.fusion).streams)
     splits = {name: _load(name, kept, streams, labels, options, say) for name, kept in labelled.utterances.items()}
     refuse_silent(splits, options.fusion)
     for stream in streams.values():
@@ -106,13 +106,12 @@ def _read(
         if options.fold_file is not None:
             raise UsageError(f"--fold-file {options.fold_file} needs --fold, K or all")
         rows = read_manifests(data, SPLITS[:2], audio_root=root, check_audio=False, task_label=task_label(options))
-        return rows, {"manifests": {name: manifest_sha256(data / f"{name}.jsonl") for name in rows}}, None
+        return rows, {"manifests": rows.sha256}, None
     if options.fold == "all":
         raise ValueError("one fold at a time; train_series takes all of them")
     folds = find_folds(data, options.fold_file)
-    rows, read = read_fold(data, folds, int(options.fold), SPLITS[:2], root, task_label(options))
-    hashes = {name: manifest_sha256(data / f"{name}.jsonl") for name in read}
-    return rows, {"manifests": hashes, "folds": folds.as_json()}, folds.path
+    kept, hashes = read_fold(data, folds, int(options.fold), SPLITS[:2], root, task_label(options))
+    return kept, {"manifests": hashes, "folds": folds.as_json()}, folds.path
 
 
 def refuse_silent(splits: Mapping[str, Split] | Mapping[str, LiveSplit], fusion: str) -> None:
@@ -145,7 +144,7 @@ def configuration(options: TrainHeadOptions, prepared: Prepared) -> RunConfig:
     """Return what a run of these options is."""
     data, streams, splits = prepared.data, prepared.streams, prepared.splits
     known = json.loads(options.model_dump_json(exclude=set(unread_options(options))))
-    for key in ("features_dir", "audio_root", "audio_store", "text_store"):
+    for key in known.keys() & {"features_dir", "audio_root", "audio_store", "text_store"}:
         known[key] = str(Path(known[key]).resolve()) if known[key] else None
     own = own_modules(options)
     known |= {role: f"{module.path.resolve()}:{module.name}" for role, module in own.items()}

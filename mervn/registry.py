@@ -46,10 +46,12 @@ SAMPLINGS: dict[str, tuple[str, ...]] = {
 ATTENTION_OPTIONS = ("heads", "attention_dropout")
 """The options that only fusions with attention read."""
 STREAM_OPTIONS: dict[str, tuple[str, ...]] = {
-    "text": ("drop_text", "alpha", "segmenter", "tone_style"),
-    "audio": ("drop_audio", "time_mask", "spec_time", "spec_frequency", "whisper_mode"),
+    "text": ("text_encoder", "text_store", "drop_text", "alpha", "segmenter", "tone_style"),
+    "audio": (
+        "audio_encoder", "audio_store", "drop_audio", "time_mask", "spec_time", "spec_frequency", "whisper_mode",
+    ),
     "audio_2": ("dual_merge", "dual_time"),
-}
+}  # fmt: skip
 """By stream the options that are read only if the head has that stream."""
 ADAPTERS_IGNORE = ("train_front_end",)
 """Options of a fine-tuning that trains some blocks, or adapters, alone."""

@@ -142,8 +142,11 @@ def _check_config(config: RunConfig) -> None:
     sources = config.inputs.get(kind)
     if not isinstance(sources, dict) or set(sources) != set(streams):
         raise ValueError(f"inputs.{kind} must have one entry for each of {list(streams)}, found {sources!r}")
-    if config.command == "finetune" and not isinstance(config.options.get("workers"), int):
-        raise ValueError(f"options.workers must be a number, found {config.options.get('workers')!r}")
+    workers = config.options.get("workers")
+    if config.command == "finetune" and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
+        raise ValueError(f"options.workers must be 0 or more, found {workers!r}")
+    if config.options.get("fold") == "all":
+        raise ValueError("options.fold must be the number of one fold, found 'all'")
     folds = config.inputs.get("folds", {})
     if config.options.get("fold") and not (isinstance(folds, dict) and {"sha256"} <= folds.keys()):
         raise ValueError(f"inputs.folds must hold the sha256 of the folds, found {folds!r}")

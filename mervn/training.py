@@ -27,6 +27,7 @@ from features.checkpoint import (
 )
 from features.errors import InputError
 from features.interruption import interrupt, interrupted, interruptible
+from features.memory import is_out_of_memory
 from features.progress import Progress, no_bar
 from features.store.identity import write_atomically
 from features.targets import import_target
@@ -237,11 +238,16 @@ class Trainer:
         self.world.on_main(write)
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Put back what `weights_state` gave."""
-        wrong = self.weights_state().keys() ^ weights.keys()
+        """Put back what `weights_state` gave; InputError for weights of other names or shapes."""
+        self._check_weights(weights)
+        self.model.load_state_dict(dict(weights), strict=False)
+
+    def _check_weights(self, weights: Mapping[str, Tensor]) -> None:
+        mine = self.weights_state()
+        wrong = mine.keys() ^ weights.keys()
+        wrong |= {name for name in mine.keys() & weights.keys() if mine[name].shape != weights[name].shape}
         if wrong:
             raise InputError(f"the weights must be those of this model, but {len(wrong)} differ, such as {min(wrong)}")
-        self.model.load_state_dict(dict(weights), strict=False)
 
     def _resume(self, checkpoints: Path, history: Path) -> None:
         """Load the latest checkpoint, if there is one, and cut the history to it."""
@@ -259,7 +265,9 @@ class Trainer:
                 )
             try:
                 self._restore(tensors, state)
-            except (LookupError, TypeError, ValueError, AttributeError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                if is_out_of_memory(error):
+                    raise
                 raise InputError(f"{latest} must be a whole checkpoint, found: {error!r}; use --force") from error
         lines = history.read_text("utf-8").splitlines() if history.exists() else []
         if self.world.is_main:
@@ -272,6 +280,8 @@ class Trainer:
         load_rng_tensors(own)
         best = {"improved": state["best"]["epoch"]} | state["best"]
         self.best = Best(**best, weights=_under("best.", tensors) or None)
+        if self.best.weights is not None:
+            self._check_weights(self.best.weights)
         self.next_epoch, self.next_step = state["epoch"] + 0, state["next_step"] + 0
         self.epoch_loss.copy_(own["epoch_loss"])
         self.precision.load(state["scaler"])

@@ -45,7 +45,10 @@ def unread_options(options: TrainingOptions) -> dict[str, str]:
     if isinstance(options, FinetuneOptions):
         unread |= _untrained(options)
     taken = {*fusion.options, *loss.options}
-    return {name: why for name, why in unread.items() if name in type(options).model_fields and name not in taken}
+    found = {name: why for name, why in unread.items() if name in type(options).model_fields and name not in taken}
+    if options.fusion in FUSIONS and "dilation_growth" in fusion.options and options.cnn_layers == 1:
+        found["dilation_growth"] = "the only layer of --cnn-layers 1 is not dilated"
+    return found
 
 
 def _streams(options: TrainingOptions, modalities: Collection[str]) -> set[str]:
@@ -66,6 +69,8 @@ def _untrained(options: FinetuneOptions) -> dict[str, str]:
         unread |= dict.fromkeys(FROZEN_IGNORES, "--unfreeze-last 0 trains no encoder")
     if options.init_head is not None:
         unread |= dict.fromkeys(INIT_HEAD_IGNORES, "--init-head decides it")
+    else:
+        unread["features_dir"] = "only the run of --init-head has stores"
     return unread
 
 

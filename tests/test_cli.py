@@ -157,6 +157,23 @@ def test_values_come_from_flag_then_config_then_toml_then_default(folder: Path, 
     assert settings["gamma"] == {"value": 2.0, "from": "default"}
 
 
+def test_a_flag_displaces_what_a_file_gives_in_its_place(folder: Path, capsys: Captured) -> None:
+    def shown(command: str, *flags: str) -> dict[str, object]:
+        assert run([command, *flags, "--print-config", "--json"]) == 0
+        return {name: found["value"] for name, found in last_json(capsys.readouterr().out).items()}  # type: ignore[index]
+
+    (folder / "run.json").write_text('{"batch_size": 32, "frame_budget": null}')
+    found = shown("train-head", "--config", "run.json", "--frame-budget", "2000")
+    assert (found["batch_size"], found["frame_budget"]) == (None, 2000)
+    (folder / "mervn.toml").write_text("[train-head]\nframe-budget = 900\n[pretrain-audio]\nminutes = 3\n")
+    found = shown("train-head", "--config", "run.json")
+    assert (found["batch_size"], found["frame_budget"]) == (32, None)
+    found = shown("pretrain-audio", "--epochs", "2")
+    assert (found["epochs"], found["minutes"]) == (2, None)
+    assert run(["train-head", "--batch-size", "8", "--frame-budget", "900"]) == 2
+    assert "give --batch-size or --frame-budget" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("toml", "message"),
     [

@@ -111,6 +111,32 @@ def test_the_store_of_a_run_is_extracted_again_by_the_suggested_command(folder: 
     assert json.loads((folder / "run" / "metrics-valid.json").read_text())["valid"] == before
 
 
+def test_commands_name_the_manifests_that_there_are(folder: Path, capsys: Captured) -> None:
+    assert run(["extract", *PLACE, "--text-encoder", "hashed_ngrams"]) == 0
+    assert run(["train-head", *PLACE, *FAST, "--fusion", "text", "--output", "run"]) == 0
+    (folder / "other").mkdir()
+    rows = read_rows(folder / "my data" / "test.jsonl")
+    evaluate = ["evaluate", "run", "--data", "other", "--split", "test"]
+    named = [{**row, "utterance_id": f"new {i}"} for i, row in enumerate(rows)]
+    changed = [{**row, "transcript": "đã sửa"} for row in named]
+    for found in (rows, [*rows, *named], [*rows, *changed]):  # no store, missing rows, changed rows
+        write_manifest(folder / "other" / "test.jsonl", found)
+        capsys.readouterr()
+        assert run(evaluate) == 1
+        (command,) = suggested(capsys.readouterr().err)
+        assert run(command) == 0
+        assert run(evaluate) == 0
+
+
+def test_a_label_map_is_quoted(folder: Path, capsys: Captured) -> None:
+    rows = read_rows(folder / "my data" / "train.jsonl")
+    write_manifest(folder / "my data" / "train.jsonl", [{**rows[0], "emotion": "Rất vui"}, *rows[1:]])
+    rows = read_rows(folder / "my data" / "valid.jsonl")
+    write_manifest(folder / "my data" / "valid.jsonl", [{**rows[0], "emotion": "rất vui"}, *rows[1:]])
+    assert run(["train-head", *PLACE, *FAST]) == 1
+    assert "--label-map 'rất vui=Rất vui'" in capsys.readouterr().err
+
+
 def test_the_best_layer_is_extracted_by_the_suggested_command(folder: Path, capsys: Captured) -> None:
     encoder = ["--audio-encoder", "whisper=my model;v1", "--whisper-mode", "trimmed"]
     assert run(["layers", *PLACE, *encoder, "--json"]) == 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from features.errors import InputError
-from features.manifest import manifest_sha256, read_manifests
+from features.manifest import read_manifests
 
 GOOD: dict[str, Any] = {
     "utterance_id": "u",
@@ -86,17 +86,24 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"wav_path": f"a/{'x' * 300}.wav"}, "wav_path: a name in it must have at most 255 bytes, found 304"),
     ({"wav_path": "a/" * 3000}, "wav_path must have at most 4096 bytes, found 6000"),
     ({"wav_path": "."}, "wav_path must be a file, found a folder"),
-    ({"room": ["\ud800"]}, "room must be JSON that can be written again, found a lone surrogate in '\\ud800'"),
+    ({"room": ["\ud800"]}, "'room' must be JSON that can be written again, found a lone surrogate in '\\ud800'"),
     ({"\ud800": 1}, "a key must be valid Unicode, found a lone surrogate"),
-    ({"room": {"\ud800": 1}}, "room must be JSON that can be written again, found a lone surrogate"),
-    ({"room": [float("nan")]}, "room must be JSON that can be written again, found nan, which JSON does not have"),
-    ({"room": float("inf")}, "room must be JSON that can be written again, found inf"),
+    ({"room": {"\ud800": 1}}, "'room' must be JSON that can be written again, found a lone surrogate"),
+    ({"room": [float("nan")]}, "'room' must be JSON that can be written again, found nan, which JSON does not have"),
+    ({"room": float("inf")}, "'room' must be JSON that can be written again, found inf"),
     (
         {"emotion": ..., "label": "vui"},
         "emotion is missing: it must be a label; is it the key 'label'? Call it emotion",
     ),
     ({"utterance_id": ..., "id": "u1"}, "utterance_id is missing; is it the key 'id'? Call it utterance_id"),
-    ({"transcript": ..., "transcrpt": "xin"}, "'transcrpt' is no key of a manifest; did you mean transcript?"),
+    (
+        {"emotion": ..., "Emotion": "vui", "EMOTION": "vui"},
+        "'Emotion' and 'EMOTION' are no keys of a manifest; did you",
+    ),
+    ({"emotion": ..., "emotoin": "vui"}, "emotion is missing: it must be a label; is it the key 'emotoin'?"),
+    ({"utterance_id": ..., "utterence_id": "u1"}, "'utterence_id' is no key of a manifest; did you mean utterance_id?"),
+    ({"wav_path": "a\u00a0b.wav"}, "wav_path must not hold spaces but the plain one, found NO-BREAK SPACE (U+00A0) in"),
+    ({"\x1b[31mred": float("nan")}, "'\\x1b[31mred' must be JSON that can be written again"),
     ({"end": ..., "End": 2}, "'End' is no key of a manifest; did you mean end?"),
     ({"wav_path": ..., "wavPath": "a.wav"}, "'wavPath' is no key of a manifest; did you mean wav_path?"),
     ({"emotion": ...}, "emotion is missing: it must be a label"),
@@ -192,7 +199,7 @@ def test_extra_keys_that_cannot_be_written_again_are_refused_at_their_depth(data
     write(data, "train", {"room": deep})
     assert len(read_manifests(data, ["train"])["train"]) == 1
     write(data, "train", {}, {"room": [deep]})
-    assert "train.jsonl:2: room must be JSON that can be written again, found more than 32 lists" in fault(data)
+    assert "train.jsonl:2: 'room' must be JSON that can be written again, found more than 32 lists" in fault(data)
     (data / "train.jsonl").write_text(json.dumps(GOOD)[:-1] + ', "size": ' + "9" * 5000 + "}")
     assert "train.jsonl:1: must be one JSON object, found: Exceeds the limit" in fault(data)
 
@@ -204,6 +211,17 @@ def test_keys_beside_a_field_are_no_misspelling(data: Path) -> None:
     absent = {"transcript": ..., "end": ..., "start": ..., "channel": ...}
     write(data, "train", {**absent, "transcript_asr": "x", "channels": 2})
     assert read_manifests(data, ["train"])["train"][0].transcript is None
+
+
+def test_a_key_near_an_optional_field_is_a_warning(data: Path) -> None:
+    write(data, "train", *[{"emotion": ..., "motion": "walks"}] * 2, {"transcript": ..., "transcrpt": "xin"})
+    with pytest.warns(UserWarning, match="is no field of a manifest") as found:
+        rows = read_manifests(data, ["train"], require_emotion=False)["train"]
+    assert [str(warning.message) for warning in found] == [
+        "train.jsonl:1: 'motion' is no field of a manifest; did you mean emotion? (2 lines)",
+        "train.jsonl:3: 'transcrpt' is no field of a manifest; did you mean transcript? (1 line)",
+    ]
+    assert rows[0].extra["motion"] == "walks" and rows[0].emotion is None
 
 
 def test_an_unknown_speaker_is_none(data: Path) -> None:
@@ -264,4 +282,4 @@ def test_audio_and_emotion_can_be_left_unchecked(data: Path) -> None:
 def test_a_byte_order_mark_and_windows_line_ends_are_read(data: Path) -> None:
     (data / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n")
     assert len(read_manifests(data, ["train"])["train"]) == 1
-    assert len(manifest_sha256(data / "train.jsonl")) == 64
+    assert len(read_manifests(data, ["train"]).sha256["train"]) == 64

@@ -56,6 +56,17 @@ def test_weights_are_on_disk_before_a_run_is_called_complete(
     assert unsynced == []
 
 
+@pytest.mark.parametrize("output", ["file/run", "broken", "broken/run", "loop/run"])
+def test_an_output_that_can_be_no_folder_is_wrong_usage(
+    data: Path, tmp_path: Path, output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    assert mervn(["train-head", "--data", str(data), *FLAGS, "--output", str(tmp_path / output)]) == 2
+    assert f"{tmp_path / output} must be a folder for the run" in capsys.readouterr().err
+
+
 def test_files_have_the_permissions_of_the_umask(data: Path, tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

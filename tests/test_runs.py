@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from test_result_folder import tune
-from test_train_head import SMALL, data, made, train
+from test_train_head import SMALL, data, made, stopped, train
 from tiny import read_rows, write_manifest
 
 from cli.main import run as mervn
@@ -58,6 +60,11 @@ CONFIGS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a width that is no number": lambda d: d | {"options": d["options"] | {"dim": "wide"}},
     "a fold that is no number": lambda d: d | {"options": d["options"] | {"fold": 3}},
     "a number that is none": lambda d: d | {"options": d["options"] | {"gamma": float("nan")}},
+    "all folds": lambda d: d | {"options": d["options"] | {"fold": "all", "fold_file": "f"},
+                                "inputs": d["inputs"] | {"folds": {"sha256": "0"}}},
+    "a width without end": lambda d: d | {"options": d["options"] | {"dim": 10**9}},
+    "a stream without end": lambda d: d | {"streams": {k: v | {"width": 10**12} for k, v in d["streams"].items()}},
+    "another width": lambda d: d | {"options": d["options"] | {"dim": 32}},
     "a model that is no object": lambda d: d | {"models": {"text": None}},
     "models that are a list": lambda d: d | {"models": ["text"]},
     "a list": lambda d: [d],
@@ -147,6 +154,34 @@ def test_a_budget_for_a_run_without_stores_is_wrong_usage(made: Path, tmp_path: 
     tune(made, tmp_path / "tuned")
     with pytest.raises(UsageError, match="reads audio and transcripts, not stores; leave out --memory-gb"):
         evaluate(tmp_path / "tuned", EvaluateOptions(split="valid", memory_gb=1), lambda _: None)
+    with pytest.raises(UsageError, match="leave out --features-dir"):
+        evaluate(tmp_path / "tuned", EvaluateOptions(features_dir=tmp_path), lambda _: None)
+
+
+@pytest.mark.parametrize("workers", [-1, True, "2", None])
+def test_a_number_of_workers_that_cannot_be_is_a_message(run: Path, workers: Any) -> None:
+    config = json.loads((run / "config.json").read_text())
+    stores = config["inputs"].pop("stores")
+    config["inputs"]["encoders"] = {name: {"name": "x"} for name in stores}
+    config |= {"command": "finetune", "options": config["options"] | {"workers": workers}}
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"options.workers must be 0 or more"):
+        read_config(run)
+
+
+@pytest.mark.parametrize("damaged", ["model.", "best.", "optimizer.0.exp_avg", "process.0.epoch_loss", "process.0.rng"])
+def test_a_checkpoint_of_other_shapes_is_a_message(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    run = tmp_path / "run"
+    stopped(data, run, 3, monkeypatch)
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    tensors = load_file(checkpoint / "state.safetensors")
+    name = next(name for name in tensors if name.startswith(damaged))
+    save_file({**tensors, name: torch.zeros(7, 3, dtype=tensors[name].dtype)}, checkpoint / "state.safetensors")
+    with pytest.raises(InputError, match=r"must be (a whole checkpoint|those of this model)|must have the shapes"):
+        train(data, run)
+    assert train(data, run, force=True).trained
 
 
 def test_a_character_that_shows_nothing_counts_as_no_syllable_in_both_trainings(data: Path, tmp_path: Path) -> None:

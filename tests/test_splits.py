@@ -86,7 +86,7 @@ def test_a_run_of_a_fold_is_evaluated_on_that_folds_test(data: Path, tmp_path: P
 def test_a_fold_may_take_utterances_from_the_test_manifest(data: Path) -> None:
     folds = read_folds(write_folds(data, splits=("train", "valid", "test")))
     rows, manifests = read_fold(data, folds, 1, ("train", "valid"), None)
-    assert manifests == ("train", "valid", "test")
+    assert tuple(manifests) == ("train", "valid", "test")
     assert {u.utterance_id for u in rows["train"]} == set(folds.fold(1)["train"])
     assert all(u.split == split for split, some in rows.items() for u in some)
 

@@ -1,12 +1,16 @@
 """A run: the same twice, exact after an interruption, blind to the test split."""
 
+import hashlib
 import json
 import multiprocessing
+import shutil
 import signal
 import subprocess
 import sys
+import time
 import unicodedata
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +22,12 @@ from test_extract import run as extract
 from tiny import make_data, read_rows, wave, write_manifest
 
 from features.errors import InputError, UsageError
+from features.manifest import Manifests, read_manifests
 from mervn.checkpoint import Saving
 from mervn.config import EvaluateOptions, TrainHeadOptions
 from mervn.dataset import load_split
 from mervn.evaluation import evaluate, load_head
+from mervn.ledger import Look, record_look
 from mervn.optimization import learning_rate, resolve_amp
 from mervn.outcome import RunResult
 from mervn.runs import locked, read_config
@@ -44,8 +50,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(made: Path, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(made, tmp_path / "data", copy_function=shutil.copy2))
 
 
@@ -288,6 +292,20 @@ def test_a_complete_run_is_kept_another_configuration_refused_and_force_trains_a
     assert len(read_rows(run / "test_access.jsonl")) == 1  # the looks at test are never forgotten
 
 
+def test_the_hash_of_a_manifest_is_of_what_was_read(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = hashlib.sha256((data / "valid.jsonl").read_bytes()).hexdigest()
+
+    def read(*arguments: Any, **options: Any) -> Manifests:
+        found = read_manifests(*arguments, **options)
+        write_manifest(data / "valid.jsonl", read_rows(data / "valid.jsonl")[:-1])  # edited right after
+        return found
+
+    monkeypatch.setattr("mervn.prepared.read_manifests", read)
+    assert read_config(train(data, tmp_path / "run").path).inputs["manifests"]["valid"] == before
+
+
 def test_changed_data_is_another_configuration(data: Path, tmp_path: Path) -> None:
     train(data, tmp_path / "run")
     rows = read_rows(data / "train.jsonl")
@@ -338,6 +356,68 @@ def test_the_same_look_at_test_is_counted_once_and_any_other_anew(data: Path, tm
     assert len(read_rows(data / "test_access.jsonl")) == 4 and len(read_rows(run / "test_access.jsonl")) == 3
     (data / "test_access.jsonl").write_text("half a li")  # damaged: it counts as one look, and hides no other
     assert evaluate(run, look, lambda _: None)["test_looks"] == 2
+    (data / "test_access.jsonl").write_text("[" * 100_000 + "\n")
+    assert evaluate(run, look, lambda _: None)["test_looks"] == 2
+
+
+def test_looks_of_two_evaluations_at_once_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    look, plain = Look("0", "1", "2"), Look.is_in
+
+    def slow(self: Look, ledger: Path) -> bool:
+        found = plain(self, ledger)
+        time.sleep(0.05)  # the other looks too, before this one writes
+        return found
+
+    monkeypatch.setattr(Look, "is_in", slow)
+    with ThreadPoolExecutor(4) as pool:
+        for run in [tmp_path / "one", tmp_path / "two"] * 2:
+            run.mkdir(exist_ok=True)
+            (tmp_path / "data").mkdir(exist_ok=True)
+            pool.submit(record_look, run, tmp_path / "data", look, print)
+    assert len(read_rows(tmp_path / "data" / "test_access.jsonl")) == 1
+    assert len(read_rows(tmp_path / "one" / "test_access.jsonl")) == 1
+
+
+def test_a_data_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    said: list[str] = []
+    (tmp_path / "run").mkdir()
+    assert record_look(tmp_path / "run", tmp_path / "nowhere", Look("0", "1", "2"), said.append) == 1
+    assert said[0].startswith("warning: the look at the test split could not be recorded in")
+
+
+def results(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for kind in ("metrics", "predictions") for path in run.glob(f"{kind}*.json*")}
+
+
+def test_scores_of_other_inputs_replace_nothing(data: Path, tmp_path: Path) -> None:
+    run = train(data, tmp_path / "run").path
+    for split in ("valid", "test"):
+        evaluate(run, EvaluateOptions(split=split), lambda _: None)
+    before = results(run)
+    assert len(before) == 5
+    other = Path(shutil.copytree(data, tmp_path / "other", copy_function=shutil.copy2))
+    assert evaluate(run, EvaluateOptions(data=other), lambda _: None)["valid"]["n"] == 10
+    assert results(run) == before  # equal inputs, wherever they lie
+    for split in ("valid", "test"):
+        write_manifest(other / f"{split}.jsonl", read_rows(other / f"{split}.jsonl")[:4])
+        said: list[str] = []
+        found = evaluate(run, EvaluateOptions(data=other, split=split), said.append)
+        (name,) = {path.name for path in run.glob(f"metrics-{split}-*.json")}
+        assert found[split]["n"] == 4 and str(run / name) in said[-1] and len(name) == len(f"metrics-{split}-.json") + 8
+        rows = read_rows(run / f"{name.removesuffix('.json').replace('metrics', 'predictions')}.jsonl")
+        assert len(rows) == 4
+    assert results(run).items() >= before.items() and len(results(run)) == 9
+
+
+def test_scores_without_some_utterances_replace_nothing(data: Path, tmp_path: Path) -> None:
+    run = train(data, tmp_path / "run").path
+    before = results(run)
+    for split in ("valid", "test"):
+        rows = read_rows(data / f"{split}.jsonl")
+        write_manifest(data / f"{split}.jsonl", [*rows, {**rows[0], "utterance_id": f"{split}-new"}])
+        evaluate(run, EvaluateOptions(split=split, allow_missing=True), lambda _: None)
+        assert len(list(run.glob(f"metrics-{split}-*.json"))) == 1
+    assert results(run).items() >= before.items()
 
 
 def test_labels_that_only_look_different_are_one_or_refused(data: Path, tmp_path: Path) -> None:
@@ -400,6 +480,21 @@ def test_utterances_without_features_are_refused_or_counted(data: Path, tmp_path
     metrics = train(data, tmp_path / "run", allow_missing=True).metrics
     assert (metrics["valid"]["n"], metrics["valid"]["missing"]) == (10, 1)
     assert metrics["missing"] == {"train": 0, "valid": 1}
+
+
+def test_utterances_changed_to_audio_that_was_rejected_are_missing(data: Path, tmp_path: Path) -> None:
+    (data / "valid-002.wav").write_bytes(b"no audio")
+    with pytest.raises(InputError, match="--update"):
+        train(data, tmp_path / "run")
+    extract(data, update=True)  # rejects the new file, and keeps the row of the old one
+    with pytest.raises(
+        InputError, match=r"valid: 1 utterances (.|\n)*valid.jsonl:3 'valid-002' in .*rejected: "
+    ) as found:
+        train(data, tmp_path / "run")
+    assert "mervn extract" not in str(found.value) and "--allow-missing" in str(found.value)
+    run = train(data, tmp_path / "run", allow_missing=True)
+    assert (run.metrics["valid"]["n"], run.metrics["valid"]["missing"]) == (9, 1)
+    assert "valid-002" not in {row["utterance_id"] for row in read_rows(run.path / "predictions-valid.jsonl")}
 
 
 def test_empty_streams_without_a_token_are_warned_about(data: Path, tmp_path: Path) -> None:
@@ -553,6 +648,57 @@ def test_tensorboard_shows_the_history(data: Path, tmp_path: Path) -> None:
     files = len(list((tmp_path / "plain" / "tensorboard").iterdir()))
     train(data, tmp_path / "plain", tensorboard=True)
     assert len(list((tmp_path / "plain" / "tensorboard").iterdir())) == files == 1
+
+
+def stopped(data: Path, run: Path, epoch: int, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Train, and interrupt the training at the end of an epoch, before it is scored."""
+    original = Trainer.train_epoch
+
+    def stop(self: Trainer, number: int, checkpoints: Path, saving: Saving) -> float:
+        loss = original(self, number, checkpoints, saving)
+        if number == epoch:
+            raise KeyboardInterrupt
+        return loss
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "train_epoch", stop)
+        train(data, run, **changes)
+
+
+def steps(run: Path) -> list[int]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return [e.step for e in events.Scalars("train/loss")]
+
+
+@pytest.mark.parametrize("complete", [True, False], ids=["complete", "resumed"])
+def test_tensorboard_shows_the_epochs_that_ran_without_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complete: bool
+) -> None:
+    run = tmp_path / "run"
+    stopped(data, run, 2, monkeypatch, tensorboard=True)
+    assert steps(run) == [1]
+    if not complete:
+        stopped(data, run, 4, monkeypatch)
+        assert train(data, run, tensorboard=True).trained
+    else:
+        assert train(data, run).trained
+        assert not train(data, run, tensorboard=True).trained
+    assert steps(run) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("how", ["gone", "cut", "a line too few", "another thing"])
+def test_a_damaged_history_is_named(data: Path, tmp_path: Path, how: str) -> None:
+    run = train(data, tmp_path / "run", epochs=3).path
+    path = run / "history.jsonl"
+    text = path.read_text()
+    path.write_text({"cut": text[:-20], "another thing": "[]\n3\n"}.get(how, "".join(text.splitlines(True)[::2])))
+    if how == "gone":
+        path.unlink()
+    with pytest.raises(InputError, match=r"history.jsonl must hold the history of the run"):
+        train(data, run, epochs=3, tensorboard=True)
 
 
 def test_tensorboard_that_is_not_there_is_asked_for(

@@ -94,6 +94,12 @@ def test_exactly_the_options_without_effect_are_unread(fusion: str, dual: bool) 
     assert differing(choice, set(OTHER)) == set(OTHER) - unread(choice)
 
 
+def test_a_single_layer_is_not_dilated() -> None:
+    choice = {"fusion": "cnn_bilstm_attn", "cnn_layers": 1}
+    assert differing(choice, {"kernel", "dilation_growth"}) == {"kernel"}
+    assert unread(choice) - unread({"fusion": "cnn_bilstm_attn"}) == {"dilation_growth"}
+
+
 @pytest.mark.parametrize("field", ["sampling", "loss"])
 def test_each_sampling_and_loss_reads_what_it_says(field: str) -> None:
     names = {"alpha", "beta", "gamma", "smoothing"}
@@ -115,6 +121,8 @@ def test_fine_tuning_leaves_unread_what_it_does_not_train(tmp_path: Path) -> Non
     assert of(init_head=tmp_path) == {"segmenter", "tone_style", "whisper_mode"}
     assert {"spec_time", "spec_frequency", "whisper_mode"} <= of(fusion="text")
     assert {"segmenter", "tone_style"} <= of(fusion="audio")
+    assert "features_dir" in unread_options(FinetuneOptions())
+    assert "features_dir" not in unread_options(FinetuneOptions(init_head=tmp_path))
 
 
 def test_a_class_of_a_file_reads_the_options_it_names(tmp_path: Path) -> None:
@@ -143,6 +151,12 @@ ARGUMENTS = ["--dim", "16", "--mlp", "8", "--epochs", "1"]
         (["--sampling", "random", "--beta", "1"], "--beta: --sampling random does not read it"),
         (["--dual-time", "linear"], "--dual-time: there is no second audio stream"),
         (["--fusion", "text", "--time-mask", "0.2"], "--time-mask: --fusion text reads no audio"),
+        (
+            ["--fusion", "text", "--audio-encoder", "fourier2vec=/nowhere@7"],
+            "--audio-encoder: --fusion text reads no a",
+        ),
+        (["--fusion", "text", "--audio-store", "nowhere"], "--audio-store: --fusion text reads no audio"),
+        (["--fusion", "audio", "--text-store", "nowhere"], "--text-store: --fusion audio reads no text"),
         (["--fusion", "late", "--blocks", "1"], "--blocks: --fusion late does not read it"),  # the default, but given
     ],
 )
@@ -171,10 +185,20 @@ def test_a_general_default_that_does_not_apply_is_no_part_of_the_run(
     assert not {"blocks", "heads", "merge"} & options.keys() and options["drop_text"] == 0.0
     assert mervn([*command, "--config", f"{runs[0]}/config.json"]) == 0  # what a run writes is taken back
     Path("mine.json").write_text('{"blocks": 3}')
-    assert mervn([*command, "--config", "mine.json"]) == 2
-    assert "--blocks: --fusion late does not read it" in capsys.readouterr().err
-    Path("mine.json").write_text('{"blocks": 1}')  # as runs of earlier versions repeat their defaults
+    capsys.readouterr()
     assert mervn([*command, "--config", "mine.json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["run"] == runs[0]
+
+
+def test_a_choice_beside_the_configuration_of_a_run_leaves_out_what_it_does_not_read(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert mervn(["train-head", "--data", str(made), *ARGUMENTS, "--heads", "2", "--output", "first"]) == 0
+    assert mervn(["train-head", "--config", "first/config.json", "--fusion", "late", "--output", "late"]) == 0
+    assert "heads" not in read_config(Path("late")).options
+    assert mervn(["train-head", "--config", "first/config.json", "--fusion", "late", "--heads", "2"]) == 2
+    assert "--heads: --fusion late has no attention" in capsys.readouterr().err
 
 
 def test_an_unread_default_changes_no_number(data: Path, tmp_path: Path) -> None:
@@ -184,3 +208,31 @@ def test_an_unread_default_changes_no_number(data: Path, tmp_path: Path) -> None
     assert outcome(train_head(general, data, lambda _: None, lambda _: None).path) == outcome(plain.path)
     with pytest.raises(UsageError, match="--drop-text: --fusion audio reads no text"):
         train(data, tmp_path / "given", **options, drop_text=0.9)
+
+
+def test_a_general_encoder_of_a_stream_that_is_not_read_is_no_part_of_the_run(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["train-head", "--data", str(made), *ARGUMENTS, "--fusion", "text", "--output"]
+    assert mervn([*command, "plain"]) == 0
+    Path("mervn.toml").write_text('[train-head]\naudio-encoder = "nothing"\naudio-store = "nowhere"\n')
+    assert mervn([*command, "general"]) == 0
+    assert read_config(Path("general")).as_json() == read_config(Path("plain")).as_json()
+    assert not {"audio_encoder", "audio_store"} & read_config(Path("plain")).options.keys()
+
+
+def test_fine_tuning_refuses_the_encoder_of_a_stream_that_is_not_read(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["finetune", "--data", str(made), "--output", str(tmp_path / "run"), "--fusion", "audio"]
+    assert mervn([*command, "--audio-encoder", "fourier2vec", "--text-encoder", "hashed_ngrams"]) == 2
+    assert "--text-encoder: --fusion audio reads no text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags", [["pretrain-audio", "--features-dir", "x"], ["store", "convert", "x", "--retry-rejected"]]
+)
+def test_a_command_has_no_option_that_it_does_not_read(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert mervn(flags) == 2
+    assert "No such option" in capsys.readouterr().err

@@ -90,7 +90,7 @@ class Share:
                 continue
             for result in engine.collect():
                 for info in self._infos:  # before the claim is released: the next process must know of them
-                    append_rejected(info, self.plan.modality, result.rejected)
+                    append_rejected(info, result.rejected)
                 self.claims.release(result.name)
                 running.remove(result.name)
                 self._close(result.name, update)

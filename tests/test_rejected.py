@@ -138,7 +138,7 @@ def test_each_audio_file_is_fingerprinted_once_to_be_encoded(tmp_path: Path, mon
 def test_a_rejection_without_an_input_keeps_the_one_in_the_file(tmp_path: Path) -> None:
     info = create_store(tmp_path, IDENTITY, {}, "m")
     first = Rejection(utterance("a"), "no_samples", "empty", "key")
-    append_rejected(info, "text", [first])
+    append_rejected(info, [first])
     record_rejected(info, {"a"}, [Rejection(utterance("a"), "no_samples", "empty")])
     assert read_rejected(info.path)["a"]["input"] == "key"
     record_rejected(info, {"a"}, [Rejection(utterance("a"), "truncated", "cut")])  # another fault, of another input

@@ -104,12 +104,12 @@ def test_a_process_knows_at_once_what_others_reject(tmp_path: Path, monkeypatch:
 def test_rejections_are_read_as_they_are_added(tmp_path: Path) -> None:
     info = create_store(tmp_path, IDENTITY, {}, "m")
     rejections = Rejections(info.path)
-    append_rejected(info, "text", [Rejection(utterance("a"), "no_samples", "empty")])
+    append_rejected(info, [Rejection(utterance("a"), "no_samples", "empty")])
     assert rejections.refresh() == ["a"] and rejections.refresh() == []
     with (info.path / REJECTED_FILE).open("ab") as file:
         file.write('{"utterance_id": "b", "detail": "ứ'.encode()[:-1])  # killed in the middle of a letter
     assert rejections.refresh() == [] and set(read_rejected(info.path)) == {"a"}
-    append_rejected(info, "text", [Rejection(utterance("c"), "no_samples", "empty")])
+    append_rejected(info, [Rejection(utterance("c"), "no_samples", "empty")])
     assert rejections.refresh() == ["c"] and set(rejections) == {"a", "c"} == set(read_rejected(info.path))
 
 

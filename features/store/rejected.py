@@ -110,7 +110,7 @@ def read_rejected(store: Path) -> dict[str, dict[str, Any]]:
     return dict(Rejections(store))
 
 
-def append_rejected(info: StoreInfo, modality: str, rejections: Sequence[Rejection]) -> None:
+def append_rejected(info: StoreInfo, rejections: Sequence[Rejection]) -> None:
     """Add rejections to rejected.jsonl, for the processes that extract into the same store.
 
     InputError where the file cannot be written.

@@ -211,30 +211,48 @@ def _check_current(
     """
     refused: dict[str, set[str]] = {}
     for stream in streams.values():
-        modality, stale, moved = stream.modality, [], {}
-        comparison = InputComparison(modality, say, offline=True, decode=decode)
-        for utterance in utterances:
-            row = stream.row_info(utterance.utterance_id)
-            try:
-                found = comparison.compare(utterance, row)
-            except AudioError:
-                found = "changed"
-            if found == "changed":
-                stale.append(utterance)
-            elif found == "moved":
-                moved[utterance.utterance_id] = json.dumps(comparison.source(utterance))
-        for store in stream.stores if moved else ():
-            store.remember_sources(moved)
-        rejections = [Rejections(store.path) for store in stream.stores] if stale else []
-        settled = [u for u in stale if any(each.settled(u, modality) is not None for each in rejections)]
-        refused[stream.name] = {utterance.utterance_id for utterance in settled}
+        stale, unusable = _find_stale(utterances, stream, decode, say)
+        refused[stream.name] = _rejected_again(stale, unusable, stream)
         stale = [utterance for utterance in stale if utterance.utterance_id not in refused[stream.name]]
         if stale:
             places = ", ".join(f"{u.file}:{u.line} {u.utterance_id!r}" for u in stale[:SHOWN])
             more = f" and {len(stale) - SHOWN} more" if len(stale) > SHOWN else ""
+            what = "transcript" if stream.modality == "text" else "audio or start, end, channel"
             raise InputError(
-                f"{name}: the {modality} features of {len(stale)} utterances in {stream.first.path} were made from "
-                f"another {'transcript' if modality == 'text' else 'audio or start, end, channel'}: {places}{more}. "
-                f"Extract them again:\n  {stream.extract_command('--update')}"
+                f"{name}: the {stream.modality} features of {len(stale)} utterances in {stream.first.path} were made "
+                f"from another {what}: {places}{more}. Extract them again:\n  {stream.extract_command('--update')}"
             )
     return refused
+
+
+def _find_stale(
+    utterances: Sequence[Utterance], stream: Stream, decode: bool, say: Say
+) -> tuple[list[Utterance], set[str]]:
+    """Return the utterances whose input has changed since, and the ids of those whose audio cannot be used now."""
+    stale, unusable, moved = [], set[str](), dict[str, str]()
+    comparison = InputComparison(stream.modality, say, offline=True, decode=decode)
+    for utterance in utterances:
+        try:
+            found = comparison.compare(utterance, stream.row_info(utterance.utterance_id))
+        except AudioError:
+            found = "changed"
+            unusable.add(utterance.utterance_id)
+        if found == "changed":
+            stale.append(utterance)
+        elif found == "moved":
+            moved[utterance.utterance_id] = json.dumps(comparison.source(utterance))
+    for store in stream.stores if moved else ():
+        store.remember_sources(moved)
+    return stale, unusable
+
+
+def _rejected_again(stale: Sequence[Utterance], unusable: Collection[str], stream: Stream) -> set[str]:
+    """Return the ids of stale utterances that a store has rejected as they are now."""
+    rejections = [Rejections(store.path) for store in stream.stores] if stale else []
+    again = set()
+    for utterance in stale:
+        settled = any(each.settled(utterance, stream.modality) is not None for each in rejections)
+        listed = any(utterance.utterance_id in each for each in rejections)
+        if settled or (listed and utterance.utterance_id in unusable):
+            again.add(utterance.utterance_id)
+    return again

@@ -482,8 +482,11 @@ def test_utterances_without_features_are_refused_or_counted(data: Path, tmp_path
     assert metrics["missing"] == {"train": 0, "valid": 1}
 
 
-def test_utterances_changed_to_audio_that_was_rejected_are_missing(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("found_by", ["header", "decoding"])
+def test_utterances_changed_to_audio_that_was_rejected_are_missing(data: Path, tmp_path: Path, found_by: str) -> None:
     (data / "valid-002.wav").write_bytes(b"no audio")
+    if found_by == "decoding":
+        soundfile.write(data / "valid-002.wav", np.full(8000, np.nan, np.float32), 16_000, subtype="FLOAT")
     with pytest.raises(InputError, match="--update"):
         train(data, tmp_path / "run")
     extract(data, update=True)  # rejects the new file, and keeps the row of the old one
@@ -495,6 +498,9 @@ def test_utterances_changed_to_audio_that_was_rejected_are_missing(data: Path, t
     run = train(data, tmp_path / "run", allow_missing=True)
     assert (run.metrics["valid"]["n"], run.metrics["valid"]["missing"]) == (9, 1)
     assert "valid-002" not in {row["utterance_id"] for row in read_rows(run.path / "predictions-valid.jsonl")}
+    soundfile.write(data / "valid-002.wav", np.zeros(8000, np.float32), 16_000)  # it can be extracted again
+    with pytest.raises(InputError, match="--update"):
+        train(data, tmp_path / "other")
 
 
 def test_empty_streams_without_a_token_are_warned_about(data: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from features.cpu_threads import set_threads
 from mervn.config import TrainHeadOptions
 
 if TYPE_CHECKING:
+    from mervn.outcome import RunResult
     from mervn.train_series import SeriesResult
 
 
@@ -45,10 +46,15 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
         _print_series(train_series(options, data, output.say, report), output)
         return
     result = train_head(options, data, output.say, report)
-    valid = result.metrics["valid"]
     if seconds:
         output.say(f"{len(seconds)} epochs, {sum(seconds) / len(seconds):.2f} s an epoch")
         output.say(_sampled(options.sampling, drawn))
+    _print_result(result, output)
+
+
+def _print_result(result: RunResult, output: Output) -> None:
+    """Print the chosen epoch of a run, its scores on valid and the weights of its layers."""
+    valid = result.metrics["valid"]
     missing = f", {valid['missing']} missing" if valid["missing"] else ""
     output.result(f"{result.path}: epoch {result.metrics['selected_epoch']} chosen on valid")
     output.result(

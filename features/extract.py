@@ -148,7 +148,7 @@ def _open_engine(
 def _make_destinations(
     plan: Plan, encoder: Encoder, selector: Selector, settings: ExtractSettings, device: torch.device
 ) -> list[Destination]:
-    """Create the stores that are not there yet; return where the rows of each layer go."""
+    """Create the stores that do not exist yet; return where the rows of each layer go."""
     known = provenance(selector, encoder, device)
     made = []
     for target in plan.targets:
@@ -216,7 +216,12 @@ def _run(
         make_result(plan, target, str(to.info.path), len(one.written), seconds, audio_seconds, store)
         for to, target, one, store in zip(destinations, plan.targets, done, share.stores, strict=True)
     ]
+    _refuse_nothing(results)
+    return results
+
+
+def _refuse_nothing(results: Sequence[StoreResult]) -> None:
+    """Raise InputError if every utterance of a store was rejected."""
     for result in results:
         if not result.encoded and not result.kept and not result.left:
             raise InputError(f"nothing could be encoded; the reasons are in {Path(result.path) / REJECTED_FILE}")
-    return results

@@ -47,7 +47,7 @@ class Fields:
     extra: dict[str, Any]
     faults: list[FieldError]
     near: dict[str, str]
-    """By optional field that is not there a key that may be a misspelling of it."""
+    """For each missing optional field, a key that may be a misspelling of it."""
 
 
 def parse_fields(document: Mapping[str, Any]) -> Fields:

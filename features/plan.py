@@ -159,9 +159,8 @@ def make_plan(
     `retry_rejected`. With `verify_inputs` the audio of every committed utterance is decoded and compared. Raises
     InputError where another content stands under a committed id and `update` is false.
     """
-    modality = encoder.modality
     measured = _Measured(utterances, encoder)
-    comparison = InputComparison(modality, say, decode=verify_inputs)
+    modality, comparison = encoder.modality, InputComparison(encoder.modality, say, decode=verify_inputs)
     targets = [
         _make_target(measured, identity, find_identity(features_dir, identity), update, comparison, retry_rejected)
         for identity in identities

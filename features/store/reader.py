@@ -52,7 +52,10 @@ class FeatureStore:
         self.dtype = np.dtype({"fp16": np.float16, "fp32": np.float32}[self.info.identity["store_dtype"]])
         self._parts: dict[Path, Part] = {}
         self._columns: dict[Path, Columns] = {}
-        self._rows: dict[str, tuple[Part, int]] = {}
+        self._order: list[Part] = []
+        """The opened parts, by the numbers that `_rows` holds."""
+        self._rows: dict[str, tuple[int, int]] = {}
+        """Part and place; numbers alone, for Python's garbage collector passes over tuples of nothing else."""
         self._sources: dict[tuple[str, str], str] | None = None
         self.refresh()
 
@@ -96,24 +99,30 @@ class FeatureStore:
         return True
 
     def _add(self, part: Part) -> None:
-        rows = self._rows
+        number, rows, order = len(self._order), self._rows, self._order
+        order.append(part)
         for row, utterance_id in enumerate(part.utterance_ids):
             other = rows.get(utterance_id)
-            if other is None or _rank(part) >= _rank(other[0]):
-                rows[utterance_id] = (part, row)
+            if other is None or _rank(part) >= _rank(order[other[0]]):
+                rows[utterance_id] = (number, row)
+
+    def _locate(self, utterance_id: str) -> tuple[Part, int]:
+        """Return the part that holds an utterance, and its place in it; KeyError if the store lacks it."""
+        number, row = self._rows[utterance_id]
+        return self._order[number], row
 
     def _forget(self, paths: Iterable[Path]) -> None:
         for path in paths:
             self._parts.pop(path, None)
             self._columns.pop(path, None)
-        self._rows = {}
+        self._order, self._rows = [], {}
         self._sources = None
         for part in self._parts.values():
             self._add(part)
 
     def _read(self, utterance_id: str, read: Callable[[Part, int], Result]) -> Result:
         """Read something of an utterance; where its part has gone, from the part that took in its rows."""
-        part, row = self._rows[utterance_id]
+        part, row = self._locate(utterance_id)
         for _ in range(ATTEMPTS):
             try:
                 return read(part, row)
@@ -124,7 +133,7 @@ class FeatureStore:
                 raise InputError(
                     f"{self.path} has lost {utterance_id!r}: its part was set aside or removed; extract it again"
                 )
-            part, row = self._rows[utterance_id]
+            part, row = self._locate(utterance_id)
         raise InputError(f"{self.path}: {VANISHING}")
 
     def __len__(self) -> int:
@@ -138,7 +147,7 @@ class FeatureStore:
 
     def __getitem__(self, utterance_id: str) -> Array:
         """Return the (T, D) rows of an utterance, read-only; KeyError if it is not there."""
-        part, row = self._rows[utterance_id]
+        part, row = self._locate(utterance_id)
         try:
             return _values(part, row)
         except VanishedPartError:
@@ -146,12 +155,12 @@ class FeatureStore:
 
     def num_frames(self, utterance_id: str) -> int:
         """Return the number of frames or tokens of an utterance; KeyError if it is not there."""
-        part, row = self._rows[utterance_id]
+        part, row = self._locate(utterance_id)
         return int(part.offsets[row + 1] - part.offsets[row])
 
     def generation(self, utterance_id: str) -> int:
         """Return the generation of an utterance's rows; KeyError if it is not there."""
-        return self._rows[utterance_id][0].generation
+        return self._locate(utterance_id)[0].generation
 
     def row_info(self, utterance_id: str) -> RowInfo:
         """Return what the rows of an utterance were made from; KeyError if it is not there."""
@@ -170,7 +179,7 @@ class FeatureStore:
         values = self[utterance_id]
         if crc32(values) != self.row_info(utterance_id).crc32:
             raise damaged(
-                self._rows[utterance_id][0].path,
+                self._locate(utterance_id)[0].path,
                 f"rows of {utterance_id!r} with another crc32 than the one written with them",
             )
         return values
@@ -212,11 +221,7 @@ class FeatureStore:
 
     def part_rows(self, part: Part) -> list[str]:
         """Return the ids of a part whose rows count; those with a newer or equal row elsewhere do not."""
-        return [
-            name
-            for row, name in enumerate(part.utterance_ids)
-            if self._rows[name][0] is part and self._rows[name][1] == row
-        ]
+        return [name for row, name in enumerate(part.utterance_ids) if self._locate(name) == (part, row)]
 
     @property
     def num_bytes(self) -> int:

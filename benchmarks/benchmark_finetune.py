@@ -4,7 +4,8 @@
 
 `mervn finetune` as a user runs it, each time in a process of its own, over utterances of `mervn demo` whose prosody
 decides. Without --whisper the architecture of whisper-base with random weights: costs are the same, learning is not.
-The mean training loss of the last epoch over the first, of 20 steps with the last 2 layers unfrozen, and with none;
+The mean training loss of the last epoch over the first, of 20 steps with the last 2 layers unfrozen (the worst of
+three seeds), and with none;
 the peak memory of a process that trains every layer, with gradient checkpointing over without; the share of the
 encoder's parameters that low-rank adapters train.
 """
@@ -48,6 +49,10 @@ def make_whisper(folder: Path, size: dict[str, int]) -> Path:
     return folder
 
 
+SEEDS = (0, 1, 2)
+"""So few steps depend on the order of the batches: one seed says little."""
+
+
 @dataclass(frozen=True)
 class Size:
     """How much is trained."""
@@ -78,7 +83,7 @@ def finetune(
         "--audio-root", str(folder / "demo" / "audio"), "--fusion", "audio", "--audio-encoder", f"whisper={whisper}",
         "--output", str(run), "--batch-size", str(size.batch), "--patience", "100", "--sampling", "bucket",
         "--amp", "off", "--loss", "ce", "--schedule", "constant", "--threads", str(torch.get_num_threads()),
-        "--seed", "0", "--checkpoint-every", "0", *arguments,
+        "--checkpoint-every", "0", *arguments,
     ]  # fmt: skip
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     history = [json.loads(line) for line in (run / "history.jsonl").read_text("utf-8").splitlines()]
@@ -86,10 +91,15 @@ def finetune(
 
 
 def measure(folder: Path, whisper: Path, size: Size) -> list[Figure]:
-    """Run every variant once."""
+    """Run every variant once, and the one whose loss is judged with every seed."""
     head = ["--learning-rate", "1e-3", "--epochs", str(size.epochs)]
     rates = [*head, "--encoder-learning-rate", "1e-4"]
-    last, _ = finetune(folder, "last", whisper, size, *rates, "--unfreeze-last", "2")
+    falls = []
+    for seed in SEEDS:
+        history, _ = finetune(
+            folder, f"last-{seed}", whisper, size, *rates, "--unfreeze-last", "2", "--seed", str(seed)
+        )
+        falls.append(fall(history))
     none, _ = finetune(folder, "none", whisper, size, *head, "--unfreeze-last", "0")
     plain_history, plain = finetune(folder, "plain", whisper, size, "--epochs", "1")
     slow_history, slow = finetune(folder, "checkpointed", whisper, size, "--epochs", "1", "--gradient-checkpointing")
@@ -99,7 +109,8 @@ def measure(folder: Path, whisper: Path, size: Size) -> list[Figure]:
     seconds = slow_history[1]["seconds"] / plain_history[1]["seconds"]
     what = f"training loss of epoch {size.epochs} over epoch 1, {size.steps} steps each"
     return [
-        Figure("finetune.loss", f"{what}, last 2 layers unfrozen", fall(last), 0.9, "lower"),
+        Figure("finetune.loss", f"{what}, last 2 layers unfrozen, the worst seed", max(falls), 0.9, "lower"),
+        Figure("finetune.loss_best", "the same, the best seed", min(falls), None, "lower"),
         Figure("finetune.loss_head", f"{what}, the head alone", fall(none), None, "lower"),
         Figure("finetune.memory_plain", "GB at most, every layer trained", plain["peak_memory_gb"], None, "lower"),
         Figure("finetune.memory_checkpointed", "GB with checkpointing", slow["peak_memory_gb"], None, "lower"),

@@ -113,7 +113,7 @@ def median_ratio(first: Callable[[], float], second: Callable[[], float], rounds
 
 def measure_attention(corpus: Corpus, trainer: Trainer, rounds: int, limit: int) -> list[Figure]:
     """Compare absorbed with plain attention in xattn."""
-    indices = trainer.plan.batches(0)[:limit]
+    indices = spread_batches(corpus, trainer, limit)
     batches = [corpus.split.batch(batch, CPU) for batch in indices]
     targets = [corpus.split.batch_targets(batch, CPU) for batch in indices]
     dataset = HabitDataset(corpus)
@@ -141,6 +141,14 @@ def measure_attention(corpus: Corpus, trainer: Trainer, rounds: int, limit: int)
     ]
 
 
+def spread_batches(corpus: Corpus, trainer: Trainer, limit: int) -> list[list[int]]:
+    """Return batches of the first epoch, spread evenly over the lengths: what absorbing gains depends on them."""
+    sizes = corpus.split.streams["audio"][0].sizes
+    ordered = sorted(trainer.plan.batches(0), key=lambda batch: sum(sizes[i] for i in batch))
+    places = np.linspace(0, len(ordered) - 1, min(limit, len(ordered))).round().astype(int)
+    return [list(ordered[place]) for place in places]
+
+
 def attention_error(streams: dict[str, Ragged]) -> float:
     """Return the worst relative error of xattn's outputs and gradients."""
     found = []
@@ -166,7 +174,9 @@ def measure_bilstm(corpus: Corpus, trainer: Trainer, rounds: int, limit: int) ->
     torch.manual_seed(0)
     ours = BiLSTM(256, 128, 1)
     theirs = reference_lstm(ours)
-    sizes = [[corpus.split.streams["audio"][0].sizes[i] for i in batch] for batch in trainer.plan.batches(0)[:limit]]
+    sizes = [
+        [corpus.split.streams["audio"][0].sizes[i] for i in batch] for batch in spread_batches(corpus, trainer, limit)
+    ]
     inputs = [Ragged.from_lengths(torch.randn(sum(some), 256), some) for some in sizes]
     padded = [(x.pad(), torch.tensor(x.sizes)) for x in inputs]
 

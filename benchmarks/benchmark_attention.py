@@ -18,7 +18,7 @@ import torch
 from report import Figure, report
 
 from features.ragged import Ragged
-from mervn.fusion.cross_attention import MultiheadAttention
+from mervn.model.cross_attention import MultiheadAttention
 
 DIM, HEADS, BATCH_SIZE = 256, 4, 16
 LENGTHS = [(15, 150), (60, 300), (60, 750), (120, 750), (240, 750), (20, 40)]

@@ -176,7 +176,7 @@ def real_selectors(whisper: Path | None, transformer: Path | None) -> dict[str, 
 def main(tiny: bool, as_json: bool, whisper: Path | None, transformer: Path | None) -> None:
     """Measure and print."""
     figures: list[Figure] = []
-    from features.torchaudio_import import import_torchaudio
+    from features.audio.torchaudio_import import import_torchaudio
 
     import_torchaudio()
     from transformers.utils import logging

@@ -25,14 +25,14 @@ import torch
 from report import Figure, report
 from torch import Tensor
 
+from features.audio.torchaudio_import import import_torchaudio
 from features.batching import padding_share, plan_batches
+from features.device import computing
 from features.encoders.base import load_encoder
 from features.encoders.selector import EncoderSettings, parse_selector
+from features.extraction.plan import MAX_BATCH
 from features.memory import BATCH_SECONDS
-from features.plan import MAX_BATCH
-from features.precision import computing
 from features.ragged import Ragged
-from features.torchaudio_import import import_torchaudio
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny import make_wave_transformer, wave

@@ -25,7 +25,7 @@ import click
 import torch
 from report import Figure, report
 
-from features.torchaudio_import import import_torchaudio
+from features.audio.torchaudio_import import import_torchaudio
 from mervn.demo import corpus
 from mervn.demo.corpus import make_corpus
 

@@ -39,12 +39,12 @@ from torch.utils.data import DataLoader
 
 from features.ragged import Ragged
 from mervn.config import TrainHeadOptions
-from mervn.fusion.cross_attention import MultiheadAttention
-from mervn.fusion.recurrent import BiLSTM
-from mervn.model import Head, build_head
-from mervn.optimization import head_groups, make_optimizer, resolve_amp
-from mervn.sampling import Cutting, epoch_batches, mixed_lengths, padding_efficiency
-from mervn.training import Trainer
+from mervn.model.cross_attention import MultiheadAttention
+from mervn.model.head import Head, build_head, head_groups
+from mervn.model.recurrent import BiLSTM
+from mervn.training.optimization import make_optimizer, resolve_amp
+from mervn.training.sampling import Cutting, epoch_batches, mixed_lengths, padding_efficiency
+from mervn.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 FUSIONS = {"xattn": 1.0, "bilstm_attn": 0.5, "cnn_bilstm_attn": 0.5}

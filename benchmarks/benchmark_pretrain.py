@@ -24,17 +24,18 @@ from unittest import mock
 import click
 from report import Figure, Silent, report
 
-from features.config import SPLITS, PretrainOptions
+from features.config import SPLITS
 from features.encoders.selector import parse_selector
-from features.extract import ExtractSettings, extract_stream
-from features.manifest import read_manifests
-from features.pretrain import pretrain
-from mervn.config import EvaluateOptions, TrainHeadOptions
+from features.extraction.extract import extract_stream
+from features.extraction.settings import ExtractSettings
+from features.manifests.manifest import read_manifests
+from mervn.config import EvaluateOptions, PretrainOptions, TrainHeadOptions
 from mervn.demo import corpus
 from mervn.demo.corpus import PARAMETERS
 from mervn.demo.known_answers import SETTINGS
-from mervn.evaluation import evaluate
-from mervn.train_head import train_head
+from mervn.evaluation.evaluate import evaluate
+from mervn.pretraining.pretrain import pretrain
+from mervn.training.train_head import train_head
 
 SEEDS = 3
 LAYER = "last"

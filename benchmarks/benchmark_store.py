@@ -273,8 +273,8 @@ import json, sys
 import numpy as np, torch
 from pathlib import Path
 from features.store.reader import FeatureStore
-from mervn.sampling import Cutting, epoch_batches
-from mervn.sequences import Sequences, make_resident
+from mervn.training.sampling import Cutting, epoch_batches
+from mervn.data.stored_sequences import Sequences, make_resident
 store = FeatureStore(sys.argv[1])
 sequences = Sequences(store, list(store))
 make_resident([sequences], torch.device("cpu"), 0.5, lambda text: print(text, file=sys.stderr))

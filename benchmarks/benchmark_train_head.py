@@ -24,9 +24,9 @@ from report import Figure, report
 from torch.utils.data import DataLoader
 
 from mervn.config import TrainHeadOptions
-from mervn.model import build_head
-from mervn.optimization import head_groups, make_optimizer
-from mervn.training import Trainer
+from mervn.model.head import build_head, head_groups
+from mervn.training.optimization import make_optimizer
+from mervn.training.trainer import Trainer
 
 OPTIONS = TrainHeadOptions(
     fusion="xattn", pooling="mean", sampling="bucket", batch_size=32, loss="ce", dropout=0.0, epochs=50, amp="off"

@@ -39,8 +39,8 @@ def train(count: int, epochs: int, start: Path) -> None:
     from random_corpus import CLASSES, SHAPES, make_corpus
 
     from mervn.config import TrainHeadOptions
-    from mervn.model import build_head
-    from mervn.training import Trainer
+    from mervn.model.head import build_head
+    from mervn.training.trainer import Trainer
 
     options = TrainHeadOptions(fusion="bilstm_attn", sampling="bucket", amp="off", dropout=0.0)
     with tempfile.TemporaryDirectory() as folder:

@@ -27,22 +27,22 @@ from random_corpus import CLASSES, corpus_lengths
 from report import Figure, report
 from torch import nn
 
+from features.audio.torchaudio_import import import_torchaudio
 from features.batching import plan_batches
 from features.encoders.wav2vec2 import Wav2Vec2
-from features.manifest import Utterance
+from features.manifests.manifest import Utterance
 from features.memory import BATCH_SECONDS
 from features.ragged import Ragged
 from features.store.identity import create_store
 from features.store.part import Row
 from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
-from features.torchaudio_import import import_torchaudio
 from mervn.config import TrainHeadOptions
-from mervn.dataset import Split
-from mervn.model import Head, build_head
-from mervn.sequences import Sequences
-from mervn.streams import StreamShape
-from mervn.training import Trainer
+from mervn.data.stored_sequences import Sequences
+from mervn.data.stored_split import Split
+from mervn.data.streams import StreamShape
+from mervn.model.head import Head, build_head
+from mervn.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 EPOCHS, SEEDS = 50, 5

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from mervn.fusion.cross_attention import MultiheadAttention
-from mervn.fusion.recurrent import BiLSTM
-from mervn.model import Head
+from mervn.model.cross_attention import MultiheadAttention
+from mervn.model.head import Head
+from mervn.model.recurrent import BiLSTM
 
 
 def reference_attention(ours: MultiheadAttention) -> nn.MultiheadAttention:

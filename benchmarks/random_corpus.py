@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from features.manifest import Utterance
+from features.manifests.manifest import Utterance
 from features.store.identity import create_store
 from features.store.part import Row
 from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
-from mervn.dataset import Split
-from mervn.sequences import Sequences
-from mervn.streams import StreamShape
+from mervn.data.stored_sequences import Sequences
+from mervn.data.stored_split import Split
+from mervn.data.streams import StreamShape
 
 WIDTHS = {"text": 768, "audio": 1024}
 SHAPES = {name: StreamShape(width) for name, width in WIDTHS.items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from features.store.provenance import machine, package_versions
+from features.environment import machine, package_versions
 
 
 @dataclass(frozen=True)

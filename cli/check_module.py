@@ -16,7 +16,7 @@ def check_module_command(module: Path, options: CheckModuleOptions, output: Outp
 
     It runs the file. Exits 1 if a check fails, and says what is wrong.
     """
-    from mervn.check_module import check_module
+    from mervn.model.check_module import check_module
 
     findings = check_module(str(module), options.role)
     for finding in findings:

@@ -79,8 +79,8 @@ def _gpu() -> tuple[str, str, str]:
 def _torchaudio() -> tuple[str, str, str]:
     import torch
 
-    from features.resampling import resample
-    from features.torchaudio_import import import_torchaudio
+    from features.audio.resampling import resample
+    from features.audio.torchaudio_import import import_torchaudio
 
     _, way = import_torchaudio()
     resampled = resample(torch.zeros(441).numpy(), 44_100, 16_000)
@@ -90,7 +90,7 @@ def _torchaudio() -> tuple[str, str, str]:
 
 
 def _transformers() -> tuple[str, str, str]:
-    from features.torchaudio_import import import_torchaudio
+    from features.audio.torchaudio_import import import_torchaudio
 
     import_torchaudio()
     from transformers import WhisperModel
@@ -150,7 +150,7 @@ def _espeak() -> tuple[str, str, str]:
 def _segmenter(package: str, users: str, extra: str = "segment") -> Callable[[], tuple[str, str, str]]:
     def look() -> tuple[str, str, str]:
         try:
-            from features.segmenters import load_segmenter
+            from features.text.segmenters import load_segmenter
 
             segment, name = load_segmenter(package)
             return "ok", f"{name.rpartition(' ')[2]}, joins {segment('tôi là sinh viên')!r}", ""

@@ -13,7 +13,7 @@ from mervn.config import EvaluateOptions
 @command("evaluate", argument="run")
 def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> None:
     """Score a finished run on a split; a look at test is recorded in the run and beside the data."""
-    from mervn.evaluation import evaluate
+    from mervn.evaluation.evaluate import evaluate
 
     set_threads(options.threads)
     metrics = evaluate(run, options, output.say, output.progress)

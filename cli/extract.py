@@ -11,9 +11,10 @@ from cli.settings import resolve_data
 from features.config import ExtractOptions
 from features.encoders import DEFAULT_ENCODERS
 from features.encoders.selector import EncoderSettings, parse_selectors
+from features.extraction.settings import settings_from
 
 if TYPE_CHECKING:
-    from features.extract_report import StoreResult
+    from features.extraction.report import StoreResult
 
 
 @command("extract")
@@ -31,9 +32,9 @@ def extract(options: ExtractOptions, output: Output) -> None:
     EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check(selectors)
     data = resolve_data(options.data)
 
-    from features.extract import extract_stream, settings_from
-    from features.extract_report import as_json
-    from features.manifest import read_manifests
+    from features.extraction.extract import extract_stream
+    from features.extraction.report import as_json
+    from features.manifests.manifest import read_manifests
 
     with_audio = any(selector.modality == "audio" for selector in selectors)
     manifests = read_manifests(

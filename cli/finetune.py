@@ -21,7 +21,7 @@ def finetune_command(options: FinetuneOptions, output: Output) -> None:
     """
     data = None if options.init_head is not None and options.data is None else resolve_data(options.data)
 
-    from mervn.finetune import finetune
+    from mervn.finetuning.finetune import finetune
 
     set_threads(options.threads)
     seconds: list[float] = []

@@ -24,8 +24,8 @@ def layers(options: LayersOptions, output: Output) -> None:
     data = resolve_data(options.data)
 
     from features.command_lines import DataPlace, extract_command, settings_flags
-    from features.extract import settings_from
-    from mervn.layers import probe_layers
+    from features.extraction.settings import settings_from
+    from mervn.evaluation.layer_probe import probe_layers
 
     settings = replace(settings_from(options, data), layer_means=True)
     report = probe_layers(selector, data, options.audio_root, settings, output.say, output.progress)

@@ -14,8 +14,8 @@ import click
 
 from features.cpu_threads import bound_spinning
 from features.errors import InputError, UsageError
+from features.lazy_import import import_target
 from features.suggestions import did_you_mean
-from features.targets import import_target
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "pretrain-audio": CommandSpec(
         "cli.pretrain_audio:pretrain_audio",
-        "features.config:PretrainOptions",
+        "mervn.config:PretrainOptions",
         "Pretrain fourier2vec on the audio of train, without labels.",
     ),
     "store list": CommandSpec(

@@ -14,7 +14,7 @@ from cli.main import COMMANDS
 from cli.output import Output
 from cli.settings import flag_name, resolve
 from features.config import OneOf, Options
-from features.targets import import_target
+from features.lazy_import import import_target
 
 METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 

@@ -7,8 +7,8 @@ from typing import Any
 from cli.options import command
 from cli.output import Output
 from cli.settings import resolve_data
-from features.config import PretrainOptions
 from features.cpu_threads import set_threads
+from mervn.config import PretrainOptions
 
 
 @command("pretrain-audio")
@@ -21,7 +21,7 @@ def pretrain_audio(options: PretrainOptions, output: Output) -> None:
     """
     data = resolve_data(options.data)
 
-    from features.pretrain import pretrain
+    from mervn.pretraining.pretrain import pretrain
 
     set_threads(options.threads)
 

@@ -17,9 +17,9 @@ from pydantic_core import ErrorDetails
 from cli.main import COMMANDS
 from features.config import OneOf, Options, is_own
 from features.errors import UsageError
-from features.files import read_regular
+from features.lazy_import import import_target
+from features.regular_files import read_regular
 from features.suggestions import did_you_mean
-from features.targets import import_target
 
 TOML_FILE = "mervn.toml"
 SHARED_KEYS = ("data", "features-dir", "audio-root", "device")

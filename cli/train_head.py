@@ -12,8 +12,8 @@ from features.cpu_threads import set_threads
 from mervn.config import TrainHeadOptions
 
 if TYPE_CHECKING:
-    from mervn.outcome import RunResult
-    from mervn.train_series import SeriesResult
+    from mervn.training.results import RunResult
+    from mervn.training.seeds_and_folds import SeriesResult
 
 
 @command("train-head")
@@ -25,8 +25,8 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
     """
     data = resolve_data(options.data)
 
-    from mervn.train_head import train_head
-    from mervn.train_series import train_series
+    from mervn.training.seeds_and_folds import train_series
+    from mervn.training.train_head import train_head
 
     set_threads(options.threads)
     seconds: list[float] = []

@@ -153,48 +153,6 @@ class LayersOptions(EncodeOptions):
     """Options of `mervn layers`."""
 
 
-class PretrainOptions(CorpusOptions):
-    """Options of `mervn pretrain-audio`."""
-
-    rivals = (("epochs", "minutes"),)
-
-    output: Path | None = Field(
-        None, description="Folder of the result; else checkpoints/ and a name from the configuration."
-    )
-    epochs: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Passes over train; 30 if neither epochs nor minutes are given."
-    )
-    minutes: Annotated[float, Field(gt=0)] | None = Field(
-        None,
-        description="Minutes of training, reading aside, instead of epochs; such a run cannot be repeated exactly.",
-    )
-    batch_seconds: Annotated[float, Field(gt=0)] = Field(8.0, description="Padded seconds of audio a batch.")
-    max_seconds: Annotated[float, Field(ge=1)] = Field(
-        15.0, description="Longer utterances give a random crop of so many seconds an epoch."
-    )
-    mask_start: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.065, description="Masked spans begin at this share of the 50 Hz frames; at most half is masked."
-    )
-    mask_span: Annotated[int, Field(ge=1)] = Field(5, description="Frames of 20 ms a masked span.")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="Greatest learning rate of AdamW.")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="Weight decay of AdamW.")
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="Share of the training in which the learning rate rises."
-    )
-    clip_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="Greatest norm of the gradients.")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of initialisation, order, crops and masks.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if torch sees one.")
-    threads: Annotated[int, Field(ge=1)] | None = Field(None, description="CPU threads; torch's own choice if unset.")
-    checkpoint_every: Annotated[int, Field(ge=0)] = Field(1, description="Epochs between checkpoints; 0 for none.")
-    force: bool = Field(False, description="Train again though a complete result of this configuration is there.")
-
-    @model_validator(mode="after")
-    def _check_length(self) -> Any:
-        if self.epochs is not None and self.minutes is not None:
-            raise ValueError(f"give epochs or minutes, not both, found epochs={self.epochs} minutes={self.minutes}")
-        return self
-
-
 class StoreListOptions(DataOptions):
     """Options of `mervn store list`."""
 

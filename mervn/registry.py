@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 POOLINGS: dict[str, str] = {
-    "cls": "mervn.pooling:ClsPooling",
-    "mean": "mervn.pooling:MeanPooling",
-    "max": "mervn.pooling:MaxPooling",
-    "min": "mervn.pooling:MinPooling",
-    "attn": "mervn.pooling:AttentivePooling",
+    "cls": "mervn.model.pooling:ClsPooling",
+    "mean": "mervn.model.pooling:MeanPooling",
+    "max": "mervn.model.pooling:MaxPooling",
+    "min": "mervn.model.pooling:MinPooling",
+    "attn": "mervn.model.pooling:AttentivePooling",
 }
 
 
@@ -30,9 +30,9 @@ class LossSpec:
 
 
 LOSSES: dict[str, LossSpec] = {
-    "ce": LossSpec("mervn.losses:CrossEntropy"),
-    "focal": LossSpec("mervn.losses:Focal", ("gamma",)),
-    "label_smoothing": LossSpec("mervn.losses:LabelSmoothing", ("smoothing",)),
+    "ce": LossSpec("mervn.model.losses:CrossEntropy"),
+    "focal": LossSpec("mervn.model.losses:Focal", ("gamma",)),
+    "label_smoothing": LossSpec("mervn.model.losses:LabelSmoothing", ("smoothing",)),
 }
 
 
@@ -61,3 +61,69 @@ FROZEN_IGNORES = (
 """Options of a fine-tuning that are read only if it trains encoders."""
 INIT_HEAD_IGNORES = ("segmenter", "tone_style", "whisper_mode")
 """Options of a fine-tuning that a head's run decides: its stores record them."""
+
+
+@dataclass(frozen=True)
+class FusionSpec:
+    """What is known of a fusion without importing it."""
+
+    target: str
+    """`module:Class` of the fusion."""
+    description: str
+    streams: tuple[str, ...]
+    """The modalities it reads."""
+    outputs: tuple[str, ...]
+    """What each sequence it returns begins with: `text` (its first row is [CLS]) or `audio`."""
+    options: tuple[str, ...] = ()
+    """The options of a head that it takes besides."""
+    attention: bool = True
+    """Whether it reads `heads` and `attention_dropout`."""
+
+
+_RECURRENT = ("rnn_layers", "rnn_hidden", "blocks", "merge")
+
+
+FUSIONS: dict[str, FusionSpec] = {
+    "xattn": FusionSpec(
+        target="mervn.model.cross_attention:CrossAttention",
+        description="each modality attends to the other; both are joined along time",
+        streams=("text", "audio"),
+        outputs=("text",),
+        options=("residual", "norm", "feed_forward"),
+    ),
+    "bilstm_attn": FusionSpec(
+        target="mervn.model.recurrent:RecurrentAttention",
+        description="a BiLSTM a modality, then cross-attention blocks",
+        streams=("text", "audio"),
+        outputs=("text",),
+        options=_RECURRENT,
+    ),
+    "cnn_bilstm_attn": FusionSpec(
+        target="mervn.model.recurrent:RecurrentAttention",
+        description="a temporal CNN and a BiLSTM a modality, then cross-attention blocks",
+        streams=("text", "audio"),
+        outputs=("text",),
+        options=(*_RECURRENT, "cnn_layers", "kernel", "dilation_growth"),
+    ),
+    "late": FusionSpec(
+        target="mervn.model.unimodal:Late",
+        description="each modality pooled on its own, the vectors joined",
+        streams=("text", "audio"),
+        outputs=("text", "audio"),
+        attention=False,
+    ),
+    "text": FusionSpec(
+        target="mervn.model.unimodal:Text",
+        description="the transcript alone",
+        streams=("text",),
+        outputs=("text",),
+        attention=False,
+    ),
+    "audio": FusionSpec(
+        target="mervn.model.unimodal:Audio",
+        description="the audio alone",
+        streams=("audio",),
+        outputs=("audio",),
+        attention=False,
+    ),
+}

@@ -11,9 +11,8 @@ import pytest
 
 from cli.main import COMMANDS
 from features.encoders import ENCODERS
-from features.targets import import_target
-from mervn.fusion import FUSIONS
-from mervn.registry import LOSSES, POOLINGS
+from features.lazy_import import import_target
+from mervn.registry import FUSIONS, LOSSES, POOLINGS
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("features", "mervn", "cli")
@@ -73,7 +72,7 @@ def asserts(root: Path) -> list[str]:
 
 
 CHECKS: dict[Callable[[Path], list[str]], tuple[str, str]] = {
-    wrong_direction: ("features/a.py", "def f():\n    from mervn.model import Head\n"),
+    wrong_direction: ("features/a.py", "def f():\n    from mervn.model.head import Head\n"),
     too_large: ("mervn/a.py", "\n" * 300),
     asserts: ("cli/a.py", "assert 1\n"),
 }

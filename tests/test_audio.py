@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import wave
 
-from features.audio import AudioError, decode_segment, inspect_segment, read_segment
+from features.audio.resampling import resample, resampled_length
+from features.audio.segment import AudioError, decode_segment, inspect_segment, read_segment
 from features.errors import InputError
-from features.resampling import resample, resampled_length
 
 FORMATS = [
     ("wav", "PCM_16", 16_000),

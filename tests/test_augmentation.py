@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from features.ragged import Ragged
-from mervn.augmentation import MASKS, SpecMask, augment
 from mervn.config import TrainingOptions
+from mervn.data.augmentation import MASKS, SpecMask, augment
 
 SIZES = (4, 0, 7, 2, 5, 30)
 ALL = range(len(SIZES))

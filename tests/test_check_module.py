@@ -12,13 +12,14 @@ from tiny import read_rows
 
 from cli.main import run as mervn
 from features.errors import InputError, UsageError
-from mervn.check_module import check_module
 from mervn.config import EvaluateOptions, TrainHeadOptions
-from mervn.evaluation import evaluate, load_head
-from mervn.invariance import HEAD_CHECKS, LOSS_CHECKS
+from mervn.data.streams import open_streams
+from mervn.evaluation.evaluate import evaluate
+from mervn.model.check_module import check_module
+from mervn.model.module_checks import HEAD_CHECKS, LOSS_CHECKS
+from mervn.model.saved_run import load_head
 from mervn.registry import LOSSES
-from mervn.runs import default_folder, read_config
-from mervn.streams import open_streams
+from mervn.run_folder import default_folder, read_config
 
 __all__ = ["data", "made"]  # fixtures
 README = Path(__file__).parent.parent / "README.md"
@@ -114,7 +115,7 @@ def test_a_loss_that_breaks_a_promise_is_found(check: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_built_in_losses_keep_the_promises(loss: str) -> None:
-    from features.targets import import_target
+    from features.lazy_import import import_target
 
     for weights in (None, torch.tensor([0.5, 1.0, 2.0])):
         module = import_target(LOSSES[loss].target)(

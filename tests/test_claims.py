@@ -15,13 +15,13 @@ from tiny import make_data
 
 from features.encoders.base import load_encoder
 from features.encoders.selector import parse_selector
-from features.manifest import read_manifests
-from features.plan import make_plan
-from features.share import Share
+from features.extraction.plan import make_plan
+from features.extraction.scheduler import Share
+from features.extraction.worker import Engine
+from features.manifests.manifest import read_manifests
 from features.store import claims as module
 from features.store.claims import EXPIRY_S, FOLDER, Claims
 from features.store.identity import read_store_info
-from features.work import Engine
 
 
 def claim_of(store: Path, unit: str) -> Path:
@@ -173,7 +173,7 @@ def test_units_are_waited_for_and_taken_over_when_their_process_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make_data(tmp_path / "data")
-    monkeypatch.setattr("features.share.WAIT_S", 0.05)
+    monkeypatch.setattr("features.extraction.scheduler.WAIT_S", 0.05)
     path = Path(run(data, shard=(1, 2)).path)
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as sleeper, Claims([path]) as other:
         _hold_everything(other, data, path, sleeper.pid)

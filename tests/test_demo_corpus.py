@@ -16,7 +16,7 @@ import soundfile
 
 from features.config import SPLITS
 from features.errors import InputError
-from features.manifest import Utterance, read_manifests
+from features.manifests.manifest import Utterance, read_manifests
 from mervn.demo import corpus
 from mervn.demo.corpus import DIALECTS, LABELS, PARAMETERS, ROOM_NOISE, SPEAKERS, Planned, make_corpus, plan
 from mervn.demo.espeak import SAMPLE_RATE, speak

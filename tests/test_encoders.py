@@ -214,7 +214,7 @@ def test_mel_filters_are_triangles_that_overlap_by_half() -> None:
 
 @pytest.mark.parametrize("name", ["fourier2vec", "hashed_ngrams"])
 def test_own_checkpoints_load_equal(name: str, tmp_path: Path) -> None:
-    from features.encoders.checkpoint import save_own
+    from features.encoders.pretrained import save_own
 
     encoder = load(name, {})
     save_own(encoder, tmp_path / "copy")

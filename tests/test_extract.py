@@ -13,14 +13,16 @@ import pytest
 import soundfile
 from tiny import make_data, make_whisper, read_rows, wave, write_manifest
 
-import features.encode as encoding
+import features.extraction.encode as encoding
 from features.config import SPLITS
-from features.encode import encode, resolve_device
+from features.device import resolve_device
 from features.encoders.selector import parse_selector
 from features.errors import InputError
-from features.extract import ExtractSettings, extract_stream
-from features.extract_report import StoreResult
-from features.manifest import read_manifests
+from features.extraction.encode import encode
+from features.extraction.extract import extract_stream
+from features.extraction.report import StoreResult
+from features.extraction.settings import ExtractSettings
+from features.manifests.manifest import read_manifests
 from features.ragged import Ragged
 from features.store.reader import FeatureStore
 from features.store.rejected import read_rejected
@@ -85,7 +87,7 @@ def test_a_second_run_keeps_everything_without_decoding(tmp_path: Path, monkeypa
     def refuse(*_: object) -> None:
         raise AssertionError("nothing has changed: nothing is to be decoded")
 
-    monkeypatch.setattr("features.inputs.decode_segment", refuse)
+    monkeypatch.setattr("features.extraction.encoder_input.decode_segment", refuse)
     second = run(data)
     assert (second.encoded, second.kept, second.path) == (0, 42, first.path)
 
@@ -123,7 +125,7 @@ def test_interrupted_and_continued_equals_undisturbed(tmp_path: Path, monkeypatc
     expected = content(run(whole).path)
     for batches in (1, 3):
         with monkeypatch.context() as patch:
-            patch.setattr("features.work.encode_batch", interrupt_after(batches))
+            patch.setattr("features.extraction.worker.encode_batch", interrupt_after(batches))
             with pytest.raises(KeyboardInterrupt):
                 run(broken)
     last = run(broken)
@@ -222,7 +224,7 @@ def test_values_beyond_half_precision_stop_with_the_id(tmp_path: Path, monkeypat
     def loud(*arguments: Any) -> Any:
         return [[features * 1e5 for features in layers or ()] for layers in encode(*arguments)]
 
-    monkeypatch.setattr("features.encode.encode", loud)
+    monkeypatch.setattr("features.extraction.encode.encode", loud)
     with pytest.raises(InputError, match=r"'.*-00\d': features must fit into fp16.*--store-dtype fp32"):
         run(data)
     assert run(data, store_dtype="fp32").encoded == 42
@@ -236,7 +238,7 @@ def test_features_that_are_not_numbers_are_rejected(tmp_path: Path, monkeypatch:
         found[0][0][0, 0] = np.nan
         return found
 
-    monkeypatch.setattr("features.encode.encode", broken)
+    monkeypatch.setattr("features.extraction.encode.encode", broken)
     result = run(data)
     assert result.rejected > 0
     assert {entry["reason"] for entry in read_rejected(Path(result.path)).values()} == {"non_finite_features"}
@@ -247,7 +249,7 @@ def test_a_plan_writes_nothing_and_a_small_disk_is_refused(tmp_path: Path, monke
     result = run(data, plan_only=True)
     assert (result.encoded, result.kept) == (0, 0)
     assert not (data / "stores").exists()
-    monkeypatch.setattr("features.extract_report.FREE_DISK_MARGIN", 1 << 60)
+    monkeypatch.setattr("features.extraction.report.FREE_DISK_MARGIN", 1 << 60)
     with pytest.raises(InputError, match="GB free; give another --features-dir"):
         run(data)
     assert not (data / "stores").exists()

@@ -12,16 +12,17 @@ from test_extract import content, run
 from tiny import make_data, make_whisper
 
 from cli.main import run as run_command
-from features import extract_ray
+from features.canonical import canonical_json
 from features.config import SPLITS
 from features.encoders.selector import Selector, parse_selector
 from features.errors import InputError, UsageError
-from features.extract import ExtractSettings, open_encoder, store_identity
-from features.extract_ray import Expected, RayEngine, RayWorker, Report, common_versions
-from features.manifest import read_manifests
+from features.extraction import ray_engine as extract_ray
+from features.extraction.ray_engine import Expected, RayEngine, RayWorker, Report, common_versions
+from features.extraction.settings import ExtractSettings, open_encoder, store_identity
+from features.extraction.worker import Destination, Unit, UnitResult
+from features.manifests.manifest import read_manifests
 from features.store.claims import FOLDER
-from features.store.identity import StoreInfo, canonical_json
-from features.work import Destination, Unit, UnitResult
+from features.store.identity import StoreInfo
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own

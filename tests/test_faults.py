@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from features.errors import InputError
-from mervn.faults import describe, portable
+from mervn.fault_watch import describe, portable
 
 DRIVER = """
 import sys, time
 from features.errors import InputError
-from mervn.world import joined
+from mervn.distributed import joined
 
 class Odd(Exception):
     def __init__(self, first, second):

@@ -17,18 +17,20 @@ from cli.main import run as mervn
 from features.encoders.base import load_encoder
 from features.encoders.selector import EncoderSettings, parse_selector
 from features.errors import InputError, UsageError
-from features.extract import ExtractSettings, extract_stream
-from features.manifest import read_manifests
+from features.extraction.extract import extract_stream
+from features.extraction.settings import ExtractSettings
+from features.manifests.manifest import read_manifests
 from features.progress import no_bar
 from mervn.config import EvaluateOptions, FinetuneOptions
-from mervn.end_to_end import EndToEnd, merge_lora
-from mervn.evaluation import evaluate, load_head
-from mervn.finetune import finetune, shapes_of
-from mervn.live import LiveSplit
-from mervn.model import build_head
-from mervn.outcome import RunResult
-from mervn.runs import read_config
-from mervn.training import Trainer
+from mervn.data.waveform_split import LiveSplit
+from mervn.evaluation.evaluate import evaluate
+from mervn.finetuning.finetune import finetune, shapes_of
+from mervn.model.end_to_end import EndToEnd, merge_lora
+from mervn.model.head import build_head
+from mervn.model.saved_run import load_head
+from mervn.run_folder import read_config
+from mervn.training.results import RunResult
+from mervn.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -95,8 +97,8 @@ KILLED = """
 import os, signal, sys, torch
 from features.progress import no_bar
 from mervn.config import FinetuneOptions
-from mervn.finetune import finetune
-from mervn.training import Trainer
+from mervn.finetuning.finetune import finetune
+from mervn.training.trainer import Trainer
 plain = Trainer._step
 def step(self, group, seed):
     plain(self, group, seed)

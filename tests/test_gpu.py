@@ -8,14 +8,13 @@ import torch
 from test_train_head import RESULTS, data, made, train  # noqa: F401
 from torch import Tensor
 
-from features.precision import exact_fp32
+from features.device import exact_fp32
 from features.ragged import Ragged, to_device
 from mervn.config import HeadOptions
-from mervn.fusion import FUSIONS
-from mervn.model import Head, build_head
-from mervn.optimization import Precision
-from mervn.registry import POOLINGS
-from mervn.streams import StreamShape
+from mervn.data.streams import StreamShape
+from mervn.model.head import Head, build_head
+from mervn.registry import FUSIONS, POOLINGS
+from mervn.training.optimization import Precision
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CUDA = torch.device("cuda")

@@ -8,16 +8,16 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import features.ragged
 from features.errors import UsageError
+from features.lazy_import import import_target
 from features.ragged import Ragged, padding_mask
-from features.targets import import_target
 from mervn.config import HeadOptions
-from mervn.fusion import FUSIONS, recurrent
-from mervn.fusion.cross_attention import CrossAttention, MultiheadAttention
-from mervn.fusion.recurrent import BiLSTM, TemporalCNN, reversal
-from mervn.invariance import HEAD_CHECKS, make_streams, maker, one_of
-from mervn.model import Head
-from mervn.pooling import AttentivePooling
-from mervn.registry import POOLINGS
+from mervn.model import recurrent
+from mervn.model.cross_attention import CrossAttention, MultiheadAttention
+from mervn.model.head import Head
+from mervn.model.module_checks import HEAD_CHECKS, make_streams, maker, one_of
+from mervn.model.pooling import AttentivePooling
+from mervn.model.recurrent import BiLSTM, TemporalCNN, reversal
+from mervn.registry import FUSIONS, POOLINGS
 
 TOLERANCE = 2e-5
 CASES = [

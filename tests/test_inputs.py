@@ -13,16 +13,17 @@ import soundfile
 from test_extract import Bar
 from tiny import make_data, read_rows, wave, write_manifest
 
-import features.inputs as inputs
+import features.extraction.encoder_input as inputs
 from features.config import SPLITS
 from features.encoders.selector import parse_selector
 from features.errors import InputError
-from features.extract import ExtractSettings, extract_stream
-from features.extract_report import StoreResult
-from features.manifest import read_manifests
+from features.extraction.extract import extract_stream
+from features.extraction.report import StoreResult
+from features.extraction.settings import ExtractSettings
+from features.manifests.manifest import read_manifests
 from features.store.reader import FeatureStore
 from mervn.config import TrainHeadOptions
-from mervn.train_head import train_head
+from mervn.training.train_head import train_head
 
 OLD_TIME = (1_600_000_000, 1_600_000_000)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from features.interruption import check_interrupted, interrupted, interruptible
+from features.signals import check_interrupted, interrupted, interruptible
 
 
 @pytest.fixture(autouse=True)

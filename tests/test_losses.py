@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from mervn.losses import CrossEntropy, Focal, LabelSmoothing, balanced_weights
+from mervn.model.losses import CrossEntropy, Focal, LabelSmoothing, balanced_weights
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-3.0, 4.0, 0.0]])
 TARGETS = torch.tensor([0, 2, 0])

@@ -14,7 +14,6 @@ import pytest
 from test_store import contents, damage, kind, make_store, parts, row, select, write  # noqa: F401
 
 from features.errors import InputError
-from features.result_folder import locked
 from features.store import reader
 from features.store.claims import FOLDER, MAINTENANCE, REMOVAL, Claims
 from features.store.index import damaged_stores, list_stores
@@ -23,6 +22,7 @@ from features.store.maintenance import compact, convert, remove_store, verify
 from features.store.part import SUFFIXES, part_paths, remove
 from features.store.reader import FeatureStore
 from features.store.rejected import read_rejected
+from mervn.result_folder import locked
 
 PLAIN_ITERDIR = Path.iterdir
 

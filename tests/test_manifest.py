@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from features.errors import InputError
-from features.manifest import read_manifests
+from features.manifests.manifest import read_manifests
 
 GOOD: dict[str, Any] = {
     "utterance_id": "u",

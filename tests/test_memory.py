@@ -15,20 +15,20 @@ from test_inputs import run
 from tiny import make_data, make_whisper, wave
 from torch import nn
 
-from features.encode import encode
 from features.encoders.base import Encoder, load_encoder
 from features.encoders.fourier2vec import Fourier2Vec
+from features.encoders.layer_means import LayerMeans
 from features.encoders.selector import EncoderSettings, parse_selector
 from features.errors import InputError
-from features.layer_means import LayerMeans
-from features.manifest import read_manifests
+from features.extraction.encode import encode
+from features.manifests.manifest import read_manifests
 from features.memory import MemoryBudget, default_budget, is_out_of_memory
 from features.progress import no_bar
 from features.ragged import Ragged, segment_mean
 from features.store.rejected import read_rejected
-from mervn import live
-from mervn.live import LiveSplit
-from mervn.prediction import predict
+from mervn.data import waveform_split as live
+from mervn.data.waveform_split import LiveSplit
+from mervn.evaluation.predict import predict
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
-from mervn.metrics import calibration_error, compute_metrics
+from mervn.evaluation.metrics import calibration_error, compute_metrics
 
 RNG = np.random.default_rng(0)
 TARGETS = RNG.integers(0, 3, 200)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from features.errors import UsageError
-from mervn import optimization
-from mervn.optimization import resolve_amp
+from mervn.training import optimization
+from mervn.training.optimization import resolve_amp
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ from test_train_head import SMALL, made, train
 from cli.main import run as mervn
 from features.config import OneOf
 from mervn.config import TrainHeadOptions
-from mervn.own_module import ROLES
+from mervn.model.custom_module import ROLES
 
 __all__ = ["made"]  # fixture
 MEAN = """

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from features.precision import computing, exact_fp32
+from features.device import computing, exact_fp32
 from features.ragged import Ragged
-from mervn.dataset import Split
-from mervn.prediction import predict
+from mervn.data.stored_split import Split
+from mervn.evaluation.predict import predict
 
 BACKENDS: Any = torch.backends
 SWITCHES = [BACKENDS.cuda.matmul, BACKENDS.cudnn.conv, BACKENDS.cudnn.rnn] + [

@@ -14,17 +14,17 @@ from tiny import make_data, read_rows, wave
 
 from cli.main import run as command_line
 from features.command_lines import DataPlace
-from features.config import PretrainOptions
 from features.encoders.base import load_encoder
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
 from features.encoders.selector import parse_selector
 from features.errors import InputError, UsageError
-from features.masked_frames import MaskedFrames, draw_positions, l1_sums, normalise_visible
-from features.pretrain import PretrainResult, pretrain
-from features.pretraining import Pretrainer, rate_at
 from features.ragged import Ragged
 from features.store.index import select_store
 from features.store.reader import FeatureStore
+from mervn.config import PretrainOptions
+from mervn.pretraining.masked_frames import MaskedFrames, draw_positions, l1_sums, normalise_visible
+from mervn.pretraining.pretrain import PretrainResult, pretrain
+from mervn.pretraining.pretrainer import Pretrainer, rate_at
 
 SMALL = {**DEFAULTS, "dim": 32, "num_layers": 2, "position_kernel": 15, "position_groups": 4}
 QUICK: dict[str, Any] = {"epochs": 2, "batch_seconds": 2.0, "device": "cpu"}
@@ -32,7 +32,7 @@ QUICK: dict[str, Any] = {"epochs": 2, "batch_seconds": 2.0, "device": "cpu"}
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("features.pretrain.DEFAULTS", SMALL)
+    monkeypatch.setattr("mervn.pretraining.pretrain.DEFAULTS", SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -213,8 +213,8 @@ def test_minutes_end_the_training(data: Path, tmp_path: Path) -> None:
 
 
 def test_long_utterances_are_cropped(data: Path, tmp_path: Path, model: MaskedFrames) -> None:
-    from features.frames import read_frames
-    from features.manifest import read_manifests
+    from features.manifests.manifest import read_manifests
+    from mervn.pretraining.log_mel_cache import read_frames
 
     long = make_data(tmp_path / "long", {"train": 2, "valid": 1, "test": 1})
     import soundfile

@@ -11,9 +11,9 @@ import torch
 
 from features.ragged import Ragged
 from features.random_streams import Purpose, generator
-from mervn.augmentation import SpecMask, augment
 from mervn.config import TrainingOptions
-from mervn.sampling import Cutting, epoch_batches
+from mervn.data.augmentation import SpecMask, augment
+from mervn.training.sampling import Cutting, epoch_batches
 
 ROOT = Path(__file__).parent.parent
 COUNTS = {

@@ -12,10 +12,10 @@ from test_extract import run
 from test_share import IDENTITY, spoil, utterance
 from tiny import make_data, wave
 
-import features.inputs
-import features.work
+import features.extraction.encoder_input
+import features.extraction.worker
 from features.errors import InputError
-from features.share import Share
+from features.extraction.scheduler import Share
 from features.store.identity import create_store
 from features.store.rejected import (
     REJECTED_FILE,
@@ -58,7 +58,7 @@ def test_a_file_that_is_repaired_while_it_is_decoded_is_tried_again(
 ) -> None:
     data = make_data(tmp_path / "data", SMALL)
     spoil(data, "train-001", "train-002")
-    decode = features.inputs.decode_segment
+    decode = features.extraction.encoder_input.decode_segment
 
     def repairing(path: Path, *rest: Any) -> Any:
         try:
@@ -68,7 +68,7 @@ def test_a_file_that_is_repaired_while_it_is_decoded_is_tried_again(
                 soundfile.write(path, wave(0.5, 1), 16_000)
 
     with monkeypatch.context() as patch:
-        patch.setattr("features.inputs.decode_segment", repairing)
+        patch.setattr("features.extraction.encoder_input.decode_segment", repairing)
         assert run(data).rejected == 2
     again = run(data)
     assert (again.encoded, again.kept, again.rejected) == (1, 4, 1)
@@ -124,13 +124,13 @@ def test_each_audio_file_is_fingerprinted_once_to_be_encoded(tmp_path: Path, mon
     data = make_data(tmp_path / "data", SMALL)
     spoil(data, "train-001")
     counts: list[Path] = []
-    fingerprint = features.inputs.fingerprint
+    fingerprint = features.extraction.encoder_input.fingerprint
 
     def counting(path: Path) -> str | None:
         counts.append(path)
         return fingerprint(path)
 
-    monkeypatch.setattr("features.inputs.fingerprint", counting)
+    monkeypatch.setattr("features.extraction.encoder_input.fingerprint", counting)
     assert run(data).rejected == 1
     assert len(counts) == len(set(counts)) == 6
 
@@ -168,7 +168,7 @@ def test_changed_audio_that_is_rejected_is_settled_too(tmp_path: Path, monkeypat
     updated = run(data, update=True)
     assert (updated.encoded, updated.kept, updated.rejected) == (0, 5, 1)
     with monkeypatch.context() as patch:
-        patch.setattr("features.work.encode_batch", None)  # nothing is left to encode
+        patch.setattr("features.extraction.worker.encode_batch", None)  # nothing is left to encode
         for update in (False, True):
             again = run(data, update=update)
             assert (again.encoded, again.kept, again.rejected) == (0, 5, 1)
@@ -183,7 +183,7 @@ def test_an_utterance_to_be_updated_may_vanish_from_its_store(tmp_path: Path, mo
     data = make_data(tmp_path / "data", SMALL)
     store = Path(run(data).path)
     soundfile.write(data / "train-001.wav", wave(0.5, 1), 16_000)
-    encode_batch = features.work.encode_batch
+    encode_batch = features.extraction.worker.encode_batch
 
     def losing(*arguments: Any) -> Any:
         spoil(data, "train-001")
@@ -191,7 +191,7 @@ def test_an_utterance_to_be_updated_may_vanish_from_its_store(tmp_path: Path, mo
             part.rename(f"{part}.damaged")
         return encode_batch(*arguments)
 
-    monkeypatch.setattr("features.work.encode_batch", losing)
+    monkeypatch.setattr("features.extraction.worker.encode_batch", losing)
     result = run(data, update=True)
     assert (result.encoded, result.rejected) == (0, 1)
     assert set(read_rejected(store)) == {"train-001"}

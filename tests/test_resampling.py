@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny import wave
 
-from features.resampling import MATRIX_ENTRIES, resample, resample_directly, resampled_length
-from features.torchaudio_import import import_torchaudio
+from features.audio.resampling import MATRIX_ENTRIES, resample, resample_directly, resampled_length
+from features.audio.torchaudio_import import import_torchaudio
 
 COMMON = [8_000, 11_025, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000]
 ODD = [11_127, 12_345, 44_101, 767_999, 1_009]
@@ -57,7 +57,7 @@ def test_the_shortest_inputs_have_the_closed_form_length(rate: int, length: int)
 @pytest.mark.parametrize("rate", [11_127, 44_101, 767_999])
 def test_odd_rates_take_little_memory(rate: int) -> None:
     code = (
-        "import resource, sys; import numpy as np; from features.resampling import resample; "
+        "import resource, sys; import numpy as np; from features.audio.resampling import resample; "
         f"samples = np.ones(5 * {rate}, np.float32); "
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
         f"resample(samples, {rate}, 16_000); "

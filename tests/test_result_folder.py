@@ -11,13 +11,12 @@ from test_pretrain import SMALL as SMALL_ENCODER
 from test_train_head import SMALL, data, made, outcome, train
 
 from cli.main import run as mervn
-from features.config import PretrainOptions
-from features.pretrain import pretrain
+from features.atomic_files import temporary_beside, write_atomically
 from features.progress import no_bar
 from features.store import identity
-from features.store.identity import temporary_beside, write_atomically
-from mervn.config import FinetuneOptions
-from mervn.finetune import finetune
+from mervn.config import FinetuneOptions, PretrainOptions
+from mervn.finetuning.finetune import finetune
+from mervn.pretraining.pretrain import pretrain
 
 __all__ = ["data", "made"]  # fixtures
 UNSYNCED = {".lock", "history.jsonl"}
@@ -161,7 +160,7 @@ def test_force_never_leaves_a_complete_pretraining_without_its_weights(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "encoder"
-    monkeypatch.setattr("features.pretrain.DEFAULTS", SMALL_ENCODER)
+    monkeypatch.setattr("mervn.pretraining.pretrain.DEFAULTS", SMALL_ENCODER)
 
     def train_again(force: bool) -> None:
         options = PretrainOptions(output=folder, epochs=1, batch_seconds=2.0, device="cpu", force=force)

@@ -17,13 +17,13 @@ from cli.main import run as mervn
 from features.encoders.base import load_encoder
 from features.encoders.selector import parse_selector
 from features.errors import InputError, UsageError
-from features.manifest import read_manifests
+from features.manifests.manifest import read_manifests
 from features.progress import no_bar
 from mervn.config import EvaluateOptions, TrainHeadOptions
-from mervn.evaluation import evaluate
-from mervn.live import LiveSplit
-from mervn.prepared import open_training
-from mervn.runs import read_config, read_metrics
+from mervn.data.waveform_split import LiveSplit
+from mervn.evaluation.evaluate import evaluate
+from mervn.run_folder import read_config, read_metrics
+from mervn.training.setup import open_training
 
 __all__ = ["data", "made"]  # fixtures
 
@@ -208,7 +208,7 @@ def test_a_lower_loss_at_an_equal_score_does_not_reset_the_patience(
         calls[0] += 1
         return {"macro_f1": 0.5, "accuracy": 0.5, "nll": 1 / calls[0], "per_class": {}, "n": 10}
 
-    monkeypatch.setattr("mervn.training.compute_metrics", scored)
+    monkeypatch.setattr("mervn.training.trainer.compute_metrics", scored)
     run = train(data, tmp_path / "run", epochs=20, patience=3).path
     history = read_rows(run / "history.jsonl")
     assert len(history) == 4 and history[-1]["best_epoch"] == history[-1]["epoch"]  # the lower loss is still chosen

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from mervn.sampling import SAMPLINGS, Cutting, epoch_batches, mixed_lengths, padding_efficiency, sampling_weights
+from mervn.training.sampling import (
+    SAMPLINGS,
+    Cutting,
+    epoch_batches,
+    mixed_lengths,
+    padding_efficiency,
+    sampling_weights,
+)
 
 N = 1603
 RNG = np.random.default_rng(0)

@@ -18,8 +18,8 @@ from features.encoders.base import load_encoder
 from features.encoders.selector import EncoderSettings, parse_selector
 from features.encoders.transformer_text import TextTransformer
 from features.errors import InputError
-from features.segmenters import VNCORENLP_FILES, load_segmenter
-from features.text import apply_tone_style
+from features.text.normalize import apply_tone_style
+from features.text.segmenters import VNCORENLP_FILES, load_segmenter
 from mervn.demo.sentences import sentences
 
 EXPECTED = {line.replace("_", " "): line for line in DEMO} | TONED

@@ -12,11 +12,11 @@ from test_train_head import RESULTS, data, made, train  # noqa: F401
 from torch import Tensor
 
 from features.errors import InputError
-from features.inputs import InputComparison
+from features.extraction.encoder_input import InputComparison
 from features.store.reader import FeatureStore
 from mervn.config import TrainHeadOptions
-from mervn.sequences import Sequences, available_bytes, make_resident
-from mervn.train_head import train_head
+from mervn.data.stored_sequences import Sequences, available_bytes, make_resident
+from mervn.training.train_head import train_head
 
 CPU = torch.device("cpu")
 
@@ -44,10 +44,10 @@ def test_a_device_is_filled_in_chunks(tmp_path: Path, monkeypatch: pytest.Monkey
     sequences = make_sequences(tmp_path)
     width = sequences.num_bytes // 16
     for frames, chunks in ((16, [(0, 5)]), (7, [(0, 2), (2, 3), (3, 5)]), (1, [(i, i + 1) for i in range(5)])):
-        monkeypatch.setattr("mervn.sequences.CHUNK_BYTES", frames * width)
+        monkeypatch.setattr("mervn.data.stored_sequences.CHUNK_BYTES", frames * width)
         assert list(sequences._chunks()) == chunks
     copied: list[Tensor] = []
-    monkeypatch.setattr("mervn.sequences.CHUNK_BYTES", 7 * width)
+    monkeypatch.setattr("mervn.data.stored_sequences.CHUNK_BYTES", 7 * width)
     monkeypatch.setattr(Tensor, "copy_", lambda _, host: copied.append(host))
     sequences.load(torch.device("meta"))
     whole = make_sequences(tmp_path)

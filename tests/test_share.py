@@ -13,12 +13,13 @@ import soundfile
 from test_extract import content, run
 from tiny import make_data, wave
 
-import features.inputs
+import features.extraction.encoder_input
 from features.errors import InputError, UsageError
-from features.extract_report import StoreResult
-from features.manifest import Utterance
-from features.plan import Plan, Target, make_plan, plan_units
-from features.share import ROUNDS, Share
+from features.extraction.plan import Plan, Target, make_plan, plan_units
+from features.extraction.report import StoreResult
+from features.extraction.scheduler import ROUNDS, Share
+from features.extraction.worker import Unit, UnitResult, Worker
+from features.manifests.manifest import Utterance
 from features.store.batching_budget import BUDGET_FILE, read_budget
 from features.store.claims import FOLDER, Claims
 from features.store.identity import StoreInfo, create_store
@@ -26,7 +27,6 @@ from features.store.part import Row
 from features.store.reader import FeatureStore
 from features.store.rejected import REJECTED_FILE, Rejection, Rejections, append_rejected, read_rejected
 from features.store.writer import StoreWriter
-from features.work import Unit, UnitResult, Worker
 
 IDENTITY = {"modality": "text", "encoder": "e", "layer": "last", "store_dtype": "fp16", "dim": 2}
 
@@ -34,13 +34,13 @@ IDENTITY = {"modality": "text", "encoder": "e", "layer": "last", "store_dtype": 
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count how often the audio of an utterance is decoded."""
     counts: Counter[str] = Counter()
-    decode = features.inputs.decode_segment
+    decode = features.extraction.encoder_input.decode_segment
 
     def counting(path: Path, *rest: Any) -> Any:
         counts[path.stem] += 1
         return decode(path, *rest)
 
-    monkeypatch.setattr("features.inputs.decode_segment", counting)
+    monkeypatch.setattr("features.extraction.encoder_input.decode_segment", counting)
     return counts
 
 
@@ -248,7 +248,7 @@ def test_what_others_commit_while_this_process_plans_is_not_done_again(
         others.append(run(data))
         return plan
 
-    monkeypatch.setattr("features.extract.make_plan", and_then_others)
+    monkeypatch.setattr("features.extraction.extract.make_plan", and_then_others)
     result = run(data)
     assert (others[0].encoded, others[0].rejected) == (41, 1)
     assert (result.encoded, result.kept, result.rejected) == (0, 41, 1)

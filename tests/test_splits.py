@@ -12,11 +12,11 @@ from tiny import read_rows
 
 from cli.main import run as mervn
 from features.errors import InputError, UsageError
-from features.splits import find_folds, read_fold, read_folds
+from features.manifests.folds import find_folds, read_fold, read_folds
 from mervn.config import EvaluateOptions, TrainHeadOptions
-from mervn.evaluation import evaluate
-from mervn.runs import read_config
-from mervn.train_series import train_series
+from mervn.evaluation.evaluate import evaluate
+from mervn.run_folder import read_config
+from mervn.training.seeds_and_folds import train_series
 
 __all__ = ["data", "made"]  # fixtures
 

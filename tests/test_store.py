@@ -17,11 +17,12 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features.canonical import canonical_json, differing_fields
 from features.command_lines import DataPlace
 from features.encoders.selector import parse_selector
 from features.errors import InputError
 from features.store.claims import Claims
-from features.store.identity import StoreInfo, canonical_json, create_store, differing_fields, identity_hash
+from features.store.identity import StoreInfo, create_store, identity_hash
 from features.store.index import features_folder, list_stores, select_store
 from features.store.maintenance import compact, convert, remove_store, verify
 from features.store.part import SUFFIXES, Row, format_of, part_paths, read_part, write_part

@@ -15,9 +15,9 @@ from features.ragged import Ragged
 from features.store.index import list_stores
 from features.store.reader import FeatureStore
 from mervn.config import HeadOptions, TrainHeadOptions
-from mervn.dual import Dual
-from mervn.model import LayerMix, PaddedHead, build_head
-from mervn.streams import SECOND, StreamShape, open_streams
+from mervn.data.streams import SECOND, StreamShape, open_streams
+from mervn.model.audio_merge import Dual
+from mervn.model.head import LayerMix, PaddedHead, build_head
 
 WAV2VEC2 = StreamShape(3, stride=320, centre=200.0)
 VGGISH = StreamShape(2, stride=15_360, centre=7_800.0)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.text import apply_tone_style, is_segmented, normalize_text, syllables, text_sha256
+from features.text.normalize import apply_tone_style, is_segmented, normalize_text, syllables, text_sha256
 
 
 def test_decomposed_text_is_the_same_text() -> None:

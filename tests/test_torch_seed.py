@@ -8,7 +8,7 @@ import torch
 from tiny import make_data
 
 from cli.main import run
-from features.encode import resolve_device
+from features.device import resolve_device
 from features.errors import InputError, UsageError
 from features.torch_seed import seeded
 

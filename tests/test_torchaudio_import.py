@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from features.torchaudio_import import NATIVE, WITHOUT_EXTENSION, import_torchaudio
+from features.audio.torchaudio_import import NATIVE, WITHOUT_EXTENSION, import_torchaudio
 
 
 def test_torchaudio_imports_and_resamples() -> None:
@@ -22,7 +22,7 @@ def test_torchaudio_imports_and_resamples() -> None:
 def test_an_extension_that_does_not_load_is_stood_in_for(error: str) -> None:
     code = f"""
 import importlib, sys
-from features.torchaudio_import import import_torchaudio
+from features.audio.torchaudio_import import import_torchaudio
 class Broken:
     def find_spec(self, name, path=None, target=None):
         if name == "torchaudio._extension":

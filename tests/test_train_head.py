@@ -22,19 +22,20 @@ from test_extract import run as extract
 from tiny import make_data, read_rows, wave, write_manifest
 
 from features.errors import InputError, UsageError
-from features.manifest import Manifests, read_manifests
-from mervn.checkpoint import Saving
+from features.manifests.manifest import Manifests, read_manifests
 from mervn.config import EvaluateOptions, TrainHeadOptions
-from mervn.dataset import load_split
-from mervn.evaluation import evaluate, load_head
-from mervn.ledger import Look, record_look
-from mervn.optimization import learning_rate, resolve_amp
-from mervn.outcome import RunResult
-from mervn.runs import locked, read_config
-from mervn.streams import open_streams
-from mervn.train_head import train_head
-from mervn.train_series import train_series
-from mervn.training import Trainer
+from mervn.data.stored_split import load_split
+from mervn.data.streams import open_streams
+from mervn.evaluation.evaluate import evaluate
+from mervn.evaluation.test_access import Look, record_look
+from mervn.model.saved_run import load_head
+from mervn.run_folder import locked, read_config
+from mervn.training.checkpoint import Saving
+from mervn.training.optimization import learning_rate, resolve_amp
+from mervn.training.results import RunResult
+from mervn.training.seeds_and_folds import train_series
+from mervn.training.train_head import train_head
+from mervn.training.trainer import Trainer
 
 SMALL: dict[str, Any] = {"dim": 16, "mlp": (8,), "epochs": 4, "batch_size": 8, "dropout": 0.3}
 RESULTS = ("metrics.json", "model.safetensors", "predictions-valid.jsonl")
@@ -135,8 +136,8 @@ KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
 from mervn.config import TrainHeadOptions
-from mervn.train_head import train_head
-from mervn.training import Trainer
+from mervn.training.train_head import train_head
+from mervn.training.trainer import Trainer
 plain, count = Trainer._step, [0]
 def step(self, group, seed):
     plain(self, group, seed)
@@ -302,7 +303,7 @@ def test_the_hash_of_a_manifest_is_of_what_was_read(
         write_manifest(data / "valid.jsonl", read_rows(data / "valid.jsonl")[:-1])  # edited right after
         return found
 
-    monkeypatch.setattr("mervn.prepared.read_manifests", read)
+    monkeypatch.setattr("mervn.training.setup.read_manifests", read)
     assert read_config(train(data, tmp_path / "run").path).inputs["manifests"]["valid"] == before
 
 
@@ -589,7 +590,7 @@ def test_worker_of_a_killed_process_does_not_hold_its_folder(tmp_path: Path) -> 
 
 
 def test_batches_hold_the_stored_rows(data: Path) -> None:
-    from features.manifest import read_manifests
+    from features.manifests.manifest import read_manifests
 
     options = TrainHeadOptions(**SMALL)
     stores = open_streams(options, data, ("audio", "text"))

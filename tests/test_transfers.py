@@ -9,12 +9,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from features.encode import encode
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
+from features.extraction.encode import encode
 from features.ragged import Ragged, concatenate, to_device
-from mervn.fusion import FUSIONS
-from mervn.invariance import SHAPES, SIZES, maker
-from mervn.registry import POOLINGS
+from mervn.model.module_checks import SHAPES, SIZES, maker
+from mervn.registry import FUSIONS, POOLINGS
 
 META = torch.device("meta")
 CASES = [(fusion, pooling) for fusion in FUSIONS for pooling in POOLINGS if (fusion, pooling) != ("audio", "cls")]

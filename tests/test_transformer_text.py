@@ -16,7 +16,7 @@ from features.encoders.transformer_text import TextTransformer
 from features.errors import InputError
 from features.ragged import Ragged
 from features.store.reader import FeatureStore
-from features.text import normalize_text
+from features.text.normalize import normalize_text
 
 
 def load(path: Path, name: str = "phobert", **settings: str) -> TextTransformer:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from features.encoders.finetuned import Tuned, read_tuned
 from features.encoders.selector import EncoderSettings
 from features.errors import InputError
-from features.tuned import Tuned, read_tuned
 
 
 def write(folder: Path) -> Tuned:

@@ -11,20 +11,19 @@ from test_train_head import SMALL, data, made, outcome, train
 
 from cli.main import run as mervn
 from features.errors import UsageError
+from features.lazy_import import import_target
 from features.ragged import Ragged
-from features.targets import import_target
-from mervn.augmentation import augment
 from mervn.config import FinetuneOptions, TrainHeadOptions, TrainingOptions
-from mervn.fusion import FUSIONS
-from mervn.losses import balanced_weights
-from mervn.model import build_head
-from mervn.own_module import fusion_spec, loss_spec
-from mervn.registry import LOSSES, SAMPLINGS
-from mervn.runs import read_config
-from mervn.sampling import Cutting, epoch_batches, mixed_lengths, sampling_weights
-from mervn.streams import SECOND, StreamShape
-from mervn.train_head import train_head
-from mervn.unread import unread_options, without_unread
+from mervn.data.augmentation import augment
+from mervn.data.streams import SECOND, StreamShape
+from mervn.model.custom_module import fusion_spec, loss_spec
+from mervn.model.head import build_head
+from mervn.model.losses import balanced_weights
+from mervn.registry import FUSIONS, LOSSES, SAMPLINGS
+from mervn.run_folder import read_config
+from mervn.training.sampling import Cutting, epoch_batches, mixed_lengths, sampling_weights
+from mervn.training.train_head import train_head
+from mervn.unread_options import unread_options, without_unread
 
 __all__ = ["data", "made"]  # fixtures
 OTHER: dict[str, Any] = {

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from tiny import make_data, read_rows
 
 from mervn.config import FinetuneOptions
-from mervn.sampling import shares_of
-from mervn.world import ALONE
+from mervn.distributed import ALONE
+from mervn.training.sampling import shares_of
 
 ACCELERATE = Path(sys.executable).with_name("accelerate")
 DRIVER = """
@@ -21,8 +21,8 @@ import json, os, signal, sys
 from pathlib import Path
 from features.progress import no_bar
 from mervn.config import FinetuneOptions
-from mervn.finetune import finetune
-from mervn.training import Trainer
+from mervn.finetuning.finetune import finetune
+from mervn.training.trainer import Trainer
 folder = Path(sys.argv[2])
 plain = Trainer._step
 signal.signal(signal.SIGTERM, signal.default_int_handler)

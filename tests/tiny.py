@@ -56,7 +56,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def make_whisper(folder: Path, scale: float = 3.0, seed: int = 0) -> Path:
     """Write a tiny Whisper checkpoint with a real window of 3 s; its weights are large enough to show a leak."""
-    from features.torchaudio_import import import_torchaudio
+    from features.audio.torchaudio_import import import_torchaudio
 
     import_torchaudio()
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
@@ -80,7 +80,7 @@ def make_whisper(folder: Path, scale: float = 3.0, seed: int = 0) -> Path:
 
 def make_wave_transformer(folder: Path, kind: str = "wav2vec2", group_norm: bool = False, **changes: Any) -> Path:
     """Write a tiny checkpoint in wav2vec 2.0's layout with the real kernels: wav2vec2, hubert, wavlm or data2vec."""
-    from features.torchaudio_import import import_torchaudio
+    from features.audio.torchaudio_import import import_torchaudio
 
     import_torchaudio()
     import transformers
@@ -152,7 +152,7 @@ def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
 
 def make_phobert(folder: Path, tokenizer_class: bool = True, words: Sequence[str] = WORDS, **changes: Any) -> Path:
     """Write a tiny PhoBERT: vocab.txt, bpe.codes, config.json, weights."""
-    from features.torchaudio_import import import_torchaudio
+    from features.audio.torchaudio_import import import_torchaudio
 
     import_torchaudio()
     from transformers import RobertaConfig, RobertaModel
@@ -184,7 +184,7 @@ def make_videberta(folder: Path) -> Path:
 
     import sentencepiece
 
-    from features.torchaudio_import import import_torchaudio
+    from features.audio.torchaudio_import import import_torchaudio
 
     import_torchaudio()
     from transformers import DebertaV2Config, DebertaV2Model
@@ -214,7 +214,7 @@ def make_videberta(folder: Path) -> Path:
 
 def make_text_transformer(folder: Path, kind: str, **changes: Any) -> Path:
     """Write a tiny text model of a family of transformers, such as "Bert", with a tokenizer of whole words."""
-    from features.torchaudio_import import import_torchaudio
+    from features.audio.torchaudio_import import import_torchaudio
 
     import_torchaudio()
     import tokenizers

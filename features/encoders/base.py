@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from features.encoders.finetuned import Tuned, find_tuned
 from features.encoders.model_source import ModelSource, find_source
 from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector, expand_layers
 from features.errors import InputError
+from features.lazy_import import import_target
 from features.ragged import Ragged
-from features.targets import import_target
-from features.text import TokenCounts
-from features.tuned import Tuned, find_tuned
+from features.text.normalize import TokenCounts
 
 Lengths = Any  # an int, a numpy array or a tensor of ints: the closed forms below work on each
 

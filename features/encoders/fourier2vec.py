@@ -21,8 +21,8 @@ from features.encoders.base import (
     resolve_layers,
     samples_tensor,
 )
-from features.encoders.checkpoint import fill_own, load_own, save_own
 from features.encoders.mel import FFT, mel_filters
+from features.encoders.pretrained import fill_own, load_own, save_own
 from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
 from features.ragged import Ragged, segment_mean

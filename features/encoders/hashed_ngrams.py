@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from features.encoders.base import Encoder, Lengths
-from features.encoders.checkpoint import fill_own, load_own, save_own
+from features.encoders.pretrained import fill_own, load_own, save_own
 from features.encoders.selector import EncoderSettings, Selector
 from features.errors import InputError, UsageError
 from features.ragged import Ragged, concatenate, segment_mean
-from features.text import syllables
+from features.text.normalize import syllables
 from features.torch_seed import seeded
 
 DEFAULTS: dict[str, Any] = {"dim": 256, "buckets": 1 << 14, "slots": 32, "position_scale": 0.1}

@@ -15,10 +15,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from features.encoders.finetuned import TUNED_FILE, find_tuned
 from features.encoders.hub import CONFIG_FILES, cached_snapshot, is_path, split_revision, weights_in
 from features.encoders.selector import Selector
 from features.errors import InputError
-from features.tuned import TUNED_FILE, find_tuned
 
 WHOLE = 16 << 20
 """Bytes up to which a file is hashed whole."""

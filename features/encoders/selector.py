@@ -118,3 +118,7 @@ def _parse_layers(flag: str, text: str) -> tuple[Layer, ...]:
     if len(set(layers)) < len(layers) or ("all" in layers and len(layers) > 1):
         raise UsageError(f"{flag}: the layers after @ must be different, or 'all' alone, found @{text}")
     return tuple(layers)
+
+
+MEANS = "means"
+"""What stands in place of a layer where a store holds the time-mean of every layer."""

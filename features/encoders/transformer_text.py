@@ -15,9 +15,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from features.audio.torchaudio_import import import_torchaudio
+from features.device import exact_fp32
 from features.encoders.base import Encoder, Lengths, blocks_needed, captured, resolve_layers
 from features.encoders.batch_probe import depends_on_batch, probe_tokens, wrong_layers
-from features.encoders.checkpoint import (
+from features.encoders.checkpoint_files import require_files
+from features.encoders.config_fields import NUMERIC_FIELDS, config_identity
+from features.encoders.pretrained import (
     checkpoint_location,
     describe_model,
     explained,
@@ -25,15 +29,11 @@ from features.encoders.checkpoint import (
     read_config,
     save_weights,
 )
-from features.encoders.checkpoint_files import require_files
-from features.encoders.config_fields import NUMERIC_FIELDS, config_identity
 from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
-from features.precision import exact_fp32
 from features.ragged import Ragged
-from features.segmenters import load_segmenter
-from features.text import TokenCounts, apply_tone_style, is_segmented
-from features.torchaudio_import import import_torchaudio
+from features.text.normalize import TokenCounts, apply_tone_style, is_segmented
+from features.text.segmenters import load_segmenter
 
 FEWEST = 16
 """Tokens besides the special ones that a real vocabulary has."""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from features.encoders.base import Encoder, Lengths, resolve_layers, samples_tensor
-from features.encoders.checkpoint import save_weights
 from features.encoders.mel import FFT, mel_filters
+from features.encoders.pretrained import save_weights
 from features.encoders.selector import EncoderSettings, Layer, Selector, short_model_name
 from features.errors import InputError, UsageError
 from features.ragged import Ragged

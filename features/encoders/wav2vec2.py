@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from features.audio.torchaudio_import import import_torchaudio
 from features.encoders.base import (
     Encoder,
     Lengths,
@@ -23,7 +24,8 @@ from features.encoders.base import (
     resolve_layers,
     samples_tensor,
 )
-from features.encoders.checkpoint import (
+from features.encoders.config_fields import config_identity
+from features.encoders.pretrained import (
     checkpoint_location,
     describe_model,
     explained,
@@ -31,11 +33,9 @@ from features.encoders.checkpoint import (
     read_config,
     save_weights,
 )
-from features.encoders.config_fields import config_identity
 from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
 from features.ragged import Ragged, padding_mask
-from features.torchaudio_import import import_torchaudio
 
 SHORTEST = 400
 """Samples that the convolutions need for one row; shorter audio is zero-padded to it, alone and in a batch alike."""

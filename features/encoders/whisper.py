@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from features.audio.torchaudio_import import import_torchaudio
 from features.encoders.base import (
     Encoder,
     Lengths,
@@ -18,7 +19,8 @@ from features.encoders.base import (
     resolve_layers,
     samples_tensor,
 )
-from features.encoders.checkpoint import (
+from features.encoders.config_fields import config_identity
+from features.encoders.pretrained import (
     checkpoint_location,
     describe_model,
     explained,
@@ -26,11 +28,9 @@ from features.encoders.checkpoint import (
     read_config,
     save_weights,
 )
-from features.encoders.config_fields import config_identity
 from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
 from features.ragged import Ragged, padding_mask
-from features.torchaudio_import import import_torchaudio
 
 EXTRACTOR_FIELDS = ("feature_size", "hop_length", "n_fft", "n_samples", "padding_value")
 """What of the feature extractor changes numbers."""

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from features.atomic_files import write_atomically
 from features.errors import InputError, UsageError
 from features.store.claims import Claims
-from features.store.identity import StoreInfo, find_identity, write_atomically
+from features.store.identity import StoreInfo, find_identity
 from features.store.locks import store_lock
 from features.store.writer import disk_error
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from features.atomic_files import write_atomically
+from features.canonical import canonical_json
 from features.errors import InputError, UsageError
 
 STORE_FILE = "store.json"
-MEANS = "means"
-"""What stands in place of a layer where a store holds the time-mean of every layer."""
 SCHEMA = 2
 
 
@@ -45,11 +42,6 @@ class StoreInfo:
         return identity_hash(self.identity)
 
 
-def canonical_json(value: Any) -> str:
-    """Return JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
 def identity_hash(identity: Mapping[str, Any]) -> str:
     """Return the first 8 hex of the sha256 of the identity's canonical JSON in UTF-8."""
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:8]
@@ -60,55 +52,6 @@ def store_folder(features_dir: Path, identity: Mapping[str, Any], model_name: st
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", model_name)
     name = f"{identity['encoder']}-{model}-L{identity['layer']}-{identity_hash(identity)}"
     return features_dir / str(identity["modality"]) / name
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name, fsync it and rename it: it is there whole or not at all.
-
-    OSError names the file, also where it is the disk that is full.
-    """
-    temporary = temporary_beside(path)
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def temporary_beside(path: Path) -> Path:
-    """Return an unused hidden name beside a path; process numbers alone repeat from container to container."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-
-
-def remove_folder(path: Path) -> None:
-    """Remove a folder, which vanishes from sight first: a crash leaves no part of it under its name."""
-    gone = path if path.name.startswith(".") else path.rename(temporary_beside(path))
-    shutil.rmtree(gone, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Make a file, or everything below a folder, last through a power cut."""
-    for inner in [*path.rglob("*"), path] if path.is_dir() else [path]:
-        if inner.is_dir():
-            sync_folder(inner)
-        else:
-            with inner.open("rb+") as file:
-                os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def find_identity(features_dir: Path, identity: Mapping[str, Any]) -> StoreInfo | None:
@@ -163,21 +106,3 @@ def _check_identity(identity: Mapping[str, Any]) -> None:
         raise ValueError(f"layer must be a number or a name, found {identity['layer']!r}")
     if not isinstance(identity.get("config", {}), dict):
         raise ValueError(f"config must be an object, found {identity['config']!r}")
-
-
-def differing_fields(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the fields, named with dots, in which two identities differ."""
-    flat_first, flat_second = _flatten(first), _flatten(second)
-    keys = sorted(set(flat_first) | set(flat_second))
-    pairs = {key: (flat_first.get(key), flat_second.get(key)) for key in keys}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
-
-
-def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from features.canonical import differing_fields
 from features.command_lines import DataPlace, extract_command
 from features.command_lines import features_folder as features_folder
 from features.encoders import ENCODERS
 from features.encoders.hub import is_path
 from features.encoders.model_source import fingerprint, local_fingerprint
-from features.encoders.selector import Selector
+from features.encoders.selector import MEANS, Selector
 from features.errors import InputError, UsageError
-from features.store.identity import MEANS, STORE_FILE, StoreInfo, differing_fields, read_store_info
+from features.store.identity import STORE_FILE, StoreInfo, read_store_info
 from features.store.models import KEPT_ENCODER, describe_models, recorded_models, recorded_selector
 
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from features.atomic_files import sync_folder
 from features.errors import InputError
 from features.store.claims import FOLDER as CLAIMS_FOLDER
 from features.store.claims import MAINTENANCE, REMOVAL, Claims
 from features.store.faults import FAULTS, DamagedPartError, PartError, VanishedPartError, damaged, part_error
-from features.store.identity import StoreInfo, read_store_info, sync_folder
+from features.store.identity import StoreInfo, read_store_info
 from features.store.part import (
     DAMAGED,
     Part,

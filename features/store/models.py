@@ -6,10 +6,11 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from features.atomic_files import write_atomically
 from features.encoders.model_source import ModelSource
 from features.encoders.selector import Selector, parse_selector
 from features.errors import InputError
-from features.store.identity import SCHEMA, STORE_FILE, StoreInfo, read_store_info, write_atomically
+from features.store.identity import SCHEMA, STORE_FILE, StoreInfo, read_store_info
 from features.store.locks import store_lock
 
 KEPT_ENCODER = "encoder"

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from features.atomic_files import remove_folder, sync, sync_folder, write_atomically
 from features.store.faults import FAULTS, VanishedPartError, part_error, vanished
-from features.store.identity import remove_folder, sync, sync_folder, write_atomically
 from features.store.mapped import Array, MappedArray
 
 Column = Array | list[str]

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.audio import NOT_FOUND, SYSTEM_ERROR
-from features.inputs import input_key
-from features.manifest import Utterance
-from features.store.identity import StoreInfo, write_atomically
+from features.atomic_files import write_atomically
+from features.audio.segment import NOT_FOUND, SYSTEM_ERROR
+from features.extraction.encoder_input import input_key
+from features.manifests.manifest import Utterance
+from features.store.identity import StoreInfo
 from features.store.locks import store_lock
 from features.store.writer import disk_error
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from features.atomic_files import temporary_beside
 from features.config import SPLITS
 from features.errors import UsageError
-from features.store.identity import temporary_beside
 from mervn.demo.espeak import SAMPLE_RATE, Samples, speak
 from mervn.demo.sentences import Sentence, sentences
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from features.config import SPLITS
 from features.encoders.selector import parse_selector
-from features.extract import ExtractSettings, extract_stream
-from features.extract_report import StoreResult
-from features.manifest import read_manifests
+from features.extraction.extract import extract_stream
+from features.extraction.report import StoreResult
+from features.extraction.settings import ExtractSettings
+from features.manifests.manifest import read_manifests
 from features.progress import Progress, Say
 from mervn.config import EvaluateOptions, TrainHeadOptions
-from mervn.evaluation import evaluate
-from mervn.train_head import train_head
+from mervn.evaluation.evaluate import evaluate
+from mervn.training.train_head import train_head
 
 SETS = ("audio", "text", "both", "none")
 ROWS = ("text", "audio", "late", "xattn")

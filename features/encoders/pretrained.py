@@ -1,0 +1,251 @@
+"""Loading checkpoints, complete or not at all: in the Hugging Face layout, and this project's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from features.atomic_files import write_atomically
+from features.encoders.base import Encoder
+from features.encoders.checkpoint_files import TEXTS, WEIGHTS, check_files, check_shards
+from features.encoders.hub import fetch, is_path
+from features.encoders.selector import Selector, short_model_name
+from features.encoders.shared_embeddings import fill_shared_embeddings
+from features.errors import InputError, UsageError
+
+BUFFERS = frozenset({"position_ids", "token_type_ids", "inv_freq", "_weight", "num_batches_tracked"})
+"""Last parts of keys that old checkpoints hold and that no model reads."""
+NEEDED = {"audio": "preprocessor_config.json", "text": "the tokenizer's files"}
+LONGEST_REASON = 300
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+def checkpoint_location(selector: Selector) -> str:
+    """Return the folder to load: one that exists, else the snapshot of a hub model, downloaded if it is not cached.
+
+    InputError if the model can only be a folder and there is none, or if neither the cache nor the hub has it.
+    """
+    model = selector.model or selector.spec.model
+    if model is None:
+        raise InputError(f"{selector.flag}: needs a model: --{selector.modality}-encoder {selector.name}=FOLDER")
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if folder.exists():
+        raise InputError(f"{selector.flag}: needs a folder with config.json and weights, found the file {model}")
+    if is_path(model):
+        raise UsageError(f"{selector.flag}: there is no folder {model} (looked for {folder.absolute()})")
+    try:
+        return str(fetch(model, selector.spec.files))
+    except UsageError as error:
+        raise UsageError(f"{selector.flag}: {error}") from error
+    except InputError as error:
+        raise InputError(
+            f"{selector.flag}: {error}\n{_give_folder(selector)}\n{selector.name} needs {selector.spec.needs}"
+        ) from error
+
+
+def describe_model(selector: Selector) -> tuple[str, str]:
+    """Return the short name of a checkpoint, and where its weights come from."""
+    model = str(selector.model or selector.spec.model)
+    return short_model_name(model), f"pretrained, {model}"
+
+
+def _give_folder(selector: Selector) -> str:
+    return (
+        f"Give a local folder with config.json, {NEEDED[selector.modality]} and model.safetensors: "
+        f"--{selector.modality}-encoder {selector.name}=/path/to/folder"
+    )
+
+
+def read_config(selector: Selector, location: str, model_type: str | None) -> None:
+    """Check config.json of a folder before anything is loaded: there, readable, of the model_type wanted.
+
+    InputError for it, for a text file that is none, and for an index of weights that leads out of the folder.
+    """
+    check_files(selector, location, TEXTS)
+    check_shards(selector, location)
+    path = Path(location) / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError(f"it holds a {type(config).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{selector.flag}: {path} must be a JSON file of the checkpoint: {error}") from error
+    found = config.get("model_type")
+    if model_type is not None and found != model_type:
+        raise InputError(f"{selector.flag}: {path} must say model_type {model_type!r}, found {found!r}")
+
+
+@contextmanager
+def explained(selector: Selector, location: str) -> Iterator[None]:
+    """Turn the errors of a failed load into one InputError that says what was looked for and how to fix it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # transformers raises nearly any type for a damaged file
+        check_files(selector, location, WEIGHTS)
+        files = ", ".join(sorted(path.name for path in Path(location).iterdir())) or "nothing"
+        raise InputError(
+            f"{selector.flag}: the checkpoint could not be loaded from the folder {location}, which holds {files}: "
+            f"{_reason(error)}\n{_give_folder(selector)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why a load failed, in one line."""
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text or "contains custom code" in text:
+        return "it needs code of its own (auto_map), which is never executed; only architectures of transformers load"
+    if isinstance(error, UnpicklingError | EOFError):
+        return "its .bin file is damaged, or holds other objects than tensors"
+    plain = isinstance(error, OSError | ValueError | RuntimeError | ImportError | SafetensorError) and text
+    return (text if plain else f"{type(error).__name__} {text}".strip())[:LONGEST_REASON]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from printing while it loads: what matters of its reports is checked and raised here."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_complete(
+    selector: Selector, location: str, model_class: Any, prefix: str, unused: tuple[str, ...] = ()
+) -> nn.Module:
+    """Load a model in float32 and refuse weights under `prefix` that do not fit its config, but for the `unused`.
+
+    `model_class` is one of transformers'. Without this check a checkpoint of another layout would be initialised at
+    random, and one of more blocks than its config says would be cut, silently.
+    """
+    with _quiet(), explained(selector, location), torch.random.fork_rng(devices=[]):
+        model, info = model_class.from_pretrained(
+            location,
+            config=_plain_config(location),
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with their names
+            trust_remote_code=False,
+        )
+        fill_shared_embeddings(selector, location, model, info)
+        _restore_constants(model)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise InputError(f"{selector.flag}: {location} must hold merged weights, found adapters: merge them first")
+    _refuse_misfits(selector, location, model, info, prefix, unused)
+    loaded: nn.Module = model
+    return loaded
+
+
+def _refuse_misfits(
+    selector: Selector, location: str, model: Any, info: Mapping[str, Any], prefix: str, unused: tuple[str, ...]
+) -> None:
+    """Raise InputError for weights that are missing, of another shape, or without a place by the config."""
+
+    def wanted(key: str) -> bool:
+        return key.startswith(prefix) and not key.startswith(unused)
+
+    missing = sorted(filter(wanted, info["missing_keys"]))
+    mismatched = sorted(
+        f"{key}: {tuple(found)} in the weights, {tuple(expected)} by config.json"
+        for key, found, expected in info["mismatched_keys"]
+        if wanted(key)
+    )
+    if missing or mismatched:
+        raise InputError(
+            f"{selector.flag}: the checkpoint at {location} must hold every weight of the encoder, but {len(missing)} "
+            f"are missing and {len(mismatched)} have another shape, such as {(mismatched + missing)[0]}"
+        )
+    unread = sorted(filter(wanted, _unread_keys(model, info["unexpected_keys"])))
+    if unread:
+        raise InputError(
+            f"{selector.flag}: config.json of {location} must describe all weights of the encoder, but it has no place "
+            f"for {len(unread)} of them, such as {unread[0]}"
+        )
+
+
+def _plain_config(location: str) -> Any:
+    """Load a config without what would change how the model runs, but not what it computes."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(location, trust_remote_code=False)
+    config.return_dict, config.output_hidden_states = True, False
+    config.output_attentions = False
+    config._attn_implementation = None  # may name code on the hub
+    return config
+
+
+def _unread_keys(model: Any, unexpected: Iterable[str]) -> list[str]:
+    """Return keys of the model's own parts that it has no weight for; those of heads, quantizers, ... are fine."""
+    parts = {name for name, _ in model.named_children()}
+    keys = [key.removeprefix(f"{model.base_model_prefix}.") for key in unexpected]
+    return [key for key in keys if key.split(".")[0] in parts and key.rsplit(".", 1)[-1] not in BUFFERS]
+
+
+def _restore_constants(model: Any) -> None:
+    """Set `requires_grad=False` where the architecture does: transformers forgets it when it loads."""
+    with torch.device("meta"):
+        built = type(model)(model.config)
+    constants = {name for name, parameter in built.named_parameters() if not parameter.requires_grad}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in constants)
+
+
+def save_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write model.safetensors in the layout of Hugging Face, over what is there of the same names."""
+    path = folder / WEIGHTS_FILE
+    there = load_file(path) if path.is_file() else {}
+    there |= {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, save(there, {"format": "pt"}))
+
+
+def save_own(encoder: Encoder, folder: Path) -> None:
+    """Write config.json and model.safetensors of one of this project's own encoders, for `load_own`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / WEIGHTS_FILE, save(encoder.state_dict()))
+    document = {"encoder": encoder.name, "weights": encoder.weights_note, "config": encoder.config}
+    write_atomically(folder / CONFIG_FILE, json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def load_own(selector: Selector) -> tuple[dict[str, Any], str, dict[str, Tensor]]:
+    """Read a folder of `save_own`: the config, where its weights come from, and the weights."""
+    folder = Path(str(selector.model)).expanduser()
+    config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    if not (config.is_file() and weights.is_file()):
+        raise InputError(f"{selector.flag}: needs the files {config} and {weights}; not both are there")
+    try:
+        document = json.loads(config.read_text("utf-8"))
+        if document["encoder"] != selector.name:
+            raise ValueError(f"it is a checkpoint of {document['encoder']}")
+        return document["config"], document["weights"], load_file(weights)
+    except (OSError, KeyError, ValueError, TypeError, RecursionError, SafetensorError) as error:
+        raise InputError(f"{selector.flag}: {folder} must hold a checkpoint of {selector.name}: {error}") from error
+
+
+def fill_own(selector: Selector, encoder: Encoder, note: str, tensors: dict[str, Tensor]) -> None:
+    """Put the weights of `load_own` into an encoder, every one of them."""
+    try:
+        encoder.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        raise InputError(f"{selector.flag}: the weights must fit the config, found: {error}") from error
+    encoder.weights_note = note
+    if not encoder.is_random:
+        encoder.model_name = short_model_name(str(selector.model))

@@ -1,0 +1,1 @@
+"""Extraction: plan, encode, share the work, commit to stores."""

@@ -1,0 +1,181 @@
+"""What an encoder is given for an utterance, and how it is told whether that has changed since."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from features.audio.resampling import Samples, resample
+from features.audio.segment import AudioError, decode_segment
+from features.encoders.base import Encoder
+from features.manifests.manifest import Utterance
+from features.memory import is_out_of_memory
+from features.progress import Say, silent
+from features.store.reader import RowInfo
+from features.text.normalize import normalize_text, text_sha256
+
+SAMPLE_RATE = 16_000
+FINGERPRINT_BYTES = 64 << 10
+"""How much of the beginning and of the end of an audio file its fingerprint covers."""
+Freshness = Literal["same", "moved", "changed"]
+"""Of a committed row: its input is as it was, has the same content in a file touched or moved since, or has changed."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One utterance as an encoder takes it."""
+
+    utterance: Utterance
+    prepared: Tensor
+    """What `Encoder.prepare` gave; no rows for an empty transcript."""
+    num_inputs: int
+    """Samples at 16 kHz, or characters."""
+    input_sha256: str
+    source: dict[str, Any]
+
+
+def transcript_of(utterance: Utterance) -> str:
+    """Return the normalised transcript; empty where there is none."""
+    return normalize_text(utterance.transcript or "")
+
+
+def read_input(utterance: Utterance, encoder: Encoder, source: dict[str, Any] | None = None) -> Input:
+    """Read and prepare one utterance; AudioError if its audio cannot be used.
+
+    `source` is its `input_source` where that was taken before.
+    """
+    if encoder.modality == "text":
+        text = transcript_of(utterance)
+        return Input(utterance, encoder.prepare(text), len(text), text_sha256(text), {})
+    source = audio_source(utterance) if source is None else source
+    wave, sha256 = read_audio(utterance)
+    return Input(utterance, encoder.prepare(wave), wave.shape[0], sha256, source)
+
+
+def read_audio(utterance: Utterance) -> tuple[Samples, str]:
+    """Return the waveform (S,) of an utterance at 16 kHz and the hash of its decoded samples.
+
+    AudioError if it cannot be decoded, or does not fit into memory.
+    """
+    try:
+        samples, rate = decode_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
+        return resample(samples, rate, SAMPLE_RATE), samples_sha256(samples, rate)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    raise AudioError("out_of_memory", f"{utterance.audio_path}: the audio must fit into memory")
+
+
+def samples_sha256(samples: np.ndarray[Any, Any], rate: int) -> str:
+    """Hash decoded samples at the file's own rate: resampling may round differently from machine to machine."""
+    return hashlib.sha256(f"{rate}|".encode() + np.ascontiguousarray(samples).tobytes()).hexdigest()
+
+
+def input_source(utterance: Utterance, modality: str) -> dict[str, Any]:
+    """Return what a row records of where its input comes from: `audio_source`, or nothing for a transcript."""
+    return audio_source(utterance) if modality == "audio" else {}
+
+
+def audio_source(utterance: Utterance) -> dict[str, Any]:
+    """Return where the samples come from: path as in the manifest, size, mtime and fingerprint of the file, times."""
+    return _source(utterance, fingerprint(utterance.audio_path))
+
+
+def fingerprint(path: Path) -> str | None:
+    """Hash the size and the first and last 64 KiB of a file; None if it cannot be read.
+
+    Size and mtime alone do not tell two corpora apart that come from archives or image layers.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.sha256(f"{size}|".encode() + file.read(FINGERPRINT_BYTES))
+            if size > FINGERPRINT_BYTES:
+                file.seek(max(FINGERPRINT_BYTES, size - FINGERPRINT_BYTES))
+                digest.update(file.read(FINGERPRINT_BYTES))
+    except OSError:
+        return None
+    return digest.hexdigest()[:32]
+
+
+def _source(utterance: Utterance, fingerprint: str | None) -> dict[str, Any]:
+    try:
+        found = utterance.audio_path.stat()
+    except OSError:
+        found = None
+    return {
+        "path": utterance.wav_path,
+        "size": found.st_size if found else None,
+        "mtime_ns": found.st_mtime_ns if found else None,
+        "fingerprint": fingerprint,
+        "start": utterance.start,
+        "end": utterance.end,
+        "channel": utterance.channel,
+    }
+
+
+def input_key(utterance: Utterance, modality: str, source: Mapping[str, Any] | None = None) -> str:
+    """Return what tells cheaply whether the input of an utterance is unchanged: the transcript's hash, the source.
+
+    `source` is its `input_source` where that was taken before, as it must be for an input that was read meanwhile.
+    """
+    if modality == "text":
+        return text_sha256(transcript_of(utterance))
+    return json.dumps(audio_source(utterance) if source is None else source, sort_keys=True)
+
+
+class InputComparison:
+    """Tells whether stored utterances were made from what the manifest says now.
+
+    A transcript is compared by hash. Audio is compared by start, end, channel and the size, mtime and fingerprint of
+    its file. It is decoded and compared by hash if the file was touched or moved, if no fingerprint was recorded, or
+    if `decode`. If the file cannot be read, start, end and channel decide if `offline`; else it is an AudioError.
+    A file is read and an utterance is decoded once, whatever the number of stores.
+    """
+
+    def __init__(self, modality: str, say: Say = silent, *, offline: bool = False, decode: bool = False) -> None:
+        self.modality, self.offline, self.decode = modality, offline, decode
+        self._say = say
+        self._told = False
+        self._fingerprints: dict[Path, str | None] = {}
+        self._sha256: dict[tuple[Path, float, float | None, int | str], str] = {}
+
+    def compare(self, utterance: Utterance, row: RowInfo) -> Freshness:
+        """Compare one utterance with what was stored."""
+        if self.modality == "text":
+            return "same" if text_sha256(transcript_of(utterance)) == row.input_sha256 else "changed"
+        then, now = json.loads(row.source), self.source(utterance)
+        if then == now and not self.decode:
+            return "same"
+        if now["fingerprint"] is None and self.offline and not self.decode:
+            return "same" if all(then[key] == now[key] for key in ("start", "end", "channel")) else "changed"
+        if "fingerprint" not in then and not self._told:
+            self._told = True
+            self._say(
+                "features were stored without a fingerprint of their audio file: the audio is decoded and compared "
+                "now, and the fingerprint recorded"
+            )
+        if self._input_sha256(utterance) != row.input_sha256:
+            return "changed"
+        return "same" if then == now else "moved"
+
+    def source(self, utterance: Utterance) -> dict[str, Any]:
+        """Return `audio_source`, with the fingerprint of each file computed once."""
+        path = utterance.audio_path
+        if path not in self._fingerprints:
+            self._fingerprints[path] = fingerprint(path)
+        return _source(utterance, self._fingerprints[path])
+
+    def _input_sha256(self, utterance: Utterance) -> str:
+        segment = (utterance.audio_path, utterance.start, utterance.end, utterance.channel)
+        if segment not in self._sha256:
+            self._sha256[segment] = samples_sha256(*decode_segment(*segment))
+        return self._sha256[segment]

@@ -1,0 +1,131 @@
+"""What an extraction announces before it starts, and reports for each store when it ends."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from features.encoders.base import Encoder
+from features.encoders.selector import Selector
+from features.errors import InputError
+from features.extraction.encoder_input import transcript_of
+from features.extraction.plan import Plan, Target
+from features.progress import Say
+from features.store.identity import identity_hash
+from features.store.reader import FeatureStore
+from features.store.rejected import Rejections
+from features.text.normalize import TokenCounts, segmented_message
+
+FREE_DISK_MARGIN = 64 << 20
+
+
+@dataclass(frozen=True)
+class StoreResult:
+    """What an extraction did for one store."""
+
+    path: str
+    identity: str
+    encoded: int
+    kept: int
+    """Rows that were there already, or that other processes committed meanwhile."""
+    rejected: int
+    left: int
+    """Left to other shards."""
+    end_clipped: int
+    truncated: int
+    empty: int
+    """Transcripts that are missing or empty: no frames are stored for them."""
+    unk_fraction: float | None
+    """Fraction of tokens that are `<unk>`; None without a subword tokenizer."""
+    single_token_fraction: float | None
+    """Fraction of words that are one token of the vocabulary."""
+    segmented: int
+    """Transcripts that came segmented, and were not segmented again."""
+    seconds: float
+    real_time_factor: float | None
+    """Audio seconds encoded per second of work; None for text."""
+    gb_per_hour: float | None
+    padding: float
+
+
+def make_result(
+    plan: Plan,
+    target: Target,
+    path: str,
+    encoded: int,
+    seconds: float = 0.0,
+    audio_seconds: float = 0.0,
+    store: FeatureStore | None = None,
+) -> StoreResult:
+    """Count what is in `store` now; without one, what the plan found."""
+    utterances, counts = plan.utterances, plan.token_counts
+    rejected, left = plan.rejected.keys() | target.settled.keys(), set[int]()
+    if store is not None:
+        listed = Rejections(Path(path))
+        lacking = {i for i in target.pending if target.is_uncommitted(i, utterances[i], store)}
+        rejected = rejected | {i for i in lacking if utterances[i].utterance_id in listed}
+        left = lacking - rejected
+    there = len(utterances) - len(rejected | left) - encoded
+    return StoreResult(
+        path=path,
+        identity=identity_hash(target.identity),
+        encoded=encoded,
+        kept=there if store is not None else plan.num_kept(target),
+        rejected=len(rejected),
+        left=len(left),
+        end_clipped=plan.end_clipped,
+        truncated=plan.truncated,
+        empty=sum(not transcript_of(u) for u in utterances) if plan.modality == "text" else 0,
+        unk_fraction=counts.unk_fraction if counts else None,
+        single_token_fraction=counts.single_token_fraction if counts else None,
+        segmented=counts.segmented if counts else 0,
+        seconds=round(seconds, 3),
+        real_time_factor=round(audio_seconds / seconds, 2) if audio_seconds and seconds else None,
+        gb_per_hour=plan.gb_per_hour if plan.modality == "audio" else None,
+        padding=plan.padding,
+    )
+
+
+def announce(plan: Plan, selector: Selector, encoder: Encoder, device: torch.device, folder: Path, say: Say) -> None:
+    """Print what will be done and what it takes; InputError if it does not fit on the disk."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    hours = f", {plan.hours:.2f} h" if plan.modality == "audio" else ""
+    layers = f"layer{'s' if len(encoder.layers) > 1 else ''} {', '.join(map(str, encoder.layers))}"
+    cut = f" {plan.truncated} transcripts are longer than the encoder takes and cut." if plan.truncated else ""
+    say(f"{selector}: {encoder.weights_note}, {layers} of {encoder.num_layers}, width {encoder.dim}.{cut}")
+    if plan.token_counts is not None:
+        _announce_tokens(plan.token_counts, encoder, say)
+    kept = min(plan.num_kept(target) for target in plan.targets)
+    rejected = max(plan.num_rejected(target) for target in plan.targets)
+    say(
+        f"  {len(plan.utterances)} utterances{hours}: {len(plan.pending)} to encode on {device}, {kept} kept, "
+        f"{rejected} rejected; {plan.num_bytes / 1e6:.1f} MB to write, {free / 1e9:.1f} GB free"
+    )
+    if plan.num_bytes + FREE_DISK_MARGIN > free:
+        raise InputError(
+            f"the features need {plan.num_bytes / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB free; "
+            "give another --features-dir or encode less with --splits or --limit"
+        )
+
+
+def _announce_tokens(counts: TokenCounts, encoder: Encoder, say: Say) -> None:
+    """Print how well the tokenizer's vocabulary fits the transcripts, and warn of what was segmented before."""
+    say(
+        f"  segmenter {encoder.config['segmenter']}, tone marks {encoder.config['tone_style']}: "
+        f"{counts.unk_fraction:.2%} of {counts.tokens} tokens are <unk>, {counts.single_token_fraction:.1%} of "
+        f"{counts.words} words are a single token"
+    )
+    if counts.segmented:
+        warnings.warn(segmented_message(counts.segmented), stacklevel=2)
+
+
+def as_json(result: StoreResult) -> dict[str, Any]:
+    """Return a result as a JSON object."""
+    return asdict(result)

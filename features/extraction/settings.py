@@ -1,0 +1,118 @@
+"""What one extraction is: its settings, the identity of the stores it fills, and where their numbers come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from features.config import EncodeOptions
+from features.cpu_threads import set_threads
+from features.encoders.base import Encoder, load_encoder
+from features.encoders.layer_means import LayerMeans
+from features.encoders.pretrained import CONFIG_FILE
+from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector
+from features.environment import machine, now, package_versions
+from features.extraction.encoder_input import SAMPLE_RATE
+from features.store.identity import StoreInfo
+from features.store.index import features_folder
+from features.store.models import KEPT_ENCODER, MODELS, record_model
+from features.store.writer import disk_error
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """What an extraction is told besides the encoder."""
+
+    features_dir: Path
+    store_dtype: str = "fp16"
+    encoder_precision: str = "fp32"
+    encoder: EncoderSettings = DEFAULT_SETTINGS
+    device: str = "auto"
+    batch_seconds: float | None = None
+    """Padded seconds of audio per batch; else what the store's first extraction recorded, else the device's default."""
+    update: bool = False
+    verify_inputs: bool = False
+    """Decode the audio of what is stored and compare it."""
+    retry_rejected: bool = False
+    """Try again what was rejected before, though its input is unchanged."""
+    plan_only: bool = False
+    format: str | None = None
+    """hdf5 or zarr; else that of the store's parts."""
+    shard: tuple[int, int] = (1, 1)
+    """The I-th of N shares of the units."""
+    engine: str = "local"
+    workers: int | None = None
+    ray_address: str | None = None
+    threads: int | None = None
+    layer_means: bool = False
+    """Store the time-mean of each layer instead of sequences."""
+
+
+def settings_from(options: EncodeOptions, data: Path) -> ExtractSettings:
+    """Return the settings that the options mean, and set the number of CPU threads."""
+    set_threads(options.threads)
+    return ExtractSettings(
+        features_dir=features_folder(options.features_dir, data),
+        store_dtype=options.store_dtype,
+        encoder_precision=options.encoder_precision,
+        encoder=EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode),
+        device=options.device,
+        batch_seconds=options.batch_seconds,
+        update=options.update,
+        threads=options.threads,
+    )
+
+
+def store_identity(encoder: Encoder, selector: Selector, layer: Layer, settings: ExtractSettings) -> dict[str, Any]:
+    """Return everything that changes the numbers of a store, and nothing else."""
+    identity: dict[str, Any] = {
+        "modality": encoder.modality,
+        "encoder": selector.name,
+        "weights_sha256": encoder.weights_sha256,
+        "config": encoder.config,
+        "layer": layer,
+        "dim": encoder.dim,
+        "encoder_precision": settings.encoder_precision,
+        "store_dtype": settings.store_dtype,
+        "numerics_version": encoder.numerics_version,
+    }
+    if encoder.modality == "audio":
+        identity["sample_rate"] = SAMPLE_RATE
+    return identity
+
+
+def open_encoder(selector: Selector, settings: ExtractSettings) -> Encoder:
+    """Load the encoder that an extraction runs."""
+    encoder = load_encoder(selector, settings.encoder)
+    return LayerMeans(encoder) if settings.layer_means else encoder
+
+
+def provenance(selector: Selector, encoder: Encoder, device: torch.device) -> dict[str, Any]:
+    """Return the provenance of a store made now with this encoder."""
+    return {
+        "selector": str(selector),
+        "model": selector.model or selector.spec.model,
+        "model_name": encoder.model_name,
+        MODELS: [encoder.source.as_json()],
+        "weights": encoder.weights_note,
+        "num_layers": encoder.num_layers,
+        "device": str(device),
+        "created": now(),
+        "versions": package_versions(),
+        "machine": machine(),
+    }
+
+
+def record_encoder(info: StoreInfo, encoder: Encoder) -> StoreInfo:
+    """Record the model that a store comes from, what it was fine-tuned on, and random weights themselves."""
+    try:
+        if encoder.tuned is not None:
+            encoder.tuned.save(info.path)
+        if encoder.is_random and not (info.path / KEPT_ENCODER / CONFIG_FILE).exists():
+            encoder.save(info.path / KEPT_ENCODER)
+        return record_model(info, encoder.source)
+    except OSError as error:
+        raise disk_error(info, error) from error

@@ -1,0 +1,1 @@
+"""Manifests and folds: which utterances there are, with their faults and labels."""

@@ -1,0 +1,1 @@
+"""Transcripts: normalization, tone marks, word segmentation."""

@@ -1,0 +1,160 @@
+"""Several processes that train one model: who does what, and the few things that they tell each other.
+
+They are started by `accelerate launch`. Every process has the whole model and a share of each global batch; gradients
+of sums are added up, so that the step is the one that a single process would take. A process may have no share,
+so gradients are added once a step and not, as DistributedDataParallel does, in hooks of the backward pass.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from features.device import resolve_device
+from features.errors import UsageError
+from features.random_streams import Purpose, seed_sequence
+from features.torch_seed import seed_torch
+from mervn.fault_watch import FaultWatch, portable
+
+Result = TypeVar("Result")
+CHUNK = 1 << 24
+"""Gradient entries that travel at once: 64 MiB in fp32."""
+
+
+class World:
+    """The processes that train together: one, unless `joined` says otherwise."""
+
+    rank = 0
+    size = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Tell whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def share(self, things: Sequence[Result]) -> Sequence[Result]:
+        """Return this process's things of a list: each has one owner."""
+        return things[self.rank :: self.size]
+
+    def gather(self, thing: Result) -> list[Result]:
+        """Return what every process gave, in the order of their ranks."""
+        return [thing]
+
+    def agree(self, flag: bool) -> bool:
+        """Tell whether any process said yes."""
+        return any(self.gather(flag))
+
+    def on_main(self, work: Callable[[], Result]) -> Result:
+        """Have the main process do something; its result, or its error, is everybody's."""
+        return work()
+
+    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Give each parameter the sum of its gradients; one that has none anywhere keeps none."""
+
+    def begin(self, module: torch.nn.Module, seed: int) -> None:
+        """Give every process the main one's weights, and dropout of its own."""
+
+
+ALONE = World()
+
+
+class Group(World):
+    """Processes joined by torch.distributed; what is not a gradient travels over gloo, from and to the CPU."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+        self.control = distributed.new_group(backend="gloo")
+        self.faults = FaultWatch(self.rank, self.size, self.control)
+
+    def gather(self, thing: Result) -> list[Result]:
+        """Return what every process gave, in the order of their ranks."""
+        found: list[Any] = [None] * self.size
+        distributed.all_gather_object(found, thing, self.control)
+        return found
+
+    def on_main(self, work: Callable[[], Result]) -> Result:
+        """Have the main process do something; its result, or its error, is everybody's."""
+        outcome: list[Any] = [None, None]
+        fault: BaseException | None = None
+        if self.is_main:
+            try:
+                outcome[0] = work()
+                pickle.dumps(outcome[0])  # fails here and not in the broadcast, for which the others wait
+            except BaseException as error:
+                fault = error
+                outcome = [None, portable(error)]
+        distributed.broadcast_object_list(outcome, 0, self.control)
+        if fault is not None:
+            raise fault
+        if outcome[1] is not None:
+            raise outcome[1]
+        result: Result = outcome[0]
+        return result
+
+    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Give each parameter the sum of its gradients; one that has none anywhere keeps none."""
+        parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        there = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
+        distributed.all_reduce(there, group=self.control)
+        moved = [parameter for parameter, count in zip(parameters, there.tolist(), strict=True) if count]
+        for parameter in moved:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for some in _chunks([parameter.grad for parameter in moved if parameter.grad is not None]):
+            flat = torch.cat([gradient.reshape(-1) for gradient in some])
+            distributed.all_reduce(flat)
+            for gradient, summed in zip(some, flat.split([g.numel() for g in some]), strict=True):
+                gradient.copy_(summed.view_as(gradient))
+
+    def begin(self, module: torch.nn.Module, seed: int) -> None:
+        """Give every process the main one's weights, and dropout of its own."""
+        if not self.is_main:
+            own = int(seed_sequence(Purpose.PROCESS, seed, self.rank).generate_state(1)[0])
+            seed_torch(next(module.parameters()).device, own)
+        for tensor in module.state_dict().values():
+            distributed.broadcast(tensor, 0)
+
+
+def _chunks(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Cut gradients of one dtype into lists of about CHUNK entries."""
+    some: list[Tensor] = []
+    for gradient in gradients:
+        if some and (sum(g.numel() for g in some) + gradient.numel() > CHUNK or gradient.dtype != some[0].dtype):
+            yield some
+            some = []
+        some.append(gradient)
+    if some:
+        yield some
+
+
+@contextmanager
+def joined(device: str) -> Iterator[tuple[World, torch.device]]:
+    """Join the processes that `accelerate launch` started, and yield them and this one's device.
+
+    An error in one process ends all of them. UsageError where Accelerate is not installed, or where a single GPU is
+    named for several processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield ALONE, resolve_device(device, float64=True)
+        return
+    try:
+        from accelerate import PartialState
+    except ImportError as error:
+        raise UsageError(f"several processes need Accelerate ({error}): pip install 'mervn[accelerate]'") from error
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device of several processes must be auto, cpu or cuda, found {device}")
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+    group = Group()
+    try:
+        yield group, torch.device("cpu") if state.device.type == "cpu" else state.device
+    except BaseException as error:
+        group.faults.announce(error)
+        raise  # without leaving the group: that would wait for what the others have begun
+    group.faults.close()
+    state.destroy_process_group()

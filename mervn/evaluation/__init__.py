@@ -1,0 +1,1 @@
+"""Predictions, metrics and the record of looks at the test split."""

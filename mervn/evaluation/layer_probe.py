@@ -1,0 +1,100 @@
+"""Which layer of an encoder to extract: a linear probe of the time-mean of each, trained on train, scored on valid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.encoders.selector import Layer, Selector
+from features.errors import InputError
+from features.extraction.extract import extract_stream
+from features.extraction.settings import ExtractSettings
+from features.manifests.manifest import read_manifests
+from features.progress import Progress, Say
+from features.store.reader import FeatureStore
+from mervn.evaluation.metrics import compute_metrics
+
+SPLITS = ("train", "valid")
+
+
+@dataclass(frozen=True)
+class LayerScore:
+    """How well a linear map of one layer's time-mean tells the emotions of valid."""
+
+    layer: Layer
+    accuracy: float
+    macro_f1: float
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """The scores of all layers, in their order."""
+
+    store: Path
+    scores: list[LayerScore]
+    n: Mapping[str, int]
+    """Utterances by split."""
+    missing: Mapping[str, int]
+    """Utterances without features (no transcript, or rejected), by split."""
+
+    @property
+    def best(self) -> LayerScore:
+        """The layer with the highest macro-F1 on valid; among equals the lowest."""
+        return max(self.scores, key=lambda score: score.macro_f1)
+
+
+def probe_layers(
+    selector: Selector,
+    data: Path,
+    audio_root: Path | None,
+    settings: ExtractSettings,
+    say: Say,
+    progress: Progress,
+) -> LayerReport:
+    """Extract the time-mean of every layer of train and valid (kept, as any store) and probe each; test is not read."""
+    manifests = read_manifests(data, SPLITS, audio_root=audio_root, check_audio=selector.modality == "audio")
+    utterances = [utterance for rows in manifests.values() for utterance in rows]
+    (result,) = extract_stream(utterances, selector, settings, say, progress)
+    store = FeatureStore(result.path)
+    labels = sorted({str(utterance.emotion) for utterance in manifests["train"]})
+    kept = {
+        name: [u for u in rows if u.utterance_id in store and len(store[u.utterance_id])]
+        for name, rows in manifests.items()
+    }
+    for name, rows in kept.items():
+        if len({utterance.emotion for utterance in rows}) < 2:
+            raise InputError(f"{name} must hold features of two emotions at least, found {len(rows)} utterances")
+    features = {
+        name: np.stack([store.check(u.utterance_id) for u in rows]).astype(np.float32) for name, rows in kept.items()
+    }
+    targets = {name: np.array([labels.index(str(u.emotion)) for u in rows]) for name, rows in kept.items()}
+    scores = []
+    for place in range(features["train"].shape[1]):
+        metrics = _probe({name: values[:, place] for name, values in features.items()}, targets, labels)
+        scores.append(LayerScore(place, metrics["accuracy"], metrics["macro_f1"]))
+    return LayerReport(
+        store.path,
+        scores,
+        {name: len(rows) for name, rows in kept.items()},
+        {name: len(manifests[name]) - len(rows) for name, rows in kept.items()},
+    )
+
+
+def _probe(
+    features: Mapping[str, np.ndarray[Any, Any]], targets: Mapping[str, np.ndarray[Any, Any]], labels: Sequence[str]
+) -> dict[str, Any]:
+    """Return the metrics on valid of a logistic regression on standardised features, both fitted on train alone."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
+    model.fit(features["train"], targets["train"])
+    found = model.predict_proba(features["valid"])
+    probabilities = np.zeros((len(found), len(labels)))
+    probabilities[:, model.classes_] = found  # a class of which no utterance has features is never predicted
+    return compute_metrics(targets["valid"], probabilities, list(labels))

@@ -1,0 +1,1 @@
+"""Training encoders and head end to end."""

@@ -1,0 +1,82 @@
+"""Load what a finished run holds: the head with its weights, fine-tuned encoders, and the stores it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from features.command_lines import DataPlace, features_folder
+from features.encoders import ENCODERS
+from features.encoders.base import Encoder, load_encoder
+from features.encoders.finetuned import ENCODERS_FOLDER
+from features.encoders.selector import Selector
+from features.errors import InputError
+from mervn.config import EvaluateOptions, HeadOptions
+from mervn.data.streams import Stream, StreamShape, find_streams, modality_of
+from mervn.model.custom_module import fusion_spec, kept_own
+from mervn.model.head import Head, build_head
+from mervn.run_folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE, RunConfig, options_of
+
+
+def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
+    """Build the head of a complete run and load its weights, on the CPU.
+
+    UsageError where it is built of a user's own modules without `trust_code`, for that runs their code. InputError
+    where the run is not complete, or its weights are not of the head that config.json says.
+    """
+    if not (run / METRICS_FILE).is_file():
+        raise InputError(f"{run} is not complete: run the {config.command} command that made it again, it goes on")
+    kept = kept_own(run, config.options, config.inputs.get("modules", {}), trust_code)
+    options = options_of(run, {**config.options, **kept}, HeadOptions)
+    shapes = {name: StreamShape(**shape) for name, shape in config.streams.items()}
+    lacking = [name for name in fusion_spec(options.fusion).streams if name not in shapes]
+    if lacking:
+        raise InputError(f"{run / CONFIG_FILE}: streams must hold {' and '.join(lacking)}, found {', '.join(shapes)}")
+    if not kept:  # a user's own module may not be built without memory
+        _check_shapes(run, options, shapes, len(config.labels))
+    head = build_head(options, shapes, len(config.labels))
+    try:
+        head.load_state_dict(load_file(run / MODEL_FILE), strict=True)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise InputError(f"{run / MODEL_FILE} must hold the weights of this run's head, found: {error}") from error
+    return head.eval()
+
+
+def _check_shapes(run: Path, options: HeadOptions, shapes: Mapping[str, StreamShape], num_classes: int) -> None:
+    """Raise InputError where the weights are not of the head that config.json says, before memory is taken for it."""
+    try:
+        with torch.device("meta"):
+            head = build_head(options, shapes, num_classes)
+        with safe_open(run / MODEL_FILE, "pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, RuntimeError, ValueError, OverflowError, TypeError, SafetensorError) as error:
+        raise InputError(f"{run / MODEL_FILE} must hold the weights of this run's head, found: {error}") from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        shown = f"{wrong[0]} of {found.get(wrong[0])}, not {wanted.get(wrong[0])}"
+        raise InputError(f"{run / MODEL_FILE} must hold the weights of the head of {CONFIG_FILE}, found {shown}")
+
+
+def load_tuned(run: Path, stream: str, name: str) -> Encoder:
+    """Load the encoder of a stream of a finetune run."""
+    if name not in ENCODERS[modality_of(stream)]:
+        raise InputError(f"{run / CONFIG_FILE}: the encoder of {stream} must be a known one, found {name!r}")
+    return load_encoder(Selector(modality_of(stream), name, str(run / ENCODERS_FOLDER / stream)))
+
+
+def data_and_streams(config: RunConfig, options: EvaluateOptions) -> tuple[Path, dict[str, Stream]]:
+    """Return the data folder and the streams of exactly the identities the run was trained on."""
+    data = options.data or Path(config.options["data"])
+    folder = options.features_dir
+    if folder is None and options.data is None and config.options.get("features_dir"):
+        folder = Path(config.options["features_dir"])
+    given = {m: config.options.get(f"{m}_store") for m in ("audio", "text")} if options.data is None else {}
+    explicit = {modality: Path(path) if path else None for modality, path in given.items()}
+    audio_root = options.audio_root or config.options.get("audio_root")
+    place = DataPlace(data, features_folder(folder, data), Path(audio_root) if audio_root else None)
+    return data, find_streams(config.inputs["stores"], place, explicit, config.models)

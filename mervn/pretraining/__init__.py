@@ -1,0 +1,1 @@
+"""Pretraining Fourier2Vec on masked frames."""

@@ -1,0 +1,68 @@
+"""Log-mel frames of many utterances: computed once, kept in one file in half precision and mapped from disk."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.audio.segment import AudioError
+from features.encoders.fourier2vec import Fourier2Vec
+from features.extraction.encoder_input import SAMPLE_RATE, read_input
+from features.manifests.manifest import Utterance
+from features.progress import Progress
+from features.ragged import Ragged
+from features.store.rejected import Rejection
+
+
+class Frames:
+    """The raw log-mel frames (F, num_mels) of utterances, by number."""
+
+    def __init__(self, path: Path, sizes: Sequence[int], num_mels: int, seconds: float, audio_sha256: str) -> None:
+        self.sizes = list(sizes)
+        self.seconds = seconds
+        self.audio_sha256 = audio_sha256
+        """Over the decoded samples of all utterances."""
+        self._offsets = np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
+        shape = (int(self._offsets[-1]), num_mels)
+        self._values = np.memmap(path, np.float16, "r", shape=shape) if shape[0] else np.zeros(shape, np.float16)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def read(self, index: int, first: int, last: int) -> Tensor:
+        """Return frames first..last of an utterance, float32."""
+        offset = self._offsets[index]
+        return torch.from_numpy(self._values[offset + first : offset + last].astype(np.float32))
+
+
+def read_frames(
+    utterances: Sequence[Utterance], encoder: Fourier2Vec, path: Path, progress: Progress
+) -> tuple[Frames, list[Rejection]]:
+    """Write the frames of every utterance into the file `path`; what cannot be used is returned with the reason."""
+    sizes: list[int] = []
+    rejected: list[Rejection] = []
+    samples, digest = 0, hashlib.sha256()
+    with path.open("wb") as file, closing(progress(len(utterances), 0)) as bar, torch.inference_mode():
+        for utterance in utterances:
+            bar.update(1)
+            try:
+                item = read_input(utterance, encoder)
+            except AudioError as error:
+                rejected.append(Rejection(utterance, error.reason, str(error)))
+                continue
+            frames = encoder.raw_log_mel(Ragged.from_sequences([item.prepared])).values.to(torch.float16).numpy()
+            if not np.isfinite(frames).all():
+                detail = "the log-mel frames hold NaN or infinity"
+                rejected.append(Rejection(utterance, "non_finite_features", detail))
+                continue
+            file.write(frames.tobytes())
+            sizes.append(len(frames))
+            samples += item.num_inputs
+            digest.update(item.input_sha256.encode())
+    return Frames(path, sizes, encoder.config["num_mels"], samples / SAMPLE_RATE, digest.hexdigest()), rejected

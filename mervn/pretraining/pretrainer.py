@@ -1,0 +1,263 @@
+"""Training on masked frames: AdamW, warm-up and cosine, clipping, the epoch of the lowest valid loss.
+
+With `epochs` the result is a function of the audio, the options and the seed, and on a CPU an interrupted training goes
+on as if it never was; with `minutes` the schedule follows the clock.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from features.atomic_files import write_atomically
+from features.batching import plan_batches
+from features.errors import InputError
+from features.ragged import Ragged
+from features.random_streams import Purpose, generator
+from mervn.config import PretrainOptions
+from mervn.pretraining.log_mel_cache import Frames
+from mervn.pretraining.masked_frames import MaskedFrames, draw_positions, l1_sums
+from mervn.training.checkpoint import (
+    latest_checkpoint,
+    load_checkpoint,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    remove_older,
+    save_checkpoint,
+)
+
+MEL_PER_SECOND = 100
+MAX_BATCH = 256
+DEFAULT_EPOCHS = 30
+JITTER = (0.9, 1.1)
+"""Lengths are multiplied by a draw from here before they are sorted, so that batches change from epoch to epoch."""
+Report = Callable[[dict[str, Any]], None]
+"""Called with the history entry of every epoch."""
+
+
+@dataclass
+class Best:
+    """The best epoch so far by valid L1; the earlier among equals."""
+
+    epoch: int = -1
+    l1: float = math.inf
+    mean_l1: float = math.inf
+    weights: dict[str, Tensor] | None = None
+
+    def offer(self, epoch: int, l1: float, mean_l1: float, encoder: nn.Module) -> None:
+        """Take this epoch if it is better."""
+        if l1 < self.l1:
+            self.epoch, self.l1, self.mean_l1 = epoch, l1, mean_l1
+            self.weights = {name: tensor.detach().cpu().clone() for name, tensor in encoder.state_dict().items()}
+
+
+def rate_at(progress: float, warmup: float, greatest: float) -> float:
+    """Return the learning rate at a share of the training: a linear rise during `warmup`, then a cosine to zero."""
+    if progress < warmup:
+        return greatest * progress / warmup
+    return greatest * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+
+
+def make_optimizer(model: nn.Module, options: PretrainOptions) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov and Hutter 2019); biases and norms are not decayed."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+
+
+class Pretrainer:
+    """Trains one model; `fit` goes on from the latest checkpoint of `folder` exactly as if never interrupted."""
+
+    def __init__(
+        self,
+        model: MaskedFrames,
+        train: Frames,
+        valid: Frames,
+        options: PretrainOptions,
+        device: torch.device,
+    ) -> None:
+        self.model, self.train, self.valid = model, train, valid
+        self.options, self.device = options, device
+        self.optimizer = make_optimizer(model, options)
+        self.epochs = None if options.minutes else options.epochs or DEFAULT_EPOCHS
+        self.best = Best()
+        self.next_epoch = 0
+        self.steps = 0
+        self.validation_s = 0.0
+        self._began = time.perf_counter()
+
+    @property
+    def progress(self) -> float:
+        """The share of the training that is done by the clock, 0..1; valid's last loss is part of it."""
+        spent = time.perf_counter() - self._began + self.validation_s
+        return min(1.0, spent / (60 * self.options.minutes)) if self.options.minutes else 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether the epochs or the minutes are used up; at least one epoch begins."""
+        if self.epochs is not None:
+            return self.next_epoch >= self.epochs
+        return self.next_epoch > 0 and self.progress >= 1
+
+    def fit(self, folder: Path, report: Report) -> None:
+        """Train until the epochs or the minutes are used up; `best` holds the result."""
+        history, every = folder / "history.jsonl", self.options.checkpoint_every
+        self._resume(folder / "checkpoints", history)
+        while not self.finished:
+            entry = self._epoch(self.next_epoch)
+            with history.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry, sort_keys=True) + "\n")
+            self.next_epoch += 1
+            if every and self.next_epoch % every == 0:
+                self._save(folder / "checkpoints")
+            report(entry)
+
+    def _epoch(self, done: int) -> dict[str, Any]:
+        """Train and score the epoch after `done` others; its own number counts from 1."""
+        started, epoch = time.perf_counter(), done + 1
+        train_loss = self.train_epoch(done)
+        before = time.perf_counter()
+        l1, mean_l1 = self.validate()
+        self.validation_s = time.perf_counter() - before
+        if not (math.isfinite(train_loss) and math.isfinite(l1)):
+            raise InputError(
+                f"epoch {epoch}: the losses must be finite, found {train_loss} on train and {l1} on valid; "
+                "lower --learning-rate"
+            )
+        self.best.offer(epoch, l1, mean_l1, self.model.encoder)
+        seconds = time.perf_counter() - started
+        left = self._left(seconds)
+        return {
+            "epoch": epoch,
+            "steps": self.steps,
+            "train_loss": train_loss,
+            "valid": {"l1": l1, "mean_l1": mean_l1, "ratio": l1 / mean_l1},
+            "best_epoch": self.best.epoch,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(seconds, 3),
+            "seconds_left": round(left, 1),
+        }
+
+    def _left(self, epoch_s: float) -> float:
+        if self.epochs is not None:
+            return (self.epochs - self.next_epoch - 1) * epoch_s
+        return max(0.0, 60 * (self.options.minutes or 0.0) - (time.perf_counter() - self._began))
+
+    def train_epoch(self, epoch: int) -> float:
+        """Run one epoch, or what the minutes leave of it, and return its mean loss over hidden frames."""
+        self.model.train()
+        rng = generator(Purpose.PRETRAIN_ORDER, self.options.seed, epoch)
+        batches = self._batches(self.train, rng.uniform(*JITTER, len(self.train)))
+        order = rng.permutation(len(batches))
+        total, count = torch.zeros((), dtype=torch.float64, device=self.device), 0
+        for number, index in enumerate(order):
+            progress = (epoch + (number + 1) / len(order)) / self.epochs if self.epochs else self.progress
+            if progress >= 1 and count and self.epochs is None:
+                break
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate_at(progress, self.options.warmup, self.options.learning_rate)
+            mel, hidden = self.batch(self.train, batches[index], epoch)
+            prediction, target = self.model(mel, hidden)
+            loss = l1_sums(prediction, target, hidden).sum()
+            self.optimizer.zero_grad(set_to_none=True)
+            (loss / max(1, hidden.total)).backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
+            self.optimizer.step()
+            total += loss.detach().double()
+            count += hidden.total
+            self.steps += 1
+        return float(total) / max(1, count)
+
+    def validate(self) -> tuple[float, float]:
+        """Return the L1 of valid's hidden frames, and that of predicting the mean; the masks never change.
+
+        Normalised frames have mean zero in every mel, so the mean of train is predicted by zero.
+        """
+        self.model.eval()
+        totals, count = torch.zeros(2, dtype=torch.float64, device=self.device), 0
+        with torch.inference_mode():
+            for indices in self._batches(self.valid):
+                mel, hidden = self.batch(self.valid, indices, None)
+                prediction, target = self.model(mel, hidden)
+                sums = [l1_sums(guess, target, hidden).double().sum() for guess in (prediction, target.new_zeros(()))]
+                totals += torch.stack(sums)
+                count += hidden.total
+        l1, mean_l1 = (totals / max(1, count)).tolist()
+        return l1, mean_l1
+
+    def batch(self, frames: Frames, indices: list[int], epoch: int | None) -> tuple[Ragged, Ragged]:
+        """Return raw log-mel frames (sum F, num_mels) and the numbers (sum M,) of the 50 Hz frames to hide.
+
+        Crop and mask of an utterance are functions of (seed, epoch, utterance), never of the batch; without an epoch,
+        as for valid, they never change.
+        """
+        mels, positions = [], []
+        for index in indices:
+            rng = self._mask_generator(epoch, index)
+            size = frames.sizes[index]
+            kept = min(size, self._most)
+            first = int(rng.integers(size - kept + 1))
+            mels.append(frames.read(index, first, first + kept))
+            positions.append(draw_positions(rng, kept, self.options.mask_start, self.options.mask_span))
+        return Ragged.from_sequences(mels).to(self.device), Ragged.from_sequences(positions).to(self.device)
+
+    def _mask_generator(self, epoch: int | None, index: int) -> np.random.Generator:
+        if epoch is None:
+            return generator(Purpose.PRETRAIN_VALID, self.options.seed, index)
+        return generator(Purpose.PRETRAIN_MASK, self.options.seed, epoch, index)
+
+    @property
+    def _most(self) -> int:
+        return round(self.options.max_seconds * MEL_PER_SECOND)
+
+    def _batches(self, frames: Frames, factors: np.ndarray[Any, Any] | None = None) -> list[list[int]]:
+        lengths = np.minimum(frames.sizes, self._most) / MEL_PER_SECOND * (1.0 if factors is None else factors)
+        return plan_batches(lengths.tolist(), self.options.batch_seconds, MAX_BATCH)
+
+    def _save(self, checkpoints: Path) -> None:
+        folder = checkpoints / f"epoch-{self.next_epoch:05d}"
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in (self.best.weights or {}).items()}
+        state = {
+            "next_epoch": self.next_epoch,
+            "steps": self.steps,
+            "spent_s": time.perf_counter() - self._began,
+            "best": {"epoch": self.best.epoch, "l1": self.best.l1, "mean_l1": self.best.mean_l1},
+            "audio": self._audio,
+        }
+        save_checkpoint(folder, tensors | optimizer_tensors(self.optimizer), state)
+        remove_older(checkpoints, folder)
+
+    @property
+    def _audio(self) -> dict[str, str]:
+        return {"train": self.train.audio_sha256, "valid": self.valid.audio_sha256}
+
+    def _resume(self, checkpoints: Path, history: Path) -> None:
+        """Load the latest checkpoint, if there is one, and cut the history to it."""
+        latest = latest_checkpoint(checkpoints)
+        if latest is not None:
+            tensors, state = load_checkpoint(latest)
+            if state["audio"] != self._audio:
+                raise InputError(f"the audio must be that of {latest}, but it has changed since; train with --force")
+            self.model.load_state_dict(_under("model.", tensors))
+            load_optimizer_tensors(self.optimizer, tensors)
+            self.best = Best(**state["best"], weights=_under("best.", tensors))
+            self.next_epoch, self.steps = state["next_epoch"], state["steps"]
+            self._began -= state["spent_s"]
+        lines = history.read_text("utf-8").splitlines() if history.exists() else []
+        write_atomically(history, "".join(line + "\n" for line in lines[: self.next_epoch]))
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""Training: batches, optimizer, checkpoints, and what a run leaves."""

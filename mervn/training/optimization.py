@@ -1,0 +1,123 @@
+"""How a head is optimised: AdamW, the learning rate's course, the precision of a step."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from features.device import exact_fp32
+from features.errors import UsageError
+from mervn.config import TrainingOptions
+
+CPUINFO = Path("/proc/cpuinfo")
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+"""As Linux calls the instructions that multiply in bf16."""
+
+
+def learning_rate(step: float, total: int, warmup: float, greatest: float, schedule: str = "cosine") -> float:
+    """Return the rate of a step (0-based): a linear rise over a share of the steps, then a cosine or constant."""
+    rising = max(1, round(warmup * total))
+    if step < rising:
+        return greatest * min(1.0, (step + 1) / rising)
+    if schedule == "constant":
+        return greatest
+    return greatest * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+
+
+def make_optimizer(groups: list[dict[str, Any]], options: TrainingOptions) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov and Hutter 2019) over parameter groups."""
+    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+
+
+def resolve_amp(amp: str, device: torch.device) -> str:
+    """Return off, bf16 or fp16: `auto` is bf16 where the machine computes in it. UsageError where it cannot be."""
+    if amp == "auto":
+        return "bf16" if computes_bf16(device) else "off"
+    if amp == "fp16" and device.type != "cuda":
+        raise UsageError(f"--amp fp16 needs a GPU, found {device}; on a CPU use --amp bf16 or off")
+    return amp
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Tell whether a device has instructions for bf16; where it emulates them, bf16 is slower than fp32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    try:
+        known: Mapping[str, Any] = torch.cpu.get_capabilities()
+        return any(known.get(name) for name in BF16_FLAGS)
+    except (AttributeError, RuntimeError):  # an older torch, or a wheel without it
+        return bool(BF16_FLAGS & _cpu_flags(CPUINFO))
+
+
+def _cpu_flags(cpuinfo: Path) -> set[str]:
+    """Return what Linux says that an x86 processor can do; nothing on other systems and processors."""
+    with suppress(OSError):
+        for line in cpuinfo.read_text("utf-8", errors="replace").splitlines():
+            if line.startswith("flags"):
+                return set(line.partition(":")[2].split())
+    return set()
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Have torch take only algorithms that give the same bytes again; RuntimeError names one that has none.
+
+    fp32 is exact then (no TF32). On a CPU, at one number of threads, the algorithms are the usual ones.
+    https://pytorch.org/docs/stable/notes/randomness.html
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        with exact_fp32() if wanted else nullcontext():
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+class Precision:
+    """Runs the forward pass in a precision, and scales the loss in fp16 so that small gradients survive.
+
+    Micikevicius et al. 2018 (arXiv 1710.03740). Parameters, loss and optimizer stay in fp32.
+    """
+
+    def __init__(self, amp: str, device: torch.device) -> None:
+        self.amp, self.device = amp, device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
+        self.scaler.scale(torch.zeros((), device=device))  # its state is there though this process have no loss
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of the forward pass."""
+        kind = torch.float16 if self.amp == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, kind, enabled=self.amp != "off")
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss."""
+        self.scaler.scale(loss).backward()
+
+    def step(self, head: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
+        """Clip the gradients, move the parameters and forget the gradients; fp16 leaves out a step that overflowed."""
+        self.scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(head.parameters(), clip_norm)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of the scaler, for a checkpoint."""
+        return dict(self.scaler.state_dict())
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
+        if state:
+            self.scaler.load_state_dict(state)

@@ -1,0 +1,135 @@
+"""What a training leaves in its run, however it was trained: metrics on valid, predictions, where it all came from."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from features.atomic_files import write_atomically
+from features.environment import machine, now, package_versions
+from features.errors import InputError
+from features.progress import Progress, no_bar
+from mervn.config import FinetuneOptions, TrainHeadOptions
+from mervn.data.streams import StreamShape
+from mervn.evaluation.metrics import compute_metrics
+from mervn.evaluation.predict import predict, prediction_rows
+from mervn.model.head import Head, LayerMix
+from mervn.run_folder import ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, SCHEMA, RunConfig, write_json, write_jsonl
+from mervn.training.checkpoint import Saving
+from mervn.training.tensorboard import FOLDER, TensorBoard
+from mervn.training.trainer import Report, Trainer
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run is and what it found on valid."""
+
+    path: Path
+    metrics: Mapping[str, Any]
+    trained: bool
+    """False where a complete run was there already."""
+    is_main: bool = True
+    """False in all but one of several processes that trained it together."""
+
+
+@dataclass(frozen=True)
+class Valid:
+    """How the epoch that was chosen does on valid."""
+
+    metrics: dict[str, Any]
+    """The content of metrics.json."""
+    probabilities: np.ndarray[Any, Any]
+    """(N, C) float64 in the order of the split."""
+
+
+def fit_best(trainer: Trainer, run: Path, options: TrainHeadOptions | FinetuneOptions, report: Report) -> None:
+    """Train to the end and put the weights of the best epoch back."""
+    saving = Saving(options.checkpoint_every, options.checkpoint_steps, options.keep_checkpoints)
+    with closing(TensorBoard(run / FOLDER)) as board:
+        wanted = options.tensorboard and trainer.world.is_main
+        trainer.fit(run, saving, [board.add, report] if wanted else [report])
+    if trainer.best.weights is None:
+        raise InputError("no epoch was scored: --epochs must be at least 1")
+    trainer.load_weights(trainer.best.weights)
+
+
+def score(
+    trainer: Trainer, shapes: Mapping[str, StreamShape], weights: Mapping[str, str], dropped: Mapping[str, Any],
+    progress: Progress = no_bar,
+) -> Valid:  # fmt: skip
+    """Score a trainer's model on valid; `weights` says by stream where the encoders' weights come from."""
+    valid = trainer.valid
+    probabilities = predict(trainer.model, valid, trainer.device, trainer.world, progress)
+    metrics = {
+        "schema": SCHEMA,
+        "labels": trainer.labels,
+        "selected_epoch": trainer.best.epoch,
+        "missing": {split.name: len(split.missing) for split in (trainer.train, valid)},
+        "empty": {split.name: split.count_empty() for split in (trainer.train, valid)},
+        "dropped": dropped,
+        "features": dict(weights),
+        "layer_weights": layer_weights(trainer.head, shapes),
+        "valid": {"missing": len(valid.missing), **compute_metrics(valid.targets, probabilities, trainer.labels)},
+    }
+    return Valid(metrics, probabilities)
+
+
+def write_weights(run: Path, head: Head) -> None:
+    """Write the weights of a head as model.safetensors."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in head.state_dict().items()}
+    write_atomically(run / MODEL_FILE, save(tensors))
+
+
+def write_outcome(run: Path, trainer: Trainer, found: Valid, environment: Mapping[str, Any]) -> None:
+    """Write all but the weights; metrics.json comes last, for its existence means complete. Checkpoints go then."""
+    write_jsonl(run / "predictions-valid.jsonl", prediction_rows(trainer.valid, found.probabilities, trainer.labels))
+    write_json(run / ENVIRONMENT_FILE, environment)
+    write_json(run / METRICS_FILE, found.metrics)
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+
+
+def layer_weights(head: Head, shapes: Mapping[str, StreamShape]) -> dict[str, dict[str, float]]:
+    """Return what the head learned to take of each layer, for the streams in which it mixes several."""
+    weights: dict[str, dict[str, float]] = {}
+    for name, mix in head.mixes.items():
+        if isinstance(mix, LayerMix):
+            weights[name] = dict(zip(shapes[name].layers, mix.weights().tolist(), strict=True))
+    return weights
+
+
+def environment(
+    config: RunConfig, trainer: Trainer, stores: Mapping[str, Sequence[Mapping[str, Any]]], seconds: float
+) -> dict[str, Any]:
+    """Return what environment.json says: where a run's numbers came from and what they cost."""
+    return {
+        "time": now(),
+        "versions": package_versions(),
+        "machine": machine(),
+        "device": str(trainer.device),
+        "processes": trainer.world.size,
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "inputs": dict(config.inputs),
+        "stores": {name: list(some) for name, some in stores.items()},
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "seconds": round(seconds, 3),
+        "seconds_per_epoch": round(seconds / max(1, trainer.next_epoch - 1), 4),
+    }
+
+
+def _commit() -> str | None:
+    """Return the git commit of the current folder, if it is in a repository."""
+    try:
+        result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()

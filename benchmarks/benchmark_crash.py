@@ -39,7 +39,7 @@ from features.store.part import part_paths, read_part
 from features.store.reader import FeatureStore
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from tiny import make_data, read_rows, write_manifest
+from tiny import make_data, read_jsonl, write_manifest
 
 BATCH_DEPENDENT = """
 from features.encoders.fourier2vec import Fourier2Vec
@@ -144,7 +144,7 @@ def store_of(features: Path, encoder: str) -> Path | None:
 def content(path: Path) -> dict[str, tuple[str, bytes]]:
     """Return everything a store holds, checked."""
     store = FeatureStore(path)
-    return {name: (store.row_info(name).input_sha256, store.check(name).tobytes()) for name in store}
+    return {name: (store.utterance_info(name).input_sha256, store.check(name).tobytes()) for name in store}
 
 
 def committed(path: Path | None) -> dict[str, tuple[str, bytes]]:
@@ -238,7 +238,7 @@ def obstacles(setting: Setting, folder: Path, expected: dict[str, tuple[str, byt
 
 def change_half(data: Path) -> None:
     """Change every second audio file and transcript of train; lengths stay, so the batches do."""
-    rows = read_rows(data / "train.jsonl")
+    rows = read_jsonl(data / "train.jsonl")
     for number, row in enumerate(rows[::2]):
         samples, rate = soundfile.read(data / row["wav_path"], dtype="float32")
         soundfile.write(data / row["wav_path"], samples[::-1], rate)

@@ -31,7 +31,7 @@ from report import Figure, report
 
 from features.store.identity import StoreInfo, create_store
 from features.store.maintenance import convert
-from features.store.part import Row, num_bytes, part_paths
+from features.store.part import StoredUtterance, num_bytes, part_paths
 from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
 
@@ -66,7 +66,9 @@ def write_store(info: StoreInfo, rows: Sequence[Array], kind: str = "hdf5") -> N
         for start in range(0, len(rows), WRITTEN_AT_ONCE):
             chunk = rows[start : start + WRITTEN_AT_ONCE]
             source = '{"path": "wav/speaker/utterance.wav", "size": 100000, "start": 0.0, "end": null}'
-            writer.add([Row(name(start + i), x, 320 * len(x), "0" * 64, source) for i, x in enumerate(chunk)])
+            writer.add(
+                [StoredUtterance(name(start + i), x, 320 * len(x), "0" * 64, source) for i, x in enumerate(chunk)]
+            )
 
 
 def name(number: int) -> str:

@@ -34,7 +34,7 @@ from features.manifests.manifest import Utterance
 from features.memory import BATCH_SECONDS
 from features.ragged import Ragged
 from features.store.identity import create_store
-from features.store.part import Row
+from features.store.part import StoredUtterance
 from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
 from mervn.config import TrainHeadOptions
@@ -104,7 +104,7 @@ def make_data(folder: Path, count: int, widths: dict[str, int], encoder: Wav2Vec
         with StoreWriter(info) as writer:
             for name, size in zip(names, rows[modality], strict=True):
                 values = generator.standard_normal((size, width), np.float32).astype(np.float16)
-                writer.add([Row(name, values, 0, "", "{}")])
+                writer.add([StoredUtterance(name, values, 0, "", "{}")])
         streams[modality] = [Sequences(FeatureStore(info.path), names)]
     targets = generator.integers(0, CLASSES, count)
     utterances = [Utterance(n, "s", "-", Path("-"), 0.0, None, "mix", "", "-", "train", "-", 1, {}) for n in names]

@@ -10,7 +10,7 @@ import numpy as np
 
 from features.manifests.manifest import Utterance
 from features.store.identity import create_store
-from features.store.part import Row
+from features.store.part import StoredUtterance
 from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
 from mervn.data.stored_sequences import Sequences
@@ -57,7 +57,7 @@ def make_corpus(folder: Path, count: int) -> Corpus:
         with StoreWriter(info) as writer:
             for i, utterance in enumerate(utterances):
                 values = generator.standard_normal((lengths[modality][i], width), np.float32).astype(np.float16)
-                writer.add([Row(utterance.utterance_id, values, 0, "", "{}")])
+                writer.add([StoredUtterance(utterance.utterance_id, values, 0, "", "{}")])
                 paths.append(folder / f"{modality}-{i}.npy")
                 np.save(paths[-1], values)
         store = FeatureStore(info.path)

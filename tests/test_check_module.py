@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from test_train_head import SMALL, data, made, outcome, train
-from tiny import read_rows
+from tiny import read_jsonl
 
 from cli.main import run as mervn
 from features.errors import InputError, UsageError
@@ -234,7 +234,7 @@ def test_an_edited_module_is_another_configuration(data: Path, tmp_path: Path, o
     path.write_text(path.read_text() + "\n# changed\n")
     with pytest.raises(UsageError, match="another configuration.*\n.*modules"):
         train(data, tmp_path / "run", fusion=own["fusion"])
-    history = read_rows(tmp_path / "run" / "history.jsonl")
+    history = read_jsonl(tmp_path / "run" / "history.jsonl")
     assert len(history) == SMALL["epochs"]
 
 

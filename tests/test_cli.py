@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import make_data, make_whisper, read_rows, write_manifest
+from tiny import make_data, make_whisper, read_jsonl, write_manifest
 
 from cli.main import run
 from features.store.reader import FeatureStore
@@ -124,7 +124,7 @@ def test_what_a_user_can_cause_is_a_message(
 
 
 def test_manifest_faults_end_an_extraction_before_anything_is_written(folder: Path, capsys: Captured) -> None:
-    rows = read_rows(folder / "data" / "train.jsonl")
+    rows = read_jsonl(folder / "data" / "train.jsonl")
     rows[1]["start"], rows[2]["wav_path"] = -1, "gone.wav"
     write_manifest(folder / "data" / "train.jsonl", rows)
     assert run(["extract", "--audio-encoder", "fourier2vec"]) == 1
@@ -279,7 +279,7 @@ def test_a_killed_extraction_goes_on_and_holds_equal_content(folder: Path, signa
     whole = FeatureStore(next((folder / "whole" / "audio").iterdir()))
     for name in whole:
         assert broken[name].tobytes() == whole[name].tobytes()
-        assert broken.row_info(name).input_sha256 == whole.row_info(name).input_sha256
+        assert broken.utterance_info(name).input_sha256 == whole.utterance_info(name).input_sha256
 
 
 def test_stores_are_looked_after(folder: Path, capsys: Captured) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from tiny import make_data, make_phobert, make_whisper, read_rows, write_manifest
+from tiny import make_data, make_phobert, make_whisper, read_jsonl, write_manifest
 
 from cli.main import run
 from features.command_lines import DataPlace, extract_command, recorded_flags
@@ -66,7 +66,7 @@ def test_missing_utterances_are_added_to_the_store_that_lacks_them(folder: Path,
 
 def test_changed_transcripts_are_extracted_again_by_the_suggested_command(folder: Path, capsys: Captured) -> None:
     assert run(["extract", *PLACE, "--text-encoder", "hashed_ngrams"]) == 0
-    rows = read_rows(folder / "my data" / "valid.jsonl")
+    rows = read_jsonl(folder / "my data" / "valid.jsonl")
     rows[0]["transcript"] = "đã sửa"
     write_manifest(folder / "my data" / "valid.jsonl", rows)
     train = ["train-head", *PLACE, *FAST, "--fusion", "text"]
@@ -86,7 +86,7 @@ def test_rejected_utterances_are_not_to_be_extracted_again(folder: Path, capsys:
     message = capsys.readouterr().err
     assert "'valid-001' in " in message and "rejected.jsonl says why utterances were rejected" in message
     assert not suggested(message)
-    rows = read_rows(folder / "my data" / "valid.jsonl")
+    rows = read_jsonl(folder / "my data" / "valid.jsonl")
     soundfile.write(folder / "my audio" / "new.wav", [0.1, -0.1] * 8000, 16_000)
     write_manifest(
         folder / "my data" / "valid.jsonl", [*rows, {**rows[0], "utterance_id": "new", "wav_path": "new.wav"}]
@@ -115,7 +115,7 @@ def test_commands_name_the_manifests_that_there_are(folder: Path, capsys: Captur
     assert run(["extract", *PLACE, "--text-encoder", "hashed_ngrams"]) == 0
     assert run(["train-head", *PLACE, *FAST, "--fusion", "text", "--output", "run"]) == 0
     (folder / "other").mkdir()
-    rows = read_rows(folder / "my data" / "test.jsonl")
+    rows = read_jsonl(folder / "my data" / "test.jsonl")
     evaluate = ["evaluate", "run", "--data", "other", "--split", "test"]
     named = [{**row, "utterance_id": f"new {i}"} for i, row in enumerate(rows)]
     changed = [{**row, "transcript": "đã sửa"} for row in named]
@@ -129,9 +129,9 @@ def test_commands_name_the_manifests_that_there_are(folder: Path, capsys: Captur
 
 
 def test_a_label_map_is_quoted(folder: Path, capsys: Captured) -> None:
-    rows = read_rows(folder / "my data" / "train.jsonl")
+    rows = read_jsonl(folder / "my data" / "train.jsonl")
     write_manifest(folder / "my data" / "train.jsonl", [{**rows[0], "emotion": "Rất vui"}, *rows[1:]])
-    rows = read_rows(folder / "my data" / "valid.jsonl")
+    rows = read_jsonl(folder / "my data" / "valid.jsonl")
     write_manifest(folder / "my data" / "valid.jsonl", [{**rows[0], "emotion": "rất vui"}, *rows[1:]])
     assert run(["train-head", *PLACE, *FAST]) == 1
     assert "--label-map 'rất vui=Rất vui'" in capsys.readouterr().err

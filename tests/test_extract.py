@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from tiny import make_data, make_whisper, read_rows, wave, write_manifest
+from tiny import make_data, make_whisper, read_jsonl, wave, write_manifest
 
 import features.extraction.encode as encoding
 from features.config import SPLITS
@@ -55,7 +55,7 @@ def run(data: Path, selector: str = "fourier2vec", **changes: Any) -> StoreResul
 
 def content(path: str) -> dict[str, tuple[str, int, bytes]]:
     store = FeatureStore(path)
-    infos = {name: store.row_info(name) for name in store}
+    infos = {name: store.utterance_info(name) for name in store}
     return {name: (info.input_sha256, info.length, store[name].tobytes()) for name, info in infos.items()}
 
 
@@ -67,7 +67,7 @@ def test_every_utterance_is_stored_with_its_closed_form_length(tmp_path: Path) -
     for rows in read_manifests(data, SPLITS).values():
         for utterance in rows:
             samples = -(-soundfile.info(utterance.audio_path).frames * 16_000 // 22_050)
-            assert store.row_info(utterance.utterance_id).num_inputs == samples
+            assert store.utterance_info(utterance.utterance_id).num_inputs == samples
             assert len(store[utterance.utterance_id]) == (max(samples, 400) - 400) // 320 + 1
     assert (Path(result.path) / "encoder" / "model.safetensors").is_file()
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_used_is_rejected_with_reason_and_line(tmp_path: Path) ->
     broken[700] = np.nan
     soundfile.write(data / "train-002.wav", broken, 16_000, subtype="FLOAT")
     (data / "valid-003.wav").write_text("no audio")
-    rows = read_rows(data / "test.jsonl")
+    rows = read_jsonl(data / "test.jsonl")
     rows[0] |= {"start": 0.1, "end": 9.0}
     rows[1] |= {"channel": 1}
     rows[2] |= {"end": soundfile.info(data / "test-002.wav").duration + 0.04}
@@ -178,7 +178,7 @@ def test_other_content_under_the_same_id_is_an_error_until_updated(tmp_path: Pat
     data = make_data(tmp_path / "data")
     before = content(run(data).path)
     soundfile.write(data / "train-005.wav", wave(0.8, 99), 16_000)
-    rows = read_rows(data / "valid.jsonl")
+    rows = read_jsonl(data / "valid.jsonl")
     rows[0]["end"] = 0.25
     write_manifest(data / "valid.jsonl", rows)
     with pytest.raises(InputError, match=r"2 utterances have another content.*'train-005' .train.jsonl:6.*--update"):
@@ -193,7 +193,7 @@ def test_other_content_under_the_same_id_is_an_error_until_updated(tmp_path: Pat
 def test_an_edited_transcript_is_noticed(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
     run(data, "hashed_ngrams")
-    rows = read_rows(data / "train.jsonl")
+    rows = read_jsonl(data / "train.jsonl")
     rows[1]["transcript"] = "một câu khác hẳn"
     write_manifest(data / "train.jsonl", rows)
     with pytest.raises(InputError, match=r"'train-001' .train.jsonl:2"):
@@ -205,7 +205,7 @@ def test_an_edited_transcript_is_noticed(tmp_path: Path) -> None:
 
 def test_a_missing_transcript_is_no_rows_and_composed_text_is_one_text(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
-    rows = read_rows(data / "train.jsonl")
+    rows = read_jsonl(data / "train.jsonl")
     rows[0]["transcript"] = unicodedata.normalize("NFD", "Tôi  rất\tvui ")
     rows[1]["transcript"] = "Tôi rất vui"
     rows[2]["transcript"] = " \n "

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 from test_train_head import data, made, outcome, train  # noqa: F401
-from tiny import make_phobert, make_vggish, make_wave_transformer, make_whisper, read_rows, wave, write_manifest
+from tiny import make_phobert, make_vggish, make_wave_transformer, make_whisper, read_jsonl, wave, write_manifest
 
 from cli.main import run as mervn
 from features.encoders.base import load_encoder
@@ -53,7 +53,7 @@ def tuned(head: Path) -> Path:
 
 def test_a_run_goes_on_from_the_head_and_is_evaluated_as_any_other(head: Path, tuned: Path) -> None:
     metrics = json.loads((tuned / "metrics.json").read_text())
-    history = read_rows(tuned / "history.jsonl")
+    history = read_jsonl(tuned / "history.jsonl")
     assert [entry["epoch"] for entry in history] == [0, 1, 2]
     assert ["train_loss" in entry for entry in history] == [False, True, True]
     assert history[2]["valid"]["nll"] < history[0]["valid"]["nll"]  # losses of training move with draws and dropout
@@ -122,12 +122,12 @@ def test_killed_in_mid_epoch_with_everything_on_equals_undisturbed(head: Path, t
     tune(head, tmp_path / "run", **{k: v for k, v in changes.items() if k not in ("init_head", "output")})
     whole = tune(head, tmp_path / "whole", **{k: v for k, v in changes.items() if k not in ("init_head", "output")})
     assert outcome(tmp_path / "run") == outcome(whole.path)
-    assert read_rows(whole.path / "history.jsonl")[1]["drawn"]["batches"] > 3  # the budget cuts, not a batch size
+    assert read_jsonl(whole.path / "history.jsonl")[1]["drawn"]["batches"] > 3  # the budget cuts, not a batch size
 
 
 def test_spec_augment_changes_what_is_trained_on_and_nothing_else(head: Path, tuned: Path, tmp_path: Path) -> None:
     masked = tune(head, tmp_path / "run", spec_time=0.5)
-    plain, other = (read_rows(run / "history.jsonl") for run in (tuned, masked.path))
+    plain, other = (read_jsonl(run / "history.jsonl") for run in (tuned, masked.path))
     scores = [{k: v for k, v in entry.items() if "seconds" not in k} for entry in (plain[0], other[0])]
     assert scores[0] == scores[1]  # epoch 0 is scored on audio as it is
     assert plain[1]["train_loss"] != other[1]["train_loss"]
@@ -182,7 +182,7 @@ def test_parity_names_the_stage_that_differs(
     with pytest.raises(InputError, match="parity fails at the features: audio differ by"):
         tune(run, tmp_path / "features")
     monkeypatch.undo()
-    rows = read_rows(data / "valid.jsonl")
+    rows = read_jsonl(data / "valid.jsonl")
     rows[1]["transcript"] = "khác hẳn"
     write_manifest(data / "valid.jsonl", rows)
     with pytest.raises(InputError, match=r"parity fails at the input hash: valid.jsonl:2 'valid-001'"):
@@ -329,7 +329,7 @@ def test_bad_audio_is_met_before_the_first_epoch(data: Path, tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
     result = tune(None, tmp_path / "run", allow_missing=True, **options)
     assert result.metrics["missing"] == {"train": 1, "valid": 0}
-    (rejected,) = read_rows(tmp_path / "run" / "rejected.jsonl")
+    (rejected,) = read_jsonl(tmp_path / "run" / "rejected.jsonl")
     assert rejected["utterance_id"] == "train-003"
 
 
@@ -346,7 +346,7 @@ def test_a_tuned_encoder_extracts_but_not_what_it_saw(tuned: Path, data: Path, t
     assert seen.keys() == {u.utterance_id for u in rows["train"]}
     other = tmp_path / "other"  # the same audio, under another name, as test
     other.mkdir()
-    line = read_rows(data / "train.jsonl")[2] | {"utterance_id": "new", "wav_path": str(data / "train-002.wav")}
+    line = read_jsonl(data / "train.jsonl")[2] | {"utterance_id": "new", "wav_path": str(data / "train-002.wav")}
     for split in ("train", "valid", "test"):
         write_manifest(other / f"{split}.jsonl", [line | {"utterance_id": split}])
     strangers = read_manifests(other, ("test",))["test"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from test_extract import Bar
-from tiny import make_data, read_rows, wave, write_manifest
+from tiny import make_data, read_jsonl, wave, write_manifest
 
 import features.extraction.encoder_input as inputs
 from features.config import SPLITS
@@ -72,16 +72,16 @@ def test_training_refuses_the_features_of_another_corpus(tmp_path: Path) -> None
 
 def forget_fingerprints(path: str, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Give the rows of a store the sources that versions without fingerprints wrote."""
-    original = FeatureStore.row_info
+    original = FeatureStore.utterance_info
 
-    def row_info(self: FeatureStore, utterance_id: str) -> Any:
+    def utterance_info(self: FeatureStore, utterance_id: str) -> Any:
         info = original(self, utterance_id)
         digest, source = info.input_sha256, json.loads(info.source)
         if (utterance_id, digest) not in self._remembered:
             source.pop("fingerprint", None)
         return replace(info, source=json.dumps(source))
 
-    monkeypatch.setattr(FeatureStore, "row_info", row_info)
+    monkeypatch.setattr(FeatureStore, "utterance_info", utterance_info)
     return monkeypatch
 
 
@@ -96,7 +96,7 @@ def test_a_store_without_fingerprints_is_decoded_once_and_says_so(
         run(two, features_dir=tmp_path / "stores")
     assert run(one, features_dir=tmp_path / "stores", said=said).kept == 42
     assert "stored without a fingerprint of their audio file: the audio is decoded and compared now" in "\n".join(said)
-    assert len(read_rows(Path(result.path) / "sources.jsonl")) == 42
+    assert len(read_jsonl(Path(result.path) / "sources.jsonl")) == 42
     monkeypatch.setattr(inputs, "decode_segment", None)  # nothing is decoded again
     said.clear()
     assert run(one, features_dir=tmp_path / "stores", said=said).kept == 42
@@ -132,7 +132,7 @@ def test_verifying_decodes_an_utterance_once_for_all_layers(tmp_path: Path, monk
 def test_segments_of_one_recording_share_its_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(tmp_path / "data", {"train": 1, "valid": 1, "test": 1})
     soundfile.write(data / "call.wav", wave(10.0, 0), 16_000)
-    entry = read_rows(data / "train.jsonl")[0]
+    entry = read_jsonl(data / "train.jsonl")[0]
     segments = [{"utterance_id": f"c-{i}", "wav_path": "call.wav", "start": i, "end": i + 1.0} for i in range(8)]
     write_manifest(data / "train.jsonl", [entry | segment for segment in segments])
     opened: list[Path] = []

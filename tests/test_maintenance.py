@@ -89,7 +89,7 @@ def test_a_reader_finds_the_new_parts_when_it_first_reads(tmp_path: Path, kind: 
         write(info, [row(str(i), 3, i)], kind=kind)
     early = FeatureStore(info.path)
     convert(info.path, other_than(kind), lambda _: None)
-    assert early.row_info("0").input_sha256 == "sha-0"
+    assert early.utterance_info("0").input_sha256 == "sha-0"
     np.testing.assert_array_equal(early["2"], row("2", 3, 2).values)
     assert {part.path for part in early.parts} == set(parts(info))
 
@@ -224,10 +224,10 @@ def test_remembered_sources_may_be_cut_anywhere(tmp_path: Path, cut: int) -> Non
     file = info.path / "sources.jsonl"
     file.write_bytes(file.read_bytes() + '{"utterance_id": "ừừừ"'.encode()[:-cut])
     store = FeatureStore(info.path)
-    assert json.loads(store.row_info("ừừừ").source) == {"path": "ừừừ.wav"}
-    assert store.row_info("a\u2028b").source == '{"path": "first.wav"}'
+    assert json.loads(store.utterance_info("ừừừ").source) == {"path": "ừừừ.wav"}
+    assert store.utterance_info("a\u2028b").source == '{"path": "first.wav"}'
     store.remember_sources({"ừừừ": '{"path": "second.wav"}'})
-    assert FeatureStore(info.path).row_info("ừừừ").source == '{"path": "second.wav"}'
+    assert FeatureStore(info.path).utterance_info("ừừừ").source == '{"path": "second.wav"}'
 
 
 def test_rejected_utterances_may_be_cut_anywhere(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_more_parts_than_descriptors_are_read(tmp_path: Path, kind: str) -> None
     with at_most_open(64):
         store = FeatureStore(info.path)
         assert check_all(store) == 140
-        store.row_info("0-a")
+        store.utterance_info("0-a")
 
 
 def test_parts_that_are_not_read_are_released(

@@ -72,7 +72,7 @@ def test_compacting_one_part_takes_in_where_its_audio_is_now(tmp_path: Path, kin
     write(info, [row("a", 2)], kind=kind)
     FeatureStore(info.path).remember_sources({"a": '{"path": "moved.wav"}'})
     compact(info.path)
-    assert FeatureStore(info.path).row_info("a").source == '{"path": "moved.wav"}'
+    assert FeatureStore(info.path).utterance_info("a").source == '{"path": "moved.wav"}'
 
 
 TROUBLE = [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.ESTALE, errno.EIO]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_extract import Bar
 from test_extract import run as extract
-from tiny import make_data, read_rows, wave
+from tiny import make_data, read_jsonl, wave
 
 from cli.main import run as command_line
 from features.command_lines import DataPlace
@@ -59,14 +59,14 @@ def content(folder: Path) -> dict[str, Any]:
     }
     found["history"] = [
         {key: value for key, value in entry.items() if not key.startswith("seconds")}
-        for entry in read_rows(folder / "history.jsonl")
+        for entry in read_jsonl(folder / "history.jsonl")
     ]
     return found
 
 
 def test_it_lowers_the_validation_loss_and_keeps_the_best_epoch(data: Path, tmp_path: Path) -> None:
     result = train(data, tmp_path / "out", epochs=10, learning_rate=5e-3).result
-    history = [entry["valid"] for entry in read_rows(tmp_path / "out" / "history.jsonl")]
+    history = [entry["valid"] for entry in read_jsonl(tmp_path / "out" / "history.jsonl")]
     assert history[-1]["l1"] < 0.98 * history[0]["l1"]
     assert len({entry["mean_l1"] for entry in history}) == 1  # the masks of valid never change
     assert result["valid"] == history[result["selected_epoch"] - 1] == min(history, key=lambda entry: entry["l1"])
@@ -232,7 +232,7 @@ def test_bad_audio_is_left_out_counted_and_listed(tmp_path: Path) -> None:
     (data / "train-003.wav").write_bytes(b"no audio")
     result = train(data, tmp_path / "out", epochs=1).result
     assert result["rejected"] == 1 and result["utterances"] == {"train": 23, "valid": 10}
-    (row,) = read_rows(tmp_path / "out" / "rejected.jsonl")
+    (row,) = read_jsonl(tmp_path / "out" / "rejected.jsonl")
     assert (row["utterance_id"], row["reason"], row["line"]) == ("train-003", "unreadable", 4)
 
 

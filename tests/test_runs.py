@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_result_folder import tune
 from test_train_head import SMALL, data, made, stopped, train
-from tiny import read_rows, write_manifest
+from tiny import read_jsonl, write_manifest
 
 from cli.main import run as mervn
 from features.encoders.base import load_encoder
@@ -185,7 +185,7 @@ def test_a_checkpoint_of_other_shapes_is_a_message(
 
 
 def test_a_character_that_shows_nothing_counts_as_no_syllable_in_both_trainings(data: Path, tmp_path: Path) -> None:
-    rows = read_rows(data / "train.jsonl")
+    rows = read_jsonl(data / "train.jsonl")
     rows[4]["transcript"] = "\u200b"  # was missing: the same text
     write_manifest(data / "train.jsonl", rows)
     stored = open_training(TrainHeadOptions(), data, lambda _: None).splits["train"]
@@ -210,5 +210,5 @@ def test_a_lower_loss_at_an_equal_score_does_not_reset_the_patience(
 
     monkeypatch.setattr("mervn.training.trainer.compute_metrics", scored)
     run = train(data, tmp_path / "run", epochs=20, patience=3).path
-    history = read_rows(run / "history.jsonl")
+    history = read_jsonl(run / "history.jsonl")
     assert len(history) == 4 and history[-1]["best_epoch"] == history[-1]["epoch"]  # the lower loss is still chosen

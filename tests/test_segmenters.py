@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from segmented import DEMO, TONED
-from tiny import make_data, make_phobert, read_rows, write_manifest
+from tiny import make_data, make_phobert, read_jsonl, write_manifest
 
 from cli.main import run
 from features.encoders.base import load_encoder
@@ -203,7 +203,7 @@ def test_extraction_tells_how_the_vocabulary_fits(
 ) -> None:
     data = make_data(tmp_path / "data", {"train": 4})
     texts = ["Toà_án huỷ_bỏ bản_án cũ", "Tòa án hủy bỏ bản án cũ", "Ж", None]  # 4 words, 4 words, one <unk>, none
-    rows = [row | {"transcript": text} for row, text in zip(read_rows(data / "train.jsonl"), texts, strict=True)]
+    rows = [row | {"transcript": text} for row, text in zip(read_jsonl(data / "train.jsonl"), texts, strict=True)]
     write_manifest(data / "train.jsonl", rows)
     with pytest.warns(UserWarning, match=r"^1 transcripts are segmented already .* are not segmented again") as caught:
         assert extract(data, phobert, "--splits", "train") == 0
@@ -223,7 +223,7 @@ def test_extraction_tells_how_the_vocabulary_fits(
 def test_finetuning_warns_of_segmented_transcripts_too(phobert: Path, tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", {"train": 4, "valid": 4})
     for split in ("train", "valid"):
-        rows = [row | {"transcript": "Toà_án huỷ_bỏ bản_án cũ"} for row in read_rows(data / f"{split}.jsonl")]
+        rows = [row | {"transcript": "Toà_án huỷ_bỏ bản_án cũ"} for row in read_jsonl(data / f"{split}.jsonl")]
         write_manifest(data / f"{split}.jsonl", rows)
     arguments = ["finetune", "--data", str(data), "--text-encoder", f"phobert={phobert}", "--fusion", "text"]
     with pytest.warns(UserWarning, match="^8 transcripts are segmented already"):

@@ -23,7 +23,7 @@ from features.manifests.manifest import Utterance
 from features.store.batching_budget import BUDGET_FILE, read_budget
 from features.store.claims import FOLDER, Claims
 from features.store.identity import StoreInfo, create_store
-from features.store.part import Row
+from features.store.part import StoredUtterance
 from features.store.reader import FeatureStore
 from features.store.rejected import REJECTED_FILE, Rejection, Rejections, append_rejected, read_rejected
 from features.store.writer import StoreWriter
@@ -163,7 +163,7 @@ def plan_of(count: int, store: StoreInfo) -> Plan:
     units = [[[2 * i, 2 * i + 1]] for i in range(count)]
     costs, rows = [1.0] * (2 * count), [1] * (2 * count)
     return Plan(
-        modality="text", utterances=utterances, targets=[target], sizes=costs, costs=costs, rows=rows, row_bytes=4,
+        modality="text", utterances=utterances, targets=[target], sizes=costs, costs=costs, rows=rows, frame_bytes=4,
         units=units, rejected={}, end_clipped=0, truncated=0, token_counts=None, budget=8.0,
     )  # fmt: skip
 
@@ -266,7 +266,7 @@ class Several(Nobody):
     def submit(self, unit: Unit) -> None:
         super().submit(unit)
         with StoreWriter(self.info, 0, "hdf5", self.token, {}) as writer:
-            writer.add([Row(name, np.zeros((1, 2), np.float16), 1, "0", "{}") for name in unit.wanted[0]])
+            writer.add([StoredUtterance(name, np.zeros((1, 2), np.float16), 1, "0", "{}") for name in unit.wanted[0]])
 
     def collect(self) -> list[UnitResult]:
         unit = self.units.pop()

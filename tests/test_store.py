@@ -25,9 +25,9 @@ from features.store.claims import Claims
 from features.store.identity import StoreInfo, create_store, identity_hash
 from features.store.index import features_folder, list_stores, select_store
 from features.store.maintenance import compact, convert, remove_store, verify
-from features.store.part import SUFFIXES, Row, format_of, part_paths, read_part, write_part
+from features.store.part import SUFFIXES, StoredUtterance, format_of, part_paths, read_part, write_part
 from features.store.reader import FeatureStore
-from features.store.writer import PART_ROWS, StoreWriter
+from features.store.writer import PART_UTTERANCES, StoreWriter
 
 IDENTITY = {
     "modality": "audio",
@@ -47,12 +47,12 @@ def make_store(folder: Path, **changes: Any) -> StoreInfo:
     return create_store(folder, {**IDENTITY, **changes}, PROVENANCE, "tiny")
 
 
-def row(name: str, length: int, seed: int = 0) -> Row:
+def row(name: str, length: int, seed: int = 0) -> StoredUtterance:
     values = np.random.default_rng((seed, length)).standard_normal((length, 3)).astype(np.float16)
-    return Row(name, values, length * 320, f"sha-{name}", json.dumps({"path": f"{name}.wav"}))
+    return StoredUtterance(name, values, length * 320, f"sha-{name}", json.dumps({"path": f"{name}.wav"}))
 
 
-def write(info: StoreInfo, rows: Sequence[Row], generation: int = 0, kind: str = "hdf5") -> None:
+def write(info: StoreInfo, rows: Sequence[StoredUtterance], generation: int = 0, kind: str = "hdf5") -> None:
     with StoreWriter(info, generation, kind) as writer:
         writer.add(rows)
 
@@ -94,22 +94,22 @@ def test_what_is_written_is_what_is_read(
 ) -> None:
     info = make_store(tmp_path_factory.mktemp("stores"), store_dtype=dtype)
     numpy_type = np.float16 if dtype == "fp16" else np.float32
-    expected: dict[str, Row] = {}
+    expected: dict[str, StoredUtterance] = {}
     for generation, lengths in enumerate(parts):
         rows = [row(name, length, generation) for name, length in lengths.items()]
-        rows = [Row(r.utterance_id, r.values.astype(numpy_type), *_rest(r)) for r in rows]
+        rows = [StoredUtterance(r.utterance_id, r.values.astype(numpy_type), *_rest(r)) for r in rows]
         write(info, rows, generation, kinds[generation])
         expected |= {r.utterance_id: r for r in rows}
     for store in (FeatureStore(info.path), pickle.loads(pickle.dumps(FeatureStore(info.path)))):
         assert set(store) == set(expected)
         for name, wanted in expected.items():
             np.testing.assert_array_equal(store[name], wanted.values)
-            found = store.row_info(name)
+            found = store.utterance_info(name)
             assert (found.num_inputs, found.input_sha256, found.source) == _rest(wanted)
             np.testing.assert_array_equal(store.check(name), wanted.values)
 
 
-def _rest(r: Row) -> tuple[int, str, str]:
+def _rest(r: StoredUtterance) -> tuple[int, str, str]:
     return r.num_inputs, r.input_sha256, r.source
 
 
@@ -135,7 +135,7 @@ def test_parts_can_be_read_by_hand(tmp_path: Path, kind: str) -> None:
 
 def test_chunks_of_zeros_and_odd_ends_are_mapped_too(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
-    zeros = Row("zeros", np.zeros((1500, 3), np.float16), 1, "", "{}")
+    zeros = StoredUtterance("zeros", np.zeros((1500, 3), np.float16), 1, "", "{}")
     write(info, [zeros, row("one", 1), row("none", 0)], kind=kind)
     store = FeatureStore(info.path)
     for expected in (zeros, row("one", 1), row("none", 0)):
@@ -146,13 +146,13 @@ def test_chunks_of_zeros_and_odd_ends_are_mapped_too(tmp_path: Path, kind: str) 
 
 def test_a_part_closes_after_256_utterances_and_the_same_rows_are_one_part(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
-    rows = [row(str(i), 1) for i in range(PART_ROWS)]
+    rows = [row(str(i), 1) for i in range(PART_UTTERANCES)]
     for _ in range(2):
         with StoreWriter(info, 0, kind) as writer:
-            for start in range(0, PART_ROWS, 32):
+            for start in range(0, PART_UTTERANCES, 32):
                 writer.add(rows[start : start + 32])
             assert len(parts(info)) == 1
-    assert len(FeatureStore(info.path)) == PART_ROWS
+    assert len(FeatureStore(info.path)) == PART_UTTERANCES
     assert not list(info.path.glob(".*"))
 
 
@@ -234,7 +234,7 @@ def test_no_flipped_bit_is_read_as_numbers(
     file.write_bytes(content)
     try:
         store = FeatureStore(info.path)
-        found = {name: (store.check(name).tobytes(), store.row_info(name)) for name in store}
+        found = {name: (store.check(name).tobytes(), store.utterance_info(name)) for name in store}
     except InputError as error:
         assert re.search(path.name, str(error))  # noqa: PT017
         return
@@ -255,7 +255,7 @@ def test_flipped_bits_of_values_are_found_by_their_crc(tmp_path: Path, kind: str
 
 def test_a_foreign_part_is_refused(tmp_path: Path, kind: str) -> None:
     info, other = make_store(tmp_path), make_store(tmp_path, dim=4)
-    write_part(info.path, "audio", [Row("a", np.zeros((2, 4), np.float16), 1, "", "{}")], 0, kind, "t")
+    write_part(info.path, "audio", [StoredUtterance("a", np.zeros((2, 4), np.float16), 1, "", "{}")], 0, kind, "t")
     assert other.path != info.path
     with pytest.raises(InputError, match="found: rows of 4 x float16, not of 3 x float16"):
         FeatureStore(info.path)
@@ -294,11 +294,11 @@ def test_compacting_keeps_what_counts_and_drops_the_rest(tmp_path: Path, kind: s
         write(info, [row(name, size, generation) for name, size in lengths.items()], generation, kind)
     store = FeatureStore(info.path)
     store.remember_sources({"a": '{"path": "moved.wav"}'})
-    before = {name: (store[name].tobytes(), store.row_info(name)) for name in store}
+    before = {name: (store[name].tobytes(), store.utterance_info(name)) for name in store}
     done = compact(info.path)
     assert (done.parts_before, done.parts_after, done.superseded) == (3, 3, 1)  # one a generation
     again = FeatureStore(info.path)
-    assert {name: (again[name].tobytes(), again.row_info(name)) for name in again} == before
+    assert {name: (again[name].tobytes(), again.utterance_info(name)) for name in again} == before
     assert again.describe()["superseded"] == 0 and not (info.path / "sources.jsonl").exists()
     assert before["a"][1].source == '{"path": "moved.wav"}'
     assert compact(info.path).parts_after == 3
@@ -311,7 +311,7 @@ def contents(info: StoreInfo) -> dict[str, bytes]:
 
 def test_small_parts_become_full_ones(tmp_path: Path) -> None:
     info = make_store(tmp_path)
-    for i in range(PART_ROWS + 20):
+    for i in range(PART_UTTERANCES + 20):
         write(info, [row(str(i), i % 3, i)])
     before = contents(info)
     assert compact(info.path).parts_after == 2 and contents(info) == before
@@ -324,13 +324,13 @@ def test_converting_there_and_back_changes_nothing(tmp_path: Path, kind: str) ->
     write(info, [row("a", 700), row("b", 0)], 2, kind)
     write(info, [row("c", 5)], 0, kind)
     store = FeatureStore(info.path)
-    before = {name: (store[name].tobytes(), store.row_info(name)) for name in store}
+    before = {name: (store[name].tobytes(), store.utterance_info(name)) for name in store}
     other = next(name for name in SUFFIXES if name != kind)
     assert convert(info.path, other, lambda _: None) == 2
     assert {format_of(path) for path in parts(info)} == {other}
     assert convert(info.path, kind, lambda _: None) == 2 and convert(info.path, kind, lambda _: None) == 0
     again = FeatureStore(info.path)
-    assert {name: (again[name].tobytes(), again.row_info(name)) for name in again} == before
+    assert {name: (again[name].tobytes(), again.utterance_info(name)) for name in again} == before
 
 
 def test_damage_stops_a_conversion_before_anything_is_lost(tmp_path: Path) -> None:

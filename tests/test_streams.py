@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import make_data, make_vggish, make_wave_transformer, read_rows
+from tiny import make_data, make_vggish, make_wave_transformer, read_jsonl
 
 from cli.main import run
 from features.errors import InputError, UsageError
@@ -118,7 +118,7 @@ def test_a_head_mixes_layers_and_reports_what_it_learned(data: Path, tmp_path: P
     assert list(weights) == ["1", "3"] and sum(weights.values()) == pytest.approx(1)
     assert weights["1"] != 0.5  # it was trained
     assert run(["evaluate", str(tmp_path / "mix"), "--split", "valid", "--allow-missing"]) == 0
-    assert read_rows(tmp_path / "mix" / "predictions-valid.jsonl")
+    assert read_jsonl(tmp_path / "mix" / "predictions-valid.jsonl")
 
 
 @pytest.mark.parametrize("merge", ["concat", "sum"])

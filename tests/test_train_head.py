@@ -19,7 +19,7 @@ import pytest
 import soundfile
 import torch
 from test_extract import run as extract
-from tiny import make_data, read_rows, wave, write_manifest
+from tiny import make_data, read_jsonl, wave, write_manifest
 
 from features.errors import InputError, UsageError
 from features.manifests.manifest import Manifests, read_manifests
@@ -67,10 +67,10 @@ def test_a_run_holds_what_it_should(data: Path, tmp_path: Path) -> None:
     assert metrics["labels"] == ["happy", "sad"]
     assert metrics["valid"]["n"] == 10 and metrics["valid"]["missing"] == 0
     assert metrics["features"]["audio"] == "random, seed 0"
-    history = read_rows(run / "history.jsonl")
+    history = read_jsonl(run / "history.jsonl")
     assert [entry["epoch"] for entry in history] == [1, 2, 3, 4]
     assert metrics["valid"]["macro_f1"] == max(entry["valid"]["macro_f1"] for entry in history)
-    predictions = read_rows(run / "predictions-valid.jsonl")
+    predictions = read_jsonl(run / "predictions-valid.jsonl")
     assert list(predictions[0]) == ["utterance_id", "speaker_id", "label", "prediction", "probabilities", "take"]
     assert predictions[0]["speaker_id"] == "valid-speaker-0"
     assert [p["utterance_id"] for p in predictions] == [f"valid-{i:03d}" for i in range(10)]
@@ -103,7 +103,7 @@ def test_training_leaves_the_global_generator_alone(data: Path, tmp_path: Path) 
 
 def outcome(run: Path) -> list[object]:
     """Return everything a run must be equal in."""
-    history = read_rows(run / "history.jsonl")
+    history = read_jsonl(run / "history.jsonl")
     for entry in history:
         del entry["seconds"], entry["loader_seconds"]
     return [*((run / name).read_bytes() for name in RESULTS), history]
@@ -193,19 +193,19 @@ def test_a_signal_saves_the_step_it_comes_in(
 
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
 def test_accumulated_batches_are_one_step(data: Path, tmp_path: Path, class_weights: str) -> None:
-    rows = read_rows(data / "train.jsonl")
+    rows = read_jsonl(data / "train.jsonl")
     write_manifest(data / "train.jsonl", [row | {"emotion": "happy" if i % 4 else "sad"} for i, row in enumerate(rows)])
     plain = {"sampling": "random", "batch_size": 8, "dropout": 0.0, "loss": "ce", "amp": "off", "epochs": 2}
     plain["class_weights"] = class_weights
     one = train(data, tmp_path / "one", **plain)
     two = train(data, tmp_path / "two", **{**plain, "batch_size": 4}, accumulate=2)
-    losses = [[e["train_loss"] for e in read_rows(r.path / "history.jsonl")] for r in (one, two)]
+    losses = [[e["train_loss"] for e in read_jsonl(r.path / "history.jsonl")] for r in (one, two)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)  # the same draws, cut finer
 
 
 def test_history_tells_what_was_drawn(data: Path, tmp_path: Path) -> None:
     for sampling, full in (("bucket", True), ("both", False)):
-        entry = read_rows(train(data, tmp_path / sampling, sampling=sampling).path / "history.jsonl")[0]["drawn"]
+        entry = read_jsonl(train(data, tmp_path / sampling, sampling=sampling).path / "history.jsonl")[0]["drawn"]
         assert all(0.5 < share <= 1 for share in entry["padding_efficiency"].values())
         assert sum(entry["classes"].values()) == pytest.approx(1)
         assert (entry["covered"] == 1) == full and entry["covered"] > 0.4
@@ -235,7 +235,7 @@ def test_a_seed_of_a_series_is_found_by_that_seed_alone(
 
 def test_labels_are_renamed_left_out_and_counted(data: Path, tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
-        rows = read_rows(data / f"{split}.jsonl")
+        rows = read_jsonl(data / f"{split}.jsonl")
         for number, entry in enumerate(rows):
             entry["emotion"] = {0: "joy", 1: "noise"}.get(number % 5, entry["emotion"])
         write_manifest(data / f"{split}.jsonl", rows)
@@ -256,7 +256,7 @@ def test_labels_are_renamed_left_out_and_counted(data: Path, tmp_path: Path) -> 
 
 def test_two_modalities_need_both(data: Path, tmp_path: Path) -> None:
     for split in ("train", "valid"):
-        rows = [{**row, "transcript": None} for row in read_rows(data / f"{split}.jsonl")]
+        rows = [{**row, "transcript": None} for row in read_jsonl(data / f"{split}.jsonl")]
         write_manifest(data / f"{split}.jsonl", rows)
     extract(data, "hashed_ngrams", update=True)
     with pytest.raises(UsageError, match="--fusion xattn needs text, but none of the 24 utterances .* --fusion audio"):
@@ -272,7 +272,7 @@ def test_precision_follows_the_machine(data: Path, tmp_path: Path) -> None:
         train(data, tmp_path / "fp16", amp="fp16")
     assert read_config(train(data, tmp_path / "auto").path).options["amp"] == auto
     full, half = (train(data, tmp_path / amp, amp=amp, epochs=1) for amp in ("off", "bf16"))
-    losses = [read_rows(run.path / "history.jsonl")[0]["train_loss"] for run in (full, half)]
+    losses = [read_jsonl(run.path / "history.jsonl")[0]["train_loss"] for run in (full, half)]
     assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
@@ -290,7 +290,7 @@ def test_a_complete_run_is_kept_another_configuration_refused_and_force_trains_a
         train(data, run, dropout=0.4)
     assert train(data, run, force=True).trained
     assert not (run / "metrics-test.json").exists()
-    assert len(read_rows(run / "test_access.jsonl")) == 1  # the looks at test are never forgotten
+    assert len(read_jsonl(run / "test_access.jsonl")) == 1  # the looks at test are never forgotten
 
 
 def test_the_hash_of_a_manifest_is_of_what_was_read(
@@ -300,7 +300,7 @@ def test_the_hash_of_a_manifest_is_of_what_was_read(
 
     def read(*arguments: Any, **options: Any) -> Manifests:
         found = read_manifests(*arguments, **options)
-        write_manifest(data / "valid.jsonl", read_rows(data / "valid.jsonl")[:-1])  # edited right after
+        write_manifest(data / "valid.jsonl", read_jsonl(data / "valid.jsonl")[:-1])  # edited right after
         return found
 
     monkeypatch.setattr("mervn.training.setup.read_manifests", read)
@@ -309,7 +309,7 @@ def test_the_hash_of_a_manifest_is_of_what_was_read(
 
 def test_changed_data_is_another_configuration(data: Path, tmp_path: Path) -> None:
     train(data, tmp_path / "run")
-    rows = read_rows(data / "train.jsonl")
+    rows = read_jsonl(data / "train.jsonl")
     rows[0]["emotion"] = "happy"
     write_manifest(data / "train.jsonl", rows)
     with pytest.raises(UsageError, match="inputs.manifests.train"):
@@ -333,11 +333,11 @@ def test_a_look_at_test_is_recorded_in_the_run_and_beside_the_data(data: Path, t
     run = train(data, tmp_path / "run").path
     first = evaluate(run, EvaluateOptions(split="test"), lambda _: None)
     assert first["test_looks"] == 1
-    assert len(read_rows(run / "test_access.jsonl")) == len(read_rows(data / "test_access.jsonl")) == 1
-    assert len(read_rows(run / "predictions-test.jsonl")) == 8
+    assert len(read_jsonl(run / "test_access.jsonl")) == len(read_jsonl(data / "test_access.jsonl")) == 1
+    assert len(read_jsonl(run / "predictions-test.jsonl")) == 8
     assert json.loads((run / "metrics-test.json").read_text())["test"]["n"] == 8
     valid = evaluate(run, EvaluateOptions(), lambda _: None)
-    assert "test" not in valid and len(read_rows(data / "test_access.jsonl")) == 1
+    assert "test" not in valid and len(read_jsonl(data / "test_access.jsonl")) == 1
     stored = json.loads((run / "metrics.json").read_text())["valid"]
     assert valid["valid"] == stored
 
@@ -349,12 +349,12 @@ def test_the_same_look_at_test_is_counted_once_and_any_other_anew(data: Path, tm
     assert (first["test_looks"], again["test_looks"]) == (1, 1) and first["test"] == again["test"]
     other = train(data, tmp_path / "other", seed=1).path
     assert evaluate(other, look, lambda _: None)["test_looks"] == 2
-    rows = read_rows(data / "test.jsonl")
+    rows = read_jsonl(data / "test.jsonl")
     write_manifest(data / "test.jsonl", rows[:-1])
     assert evaluate(run, look, lambda _: None)["test_looks"] == 3  # other data
     (run / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
     assert evaluate(run, look, lambda _: None)["test_looks"] == 4  # other weights
-    assert len(read_rows(data / "test_access.jsonl")) == 4 and len(read_rows(run / "test_access.jsonl")) == 3
+    assert len(read_jsonl(data / "test_access.jsonl")) == 4 and len(read_jsonl(run / "test_access.jsonl")) == 3
     (data / "test_access.jsonl").write_text("half a li")  # damaged: it counts as one look, and hides no other
     assert evaluate(run, look, lambda _: None)["test_looks"] == 2
     (data / "test_access.jsonl").write_text("[" * 100_000 + "\n")
@@ -375,8 +375,8 @@ def test_looks_of_two_evaluations_at_once_are_counted_once(tmp_path: Path, monke
             run.mkdir(exist_ok=True)
             (tmp_path / "data").mkdir(exist_ok=True)
             pool.submit(record_look, run, tmp_path / "data", look, print)
-    assert len(read_rows(tmp_path / "data" / "test_access.jsonl")) == 1
-    assert len(read_rows(tmp_path / "one" / "test_access.jsonl")) == 1
+    assert len(read_jsonl(tmp_path / "data" / "test_access.jsonl")) == 1
+    assert len(read_jsonl(tmp_path / "one" / "test_access.jsonl")) == 1
 
 
 def test_a_data_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
@@ -400,12 +400,12 @@ def test_scores_of_other_inputs_replace_nothing(data: Path, tmp_path: Path) -> N
     assert evaluate(run, EvaluateOptions(data=other), lambda _: None)["valid"]["n"] == 10
     assert results(run) == before  # equal inputs, wherever they lie
     for split in ("valid", "test"):
-        write_manifest(other / f"{split}.jsonl", read_rows(other / f"{split}.jsonl")[:4])
+        write_manifest(other / f"{split}.jsonl", read_jsonl(other / f"{split}.jsonl")[:4])
         said: list[str] = []
         found = evaluate(run, EvaluateOptions(data=other, split=split), said.append)
         (name,) = {path.name for path in run.glob(f"metrics-{split}-*.json")}
         assert found[split]["n"] == 4 and str(run / name) in said[-1] and len(name) == len(f"metrics-{split}-.json") + 8
-        rows = read_rows(run / f"{name.removesuffix('.json').replace('metrics', 'predictions')}.jsonl")
+        rows = read_jsonl(run / f"{name.removesuffix('.json').replace('metrics', 'predictions')}.jsonl")
         assert len(rows) == 4
     assert results(run).items() >= before.items() and len(results(run)) == 9
 
@@ -414,7 +414,7 @@ def test_scores_without_some_utterances_replace_nothing(data: Path, tmp_path: Pa
     run = train(data, tmp_path / "run").path
     before = results(run)
     for split in ("valid", "test"):
-        rows = read_rows(data / f"{split}.jsonl")
+        rows = read_jsonl(data / f"{split}.jsonl")
         write_manifest(data / f"{split}.jsonl", [*rows, {**rows[0], "utterance_id": f"{split}-new"}])
         evaluate(run, EvaluateOptions(split=split, allow_missing=True), lambda _: None)
         assert len(list(run.glob(f"metrics-{split}-*.json"))) == 1
@@ -423,7 +423,7 @@ def test_scores_without_some_utterances_replace_nothing(data: Path, tmp_path: Pa
 
 def test_labels_that_only_look_different_are_one_or_refused(data: Path, tmp_path: Path) -> None:
     def rename(split: str, names: dict[int, str]) -> None:
-        rows = read_rows(data / f"{split}.jsonl")
+        rows = read_jsonl(data / f"{split}.jsonl")
         for number, entry in enumerate(rows):
             entry["emotion"] = names.get(
                 number, {"happy": "vui vẻ", "sad": "buồn"}.get(entry["emotion"], entry["emotion"])
@@ -452,7 +452,7 @@ def test_labels_that_only_look_different_are_one_or_refused(data: Path, tmp_path
 
 
 def test_features_of_another_transcript_are_refused(data: Path, tmp_path: Path) -> None:
-    rows = read_rows(data / "valid.jsonl")
+    rows = read_jsonl(data / "valid.jsonl")
     rows[2]["transcript"] = "đã sửa"
     write_manifest(data / "valid.jsonl", rows)
     with pytest.raises(InputError, match=r"valid: the text features of 1 .*valid.jsonl:3 'valid-002'.*\n.*--update"):
@@ -462,7 +462,7 @@ def test_features_of_another_transcript_are_refused(data: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("change", ["end", "file"])
 def test_features_of_other_audio_are_refused(data: Path, tmp_path: Path, change: str) -> None:
-    rows = read_rows(data / "train.jsonl")
+    rows = read_jsonl(data / "train.jsonl")
     if change == "end":
         rows[2]["end"] = 0.2
     else:
@@ -473,7 +473,7 @@ def test_features_of_other_audio_are_refused(data: Path, tmp_path: Path, change:
 
 
 def test_utterances_without_features_are_refused_or_counted(data: Path, tmp_path: Path) -> None:
-    rows = read_rows(data / "valid.jsonl")
+    rows = read_jsonl(data / "valid.jsonl")
     rows.append({**rows[0], "utterance_id": "valid-new"})
     write_manifest(data / "valid.jsonl", rows)
     with pytest.raises(InputError, match=r"valid: 1 utterances(.|\n)*'valid-new'(.|\n)*--allow-missing"):
@@ -498,7 +498,7 @@ def test_utterances_changed_to_audio_that_was_rejected_are_missing(data: Path, t
     assert "mervn extract" not in str(found.value) and "--allow-missing" in str(found.value)
     run = train(data, tmp_path / "run", allow_missing=True)
     assert (run.metrics["valid"]["n"], run.metrics["valid"]["missing"]) == (9, 1)
-    assert "valid-002" not in {row["utterance_id"] for row in read_rows(run.path / "predictions-valid.jsonl")}
+    assert "valid-002" not in {row["utterance_id"] for row in read_jsonl(run.path / "predictions-valid.jsonl")}
     soundfile.write(data / "valid-002.wav", np.zeros(8000, np.float32), 16_000)  # it can be extracted again
     with pytest.raises(InputError, match="--update"):
         train(data, tmp_path / "other")
@@ -524,7 +524,7 @@ def test_contradictions_are_refused_before_any_work(data: Path, tmp_path: Path) 
 
 def test_one_label_is_not_enough(data: Path, tmp_path: Path) -> None:
     for split in ("train", "valid"):
-        rows = [{**row, "emotion": "sad"} for row in read_rows(data / f"{split}.jsonl")]
+        rows = [{**row, "emotion": "sad"} for row in read_jsonl(data / f"{split}.jsonl")]
         write_manifest(data / f"{split}.jsonl", rows)
     with pytest.raises(InputError, match="at least two emotions, found sad"):
         train(data, tmp_path / "run")
@@ -537,7 +537,7 @@ def test_a_loss_that_is_no_number_stops(data: Path, tmp_path: Path) -> None:
 
 def test_early_stopping_stops(data: Path, tmp_path: Path) -> None:
     train(data, tmp_path / "run", epochs=40, patience=2, learning_rate=1e-12)
-    history = read_rows(tmp_path / "run" / "history.jsonl")
+    history = read_jsonl(tmp_path / "run" / "history.jsonl")
     best = history[-1]["best_epoch"]
     assert len(history) == best + 2 < 40
 
@@ -615,7 +615,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
 def test_a_frame_budget_trains_and_resumes_exactly(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"batch_size": None, "frame_budget": 160, "sampling": "both"}
     whole = train(data, tmp_path / "whole", **changes)
-    history = read_rows(whole.path / "history.jsonl")
+    history = read_jsonl(whole.path / "history.jsonl")
     assert len({entry["drawn"]["batches"] for entry in history}) > 1  # epochs differ in length
     assert all(entry["learning_rate"] <= 5e-4 for entry in history)
     original = Trainer.train_epoch
@@ -642,7 +642,7 @@ def test_tensorboard_shows_the_history(data: Path, tmp_path: Path) -> None:
     run = train(data, tmp_path / "run", tensorboard=True).path
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
-    history = read_rows(run / "history.jsonl")
+    history = read_jsonl(run / "history.jsonl")
     for tag, key in (("valid/macro_f1", "macro_f1"), ("valid/nll", "nll")):
         assert [e.value for e in events.Scalars(tag)] == pytest.approx([entry["valid"][key] for entry in history])
     assert [e.step for e in events.Scalars("train/loss")] == [1, 2, 3, 4]

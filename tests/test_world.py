@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import make_data, read_rows
+from tiny import make_data, read_jsonl
 
 from mervn.config import FinetuneOptions
 from mervn.distributed import ALONE
@@ -90,8 +90,8 @@ def test_two_processes_train_as_one(corpus: Path, tmp_path: Path, changes: dict[
         done = start(folder, count, make_options(corpus, folder / "run", **changes))
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("parameters are trained") == 1 and done.stdout.count("other") == count - 1
-    one = read_rows(tmp_path / "1" / "steps-0.jsonl")
-    shares = [read_rows(tmp_path / "2" / f"steps-{rank}.jsonl") for rank in (0, 1)]
+    one = read_jsonl(tmp_path / "1" / "steps-0.jsonl")
+    shares = [read_jsonl(tmp_path / "2" / f"steps-{rank}.jsonl") for rank in (0, 1)]
     assert len(one) >= 20 and len(one) == len(shares[0]) == len(shares[1])
     for alone, *both in zip(one, *shares, strict=True):
         assert alone["group"] == both[0]["group"] == both[1]["group"] == alone["mine"]
@@ -101,7 +101,7 @@ def test_two_processes_train_as_one(corpus: Path, tmp_path: Path, changes: dict[
         assert both[0]["loss"] != pytest.approx(alone["loss"], abs=1e-3)  # half of it is not the whole
     weights, shared = (weights_of(tmp_path / str(count) / "run") for count in (1, 2))
     assert max(float((weights[name] - shared[name]).abs().max()) for name in weights) <= 1e-4
-    histories = [read_rows(tmp_path / str(count) / "run" / "history.jsonl") for count in (1, 2)]
+    histories = [read_jsonl(tmp_path / str(count) / "run" / "history.jsonl") for count in (1, 2)]
     moved = histories[0][1]["train_loss"] - histories[0][-1]["train_loss"]
     assert abs(moved) > 1e-3  # so that equal weights are weights that were trained
     for alone, both in zip(*histories, strict=True):

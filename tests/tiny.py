@@ -49,7 +49,7 @@ def make_data(folder: Path, counts: Mapping[str, int] | None = None, rate: int =
     return folder
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read a JSONL file."""
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 

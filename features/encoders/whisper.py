@@ -34,7 +34,7 @@ from features.ragged import Ragged, padding_mask
 
 EXTRACTOR_FIELDS = ("feature_size", "hop_length", "n_fft", "n_samples", "padding_value")
 """What of the feature extractor changes numbers."""
-SAMPLES_PER_ROW = 320
+SAMPLES_PER_FRAME = 320
 """20 ms at 16 kHz: a hop of 160 and a convolution of stride 2."""
 
 
@@ -83,10 +83,10 @@ class Whisper(Encoder):
         encoder: Any = model.encoder
         rows, mels = encoder.config.max_source_positions, encoder.config.num_mel_bins
         sizes = extractor.n_samples, extractor.feature_size, extractor.sampling_rate
-        if sizes != (rows * SAMPLES_PER_ROW, mels, 16_000):
+        if sizes != (rows * SAMPLES_PER_FRAME, mels, 16_000):
             raise InputError(
                 f"{selector.flag}: preprocessor_config.json must fit config.json: a window of {rows} rows x "
-                f"{SAMPLES_PER_ROW} samples and {mels} mels at 16000 Hz, found {sizes[0]} samples and {sizes[1]} mels "
+                f"{SAMPLES_PER_FRAME} samples and {mels} mels at 16000 Hz, found {sizes[0]} samples and {sizes[1]} mels "
                 f"at {sizes[2]} Hz"
             )
         layers = resolve_layers(selector, len(encoder.layers))
@@ -120,7 +120,7 @@ class Whisper(Encoder):
 
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
         """Return ceil(n / 320): 50 rows a second."""
-        return -(-lengths // SAMPLES_PER_ROW)
+        return -(-lengths // SAMPLES_PER_FRAME)
 
     def get_padded_length(self, length: int) -> int:
         """Return the samples of whole windows, unless the mode is `trimmed`."""

@@ -19,7 +19,7 @@ from features.manifests.manifest import Utterance
 from features.memory import MemoryBudget
 from features.ragged import Ragged
 from features.store.mapped import Array
-from features.store.part import Row
+from features.store.part import StoredUtterance
 from features.store.rejected import Rejection
 
 ALWAYS_FITS_S = 30.0
@@ -47,7 +47,7 @@ def encode_batch(
     device: torch.device,
     dtype: np.dtype[Any],
     budget: MemoryBudget | None = None,
-) -> tuple[list[list[Row]], list[Rejection]]:
+) -> tuple[list[list[StoredUtterance]], list[Rejection]]:
     """Read and encode one batch into rows for each layer, and what was rejected, with its reason.
 
     What cannot be read, does not fit into memory or encodes to NaN in any layer has no row in any of them.
@@ -55,7 +55,7 @@ def encode_batch(
     inputs, rejected = _read(utterances, encoder)
     if encoder.tuned is not None:
         encoder.tuned.refuse_seen((item.utterance, item.input_sha256) for item in inputs)
-    rows: list[list[Row]] = [[] for _ in encoder.layers]
+    rows: list[list[StoredUtterance]] = [[] for _ in encoder.layers]
     for item, layers in zip(inputs, encode([item.prepared for item in inputs], encoder, device, budget), strict=True):
         if layers is None:
             rejected.append(_too_long(item, encoder, device))
@@ -71,7 +71,9 @@ def encode_batch(
         source = json.dumps(item.source)
         for features, chosen in zip(layers, rows, strict=True):
             values = _to_dtype(features, dtype, item.utterance.utterance_id)
-            chosen.append(Row(item.utterance.utterance_id, values, item.num_inputs, item.input_sha256, source))
+            chosen.append(
+                StoredUtterance(item.utterance.utterance_id, values, item.num_inputs, item.input_sha256, source)
+            )
     return rows, rejected
 
 

@@ -19,7 +19,7 @@ from features.encoders.base import Encoder
 from features.manifests.manifest import Utterance
 from features.memory import is_out_of_memory
 from features.progress import Say, silent
-from features.store.reader import RowInfo
+from features.store.reader import UtteranceInfo
 from features.text.normalize import normalize_text, text_sha256
 
 SAMPLE_RATE = 16_000
@@ -148,7 +148,7 @@ class InputComparison:
         self._fingerprints: dict[Path, str | None] = {}
         self._sha256: dict[tuple[Path, float, float | None, int | str], str] = {}
 
-    def compare(self, utterance: Utterance, row: RowInfo) -> Freshness:
+    def compare(self, utterance: Utterance, row: UtteranceInfo) -> Freshness:
         """Compare one utterance with what was stored."""
         if self.modality == "text":
             return "same" if text_sha256(transcript_of(utterance)) == row.input_sha256 else "changed"

@@ -19,7 +19,7 @@ from features.progress import Say, silent
 from features.store.identity import StoreInfo, find_identity
 from features.store.reader import FeatureStore
 from features.store.rejected import Rejection, Rejections
-from features.store.writer import PART_BYTES, PART_ROWS
+from features.store.writer import PART_BYTES, PART_UTTERANCES
 from features.text.normalize import TokenCounts
 
 MAX_BATCH = 256
@@ -78,7 +78,7 @@ class Plan:
     """Seconds or tokens that are computed, with the padding of an utterance's own windows."""
     rows: list[int]
     """Feature rows each utterance will have."""
-    row_bytes: int
+    frame_bytes: int
     units: list[list[list[int]]]
     rejected: dict[int, Rejection]
     end_clipped: int
@@ -116,7 +116,7 @@ class Plan:
         """Return the same work in batches of another budget."""
         if budget == self.budget:
             return self
-        sizes = [rows * self.row_bytes for rows in self.rows]
+        sizes = [rows * self.frame_bytes for rows in self.rows]
         units = plan_units(self.costs, sizes, self.rejected.keys(), budget)
         return replace(self, budget=budget, units=units)
 
@@ -128,12 +128,12 @@ class Plan:
     @property
     def num_bytes(self) -> int:
         """Exact bytes of the features to write."""
-        return sum(self.rows[i] for target in self.targets for i in target.pending) * self.row_bytes
+        return sum(self.rows[i] for target in self.targets for i in target.pending) * self.frame_bytes
 
     @property
     def gb_per_hour(self) -> float | None:
         """GB of one layer's features an hour of audio."""
-        return round(sum(self.rows) * self.row_bytes / 1e9 / self.hours, 4) if self.hours else None
+        return round(sum(self.rows) * self.frame_bytes / 1e9 / self.hours, 4) if self.hours else None
 
     @property
     def padding(self) -> float:
@@ -165,7 +165,7 @@ def make_plan(
         _make_target(measured, identity, find_identity(features_dir, identity), update, comparison, retry_rejected)
         for identity in identities
     ]
-    row_bytes = encoder.dim * (2 if identities[0]["store_dtype"] == "fp16" else 4)
+    frame_bytes = encoder.dim * (2 if identities[0]["store_dtype"] == "fp16" else 4)
     return Plan(
         modality=modality,
         utterances=utterances,
@@ -173,8 +173,8 @@ def make_plan(
         sizes=measured.sizes,
         costs=measured.costs,
         rows=measured.rows,
-        row_bytes=row_bytes,
-        units=plan_units(measured.costs, [rows * row_bytes for rows in measured.rows], measured.rejected, budget),
+        frame_bytes=frame_bytes,
+        units=plan_units(measured.costs, [rows * frame_bytes for rows in measured.rows], measured.rejected, budget),
         rejected=measured.rejected,
         end_clipped=measured.end_clipped,
         truncated=measured.truncated,
@@ -199,7 +199,7 @@ def cut_units(batches: Sequence[list[int]], costs: Sequence[float], sizes: Seque
     count, size, cost = 0, 0, 0.0
     for batch in batches:
         more = sum(sizes[i] for i in batch)
-        if not units or count + len(batch) > PART_ROWS or size + more > PART_BYTES or cost >= share:
+        if not units or count + len(batch) > PART_UTTERANCES or size + more > PART_BYTES or cost >= share:
             units.append([])
             count, size, cost = 0, 0, 0.0
         units[-1].append(batch)
@@ -250,7 +250,7 @@ def _find(utterance: Utterance, store: FeatureStore | None, comparison: InputCom
     """Compare an utterance with what is committed; None if nothing is."""
     if store is None or utterance.utterance_id not in store:
         return None
-    return comparison.compare(utterance, store.row_info(utterance.utterance_id))
+    return comparison.compare(utterance, store.utterance_info(utterance.utterance_id))
 
 
 class _Measured:

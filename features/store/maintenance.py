@@ -20,7 +20,7 @@ from features.store.identity import StoreInfo, read_store_info
 from features.store.part import (
     DAMAGED,
     Part,
-    Row,
+    StoredUtterance,
     announce_removal,
     format_of,
     part_paths,
@@ -29,7 +29,7 @@ from features.store.part import (
     remove,
 )
 from features.store.reader import SOURCES_FILE, FeatureStore, origins
-from features.store.writer import PART_BYTES, PART_ROWS, StoreWriter, new_token
+from features.store.writer import PART_BYTES, PART_UTTERANCES, StoreWriter, new_token
 
 REMOVED = ".removed.tmp"
 """Ends the name of a store that is being removed."""
@@ -149,7 +149,7 @@ def compact(store: Path) -> Compaction:
     with _maintaining(store) as claims:
         opened = FeatureStore(store)
         parts = opened.parts
-        live = {part.path: opened.part_rows(part) for part in parts}
+        live = {part.path: opened.part_utterances(part) for part in parts}
         superseded = sum(len(part.utterance_ids) - len(live[part.path]) for part in parts)
         remembered = (store / SOURCES_FILE).exists()
         # if sources were remembered, every part takes in where its audio is now
@@ -168,7 +168,7 @@ def compact(store: Path) -> Compaction:
 def _is_full(part: Part, live: list[str]) -> bool:
     if len(live) < len(part.utterance_ids):
         return False
-    return len(live) >= PART_ROWS or part.mapped.nbytes >= PART_BYTES // 2
+    return len(live) >= PART_UTTERANCES or part.mapped.nbytes >= PART_BYTES // 2
 
 
 def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
@@ -176,7 +176,7 @@ def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
     with _maintaining(store) as claims:
         opened = FeatureStore(store)
         old = [part for part in opened.parts if format_of(part.path) != kind]
-        live = {part.path: opened.part_rows(part) for part in old}
+        live = {part.path: opened.part_utterances(part) for part in old}
         for part in old:
             _rewrite(opened, [part], live, kind, claims.token)
             announce_removal(store)
@@ -198,9 +198,9 @@ def _rewrite(
     for (generation, wanted, made_with), names in groups.items():
         with StoreWriter(store.info, generation, wanted, token, json.loads(made_with)) as writer:
             for name in names:
-                info = store.row_info(name)
+                info = store.utterance_info(name)
                 values = store.check(name)
-                writer.add([Row(name, values, info.num_inputs, info.input_sha256, info.source)])
+                writer.add([StoredUtterance(name, values, info.num_inputs, info.input_sha256, info.source)])
         written |= set(writer.parts)
     return written
 

@@ -34,7 +34,7 @@ NAME_DIGITS = (16, 32, 64)
 
 
 @dataclass(frozen=True)
-class Row:
+class StoredUtterance:
     """One utterance's features and what they were made from."""
 
     utterance_id: str
@@ -151,7 +151,7 @@ def _rewritten(store: Path) -> bytes | None:
 def write_part(
     folder: Path,
     modality: str,
-    rows: Sequence[Row],
+    rows: Sequence[StoredUtterance],
     generation: int,
     kind: str,
     token: str,
@@ -256,7 +256,7 @@ def _columns_crc32(columns: Sequence[Column], start: int) -> int:
     return found
 
 
-def _free_path(folder: Path, rows: Sequence[Row], generation: int, suffix: str) -> Path:
+def _free_path(folder: Path, rows: Sequence[StoredUtterance], generation: int, suffix: str) -> Path:
     """Return the path of a part of these rows: none that a part of other rows has."""
     about = [[row.utterance_id, row.num_inputs, row.input_sha256, row.source] for row in rows]
     digest = hashlib.sha256(json.dumps([generation, about]).encode()).hexdigest()

@@ -27,7 +27,7 @@ VANISHING = "its parts vanish before they can be read; is the store being remove
 
 
 @dataclass(frozen=True)
-class RowInfo:
+class UtteranceInfo:
     """What one row was made from."""
 
     length: int
@@ -162,22 +162,22 @@ class FeatureStore:
         """Return the generation of an utterance's rows; KeyError if it is not there."""
         return self._locate(utterance_id)[0].generation
 
-    def row_info(self, utterance_id: str) -> RowInfo:
+    def utterance_info(self, utterance_id: str) -> UtteranceInfo:
         """Return what the rows of an utterance were made from; KeyError if it is not there."""
-        return self._read(utterance_id, self._row_info)
+        return self._read(utterance_id, self._utterance_info)
 
-    def _row_info(self, part: Part, row: int) -> RowInfo:
+    def _utterance_info(self, part: Part, row: int) -> UtteranceInfo:
         columns = self._columns.get(part.path)
         if columns is None:
             columns = self._columns[part.path] = read_columns(part.path, self.info.modality)
         length, digest = int(part.offsets[row + 1] - part.offsets[row]), columns.input_sha256[row]
         source = self._remembered.get((part.utterance_ids[row], digest), columns.source[row])
-        return RowInfo(length, part.generation, columns.num_inputs[row], digest, source, columns.crc32[row])
+        return UtteranceInfo(length, part.generation, columns.num_inputs[row], digest, source, columns.crc32[row])
 
     def check(self, utterance_id: str) -> Array:
         """Return the rows of an utterance whose bytes have the crc32 written with them; InputError if they differ."""
         values = self[utterance_id]
-        if crc32(values) != self.row_info(utterance_id).crc32:
+        if crc32(values) != self.utterance_info(utterance_id).crc32:
             raise damaged(
                 self._locate(utterance_id)[0].path,
                 f"rows of {utterance_id!r} with another crc32 than the one written with them",
@@ -204,7 +204,7 @@ class FeatureStore:
         """
         lines = []
         for utterance_id, source in sources.items():
-            entry = {"utterance_id": utterance_id, "input_sha256": self.row_info(utterance_id).input_sha256}
+            entry = {"utterance_id": utterance_id, "input_sha256": self.utterance_info(utterance_id).input_sha256}
             lines.append(json.dumps({**entry, "source": source}) + "\n")
         with suppress(OSError), (self.path / SOURCES_FILE).open("ab+") as file:
             if file.tell():
@@ -219,7 +219,7 @@ class FeatureStore:
         """The parts that were opened, in order of their names."""
         return sorted(self._parts.values(), key=lambda part: part.path)
 
-    def part_rows(self, part: Part) -> list[str]:
+    def part_utterances(self, part: Part) -> list[str]:
         """Return the ids of a part whose rows count; those with a newer or equal row elsewhere do not."""
         return [name for row, name in enumerate(part.utterance_ids) if self._locate(name) == (part, row)]
 
@@ -236,7 +236,7 @@ class FeatureStore:
     def describe(self) -> dict[str, Any]:
         """Return counts, bytes and lengths of the committed rows."""
         lengths = np.array([self.num_frames(utterance_id) for utterance_id in self], np.int64)
-        inputs = sum(self.row_info(utterance_id).num_inputs for utterance_id in self)
+        inputs = sum(self.utterance_info(utterance_id).num_inputs for utterance_id in self)
         written = sum(len(part.utterance_ids) for part in self._parts.values())
         counts: dict[str, Any] = {
             "utterances": len(self),

@@ -15,10 +15,10 @@ import numpy as np
 
 from features.errors import InputError
 from features.store.identity import StoreInfo
-from features.store.part import Row, format_of, part_paths, write_part
+from features.store.part import StoredUtterance, format_of, part_paths, write_part
 
 PART_BYTES = 256 << 20
-PART_ROWS = 256
+PART_UTTERANCES = 256
 PART_SECONDS = 60.0
 
 
@@ -58,7 +58,7 @@ class StoreWriter:
         """Ids of the committed rows."""
         self.parts: list[Path] = []
         """The parts they are in."""
-        self._rows: list[Row] = []
+        self._rows: list[StoredUtterance] = []
         self._bytes = 0
         self._opened = time.monotonic()
 
@@ -74,14 +74,14 @@ class StoreWriter:
         with suppress(InputError):  # the first error is the one to report
             self.flush()
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[StoredUtterance]) -> None:
         """Add the rows of one batch; a part is closed only between batches."""
         if not self._rows:
             self._opened = time.monotonic()
         self._rows.extend(rows)
         self._bytes += sum(row.values.nbytes for row in rows)
         old = time.monotonic() - self._opened > PART_SECONDS
-        if len(self._rows) >= PART_ROWS or self._bytes >= PART_BYTES or old:
+        if len(self._rows) >= PART_UTTERANCES or self._bytes >= PART_BYTES or old:
             self.flush()
 
     def flush(self) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from features.store.mapped import Array, MappedArray
 from features.store.part import Column, Content
 
-CHUNK_ROWS = 512
+CHUNK_FRAMES = 512
 METADATA = "zarr.json"
 BYTES = [{"name": "bytes", "configuration": {"endian": "little"}}]
 INDEX_ENTRY, INDEX_CRC = 16, 4
@@ -32,10 +32,10 @@ def write(
 
     packed = np.concatenate(values)
     group = zarr.open_group(path, mode="w", zarr_format=3, attributes=dict(attributes))
-    shard = max(1, -(-len(packed) // CHUNK_ROWS)) * CHUNK_ROWS
+    shard = max(1, -(-len(packed) // CHUNK_FRAMES)) * CHUNK_FRAMES
     with zarr.config.set({"array.write_empty_chunks": True}):  # a chunk of zeros must keep its place
         array = group.create_array(
-            "values", shape=packed.shape, dtype=packed.dtype, chunks=(CHUNK_ROWS, packed.shape[1]),
+            "values", shape=packed.shape, dtype=packed.dtype, chunks=(CHUNK_FRAMES, packed.shape[1]),
             shards=(shard, packed.shape[1]), compressors=None, filters=None,
         )  # fmt: skip
         if packed.size:

@@ -133,14 +133,14 @@ def load_split(
 def _refuse_seen(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> None:
     for stream in streams.values():
         if stream.tuned is not None:
-            stream.tuned.refuse_seen((u, stream.row_info(u.utterance_id).input_sha256) for u in utterances)
+            stream.tuned.refuse_seen((u, stream.utterance_info(u.utterance_id).input_sha256) for u in utterances)
 
 
 def _features_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> str:
     digest = hashlib.sha256()
     for stream in sorted(streams.values(), key=lambda stream: stream.name):
         for utterance in utterances:
-            row = stream.row_info(utterance.utterance_id)
+            row = stream.utterance_info(utterance.utterance_id)
             digest.update(f"{stream.name}|{utterance.utterance_id}|{row.input_sha256}|{row.generation}\n".encode())
     return digest.hexdigest()
 
@@ -160,7 +160,7 @@ def _audio_seconds(utterances: Sequence[Utterance], stream: Stream | None) -> np
     if stream is None:
         return np.zeros(len(utterances))
     rate = stream.first.info.identity["sample_rate"]
-    return np.array([stream.first.row_info(u.utterance_id).num_inputs / rate for u in utterances])
+    return np.array([stream.first.utterance_info(u.utterance_id).num_inputs / rate for u in utterances])
 
 
 def _allow(
@@ -233,7 +233,7 @@ def _find_stale(
     comparison = InputComparison(stream.modality, say, offline=True, decode=decode)
     for utterance in utterances:
         try:
-            found = comparison.compare(utterance, stream.row_info(utterance.utterance_id))
+            found = comparison.compare(utterance, stream.utterance_info(utterance.utterance_id))
         except AudioError:
             found = "changed"
             unusable.add(utterance.utterance_id)

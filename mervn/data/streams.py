@@ -18,7 +18,7 @@ from features.errors import InputError, UsageError
 from features.store.identity import StoreInfo
 from features.store.index import list_stores, matching_stores, not_extracted, select_store
 from features.store.models import recorded_selector, recorded_source
-from features.store.reader import FeatureStore, RowInfo
+from features.store.reader import FeatureStore, UtteranceInfo
 from mervn.config import StoreOptions
 
 SECOND = "audio_2"
@@ -126,9 +126,9 @@ class Stream:
         spec = ENCODERS[self.modality][self.encoder]
         return StreamShape(self.first.dim, self.layers, spec.stride, spec.centre)
 
-    def row_info(self, utterance_id: str) -> RowInfo:
+    def utterance_info(self, utterance_id: str) -> UtteranceInfo:
         """Return what an utterance's rows were made from; InputError where the layers disagree about it."""
-        rows = [store.row_info(utterance_id) for store in self.stores]
+        rows = [store.utterance_info(utterance_id) for store in self.stores]
         for store, row in zip(self.stores, rows, strict=True):
             if (row.input_sha256, row.length) != (rows[0].input_sha256, rows[0].length):
                 raise InputError(

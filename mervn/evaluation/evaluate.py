@@ -21,7 +21,7 @@ from mervn.data.stored_sequences import make_resident
 from mervn.data.stored_split import Split, load_split
 from mervn.data.waveform_split import LiveSplit, refuse_rejected
 from mervn.evaluation.metrics import compute_metrics
-from mervn.evaluation.predict import predict, prediction_rows
+from mervn.evaluation.predict import predict, prediction_entries
 from mervn.evaluation.test_access import Look, record_look
 from mervn.model.end_to_end import EndToEnd
 from mervn.model.saved_run import data_and_streams, load_head, load_tuned
@@ -70,7 +70,7 @@ def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress =
     if not _is_own(config, data, manifests, split):
         name = f"{options.split}-{inputs_sha256[:8]}"
         say(f"the inputs are not those of the run's own {options.split}: written to {run / f'metrics-{name}.json'}")
-    write_jsonl(run / f"predictions-{name}.jsonl", prediction_rows(split, probabilities, config.labels))
+    write_jsonl(run / f"predictions-{name}.jsonl", prediction_entries(split, probabilities, config.labels))
     write_json(run / f"metrics-{name}.json", metrics)
     return metrics | ({"test_looks": looks} if looks is not None else {})
 

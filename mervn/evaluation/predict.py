@@ -59,7 +59,7 @@ def predict(
     return probabilities
 
 
-def prediction_rows(
+def prediction_entries(
     split: Split | LiveSplit, probabilities: np.ndarray[Any, Any], labels: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return one object an utterance, in the order of the manifest; the manifest's own extra keys travel along."""

@@ -106,7 +106,7 @@ def _check_inputs(name: str, stream: Stream, split: LiveSplit) -> None:
                 f"parity fails at the inputs: {place} is not in {stream.first.path}; extract it:\n"
                 f"  {stream.extract_command()}"
             )
-        info = stream.row_info(utterance.utterance_id)
+        info = stream.utterance_info(utterance.utterance_id)
         if info.input_sha256 != sha256:
             raise InputError(
                 f"parity fails at the input hash: {place} has another {stream.modality} than {stream.first.path} was "

@@ -59,9 +59,9 @@ class MaskedFrames(nn.Module):
         return self.head(chosen), normal[rows].flatten(1)
 
 
-def normalise_visible(mel: Ragged, hidden_rows: Tensor) -> tuple[Tensor, Tensor]:
+def normalise_visible(mel: Ragged, hidden_frames: Tensor) -> tuple[Tensor, Tensor]:
     """Return (sum F, num_mels) normalised by each utterance's visible frames, and (sum F, 1): 1 where visible."""
-    visible = mel.values.new_ones(mel.total, 1).index_fill(0, hidden_rows, 0.0)
+    visible = mel.values.new_ones(mel.total, 1).index_fill(0, hidden_frames, 0.0)
     count = segment_sum(mel.replace(visible)).clamp(min=1)  # (B, 1)
     mean = segment_sum(mel.replace(mel.values * visible)) / count
     centred = mel.values - mean[mel.segments]

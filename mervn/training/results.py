@@ -21,7 +21,7 @@ from features.progress import Progress, no_bar
 from mervn.config import FinetuneOptions, TrainHeadOptions
 from mervn.data.streams import StreamShape
 from mervn.evaluation.metrics import compute_metrics
-from mervn.evaluation.predict import predict, prediction_rows
+from mervn.evaluation.predict import predict, prediction_entries
 from mervn.model.head import Head, LayerMix
 from mervn.run_folder import ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, SCHEMA, RunConfig, write_json, write_jsonl
 from mervn.training.checkpoint import Saving
@@ -91,7 +91,7 @@ def write_weights(run: Path, head: Head) -> None:
 
 def write_outcome(run: Path, trainer: Trainer, found: Valid, environment: Mapping[str, Any]) -> None:
     """Write all but the weights; metrics.json comes last, for its existence means complete. Checkpoints go then."""
-    write_jsonl(run / "predictions-valid.jsonl", prediction_rows(trainer.valid, found.probabilities, trainer.labels))
+    write_jsonl(run / "predictions-valid.jsonl", prediction_entries(trainer.valid, found.probabilities, trainer.labels))
     write_json(run / ENVIRONMENT_FILE, environment)
     write_json(run / METRICS_FILE, found.metrics)
     shutil.rmtree(run / "checkpoints", ignore_errors=True)

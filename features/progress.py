@@ -1,9 +1,9 @@
-"""How long work tells people of itself."""
+"""Reporter: how long work tells people about itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -11,6 +11,36 @@ Say = Callable[[str], None]
 """Prints a line about what is going on."""
 Progress = Callable[..., Any]
 """(total, done, what="") -> a progress bar of so many utterances, so many done, with `update(n)` and `close()`."""
+
+
+class Reporter(Protocol):
+    """Receives messages, progress and the scores of each epoch."""
+
+    def say(self, text: str) -> None:
+        """Print one line about what is going on."""
+
+    def progress(self, total: int, done: int, what: str = "") -> Any:
+        """Return a progress bar of `total` utterances, of which `done` are done; it has `update(n)` and `close()`."""
+
+    def epoch(self, entry: Mapping[str, Any]) -> None:
+        """Report the history entry of a finished epoch."""
+
+
+class Silent:
+    """Reporter that prints nothing."""
+
+    def say(self, text: str) -> None:
+        """Print nothing."""
+
+    def progress(self, total: int, done: int, what: str = "") -> Any:
+        """Return a progress bar that is not shown."""
+        return no_bar(total, done, what)
+
+    def epoch(self, entry: Mapping[str, Any]) -> None:
+        """Print nothing."""
+
+
+SILENT = Silent()
 
 
 def silent(line: str) -> None:

@@ -30,7 +30,7 @@ from mervn.data.waveform_split import LiveSplit, refuse_rejected, warn_segmented
 from mervn.distributed import World, joined
 from mervn.finetuning.init_head import InitHead, take_head
 from mervn.finetuning.store_parity import check_parity
-from mervn.model.custom_module import fusion_spec, keep_own, own_modules
+from mervn.model.custom_module import copy_modules, custom_modules, fusion_spec
 from mervn.model.end_to_end import EndToEnd, merge_lora
 from mervn.model.head import build_head, pooling_names
 from mervn.run_folder import RunConfig, default_folder, locked, prepare, read_metrics
@@ -129,7 +129,7 @@ def _begin(job: Job) -> FinetuneOptions:
         folder = job.run / ENCODERS_FOLDER / name
         _tuned(folder, encoder, _seen(encoder, name, job.splits["train"]), final=False).save(folder)
         encoder.save(folder)  # with the blocks that are cut before the training
-    return keep_own(job.run, job.options, job.config.inputs.get("modules", {}))
+    return copy_modules(job.run, job.options, job.config.inputs.get("modules", {}))
 
 
 def _selectors(options: FinetuneOptions) -> dict[str, Selector]:
@@ -179,7 +179,7 @@ def _configuration(
     known = json.loads(options.model_dump_json(exclude={*unread_options(options), "trust_code"}))
     for key in known.keys() & {"features_dir", "audio_root", "init_head", "fold_file"}:
         known[key] = str(Path(known[key]).resolve()) if known[key] else None
-    own = own_modules(options)
+    own = custom_modules(options)
     known |= {role: f"{module.path.resolve()}:{module.name}" for role, module in own.items()}
     known |= {"data": str(data.resolve()), "output": None}
     for name in ("audio_encoder", "text_encoder", "segmenter", "tone_style", "whisper_mode"):

@@ -19,7 +19,7 @@ from mervn.data.labels import apply_labels, task_label
 from mervn.data.stored_split import Split, load_split
 from mervn.data.streams import Stream, modality_of, open_streams
 from mervn.data.waveform_split import LiveSplit
-from mervn.model.custom_module import fusion_spec, own_modules
+from mervn.model.custom_module import custom_modules, fusion_spec
 from mervn.model.head import pooling_names
 from mervn.run_folder import RunConfig
 from mervn.training.optimization import resolve_amp
@@ -146,7 +146,7 @@ def configuration(options: TrainHeadOptions, prepared: Prepared) -> RunConfig:
     known = json.loads(options.model_dump_json(exclude=set(unread_options(options))))
     for key in known.keys() & {"features_dir", "audio_root", "audio_store", "text_store"}:
         known[key] = str(Path(known[key]).resolve()) if known[key] else None
-    own = own_modules(options)
+    own = custom_modules(options)
     known |= {role: f"{module.path.resolve()}:{module.name}" for role, module in own.items()}
     known["data"] = str(data.resolve())
     known["output"] = None  # the folder itself says where it is

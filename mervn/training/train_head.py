@@ -16,7 +16,7 @@ from features.torch_seed import seeded
 from mervn.config import TrainHeadOptions
 from mervn.data.stored_sequences import make_resident
 from mervn.data.stored_split import Split
-from mervn.model.custom_module import keep_own
+from mervn.model.custom_module import copy_modules
 from mervn.model.head import build_head
 from mervn.run_folder import RunConfig, default_folder, find_run, locked, prepare, read_metrics
 from mervn.training.optimization import deterministic
@@ -49,7 +49,7 @@ def train_prepared(options: TrainHeadOptions, prepared: Prepared, say: Say, repo
             if options.tensorboard:
                 write_history(run, say)
             return RunResult(run, read_metrics(run), trained=False)
-        options = keep_own(run, options, config.inputs.get("modules", {}))
+        options = copy_modules(run, options, config.inputs.get("modules", {}))
         _report_empty(prepared.splits, options, say)
         layers = [each for split in prepared.splits.values() for each in split.streams.values()]
         make_resident([one for each in layers for one in each], device, options.memory_gb, say)

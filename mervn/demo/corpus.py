@@ -36,11 +36,13 @@ LABELS = {
 """The two emotions of each label set; in `none` they have no meaning."""
 DIALECTS = {"north": "vi", "central": "vi-vn-x-central", "south": "vi-vn-x-south"}
 SPEAKERS = {
-    "train": ["north-f5", "north-m7", "north-m1", "central-f2", "central-m8", "central-m2"]
-    + ["south-f5", "south-m1", "south-f2", "south-m7"],
+    "train": [
+        "north-f5", "north-m7", "north-m1", "central-f2", "central-m8", "central-m2", "south-f5", "south-m1",
+        "south-f2", "south-m7",
+    ],
     "valid": ["north-f3", "central-m4", "south-m3", "south-f3"],
     "test": ["north-f4", "north-m6", "central-f1", "central-m5", "south-f1", "south-m6"],
-}
+}  # fmt: skip
 """Dialect and espeak-ng voice variant of each speaker; no two splits share a variant."""
 LONG_RECORDING_EVERY = 3
 """Every third speaker has one long recording with start and end times; the others have one file per utterance."""

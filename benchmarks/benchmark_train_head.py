@@ -46,7 +46,7 @@ def measure(count: int, rounds: int) -> list[Figure]:
         difference = max_difference(ours, baseline, corpus)
         if difference > 1e-4:
             raise RuntimeError(f"both heads must compute the same logits, found a difference of {difference}")
-        labels = [str(c) for c in range(CLASSES)]
+        labels = list(map(str, range(CLASSES)))
         trainer = Trainer(ours, corpus.split, corpus.split, labels, OPTIONS, torch.device("cpu"))
         optimizer = make_optimizer(head_groups(baseline, OPTIONS), OPTIONS)
         loader = DataLoader(BaselineDataset(corpus), batch_size=32, shuffle=True, collate_fn=collate)

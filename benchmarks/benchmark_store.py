@@ -114,10 +114,8 @@ def measure_growth(folder: Path, count: int, width: int, rounds: int) -> list[Fi
     convert(tiny.path, "zarr", lambda _: None)
     opening_zarr = statistics.median(seconds_of(lambda: FeatureStore(tiny.path)) for _ in range(5))
     return [
-        Figure("store.open_50k.hdf5", f"seconds to open a store of {count} utterances, HDF5", opening, 0.3, "lower"),
-        Figure(
-            "store.open_50k.zarr", f"seconds to open a store of {count} utterances, Zarr", opening_zarr, 1.0, "lower"
-        ),
+        Figure("store.open_50k.hdf5", f"seconds to open {count} utterances, HDF5", opening, 0.3, "lower"),
+        Figure("store.open_50k.zarr", f"seconds to open {count} utterances, Zarr", opening_zarr, 1.0, "lower"),
         Figure("store.stream_memory", "GB of anonymous memory to stream an epoch of 5.8 GB", peak, 1.0, "lower"),
         Figure("store.growth", f"seconds per frame from {count} utterances / from {few}", growth, 1.15, "lower"),
     ]

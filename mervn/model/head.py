@@ -89,7 +89,10 @@ class Head(nn.Module):
 
     def forward(self, streams: dict[str, Ragged]) -> Tensor:
         """Return logits (B, C) float32 for feature streams (sum T, D), or (sum T, L, D) if layers are mixed."""
-        streams = {name: self.mixes[name](x) if name in self.mixes else x for name, x in streams.items()}
+        streams = dict(streams)
+        for name, mix in self.mixes.items():
+            if name in streams:
+                streams[name] = mix(streams[name])
         if self.dual is not None:
             streams["audio"] = self.dual(streams["audio"], streams[SECOND])
         projected = {name: projection(streams[name]) for name, projection in self.projections.items()}
@@ -150,29 +153,26 @@ def pooling_names(fusion: str, pooling: str) -> list[str]:
 def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_classes: int) -> Head:
     """Build the head that the options describe, for streams of the given shapes."""
     spec = fusion_spec(options.fusion)
-    names = pooling_names(options.fusion, options.pooling)
-    token = options.missing == "token"
     widths = {name: shapes[name].width for name in spec.streams}
+    # The order of construction decides the initial weights for a given seed.
     dual = None
     if SECOND in shapes and "audio" in spec.streams:
         dual = AudioMerge(shapes["audio"], shapes[SECOND], options.dual_merge, options.dual_time)
         widths["audio"] = dual.width
-    return Head(
-        mixes={name: LayerMix(len(shape.layers)) for name, shape in shapes.items() if len(shape.layers) > 1},
-        dual=dual,
-        projections={
-            name: Projection(widths[name], options.dim, token, options.input_dropout) for name in spec.streams
-        },
-        fusion=import_target(spec.target)(
-            options.dim,
-            options.heads,
-            options.attention_dropout,
-            **{name: getattr(options, name) for name in spec.options},
-        ),
-        poolings=[import_target(pooling_target(name))(options.dim) for name in names],
-        leads=spec.outputs,
-        classifier=Classifier(options.dim * len(names), options.mlp, num_classes, options.dropout),
-    )
+    mixes = {}
+    for name, shape in shapes.items():
+        if len(shape.layers) > 1:
+            mixes[name] = LayerMix(len(shape.layers))
+    projections = {}
+    for name, width in widths.items():
+        projections[name] = Projection(width, options.dim, options.missing == "token", options.input_dropout)
+    keywords = {name: getattr(options, name) for name in spec.options}
+    fusion = import_target(spec.target)(options.dim, options.heads, options.attention_dropout, **keywords)
+    poolings = []
+    for name in pooling_names(options.fusion, options.pooling):
+        poolings.append(import_target(pooling_target(name))(options.dim))
+    classifier = Classifier(options.dim * len(poolings), options.mlp, num_classes, options.dropout)
+    return Head(mixes, dual, projections, fusion, poolings, spec.outputs, classifier)
 
 
 def head_groups(head: nn.Module, options: TrainingOptions) -> list[dict[str, Any]]:

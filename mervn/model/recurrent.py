@@ -136,11 +136,14 @@ class RecurrentAttention(nn.Module):
                 self.convolutions[name] = TemporalCNN(
                     dim, settings.cnn_layers, settings.kernel, settings.dilation_growth
                 )
-        self.recurrent = nn.ModuleDict(
-            {name: BiLSTM(dim, settings.rnn_hidden, settings.rnn_layers) for name in MODALITIES}
-        )
+        self.recurrent = nn.ModuleDict()
+        for name in MODALITIES:
+            self.recurrent[name] = BiLSTM(dim, settings.rnn_hidden, settings.rnn_layers)
         self.blocks = nn.ModuleList(_two_way_block(dim, heads, dropout) for _ in range(settings.blocks))
-        self.gates = nn.ModuleDict({name: Gate(dim) for name in MODALITIES} if settings.merge == "gate" else {})
+        self.gates = nn.ModuleDict()
+        if settings.merge == "gate":
+            for name in MODALITIES:
+                self.gates[name] = Gate(dim)
 
     def forward(self, streams: dict[str, Ragged]) -> list[Ragged]:
         """Return [F], (sum (Tt + Ta), D)."""

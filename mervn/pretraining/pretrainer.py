@@ -69,9 +69,13 @@ def learning_rate_at(progress: float, warmup: float, peak: float) -> float:
 
 def make_optimizer(model: nn.Module, options: PretrainOptions) -> torch.optim.AdamW:
     """Return AdamW (Loshchilov and Hutter 2019), without weight decay for biases and norms."""
+    decayed: list[nn.Parameter] = []
+    not_decayed: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        (decayed if parameter.ndim > 1 else not_decayed).append(parameter)
     groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": options.weight_decay},
+        {"params": not_decayed, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
 

@@ -94,6 +94,11 @@ class Stream:
         return read_tuned(self.first.path)
 
     @property
+    def hashes(self) -> list[str]:
+        """The 8 hex of each store's identity."""
+        return [store.info.hash for store in self.stores]
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """The layers, as they are called in selectors."""
         return tuple(str(store.info.identity["layer"]) for store in self.stores)

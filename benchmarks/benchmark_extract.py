@@ -51,7 +51,7 @@ def transformers_model(folder: Path) -> Callable[[Ragged], Ragged]:
     def encode(batch: Ragged) -> Ragged:
         output = model(batch.pad(), attention_mask=batch.mask.long())
         sizes = [(size - 400) // 320 + 1 for size in batch.sizes]
-        return Ragged.of_layout(sizes, batch.values.device).pack(output.last_hidden_state)
+        return Ragged.without_values(sizes, batch.values.device).pack(output.last_hidden_state)
 
     return encode
 

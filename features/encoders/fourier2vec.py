@@ -63,7 +63,7 @@ class Block(nn.Module):
 
     def forward(self, x: Ragged) -> Ragged:
         """Mix the frames of each sequence: (sum T, D) -> (sum T, D)."""
-        qkv = x.replace(self.qkv(self.attention_norm(x.values))).pad(0.0)  # (B, T, 3 D)
+        qkv = x.map(self.attention_norm).map(self.qkv).pad(0.0)  # (B, T, 3 D)
         query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, D / H)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=x.mask[:, None, None])
         x = x.replace(x.values + self.out(x.pack(mixed.transpose(1, 2).flatten(2)).values))
@@ -145,7 +145,7 @@ class Fourier2Vec(Encoder):
         """Return normalised log-mel frames (sum F, num_mels) of samples (sum S,)."""
         log_mel = self.raw_log_mel(samples)
         centred = log_mel.replace(log_mel.values - segment_mean(log_mel)[log_mel.segments])
-        deviation = segment_mean(centred.replace(centred.values.square())).sqrt()
+        deviation = segment_mean(centred.map(torch.square)).sqrt()
         return centred.replace(centred.values / (deviation[centred.segments] + 1e-5))
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
@@ -158,11 +158,11 @@ class Fourier2Vec(Encoder):
         """Encode normalised log-mel frames (sum F, num_mels) into (sum T, D) of each layer, T = ceil(F / 2)."""
         hidden = mel.pack(functional.gelu(self.conv_in(mel.pad(0.0).transpose(1, 2))).transpose(1, 2))
         halved = functional.gelu(self.conv_down(hidden.pad(0.0).transpose(1, 2))).transpose(1, 2)  # (B, T, D)
-        x = Ragged.of_layout([(size + 1) // 2 for size in mel.sizes], halved.device).pack(halved)
+        x = Ragged.without_values([(size + 1) // 2 for size in mel.sizes], halved.device).pack(halved)
         positions = functional.gelu(self.positions(x.pad(0.0).transpose(1, 2))).transpose(1, 2)
         x = x.replace(x.values + x.pack(positions).values)
         states: dict[Layer, Ragged] = {0: x}
         for number, block in enumerate(self.blocks[: blocks_needed(self.layers, self.num_layers)], 1):
             states[number] = x = block(x)
-        states["last"] = x.replace(self.norm(x.values))
+        states["last"] = x.map(self.norm)
         return [states[layer] for layer in self.layers]

@@ -106,9 +106,7 @@ class HashedNgrams(Encoder):
             )
             / (inputs.values > 0).sum(1, keepdim=True).clamp(min=1).sqrt()
         )
-        starts = inputs.lengths.cumsum(0) - inputs.lengths
-        positions = torch.arange(inputs.total, device=starts.device) - starts[inputs.segments]
-        tokens = inputs.replace(rows + self.config["position_scale"] * sinusoids(positions, self.dim))
+        tokens = inputs.replace(rows + self.config["position_scale"] * sinusoids(inputs.positions, self.dim))
         spoken = [int(size > 0) for size in inputs.sizes]
         cls = segment_mean(tokens)[inputs.lengths > 0]
         return [concatenate(Ragged.from_lengths(cls, spoken), tokens)]

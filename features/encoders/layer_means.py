@@ -60,6 +60,6 @@ class LayerMeans(Encoder):
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Encode prepared inputs into [(sum L, D)]."""
-        means = [segment_mean(layer.replace(layer.values.float())) for layer in self.inner.forward_layers(inputs)]
+        means = [segment_mean(layer.map(torch.Tensor.float)) for layer in self.inner.forward_layers(inputs)]
         stacked = torch.stack(means, dim=1)  # (B, L, D)
         return [Ragged.from_lengths(stacked.flatten(0, 1), [stacked.shape[1]] * stacked.shape[0])]

@@ -22,9 +22,8 @@ from features.encoders.base import (
     samples_tensor,
 )
 from features.encoders.mel import FFT, mel_filters
-from features.encoders.pretrained import fill_own, load_own, save_own
+from features.encoders.pretrained import RANDOM_NOTE, read_native, save_native
 from features.encoders.selector import EncoderSettings, Layer, Selector
-from features.errors import InputError
 from features.ragged import Ragged, segment_mean
 from features.torch_seed import seeded
 
@@ -90,7 +89,8 @@ class Fourier2Vec(Encoder):
         dim, mels, kernel = config["dim"], config["num_mels"], config["position_kernel"]
         self.config = dict(config)
         self.dim, self.layers, self.num_layers = dim, layers, config["num_layers"]
-        self.model_name, self.weights_note = "random", f"random, seed {RANDOM_SEED}"
+        self.model_name, self.weights_note = "random", f"{RANDOM_NOTE}, seed {RANDOM_SEED}"
+        self.is_random = True
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         self.register_buffer(
             "filters", mel_filters(mels, config["low_hz"], config["high_hz"]).float(), persistent=False
@@ -107,16 +107,14 @@ class Fourier2Vec(Encoder):
         if selector.model is None:
             with seeded(torch.device("cpu"), RANDOM_SEED):
                 return cls(DEFAULTS, resolve_layers(selector, DEFAULTS["num_layers"]))
-        config, note, tensors = load_own(selector)
-        if config.keys() != DEFAULTS.keys():
-            raise InputError(f"{selector.flag}: config must have {sorted(DEFAULTS)}, found {sorted(config)}")
-        encoder = cls(config, resolve_layers(selector, config["num_layers"]))
-        fill_own(selector, encoder, note, tensors)
+        checkpoint = read_native(selector, DEFAULTS)
+        encoder = cls(checkpoint.config, resolve_layers(selector, checkpoint.config["num_layers"]))
+        checkpoint.load_into(selector, encoder)
         return encoder
 
     def save(self, folder: Path) -> None:
         """Write a folder that `load` takes."""
-        save_own(self, folder)
+        save_native(self, folder)
 
     def get_blocks(self) -> Sequence[nn.Module]:
         """Return the Transformer's blocks that the layers wanted need."""

@@ -25,8 +25,8 @@ class LayerMeans(Encoder):
         self.numerics_version = inner.numerics_version  # type: ignore[misc]
         self.dim, self.num_layers, self.config = inner.dim, inner.num_layers, inner.config
         self.layers = (MEANS,)
-        self.model_name, self.weights_note = inner.model_name, inner.weights_note
-        self.weights_sha256, self.tuned, self.source = inner.weights_sha256, inner.tuned, inner.source
+        self.model_name, self.weights_note, self.is_random = inner.model_name, inner.weights_note, inner.is_random
+        self.weights_sha256, self.fine_tuning, self.source = inner.weights_sha256, inner.fine_tuning, inner.source
         self.eval()
 
     @classmethod

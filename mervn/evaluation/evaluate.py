@@ -97,8 +97,8 @@ def _model_and_split(
     live = LiveSplit(options.split, rows, config.labels, encoders, config.options["workers"], progress)
     refuse_rejected({options.split: live}, options.allow_missing)
     for name, encoder in encoders.items():
-        if encoder.tuned is not None and options.data is not None:  # of the run's own data the manifests decide
-            encoder.tuned.refuse_seen(zip(live.utterances, live.input_sha256(name), strict=True))
+        if encoder.fine_tuning is not None and options.data is not None:  # of the run's own data the manifests decide
+            encoder.fine_tuning.refuse_training_utterances(zip(live.utterances, live.input_sha256(name), strict=True))
     return EndToEnd(encoders, head), live
 
 

@@ -18,7 +18,7 @@ from features.canonical import canonical_json
 from features.config import DataOptions
 from features.device import computing, resolve_device
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
-from features.encoders.pretrained import save_own
+from features.encoders.pretrained import save_native
 from features.environment import package_versions
 from features.errors import InputError
 from features.manifests.manifest import Manifests, Utterance, read_manifests
@@ -165,5 +165,5 @@ def _save(folder: Path, trainer: Pretrainer, note: str) -> None:
         raise InputError("no epoch was trained: --epochs must be at least 1")
     encoder = trainer.model.encoder.cpu()
     encoder.load_state_dict(trainer.best.weights)
-    encoder.weights_note = note
-    save_own(encoder, folder)
+    encoder.weights_note, encoder.is_random = note, False
+    save_native(encoder, folder)

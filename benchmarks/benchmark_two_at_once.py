@@ -22,7 +22,7 @@ from pathlib import Path
 
 import click
 
-from features.cpu_threads import CHOICES, SPIN_COUNT
+from features.cpu_threads import ENVIRONMENT_VARIABLES, SPIN_COUNT
 
 STOPPED = 5
 BOUNDED = {"GOMP_SPINCOUNT": SPIN_COUNT}
@@ -61,7 +61,9 @@ def train(count: int, epochs: int, start: Path) -> None:
 
 def together(processes: int, way: str, count: int, epochs: int, limit: float | None = None) -> float:
     """Return the seconds until the last of some trainings, started at once, is done; at most `limit`."""
-    environment = {name: value for name, value in os.environ.items() if name not in (*CHOICES, "OMP_NUM_THREADS")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in (*ENVIRONMENT_VARIABLES, "OMP_NUM_THREADS")
+    }
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "start"
         command = [sys.executable, __file__, "--train", str(start), "--count", str(count), "--epochs", str(epochs)]

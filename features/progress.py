@@ -1,4 +1,4 @@
-"""Reporter: how long work tells people about itself."""
+"""Reporter: receives messages and progress of long-running work."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 Say = Callable[[str], None]
-"""Prints a line about what is going on."""
+"""Prints one status line."""
 Progress = Callable[..., Any]
-"""(total, done, what="") -> a progress bar of so many utterances, so many done, with `update(n)` and `close()`."""
+"""(total, done, what="") -> a progress bar of `total` utterances with `done` done; has `update(n)` and `close()`."""
 
 
 class Reporter(Protocol):
     """Receives messages, progress and the scores of each epoch."""
 
     def say(self, text: str) -> None:
-        """Print one line about what is going on."""
+        """Print one status line."""
 
     def progress(self, total: int, done: int, what: str = "") -> Any:
         """Return a progress bar of `total` utterances, of which `done` are done; it has `update(n)` and `close()`."""

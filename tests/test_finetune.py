@@ -378,7 +378,7 @@ def guarded(run: Path, seen: set[str]) -> None:
             encoder = load_encoder(parse_selector(f"{name}={path.parent}", path.parent.name))
         except InputError:
             continue
-        assert encoder.tuned is not None and seen <= encoder.tuned.seen.keys()
+        assert encoder.fine_tuning is not None and seen <= encoder.fine_tuning.seen.keys()
 
 
 def test_no_crash_leaves_tuned_weights_without_what_they_learned_from(
@@ -409,7 +409,7 @@ def test_no_crash_leaves_tuned_weights_without_what_they_learned_from(
         for force in (False, True):
             tune(None, run, force=force, **options)
     assert checks[0] > 30
-    assert load_encoder(parse_selector(f"fourier2vec={run}", "audio")).tuned is not None
+    assert load_encoder(parse_selector(f"fourier2vec={run}", "audio")).fine_tuning is not None
     (run / "encoders" / "audio" / "tuned.json").unlink()
     with pytest.raises(AssertionError):  # the check can fail
         guarded(run, set(seen))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from features.device import computing, exact_fp32
+from features.device import exact_fp32, precision_context
 from features.ragged import Ragged
 from mervn.data.split import Batch
 from mervn.evaluation.predict import predict
@@ -73,11 +73,11 @@ def test_fp32_is_exact_within_and_as_it_was_afterwards(allow: Callable[[], None]
 
 def test_what_torch_allows_by_default_is_put_back_also_after_an_error() -> None:
     before = old(), new()
-    with pytest.raises(KeyError), computing(torch.device("cpu"), "bf16"):
+    with pytest.raises(KeyError), precision_context(torch.device("cpu"), "bf16"):
         assert torch.is_autocast_enabled("cpu")
         raise KeyError
     assert (old(), new()) == before
-    with computing(torch.device("cpu"), "fp32"):
+    with precision_context(torch.device("cpu"), "fp32"):
         assert not torch.is_autocast_enabled("cpu")
 
 

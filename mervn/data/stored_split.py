@@ -129,7 +129,9 @@ def load_split(
 def _refuse_seen(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> None:
     for stream in streams.values():
         if stream.tuned is not None:
-            stream.tuned.refuse_seen((u, stream.utterance_info(u.utterance_id).input_sha256) for u in utterances)
+            stream.tuned.refuse_training_utterances(
+                (u, stream.utterance_info(u.utterance_id).input_sha256) for u in utterances
+            )
 
 
 def _inputs_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> str:

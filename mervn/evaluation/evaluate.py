@@ -119,8 +119,10 @@ def _open_finetuned(
     split = WaveformSplit(options.split, utterances, config.labels, encoders, workers, reporter)
     refuse_rejected({options.split: split}, options.allow_missing)
     for name, encoder in encoders.items():
-        if encoder.tuned is not None and options.data is not None:  # of the run's own data the manifests decide
-            encoder.tuned.refuse_seen(zip(split.utterances, split.stream_sha256(name), strict=True))
+        if encoder.fine_tuning is not None and options.data is not None:  # of the run's own data the manifests decide
+            encoder.fine_tuning.refuse_training_utterances(
+                zip(split.utterances, split.stream_sha256(name), strict=True)
+            )
     hashes = {name: encoder.weights_sha256 for name, encoder in encoders.items()}
     return OpenedRun(EndToEnd(encoders, head), split, reporter, hashes)
 

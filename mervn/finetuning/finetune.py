@@ -17,7 +17,7 @@ from features.atomic_files import sync, write_jsonl
 from features.command_lines import recorded_settings
 from features.encoders import DEFAULT_ENCODERS, ENCODERS
 from features.encoders.base import Encoder, load_whole
-from features.encoders.finetuned import ENCODERS_FOLDER, Tuned
+from features.encoders.finetuned import ENCODERS_FOLDER, FineTuning
 from features.encoders.selector import EncoderSettings, Selector, parse_selectors
 from features.errors import UsageError
 from features.progress import SILENT, Reporter
@@ -124,8 +124,10 @@ def _read(resolved: Resolved[FinetuneOptions], init: InitHead | None, processes:
         warn_segmented(splits, encoders)
     valid = splits["valid"]
     for name, encoder in encoders.items():
-        if encoder.tuned is not None:
-            encoder.tuned.refuse_seen(zip(valid.utterances, valid.stream_sha256(name), strict=True))
+        if encoder.fine_tuning is not None:
+            encoder.fine_tuning.refuse_training_utterances(
+                zip(valid.utterances, valid.stream_sha256(name), strict=True)
+            )
     config = _configuration(resolved, labelled, encoders, splits, init)
     run = options.output or default_folder(config, {name: encoder.name for name, encoder in encoders.items()})
     return Job(run, resolved, config, labelled, encoders, splits, init, processes)
@@ -276,16 +278,16 @@ def _save_model(run: Path, model: EndToEnd, train: WaveformSplit) -> None:
 
 def _seen(encoder: Encoder, name: str, train: WaveformSplit | None) -> dict[str, str]:
     """Return what an encoder learned from before, and with `train` what it learns from in this run."""
-    before = dict(encoder.tuned.seen) if encoder.tuned is not None else {}
+    before = dict(encoder.fine_tuning.seen) if encoder.fine_tuning is not None else {}
     if train is None:
         return before
     return before | {u.utterance_id: s for u, s in zip(train.utterances, train.stream_sha256(name), strict=True)}
 
 
-def _tuned(folder: Path, encoder: Encoder, seen: Mapping[str, str], final: bool) -> Tuned:
+def _tuned(folder: Path, encoder: Encoder, seen: Mapping[str, str], final: bool) -> FineTuning:
     settings = recorded_settings(encoder.config)
     run = folder.parent.parent.name
-    return Tuned(folder, run, encoder.name, encoder.layers, settings, encoder.modality, seen, final)
+    return FineTuning(folder, run, encoder.name, encoder.layers, settings, encoder.modality, seen, final)
 
 
 def peak_memory_gb(device: torch.device) -> float:

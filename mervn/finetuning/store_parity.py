@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from features.canonical import differing_fields
-from features.device import computing
+from features.device import precision_context
 from features.encoders.base import Encoder
 from features.errors import InputError
 from features.ragged import Ragged
@@ -70,7 +70,7 @@ def check_parity(
         cached = {name: _cached(stream, ids).to(device) for name, stream in streams.items()}
         with torch.inference_mode():
             live = {name: _live(model, name, inputs[name], stream, device) for name, stream in streams.items()}
-            with computing(device, "fp32"):
+            with precision_context(device, "fp32"):
                 wanted = model.head(dict(cached))
                 logits = max(logits, float((model.head(dict(live)) - wanted).abs().max()))
                 raw = max(raw, float((model(inputs) - wanted).abs().max()))
@@ -130,7 +130,7 @@ def _cached(stream: Stream, ids: list[str]) -> Ragged:
 def _live(model: EndToEnd, name: str, inputs: Ragged, stream: Stream, device: torch.device) -> Ragged:
     """Return live features at the store's encoder precision, rounded through its dtype, float32."""
     identity = stream.first.info.identity
-    with computing(device, str(identity["encoder_precision"])):
+    with precision_context(device, str(identity["encoder_precision"])):
         live = encode_inputs(model.encoder(name), inputs)
     kind = torch.float16 if identity["store_dtype"] == "fp16" else torch.float32
     return live.replace(live.values.to(kind).float())

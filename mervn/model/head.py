@@ -32,16 +32,18 @@ class Projection(nn.Module):
 
     def forward(self, stream: Ragged) -> Ragged:
         """(sum T, width) -> (sum T', dim); T' = 1 for an empty sequence if there is a missing token, else T."""
-        projected = stream.replace(self.norm(self.linear(stream.values)))
+        projected = stream.map(self.linear).map(self.norm)
         if self.missing is not None and 0 in stream.sizes:
             projected = _with_row(projected, self.missing)
-        return projected.replace(self.dropout(projected.values))
+        return projected.map(self.dropout)
 
 
 def _with_row(stream: Ragged, row: Tensor) -> Ragged:
     """Return the stream with a row (1, D) in the place of every empty sequence."""
     empty = [int(size == 0) for size in stream.sizes]
-    rows = Ragged.derived(row.expand(sum(empty), -1).to(stream.values.dtype), (stream.lengths == 0).long(), empty)
+    rows = Ragged.from_device_lengths(
+        row.expand(sum(empty), -1).to(stream.values.dtype), (stream.lengths == 0).long(), empty
+    )
     return concatenate(stream, rows)
 
 
@@ -58,7 +60,7 @@ class LayerMix(nn.Module):
 
     def forward(self, stream: Ragged) -> Ragged:
         """(sum T, L, D) -> (sum T, D)."""
-        return stream.replace(torch.einsum("tld,l->td", stream.values, self.weights()))
+        return stream.map(lambda values: torch.einsum("tld,l->td", values, self.weights()))
 
 
 class Head(Trainable):

@@ -149,7 +149,7 @@ def test_two_audio_streams_are_trained_together(made: Path, tmp_path: Path) -> N
 
 def test_the_same_again_prints_what_is_there_and_another_is_refused(head: Path, tuned: Path) -> None:
     assert not tune(head, tuned).trained
-    with pytest.raises(UsageError, match="layer_decay: there 0.9, now 0.5"):
+    with pytest.raises(UsageError, match="layer_decay: existing 0.9, requested 0.5"):
         tune(head, tuned, layer_decay=0.5)
 
 

@@ -30,7 +30,7 @@ from mervn.data.waveform_split import WaveformSplit, refuse_rejected, warn_segme
 from mervn.distributed import Processes, joined
 from mervn.finetuning.init_head import InitHead, take_head
 from mervn.finetuning.store_parity import check_parity
-from mervn.model.custom_module import fusion_spec, keep_own
+from mervn.model.custom_module import copy_modules, fusion_spec
 from mervn.model.end_to_end import EndToEnd, merge_lora
 from mervn.model.head import build_head
 from mervn.run_folder import RunConfig, default_folder, locked, prepare, read_metrics
@@ -141,7 +141,7 @@ def _begin(job: Job) -> FinetuneOptions:
         folder = job.run / ENCODERS_FOLDER / name
         _tuned(folder, encoder, _seen(encoder, name, job.splits["train"]), final=False).save(folder)
         encoder.save(folder)  # with the blocks that are cut before the training
-    return keep_own(job.run, job.options, job.config.inputs.get("modules", {}))
+    return copy_modules(job.run, job.options, job.config.inputs.get("modules", {}))
 
 
 def _selectors(options: FinetuneOptions) -> dict[str, Selector]:

@@ -27,8 +27,8 @@ from timing import time_ratio
 from torch import Tensor
 
 from features.audio.torchaudio_import import import_torchaudio
-from features.batching import padding_share, plan_batches
-from features.device import computing
+from features.batching import padding_fraction, plan_batches
+from features.device import precision_context
 from features.encoders.base import load_encoder
 from features.encoders.selector import EncoderSettings, parse_selector
 from features.extraction.plan import MAX_BATCH
@@ -52,7 +52,7 @@ def transformers_model(folder: Path) -> Callable[[Ragged], Ragged]:
     def encode(batch: Ragged) -> Ragged:
         output = model(batch.pad(), attention_mask=batch.mask.long())
         sizes = [(size - 400) // 320 + 1 for size in batch.sizes]
-        return Ragged.of_layout(sizes, batch.values.device).pack(output.last_hidden_state)
+        return Ragged.without_values(sizes, batch.values.device).pack(output.last_hidden_state)
 
     return encode
 
@@ -88,14 +88,14 @@ def measure_batches(folder: Path, count: int, rounds: int, sizes: dict[str, Any]
         batches: Sequence[Sequence[int]], precision: str = "fp32", how: Callable[[Ragged], Ragged] = encoder
     ) -> Callable[[], object]:
         def encode() -> None:
-            with computing(CPU, precision):
+            with precision_context(CPU, precision):
                 encode_all(how, prepared, batches)
 
         return encode
 
     baseline_over_ours = time_ratio(run(random_batches, how=original), run(plan), rounds, warm_up=False)
     bf16_speedup = time_ratio(run(plan), run(plan, "bf16"), rounds, warm_up=False)
-    padding = padding_share(durations.tolist(), plan)
+    padding = padding_fraction(durations.tolist(), plan)
     alone_over_ours = time_ratio(run(alone), run(plan), rounds, warm_up=False)
     return [
         Figure("extract.random16_over_ours", "baseline / mervn, seconds, fp32", baseline_over_ours, 3.0, "higher"),

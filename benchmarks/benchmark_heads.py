@@ -39,11 +39,12 @@ from torch.utils.data import DataLoader
 
 from features.ragged import Ragged
 from mervn.config import TrainHeadOptions
+from mervn.data.split import read_batch
 from mervn.model.cross_attention import MultiheadAttention
 from mervn.model.head import Head, build_head, head_groups
 from mervn.training.optimization import make_optimizer, resolve_amp
-from mervn.training.sampling import Cutting, epoch_batches, mixed_lengths, padding_efficiency
-from mervn.training.trainer import Trainer
+from mervn.training.sampling import BatchSize, epoch_batches, mixed_lengths, padding_efficiency
+from mervn.training.trainer import Trainer, TrainingData
 
 CPU = torch.device("cpu")
 FUSIONS = {"xattn": 1.0, "bilstm_attn": 0.5, "cnn_bilstm_attn": 0.5}
@@ -107,8 +108,8 @@ def padded_seconds(baseline: BaselineHead, batches: Sequence[tuple[Tensor, ...]]
 def measure_attention(corpus: Corpus, trainer: Trainer, rounds: int, limit: int) -> list[Figure]:
     """Compare absorbed with plain attention in xattn."""
     indices = spread_batches(corpus, trainer, limit)
-    batches = [corpus.split.batch(batch, CPU) for batch in indices]
-    targets = [corpus.split.batch_targets(batch, CPU) for batch in indices]
+    batches = [read_batch(corpus.split, batch, CPU).inputs() for batch in indices]
+    targets = [read_batch(corpus.split, batch, CPU).targets for batch in indices]
     padded = [padded_batch(corpus, batch) for batch in indices]
     head, baseline = make_head("xattn"), BaselineHead(make_head("xattn"))
 
@@ -173,12 +174,9 @@ def measure_fusion(fusion: str, corpus: Corpus, rounds: int) -> list[Figure]:
     difference = max_difference(ours, baseline, corpus)
     if difference > 1e-4:
         raise RuntimeError(f"both heads must compute the same logits, found a difference of {difference} in {fusion}")
-    labels = list(map(str, range(CLASSES)))
+    data = TrainingData(corpus.split, corpus.split, list(map(str, range(CLASSES))))
     amps = {"fp32": "off", "best": resolve_amp("auto", CPU)}
-    trainers = {
-        name: Trainer(make_head(fusion), corpus.split, corpus.split, labels, options_of(fusion, amp), CPU)
-        for name, amp in amps.items()
-    }
+    trainers = {name: Trainer(make_head(fusion), data, options_of(fusion, amp), CPU) for name, amp in amps.items()}
     optimizer = make_optimizer(head_groups(baseline, options_of(fusion)), options_of(fusion))
     loader = DataLoader(BaselineDataset(corpus), batch_size=32, shuffle=True, collate_fn=collate)
     ratios: dict[str, list[float]] = {"fp32": [], "best": [], "reading": []}
@@ -211,7 +209,7 @@ def measure_padding() -> list[Figure]:
     def efficiency(sampling: str, modality: str) -> float:
         found = []
         for epoch in range(5):
-            batches = epoch_batches(sampling, mixed, equal, Cutting(sizes, 32), 0, epoch)
+            batches = epoch_batches(sampling, mixed, equal, BatchSize(sizes, 32), 0, epoch)
             found.append(padding_efficiency(lengths[modality], batches))
         return statistics.mean(found)
 
@@ -227,8 +225,8 @@ def measure(count: int, rounds: int, limit: int) -> list[Figure]:
     """Measure everything on random corpora."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_corpus(Path(folder), count)
-        labels = list(map(str, range(CLASSES)))
-        trainer = Trainer(make_head("xattn"), corpus.split, corpus.split, labels, options_of("xattn"), CPU)
+        data = TrainingData(corpus.split, corpus.split, list(map(str, range(CLASSES))))
+        trainer = Trainer(make_head("xattn"), data, options_of("xattn"), CPU)
         figures = measure_attention(corpus, trainer, rounds, limit)
         sizes = np.array(corpus.split.streams["audio"][0].sizes)
         lengths = [sizes[batch].tolist() for batch in spread_batches(corpus, trainer, limit)]

@@ -9,15 +9,15 @@ them, for the worst of three seeds: the minimum if the labels have a cause, the 
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import click
-from report import Figure, Silent, report
+from report import Figure, MessagesOnly, report
 
+from features.progress import no_bar, silent
 from mervn.demo import corpus
 from mervn.demo.corpus import make_corpus
 from mervn.demo.known_answers import answers_of, extract_demo, train_and_score
@@ -38,16 +38,11 @@ TINY: dict[str, Any] = {"epochs": 1, "dim": 8, "rnn_hidden": 4}
 TINY_SPEAKERS = {split: names[:2] for split, names in corpus.SPEAKERS.items()}
 
 
-def print_line(line: str) -> None:
-    """Print a line on stderr at once."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def measure(folder: Path, seeds: range, changes: dict[str, Any]) -> list[Figure]:
     """Train every fusion on every label set with every seed."""
     make_corpus(folder, 0)
-    extract_demo(folder, lambda _: None, Silent)
-    macro_f1 = [train_and_score(folder, seed, print_line, FUSIONS, (), changes).macro_f1 for seed in seeds]
+    extract_demo(folder, silent, no_bar)
+    macro_f1 = [train_and_score(folder, seed, MessagesOnly(), FUSIONS, (), changes).macro_f1 for seed in seeds]
     figures = []
     for fusion in FUSIONS:
         for answer in answers_of(fusion):

@@ -26,13 +26,14 @@ from pathlib import Path
 from unittest import mock
 
 import click
-from report import Figure, Silent, report
+from report import Figure, report
 
 from features.config import SPLITS
 from features.encoders.selector import parse_selector
 from features.extraction.extract import extract_stream
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import read_manifests
+from features.progress import no_bar, silent
 from mervn.config import EvaluateOptions, PretrainOptions, TrainHeadOptions
 from mervn.demo import corpus
 from mervn.demo.corpus import PARAMETERS
@@ -73,7 +74,7 @@ def extract(data: Path, stores: Path, encoder: str) -> None:
     manifests = read_manifests(data, SPLITS)
     utterances = list(chain.from_iterable(manifests[split] for split in SPLITS))
     settings = ExtractSettings(features_dir=stores, device="cpu")
-    extract_stream(utterances, parse_selector(encoder, "audio"), settings, lambda _: None, Silent)
+    extract_stream(utterances, parse_selector(encoder, "audio"), settings, silent, no_bar)
 
 
 def score(data: Path, stores: Path, encoder: str, seeds: int, splits: Sequence[str] = SPLITS[1:]) -> dict[str, float]:
@@ -85,10 +86,10 @@ def score(data: Path, stores: Path, encoder: str, seeds: int, splits: Sequence[s
                 **SETTINGS, fusion="audio", audio_encoder=encoder, seed=seed, features_dir=stores, output=Path(run),
                 checkpoint_every=0, device="cpu",
             )  # fmt: skip
-            train_head(options, data, lambda _: None, lambda _: None)
+            train_head(options, data)
             for split in splits:
                 evaluated = EvaluateOptions(split=split, features_dir=stores, data=data, device="cpu")
-                found[split].append(evaluate(Path(run), evaluated, lambda _: None)[split]["macro_f1"])
+                found[split].append(evaluate(Path(run), evaluated)[split]["macro_f1"])
     return {split: statistics.mean(values) for split, values in found.items()}
 
 
@@ -99,7 +100,7 @@ def measure(minutes: float, seeds: int, tiny: bool) -> list[Figure]:
         folder = Path(name)
         data = make_data(folder, tiny)
         options = PretrainOptions(minutes=minutes, output=folder / "pretrained", device="cpu")
-        result = pretrain(options, data, lambda _: None, Silent, lambda _: None).result
+        result = pretrain(options, data, silent, no_bar, lambda _: None).result
         encoders = {"random": f"fourier2vec@{LAYER}", "pretrained": f"fourier2vec={folder / 'pretrained'}@{LAYER}"}
         f1 = {}
         for which, encoder in encoders.items():

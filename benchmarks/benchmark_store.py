@@ -41,6 +41,7 @@ from store_layouts import (
 )
 from timing import seconds_of, time_ratio
 
+from features.progress import silent
 from features.store.maintenance import convert
 from features.store.part import num_bytes, part_paths
 from features.store.reader import FeatureStore
@@ -111,7 +112,7 @@ def measure_growth(folder: Path, count: int, width: int, rounds: int) -> list[Fi
     shutil.rmtree(large.path)
     tiny = new_store(folder / "tiny", 8)
     write_store(tiny, [np.zeros((2, 8), np.float16)] * count)
-    convert(tiny.path, "zarr", lambda _: None)
+    convert(tiny.path, "zarr", silent)
     opening_zarr = statistics.median(seconds_of(lambda: FeatureStore(tiny.path)) for _ in range(5))
     return [
         Figure("store.open_50k.hdf5", f"seconds to open {count} utterances, HDF5", opening, 0.3, "lower"),
@@ -126,14 +127,14 @@ import json, sys
 import numpy as np, torch
 from pathlib import Path
 from features.store.reader import FeatureStore
-from mervn.training.sampling import Cutting, epoch_batches
+from mervn.training.sampling import BatchSize, epoch_batches
 from mervn.data.stored_sequences import Sequences, make_resident
 store = FeatureStore(sys.argv[1])
 sequences = Sequences(store, list(store))
 make_resident([sequences], torch.device("cpu"), 0.5, lambda text: print(text, file=sys.stderr))
 lengths = np.array(sequences.sizes, float)
 peak = total = 0
-cutting = Cutting(np.array([sequences.sizes]), 32)
+cutting = BatchSize(np.array([sequences.sizes]), 32)
 for batch in epoch_batches("bucket", lengths, np.ones(len(lengths)), cutting, 0, 0):
     total += sequences.gather(batch).float().shape[0]
     status = Path("/proc/self/status").read_text()

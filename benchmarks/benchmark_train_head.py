@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from mervn.config import TrainHeadOptions
 from mervn.model.head import build_head, head_groups
 from mervn.training.optimization import make_optimizer
-from mervn.training.trainer import Trainer
+from mervn.training.trainer import Trainer, TrainingData
 
 OPTIONS = TrainHeadOptions(
     fusion="xattn", pooling="mean", sampling="bucket", batch_size=32, loss="ce", dropout=0.0, epochs=50, amp="off"
@@ -46,8 +46,8 @@ def measure(count: int, rounds: int) -> list[Figure]:
         difference = max_difference(ours, baseline, corpus)
         if difference > 1e-4:
             raise RuntimeError(f"both heads must compute the same logits, found a difference of {difference}")
-        labels = list(map(str, range(CLASSES)))
-        trainer = Trainer(ours, corpus.split, corpus.split, labels, OPTIONS, torch.device("cpu"))
+        data = TrainingData(corpus.split, corpus.split, list(map(str, range(CLASSES))))
+        trainer = Trainer(ours, data, OPTIONS, torch.device("cpu"))
         optimizer = make_optimizer(head_groups(baseline, OPTIONS), OPTIONS)
         loader = DataLoader(BaselineDataset(corpus), batch_size=32, shuffle=True, collate_fn=collate)
         epochs: dict[str, list[float]] = {"ours": [], "loader": [], "baseline": []}

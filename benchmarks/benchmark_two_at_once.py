@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from features.cpu_threads import CHOICES, SPIN_COUNT
+from features.cpu_threads import ENVIRONMENT_VARIABLES, SPIN_COUNT
 
 if TYPE_CHECKING:
     from report import Figure
@@ -45,15 +45,15 @@ def train(count: int, epochs: int, start: Path) -> None:
 
     from mervn.config import TrainHeadOptions
     from mervn.model.head import build_head
-    from mervn.training.trainer import Trainer
+    from mervn.training.trainer import Trainer, TrainingData
 
     options = TrainHeadOptions(fusion="bilstm_attn", sampling="bucket", amp="off", dropout=0.0)
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_corpus(Path(folder), count)
         torch.manual_seed(0)
         head = build_head(options, SHAPES, CLASSES)
-        labels = list(map(str, range(CLASSES)))
-        trainer = Trainer(head, corpus.split, corpus.split, labels, options, torch.device("cpu"))
+        data = TrainingData(corpus.split, corpus.split, list(map(str, range(CLASSES))))
+        trainer = Trainer(head, data, options, torch.device("cpu"))
         trainer.train_epoch(0)
         print("ready", flush=True)
         while not start.exists():
@@ -66,7 +66,9 @@ def train(count: int, epochs: int, start: Path) -> None:
 
 def seconds_together(processes: int, name: str, count: int, epochs: int, limit: float | None = None) -> float:
     """Start several trainings at once and return the seconds until the last one ends, at most `limit`."""
-    environment = {key: value for key, value in os.environ.items() if key not in (*CHOICES, "OMP_NUM_THREADS")}
+    environment = dict(os.environ)
+    for variable in (*ENVIRONMENT_VARIABLES, "OMP_NUM_THREADS"):
+        environment.pop(variable, None)
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "start"
         command = [sys.executable, __file__, "--train", str(start), "--count", str(count), "--epochs", str(epochs)]

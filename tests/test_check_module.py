@@ -205,8 +205,8 @@ def test_a_run_copies_custom_modules_and_executes_them_only_if_trusted(
     for path in (tmp_path / "mine").iterdir():
         path.unlink()  # the run needs only its copies
     with pytest.raises(UsageError, match="Review it, then pass --trust-code"):
-        evaluate(result.path, EvaluateOptions(split="valid"), lambda _: None)
-    found = evaluate(result.path, EvaluateOptions(split="valid", trust_code=True), lambda _: None)
+        evaluate(result.path, EvaluateOptions(split="valid"))
+    found = evaluate(result.path, EvaluateOptions(split="valid", trust_code=True))
     assert found["valid"]["macro_f1"] == result.metrics["valid"]["macro_f1"]
     with (result.path / "modules" / "fusion.py").open("a") as file:
         file.write("\n")

@@ -124,14 +124,14 @@ def test_attention_dropout_does_not_depend_on_the_absorbed_side(side: str, monke
 
 def test_the_absorbed_side_depends_on_the_shapes() -> None:
     module = MultiheadAttention(256, 4, 0.0)
-    short, long = Ragged.of_layout([20] * 4), Ragged.of_layout([230] * 4)
+    short, long = Ragged.without_values([20] * 4), Ragged.without_values([230] * 4)
     assert module.absorbed_side(short, long) == "keys" and module.absorbed_side(long, short) == "queries"
     assert module.absorbed_side(long, long) == "none"
 
 
 def test_plain_attention_counts_for_more_in_bf16_on_a_cpu() -> None:
     module = MultiheadAttention(256, 4, 0.0)
-    short, long = Ragged.of_layout([120] * 4), Ragged.of_layout([750] * 4)
+    short, long = Ragged.without_values([120] * 4), Ragged.without_values([750] * 4)
     assert module.absorbed_side(short, long) == "none" == module.absorbed_side(long, short)
     with torch.autocast("cpu", torch.bfloat16):
         assert module.absorbed_side(short, long) == "keys" and module.absorbed_side(long, short) == "queries"

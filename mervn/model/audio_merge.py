@@ -34,10 +34,8 @@ class AudioMerge(nn.Module):
 
     def _align(self, first: Ragged, second: Ragged) -> Tensor:
         """Return the second stream resampled to the frames of the first, (sum T1, D2)."""
-        starts = first.lengths.cumsum(0) - first.lengths
-        frame = torch.arange(first.total, device=starts.device) - starts[first.segments]  # within its utterance
         # float64: sample numbers of long recordings are not exact in float32
-        centres = self.first.centre + self.first.stride * frame.double()  # (sum T1,), in samples
+        centres = self.first.centre + self.first.stride * first.positions.double()  # (sum T1,), in samples
         last = (second.lengths - 1).clamp(min=0)[first.segments]
         if self.time == "repeat":
             return self._take_frames(second, first, (centres / self.second.stride).floor().long().minimum(last))
@@ -52,7 +50,7 @@ class AudioMerge(nn.Module):
         """Return frame `frame` (sum T1,) of the second stream for each frame of the first: (sum T1, D2)."""
         if not second.total:
             return second.values.new_zeros((first.total, second.values.shape[1]))
-        starts = (second.lengths.cumsum(0) - second.lengths)[first.segments]
+        starts = second.offsets[first.segments]
         # The clamp keeps the index valid for an empty last sequence; its frames are set to zero below.
         frames = second.values[(starts + frame).clamp(max=second.total - 1)]
         return frames.masked_fill((second.lengths == 0)[first.segments][:, None], 0.0)

@@ -74,8 +74,8 @@ class MultiheadAttention(nn.Module):
 
     def attend(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:
         """Return the output (sum Tq, D) of plain attention: all projections run on their own frames."""
-        query = queries.replace(self.query(queries.values)).pad().unflatten(-1, (self.heads, -1))  # (B, Tq, H, D / H)
-        key_value = keys.replace(self.key_value(keys.values)).pad().unflatten(-1, (2, self.heads, -1))
+        query = queries.map(self.query).pad().unflatten(-1, (self.heads, -1))  # (B, Tq, H, D / H)
+        key_value = keys.map(self.key_value).pad().unflatten(-1, (2, self.heads, -1))
         key, value = key_value.permute(2, 0, 3, 1, 4)  # (B, H, Tk, D / H)
         dropout = self.dropout if self.training else 0.0
         context = functional.scaled_dot_product_attention(
@@ -93,7 +93,7 @@ class MultiheadAttention(nn.Module):
         """
         heads, dim = self.heads, self.out.in_features
         weight_k, weight_v = self.key_value.weight.view(2, heads, dim // heads, dim)
-        query = queries.replace(self.query(queries.values)).pad().unflatten(-1, (heads, -1))  # (B, Tq, H, D / H)
+        query = queries.map(self.query).pad().unflatten(-1, (heads, -1))  # (B, Tq, H, D / H)
         absorbed = torch.einsum("bqhd,hde->bhqe", query, weight_k)  # (B, H, Tq, D)
         padded = keys.pad()  # (B, Tk, D)
         scores = absorbed.flatten(1, 2) @ padded.transpose(1, 2)  # (B, H Tq, Tk)
@@ -112,7 +112,7 @@ class MultiheadAttention(nn.Module):
         (Wq a + bq) . k = a . (Wq^T k) + bq . k, and Wo sum_t p_t v_t + bo = sum_t p_t (Wo v_t) + bo, for each head.
         """
         heads, dim = self.heads, self.out.in_features
-        key_value = keys.replace(self.key_value(keys.values)).pad().unflatten(-1, (2, heads, -1))
+        key_value = keys.map(self.key_value).pad().unflatten(-1, (2, heads, -1))
         key, value = key_value.unbind(2)  # (B, Tk, H, D / H)
         weight_q = self.query.weight.view(heads, dim // heads, dim)
         weight_o = self.out.weight.view(dim, heads, dim // heads)
@@ -174,7 +174,7 @@ class CrossAttentionBlock(nn.Module):
         return self.attention.attention_weights(*self._normalize(x, y))
 
     def _normalize(self, x: Ragged, y: Ragged) -> tuple[Ragged, Ragged]:
-        return x.replace(self.query_norm(x.values)), y.replace(self.key_norm(y.values))
+        return x.map(self.query_norm), y.map(self.key_norm)
 
 
 class CrossAttention(nn.Module):

@@ -16,6 +16,7 @@ from mervn.data.streams import SECOND, StreamShape
 from mervn.model.audio_merge import AudioMerge
 from mervn.model.custom_module import fusion_spec, pooling_target
 from mervn.model.pooling import ClsPooling
+from mervn.model.trainable import Trainable
 from mervn.registry import POOLINGS
 
 
@@ -34,14 +35,14 @@ class Projection(nn.Module):
         projected = stream.replace(self.norm(self.linear(stream.values)))
         if self.missing is not None and 0 in stream.sizes:
             projected = _fill_empty(projected, self.missing)
-        return projected.replace(self.dropout(projected.values))
+        return projected.map(self.dropout)
 
 
 def _fill_empty(stream: Ragged, token: Tensor) -> Ragged:
     """Return the stream with `token` (1, D) as the only frame of every empty sequence."""
     sizes = [1 if size == 0 else 0 for size in stream.sizes]
     lengths = (stream.lengths == 0).long()
-    tokens = Ragged.derived(token.expand(sum(sizes), -1).to(stream.values.dtype), lengths, sizes)
+    tokens = Ragged.from_device_lengths(token.expand(sum(sizes), -1).to(stream.values.dtype), lengths, sizes)
     return concatenate(stream, tokens)
 
 
@@ -61,7 +62,7 @@ class LayerMix(nn.Module):
         return stream.replace(torch.einsum("tld,l->td", stream.values, self.weights()))
 
 
-class Head(nn.Module):
+class Head(Trainable):
     """Classification head over feature streams: `forward({"text": Ragged, "audio": Ragged}) -> (B, C)`.
 
     It receives its sub-modules already built. For each sequence that the fusion returns, `poolings` has one pooling
@@ -87,9 +88,20 @@ class Head(nn.Module):
         self.leads = tuple(leads)
         self.classifier = classifier
 
-    def forward(self, streams: dict[str, Ragged]) -> Tensor:
-        """Return logits (B, C) float32 for feature streams (sum T, D), or (sum T, L, D) if layers are mixed."""
-        streams = dict(streams)
+    def encode(self, inputs: Mapping[str, Ragged]) -> dict[str, Ragged]:
+        """Return the inputs unchanged: they are features already."""
+        return dict(inputs)
+
+    def parameter_groups(self, options: TrainingOptions) -> list[dict[str, Any]]:
+        """Return parameters with and without weight decay."""
+        return head_groups(self, options)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Do nothing: every parameter is trained in every epoch."""
+
+    def classify(self, features: Mapping[str, Ragged]) -> Tensor:
+        """Return logits (B, C) float32 from features (sum T, D), or (sum T, L, D) if layers are mixed."""
+        streams = dict(features)
         for name, mix in self.mixes.items():
             if name in streams:
                 streams[name] = mix(streams[name])
@@ -136,17 +148,22 @@ class PaddedHead(nn.Module):
         return logits
 
 
-def pooling_names(fusion: str, pooling: str) -> list[str]:
-    """Return the pooling of each output sequence of a fusion; UsageError for `cls` if no sequence begins with text."""
-    outputs = fusion_spec(fusion).outputs
-    if pooling != "cls":
-        return [pooling] * len(outputs)
-    if "text" not in outputs:
+def require_pooling(fusion: str, pooling: str) -> None:
+    """Raise UsageError for `cls` pooling of a fusion of which no output sequence begins with text."""
+    if pooling == "cls" and "text" not in fusion_spec(fusion).outputs:
         others = ", ".join(name for name in POOLINGS if name != "cls")
         raise UsageError(
             f"--pooling cls takes the text [CLS] position, which --fusion {fusion} does not have; "
             f"choose one of {others}"
         )
+
+
+def pooling_names(fusion: str, pooling: str) -> list[str]:
+    """Return the pooling of each output sequence of a fusion; `cls` is mean pooling for a sequence without [CLS]."""
+    require_pooling(fusion, pooling)
+    outputs = fusion_spec(fusion).outputs
+    if pooling != "cls":
+        return [pooling] * len(outputs)
     return ["cls" if lead == "text" else "mean" for lead in outputs]
 
 

@@ -18,9 +18,8 @@ class ClsPooling(nn.Module):
         """Map (sum T, D) to (B, D)."""
         if not sequence.total:
             return sequence.values.new_zeros((sequence.batch_size, sequence.values.shape[1]))
-        starts = sequence.lengths.cumsum(0) - sequence.lengths
         # The clamp keeps the index valid for an empty last sequence; the result for it is replaced by zeros.
-        first = sequence.values[starts.clamp(max=sequence.total - 1)]
+        first = sequence.values[sequence.offsets.clamp(max=sequence.total - 1)]
         return torch.where(sequence.lengths[:, None] > 0, first, torch.zeros_like(first))
 
 

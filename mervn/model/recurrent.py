@@ -50,8 +50,7 @@ class BiLSTM(nn.Module):
 
 def reversal(x: Ragged) -> Tensor:
     """Return the index (sum T,) that reverses each sequence within its own length; it is its own inverse."""
-    ends = x.lengths.cumsum(0)
-    first_plus_last = ends + (ends - x.lengths) - 1  # (B,): index i maps to first + last - i
+    first_plus_last = 2 * x.offsets + x.lengths - 1  # (B,): index i maps to first + last - i
     return first_plus_last[x.segments] - torch.arange(x.total, device=x.values.device)
 
 
@@ -63,7 +62,7 @@ def _run_lstm(lstm: nn.Module, x: Ragged) -> Tensor:
     if device in LOW_PRECISION_LSTM or not torch.is_autocast_enabled(device):
         return x.pack(lstm(x.pad())[0]).values
     with torch.autocast(device, enabled=False):
-        return x.pack(lstm(x.replace(x.values.to(lstm.weight_ih_l0.dtype)).pad())[0]).values  # type: ignore[arg-type]
+        return x.pack(lstm(x.map(lambda values: values.to(lstm.weight_ih_l0.dtype)).pad())[0]).values  # type: ignore[arg-type]
 
 
 class TemporalCNN(nn.Module):
@@ -87,7 +86,7 @@ class TemporalCNN(nn.Module):
         if not x.total:
             return x
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
-            padded = x.replace(norm(x.values)).pad(0.0).transpose(1, 2)  # (B, D, T)
+            padded = x.map(norm).pad(0.0).transpose(1, 2)  # (B, D, T)
             x = x.replace(x.values + functional.gelu(x.pack(convolution(padded).transpose(1, 2)).values))
         return x
 

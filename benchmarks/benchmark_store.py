@@ -41,7 +41,6 @@ from store_layouts import (
 )
 from timing import seconds_of, time_ratio
 
-from features.progress import silent
 from features.store.maintenance import convert
 from features.store.part import num_bytes, part_paths
 from features.store.reader import FeatureStore
@@ -103,7 +102,7 @@ def measure_growth(folder: Path, count: int, width: int, rounds: int) -> list[Fi
     chosen = generator.permutation(count)[:few]
     small_batches = draw_batches(lengths[:few], generator)
     large_batches = []
-    for batch in draw_batches(np.array(lengths)[chosen], generator):
+    for batch in draw_batches([lengths[i] for i in chosen], generator):
         large_batches.append(chosen[batch].tolist())
     growth = time_ratio(read_store(large.path, large_batches), read_store(small.path, small_batches), 4 * rounds)
     growth *= sum(lengths[:few]) / sum(lengths[i] for i in chosen)  # per frame
@@ -112,7 +111,7 @@ def measure_growth(folder: Path, count: int, width: int, rounds: int) -> list[Fi
     shutil.rmtree(large.path)
     tiny = new_store(folder / "tiny", 8)
     write_store(tiny, [np.zeros((2, 8), np.float16)] * count)
-    convert(tiny.path, "zarr", silent)
+    convert(tiny.path, "zarr", lambda _: None)
     opening_zarr = statistics.median(seconds_of(lambda: FeatureStore(tiny.path)) for _ in range(5))
     return [
         Figure("store.open_50k.hdf5", f"seconds to open {count} utterances, HDF5", opening, 0.3, "lower"),

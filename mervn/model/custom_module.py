@@ -150,8 +150,12 @@ def loss_spec(name: str) -> LossSpec:
 
 def custom_modules(options: HeadOptions) -> dict[str, CustomModule]:
     """Return the custom modules that the options name, by role."""
-    references = {role: getattr(options, role, "") for role in ROLES}
-    return {role: read_module(reference) for role, reference in references.items() if is_own(reference)}
+    modules = {}
+    for role in ROLES:
+        reference = getattr(options, role, "")
+        if is_own(reference):
+            modules[role] = read_module(reference)
+    return modules
 
 
 def copy_modules(run: Path, options: HeadOptionsT, recorded: Mapping[str, Mapping[str, str]]) -> HeadOptionsT:
@@ -185,9 +189,10 @@ def saved_modules(run: Path, options: Mapping[str, Any], recorded: Any, trust_co
             raise InputError(
                 f"{run}: {role} names the code {option}, which inputs.modules does not list: it is not loaded"
             )
-    references = {
-        role: _saved_reference(run, role, options.get(role), entry, trust_code) for role, entry in recorded.items()
-    }
+    # Validate every entry before any file is read.
+    references = {}
+    for role, entry in recorded.items():
+        references[role] = _saved_reference(run, role, options.get(role), entry, trust_code)
     for role, reference in references.items():
         if read_module(reference).sha256 != recorded[role]["sha256"]:
             path = split_reference(reference)[0]

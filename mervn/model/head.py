@@ -194,9 +194,11 @@ def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_clas
 
 def head_groups(head: nn.Module, options: TrainingOptions) -> list[dict[str, Any]]:
     """Return the parameter groups of a head: no weight decay for biases, norms and missing-modality tokens."""
-    decayed = [p for name, p in head.named_parameters() if p.ndim > 1 and not name.endswith("missing")]
-    decayed_ids = set(map(id, decayed))
-    not_decayed = [p for p in head.parameters() if id(p) not in decayed_ids]
+    decayed: list[nn.Parameter] = []
+    not_decayed: list[nn.Parameter] = []
+    for name, parameter in head.named_parameters():
+        decays = parameter.ndim > 1 and not name.endswith("missing")
+        (decayed if decays else not_decayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": options.weight_decay},
         {"params": not_decayed, "weight_decay": 0.0},

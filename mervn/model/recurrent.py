@@ -30,6 +30,7 @@ class BiLSTM(nn.Module):
     def __init__(self, dim: int, hidden: int, layers: int) -> None:
         super().__init__()
         widths = [dim] + [2 * hidden] * (layers - 1)
+        # All forward layers first: the order decides the initial weights for a given seed.
         self.forwards = nn.ModuleList(nn.LSTM(width, hidden, batch_first=True) for width in widths)
         self.backwards = nn.ModuleList(nn.LSTM(width, hidden, batch_first=True) for width in widths)
         self.out = nn.Linear(2 * hidden, dim)
@@ -75,11 +76,12 @@ class TemporalCNN(nn.Module):
         super().__init__()
         if kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, found {kernel}")
-        dilations = [growth**layer for layer in range(layers)]
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in dilations)
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(dim, dim, kernel, dilation=dilation, padding=dilation * (kernel // 2)) for dilation in dilations
-        )
+        self.norms, self.convolutions = nn.ModuleList(), nn.ModuleList()
+        for layer in range(layers):
+            dilation = growth**layer
+            padding = dilation * (kernel // 2)  # keeps the length
+            self.norms.append(nn.LayerNorm(dim))
+            self.convolutions.append(nn.Conv1d(dim, dim, kernel, dilation=dilation, padding=padding))
 
     def forward(self, x: Ragged) -> Ragged:
         """Map (sum T, D) to (sum T, D)."""

@@ -133,7 +133,7 @@ def _read(
     for split, utterances in manifests.items():
         frames[split], unusable = read_frames(utterances, encoder, folder / "frames" / f"{split}.f16", progress)
         rejected += unusable
-    write_jsonl(folder / REJECTED_FILE, [rejection_entry(rejection) for rejection in rejected])
+    write_jsonl(folder / REJECTED_FILE, list(map(rejection_entry, rejected)))
     for split, found in frames.items():
         if max(found.sizes, default=0) < MIN_MEL:
             raise InputError(
@@ -146,16 +146,22 @@ def _read(
 
 
 def _result(trainer: Pretrainer, frames: Mapping[str, Frames], rejected: list[Rejection], note: str) -> dict[str, Any]:
+    """Return the `result` of pretrain.json."""
     best = trainer.best
+    utterances, hours, audio_sha256 = {}, {}, {}
+    for split, found in frames.items():
+        utterances[split] = len(found)
+        hours[split] = round(found.seconds / 3600, 6)
+        audio_sha256[split] = found.audio_sha256
     return {
         "weights": note,
         "selected_epoch": best.epoch,
         "epochs": trainer.next_epoch,
         "steps": trainer.steps,
         "valid": {"l1": best.l1, "mean_l1": best.mean_l1, "ratio": best.l1 / best.mean_l1},
-        "utterances": {split: len(found) for split, found in frames.items()},
-        "hours": {split: round(found.seconds / 3600, 6) for split, found in frames.items()},
-        "audio_sha256": {split: found.audio_sha256 for split, found in frames.items()},
+        "utterances": utterances,
+        "hours": hours,
+        "audio_sha256": audio_sha256,
         "rejected": len(rejected),
     }
 

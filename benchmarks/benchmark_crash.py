@@ -106,7 +106,7 @@ class Counts:
 
 
 def start(setting: Setting, features: Path, encoder: str, before: str = "") -> subprocess.Popen[str]:
-    """Start an extraction in a separate process; `before` is Python code that runs first."""
+    """Start an extraction in a separate process; `before` is Python code to run first."""
     _, flags, patch = ENCODERS[encoder]
     paths = ["--data", str(setting.data), "--features-dir", str(features)]
     arguments = ["extract", *paths, "--threads", "1", *flags, *setting.flags]

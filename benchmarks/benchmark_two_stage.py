@@ -121,7 +121,7 @@ def frozen_seconds(audio: Wav2Vec2, text: nn.Module, data: Data) -> float:
     audio.eval()
     text.eval()
     started = time.perf_counter()
-    plan = plan_batches([len(each) / 16_000 for each in data.audio], BATCH_SECONDS["cpu"], 32)
+    plan = plan_batches([len(samples) / 16_000 for samples in data.audio], BATCH_SECONDS["cpu"], 32)
     with torch.inference_mode():
         for batch in plan:
             audio(Ragged.from_sequences([data.audio[i] for i in batch]))
@@ -134,7 +134,7 @@ def finetune_seconds(audio: Wav2Vec2, text: nn.Module, head: Head, data: Data) -
     modules = nn.ModuleList([audio, text, head]).train()
     audio.model.feature_extractor._freeze_parameters()
     optimizer = torch.optim.AdamW([p for p in modules.parameters() if p.requires_grad], lr=1e-5, fused=True)
-    order = np.argsort([len(each) for each in data.audio]).tolist()
+    order = np.argsort(list(map(len, data.audio))).tolist()
     batches = [order[i : i + FINETUNE_BATCH] for i in range(0, len(order), FINETUNE_BATCH)]
     seconds = []
     for batch in [batches[0], *batches]:  # the first is a warm-up that creates the optimizer state
@@ -168,7 +168,7 @@ def measure(size: str, text_size: dict[str, Any], count: int, rounds: int) -> li
     options = TrainHeadOptions(fusion="xattn", pooling="mean", sampling="bucket", batch_size=16, loss="ce",
                                dropout=0.0, epochs=EPOCHS, amp="off")  # fmt: skip
     shapes = {name: StreamShape(width) for name, width in widths.items()}
-    frozen, finetuned, two = [], [], []
+    frozen, finetuned, stage_two = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder), count, widths, audio)
         head = build_head(options, shapes, CLASSES)
@@ -176,20 +176,20 @@ def measure(size: str, text_size: dict[str, Any], count: int, rounds: int) -> li
         trainer = Trainer(build_head(options, shapes, CLASSES), training_data, options, CPU)
         stage_two_seconds(trainer, range(3))
         for start in range(rounds):
-            two.append(stage_two_seconds(trainer, range(7 * start, 7 * start + 7)))
+            stage_two.append(stage_two_seconds(trainer, range(7 * start, 7 * start + 7)))
             frozen.append(frozen_seconds(audio, text, data))
             finetuned.append(finetune_seconds(audio, text, head, data))
-    once, epoch, runs = statistics.median(frozen), statistics.median(two), EPOCHS * SEEDS
-    every = statistics.median((a + b) / b for a, b in zip(frozen, two, strict=True))
-    tuned = statistics.median(a / b for a, b in zip(finetuned, two, strict=True))
-    total = runs * (once + epoch) / (once + runs * epoch)
+    frozen_ratio = statistics.median((a + b) / b for a, b in zip(frozen, stage_two, strict=True))
+    finetune_ratio = statistics.median(a / b for a, b in zip(finetuned, stage_two, strict=True))
+    extraction, epoch, num_epochs = statistics.median(frozen), statistics.median(stage_two), EPOCHS * SEEDS
+    total = num_epochs * (extraction + epoch) / (extraction + num_epochs * epoch)
     frozen_goal, finetune_goal = GOALS[size]
     whole = f"{EPOCHS} epochs x {SEEDS} seeds with frozen encoders / extraction and stage two"
     return [
-        Figure(f"two_stage.frozen.{size}", "epoch with frozen encoders / epoch of stage two", every, frozen_goal,
-               "higher"),
-        Figure(f"two_stage.finetune.{size}", "epoch of fine-tuning / epoch of stage two", tuned, finetune_goal,
-               "higher"),
+        Figure(f"two_stage.frozen.{size}", "epoch with frozen encoders / epoch of stage two", frozen_ratio,
+               frozen_goal, "higher"),
+        Figure(f"two_stage.finetune.{size}", "epoch of fine-tuning / epoch of stage two", finetune_ratio,
+               finetune_goal, "higher"),
         Figure(f"two_stage.total.{size}", whole, total, None, "higher"),
         Figure(f"two_stage.seconds.{size}", f"epoch of stage two, {count} utterances, s", epoch, None, "lower"),
     ]  # fmt: skip

@@ -65,7 +65,7 @@ def pretrain(options: PretrainOptions, data: Path, say: Say, progress: Progress,
     with locked(folder, PRETRAIN_FILE, "pretrained encoder"):
         existing = _prepare(folder, document, options.force)
         if existing is not None:
-            say(f"already complete: {folder} (--force trains again)")
+            say(f"complete already: {folder} (--force trains again)")
             return PretrainResult(folder, existing, trained=False)
         with seeded(device, options.seed), precision_context(device, "fp32"):
             model = MaskedFrames(Fourier2Vec(DEFAULTS))

@@ -16,8 +16,9 @@ from typing import Any
 from unittest import mock
 
 import click
-from report import Figure, Silent, report
+from report import Figure, report
 
+from features.progress import SILENT
 from mervn.demo import corpus
 from mervn.demo.corpus import make_corpus
 from mervn.demo.known_answers import answers_of, extract_demo, train_and_score
@@ -39,7 +40,7 @@ TINY_SPEAKERS = {split: names[:2] for split, names in corpus.SPEAKERS.items()}
 def measure(folder: Path, seeds: range, changes: dict[str, Any]) -> list[Figure]:
     """Train every fusion on every label set with every seed."""
     make_corpus(folder, 0)
-    extract_demo(folder, lambda _: None, Silent)
+    extract_demo(folder, SILENT)
     answers = {fusion: answers_of(fusion) for fusion in FUSIONS}
     found = []
     for seed in seeds:

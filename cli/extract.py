@@ -49,7 +49,7 @@ def extract(options: ExtractOptions, output: Output) -> None:
     )  # fmt: skip
     results = []
     for selector in selectors:
-        stores = extract_stream(utterances, selector, settings, output.say, output.progress)
+        stores = extract_stream(utterances, selector, settings, output)
         results += stores
         for result in stores:
             output.result(_summary(result, planned=options.plan))

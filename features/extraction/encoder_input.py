@@ -1,4 +1,4 @@
-"""What an encoder is given for an utterance, and how it is told whether that has changed since."""
+"""Encoder inputs: read and prepare the audio or transcript of an utterance, and detect whether it has changed."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from features.text.normalize import normalize_text, text_sha256
 
 SAMPLE_RATE = 16_000
 FINGERPRINT_BYTES = 64 << 10
-"""How much of the beginning and of the end of an audio file its fingerprint covers."""
+"""Number of bytes at the start and at the end of an audio file that its fingerprint covers."""
 Freshness = Literal["same", "moved", "changed"]
-"""Of a committed row: its input is as it was, has the same content in a file touched or moved since, or has changed."""
+"""Input of a stored utterance: unchanged, the same content in a touched or moved file, or changed."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """One utterance as an encoder takes it."""
+    """Prepared encoder input of one utterance."""
 
     utterance: Utterance
     prepared: Tensor
-    """What `Encoder.prepare` gave; no rows for an empty transcript."""
+    """Output of `Encoder.prepare`, (S,) samples or (T,) tokens; T = 0 for an empty transcript."""
     num_inputs: int
     """Samples at 16 kHz, or characters."""
     input_sha256: str
@@ -43,14 +43,14 @@ class Input:
 
 
 def transcript_of(utterance: Utterance) -> str:
-    """Return the normalised transcript; empty where there is none."""
+    """Return the normalised transcript; empty if there is none."""
     return normalize_text(utterance.transcript or "")
 
 
 def read_input(utterance: Utterance, encoder: Encoder, source: dict[str, Any] | None = None) -> Input:
     """Read and prepare one utterance; AudioError if its audio cannot be used.
 
-    `source` is its `input_source` where that was taken before.
+    `source` is its `input_source`, if the caller has computed it already.
     """
     if encoder.modality == "text":
         text = transcript_of(utterance)
@@ -80,19 +80,19 @@ def samples_sha256(samples: np.ndarray[Any, Any], rate: int) -> str:
 
 
 def input_source(utterance: Utterance, modality: str) -> dict[str, Any]:
-    """Return what a row records of where its input comes from: `audio_source`, or nothing for a transcript."""
+    """Return the source that is stored with the features: `audio_source`, or nothing for a transcript."""
     return audio_source(utterance) if modality == "audio" else {}
 
 
 def audio_source(utterance: Utterance) -> dict[str, Any]:
-    """Return where the samples come from: path as in the manifest, size, mtime and fingerprint of the file, times."""
+    """Return the manifest's path, start, end and channel, and the size, mtime and fingerprint of the audio file."""
     return _source(utterance, fingerprint(utterance.audio_path))
 
 
 def fingerprint(path: Path) -> str | None:
     """Hash the size and the first and last 64 KiB of a file; None if it cannot be read.
 
-    Size and mtime alone do not tell two corpora apart that come from archives or image layers.
+    Size and mtime alone can be equal in two corpora: archives and image layers set all mtimes to one value.
     """
     try:
         with path.open("rb", buffering=0) as file:
@@ -123,9 +123,9 @@ def _source(utterance: Utterance, fingerprint: str | None) -> dict[str, Any]:
 
 
 def input_key(utterance: Utterance, modality: str, source: Mapping[str, Any] | None = None) -> str:
-    """Return what tells cheaply whether the input of an utterance is unchanged: the transcript's hash, the source.
+    """Return a string that changes with the input and is cheap to compute: the transcript's hash, or the audio source.
 
-    `source` is its `input_source` where that was taken before, as it must be for an input that was read meanwhile.
+    `source` is the `input_source`. It must be taken before the input is read, because the file can change meanwhile.
     """
     if modality == "text":
         return text_sha256(transcript_of(utterance))
@@ -133,37 +133,37 @@ def input_key(utterance: Utterance, modality: str, source: Mapping[str, Any] | N
 
 
 class InputComparison:
-    """Tells whether stored utterances were made from what the manifest says now.
+    """Compares the inputs of stored features with the current manifest.
 
-    A transcript is compared by hash. Audio is compared by start, end, channel and the size, mtime and fingerprint of
+    Transcripts are compared by hash. Audio is compared by start, end, channel and the size, mtime and fingerprint of
     its file. It is decoded and compared by hash if the file was touched or moved, if no fingerprint was recorded, or
-    if `decode`. If the file cannot be read, start, end and channel decide if `offline`; else it is an AudioError.
-    A file is read and an utterance is decoded once, whatever the number of stores.
+    if `decode`. If the file cannot be read, `offline` compares only start, end and channel; otherwise AudioError is
+    raised. Each file is fingerprinted once and each utterance is decoded once, for any number of stores.
     """
 
     def __init__(self, modality: str, say: Say = silent, *, offline: bool = False, decode: bool = False) -> None:
         self.modality, self.offline, self.decode = modality, offline, decode
         self._say = say
-        self._told = False
+        self._announced = False
         self._fingerprints: dict[Path, str | None] = {}
         self._sha256: dict[tuple[Path, float, float | None, int | str], str] = {}
 
-    def compare(self, utterance: Utterance, row: UtteranceInfo) -> Freshness:
-        """Compare one utterance with what was stored."""
+    def compare(self, utterance: Utterance, stored: UtteranceInfo) -> Freshness:
+        """Compare one utterance with the input of its stored features."""
         if self.modality == "text":
-            return "same" if text_sha256(transcript_of(utterance)) == row.input_sha256 else "changed"
-        then, now = json.loads(row.source), self.source(utterance)
+            return "same" if text_sha256(transcript_of(utterance)) == stored.input_sha256 else "changed"
+        then, now = json.loads(stored.source), self.source(utterance)
         if then == now and not self.decode:
             return "same"
         if now["fingerprint"] is None and self.offline and not self.decode:
             return "same" if all(then[key] == now[key] for key in ("start", "end", "channel")) else "changed"
-        if "fingerprint" not in then and not self._told:
-            self._told = True
+        if "fingerprint" not in then and not self._announced:
+            self._announced = True
             self._say(
-                "features were stored without a fingerprint of their audio file: the audio is decoded and compared "
-                "now, and the fingerprint recorded"
+                "these features were stored without fingerprints of the audio files: decoding and comparing the audio "
+                "now, then recording the fingerprints"
             )
-        if self._input_sha256(utterance) != row.input_sha256:
+        if self._input_sha256(utterance) != stored.input_sha256:
             return "changed"
         return "same" if then == now else "moved"
 

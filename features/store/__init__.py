@@ -1,1 +1,1 @@
-"""The feature store: one encoder's sequences of one layer on disk, never stale and never half written."""
+"""Feature store: the features of one layer of one encoder on disk, with checks that they match their inputs."""

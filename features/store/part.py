@@ -1,4 +1,4 @@
-"""One part of a store: written once, renamed into place, its values mapped into memory when they are read."""
+"""Parts: immutable files that hold the features of some utterances; a rename commits them, and reading maps them."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ Column = Array | list[str]
 INDEX = ("offsets", "utterance_id")
 NUM_INPUTS = {"audio": "num_samples", "text": "num_characters"}
 SUFFIXES = {"hdf5": ".h5", "zarr": ".zarr"}
-"""Formats of parts; the module of each is features.store.<format>."""
+"""File name suffix of each part format. The module of a format is features.store.<format>."""
 DAMAGED = ".damaged"
-"""Appended to the name of a part that was set aside."""
+"""Suffix added to the name of a damaged part that was set aside."""
 REWRITTEN = ".rewritten"
-"""A file whose content changes before parts are removed whose utterances stand in newer ones."""
+"""File that gets new content before parts are removed. A reader that sees it change lists the parts again."""
 SCANS = 10
-"""How often a listing is repeated while parts are being rewritten."""
+"""Maximum number of listings while another process replaces parts."""
 NAME_DIGITS = (16, 32, 64)
-"""Hex digits of a part's name: the first choice, and where other utterances have that name already."""
+"""Hex digits of a part's name: the first length whose name is free or belongs to the same utterances."""
 
 
 @dataclass(frozen=True)
 class StoredUtterance:
-    """One utterance's features and what they were made from."""
+    """Features of one utterance, with a description of the input that they were computed from."""
 
     utterance_id: str
     values: Array
-    """(T, D) in the store's dtype; T = 0 is legal."""
+    """(T, D) in the store's dtype; T = 0 is allowed."""
     num_inputs: int
     """Samples at 16 kHz, or characters of the normalised transcript."""
     input_sha256: str
@@ -49,17 +49,18 @@ class StoredUtterance:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The rows of one part."""
+    """An opened part: its utterances, and their features mapped from disk."""
 
     path: Path
     generation: int
     utterance_ids: list[str]
     offsets: Array
+    """(N + 1,) int64; the frames of utterance i are `values[offsets[i] : offsets[i + 1]]`."""
     mapped: MappedArray
 
     @property
     def values(self) -> Array:
-        """All values (sum T, D), mapped from disk; PartError if they cannot be mapped any more."""
+        """Values (sum T, D) of all utterances, mapped from disk; PartError if they cannot be mapped any more."""
         try:
             return self.mapped.array()
         except FileNotFoundError as error:
@@ -69,14 +70,14 @@ class Part:
 
     @property
     def made_with(self) -> dict[str, str]:
-        """Versions and device that computed the values; empty if the part does not say. PartError if it is unusable."""
+        """Versions and device that computed the values; empty if not recorded. PartError if the record is damaged."""
         try:
             attributes = _format(self.path).read(self.path, (), ("made_with", "made_with_crc32"), False).attributes
             if not attributes:
-                return {}  # written before this was recorded
+                return {}  # an earlier version wrote this part
             text = str(attributes["made_with"])
             if zlib.crc32(text.encode()) != attributes["made_with_crc32"]:
-                raise ValueError("what made it has another crc32 than the one written with it")
+                raise ValueError("the crc32 of made_with differs from the stored one")
             made_with: dict[str, str] = json.loads(text)
         except FAULTS as error:
             raise part_error(self.path, error) from error
@@ -85,7 +86,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Columns:
-    """What a part's rows were made from, one entry a row."""
+    """Inputs and checksums of a part's utterances, one list entry per utterance."""
 
     num_inputs: list[int]
     input_sha256: list[str]
@@ -95,41 +96,41 @@ class Columns:
 
 @dataclass(frozen=True)
 class Content:
-    """What a format finds in a part."""
+    """Data that a format read from a part."""
 
     attributes: Mapping[str, int | str]
     columns: Mapping[str, Column]
     values: MappedArray | None
-    """If they were asked for."""
+    """None if the caller did not request them."""
 
 
 class Format(Protocol):
-    """A module that writes and reads parts; a fault in the file is one of FAULTS."""
+    """Module that writes and reads one part format. A damaged file raises one of FAULTS."""
 
     def write(
         self, path: Path, values: Sequence[Array], columns: Mapping[str, Column], attributes: Mapping[str, int | str]
     ) -> None:
-        """Write a part's values, one array (T, D) a row, and everything else."""
+        """Write the values, one array (T, D) per utterance, the columns and the attributes."""
 
     def read(self, path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
-        """Read these columns, and these attributes as far as the part has them; find the values."""
+        """Read columns, existing attributes and, if requested, the location of the values."""
 
 
 def format_of(path: Path) -> str:
-    """Return the format of a part by the ending of its name."""
+    """Return the format of a part, from the suffix of its name."""
     return next(name for name, suffix in SUFFIXES.items() if path.name.endswith(suffix))
 
 
 def part_paths(store: Path) -> list[Path]:
-    """Return the committed parts of a store, in order of their names; together they hold every committed utterance.
+    """Return the committed parts of a store, sorted by name; together they hold every committed utterance.
 
-    A scan of a folder can miss both an old part and the new one that replaces it, so it is repeated where
-    `announce_removal` was called meanwhile. A part in the list may have gone.
+    One scan of a folder can miss both an old part and the new one that replaces it. The scan is therefore repeated
+    if `announce_removal` was called meanwhile. A listed part may no longer exist.
     """
-    endings, seen = set(SUFFIXES.values()), set[Path]()
+    suffixes, seen = set(SUFFIXES.values()), set[Path]()
     for _ in range(SCANS):
         before = _rewritten(store)
-        found = {path for path in store.iterdir() if path.name.startswith("part-") and path.suffix in endings}
+        found = {path for path in store.iterdir() if path.name.startswith("part-") and path.suffix in suffixes}
         if _rewritten(store) == before:
             return sorted(found)
         seen |= found
@@ -137,7 +138,7 @@ def part_paths(store: Path) -> list[Path]:
 
 
 def announce_removal(store: Path) -> None:
-    """Tell readers that parts will be removed now; their utterances must be committed elsewhere."""
+    """Tell readers that parts will be removed now. Their utterances must already be committed in other parts."""
     write_atomically(store / REWRITTEN, secrets.token_hex(8))
 
 
@@ -151,25 +152,18 @@ def _rewritten(store: Path) -> bytes | None:
 def write_part(
     folder: Path,
     modality: str,
-    rows: Sequence[StoredUtterance],
+    utterances: Sequence[StoredUtterance],
     generation: int,
     kind: str,
     token: str,
     made_with: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write rows as one immutable part of a format and return its path; the rename is the commit.
+    """Write utterances as one immutable part of format `kind` and return its path; the rename is the commit.
 
-    The name follows from everything but the values: the same rows written twice are one part, and the first stays.
-    `token` marks the temporary as this process's own.
+    The name is a hash of everything except the values: if the same utterances are written twice, the first part stays.
+    `token` marks the temporary file as this process's own.
     """
-    columns: dict[str, Column] = {
-        "offsets": np.concatenate([[0], np.cumsum([row.values.shape[0] for row in rows])]).astype(np.int64),
-        "utterance_id": [row.utterance_id for row in rows],
-        NUM_INPUTS[modality]: np.array([row.num_inputs for row in rows], np.int64),
-        "input_sha256": [row.input_sha256 for row in rows],
-        "source": [row.source for row in rows],
-        "crc32": np.array([crc32(row.values) for row in rows], np.uint32),
-    }
+    columns = _columns_of(utterances, modality)
     origin = json.dumps(dict(made_with or {}), sort_keys=True)
     attributes: dict[str, int | str] = {
         "generation": generation,
@@ -178,10 +172,10 @@ def write_part(
         "made_with": origin,
         "made_with_crc32": zlib.crc32(origin.encode()),
     }
-    path = _free_path(folder, rows, generation, SUFFIXES[kind])
+    path = _free_path(folder, utterances, generation, SUFFIXES[kind])
     temporary = folder / f".{path.name}.{token}.tmp"
     try:
-        _format(path).write(temporary, [row.values for row in rows], columns, attributes)
+        _format(path).write(temporary, [utterance.values for utterance in utterances], columns, attributes)
         sync(temporary)
         _commit(temporary, path)
     finally:
@@ -190,31 +184,43 @@ def write_part(
     return path
 
 
+def _columns_of(utterances: Sequence[StoredUtterance], modality: str) -> dict[str, Column]:
+    lengths = [utterance.values.shape[0] for utterance in utterances]
+    return {
+        "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        "utterance_id": [utterance.utterance_id for utterance in utterances],
+        NUM_INPUTS[modality]: np.array([utterance.num_inputs for utterance in utterances], np.int64),
+        "input_sha256": [utterance.input_sha256 for utterance in utterances],
+        "source": [utterance.source for utterance in utterances],
+        "crc32": np.array([crc32(utterance.values) for utterance in utterances], np.uint32),
+    }
+
+
 def read_part(path: Path) -> Part:
-    """Open a part: its index is read and checked, its values are found. PartError if it cannot be used."""
+    """Open a part: read and check its index, and locate its values. PartError if it cannot be used."""
     try:
         content = _format(path).read(path, INDEX, ("generation", "index_crc32"), with_values=True)
         offsets, ids, values = np.asarray(content.columns["offsets"]), content.columns["utterance_id"], content.values
         generation = int(content.attributes["generation"])
         if _columns_crc32([offsets, ids], generation) != content.attributes["index_crc32"]:
-            raise ValueError("its index has another crc32 than the one written with it")
+            raise ValueError("the crc32 of its index differs from the stored one")
         if not isinstance(ids, list) or values is None or offsets.shape != (len(ids) + 1,):
-            raise ValueError("values must have two dimensions, and offsets one entry more than there are utterances")
+            raise ValueError("values must have two dimensions, and offsets one entry more than utterance_id")
         if offsets[0] != 0 or offsets[-1] != values.shape[0] or (np.diff(offsets) < 0).any():
-            raise ValueError(f"offsets must describe {values.shape[0]} rows of {len(ids)} utterances")
+            raise ValueError(f"offsets must rise from 0 to {values.shape[0]}, the number of stored frames or tokens")
     except FAULTS as error:
         raise part_error(path, error) from error
     return Part(path, generation, ids, offsets, values)
 
 
 def read_columns(path: Path, modality: str) -> Columns:
-    """Read what a part's rows were made from. PartError if it cannot be used."""
+    """Read the inputs and checksums of a part's utterances. PartError if they cannot be used."""
     names = (NUM_INPUTS[modality], "input_sha256", "source", "crc32")
     try:
         content = _format(path).read(path, names, ("columns_crc32",), with_values=False)
         columns = [content.columns[name] for name in names]
         if _columns_crc32(columns, 0) != content.attributes["columns_crc32"]:
-            raise ValueError("what it says of its inputs has another crc32 than the one written with it")
+            raise ValueError("the crc32 of its input columns differs from the stored one")
     except FAULTS as error:
         raise part_error(path, error) from error
     lists: list[Any] = [column if isinstance(column, list) else column.tolist() for column in columns]
@@ -222,12 +228,12 @@ def read_columns(path: Path, modality: str) -> Columns:
 
 
 def crc32(values: Array) -> int:
-    """Return the crc32 of the bytes of an utterance's rows."""
+    """Return the crc32 of the bytes of an utterance's features."""
     return zlib.crc32(np.ascontiguousarray(values).data)
 
 
 def remove(path: Path, token: str | None = None) -> None:
-    """Remove a part or a temporary; a folder vanishes from sight first, as one of `token`'s temporaries if given."""
+    """Remove a part or a temporary file. A folder is renamed first, to a temporary name of `token` if given."""
     if path.is_dir() and not path.is_symlink():
         remove_folder(path.rename(path.with_name(f".{path.name}.{token}.tmp")) if token else path)
     else:
@@ -235,13 +241,14 @@ def remove(path: Path, token: str | None = None) -> None:
 
 
 def num_bytes(path: Path) -> int:
-    """Return the bytes of a part on disk; FileNotFoundError if it has gone."""
+    """Return the size of a part on disk, in bytes; FileNotFoundError if it no longer exists."""
     if path.lstat() and path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _format(path: Path) -> Format:
+    # the suffix may be followed by others, such as .h5.TOKEN.tmp or .h5.damaged
     name = next(kind for kind, suffix in SUFFIXES.items() if f"{suffix}." in f"{path.name}.")
     module: Any = import_module(f"features.store.{name}")
     found: Format = module
@@ -256,16 +263,20 @@ def _columns_crc32(columns: Sequence[Column], start: int) -> int:
     return found
 
 
-def _free_path(folder: Path, rows: Sequence[StoredUtterance], generation: int, suffix: str) -> Path:
-    """Return the path of a part of these rows: none that a part of other rows has."""
-    about = [[row.utterance_id, row.num_inputs, row.input_sha256, row.source] for row in rows]
-    digest = hashlib.sha256(json.dumps([generation, about]).encode()).hexdigest()
-    paths = [folder / f"part-{digest[:count]}{suffix}" for count in NAME_DIGITS]
-    ids = [row.utterance_id for row in rows]
-    return next((path for path in paths if not path.exists() or _holds(path, ids, generation)), paths[-1])
+def _free_path(folder: Path, utterances: Sequence[StoredUtterance], generation: int, suffix: str) -> Path:
+    """Return the path of a part of these utterances, with more digits if other utterances have the shorter name."""
+    inputs = [[one.utterance_id, one.num_inputs, one.input_sha256, one.source] for one in utterances]
+    digest = hashlib.sha256(json.dumps([generation, inputs]).encode()).hexdigest()
+    ids = [one.utterance_id for one in utterances]
+    for count in NAME_DIGITS:
+        path = folder / f"part-{digest[:count]}{suffix}"
+        if not path.exists() or _holds(path, ids, generation):
+            break
+    return path
 
 
 def _holds(path: Path, ids: list[str], generation: int) -> bool:
+    """Return whether a part holds these utterances; True if it was removed meanwhile, because its name is free then."""
     try:
         part = read_part(path)
     except VanishedPartError:
@@ -274,11 +285,11 @@ def _holds(path: Path, ids: list[str], generation: int) -> bool:
 
 
 def _commit(temporary: Path, path: Path) -> None:
-    """Rename; where the same rows are committed already, those stay."""
+    """Rename the temporary file, unless the same utterances are already committed."""
     if path.exists():
         return
     try:
         temporary.replace(path)
     except OSError:
-        if not path.is_dir():
+        if not path.is_dir():  # another process committed the same folder between the check and the rename
             raise

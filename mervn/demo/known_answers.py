@@ -14,7 +14,7 @@ from features.extraction.extract import extract_stream
 from features.extraction.report import StoreResult
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import read_manifests
-from features.progress import Progress, Say
+from features.progress import Reporter, Say
 from mervn.config import EvaluateOptions, TrainHeadOptions
 from mervn.evaluation.evaluate import evaluate
 from mervn.training.train_head import train_head
@@ -90,7 +90,7 @@ class DemoResult:
         return not self.missed
 
 
-def extract_demo(demo: Path, say: Say, progress: Progress) -> list[StoreResult]:
+def extract_demo(demo: Path, reporter: Reporter) -> list[StoreResult]:
     """Extract both encoders once; the four label sets share audio, transcripts and ids, hence the stores."""
     rows = read_manifests(demo / "audio", SPLITS)
     utterances = [utterance for split in SPLITS for utterance in rows[split]]
@@ -98,7 +98,7 @@ def extract_demo(demo: Path, say: Say, progress: Progress) -> list[StoreResult]:
     return [
         result
         for modality, name in ENCODERS.items()
-        for result in extract_stream(utterances, parse_selector(name, modality), settings, say, progress)
+        for result in extract_stream(utterances, parse_selector(name, modality), settings, reporter)
     ]
 
 

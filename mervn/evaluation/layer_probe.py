@@ -14,7 +14,7 @@ from features.errors import InputError
 from features.extraction.extract import extract_stream
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import read_manifests
-from features.progress import Progress, Say
+from features.progress import Reporter
 from features.store.reader import FeatureStore
 from mervn.evaluation.metrics import compute_metrics
 
@@ -52,13 +52,12 @@ def probe_layers(
     data: Path,
     audio_root: Path | None,
     settings: ExtractSettings,
-    say: Say,
-    progress: Progress,
+    reporter: Reporter,
 ) -> LayerReport:
     """Extract the time-mean of every layer of train and valid (kept, as any store) and probe each; test is not read."""
     manifests = read_manifests(data, SPLITS, audio_root=audio_root, check_audio=selector.modality == "audio")
     utterances = [utterance for rows in manifests.values() for utterance in rows]
-    (result,) = extract_stream(utterances, selector, settings, say, progress)
+    (result,) = extract_stream(utterances, selector, settings, reporter)
     store = FeatureStore(result.path)
     labels = sorted({str(utterance.emotion) for utterance in manifests["train"]})
     kept = {

@@ -22,7 +22,7 @@ from features.encoders.finetuned import ENCODERS_FOLDER, Tuned
 from features.encoders.selector import EncoderSettings, Selector, parse_selectors
 from features.errors import UsageError
 from features.progress import Progress, Say, no_bar
-from features.store.rejected import REJECTED_FILE, rejection_entry
+from features.store.rejected import REJECTED_FILE
 from features.torch_seed import seeded
 from mervn.config import FinetuneOptions
 from mervn.data.streams import SECOND, StreamShape
@@ -123,7 +123,7 @@ def _read(
 
 def _begin(job: Job) -> FinetuneOptions:
     """Write what a run holds before it is trained; return options that name the run's copies of a user's own code."""
-    rejected = [rejection_entry(rejection) for split in job.splits.values() for rejection in split.rejected]
+    rejected = [rejection.entry.as_json() for split in job.splits.values() for rejection in split.rejected]
     write_jsonl(job.run / REJECTED_FILE, rejected)
     for name, encoder in job.encoders.items():
         folder = job.run / ENCODERS_FOLDER / name

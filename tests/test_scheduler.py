@@ -19,7 +19,7 @@ from features.errors import InputError, UsageError
 from features.extraction.plan import Plan, Target, make_plan, plan_units
 from features.extraction.report import StoreResult
 from features.extraction.scheduler import ROUNDS, Scheduler
-from features.extraction.worker import Unit, UnitResult, Worker
+from features.extraction.worker import Destination, Unit, UnitResult, Worker
 from features.manifests.manifest import Utterance
 from features.progress import SILENT
 from features.store.batching_budget import BUDGET_FILE, read_budget
@@ -156,6 +156,10 @@ def utterance(name: str) -> Utterance:
     )
 
 
+def to(info: StoreInfo) -> Destination:
+    return Destination(info, 0, "hdf5")
+
+
 def plan_of(count: int, store: StoreInfo) -> Plan:
     """Return a plan of `count` units of two utterances."""
     utterances = [utterance(f"u{i}") for i in range(2 * count)]
@@ -211,7 +215,7 @@ def test_claiming_costs_as_many_claims_as_units_and_few_looks(
     counts = counted(monkeypatch)
     engine = Nobody()
     with Claims([info.path]) as claims:
-        scheduler = Scheduler(plan_of(count, info), [info], claims)
+        scheduler = Scheduler(plan_of(count, info), [to(info)], claims)
         assert len(list(scheduler.run(engine, SILENT, lambda _: None))) == count
     assert counts["take"] == count == len({unit.name for unit in engine.units})
     looks = min(count, ROUNDS * (1 + math.log(max(1, count / ROUNDS))))
@@ -224,7 +228,7 @@ def test_units_that_others_committed_are_closed_without_claims(tmp_path: Path, m
     counts = counted(monkeypatch)
     updates: list[int] = []
     with Claims([info.path]) as claims:
-        scheduler = Scheduler(plan, [info], claims)
+        scheduler = Scheduler(plan, [to(info)], claims)
         results = scheduler.run(Nobody(), SILENT, updates.append)
         next(results)
         scheduler.stores[0].refresh = lambda: [u.utterance_id for u in plan.utterances]  # type: ignore[method-assign]
@@ -278,7 +282,7 @@ def test_a_unit_whose_features_are_seen_before_its_result_counts_once(tmp_path: 
     info = create_store(tmp_path, TEXT_IDENTITY, {}, "m")
     updates: list[int] = []
     with Claims([info.path]) as claims:
-        scheduler = Scheduler(plan_of(12, info), [info], claims)
+        scheduler = Scheduler(plan_of(12, info), [to(info)], claims)
         results = list(scheduler.run(Several(info, claims.token), SILENT, updates.append))
     assert len({result.name for result in results}) == len(results) == 12
     assert sum(updates) == 24
@@ -290,10 +294,10 @@ def test_a_second_process_begins_elsewhere(tmp_path: Path) -> None:
     engines = [Nobody(), Nobody()]
     with Claims([info.path]) as first, Claims([info.path]) as second:
         second.token = "1-second"
-        one = Scheduler(plan, [info], first).run(engines[0], SILENT, lambda _: None)
+        one = Scheduler(plan, [to(info)], first).run(engines[0], SILENT, lambda _: None)
         next(one)
         assert first.take(engines[0].units[0].name)  # the first one still works on it
-        next(Scheduler(plan, [info], second).run(engines[1], SILENT, lambda _: None))
+        next(Scheduler(plan, [to(info)], second).run(engines[1], SILENT, lambda _: None))
     started = [engine.units[0].batches[0][0].utterance_id for engine in engines]
     assert started[0] == "u0" and started[1] not in ("u0", "u2")
 

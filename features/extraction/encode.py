@@ -133,14 +133,17 @@ def encode(
     """
     budget = budget or MemoryBudget(device)
     empty = [np.zeros((0, encoder.dim), np.float32) for _ in encoder.layers]
-    results: list[list[Array] | None] = [list(empty) for _ in prepared]
-    nonempty = [i for i, item in enumerate(prepared) if item.shape[0]]
-    costs = [float(encoder.get_padded_length(item.shape[0])) for item in prepared]
+    results: list[list[Array] | None] = [empty] * len(prepared)
+    nonempty, costs = [], []
+    for i, item in enumerate(prepared):
+        costs.append(float(encoder.get_padded_length(item.shape[0])))
+        if item.shape[0]:
+            nonempty.append(i)
 
     def compute(part: list[int]) -> list[list[Array]]:
         batch = Ragged.from_sequences([prepared[i] for i in part]).to(device)
         outputs = encoder.forward_layers(batch)
-        return [_on_host(output) for output in outputs]
+        return list(map(_on_host, outputs))
 
     with torch.inference_mode():
         for part, layers in budget.run(nonempty, costs, compute):

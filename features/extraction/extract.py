@@ -135,7 +135,7 @@ def _run(
         one.add_rejected(list(plan.rejected.values()))
     if settings.retry_rejected:
         _forget_rejections(plan, destinations)
-    scheduler = Scheduler(plan, [to.info for to in destinations], claims, settings.shard)
+    scheduler = Scheduler(plan, destinations, claims, settings.shard)
     bar = reporter.progress(len(plan.utterances), len(plan.utterances) - len(plan.pending))
     audio_seconds = 0.0
     try:

@@ -133,8 +133,10 @@ class Plan:
     @property
     def num_bytes(self) -> int:
         """Exact bytes of the features to write."""
-        indices = chain.from_iterable(target.pending for target in self.targets)
-        return sum(self.num_frames[i] for i in indices) * self.frame_bytes
+        num_frames = 0
+        for target in self.targets:
+            num_frames += sum(self.num_frames[i] for i in target.pending)
+        return num_frames * self.frame_bytes
 
     @property
     def gb_per_hour(self) -> float | None:
@@ -245,7 +247,7 @@ def _make_target(
         return Target(identity, info, missing, changed, 0, settled)
     if not settings.update:
         raise _changed_error(changed_utterances, store)
-    newest = max(store.generation(utterance.utterance_id) for utterance in changed_utterances)
+    newest = max([store.generation(utterance.utterance_id) for utterance in changed_utterances])
     return Target(identity, info, missing, changed, newest + 1, settled)
 
 

@@ -191,8 +191,9 @@ class RayEngine:
 
     def close(self) -> None:
         """Stop the actors, and the cluster if this process started it."""
-        running = [actor for actor, _ in self._running.values()]
-        for actor in [*self._idle, *running]:
+        for actor in self._idle:
+            self._ray.kill(actor)
+        for actor, _ in self._running.values():
             self._ray.kill(actor)
         if self._started:
             self._ray.shutdown()
@@ -214,14 +215,17 @@ class RayWorker:
     def _load(self, selector: Selector, expected: Expected) -> str | None:
         """Load the encoder; return the difference from the driver's machine, or None."""
         versions = common_versions(selector.modality)
-        other = [name for name, version in expected.versions.items() if versions.get(name) != version]
-        if other:
-            found = ", ".join(f"{name} {versions.get(name)} for {expected.versions[name]}" for name in other)
+        differing = []
+        for name, version in expected.versions.items():
+            if versions.get(name) != version:
+                differing.append(f"{name} {versions.get(name)} for {version}")
+        if differing:
+            found = ", ".join(differing)
             return f"every machine of the cluster must have the same versions, but {self.node} has {found}"
         self.device = resolve_device(self.settings.device)
         self.encoder = open_encoder(selector, self.settings)
         identities = [store_identity(self.encoder, selector, layer, self.settings) for layer in self.encoder.layers]
-        if [one.canonical for one in identities] != [one.canonical for one in expected.identities]:
+        if identities != expected.identities:
             return f"{selector} must be the same encoder on every machine, but {self.node} has a different one"
         return None
 
@@ -247,7 +251,10 @@ class RayWorker:
         needed = [to.info.path / STORE_FILE for to in destinations]
         if self.encoder.modality == "audio":
             needed += [utterance.audio_path for utterance in chain.from_iterable(unit.batches)]
-        return next((path for path in needed if not path.exists()), None)
+        for path in needed:
+            if not path.exists():
+                return path
+        return None
 
     def process(self) -> int:
         """Return the process id of the actor."""
@@ -257,7 +264,9 @@ class RayWorker:
 def common_versions(modality: str) -> dict[str, str]:
     """Return the versions that must be equal on all machines. CPU and CUDA builds count as the same version."""
     versions = {"mervn": package_version("mervn")} | computing_versions(modality)
-    return {name: version.partition("+")[0] for name, version in versions.items()}
+    for name, version in versions.items():
+        versions[name] = version.partition("+")[0]
+    return versions
 
 
 def _refuse_unreachable(address: str | None) -> None:

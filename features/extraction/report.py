@@ -66,12 +66,16 @@ def make_result(
 ) -> StoreResult:
     """Count the content of `store`; if it is None, the utterances of the plan."""
     utterances, counts = plan.utterances, plan.token_counts
-    rejected, left = plan.rejected.keys() | target.settled.keys(), set[int]()
+    rejected, left = set(plan.rejected) | set(target.settled), set[int]()
     if store is not None:
         listed = Rejections(Path(path))
-        lacking = {i for i in target.pending if target.is_uncommitted(i, utterances[i], store)}
-        rejected = rejected.union(i for i in lacking if utterances[i].utterance_id in listed)
-        left = lacking - rejected
+        for i in target.pending:
+            if i in rejected or not target.is_uncommitted(i, utterances[i], store):
+                continue
+            if utterances[i].utterance_id in listed:
+                rejected.add(i)
+            else:
+                left.add(i)
     stored_before = len(utterances) - len(rejected | left) - encoded
     return StoreResult(
         path=path,

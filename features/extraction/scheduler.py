@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from features.extraction.plan import Plan
-from features.extraction.worker import Engine, Unit, UnitResult
+from features.extraction.worker import Destination, Engine, Unit, UnitResult
 from features.progress import Reporter
 from features.signals import check_interrupted
 from features.store.claims import Claims
@@ -42,10 +42,17 @@ class OpenUnit:
 class Scheduler:
     """Passes the pending units of a plan, or of the I-th of N shards of it, to an engine as they can be claimed."""
 
-    def __init__(self, plan: Plan, infos: Sequence[StoreInfo], claims: Claims, shard: tuple[int, int] = (1, 1)) -> None:
-        self.plan, self.claims, self._infos = plan, claims, list(infos)
-        self.stores = [FeatureStore(info.path) for info in infos]
-        self.rejections = [Rejections(info.path) for info in infos]
+    def __init__(
+        self, plan: Plan, destinations: Sequence[Destination], claims: Claims, shard: tuple[int, int] = (1, 1)
+    ) -> None:
+        self.plan, self.claims = plan, claims
+        self.infos: list[StoreInfo] = []
+        self.stores: list[FeatureStore] = []
+        self.rejections: list[Rejections] = []
+        for to in destinations:
+            self.infos.append(to.info)
+            self.stores.append(FeatureStore(to.info.path))
+            self.rejections.append(Rejections(to.info.path))
         self._open: dict[str, OpenUnit] = {}
         self._place: dict[str, tuple[str, int]] = {}
         """By utterance id the name of its unit and its index in the plan."""
@@ -95,7 +102,7 @@ class Scheduler:
 
     def _finish(self, result: UnitResult, update: Callable[[int], object]) -> None:
         """Record the rejections of a unit, then release its claim: the next process must know of the rejections."""
-        for info in self._infos:
+        for info in self.infos:
             append_rejected(info, result.rejected)
         self.claims.release(result.name)
         self._close(result.name, update)

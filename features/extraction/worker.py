@@ -74,10 +74,10 @@ class Worker:
         rejected: list[Rejection] = []
         seconds = 0.0
         with ExitStack() as stack:
-            writers = [
-                stack.enter_context(StoreWriter(to.info, to.generation, to.kind, self.token, self.made_with))
-                for to in self.destinations
-            ]
+            writers = []
+            for to in self.destinations:
+                writer = StoreWriter(to.info, to.generation, to.kind, self.token, self.made_with)
+                writers.append(stack.enter_context(writer))
             stack.enter_context(computing(self.device, self.precision))
             for batch in unit.batches:
                 check_interrupted()

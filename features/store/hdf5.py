@@ -104,7 +104,7 @@ def write(
 
 def _strings(texts: list[str]) -> Array:
     encoded = [text.encode() for text in texts]
-    return np.array(encoded, h5py.string_dtype("utf-8", max(1, *(len(text) for text in encoded))))
+    return np.array(encoded, h5py.string_dtype("utf-8", max(1, *map(len, encoded))))
 
 
 def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
@@ -114,8 +114,10 @@ def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_val
         for name in columns:
             column = file[name][:]
             found[name] = [text.decode() for text in column.tolist()] if column.dtype.kind == "S" else column
-        existing = [name for name in attributes if name in file.attrs]
-        values = {name: _attribute(file.attrs[name]) for name in existing}
+        values: dict[str, int | str] = {}
+        for name in attributes:
+            if name in file.attrs:
+                values[name] = _attribute(file.attrs[name])
         if not with_values:
             return Content(values, found, None)
         dataset = file["values"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +26,11 @@ def list_stores(features_dir: Path, modality: str | None = None, *, means: bool 
     Stores of layer means are included only if `means`: heads cannot use them. Stores whose store.json is damaged are
     left out; `damaged_stores` returns their errors.
     """
-    infos = [info for info in _read_all(features_dir, modality) if isinstance(info, StoreInfo)]
-    return [info for info in infos if means or info.identity.layer != MEANS]
+    infos = []
+    for info in _read_all(features_dir, modality):
+        if isinstance(info, StoreInfo) and (means or info.identity.layer != MEANS):
+            infos.append(info)
+    return infos
 
 
 def damaged_stores(features_dir: Path, modality: str | None = None) -> list[InputError]:
@@ -88,11 +91,14 @@ class StoreQuery:
             return True
         return any(source.fingerprint == self.fingerprint for source in recorded)
 
+    def matching(self, stores: Iterable[StoreInfo]) -> list[StoreInfo]:
+        """Return the stores without differences."""
+        return [info for info in stores if not self.differences(info)]
+
 
 def matching_stores(features_dir: Path, selector: Selector) -> list[StoreInfo]:
     """Return the stores that match a selector."""
-    query = StoreQuery(selector)
-    found = [info for info in list_stores(features_dir, selector.modality) if not query.differences(info)]
+    found = StoreQuery(selector).matching(list_stores(features_dir, selector.modality))
     return _prefer_default_model(found, selector)
 
 
@@ -106,8 +112,7 @@ def _prefer_default_model(found: list[StoreInfo], selector: Selector | None) -> 
     default = selector.spec.model
     if default is None:
         return [info for info in found if recorded_selector(info).model is None] or found
-    query = StoreQuery(replace(selector, model=default))
-    return [info for info in found if not query.differences(info)] or found
+    return StoreQuery(replace(selector, model=default)).matching(found) or found
 
 
 def select_store(place: DataPlace, modality: str, selector: Selector | None, path: Path | None) -> StoreInfo:
@@ -120,8 +125,7 @@ def select_store(place: DataPlace, modality: str, selector: Selector | None, pat
     if path is not None:
         return _given_store(read_store_info(path), modality, query)
     stores = list_stores(place.features_dir, modality)
-    matching = [info for info in stores if query is None or not query.differences(info)]
-    found = _prefer_default_model(matching, selector)
+    found = _prefer_default_model(query.matching(stores) if query is not None else stores, selector)
     if len(found) == 1:
         _warn_unrecorded(found[0], selector)
         return found[0]
@@ -195,8 +199,10 @@ def _table(stores: Sequence[StoreInfo]) -> str:
     first = stores[0].identity.as_json()
     for info in stores:
         differing = differing_fields(first, info.identity.as_json())
-        fields = ", ".join(f"{key}={_short(pair[1])} (first: {_short(pair[0])})" for key, pair in differing.items())
-        lines.append(f"  {info.path}, {recorded_selector(info).flag}" + (f": {fields}" if fields else ""))
+        fields = []
+        for key, (first_value, value) in differing.items():
+            fields.append(f"{key}={_short(value)} (first: {_short(first_value)})")
+        lines.append(f"  {info.path}, {recorded_selector(info).flag}" + (f": {', '.join(fields)}" if fields else ""))
     return "\n".join(lines)
 
 

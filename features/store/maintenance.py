@@ -152,7 +152,7 @@ def compact(store: Path) -> Compaction:
     with _maintaining(store) as claims:
         opened = FeatureStore(store)
         parts = opened.parts
-        live = {part.path: opened.part_utterances(part) for part in parts}
+        live = _live(opened, parts)
         superseded = sum(len(part.utterance_ids) for part in parts) - len(opened)
         remembered = (store / SOURCES_FILE).exists()
         # New source records are merged into the parts, so all parts must be rewritten if there are any.
@@ -168,6 +168,11 @@ def compact(store: Path) -> Compaction:
     return Compaction(len(parts), len(part_paths(store)), superseded)
 
 
+def _live(store: FeatureStore, parts: Iterable[Part]) -> dict[Path, list[str]]:
+    """Return by part the utterances that no other part replaces."""
+    return {part.path: store.part_utterances(part) for part in parts}
+
+
 def _is_full(part: Part, live: list[str]) -> bool:
     if len(live) < len(part.utterance_ids):
         return False
@@ -179,7 +184,7 @@ def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
     with _maintaining(store) as claims:
         opened = FeatureStore(store)
         old = [part for part in opened.parts if format_of(part.path) != kind]
-        live = {part.path: opened.part_utterances(part) for part in old}
+        live = _live(opened, old)
         for part in old:
             _rewrite(opened, [part], live, kind, claims.token)
             announce_removal(store)

@@ -21,6 +21,8 @@ from features.store.mapped import Array, MappedArray
 Column = Array | list[str]
 INDEX = ("offsets", "utterance_id")
 NUM_INPUTS = {"audio": "num_samples", "text": "num_characters"}
+FORMATS = {".h5": "hdf5", ".zarr": "zarr"}
+"""Part format of each file name suffix."""
 SUFFIXES = {"hdf5": ".h5", "zarr": ".zarr"}
 """File name suffix of each part format. The module of a format is features.store.<format>."""
 DAMAGED = ".damaged"
@@ -117,8 +119,11 @@ class Format(Protocol):
 
 
 def format_of(path: Path) -> str:
-    """Return the format of a part, from the suffix of its name."""
-    return next(name for name, suffix in SUFFIXES.items() if path.name.endswith(suffix))
+    """Return the format of a part, or of a temporary file of one such as .part-1.h5.TOKEN.tmp."""
+    for suffix in path.suffixes:
+        if suffix in FORMATS:
+            return FORMATS[suffix]
+    raise ValueError(f"a part must have one of the suffixes {', '.join(FORMATS)}, found {path}")
 
 
 def part_paths(store: Path) -> list[Path]:
@@ -127,10 +132,10 @@ def part_paths(store: Path) -> list[Path]:
     One scan of a folder can miss both an old part and the new one that replaces it. The scan is therefore repeated
     if `announce_removal` was called meanwhile. A listed part may no longer exist.
     """
-    suffixes, seen = set(SUFFIXES.values()), set[Path]()
+    seen = set[Path]()
     for _ in range(SCANS):
         before = _rewritten(store)
-        found = {path for path in store.iterdir() if path.name.startswith("part-") and path.suffix in suffixes}
+        found = {path for path in store.iterdir() if path.name.startswith("part-") and path.suffix in FORMATS}
         if _rewritten(store) == before:
             return sorted(found)
         seen |= found
@@ -185,14 +190,21 @@ def write_part(
 
 
 def _columns_of(utterances: Sequence[StoredUtterance], modality: str) -> dict[str, Column]:
-    lengths = [utterance.values.shape[0] for utterance in utterances]
-    return {
-        "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        "utterance_id": [utterance.utterance_id for utterance in utterances],
-        NUM_INPUTS[modality]: np.array([utterance.num_inputs for utterance in utterances], np.int64),
-        "input_sha256": [utterance.input_sha256 for utterance in utterances],
-        "source": [utterance.source for utterance in utterances],
-        "crc32": np.array([crc32(utterance.values) for utterance in utterances], np.uint32),
+    offsets, ids, num_inputs, hashes, sources, checksums = [0], [], [], [], [], []
+    for utterance in utterances:
+        offsets.append(offsets[-1] + utterance.values.shape[0])
+        ids.append(utterance.utterance_id)
+        num_inputs.append(utterance.num_inputs)
+        hashes.append(utterance.input_sha256)
+        sources.append(utterance.source)
+        checksums.append(crc32(utterance.values))
+    return {  # the checksums depend on this order
+        "offsets": np.array(offsets, np.int64),
+        "utterance_id": ids,
+        NUM_INPUTS[modality]: np.array(num_inputs, np.int64),
+        "input_sha256": hashes,
+        "source": sources,
+        "crc32": np.array(checksums, np.uint32),
     }
 
 
@@ -244,13 +256,14 @@ def num_bytes(path: Path) -> int:
     """Return the size of a part on disk, in bytes; FileNotFoundError if it no longer exists."""
     if path.lstat() and path.is_file():
         return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    total = 0
+    for file in path.rglob("*"):
+        total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 def _format(path: Path) -> Format:
-    # the suffix may be followed by others, such as .h5.TOKEN.tmp or .h5.damaged
-    name = next(kind for kind, suffix in SUFFIXES.items() if f"{suffix}." in f"{path.name}.")
-    module: Any = import_module(f"features.store.{name}")
+    module: Any = import_module(f"features.store.{format_of(path)}")
     found: Format = module
     return found
 
@@ -265,9 +278,11 @@ def _columns_crc32(columns: Sequence[Column], start: int) -> int:
 
 def _free_path(folder: Path, utterances: Sequence[StoredUtterance], generation: int, suffix: str) -> Path:
     """Return the path of a part of these utterances, with more digits if other utterances have the shorter name."""
-    inputs = [[one.utterance_id, one.num_inputs, one.input_sha256, one.source] for one in utterances]
+    inputs, ids = [], []
+    for one in utterances:
+        inputs.append([one.utterance_id, one.num_inputs, one.input_sha256, one.source])
+        ids.append(one.utterance_id)
     digest = hashlib.sha256(json.dumps([generation, inputs]).encode()).hexdigest()
-    ids = [one.utterance_id for one in utterances]
     for count in NAME_DIGITS:
         path = folder / f"part-{digest[:count]}{suffix}"
         if not path.exists() or _holds(path, ids, generation):

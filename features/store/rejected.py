@@ -45,9 +45,11 @@ class RejectedEntry:
     def from_json(cls, document: Mapping[str, Any]) -> RejectedEntry:
         """Read a JSON object; ValueError if a key is missing or invalid."""
         file, line = document.get("file"), document.get("line")
-        texts = [document.get(key) for key in ("utterance_id", "reason", "detail")]
-        if not all(isinstance(text, str) for text in texts) or not isinstance(document.get("input"), str | None):
-            raise ValueError("utterance_id, reason, detail and input must be strings")
+        for key in ("utterance_id", "reason", "detail"):
+            if not isinstance(document.get(key), str):
+                raise ValueError(f"{key} must be a string, found {document.get(key)!r}")
+        if not isinstance(document.get("input"), str | None):
+            raise ValueError(f"input must be a string, found {document['input']!r}")
         if not isinstance(file, str | None) or not isinstance(line, int | None):
             raise ValueError("file must be a string and line an integer")
         return cls(document["utterance_id"], file, line, document["reason"], document["detail"], document.get("input"))

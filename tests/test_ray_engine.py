@@ -17,7 +17,8 @@ from features.config import SPLITS
 from features.encoders.selector import Selector, parse_selector
 from features.errors import InputError, UsageError
 from features.extraction import ray_engine
-from features.extraction.ray_engine import Expected, RayEngine, RayWorker, Report, common_versions
+from features.extraction.ray_engine import RayEngine
+from features.extraction.ray_worker import Expected, RayWorker, Report, common_versions
 from features.extraction.settings import ExtractSettings, open_encoder, store_identity
 from features.extraction.worker import Destination, Unit, UnitResult
 from features.manifests.manifest import read_manifests

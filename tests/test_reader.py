@@ -20,7 +20,8 @@ from features.errors import InputError
 from features.store import reader
 from features.store.identity import StoreInfo
 from features.store.maintenance import compact, convert, verify
-from features.store.part import SUFFIXES, StoredUtterance, read_part, remove, write_part
+from features.store.part import SUFFIXES, StoredUtterance, read_part, remove
+from features.store.part_writer import write_part
 from features.store.reader import FeatureStore
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)

@@ -139,7 +139,7 @@ def test_another_budget_is_taken_over_unless_somebody_extracts(tmp_path: Path) -
     path = Path(run(data, batch_seconds=1.5).path)
     with Claims([path]) as other:
         assert other.take("unit")
-        with pytest.raises(UsageError, match=r"--batch-seconds must be 1\.5, as of .*; found 3"):
+        with pytest.raises(UsageError, match=r"--batch-seconds must be 1\.5, as in the extraction of .*, found 3"):
             run(data, batch_seconds=3.0)
         assert run(data, batch_seconds=1.5).kept == 42
     run(data, batch_seconds=3.0)

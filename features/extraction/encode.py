@@ -24,7 +24,8 @@ from features.store.part import StoredUtterance
 from features.store.rejected import Rejection
 
 ALWAYS_FITS_S = 30.0
-"""Longer audio is rejected if it does not fit into memory. If shorter audio does not fit, the extraction stops."""
+"""Longer audio is rejected if it does not fit into memory. If shorter audio does not fit, the
+extraction stops."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,15 @@ class EncodedBatch:
     layers: list[list[StoredUtterance]]
     """For each layer the encoded utterances."""
     rejected: list[Rejection]
-    """Utterances that cannot be read, do not fit into memory, or encode to NaN in any layer. No layer has them."""
+    """Utterances that cannot be read, do not fit into memory, or encode to NaN in any layer. No
+    layer has them."""
 
 
 def refuse_seen(utterances: Iterable[Utterance], encoder: Encoder) -> None:
     """Raise InputError if a fine-tuned encoder was trained on utterances of valid or test.
 
-    Compares utterances whose id was seen, before anything is encoded. `encode_batch` compares all others by content.
+    Compares utterances whose id was seen, before anything is encoded. `encode_batch` compares all
+    others by content.
     """
     if encoder.tuned is None:
         return
@@ -59,7 +62,10 @@ def encode_batch(
     dtype: np.dtype[Any],
     budget: MemoryBudget | None = None,
 ) -> EncodedBatch:
-    """Read and encode one batch; `dtype` is the store's, `budget` limits the memory of the device."""
+    """Read and encode one batch.
+
+    `dtype` is the store's, `budget` limits the memory of the device.
+    """
     inputs, rejected = _read(utterances, encoder)
     if encoder.tuned is not None:
         encoder.tuned.refuse_seen((item.utterance, item.input_sha256) for item in inputs)
@@ -83,7 +89,7 @@ def encode_batch(
 
 
 def _check_length(item: Input, features: Array, encoder: Encoder) -> None:
-    """Raise RuntimeError if the encoder's closed-form length is wrong: that is a bug of the encoder."""
+    """Raise RuntimeError if the encoder's closed-form length is wrong: a bug of the encoder."""
     expected = int(encoder.get_feat_lengths(item.prepared.shape[0]))
     if features.shape[0] != expected:
         raise RuntimeError(
@@ -93,7 +99,10 @@ def _check_length(item: Input, features: Array, encoder: Encoder) -> None:
 
 
 def _read(utterances: Sequence[Utterance], encoder: Encoder) -> tuple[list[Input], list[Rejection]]:
-    """Read a batch. The source is taken before reading: a rejection must not name a file that changed meanwhile."""
+    """Read a batch.
+
+    The source is taken before reading: a rejection must not name a file that changed meanwhile.
+    """
     inputs: list[Input] = []
     rejected: list[Rejection] = []
     for utterance in utterances:
@@ -111,7 +120,10 @@ def _key(item: Input, encoder: Encoder) -> str:
 
 
 def _too_long(item: Input, encoder: Encoder, device: torch.device) -> Rejection:
-    """Return the rejection of an utterance that does not fit into memory alone; InputError if it is short."""
+    """Return the rejection of an utterance that does not fit into memory alone.
+
+    InputError if it is short.
+    """
     where = "the memory" if device.type == "cpu" else f"the memory of {device}"
     seconds = item.num_inputs / SAMPLE_RATE
     if encoder.modality == "text" or seconds <= ALWAYS_FITS_S:
@@ -127,9 +139,10 @@ def _too_long(item: Input, encoder: Encoder, device: torch.device) -> Rejection:
 def encode(
     prepared: list[torch.Tensor], encoder: Encoder, device: torch.device, budget: MemoryBudget | None = None
 ) -> list[list[Array] | None]:
-    """Encode prepared inputs: return for each a float32 array (T, D) per layer, or None if it does not fit into memory.
+    """Encode inputs: for each a float32 array (T, D) per layer, or None if it does not fit.
 
-    A batch that does not fit is halved, and `budget` remembers the size for later batches. Empty inputs give (0, D).
+    A batch that does not fit is halved, and `budget` remembers the size for later batches. Empty
+    inputs give (0, D).
     """
     budget = budget or MemoryBudget(device)
     empty = [np.zeros((0, encoder.dim), np.float32) for _ in encoder.layers]

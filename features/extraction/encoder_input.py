@@ -1,4 +1,4 @@
-"""Encoder inputs: read and prepare the audio or transcript of an utterance, and detect whether it has changed."""
+"""Encoder inputs: read and prepare audio and transcripts, and detect changes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ SAMPLE_RATE = 16_000
 FINGERPRINT_BYTES = 64 << 10
 """Number of bytes at the start and at the end of an audio file that its fingerprint covers."""
 Freshness = Literal["same", "moved", "changed"]
-"""Input of a stored utterance: unchanged, the same content in a touched or moved file, or changed."""
+"""Input of a stored utterance: unchanged, the same content in a touched or moved file, or
+changed."""
 
 
 @dataclass(frozen=True)
@@ -75,24 +76,25 @@ def read_audio(utterance: Utterance) -> tuple[Samples, str]:
 
 
 def samples_sha256(samples: np.ndarray[Any, Any], rate: int) -> str:
-    """Hash decoded samples at the file's own rate: resampling may round differently from machine to machine."""
+    """Hash decoded samples at the file's own rate: resampling can round differently."""
     return hashlib.sha256(f"{rate}|".encode() + np.ascontiguousarray(samples).tobytes()).hexdigest()
 
 
 def input_source(utterance: Utterance, modality: str) -> dict[str, Any]:
-    """Return the source that is stored with the features: `audio_source`, or nothing for a transcript."""
+    """Return the source that is stored with the features; empty for a transcript."""
     return audio_source(utterance) if modality == "audio" else {}
 
 
 def audio_source(utterance: Utterance) -> dict[str, Any]:
-    """Return the manifest's path, start, end and channel, and the size, mtime and fingerprint of the audio file."""
+    """Return path, start, end, channel, and the file's size, mtime and fingerprint."""
     return _source(utterance, fingerprint(utterance.audio_path))
 
 
 def fingerprint(path: Path) -> str | None:
     """Hash the size and the first and last 64 KiB of a file; None if it cannot be read.
 
-    Size and mtime alone can be equal in two corpora: archives and image layers set all mtimes to one value.
+    Size and mtime alone can be equal in two corpora: archives and image layers set all mtimes to
+    one value.
     """
     try:
         with path.open("rb", buffering=0) as file:
@@ -123,9 +125,10 @@ def _source(utterance: Utterance, fingerprint: str | None) -> dict[str, Any]:
 
 
 def input_key(utterance: Utterance, modality: str, source: Mapping[str, Any] | None = None) -> str:
-    """Return a string that changes with the input and is cheap to compute: the transcript's hash, or the audio source.
+    """Return a cheap key that changes with the input: the transcript's hash or the source.
 
-    `source` is the `input_source`. It must be taken before the input is read, because the file can change meanwhile.
+    `source` is the `input_source`. It must be taken before the input is read, because the file can
+    change meanwhile.
     """
     if modality == "text":
         return text_sha256(transcript_of(utterance))
@@ -135,10 +138,11 @@ def input_key(utterance: Utterance, modality: str, source: Mapping[str, Any] | N
 class InputComparison:
     """Compares the inputs of stored features with the current manifest.
 
-    Transcripts are compared by hash. Audio is compared by start, end, channel and the size, mtime and fingerprint of
-    its file. It is decoded and compared by hash if the file was touched or moved, if no fingerprint was recorded, or
-    if `decode`. If the file cannot be read, `offline` compares only start, end and channel; otherwise AudioError is
-    raised. Each file is fingerprinted once and each utterance is decoded once, for any number of stores.
+    Transcripts are compared by hash. Audio is compared by start, end, channel and the size, mtime
+    and fingerprint of its file. It is decoded and compared by hash if the file was touched or
+    moved, if no fingerprint was recorded, or if `decode`. If the file cannot be read, `offline`
+    compares only start, end and channel; otherwise AudioError is raised. Each file is fingerprinted
+    once and each utterance is decoded once, for any number of stores.
     """
 
     def __init__(self, modality: str, say: Say = silent, *, offline: bool = False, decode: bool = False) -> None:

@@ -1,7 +1,7 @@
 """Extraction: run a frozen encoder once over every utterance and commit the features to a store.
 
-The plan depends only on the manifest and the budget. An extraction that was interrupted and resumed, or shared by
-several processes, therefore computes the same batches as an undisturbed one.
+The plan depends only on the manifest and the budget. An extraction that was interrupted and
+resumed, or shared by several processes, therefore computes the same batches as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ from features.store.writer import choose_format
 def extract_stream(
     utterances: list[Utterance], selector: Selector, settings: ExtractSettings, reporter: Reporter
 ) -> list[StoreResult]:
-    """Extract one encoder's features of these utterances, one store per layer; stored utterances are kept.
+    """Extract one encoder's features of these utterances, one store per layer.
 
-    Several processes that extract into one store share its units. Raises InputError if nothing could be encoded, the
-    disk is too small, the content of an id changed, or a value does not fit the store's dtype. Finished work is
-    committed before that, and also before KeyboardInterrupt.
+    Stored utterances are kept. Several processes that extract into one store share its units.
+    Raises InputError if nothing could be encoded, the disk is too small, the content of an id
+    changed, or a value does not fit the store's dtype. Finished work is committed before that, and
+    also before KeyboardInterrupt.
     """
     encoder = open_encoder(selector, settings)
     refuse_seen(utterances, encoder)

@@ -1,18 +1,19 @@
-"""Plan of an extraction: the units of work, and which utterances of each store are missing, changed or rejected."""
+"""Plan of an extraction: units of work; missing, changed and rejected utterances."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
-from features.audio.segment import AudioError, inspect_segment
+from features.audio.segment import AudioError
 from features.batching import padding_share, plan_batches
 from features.encoders.base import Encoder
 from features.errors import InputError
-from features.extraction.encoder_input import SAMPLE_RATE, Freshness, InputComparison, transcript_of
+from features.extraction.encoder_input import Freshness, InputComparison, transcript_of
+from features.extraction.measure import Measurements, measure
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import Utterance
 from features.progress import SILENT, Reporter
@@ -27,12 +28,13 @@ MAX_BATCH = 256
 CHANGED_SHOWN = 5
 """Maximum number of utterances that an error message lists."""
 UNITS = 32
-"""Minimum number of units, if there are as many batches: several processes then share the work evenly."""
+"""Minimum number of units, if there are as many batches: several processes then share the work
+evenly."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The store of one layer, and the utterances that it lacks, as indices into the plan's utterances."""
+    """Store of one layer, and the utterances that it lacks, as indices into the plan's."""
 
     identity: StoreIdentity
     store: StoreInfo | None
@@ -51,23 +53,25 @@ class Target:
         return self.missing | self.changed
 
     def is_uncommitted(self, index: int, utterance: Utterance, store: FeatureStore) -> bool:
-        """Return whether an utterance is pending and no process has committed it since the plan was made."""
+        """Return whether an utterance is pending and not committed since."""
         name = utterance.utterance_id
         if index in self.changed:  # the store can lack it if its part was set aside meanwhile
             return name not in store or store.generation(name) < self.generation
         return index in self.missing and name not in store
 
     def lacks(self, index: int, utterance: Utterance, store: FeatureStore, rejections: Rejections) -> bool:
-        """Return whether an utterance is pending and no process has committed or rejected it since."""
+        """Return whether an utterance is pending and not committed or rejected since."""
         settled = rejections.settled(utterance, self.identity.modality)
         return self.is_uncommitted(index, utterance, store) and settled is None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Plan of one extraction. `units` hold indices into `utterances` and do not depend on what is already committed.
+    """Plan of one extraction.
 
-    A unit is a list of batches that one process claims, encodes and commits as one part. A batch is never divided.
+    `units` hold indices into `utterances` and do not depend on what is already committed. A unit is
+    a list of batches that one process claims, encodes and commits as one part. A batch is never
+    divided.
     """
 
     modality: str
@@ -77,7 +81,8 @@ class Plan:
     sizes: list[float]
     """Seconds of audio or tokens of each utterance; 0 if it is rejected."""
     costs: list[float]
-    """Seconds or tokens that the encoder computes for each utterance, with the padding of its own windows."""
+    """Seconds or tokens that the encoder computes for each utterance, with the padding of its own
+    windows."""
     num_frames: list[int]
     """Frames or tokens of each utterance's features."""
     frame_bytes: int
@@ -114,7 +119,7 @@ class Plan:
         return len(self.utterances) - len(target.pending) - self.num_rejected(target)
 
     def num_rejected(self, target: Target) -> int:
-        """Return the number of utterances that are rejected for a store, now or by an earlier extraction."""
+        """Return the number of utterances that are rejected, now or by an earlier extraction."""
         return len(self.rejected.keys() | target.settled.keys())
 
     def with_budget(self, budget: float) -> Plan:
@@ -145,7 +150,7 @@ class Plan:
 
     @property
     def padding(self) -> float:
-        """Fraction of padding in the computation: of windows, and of batches padded to their longest utterance."""
+        """Fraction of padding: of windows, and of batches padded to their longest utterance."""
         return round(padding_share(self.sizes, self.batches, self.costs), 4)
 
 
@@ -159,10 +164,10 @@ def make_plan(
 ) -> Plan:
     """Inspect every utterance and compare it with the store of each identity. Nothing is written.
 
-    `budget` is the maximum cost of a batch in padded seconds or tokens. Raises InputError if a store holds another
-    content under the same id, unless `settings.update`.
+    `budget` is the maximum cost of a batch in padded seconds or tokens. Raises InputError if a
+    store holds another content under the same id, unless `settings.update`.
     """
-    measured = _measure(utterances, encoder)
+    measured = measure(utterances, encoder)
     modality = encoder.modality
     comparison = InputComparison(modality, reporter.say, decode=settings.verify_inputs)
     targets = [_make_target(measured, identity, comparison, settings) for identity in identities]
@@ -200,7 +205,7 @@ def plan_units(
 
 
 def cut_units(batches: Sequence[list[int]], costs: Sequence[float], sizes: Sequence[int]) -> list[list[list[int]]]:
-    """Group consecutive batches into units of at most one part's utterances and bytes, and 1 / UNITS of the cost."""
+    """Group consecutive batches into units of at most one part, and 1 / UNITS of the cost."""
     enough = sum(costs) / UNITS
     units: list[list[list[int]]] = []
     count, size, cost = 0, 0, 0.0
@@ -215,7 +220,7 @@ def cut_units(batches: Sequence[list[int]], costs: Sequence[float], sizes: Seque
 
 
 def _make_target(
-    measured: _Measurements, identity: StoreIdentity, comparison: InputComparison, settings: ExtractSettings
+    measured: Measurements, identity: StoreIdentity, comparison: InputComparison, settings: ExtractSettings
 ) -> Target:
     """Compare all utterances with the store of an identity."""
     info = find_identity(settings.features_dir, identity)
@@ -256,45 +261,6 @@ def _compare(utterance: Utterance, store: FeatureStore | None, comparison: Input
     if store is None or utterance.utterance_id not in store:
         return None
     return comparison.compare(utterance, store.utterance_info(utterance.utterance_id))
-
-
-@dataclass
-class _Measurements:
-    """Size, cost and number of frames of every utterance, from file headers and transcripts alone."""
-
-    utterances: Sequence[Utterance]
-    sizes: list[float] = field(default_factory=list)
-    costs: list[float] = field(default_factory=list)
-    num_frames: list[int] = field(default_factory=list)
-    rejected: dict[int, Rejection] = field(default_factory=dict)
-    end_clipped: int = 0
-    truncated: int = 0
-
-
-def _measure(utterances: Sequence[Utterance], encoder: Encoder) -> _Measurements:
-    measured = _Measurements(utterances)
-    unit = SAMPLE_RATE if encoder.modality == "audio" else 1  # seconds or tokens
-    for i, utterance in enumerate(utterances):
-        length = 0  # samples or tokens
-        try:
-            length = _input_length(utterance, encoder, measured)
-        except AudioError as error:
-            measured.rejected[i] = Rejection(utterance, error.reason, str(error))
-        measured.sizes.append(length / unit)
-        measured.costs.append(encoder.get_padded_length(length) / unit)
-        measured.num_frames.append(int(encoder.get_feat_lengths(length)) if length else 0)
-    return measured
-
-
-def _input_length(utterance: Utterance, encoder: Encoder, measured: _Measurements) -> int:
-    """Return the samples or tokens of an utterance, and count clipped segments and truncated transcripts."""
-    if encoder.modality == "text":
-        transcript = transcript_of(utterance)
-        measured.truncated += encoder.is_truncated(transcript)
-        return int(encoder.prepare(transcript).shape[0])
-    info = inspect_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
-    measured.end_clipped += info.end_clipped
-    return info.num_samples
 
 
 def _changed_error(changed: list[Utterance], store: FeatureStore) -> InputError:

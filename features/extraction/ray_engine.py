@@ -1,59 +1,35 @@
-"""Extraction on a Ray cluster: each actor loads the encoder once, encodes units and writes their parts.
+"""Extraction on a Ray cluster: actors encode units and write their parts.
 
-The driver holds the plan and the claims. It replaces an actor that dies and submits its unit again. All machines must
-have the features folder and the audio under the same absolute paths, and the same versions.
+The driver holds the plan and the claims. It replaces an actor that dies and submits its unit again.
+All machines must have the features folder and the audio under the same absolute paths, and the same
+versions.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import socket
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from features.cpu_threads import set_threads
-from features.device import resolve_device
 from features.encoders.base import Encoder
 from features.encoders.selector import Selector
-from features.environment import computing_versions, package_version
 from features.errors import InputError, UsageError
-from features.extraction.settings import ExtractSettings, open_encoder, store_identity
-from features.extraction.worker import Destination, Unit, UnitResult, Worker
+from features.extraction.ray_worker import Expected, RayWorker, Report, common_versions
+from features.extraction.settings import ExtractSettings
+from features.extraction.worker import Destination, Unit, UnitResult
 from features.manifests.manifest import Utterance
-from features.memory import default_budget
 from features.progress import Reporter
-from features.store.identity import STORE_FILE, StoreIdentity
+from features.store.identity import StoreIdentity
 
 RETRIES = 3
 """Maximum number of times that a unit is submitted again after its actor died."""
 PATIENCE_S = 10.0
 """Time after which a message says that actors are still starting."""
-
-
-@dataclass(frozen=True)
-class Expected:
-    """Properties that every actor must share with the driver."""
-
-    identities: list[StoreIdentity]
-    versions: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Report:
-    """Status of an actor after it has loaded the encoder."""
-
-    fault: str | None
-    """Why the actor cannot be used; None if it can."""
-    device: str
-    budget: float
-    """Default batch size of its device, in padded seconds or tokens."""
 
 
 class RayEngine:
@@ -105,7 +81,7 @@ class RayEngine:
             raise InputError(f"--ray-address must be a Ray cluster, found {settings.ray_address}: {error}") from error
 
     def _resources(self, settings: ExtractSettings) -> tuple[int, dict[str, Any], str, str]:
-        """Return the number of actors, the resources and the device of each, and a description for messages."""
+        """Return the number of actors, resources and device of each, and a description."""
         cluster = self._ray.cluster_resources()
         cpus, gpus = int(cluster.get("CPU", 1)), int(cluster.get("GPU", 0))
         cuda = settings.device.split(":")[0] == "cuda"
@@ -122,7 +98,10 @@ class RayEngine:
         return self._actor.remote(*self._arguments)
 
     def _reports(self, reporter: Reporter) -> list[Report]:
-        """Wait until every actor has loaded the encoder; InputError if one cannot be used, or dies repeatedly."""
+        """Wait until every actor has loaded the encoder.
+
+        InputError if one cannot be used, or dies repeatedly.
+        """
         waiting = {actor.report.remote(): actor for actor in self._idle}
         reports: list[Report] = []
         announced = False
@@ -159,7 +138,10 @@ class RayEngine:
         self._running[actor.encode.remote(unit, self._destinations, self._token)] = (actor, unit)
 
     def collect(self) -> list[UnitResult]:
-        """Wait until a unit is done; InputError if an actor has a fault, or the actors of one unit die repeatedly."""
+        """Wait until a unit is done.
+
+        InputError if an actor has a fault, or the actors of one unit die repeatedly.
+        """
         results: list[UnitResult] = []
         while not results:
             ready, _ = self._ray.wait(list(self._running), num_returns=1)
@@ -199,76 +181,6 @@ class RayEngine:
             self._ray.shutdown()
 
 
-class RayWorker:
-    """Ray actor: a worker with its own encoder. `report` returns a fault of its machine, `encode` raises it."""
-
-    def __init__(self, selector: Selector, settings: ExtractSettings, expected: Expected) -> None:
-        self.node = platform.node()
-        self.settings = settings
-        self._worker: Worker | None = None
-        set_threads(settings.threads)
-        try:
-            self.fault = self._load(selector, expected)
-        except InputError as error:
-            self.fault = f"on {self.node}: {error}"
-
-    def _load(self, selector: Selector, expected: Expected) -> str | None:
-        """Load the encoder; return the difference from the driver's machine, or None."""
-        versions = common_versions(selector.modality)
-        differing = []
-        for name, version in expected.versions.items():
-            if versions.get(name) != version:
-                differing.append(f"{name} {versions.get(name)} for {version}")
-        if differing:
-            found = ", ".join(differing)
-            return f"every machine of the cluster must have the same versions, but {self.node} has {found}"
-        self.device = resolve_device(self.settings.device)
-        self.encoder = open_encoder(selector, self.settings)
-        identities = [store_identity(self.encoder, selector, layer, self.settings) for layer in self.encoder.layers]
-        if identities != expected.identities:
-            return f"{selector} must be the same encoder on every machine, but {self.node} has a different one"
-        return None
-
-    def report(self) -> Report:
-        """Return whether this machine can be used, its device and its batch size."""
-        if self.fault:
-            return Report(self.fault, "cpu", 0.0)
-        return Report(None, str(self.device), default_budget(self.encoder.modality, self.device))
-
-    def encode(self, unit: Unit, destinations: Sequence[Destination], token: str) -> UnitResult:
-        """Encode a unit and commit its features; InputError if this machine lacks a file that it needs."""
-        lacking = None if self.fault else self._lacking_file(unit, destinations)
-        if lacking is not None:
-            self.fault = f"{lacking} must exist on every machine of the cluster, but does not on {self.node}"
-        if self.fault:
-            raise InputError(self.fault)
-        if self._worker is None:
-            self._worker = Worker(self.encoder, self.device, self.settings.encoder_precision, destinations, token)
-        return self._worker.encode(unit)
-
-    def _lacking_file(self, unit: Unit, destinations: Sequence[Destination]) -> Path | None:
-        """Return a store or an audio file that exists on the driver but not on this machine."""
-        needed = [to.info.path / STORE_FILE for to in destinations]
-        if self.encoder.modality == "audio":
-            needed += [utterance.audio_path for utterance in chain.from_iterable(unit.batches)]
-        for path in needed:
-            if not path.exists():
-                return path
-        return None
-
-    def process(self) -> int:
-        """Return the process id of the actor."""
-        return os.getpid()
-
-
-def common_versions(modality: str) -> dict[str, str]:
-    """Return the versions that must be equal on all machines. CPU and CUDA builds count as the same version."""
-    versions = {"mervn": package_version("mervn")} | computing_versions(modality)
-    for name, version in versions.items():
-        versions[name] = version.partition("+")[0]
-    return versions
-
-
 def _refuse_unreachable(address: str | None) -> None:
     """Raise InputError if nothing answers at HOST:PORT. Ray itself would retry for many minutes."""
     host, _, port = (address or "").rpartition(":")
@@ -285,7 +197,8 @@ def _with_absolute_path(utterance: Utterance) -> Utterance:
 
 
 def _import_ray() -> Any:
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray prints a deprecation notice
+    # without it Ray prints a deprecation notice
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray

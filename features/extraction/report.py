@@ -124,7 +124,10 @@ def announce(
 
 
 def _announce_tokens(counts: TokenCounts, encoder: Encoder, reporter: Reporter) -> None:
-    """Print how well the tokenizer's vocabulary covers the transcripts; warn of transcripts segmented before."""
+    """Print how well the tokenizer's vocabulary covers the transcripts.
+
+    Warn of transcripts segmented before.
+    """
     reporter.say(
         f"  segmenter {encoder.config['segmenter']}, tone marks {encoder.config['tone_style']}: "
         f"{counts.unk_fraction:.2%} of {counts.tokens} tokens are <unk>, {counts.single_token_fraction:.1%} of "

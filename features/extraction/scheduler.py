@@ -1,8 +1,8 @@
-"""Scheduler: claims the units of a plan for this process and passes them to an engine, until all are committed.
+"""Scheduler: claims units for this process and passes them to an engine.
 
-The scheduling work is linear in the number of units. Committed utterances are counted once, when their parts appear.
-Units are claimed in rounds that become smaller towards the end, and each round lists the folders once (guided
-self-scheduling: Polychronopoulos and Kuck 1987).
+The scheduling work is linear in the number of units. Committed utterances are counted once, when
+their parts appear. Units are claimed in rounds that become smaller towards the end, and each round
+lists the folders once (guided self-scheduling: Polychronopoulos and Kuck 1987).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class OpenUnit:
 
 
 class Scheduler:
-    """Passes the pending units of a plan, or of the I-th of N shards of it, to an engine as they can be claimed."""
+    """Claims the pending units of a plan, or of one shard of it, and passes them to an engine."""
 
     def __init__(
         self, plan: Plan, destinations: Sequence[Destination], claims: Claims, shard: tuple[int, int] = (1, 1)
@@ -74,7 +74,7 @@ class Scheduler:
                 self._place[self.plan.utterances[i].utterance_id] = (name, i)
 
     def run(self, engine: Engine, reporter: Reporter, update: Callable[[int], object]) -> Iterator[UnitResult]:
-        """Yield the result of each unit that this process encoded, until all units are committed by any process.
+        """Yield the results of units encoded here, until all units are committed.
 
         `update` is called with the number of utterances that are committed or rejected.
         """
@@ -101,7 +101,7 @@ class Scheduler:
             store.refresh()
 
     def _finish(self, result: UnitResult, update: Callable[[int], object]) -> None:
-        """Record the rejections of a unit, then release its claim: the next process must know of the rejections."""
+        """Record the rejections of a unit, then release it: other processes must know them."""
         for info in self.infos:
             append_rejected(info, result.rejected)
         self.claims.release(result.name)
@@ -117,12 +117,18 @@ class Scheduler:
         self._close_committed(update)
 
     def _start_apart_from_others(self) -> None:
-        """Start at a random unit if other processes are running; the first process starts with the longest ones."""
+        """Start at a random unit if other processes are running.
+
+        The first process starts with the longest ones.
+        """
         if self._order and self.claims.held():
             self._order.rotate(-(zlib.crc32(self.claims.token.encode()) % len(self._order)))
 
     def _claim(self, update: Callable[[int], object]) -> Unit | None:
-        """Return the next claimed unit that is not committed; None if other processes hold all open units."""
+        """Return the next claimed unit that is not committed.
+
+        None if other processes hold all open units.
+        """
         while self._claimed or self._claim_round(update):
             name = self._claimed.popleft()
             if name in self._open:
@@ -131,7 +137,7 @@ class Scheduler:
         return None
 
     def _claim_round(self, update: Callable[[int], object]) -> bool:
-        """Claim some open units that no process holds, then close those that others had committed before."""
+        """Claim some open units, then close those that others had committed before."""
         held = self.claims.held()
         wanted = -(-len(self._open) // ROUNDS)  # division rounded up
         for _ in range(len(self._order)):
@@ -149,7 +155,10 @@ class Scheduler:
         return bool(self._claimed)
 
     def _unit(self, name: str) -> Unit:
-        """Return the batches of an open unit that hold lacking utterances. A batch is encoded whole."""
+        """Return the batches of an open unit that hold lacking utterances.
+
+        A batch is encoded whole.
+        """
         unit, utterances = self._open[name], self.plan.utterances
         needed: set[int] = set().union(*unit.lacking)
         batches, wanted = [], []
@@ -163,7 +172,8 @@ class Scheduler:
     def _close_committed(self, update: Callable[[int], object], *, everything: bool = False) -> None:
         """Close every unit that has become complete since the last look, claimed or not.
 
-        With `everything`, look at all stored utterances: others may have committed some since the plan was made.
+        With `everything`, look at all stored utterances: others may have committed some since the
+        plan was made.
         """
         complete: dict[str, None] = {}  # an ordered set
         for number, (store, rejections) in enumerate(zip(self.stores, self.rejections, strict=True)):
@@ -174,13 +184,16 @@ class Scheduler:
             self._close(name, update)
 
     def _close(self, name: str, update: Callable[[int], object]) -> None:
-        """Remove a unit from the open ones, if its features were not seen before the engine returned its result."""
+        """Remove a unit from the open ones, if a look at the stores has not done so before."""
         unit = self._open.pop(name, None)
         if unit is not None:
             update(unit.num_pending)
 
     def _settle(self, number: int, utterance_ids: Iterable[str]) -> list[str]:
-        """Remove utterances that a store no longer lacks; return the units that are complete now."""
+        """Remove utterances that a store no longer lacks.
+
+        Return the units that are complete now.
+        """
         target, complete = self.plan.targets[number], []
         for utterance_id in utterance_ids:
             name, i = self._place.get(utterance_id, ("", -1))

@@ -32,7 +32,8 @@ class ExtractSettings:
     encoder: EncoderSettings = DEFAULT_SETTINGS
     device: str = "auto"
     batch_seconds: float | None = None
-    """Padded seconds of audio per batch; None for the value recorded in the store, or else the device's default."""
+    """Padded seconds of audio per batch; None for the value recorded in the store, or else the
+    device's default."""
     update: bool = False
     """Encode utterances again whose input has changed, instead of raising an error."""
     verify_inputs: bool = False
@@ -56,7 +57,10 @@ class ExtractSettings:
 
 
 def settings_from(options: EncodeOptions, data: Path) -> ExtractSettings:
-    """Return the settings for command line options. Also sets the number of CPU threads of this process."""
+    """Return the settings for command line options.
+
+    Also sets the number of CPU threads of this process.
+    """
     set_threads(options.threads)
     return ExtractSettings(
         features_dir=features_folder(options.features_dir, data),

@@ -54,7 +54,10 @@ class Destination:
 
 
 class Worker:
-    """Runs one encoder on one device and commits the features; `token` marks its temporary files."""
+    """Runs one encoder on one device and commits the features.
+
+    `token` marks its temporary files.
+    """
 
     def __init__(
         self,
@@ -70,7 +73,10 @@ class Worker:
         self.budget = MemoryBudget(device)
 
     def encode(self, unit: Unit) -> UnitResult:
-        """Encode a unit and commit its features. If interrupted, the finished batches are committed."""
+        """Encode a unit and commit its features.
+
+        If interrupted, the finished batches are committed.
+        """
         rejected: list[Rejection] = []
         seconds = 0.0
         with ExitStack() as stack:
@@ -101,7 +107,10 @@ class Engine(Protocol):
     """Default batch size of the device, in padded seconds or tokens."""
 
     def start(self, destinations: Sequence[Destination], token: str) -> None:
-        """Set the stores and the token of the temporary files; must be called before the first `submit`."""
+        """Set the stores and the token of the temporary files.
+
+        Must be called before the first `submit`.
+        """
 
     def submit(self, unit: Unit) -> None:
         """Start a unit; at most `capacity` may run."""

@@ -1,1 +1,1 @@
-"""Feature store: the features of one layer of one encoder on disk, with checks that they match their inputs."""
+"""Feature store: features of one layer of one encoder on disk, checked against their inputs."""

@@ -1,7 +1,7 @@
-"""batching.json: a store's batch size in padded seconds or tokens, recorded by the first extraction and then reused.
+"""batching.json: a store's batch size in padded seconds or tokens, set by its first extraction.
 
-The budget decides the units of work. Without a recorded one, processes with different defaults, such as one on a CPU
-and one on a GPU, would claim different units and encode the same utterances.
+The budget decides the units of work. Without a recorded one, processes with different defaults,
+such as one on a CPU and one on a GPU, would claim different units and encode the same utterances.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ BUDGET_FILE = "batching.json"
 
 
 def read_budget(store: Path) -> float | None:
-    """Return the recorded budget, in padded seconds of audio or tokens per batch; None if none is recorded."""
+    """Return the recorded budget, in padded seconds of audio or tokens per batch.
+
+    None if none is recorded.
+    """
     path = store / BUDGET_FILE
     try:
         budget = json.loads(path.read_text("utf-8"))["budget"]
@@ -55,7 +58,10 @@ def refuse_other_budget(info: StoreInfo, wanted: float, claims: Claims) -> None:
 
 
 def agree_on_budget(infos: Sequence[StoreInfo], planned: float, replace: bool) -> float:
-    """Record the budget if a store has none, or if `replace`; return the budget to use, that of the first store."""
+    """Record the budget if a store has none, or if `replace`.
+
+    Return the budget to use, that of the first store.
+    """
     agreed = planned
     for number, info in enumerate(infos):
         with store_lock(info.path):

@@ -1,8 +1,9 @@
-"""Claims: files that record which process works on which unit, so that several processes share the work on a store.
+"""Claims: files that record which process works on which unit of a store.
 
-Only one process can create the file of a claim. Its holder updates the file's mtime. A claim is dead if it was not
-updated for `EXPIRY_S` (by the clock of the file system) or if its process on this machine has ended. A wrong decision
-only costs duplicate work, never correctness: parts are immutable, and parts of equal utterances have equal names.
+Only one process can create the file of a claim. Its holder updates the file's mtime. A claim is
+dead if it was not updated for `EXPIRY_S` (by the clock of the file system) or if its process on
+this machine has ended. A wrong decision only costs duplicate work, never correctness: parts are
+immutable, and parts of equal utterances have equal names.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ class Owner:
 
 
 class Claims:
-    """The claims of one process in one or more stores. A unit is claimed in all of these stores or in none."""
+    """The claims of one process in one or more stores.
+
+    A unit is claimed in all of these stores or in none.
+    """
 
     def __init__(self, stores: Sequence[Path]) -> None:
         self.token = new_token()
@@ -103,7 +107,10 @@ class Claims:
                 (store / FOLDER).rmdir()
 
     def take(self, unit: str) -> bool:
-        """Claim a unit; False if another process holds it. InputError if the store is being removed."""
+        """Claim a unit.
+
+        False if another process holds it. InputError if the store is being removed.
+        """
         taken: list[Path] = []
         for store in self.stores:
             path = store / FOLDER / f"{unit}.json"
@@ -153,7 +160,10 @@ class Claims:
                     remove(path)
 
     def _sweep_claims(self, store: Path, now: float) -> tuple[set[str], set[str]]:
-        """Remove a store's dead claims; return the tokens of processes that live and of those that have ended."""
+        """Remove a store's dead claims.
+
+        Return the tokens of processes that live and of those that have ended.
+        """
         alive, dead = {self.token}, set[str]()
         for path in (store / FOLDER).glob(".clock-*"):
             owner = _read(path)
@@ -183,7 +193,8 @@ class Claims:
                 except OSError as error:
                     if error.errno not in NO_LINKS:
                         raise
-                    with path.open("x", encoding="utf-8") as file:  # in two steps: in between, the claim has no owner
+                    # in two steps: in between, the claim has no owner
+                    with path.open("x", encoding="utf-8") as file:
                         file.write(written.read_text("utf-8"))
             except FileExistsError:
                 return False
@@ -196,7 +207,8 @@ class Claims:
     def _drop(self, path: Path) -> None:
         self._held.discard(path)
         owner = _read(path)
-        if owner is not None and owner.token == self.token:  # else it expired, and another process holds it now
+        # if it expired, another process may hold it now
+        if owner is not None and owner.token == self.token:
             path.unlink(missing_ok=True)
 
     def _refresh(self) -> None:
@@ -206,8 +218,9 @@ class Claims:
                     os.utime(path)
 
     def _file_system_time(self, store: Path) -> float:
-        """Return the current time by the file system's clock, which can differ from this machine's."""
-        path = store / FOLDER / f".clock-{self.token}"  # also tells other processes who owns this token
+        """Return the time of the file system's clock, which can differ from this machine's."""
+        # the file also tells other processes who owns this token
+        path = store / FOLDER / f".clock-{self.token}"
         while True:
             _make_folder(store)
             with suppress(FileNotFoundError):  # another process has just removed the empty folder
@@ -223,7 +236,7 @@ def _make_folder(store: Path) -> None:
 
 
 def _token(path: Path) -> str:
-    """Return the token in the name of a temporary file, `.NAME.TOKEN.tmp`, or of a clock file, `.clock-TOKEN`."""
+    """Return the token of a temporary file, `.NAME.TOKEN.tmp`, or a clock file, `.clock-TOKEN`."""
     return path.name.removeprefix(".clock-") if path.name.startswith(".clock-") else path.name.split(".")[-2]
 
 
@@ -244,7 +257,7 @@ def _read(path: Path) -> Owner | None:
 
 
 def _machine() -> list[str]:
-    """Return host, boot and process namespace: equal for processes whose ids are comparable with this one's."""
+    """Return host, boot and process namespace: process ids are comparable only within these."""
     found = [platform.node()]
     with suppress(OSError):
         found.append(Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip())
@@ -261,5 +274,6 @@ def _started(pid: int) -> int | None:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
     except OSError:
         return None
-    fields = stat.rpartition(")")[2].split()  # state is the first field after the name, start time the 20th
+    # the first field after the name is the state, the 20th the start time
+    fields = stat.rpartition(")")[2].split()
     return int(fields[19]) if fields[0] not in "ZX" else None

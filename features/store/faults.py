@@ -21,13 +21,15 @@ FAULTS = (
     MemoryError,
     struct.error,
 )
-"""Exceptions that reading can raise if bits of the file flipped, or if the operating system has a problem."""
+"""Exceptions that reading can raise if bits of the file flipped, or if the operating system has a
+problem."""
 OF_THE_FILE = (0, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EOVERFLOW, errno.ENXIO)
-"""Error numbers that a damaged part can cause (0: no error number). All others say nothing about the part."""
+"""Error numbers that a damaged part can cause (0: no error number). All others say nothing about
+the part."""
 
 
 class PartError(InputError):
-    """A part that could not be read: `path` names it, `detail` is the reason without the path and the advice."""
+    """A part that could not be read; `detail` is the reason, without path and advice."""
 
     def __init__(self, path: Path, detail: str, message: str) -> None:
         super().__init__(message)
@@ -82,7 +84,8 @@ def system_errno(error: BaseException) -> int:
         return errno.ENOMEM
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    match = re.search(r"errno = (\d+)", str(error))  # HDF5 reports some in the text of other exceptions
+    # HDF5 reports some numbers only in the text of other exceptions
+    match = re.search(r"errno = (\d+)", str(error))
     return int(match[1]) if match else 0
 
 

@@ -1,6 +1,7 @@
 """HDF5 parts: one contiguous dataset of values, mapped into memory at its file offset.
 
-To read one without this package: `f = h5py.File(path); o = f["offsets"][:]; x = f["values"][o[i]:o[i + 1]]`.
+To read one without this package: `f = h5py.File(path); o = f["offsets"][:]; x =
+f["values"][o[i]:o[i + 1]]`.
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ def write(
 ) -> None:
     """Write a part as an HDF5 file.
 
-    HDF5 writes everything except the values into memory, and reserves space for the values. It does not write to the
-    disk itself: HDF5 writes much of a file on close, where a full disk does not raise a clean error.
+    HDF5 writes everything except the values into memory, and reserves space for the values. It does
+    not write to the disk itself: HDF5 writes much of a file on close, where a full disk does not
+    raise a clean error.
     """
     first, num_frames = values[0], sum(map(len, values))
     index = Sparse()
@@ -108,7 +110,10 @@ def _strings(texts: list[str]) -> Array:
 
 
 def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
-    """Read columns and attributes, and locate the values; ValueError if the file is too short for them."""
+    """Read columns and attributes, and locate the values.
+
+    ValueError if the file is too short for them.
+    """
     with h5py.File(path, "r", locking=False) as file:
         found: dict[str, Column] = {}
         for name in columns:
@@ -124,7 +129,8 @@ def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_val
         shape, dtype, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
     if len(shape) != 2:
         raise ValueError(f"values must have two dimensions, found {shape}")
-    if offset is None and 0 not in shape:  # HDF5 gives no offset for chunked datasets, nor for empty ones
+    # HDF5 gives no offset for chunked datasets, nor for empty ones
+    if offset is None and 0 not in shape:
         raise ValueError("values must be contiguous and unfiltered")
     return Content(values, found, MappedArray(path, dtype, offset or 0, shape))
 

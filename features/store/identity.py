@@ -23,7 +23,10 @@ STORE_DTYPES = ("fp16", "fp32")
 
 @dataclass(frozen=True)
 class StoreIdentity:
-    """Everything that changes the numbers of a store, and nothing else. Two stores differ if one field differs."""
+    """Everything that changes the numbers of a store, and nothing else.
+
+    Two stores differ if one field differs.
+    """
 
     modality: str
     """`audio` or `text`."""
@@ -45,7 +48,10 @@ class StoreIdentity:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> StoreIdentity:
-        """Read the JSON object of an identity; ValueError names a key that is missing, unknown or invalid."""
+        """Read the JSON object of an identity.
+
+        ValueError names a key that is missing, unknown or invalid.
+        """
         wanted = set(_TYPES) if document.get("modality") == "audio" else set(_TYPES) - {"sample_rate"}
         if document.keys() != wanted:
             raise ValueError(f"the identity must have the keys {sorted(wanted)}, found {sorted(document)}")
@@ -125,7 +131,7 @@ def store_folder(features_dir: Path, identity: StoreIdentity, model_name: str) -
 
 
 def find_identity(features_dir: Path, identity: StoreIdentity) -> StoreInfo | None:
-    """Return the store of exactly this identity, whatever name its model had when it was created."""
+    """Return the store of this identity; the name of its model can differ."""
     for path in sorted((features_dir / identity.modality).glob(f"*-{identity.hash}")):
         if (path / STORE_FILE).is_file():
             info = read_store_info(path)
@@ -153,7 +159,10 @@ def write_store_info(info: StoreInfo) -> None:
 
 
 def read_store_info(path: Path) -> StoreInfo:
-    """Read store.json; UsageError if the folder is not a store, InputError if it is damaged or of another schema."""
+    """Read store.json.
+
+    UsageError if the folder is not a store, InputError if it is damaged or of another schema.
+    """
     file = path / STORE_FILE
     try:
         document = json.loads(file.read_text("utf-8"))

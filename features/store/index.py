@@ -23,8 +23,8 @@ from features.store.models import KEPT_ENCODER, describe_models, recorded_models
 def list_stores(features_dir: Path, modality: str | None = None, *, means: bool = False) -> list[StoreInfo]:
     """Return the stores of a features folder, sorted by path.
 
-    Stores of layer means are included only if `means`: heads cannot use them. Stores whose store.json is damaged are
-    left out; `damaged_stores` returns their errors.
+    Stores of layer means are included only if `means`: heads cannot use them. Stores whose
+    store.json is damaged are left out; `damaged_stores` returns their errors.
     """
     infos = []
     for info in _read_all(features_dir, modality):
@@ -57,7 +57,10 @@ def _read_all(features_dir: Path, modality: str | None) -> list[StoreInfo | Inpu
 
 @dataclass(frozen=True)
 class StoreQuery:
-    """Compares stores with a selector. The fingerprint of the selector's model is computed once for all stores."""
+    """Compares stores with a selector.
+
+    The fingerprint of the selector's model is computed once for all stores.
+    """
 
     selector: Selector
 
@@ -67,7 +70,10 @@ class StoreQuery:
         return local_fingerprint(self.selector) if self.selector.model is not None else None
 
     def differences(self, info: StoreInfo) -> list[str]:
-        """Return the differences between a store and the selector; parts that the selector leaves open do not count."""
+        """Return the differences between a store and the selector.
+
+        Parts that the selector leaves open do not count.
+        """
         layers = tuple(layer for layer in self.selector.layers or () if layer != "all")
         found = [] if info.encoder == self.selector.name else [f"encoder {info.encoder}, wanted {self.selector.name}"]
         if not self._has_model(info):
@@ -77,7 +83,7 @@ class StoreQuery:
         return found
 
     def _has_model(self, info: StoreInfo) -> bool:
-        """Return whether the store has the selector's model: the same files, else the same hub id or path."""
+        """Return whether the store has the selector's model: same files, else same hub id or path."""
         model = self.selector.model
         if model is None:
             return True
@@ -103,7 +109,7 @@ def matching_stores(features_dir: Path, selector: Selector) -> list[StoreInfo]:
 
 
 def _prefer_default_model(found: list[StoreInfo], selector: Selector | None) -> list[StoreInfo]:
-    """For a selector without a model, return the stores of the model that `mervn extract` would use, or else all.
+    """For a selector without a model, prefer stores of the model that `mervn extract` would use.
 
     That is the encoder's default model, or random weights if it has none.
     """
@@ -118,8 +124,8 @@ def _prefer_default_model(found: list[StoreInfo], selector: Selector | None) -> 
 def select_store(place: DataPlace, modality: str, selector: Selector | None, path: Path | None) -> StoreInfo:
     """Return the store at `path` if given, else the only store that matches the selector.
 
-    InputError with the `mervn extract` command to run if no store matches. UsageError if several match, or if `path`
-    is not a store of the selector.
+    InputError with the `mervn extract` command to run if no store matches. UsageError if several
+    match, or if `path` is not a store of the selector.
     """
     query = StoreQuery(selector) if selector is not None else None
     if path is not None:
@@ -150,7 +156,7 @@ def _given_store(info: StoreInfo, modality: str, query: StoreQuery | None) -> St
 
 
 def not_extracted(place: DataPlace, modality: str, selector: Selector | None) -> InputError:
-    """Return the error if no store matches a selector: it names the most similar store, and the command to run."""
+    """Return the error if no store matches: it names the most similar store, and a command to run."""
     damaged = [f"ignored: {error}" for error in damaged_stores(place.features_dir, modality)]
     if selector is None:
         lines = [
@@ -194,7 +200,7 @@ def _unrecorded(info: StoreInfo) -> str:
 
 
 def _table(stores: Sequence[StoreInfo]) -> str:
-    """Return a list of stores with their selectors, and the fields in which they differ from the first."""
+    """Return the stores as text, with selectors and the fields that differ from the first store."""
     lines = []
     first = stores[0].identity.as_json()
     for info in stores:

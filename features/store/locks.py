@@ -1,4 +1,7 @@
-"""Lock of a store, held briefly while its small files are rewritten. It is released when the process ends."""
+"""Lock of a store, held briefly while its small files are rewritten.
+
+It is released when the process ends.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ from features.store.claims import LOCK, Claims
 
 LOCK_FILE = ".lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-"""Error numbers of a file system that cannot lock files, such as Lustre mounted without `-o flock`."""
+"""Error numbers of a file system that cannot lock files, such as Lustre mounted without `-o
+flock`."""
 WAIT_S = 0.1
 
 
 @contextmanager
 def store_lock(store: Path) -> Iterator[None]:
-    """Let only one process at a time run the block, on all machines if the file system supports that.
+    """Let one process at a time run the block; on all machines if the file system supports it.
 
     If the file system cannot lock files, a claim replaces the lock.
     """

@@ -65,8 +65,9 @@ class Verification:
 def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> Verification:
     """Read every byte of a store and compare it with its checksums.
 
-    With `set_aside`, damaged parts are renamed, so that the next extraction encodes their utterances again. Parts that
-    cannot be read now are never renamed. `update` is called with 1 for each part.
+    With `set_aside`, damaged parts are renamed, so that the next extraction encodes their
+    utterances again. Parts that cannot be read now are never renamed. `update` is called with 1 for
+    each part.
     """
     info = read_store_info(store)
     whole: list[Part] = []
@@ -87,7 +88,10 @@ def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> Ver
 
 
 def _set_aside(path: Path, inode: int) -> Path | None:
-    """Rename a damaged part and return its new path; None if it was removed or replaced since it was read."""
+    """Rename a damaged part and return its new path.
+
+    None if it was removed or replaced since it was read.
+    """
     count = 1
     target = path.with_name(path.name + DAMAGED)
     while target.exists() or target.is_symlink():
@@ -111,7 +115,9 @@ def _verify_part(path: Path, info: StoreInfo) -> Part:
     check_shape(part, dim, dtype)
     frame_bytes = dtype.itemsize * dim
     try:
-        # A plain read, not a mapping: if the disk fails, a read raises an error, but a mapping kills the process.
+        # A plain read, not a mapping: if the disk fails, a read raises an error, but a mapping
+        # kills the process.
+
         with part.mapped.file.open("rb") as file:
             file.seek(part.mapped.offset)
             for index, name in enumerate(part.utterance_ids):
@@ -130,7 +136,8 @@ class Compaction:
     parts_before: int
     parts_after: int
     superseded: int
-    """Number of stored utterances that were dropped, because another part holds newer or equal features of them."""
+    """Number of stored utterances that were dropped, because another part holds newer or equal
+    features of them."""
 
 
 @contextmanager
@@ -147,7 +154,8 @@ def _maintaining(store: Path) -> Iterator[Claims]:
 def compact(store: Path) -> Compaction:
     """Merge small parts into full ones and drop superseded features.
 
-    New parts are committed before old parts are removed: at any moment, also after a crash, every utterance is stored.
+    New parts are committed before old parts are removed: at any moment, also after a crash, every
+    utterance is stored.
     """
     with _maintaining(store) as claims:
         opened = FeatureStore(store)
@@ -155,7 +163,9 @@ def compact(store: Path) -> Compaction:
         live = _live(opened, parts)
         superseded = sum(len(part.utterance_ids) for part in parts) - len(opened)
         remembered = (store / SOURCES_FILE).exists()
-        # New source records are merged into the parts, so all parts must be rewritten if there are any.
+        # New source records are merged into the parts, so all parts must be rewritten if there are
+        # any.
+
         old = [part for part in parts if remembered or not _is_full(part, live[part.path])]
         if len(old) > 1 or superseded or remembered:
             written = _rewrite(opened, old, live, None, claims.token)
@@ -180,7 +190,10 @@ def _is_full(part: Part, live: list[str]) -> bool:
 
 
 def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
-    """Rewrite parts of other formats as `kind`, one by one; return their number. InputError names a damaged part."""
+    """Rewrite parts of other formats as `kind`, one by one.
+
+    Return their number. InputError names a damaged part.
+    """
     with _maintaining(store) as claims:
         opened = FeatureStore(store)
         old = [part for part in opened.parts if format_of(part.path) != kind]
@@ -197,7 +210,10 @@ def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
 def _rewrite(
     store: FeatureStore, parts: Iterable[Part], live: dict[Path, list[str]], kind: str | None, token: str
 ) -> set[Path]:
-    """Write the live utterances of parts into new parts, after checking them; return the new parts."""
+    """Write the live utterances of parts into new parts, after checking them.
+
+    Return the new parts.
+    """
     # a part has one generation, one format and one made_with
     groups: dict[tuple[int, str, str], list[str]] = {}
     for part in parts:
@@ -215,9 +231,10 @@ def _rewrite(
 
 
 def remove_store(store: Path) -> int:
-    """Remove a store and return its number of utterances; InputError if it is not a store or another process writes.
+    """Remove a store and return its number of utterances.
 
-    If `store` is a symbolic link, both the link and the store are removed.
+    InputError if it is not a store or another process writes. If `store` is a symbolic link, both
+    the link and the store are removed.
     """
     read_store_info(store)
     try:

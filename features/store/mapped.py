@@ -1,7 +1,8 @@
 """Memory-mapped arrays: an array is mapped at its first read, and no file stays open.
 
-Python's `mmap` (3.11) keeps a file descriptor open per mapping, and a large store would exceed the process's limit.
-The system call itself needs no descriptor after the file is mapped, so this module calls it directly.
+Python's `mmap` (3.11) keeps a file descriptor open per mapping, and a large store would exceed the
+process's limit. The system call itself needs no descriptor after the file is mapped, so this module
+calls it directly.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_MAPPED = 8192
-"""Maximum number of arrays that one process keeps mapped. Linux allows about 65 000 mappings per process."""
+"""Maximum number of arrays that one process keeps mapped. Linux allows about 65 000 mappings per
+process."""
 
 _lock = threading.RLock()
 _mapped: deque[weakref.ref[MappedArray]] = deque()
 
 
 class MappedArray:
-    """A read-only array (N, D) in a file. A mapping that was released is mapped again at the next read.
+    """A read-only array (N, D) in a file.
 
-    Raises ValueError if the file is shorter than the array, and FileNotFoundError at a read if the file no longer
-    exists or was replaced by another one.
+    A mapping that was released is mapped again at the next read. Raises ValueError if the file is
+    shorter than the array, and FileNotFoundError at a read if the file no longer exists or was
+    replaced by another one.
     """
 
     def __init__(self, file: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, int]) -> None:
@@ -110,7 +113,10 @@ def _version(found: os.stat_result) -> tuple[int, int, int]:
 
 
 def _keep(count: int) -> None:
-    """Release mappings until `count` are left. A mapping used since the last pass gets a second chance (CLOCK)."""
+    """Release mappings until `count` are left.
+
+    A mapping used since the last pass gets a second chance (CLOCK).
+    """
     while len(_mapped) > count:
         oldest = _mapped.popleft()()
         if oldest is None:  # the array was deleted
@@ -123,7 +129,7 @@ def _keep(count: int) -> None:
 
 
 def _renew_lock() -> None:
-    """Give a forked child a new lock: a thread that exists only in the parent may hold the old one."""
+    """Give a forked child a new lock: a thread of the parent may hold the old one."""
     global _lock
     _lock = threading.RLock()
 

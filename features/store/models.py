@@ -1,4 +1,4 @@
-"""The models that a store was extracted with, as they were resolved: part of its provenance, not of its identity."""
+"""The models that a store was extracted with: part of its provenance, not of its identity."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from features.store.identity import STORE_FILE, StoreInfo, read_store_info, writ
 from features.store.locks import store_lock
 
 KEPT_ENCODER = "encoder"
-"""Folder in a store with a copy of the encoder, if its weights are random and exist nowhere else."""
+"""Folder in a store with a copy of the encoder, if its weights are random and exist nowhere
+else."""
 MODELS = "models"
-"""Key of the provenance: a list of all models with the weights of this store, as they were resolved."""
+"""Key of the provenance: a list of all models with the weights of this store, as they were
+resolved."""
 
 
 def recorded_models(info: StoreInfo) -> list[ModelSource] | None:
-    """Return the models that a store was extracted with; None if an earlier version wrote it and did not record them.
+    """Return the models that a store was extracted with.
 
-    InputError if the record is not a list of at least one model.
+    None if an earlier version wrote it and did not record them. InputError if the record is not a
+    list of at least one model.
     """
     if MODELS not in info.provenance:
         return None
@@ -40,7 +43,7 @@ def _read_models(records: Any) -> list[ModelSource]:
 
 
 def record_model(info: StoreInfo, source: ModelSource) -> StoreInfo:
-    """Add a model to the models of a store: equal weights can exist in several folders and files."""
+    """Add a model to those of a store: equal weights can exist in several folders and files."""
     if source in (recorded_models(info) or ()):
         return info
     with store_lock(info.path):
@@ -58,7 +61,10 @@ def describe_models(info: StoreInfo) -> str:
 
 
 def recorded_selector(info: StoreInfo) -> Selector:
-    """Return the selector of a store's encoder, model and layer; if it has several models, of the first that exists."""
+    """Return the selector of a store's encoder, model and layer.
+
+    If it has several models, of the first that exists.
+    """
     if recorded_models(info) is None:
         selector = parse_selector(str(info.provenance["selector"]), info.modality)
     else:
@@ -67,7 +73,10 @@ def recorded_selector(info: StoreInfo) -> Selector:
 
 
 def recorded_source(info: StoreInfo) -> ModelSource:
-    """Return the model that a store was extracted with; if it has several, the first that still exists."""
+    """Return the model that a store was extracted with.
+
+    If it has several, the first that still exists.
+    """
     recorded = recorded_models(info)
     if recorded is None:
         return ModelSource(info.provenance.get("model"))

@@ -1,8 +1,10 @@
-"""Parts: immutable files that hold the features of some utterances; a rename commits them, and reading maps them."""
+"""Parts: immutable files that hold the features of some utterances.
+
+A rename commits them, and reading maps them.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import zlib
@@ -14,8 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from features.atomic_files import remove_folder, sync, sync_folder, write_atomically
-from features.store.faults import FAULTS, VanishedPartError, part_error, vanished
+from features.atomic_files import remove_folder, write_atomically
+from features.store.faults import FAULTS, part_error, vanished
 from features.store.mapped import Array, MappedArray
 
 Column = Array | list[str]
@@ -28,11 +30,10 @@ SUFFIXES = {"hdf5": ".h5", "zarr": ".zarr"}
 DAMAGED = ".damaged"
 """Suffix added to the name of a damaged part that was set aside."""
 REWRITTEN = ".rewritten"
-"""File that gets new content before parts are removed. A reader that sees it change lists the parts again."""
+"""File that gets new content before parts are removed. A reader that sees it change lists the parts
+again."""
 SCANS = 10
 """Maximum number of listings while another process replaces parts."""
-NAME_DIGITS = (16, 32, 64)
-"""Hex digits of a part's name: the first length whose name is free or belongs to the same utterances."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,10 @@ class Part:
 
     @property
     def values(self) -> Array:
-        """Values (sum T, D) of all utterances, mapped from disk; PartError if they cannot be mapped any more."""
+        """Values (sum T, D) of all utterances, mapped from disk.
+
+        PartError if they cannot be mapped any more.
+        """
         try:
             return self.mapped.array()
         except FileNotFoundError as error:
@@ -72,9 +76,14 @@ class Part:
 
     @property
     def made_with(self) -> dict[str, str]:
-        """Versions and device that computed the values; empty if not recorded. PartError if the record is damaged."""
+        """Versions and device that computed the values.
+
+        Empty if not recorded. PartError if the record is damaged.
+        """
         try:
-            attributes = _format(self.path).read(self.path, (), ("made_with", "made_with_crc32"), False).attributes
+            attributes = (
+                format_module(self.path).read(self.path, (), ("made_with", "made_with_crc32"), False).attributes
+            )
             if not attributes:
                 return {}  # an earlier version wrote this part
             text = str(attributes["made_with"])
@@ -127,10 +136,11 @@ def format_of(path: Path) -> str:
 
 
 def part_paths(store: Path) -> list[Path]:
-    """Return the committed parts of a store, sorted by name; together they hold every committed utterance.
+    """Return the committed parts of a store, sorted by name.
 
-    One scan of a folder can miss both an old part and the new one that replaces it. The scan is therefore repeated
-    if `announce_removal` was called meanwhile. A listed part may no longer exist.
+    Together they hold every committed utterance. One scan of a folder can miss both an old part and
+    the new one that replaces it. The scan is therefore repeated if `announce_removal` was called
+    meanwhile. A listed part may no longer exist.
     """
     seen = set[Path]()
     for _ in range(SCANS):
@@ -143,7 +153,10 @@ def part_paths(store: Path) -> list[Path]:
 
 
 def announce_removal(store: Path) -> None:
-    """Tell readers that parts will be removed now. Their utterances must already be committed in other parts."""
+    """Tell readers that parts will be removed now.
+
+    Their utterances must already be committed in other parts.
+    """
     write_atomically(store / REWRITTEN, secrets.token_hex(8))
 
 
@@ -154,67 +167,16 @@ def _rewritten(store: Path) -> bytes | None:
         return None
 
 
-def write_part(
-    folder: Path,
-    modality: str,
-    utterances: Sequence[StoredUtterance],
-    generation: int,
-    kind: str,
-    token: str,
-    made_with: Mapping[str, str] | None = None,
-) -> Path:
-    """Write utterances as one immutable part of format `kind` and return its path; the rename is the commit.
-
-    The name is a hash of everything except the values: if the same utterances are written twice, the first part stays.
-    `token` marks the temporary file as this process's own.
-    """
-    columns = _columns_of(utterances, modality)
-    origin = json.dumps(dict(made_with or {}), sort_keys=True)
-    attributes: dict[str, int | str] = {
-        "generation": generation,
-        "index_crc32": _columns_crc32([columns[name] for name in INDEX], generation),
-        "columns_crc32": _columns_crc32([column for name, column in columns.items() if name not in INDEX], 0),
-        "made_with": origin,
-        "made_with_crc32": zlib.crc32(origin.encode()),
-    }
-    path = _free_path(folder, utterances, generation, SUFFIXES[kind])
-    temporary = folder / f".{path.name}.{token}.tmp"
-    try:
-        _format(path).write(temporary, [utterance.values for utterance in utterances], columns, attributes)
-        sync(temporary)
-        _commit(temporary, path)
-    finally:
-        remove(temporary)
-    sync_folder(folder)
-    return path
-
-
-def _columns_of(utterances: Sequence[StoredUtterance], modality: str) -> dict[str, Column]:
-    offsets, ids, num_inputs, hashes, sources, checksums = [0], [], [], [], [], []
-    for utterance in utterances:
-        offsets.append(offsets[-1] + utterance.values.shape[0])
-        ids.append(utterance.utterance_id)
-        num_inputs.append(utterance.num_inputs)
-        hashes.append(utterance.input_sha256)
-        sources.append(utterance.source)
-        checksums.append(crc32(utterance.values))
-    return {  # the checksums depend on this order
-        "offsets": np.array(offsets, np.int64),
-        "utterance_id": ids,
-        NUM_INPUTS[modality]: np.array(num_inputs, np.int64),
-        "input_sha256": hashes,
-        "source": sources,
-        "crc32": np.array(checksums, np.uint32),
-    }
-
-
 def read_part(path: Path) -> Part:
-    """Open a part: read and check its index, and locate its values. PartError if it cannot be used."""
+    """Open a part: read and check its index, and locate its values.
+
+    PartError if it cannot be used.
+    """
     try:
-        content = _format(path).read(path, INDEX, ("generation", "index_crc32"), with_values=True)
+        content = format_module(path).read(path, INDEX, ("generation", "index_crc32"), with_values=True)
         offsets, ids, values = np.asarray(content.columns["offsets"]), content.columns["utterance_id"], content.values
         generation = int(content.attributes["generation"])
-        if _columns_crc32([offsets, ids], generation) != content.attributes["index_crc32"]:
+        if columns_crc32([offsets, ids], generation) != content.attributes["index_crc32"]:
             raise ValueError("the crc32 of its index differs from the stored one")
         if not isinstance(ids, list) or values is None or offsets.shape != (len(ids) + 1,):
             raise ValueError("values must have two dimensions, and offsets one entry more than utterance_id")
@@ -229,9 +191,9 @@ def read_columns(path: Path, modality: str) -> Columns:
     """Read the inputs and checksums of a part's utterances. PartError if they cannot be used."""
     names = (NUM_INPUTS[modality], "input_sha256", "source", "crc32")
     try:
-        content = _format(path).read(path, names, ("columns_crc32",), with_values=False)
+        content = format_module(path).read(path, names, ("columns_crc32",), with_values=False)
         columns = [content.columns[name] for name in names]
-        if _columns_crc32(columns, 0) != content.attributes["columns_crc32"]:
+        if columns_crc32(columns, 0) != content.attributes["columns_crc32"]:
             raise ValueError("the crc32 of its input columns differs from the stored one")
     except FAULTS as error:
         raise part_error(path, error) from error
@@ -245,7 +207,10 @@ def crc32(values: Array) -> int:
 
 
 def remove(path: Path, token: str | None = None) -> None:
-    """Remove a part or a temporary file. A folder is renamed first, to a temporary name of `token` if given."""
+    """Remove a part or a temporary file.
+
+    A folder is renamed first, to a temporary name of `token` if given.
+    """
     if path.is_dir() and not path.is_symlink():
         remove_folder(path.rename(path.with_name(f".{path.name}.{token}.tmp")) if token else path)
     else:
@@ -262,49 +227,17 @@ def num_bytes(path: Path) -> int:
     return total
 
 
-def _format(path: Path) -> Format:
+def format_module(path: Path) -> Format:
+    """Return the module that reads and writes the format of a part."""
     module: Any = import_module(f"features.store.{format_of(path)}")
     found: Format = module
     return found
 
 
-def _columns_crc32(columns: Sequence[Column], start: int) -> int:
+def columns_crc32(columns: Sequence[Column], start: int) -> int:
+    """Return the crc32 of columns; `start` is included in it."""
     found = start
     for column in columns:
         data = json.dumps(column).encode() if isinstance(column, list) else np.ascontiguousarray(column).tobytes()
         found = zlib.crc32(data, found)
     return found
-
-
-def _free_path(folder: Path, utterances: Sequence[StoredUtterance], generation: int, suffix: str) -> Path:
-    """Return the path of a part of these utterances, with more digits if other utterances have the shorter name."""
-    inputs, ids = [], []
-    for one in utterances:
-        inputs.append([one.utterance_id, one.num_inputs, one.input_sha256, one.source])
-        ids.append(one.utterance_id)
-    digest = hashlib.sha256(json.dumps([generation, inputs]).encode()).hexdigest()
-    for count in NAME_DIGITS:
-        path = folder / f"part-{digest[:count]}{suffix}"
-        if not path.exists() or _holds(path, ids, generation):
-            break
-    return path
-
-
-def _holds(path: Path, ids: list[str], generation: int) -> bool:
-    """Return whether a part holds these utterances; True if it was removed meanwhile, because its name is free then."""
-    try:
-        part = read_part(path)
-    except VanishedPartError:
-        return True
-    return (part.utterance_ids, part.generation) == (ids, generation)
-
-
-def _commit(temporary: Path, path: Path) -> None:
-    """Rename the temporary file, unless the same utterances are already committed."""
-    if path.exists():
-        return
-    try:
-        temporary.replace(path)
-    except OSError:
-        if not path.is_dir():  # another process committed the same folder between the check and the rename
-            raise

@@ -1,4 +1,4 @@
-"""FeatureStore: read-only mapping from utterance ids to features, arrays (T, D) mapped from disk."""
+"""FeatureStore: read-only mapping from utterance ids to features (T, D), mapped from disk."""
 
 from __future__ import annotations
 
@@ -39,10 +39,12 @@ class UtteranceInfo:
 
 
 class FeatureStore:
-    """The committed utterances of a store. If several parts hold one utterance, the highest generation counts.
+    """The committed utterances of a store.
 
-    Other processes may compact or convert the parts meanwhile: the features are then read from the new parts. Pickling
-    keeps only the path, and unpickling opens the store again. No file stays open. InputError names a damaged part.
+    If several parts hold one utterance, the highest generation counts. Other processes may compact
+    or convert the parts meanwhile: the features are then read from the new parts. Pickling keeps
+    only the path, and unpickling opens the store again. No file stays open. InputError names a
+    damaged part.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -55,7 +57,8 @@ class FeatureStore:
         self._numbered: list[Part] = []
         """The opened parts; `_places` refers to their positions in this list."""
         self._places: dict[str, tuple[int, int]] = {}
-        """Part number and index in the part. Python's garbage collector skips tuples that hold only integers."""
+        """Part number and index in the part. Python's garbage collector skips tuples that hold only
+        integers."""
         self._sources: dict[tuple[str, str], str] | None = None
         self.refresh()
 
@@ -63,7 +66,10 @@ class FeatureStore:
         return FeatureStore, (self.path,)
 
     def refresh(self) -> list[str]:
-        """Open parts that were added and drop parts that were removed; return the utterance ids of the added parts."""
+        """Open parts that were added and drop parts that were removed.
+
+        Return the utterance ids of the added parts.
+        """
         known = set(self._parts)
         for _ in range(ATTEMPTS):
             paths = self._list()
@@ -113,7 +119,10 @@ class FeatureStore:
                 places[utterance_id] = (number, index)
 
     def _locate(self, utterance_id: str) -> tuple[Part, int]:
-        """Return the part that holds an utterance, and its index there; KeyError if the store lacks it."""
+        """Return the part that holds an utterance, and its index there.
+
+        KeyError if the store lacks it.
+        """
         number, index = self._places[utterance_id]
         return self._numbered[number], index
 
@@ -127,7 +136,10 @@ class FeatureStore:
             self._add(part)
 
     def _read(self, utterance_id: str, read: Callable[[Part, int], Result]) -> Result:
-        """Call `read` on an utterance's part and index; if the part was removed, on the part that replaced it."""
+        """Call `read` on an utterance's part and index.
+
+        If the part was removed, on the part that replaced it.
+        """
         part, index = self._locate(utterance_id)
         for _ in range(ATTEMPTS):
             try:
@@ -169,7 +181,10 @@ class FeatureStore:
         return self._locate(utterance_id)[0].generation
 
     def utterance_info(self, utterance_id: str) -> UtteranceInfo:
-        """Return the length and input of an utterance's features; KeyError if the store lacks it."""
+        """Return the length and input of an utterance's features.
+
+        KeyError if the store lacks it.
+        """
         return self._read(utterance_id, self._utterance_info)
 
     def _utterance_info(self, part: Part, index: int) -> UtteranceInfo:
@@ -181,7 +196,10 @@ class FeatureStore:
         return UtteranceInfo(length, part.generation, columns.num_inputs[index], digest, source, columns.crc32[index])
 
     def check(self, utterance_id: str) -> Array:
-        """Return the features (T, D) of an utterance after comparing their crc32; InputError if it differs."""
+        """Return the features (T, D) of an utterance after comparing their crc32.
+
+        InputError if it differs.
+        """
         values = self[utterance_id]
         if crc32(values) != self.utterance_info(utterance_id).crc32:
             part, _ = self._locate(utterance_id)
@@ -203,7 +221,7 @@ class FeatureStore:
         return self._sources
 
     def remember_sources(self, sources: Mapping[str, str]) -> None:
-        """Record new sources of utterances whose audio is unchanged, so that it is not decoded again.
+        """Record new sources of utterances with unchanged audio, so that it is not decoded again.
 
         Does nothing if the store is read-only.
         """
@@ -257,5 +275,8 @@ def _values(part: Part, index: int) -> Array:
 
 
 def _rank(part: Part) -> tuple[int, str]:
-    """Return the priority between parts that hold one utterance: generation, then name. Writing order has no effect."""
+    """Return the priority between parts that hold one utterance: generation, then name.
+
+    Writing order has no effect.
+    """
     return part.generation, part.path.name

@@ -1,8 +1,8 @@
 """rejected.jsonl: utterances that have no features in a store, with the reason.
 
-A rejection is settled while the utterance's input is unchanged: it is not tried again unless the user asks for it.
-During an extraction each process appends its rejections, so that other processes see them. At its end it rewrites the
-file without duplicates. The last entry of an utterance counts.
+A rejection is settled while the utterance's input is unchanged: it is not tried again unless the
+user asks for it. During an extraction each process appends its rejections, so that other processes
+see them. At its end it rewrites the file without duplicates. The last entry of an utterance counts.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Rejection:
     """In one word."""
     detail: str
     input: str | None = None
-    """`input_key` of the rejected input, taken before it was read; None if every run inspects the input anyway."""
+    """`input_key` of the rejected input, taken before it was read; None if every run inspects the
+    input anyway."""
 
     @property
     def entry(self) -> RejectedEntry:
@@ -80,7 +81,10 @@ class Rejection:
 
 
 class Rejections(Mapping[str, RejectedEntry]):
-    """Entries of a store's rejected.jsonl by utterance id. The file is read again only if it has changed."""
+    """Entries of a store's rejected.jsonl by utterance id.
+
+    The file is read again only if it has changed.
+    """
 
     def __init__(self, store: Path) -> None:
         self.path = store / REJECTED_FILE
@@ -118,7 +122,10 @@ class Rejections(Mapping[str, RejectedEntry]):
         return len(self._entries)
 
     def settled(self, utterance: Utterance, modality: str) -> Rejection | None:
-        """Return the rejection of an utterance if its input is still the rejected one; else None."""
+        """Return the rejection of an utterance if its input is still the rejected one.
+
+        Else None.
+        """
         entry = self._entries.get(utterance.utterance_id)
         if entry is None or entry.reason in UNSETTLED or entry.input is None:
             return None
@@ -128,7 +135,10 @@ class Rejections(Mapping[str, RejectedEntry]):
 
 
 def _parse(line: bytes) -> RejectedEntry | None:
-    """Return the entry of a line; None if a crash cut the line short: the utterance is then tried once more."""
+    """Return the entry of a line.
+
+    None if a crash cut the line short: the utterance is then tried once more.
+    """
     try:
         document = json.loads(line)
         return RejectedEntry.from_json(document) if isinstance(document, dict) else None
@@ -155,17 +165,18 @@ def append_rejected(info: StoreInfo, rejections: Sequence[Rejection]) -> None:
             with path.open("ab+") as file:
                 if file.tell():
                     file.seek(-1, os.SEEK_END)
-                    lines = lines if file.read(1) == b"\n" else f"\n{lines}"  # a crash cut the last line short
+                    # a crash cut the last line short
+                    lines = lines if file.read(1) == b"\n" else f"\n{lines}"
                 file.write(lines.encode())
         except OSError as error:
             raise disk_error(info, error) from error
 
 
 def record_rejected(info: StoreInfo, tried: Collection[str], rejections: Sequence[Rejection] = ()) -> None:
-    """Rewrite rejected.jsonl: these rejections, and the existing entries of utterances that were not tried now.
+    """Rewrite rejected.jsonl: these rejections, and the entries of utterances not tried now.
 
-    A rejection without an input keeps the input of an existing entry with the same reason and detail. InputError if
-    the file cannot be written.
+    A rejection without an input keeps the input of an existing entry with the same reason and
+    detail. InputError if the file cannot be written.
     """
     path = info.path / REJECTED_FILE
     with store_lock(info.path):
@@ -185,7 +196,7 @@ def record_rejected(info: StoreInfo, tried: Collection[str], rejections: Sequenc
 
 
 def _with_known_input(entry: RejectedEntry, known: RejectedEntry | None) -> RejectedEntry:
-    """Return an entry with the input of the known one, if it has none and both have the same reason and detail."""
+    """Return an entry with the input of the known one, if both have the same reason and detail."""
     if known is None or entry.input is not None or (known.reason, known.detail) != (entry.reason, entry.detail):
         return entry
     return replace(entry, input=known.input)

@@ -1,4 +1,4 @@
-"""Summary of a store: number, lengths and sizes of its utterances, and the versions that computed them."""
+"""Summary of a store: number and lengths of its utterances, size on disk, and versions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def describe(store: FeatureStore) -> dict[str, Any]:
 
 
 def origins(parts: Iterable[Part]) -> list[dict[str, Any]]:
-    """Return the versions and devices that computed parts, with the number of parts and utterances of each."""
+    """Return the versions and devices of parts, with the number of parts and utterances of each."""
     num_parts: dict[str, int] = {}
     num_utterances: dict[str, int] = {}
     for part in parts:

@@ -15,7 +15,8 @@ import numpy as np
 
 from features.errors import InputError
 from features.store.identity import StoreInfo
-from features.store.part import StoredUtterance, format_of, part_paths, write_part
+from features.store.part import StoredUtterance, format_of, part_paths
+from features.store.part_writer import write_part
 
 PART_BYTES = 256 << 20
 PART_UTTERANCES = 256
@@ -28,16 +29,16 @@ def new_token() -> str:
 
 
 def choose_format(info: StoreInfo, wanted: str | None) -> str:
-    """Return the format for new parts: `wanted` if given, else that of the existing parts, else HDF5."""
+    """Return the format of new parts: `wanted`, else that of the existing parts, else HDF5."""
     parts = part_paths(info.path)
     return wanted or (format_of(parts[-1]) if parts else "hdf5")
 
 
 class StoreWriter:
-    """Collects utterances and commits a part at 256 MiB, 256 utterances or 60 s, and at the end of the `with` block.
+    """Collects utterances and commits parts: at 256 MiB, 256 utterances, 60 s, and at the end.
 
-    The end of the block commits the added utterances also after an error or Ctrl-C. A full disk raises InputError;
-    parts that were committed before stay.
+    The end of the block commits the added utterances also after an error or Ctrl-C. A full disk
+    raises InputError; parts that were committed before stay.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Zarr v3 parts: uncompressed values in one shard with inner chunks of 512 frames, mapped as one array.
+"""Zarr v3 parts: uncompressed values in one shard, mapped as one array.
 
-To read one without this package: `g = zarr.open_group(path); o = g["offsets"][:]; x = g["values"][o[i]:o[i + 1]]`.
-zarr-python writes parts, but this module reads the files itself: a shard whose inner chunks are in order and without
-gaps is one contiguous array.
+To read one without this package: `g = zarr.open_group(path); o = g["offsets"][:]; x =
+g["values"][o[i]:o[i + 1]]`. zarr-python writes parts, but this module reads the files itself: a
+shard whose inner chunks are in order and without gaps is one contiguous array.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ CHUNK_FRAMES = 512
 METADATA = "zarr.json"
 BYTES = [{"name": "bytes", "configuration": {"endian": "little"}}]
 INDEX_ENTRY, INDEX_CRC = 16, 4
-"""Bytes of one index entry of a shard (offset and size of an inner chunk), and of the checksum after the entries."""
+"""Bytes of one index entry of a shard (offset and size of an inner chunk), and of the checksum
+after the entries."""
 
 
 def write(
@@ -51,7 +52,10 @@ def write(
 
 
 def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
-    """Read columns and attributes, and locate the values; ValueError if the shard is not one whole array."""
+    """Read columns and attributes, and locate the values.
+
+    ValueError if the shard is not one whole array.
+    """
     stored = json.loads((path / METADATA).read_text("utf-8"))["attributes"]
     values = {name: stored[name] for name in attributes if name in stored}
     found = {name: _read_column(path / name) for name in columns}
@@ -72,7 +76,10 @@ def _read_column(path: Path) -> Column:
 
 
 def _read_strings(data: bytes, length: int) -> list[str]:
-    """Decode vlen-utf8: the number of strings, then the length and bytes of each; all numbers are uint32."""
+    """Decode vlen-utf8: the number of strings, then the length and bytes of each.
+
+    All numbers are uint32.
+    """
     strings, at = [], 4
     if struct.unpack_from("<I", data)[0] != length:
         raise ValueError(f"a column must hold {length} strings, found {struct.unpack_from('<I', data)[0]}")
@@ -86,7 +93,10 @@ def _read_strings(data: bytes, length: int) -> list[str]:
 
 
 def _find_values(path: Path) -> MappedArray:
-    """Locate the values; ValueError unless they are one shard whose inner chunks form one contiguous array."""
+    """Locate the values.
+
+    ValueError unless they are one shard whose inner chunks form one contiguous array.
+    """
     metadata = json.loads((path / METADATA).read_text("utf-8"))
     num_frames, width = metadata["shape"]
     dtype = np.dtype(metadata["data_type"]).newbyteorder("<")

@@ -149,9 +149,9 @@ def test_the_fingerprint_follows_a_file_that_changes(tmp_path: Path) -> None:
     content = bytearray(utterance.audio_path.read_bytes())
     content[-1] ^= 1
     utterance.audio_path.write_bytes(content)
-    os.utime(utterance.audio_path, ns=(before["mtime_ns"], before["mtime_ns"]))
+    os.utime(utterance.audio_path, ns=(before.mtime_ns, before.mtime_ns))
     after = inputs.audio_source(utterance)
-    assert after["fingerprint"] != before["fingerprint"]
-    assert {**after, "fingerprint": None} == {**before, "fingerprint": None}
+    assert after.fingerprint != before.fingerprint
+    assert replace(after, fingerprint=None) == replace(before, fingerprint=None)
     utterance.audio_path.unlink()
-    assert inputs.audio_source(utterance)["fingerprint"] is None
+    assert inputs.audio_source(utterance).fingerprint is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,7 +80,7 @@ def encode_batch(
             detail = "the encoder output has NaN or infinity"
             rejected.append(Rejection(item.utterance, "non_finite_features", detail, _key(item, encoder)))
             continue
-        source = json.dumps(item.source)
+        source = item.source_json
         for features, chosen in zip(layers, stored, strict=True):
             values = _to_dtype(features, dtype, name)
             chosen.append(StoredUtterance(name, values, item.num_inputs, item.input_sha256, source))

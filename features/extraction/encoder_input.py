@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +30,26 @@ changed."""
 
 
 @dataclass(frozen=True)
+class AudioSource:
+    """Source of an utterance's samples, stored with its features to detect changes."""
+
+    path: str
+    """As in the manifest."""
+    size: int | None
+    """Of the file; None if it does not exist."""
+    mtime_ns: int | None
+    fingerprint: str | None
+    """None if the file cannot be read."""
+    start: float
+    end: float | None
+    channel: int | str
+
+    def json_text(self, *, sort_keys: bool = False) -> str:
+        """Return a JSON object."""
+        return json.dumps(asdict(self), sort_keys=sort_keys)
+
+
+@dataclass(frozen=True)
 class Input:
     """Prepared encoder input of one utterance."""
 
@@ -40,7 +59,13 @@ class Input:
     num_inputs: int
     """Samples at 16 kHz, or characters."""
     input_sha256: str
-    source: dict[str, Any]
+    source: AudioSource | None
+    """None for text."""
+
+    @property
+    def source_json(self) -> str:
+        """The source as it is stored with the features; an empty object for text."""
+        return "{}" if self.source is None else self.source.json_text()
 
 
 def transcript_of(utterance: Utterance) -> str:
@@ -48,14 +73,14 @@ def transcript_of(utterance: Utterance) -> str:
     return normalize_text(utterance.transcript or "")
 
 
-def read_input(utterance: Utterance, encoder: Encoder, source: dict[str, Any] | None = None) -> Input:
+def read_input(utterance: Utterance, encoder: Encoder, source: AudioSource | None = None) -> Input:
     """Read and prepare one utterance; AudioError if its audio cannot be used.
 
     `source` is its `input_source`, if the caller has computed it already.
     """
     if encoder.modality == "text":
         text = transcript_of(utterance)
-        return Input(utterance, encoder.prepare(text), len(text), text_sha256(text), {})
+        return Input(utterance, encoder.prepare(text), len(text), text_sha256(text), None)
     source = audio_source(utterance) if source is None else source
     wave, sha256 = read_audio(utterance)
     return Input(utterance, encoder.prepare(wave), wave.shape[0], sha256, source)
@@ -80,12 +105,12 @@ def samples_sha256(samples: np.ndarray[Any, Any], rate: int) -> str:
     return hashlib.sha256(f"{rate}|".encode() + np.ascontiguousarray(samples).tobytes()).hexdigest()
 
 
-def input_source(utterance: Utterance, modality: str) -> dict[str, Any]:
-    """Return the source that is stored with the features; empty for a transcript."""
-    return audio_source(utterance) if modality == "audio" else {}
+def input_source(utterance: Utterance, modality: str) -> AudioSource | None:
+    """Return the source that is stored with the features; None for a transcript."""
+    return audio_source(utterance) if modality == "audio" else None
 
 
-def audio_source(utterance: Utterance) -> dict[str, Any]:
+def audio_source(utterance: Utterance) -> AudioSource:
     """Return path, start, end, channel, and the file's size, mtime and fingerprint."""
     return _source(utterance, fingerprint(utterance.audio_path))
 
@@ -108,23 +133,23 @@ def fingerprint(path: Path) -> str | None:
     return digest.hexdigest()[:32]
 
 
-def _source(utterance: Utterance, fingerprint: str | None) -> dict[str, Any]:
+def _source(utterance: Utterance, fingerprint: str | None) -> AudioSource:
     try:
         found = utterance.audio_path.stat()
     except OSError:
         found = None
-    return {
-        "path": utterance.wav_path,
-        "size": found.st_size if found else None,
-        "mtime_ns": found.st_mtime_ns if found else None,
-        "fingerprint": fingerprint,
-        "start": utterance.start,
-        "end": utterance.end,
-        "channel": utterance.channel,
-    }
+    return AudioSource(
+        path=utterance.wav_path,
+        size=found.st_size if found else None,
+        mtime_ns=found.st_mtime_ns if found else None,
+        fingerprint=fingerprint,
+        start=utterance.start,
+        end=utterance.end,
+        channel=utterance.channel,
+    )
 
 
-def input_key(utterance: Utterance, modality: str, source: Mapping[str, Any] | None = None) -> str:
+def input_key(utterance: Utterance, modality: str, source: AudioSource | None = None) -> str:
     """Return a cheap key that changes with the input: the transcript's hash or the source.
 
     `source` is the `input_source`. It must be taken before the input is read, because the file can
@@ -132,7 +157,7 @@ def input_key(utterance: Utterance, modality: str, source: Mapping[str, Any] | N
     """
     if modality == "text":
         return text_sha256(transcript_of(utterance))
-    return json.dumps(audio_source(utterance) if source is None else source, sort_keys=True)
+    return (audio_source(utterance) if source is None else source).json_text(sort_keys=True)
 
 
 class InputComparison:
@@ -156,10 +181,12 @@ class InputComparison:
         """Compare one utterance with the input of its stored features."""
         if self.modality == "text":
             return "same" if text_sha256(transcript_of(utterance)) == stored.input_sha256 else "changed"
-        then, now = json.loads(stored.source), self.source(utterance)
+        then = json.loads(stored.source)  # an earlier version may have stored no fingerprint
+        source = self.source(utterance)
+        now = asdict(source)
         if then == now and not self.decode:
             return "same"
-        if now["fingerprint"] is None and self.offline and not self.decode:
+        if source.fingerprint is None and self.offline and not self.decode:
             return "same" if all(then[key] == now[key] for key in ("start", "end", "channel")) else "changed"
         if "fingerprint" not in then and not self._announced:
             self._announced = True
@@ -171,7 +198,7 @@ class InputComparison:
             return "changed"
         return "same" if then == now else "moved"
 
-    def source(self, utterance: Utterance) -> dict[str, Any]:
+    def source(self, utterance: Utterance) -> AudioSource:
         """Return `audio_source`, with the fingerprint of each file computed once."""
         path = utterance.audio_path
         if path not in self._fingerprints:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -237,7 +236,7 @@ def _make_target(
             measured.rejected[i] = Rejection(utterance, error.reason, str(error))
             continue
         if found == "moved":
-            moved[utterance.utterance_id] = json.dumps(comparison.source(utterance))
+            moved[utterance.utterance_id] = comparison.source(utterance).json_text()
         if found in ("same", "moved"):
             continue
         rejection = rejections.settled(utterance, identity.modality) if rejections else None

@@ -56,7 +56,7 @@ class Owner:
         pid = os.getpid()
         return cls(token, platform.node(), _machine(), pid, _started(pid))
 
-    def as_json(self) -> str:
+    def json_text(self) -> str:
         """Return the content of a claim."""
         return json.dumps(asdict(self))
 
@@ -187,7 +187,7 @@ class Claims:
         while True:
             _make_folder(path.parent.parent)
             try:
-                written.write_text(Owner.this_process(self.token).as_json(), "utf-8")
+                written.write_text(Owner.this_process(self.token).json_text(), "utf-8")
                 try:
                     os.link(written, path)
                 except OSError as error:
@@ -224,7 +224,7 @@ class Claims:
         while True:
             _make_folder(store)
             with suppress(FileNotFoundError):  # another process has just removed the empty folder
-                path.write_text(Owner.this_process(self.token).as_json(), "utf-8")
+                path.write_text(Owner.this_process(self.token).json_text(), "utf-8")
                 return path.stat().st_mtime
 
 

@@ -84,7 +84,7 @@ def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> Ver
         except PartError as error:
             faults.append(Fault(error.path, error.detail, False, None))
         update(1)
-    return Verification(sum(len(part.utterance_ids) for part in whole), faults, origins(whole))
+    return Verification(sum(map(len, whole)), faults, origins(whole))
 
 
 def _set_aside(path: Path, inode: int) -> Path | None:
@@ -161,7 +161,7 @@ def compact(store: Path) -> Compaction:
         opened = FeatureStore(store)
         parts = opened.parts
         live = _live(opened, parts)
-        superseded = sum(len(part.utterance_ids) for part in parts) - len(opened)
+        superseded = sum(map(len, parts)) - len(opened)
         remembered = (store / SOURCES_FILE).exists()
         # New source records are merged into the parts, so all parts must be rewritten if there are
         # any.
@@ -184,7 +184,7 @@ def _live(store: FeatureStore, parts: Iterable[Part]) -> dict[Path, list[str]]:
 
 
 def _is_full(part: Part, live: list[str]) -> bool:
-    if len(live) < len(part.utterance_ids):
+    if len(live) < len(part):
         return False
     return len(live) >= PART_UTTERANCES or part.mapped.nbytes >= PART_BYTES // 2
 

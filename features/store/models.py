@@ -80,4 +80,7 @@ def recorded_source(info: StoreInfo) -> ModelSource:
     recorded = recorded_models(info)
     if recorded is None:
         return ModelSource(info.provenance.get("model"))
-    return next((source for source in recorded if source.exists), recorded[0])
+    for source in recorded:
+        if source.exists:
+            return source
+    return recorded[0]

@@ -61,6 +61,9 @@ class Part:
     """(N + 1,) int64; the frames of utterance i are `values[offsets[i] : offsets[i + 1]]`."""
     mapped: MappedArray
 
+    def __len__(self) -> int:
+        return len(self.utterance_ids)
+
     @property
     def values(self) -> Array:
         """Values (sum T, D) of all utterances, mapped from disk.

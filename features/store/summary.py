@@ -23,7 +23,7 @@ def describe(store: FeatureStore) -> dict[str, Any]:
         "bytes": store.num_bytes,
         "parts": len(parts),
         "format": sorted({format_of(part.path) for part in parts}),
-        "superseded": sum(len(part.utterance_ids) for part in parts) - len(store),
+        "superseded": sum(map(len, parts)) - len(store),
         "made_with": origins(parts),
     }
     if lengths.size:
@@ -50,7 +50,7 @@ def origins(parts: Iterable[Part]) -> list[dict[str, Any]]:
         except VanishedPartError:
             continue
         num_parts[made_with] = num_parts.get(made_with, 0) + 1
-        num_utterances[made_with] = num_utterances.get(made_with, 0) + len(part.utterance_ids)
+        num_utterances[made_with] = num_utterances.get(made_with, 0) + len(part)
     found = []
     for made_with in sorted(num_parts):
         counts = {"parts": num_parts[made_with], "utterances": num_utterances[made_with]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -241,7 +240,7 @@ def _find_stale(
         if found == "changed":
             stale.append(utterance)
         elif found == "moved":
-            moved[utterance.utterance_id] = json.dumps(comparison.source(utterance))
+            moved[utterance.utterance_id] = comparison.source(utterance).json_text()
     for store in stream.stores if moved else ():
         store.remember_sources(moved)
     return stale, unusable

@@ -1,4 +1,4 @@
-"""Several processes share the work on a store, and none waits for the dead."""
+"""Claims: several processes share the work on a store, and claims of ended processes expire."""
 
 import json
 import os
@@ -49,9 +49,7 @@ def test_a_unit_is_held_in_every_store_or_in_none(tmp_path: Path) -> None:
         assert both.take("u") and not other.take("u")
 
 
-def test_a_claim_that_is_refreshed_lives_and_one_that_is_not_dies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refreshed_claim_lives_and_others_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REFRESH_S", 0.05)
     monkeypatch.setattr(module, "_machine", lambda: ["elsewhere"])  # whose processes cannot be asked
     with Claims([tmp_path]) as alive:
@@ -187,8 +185,8 @@ def test_units_are_waited_for_and_taken_over_when_their_process_dies(
 
 def _claim_all_units(claims: Claims, data: Path, store: Path, pid: int) -> None:
     """Claim every unit for another process."""
-    rows = read_manifests(data, ("train", "valid", "test"))
-    utterances = [utterance for split in rows.values() for utterance in split]
+    manifests = read_manifests(data, ("train", "valid", "test"))
+    utterances = [utterance for split in manifests.values() for utterance in split]
     encoder = load_encoder(parse_selector("fourier2vec", "audio"))
     identity = read_store_info(store).identity
     plan = make_plan(utterances, encoder, [identity], 2.0, ExtractSettings(data / "stores"))

@@ -29,8 +29,8 @@ OLD_TIME = (1_600_000_000, 1_600_000_000)
 
 def run(data: Path, selector: str = "fourier2vec", said: list[str] | None = None, **changes: Any) -> StoreResult:
     settings = ExtractSettings(**({"features_dir": data / "stores", "batch_seconds": 2.0} | changes))
-    rows = read_manifests(data, SPLITS)
-    utterances = [utterance for split in SPLITS for utterance in rows[split]]
+    manifests = read_manifests(data, SPLITS)
+    utterances = [utterance for split in SPLITS for utterance in manifests[split]]
     reporter = Messages() if said is None else Messages(said)
     return extract_stream(utterances, parse_selector(selector, "audio"), settings, reporter)[0]
 
@@ -84,7 +84,7 @@ def forget_fingerprints(path: str, monkeypatch: pytest.MonkeyPatch) -> pytest.Mo
     return monkeypatch
 
 
-def test_a_store_without_fingerprints_is_decoded_once_and_says_so(
+def test_a_store_without_fingerprints_is_decoded_once_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = two_corpora(tmp_path)

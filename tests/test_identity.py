@@ -25,7 +25,7 @@ def test_the_identity_alone_decides_the_store(tmp_path: Path) -> None:
     assert differing_fields(IDENTITY.as_json(), changed.as_json()) == {"config.mode": ("30s", "trimmed")}
 
 
-def test_folders_that_are_no_stores_are_refused(tmp_path: Path) -> None:
+def test_folders_that_are_not_stores_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"but .*store\.json does not exist"):
         FeatureStore(tmp_path)
     (tmp_path / "store.json").write_text('{"schema": 1}')

@@ -16,7 +16,7 @@ from mervn.result_folder import locked
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
-def test_claims_take_the_place_of_a_missing_flock(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claims_replace_a_missing_flock(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     info = make_store(tmp_path)
 
     def unsupported(*_: object) -> None:

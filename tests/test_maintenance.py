@@ -36,7 +36,7 @@ def test_verify_names_damaged_parts_and_sets_them_aside(tmp_path: Path, kind: st
     assert list(FeatureStore(info.path)) == ["b"]
 
 
-def test_compacting_keeps_what_counts_and_drops_the_rest(tmp_path: Path, kind: str) -> None:
+def test_compacting_drops_only_superseded_features(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
     for generation, lengths in enumerate([{"a": 1, "b": 2}, {"b": 3, "c": 0}, {"d": 4}]):
         write(info, [stored(name, size, generation) for name, size in lengths.items()], generation, kind)
@@ -121,7 +121,7 @@ def test_a_scan_that_misses_old_and_new_parts_is_repeated(
     assert sorted(FeatureStore(info.path)) == ["0", "1", "2"]
 
 
-def test_a_store_that_is_converted_over_and_over_is_always_whole(tmp_path: Path) -> None:
+def test_a_store_stays_complete_during_repeated_conversion(tmp_path: Path) -> None:
     info = make_store(tmp_path)
     for i in range(4):
         write(info, [stored(str(i), 3, i)])
@@ -160,7 +160,7 @@ def test_a_part_set_aside_twice_keeps_both(tmp_path: Path, kind: str) -> None:
     assert len(list(info.path.glob("*.damaged*"))) == 3 and len(FeatureStore(info.path)) == 0
 
 
-def test_maintenance_and_removal_keep_out_of_each_others_way(tmp_path: Path) -> None:
+def test_maintenance_removal_and_extraction_exclude_each_other(tmp_path: Path) -> None:
     info = make_store(tmp_path)
     write(info, [stored("a", 2)])
     with Claims([info.path]) as other:
@@ -179,7 +179,7 @@ def test_maintenance_and_removal_keep_out_of_each_others_way(tmp_path: Path) -> 
     assert remove_store(info.path) == 1
 
 
-def test_a_claim_in_a_store_that_was_removed_is_told_clearly(tmp_path: Path) -> None:
+def test_a_claim_in_a_removed_store_is_an_input_error(tmp_path: Path) -> None:
     info = make_store(tmp_path)
     write(info, [stored("a", 2)])
     store = FeatureStore(info.path)

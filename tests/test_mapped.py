@@ -1,4 +1,4 @@
-"""Values are mapped when they are read, no file stays open, and what is not used is released."""
+"""Mapped arrays: mapped when they are read, released when they are not used; no file stays open."""
 
 import errno
 import gc
@@ -95,7 +95,7 @@ def test_parts_that_are_not_read_are_released(
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
-def test_what_was_used_since_is_released_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recently_used_arrays_are_released_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mapped, "MAX_MAPPED", 4)
     store = make_parts(tmp_path, 12, "hdf5")
     opened: list[Path] = []

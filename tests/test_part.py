@@ -1,4 +1,4 @@
-"""A part is never replaced by one of other utterances, and what made it is written in it."""
+"""Parts: none is replaced by a part of other utterances, and each records the versions that computed it."""
 
 import errno
 import os
@@ -68,7 +68,7 @@ def test_parts_with_short_names_stay_readable(tmp_path: Path, kind: str) -> None
     assert compact(info.path).parts_after == 1 and sorted(FeatureStore(info.path)) == ["a", "b"]
 
 
-def test_compacting_one_part_takes_in_where_its_audio_is_now(tmp_path: Path, kind: str) -> None:
+def test_compacting_one_part_merges_its_new_source(tmp_path: Path, kind: str) -> None:
     """The name left the source out: a Zarr part stayed as it was, and what had been remembered was deleted."""
     info = make_store(tmp_path)
     write(info, [stored("a", 2)], kind=kind)
@@ -87,7 +87,7 @@ RAISED: list[BaseException] = [
 
 
 @pytest.mark.parametrize("error", RAISED, ids=str)
-def test_trouble_of_the_system_is_never_called_damage(
+def test_system_errors_are_not_reported_as_damage(
     tmp_path: Path,
     kind: str,
     error: BaseException,
@@ -120,7 +120,7 @@ def no_descriptors_left() -> Iterator[None]:
             yield
 
 
-def test_without_descriptors_nothing_is_called_damaged(tmp_path: Path, kind: str) -> None:
+def test_missing_descriptors_are_not_reported_as_damage(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
     write(info, [stored("a", 2)], kind=kind)
     (path,) = parts(info)
@@ -144,7 +144,7 @@ def test_a_link_whose_target_is_missing_is_not_damage(tmp_path: Path, kind: str)
     assert not fault.damaged and len(parts(info)) == 1
 
 
-def test_each_part_says_what_made_it(tmp_path: Path, kind: str) -> None:
+def test_each_part_records_its_versions(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
     old, new = {"torch": "1.0", "device": "cpu"}, {"torch": "2.0", "device": "cpu"}
     for number, made_with in enumerate((old, new, old, {})):
@@ -169,7 +169,7 @@ def test_each_part_says_what_made_it(tmp_path: Path, kind: str) -> None:
     assert found() == expected
 
 
-def test_a_flipped_bit_in_what_made_a_part_is_damage(tmp_path: Path, kind: str) -> None:
+def test_a_flipped_bit_in_the_versions_is_damage(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
     with StoreWriter(info, 0, kind, made_with={"torch": "2.9.7"}) as writer:
         writer.add([stored("a", 2)])

@@ -1,4 +1,4 @@
-"""A Ray cluster gives the content of a local run, also when actors are killed; what a machine lacks is said."""
+"""Ray engine: the features of a local run, also if actors are killed; faults of machines are reported."""
 
 import os
 import signal
@@ -59,9 +59,7 @@ def kill_after_submit(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
     return killed
 
 
-def test_more_deaths_than_a_unit_may_cost_are_survived_where_they_meet_different_units(
-    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deaths_of_actors_are_counted_per_unit(tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(tmp_path / "data", {"train": 60, "valid": 10, "test": 10})
     killed = kill_after_submit(monkeypatch, ray_engine.RETRIES + 1)
     result = run(data, engine="ray", workers=1, threads=1)
@@ -147,7 +145,7 @@ def worker(
     return RayWorker(selector, settings, Expected(identities, found))
 
 
-def test_a_machine_reports_what_tells_it_from_the_driver(tmp_path: Path) -> None:
+def test_a_machine_reports_its_differences_from_the_driver(tmp_path: Path) -> None:
     settings = ExtractSettings(tmp_path, device="cpu")
     assert worker(settings).report() == Report(None, "cpu", 8.0)
     older = common_versions("audio") | {"transformers": "4.0.0"}

@@ -41,7 +41,7 @@ def test_what_is_written_is_what_is_read(
     expected: dict[str, StoredUtterance] = {}
     for generation, lengths in enumerate(parts):
         utterances = [stored(name, length, generation) for name, length in lengths.items()]
-        utterances = [StoredUtterance(r.utterance_id, r.values.astype(numpy_type), *_rest(r)) for r in utterances]
+        utterances = [StoredUtterance(r.utterance_id, r.values.astype(numpy_type), *inputs_of(r)) for r in utterances]
         write(info, utterances, generation, kinds[generation])
         expected |= {r.utterance_id: r for r in utterances}
     for store in (FeatureStore(info.path), pickle.loads(pickle.dumps(FeatureStore(info.path)))):
@@ -49,11 +49,11 @@ def test_what_is_written_is_what_is_read(
         for name, wanted in expected.items():
             np.testing.assert_array_equal(store[name], wanted.values)
             found = store.utterance_info(name)
-            assert (found.num_inputs, found.input_sha256, found.source) == _rest(wanted)
+            assert (found.num_inputs, found.input_sha256, found.source) == inputs_of(wanted)
             np.testing.assert_array_equal(store.check(name), wanted.values)
 
 
-def _rest(r: StoredUtterance) -> tuple[int, str, str]:
+def inputs_of(r: StoredUtterance) -> tuple[int, str, str]:
     return r.num_inputs, r.input_sha256, r.source
 
 
@@ -134,7 +134,7 @@ def test_no_flipped_bit_is_read_as_numbers(
     except InputError as error:
         assert re.search(path.name, str(error))  # noqa: PT017
         return
-    expected = {r.utterance_id: (r.values.tobytes(), _rest(r)) for r in utterances}
+    expected = {r.utterance_id: (r.values.tobytes(), inputs_of(r)) for r in utterances}
     assert {n: (v, (i.num_inputs, i.input_sha256, i.source)) for n, (v, i) in found.items()} == expected
 
 
@@ -149,7 +149,7 @@ def test_flipped_bits_of_values_are_found_by_their_crc(tmp_path: Path, kind: str
         store.check("a")
 
 
-def test_a_foreign_part_is_refused(tmp_path: Path, kind: str) -> None:
+def test_a_part_of_another_width_is_refused(tmp_path: Path, kind: str) -> None:
     info, other = make_store(tmp_path), make_store(tmp_path, dim=4)
     write_part(info.path, "audio", [StoredUtterance("a", np.zeros((2, 4), np.float16), 1, "", "{}")], 0, kind, "t")
     assert other.path != info.path
@@ -157,7 +157,7 @@ def test_a_foreign_part_is_refused(tmp_path: Path, kind: str) -> None:
         FeatureStore(info.path)
 
 
-def test_what_is_no_part_is_named(tmp_path: Path, kind: str) -> None:
+def test_a_file_that_is_not_a_part_is_named(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
     path = info.path / f"part-00000000{SUFFIXES[kind]}"
     if kind == "hdf5":
@@ -249,7 +249,7 @@ def test_utterances_whose_part_is_set_aside_are_named(tmp_path: Path, kind: str)
 
 
 @pytest.mark.parametrize("cut", range(1, 12))
-def test_remembered_sources_may_be_cut_anywhere(tmp_path: Path, cut: int) -> None:
+def test_sources_may_be_cut_short_anywhere(tmp_path: Path, cut: int) -> None:
     """Cut inside a character of an id, the file was a traceback of everything that reads the store."""
     info = make_store(tmp_path)
     write(info, [stored("a\u2028b", 2), stored("ừừừ", 2)])

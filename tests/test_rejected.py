@@ -1,4 +1,4 @@
-"""rejected.jsonl: a rejection is settled for exactly the input that was rejected, never for a system's fault."""
+"""rejected.jsonl: a rejection is settled for the rejected input only, and never after a system error."""
 
 import errno
 import json
@@ -217,7 +217,7 @@ def test_a_file_that_was_rewritten_is_read_whole(tmp_path: Path) -> None:
     assert reader.refresh() == [] and len(reader) == 0
 
 
-def test_rejected_utterances_may_be_cut_anywhere(tmp_path: Path) -> None:
+def test_rejected_entries_may_be_cut_short_anywhere(tmp_path: Path) -> None:
     entry = {"utterance_id": "ừ", "file": "train.jsonl", "line": 1, "reason": "x", "detail": "ừ"}
     content = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
     for size in range(len(content)):

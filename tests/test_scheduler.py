@@ -1,4 +1,4 @@
-"""Dividing the work: what was rejected is settled, one budget per store, and a cost that grows linearly."""
+"""Scheduler: settled rejections, one budget per store, and linear cost."""
 
 import json
 import math
@@ -172,8 +172,8 @@ def plan_of(count: int, store: StoreInfo) -> Plan:
     )  # fmt: skip
 
 
-class Nobody:
-    """An engine that encodes nothing."""
+class NullEngine:
+    """Engine that encodes nothing."""
 
     capacity = 1
 
@@ -213,7 +213,7 @@ def test_claiming_costs_as_many_claims_as_units_and_few_looks(
 ) -> None:
     info = create_store(tmp_path, TEXT_IDENTITY, {}, "m")
     counts = counted(monkeypatch)
-    engine = Nobody()
+    engine = NullEngine()
     with Claims([info.path]) as claims:
         scheduler = Scheduler(plan_of(count, info), [to(info)], claims)
         assert len(list(scheduler.run(engine, SILENT, lambda _: None))) == count
@@ -229,7 +229,7 @@ def test_units_that_others_committed_are_closed_without_claims(tmp_path: Path, m
     updates: list[int] = []
     with Claims([info.path]) as claims:
         scheduler = Scheduler(plan, [to(info)], claims)
-        results = scheduler.run(Nobody(), SILENT, updates.append)
+        results = scheduler.run(NullEngine(), SILENT, updates.append)
         next(results)
         scheduler.stores[0].refresh = lambda: [u.utterance_id for u in plan.utterances]  # type: ignore[method-assign]
         monkeypatch.setattr(FeatureStore, "__contains__", lambda *_: True)  # all of it is there now
@@ -258,8 +258,8 @@ def test_what_others_commit_while_this_process_plans_is_not_done_again(
     assert (result.encoded, result.kept, result.rejected) == (0, 41, 1)
 
 
-class Several(Nobody):
-    """An engine of several actors, which commit what they are given before their results are collected."""
+class CommittingEngine(NullEngine):
+    """Engine with several actors, which commit their units before the results are collected."""
 
     capacity = 3
 
@@ -283,7 +283,7 @@ def test_a_unit_whose_features_are_seen_before_its_result_counts_once(tmp_path: 
     updates: list[int] = []
     with Claims([info.path]) as claims:
         scheduler = Scheduler(plan_of(12, info), [to(info)], claims)
-        results = list(scheduler.run(Several(info, claims.token), SILENT, updates.append))
+        results = list(scheduler.run(CommittingEngine(info, claims.token), SILENT, updates.append))
     assert len({result.name for result in results}) == len(results) == 12
     assert sum(updates) == 24
 
@@ -291,7 +291,7 @@ def test_a_unit_whose_features_are_seen_before_its_result_counts_once(tmp_path: 
 def test_a_second_process_begins_elsewhere(tmp_path: Path) -> None:
     info = create_store(tmp_path, TEXT_IDENTITY, {}, "m")
     plan = plan_of(64, info)
-    engines = [Nobody(), Nobody()]
+    engines = [NullEngine(), NullEngine()]
     with Claims([info.path]) as first, Claims([info.path]) as second:
         second.token = "1-second"
         one = Scheduler(plan, [to(info)], first).run(engines[0], SILENT, lambda _: None)

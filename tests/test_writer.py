@@ -46,7 +46,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("limit", [0, 1000, 4500])
-def test_a_full_disk_is_told_cleanly_wherever_it_strikes(tmp_path: Path, kind: str, limit: int) -> None:
+def test_a_full_disk_is_an_input_error_at_any_size(tmp_path: Path, kind: str, limit: int) -> None:
     info = make_store(tmp_path)
     write(info, [stored("a", 2)])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

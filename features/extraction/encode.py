@@ -69,6 +69,7 @@ def encode_batch(
     if encoder.tuned is not None:
         encoder.tuned.refuse_seen((item.utterance, item.input_sha256) for item in inputs)
     stored: list[list[StoredUtterance]] = [[] for _ in encoder.layers]
+    # one pass of the encoder gives the features of all layers
     encoded = encode([item.prepared for item in inputs], encoder, device, budget)
     for item, layers in zip(inputs, encoded, strict=True):
         name = item.utterance.utterance_id
@@ -76,6 +77,7 @@ def encode_batch(
             rejected.append(_too_long(item, encoder, device))
             continue
         _check_length(item, layers[0], encoder)
+        # checked before the cast to fp16, whose overflow is a different error
         if not all(np.isfinite(features).all() for features in layers):
             detail = "the encoder output has NaN or infinity"
             rejected.append(Rejection(item.utterance, "non_finite_features", detail, _key(item, encoder)))
@@ -158,6 +160,8 @@ def encode(
         return list(map(_on_host, outputs))
 
     with torch.inference_mode():
+        # `run` yields the batch in parts that fit into memory, with layers = None for an input that
+        # does not fit alone
         for part, layers in budget.run(nonempty, costs, compute):
             for place, i in enumerate(part):
                 results[i] = None if layers is None else [sequences[place] for sequences in layers]
@@ -171,6 +175,7 @@ def _on_host(output: Ragged) -> list[Array]:
 
 
 def _to_dtype(features: Array, dtype: np.dtype[Any], utterance_id: str) -> Array:
+    # initial: the maximum of an empty array would raise
     peak = float(np.abs(features).max(initial=0.0))
     if peak > float(np.finfo(dtype).max):
         raise InputError(

@@ -97,6 +97,7 @@ def read_audio(utterance: Utterance) -> tuple[Samples, str]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
+    # raised outside the except block: its traceback would keep the samples in memory
     raise AudioError("out_of_memory", f"{utterance.audio_path}: the audio must fit into memory")
 
 
@@ -125,6 +126,7 @@ def fingerprint(path: Path) -> str | None:
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             digest = hashlib.sha256(f"{size}|".encode() + file.read(FINGERPRINT_BYTES))
+            # files up to 128 KiB are hashed completely, without reading any byte twice
             if size > FINGERPRINT_BYTES:
                 file.seek(max(FINGERPRINT_BYTES, size - FINGERPRINT_BYTES))
                 digest.update(file.read(FINGERPRINT_BYTES))
@@ -194,6 +196,7 @@ class InputComparison:
                 "these features were stored without fingerprints of the audio files: decoding and comparing the audio "
                 "now, then recording the fingerprints"
             )
+        # the file differs in size, mtime or fingerprint: only its samples decide
         if self._input_sha256(utterance) != stored.input_sha256:
             return "changed"
         return "same" if then == now else "moved"

@@ -49,6 +49,7 @@ def extract_stream(
     refuse_seen(utterances, encoder)
     identities = [store_identity(encoder, selector, layer, settings) for layer in encoder.layers]
     with closing(_open_engine(encoder, selector, settings, identities, reporter)) as engine:
+        # --batch-seconds has no meaning for text, whose budget counts tokens
         wanted = settings.batch_seconds if encoder.modality == "audio" else None
         budget = wanted or recorded_budget(settings.features_dir, identities) or engine.default_budget
         plan = make_plan(utterances, encoder, identities, budget, settings, reporter)
@@ -63,6 +64,7 @@ def extract_stream(
             # another process may have recorded its budget since the plan was made
             plan = plan.with_budget(agree_on_budget(infos, plan.budget, replace=wanted is not None))
             engine.start(destinations, claims.token)
+            # with Ray, Ctrl-C interrupts the wait for the actors at once
             with interruptible() if settings.engine == "local" else nullcontext():
                 return _run(plan, destinations, engine, claims, settings, reporter)
 
@@ -146,6 +148,7 @@ def _run(
                 audio_seconds += unit.audio_seconds
                 _show_speed(bar, audio_seconds, started)
     finally:
+        # also after Ctrl-C: other runs must not try these inputs again
         for to, one in zip(destinations, progress, strict=True):
             record_rejected(to.info, one.tried, list(one.rejected.values()))
     seconds = time.perf_counter() - started

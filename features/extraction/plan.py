@@ -206,6 +206,9 @@ def plan_units(
 def cut_units(batches: Sequence[list[int]], costs: Sequence[float], sizes: Sequence[int]) -> list[list[list[int]]]:
     """Group consecutive batches into units of at most one part, and 1 / UNITS of the cost."""
     enough = sum(costs) / UNITS
+    # A unit is closed after the batch that reaches 1 / UNITS of the cost, so a few units are
+    # larger.
+
     units: list[list[list[int]]] = []
     count, size, cost = 0, 0, 0.0
     for batch in batches:
@@ -237,6 +240,7 @@ def _make_target(
             continue
         if found == "moved":
             moved[utterance.utterance_id] = comparison.source(utterance).json_text()
+        # stored and unchanged, perhaps with a new source record
         if found in ("same", "moved"):
             continue
         rejection = rejections.settled(utterance, identity.modality) if rejections else None
@@ -251,6 +255,7 @@ def _make_target(
         return Target(identity, info, missing, changed, 0, settled)
     if not settings.update:
         raise _changed_error(changed_utterances, store)
+    # written under a higher generation, the new features replace the stored ones
     newest = max([store.generation(utterance.utterance_id) for utterance in changed_utterances])
     return Target(identity, info, missing, changed, newest + 1, settled)
 

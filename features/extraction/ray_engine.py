@@ -102,6 +102,7 @@ class RayEngine:
 
         InputError if one cannot be used, or dies repeatedly.
         """
+        # reference of the pending call -> actor
         waiting = {actor.report.remote(): actor for actor in self._idle}
         reports: list[Report] = []
         announced = False
@@ -161,6 +162,9 @@ class RayEngine:
                 else:
                     self._idle.append(actor)
         return results
+
+    # A death does not tell whether the unit or the machine caused it, so deaths are counted per
+    # unit.
 
     def _count_death(self, where: str, error: Exception) -> None:
         """Count the death of an actor; InputError if too many died at the same work."""

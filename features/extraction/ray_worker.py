@@ -88,6 +88,7 @@ class RayWorker:
             self.fault = f"{lacking} must exist on every machine of the cluster, but does not on {self.node}"
         if self.fault:
             raise InputError(self.fault)
+        # created by the first unit: only `encode` knows the destinations and the token
         if self._worker is None:
             self._worker = Worker(self.encoder, self.device, self.settings.encoder_precision, destinations, token)
         return self._worker.encode(unit)

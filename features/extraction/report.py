@@ -69,6 +69,7 @@ def make_result(
     rejected, left = set(plan.rejected) | set(target.settled), set[int]()
     if store is not None:
         listed = Rejections(Path(path))
+        # a pending utterance that is still not stored was rejected, or belongs to another shard
         for i in target.pending:
             if i in rejected or not target.is_uncommitted(i, utterances[i], store):
                 continue
@@ -101,6 +102,7 @@ def announce(
     plan: Plan, selector: Selector, encoder: Encoder, device: torch.device, folder: Path, reporter: Reporter
 ) -> None:
     """Print the amount of work and its size on disk; InputError if the disk is too small."""
+    # the features folder may not exist yet: ask for the disk of its nearest existing parent
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -110,6 +112,7 @@ def announce(
     reporter.say(f"{selector}: {encoder.weights_note}, {layers} of {encoder.num_layers}, width {encoder.dim}.{cut}")
     if plan.token_counts is not None:
         _announce_tokens(plan.token_counts, encoder, reporter)
+    # layers can differ if an earlier extraction stored only some of them
     kept = min(plan.num_kept(target) for target in plan.targets)
     rejected = max(plan.num_rejected(target) for target in plan.targets)
     reporter.say(

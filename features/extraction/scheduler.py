@@ -180,6 +180,7 @@ class Scheduler:
             for source in (store, rejections):
                 added = source.refresh()
                 complete |= dict.fromkeys(self._settle(number, list(source) if everything else added))
+        # closed after the loop: a unit is complete only if all stores have it
         for name in complete:
             self._close(name, update)
 
@@ -202,6 +203,6 @@ class Scheduler:
                 continue
             if not target.lacks(i, self.plan.utterances[i], self.stores[number], self.rejections[number]):
                 unit.lacking[number].discard(i)
-                if not any(unit.lacking):
+                if not any(unit.lacking):  # every set is empty
                     complete.append(name)
         return complete

@@ -117,6 +117,7 @@ def record_encoder(info: StoreInfo, encoder: Encoder) -> StoreInfo:
     try:
         if encoder.tuned is not None:
             encoder.tuned.save(info.path)
+        # random weights have no other copy; without one, the store could not be extended
         if encoder.is_random and not (info.path / KEPT_ENCODER / CONFIG_FILE).exists():
             encoder.save(info.path / KEPT_ENCODER)
         return record_model(info, encoder.source)

@@ -81,6 +81,7 @@ class Worker:
         seconds = 0.0
         with ExitStack() as stack:
             writers = []
+            # leaving the stack commits what each writer holds
             for to in self.destinations:
                 writer = StoreWriter(to.info, to.generation, to.kind, self.token, self.made_with)
                 writers.append(stack.enter_context(writer))
@@ -90,6 +91,7 @@ class Worker:
                 encoded = encode_batch(batch, self.encoder, self.device, writers[0].dtype, self.budget)
                 rejected += encoded.rejected
                 for writer, wanted, utterances in zip(writers, unit.wanted, encoded.layers, strict=True):
+                    # a batch is encoded whole, also if a store lacks only some of its utterances
                     writer.add([utterance for utterance in utterances if utterance.utterance_id in wanted])
                 if self.encoder.modality == "audio":
                     seconds += sum(utterance.num_inputs for utterance in encoded.layers[0]) / SAMPLE_RATE

@@ -32,6 +32,7 @@ def read_budget(store: Path) -> float | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f'{path} must be {{"budget": NUMBER}}, but cannot be read: {error!r}; remove it') from error
+    # JSON has true and NaN, which Python would accept as numbers
     if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < float("inf"):
         raise InputError(f"{path}: the budget must be a positive number, found {budget!r}; remove the file")
     return float(budget)
@@ -66,6 +67,7 @@ def agree_on_budget(infos: Sequence[StoreInfo], planned: float, replace: bool) -
     for number, info in enumerate(infos):
         with store_lock(info.path):
             recorded = read_budget(info.path)
+            # the first store decides: all layers of one extraction need the same units
             if recorded is not None and not replace and number == 0:
                 agreed = recorded
             if recorded is None or (replace and recorded != agreed):

@@ -58,6 +58,7 @@ class Sparse:
         view = memoryview(buffer).cast("B")
         view[:] = bytes(len(view))
         for start, piece in self.pieces:
+            # copy the overlap of this piece and the requested range
             first, last = max(start, self._at), min(start + len(piece), self._at + len(view))
             if first < last:
                 view[first - self._at : last - self._at] = piece[first - start : last - start]
@@ -85,6 +86,7 @@ def write(
     index = Sparse()
     with h5py.File(index, "w", libver=CHECKSUMMED, alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
         creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        # reserve the space of the values now, and never fill it
         creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
         shape = h5py.h5s.create_simple((num_frames, first.shape[1]))
@@ -94,6 +96,7 @@ def write(
             file[name] = _strings(column) if isinstance(column, list) else column
         for name, value in attributes.items():
             file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
+    # a seek past the end leaves a gap of zeros
     with path.open("wb") as out:
         for start, piece in index.pieces:
             out.seek(start)
@@ -105,6 +108,7 @@ def write(
 
 
 def _strings(texts: list[str]) -> Array:
+    # fixed-length strings lie inside the dataset; variable-length ones would not
     encoded = [text.encode() for text in texts]
     return np.array(encoded, h5py.string_dtype("utf-8", max(1, *map(len, encoded))))
 

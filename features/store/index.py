@@ -92,7 +92,8 @@ class StoreQuery:
             return bool(info.provenance.get("model") == model)
         if self.fingerprint is None:
             return any(source.is_named(model) for source in recorded)
-        kept = info.path / KEPT_ENCODER  # random weights have no other folder
+        # random weights have no other folder than the copy in the store
+        kept = info.path / KEPT_ENCODER
         if kept.is_dir() and fingerprint(kept) == self.fingerprint:
             return True
         return any(source.fingerprint == self.fingerprint for source in recorded)
@@ -115,6 +116,7 @@ def _prefer_default_model(found: list[StoreInfo], selector: Selector | None) -> 
     """
     if selector is None or selector.model is not None:
         return found
+    # `phobert` alone means its default checkpoint, even if stores of other checkpoints exist
     default = selector.spec.model
     if default is None:
         return [info for info in found if recorded_selector(info).model is None] or found
@@ -169,6 +171,7 @@ def not_extracted(place: DataPlace, modality: str, selector: Selector | None) ->
     query, stores = StoreQuery(selector), list_stores(place.features_dir, modality)
     lines = [f"{selector} is not extracted yet: {place.features_dir} has no {modality} store of it"]
     if stores:
+        # the store with the fewest differences from the selector
         nearest = min(stores, key=lambda info: len(query.differences(info)))
         lines.append(f"the most similar one is {nearest.path} with {', '.join(query.differences(nearest))}")
     for info in stores:

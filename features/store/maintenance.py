@@ -241,6 +241,7 @@ def remove_store(store: Path) -> int:
         count = len(FeatureStore(store))
     except InputError:  # damaged stores can be removed too
         count = 0
+    # rename the real folder: renaming a link would leave the features in place
     target = store.resolve()
     renamed = target.with_name(f".{target.name}.{new_token()}{REMOVED}")
     with Claims([target]) as claims:

@@ -66,7 +66,7 @@ class MappedArray:
                     _keep(0)  # the mappings of other arrays fill the address space
                     self._array = self._open()
                 _keep(MAX_MAPPED - 1)
-                _mapped.append(weakref.ref(self))
+                _mapped.append(weakref.ref(self))  # weak: the list must not keep arrays alive
             return self._array
 
     def _open(self) -> Array:
@@ -74,6 +74,7 @@ class MappedArray:
         try:
             if _version(os.fstat(descriptor)) != self._version:
                 raise FileNotFoundError(errno.ENOENT, "replaced by another file", str(self.file))
+            # map from the start of the file: an offset would have to be a multiple of the page size
             pages = _Pages(descriptor, self.offset + self.nbytes)
         finally:
             os.close(descriptor)
@@ -91,6 +92,7 @@ class _Pages:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         self._address = address
+        # numpy keeps this object alive as the base of the array
         self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (size,), "data": (address, True)}
 
     def __del__(self) -> None:

@@ -47,6 +47,7 @@ def record_model(info: StoreInfo, source: ModelSource) -> StoreInfo:
     if source in (recorded_models(info) or ()):
         return info
     with store_lock(info.path):
+        # read again under the lock: another process may have added a model
         info = read_store_info(info.path)
         models = [*(recorded_models(info) or ()), source]
         info = replace(info, provenance={**info.provenance, MODELS: [one.as_json() for one in models]})

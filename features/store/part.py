@@ -183,6 +183,7 @@ def read_part(path: Path) -> Part:
             raise ValueError("the crc32 of its index differs from the stored one")
         if not isinstance(ids, list) or values is None or offsets.shape != (len(ids) + 1,):
             raise ValueError("values must have two dimensions, and offsets one entry more than utterance_id")
+        # np.diff < 0: an offset that falls would give an utterance a negative length
         if offsets[0] != 0 or offsets[-1] != values.shape[0] or (np.diff(offsets) < 0).any():
             raise ValueError(f"offsets must rise from 0 to {values.shape[0]}, the number of stored frames or tokens")
     except FAULTS as error:
@@ -222,6 +223,7 @@ def remove(path: Path, token: str | None = None) -> None:
 
 def num_bytes(path: Path) -> int:
     """Return the size of a part on disk, in bytes; FileNotFoundError if it no longer exists."""
+    # lstat raises FileNotFoundError; rglob of a missing folder would return nothing
     if path.lstat() and path.is_file():
         return path.stat().st_size
     total = 0
@@ -241,6 +243,7 @@ def columns_crc32(columns: Sequence[Column], start: int) -> int:
     """Return the crc32 of columns; `start` is included in it."""
     found = start
     for column in columns:
+        # strings and numbers have different bytes in each format, so hash a common form
         data = json.dumps(column).encode() if isinstance(column, list) else np.ascontiguousarray(column).tobytes()
         found = zlib.crc32(data, found)
     return found

@@ -92,6 +92,7 @@ def _free_path(folder: Path, utterances: Sequence[StoredUtterance], generation: 
         inputs.append([one.utterance_id, one.num_inputs, one.input_sha256, one.source])
         ids.append(one.utterance_id)
     digest = hashlib.sha256(json.dumps([generation, inputs]).encode()).hexdigest()
+    # Names of 16 digits can collide. The last length is used even if it exists.
     for count in NAME_DIGITS:
         path = folder / f"part-{digest[:count]}{suffix}"
         if not path.exists() or _holds(path, ids, generation):

@@ -98,6 +98,7 @@ class Rejections(Mapping[str, RejectedEntry]):
         try:
             with self.path.open("rb") as file:
                 found = os.fstat(file.fileno())
+                # size alone is not enough: a rewritten file can have the same size
                 version = found.st_ino, found.st_size, found.st_mtime_ns
                 if version == self._version:
                     return []

@@ -34,6 +34,7 @@ def write(
 
     packed = np.concatenate(values)
     group = zarr.open_group(path, mode="w", zarr_format=3, attributes=dict(attributes))
+    # round up to whole inner chunks; an empty array still needs one
     shard = max(1, -(-len(packed) // CHUNK_FRAMES)) * CHUNK_FRAMES
     with zarr.config.set(
         {"array.write_empty_chunks": True}
@@ -102,6 +103,7 @@ def _find_values(path: Path) -> MappedArray:
     dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
     if not num_frames:  # there is no shard
         return MappedArray(path / METADATA, dtype, 0, (0, width))
+    # 16 bytes per index entry: offset and size of an inner chunk, uint64 little-endian
     (codec,) = metadata["codecs"]
     inner = codec["configuration"]
     chunk = inner["chunk_shape"]

@@ -16,8 +16,9 @@ from typing import Any
 from unittest import mock
 
 import click
-from report import Figure, Silent, report
+from report import Figure, report
 
+from features.progress import SILENT
 from mervn.demo import corpus
 from mervn.demo.corpus import make_corpus
 from mervn.demo.known_answers import answers_of, extract_demo, train_and_score
@@ -46,7 +47,7 @@ def print_line(line: str) -> None:
 def measure(folder: Path, seeds: range, changes: dict[str, Any]) -> list[Figure]:
     """Train every fusion on every label set with every seed."""
     make_corpus(folder, 0)
-    extract_demo(folder, lambda _: None, Silent)
+    extract_demo(folder, SILENT)
     macro_f1 = [train_and_score(folder, seed, print_line, FUSIONS, (), changes).macro_f1 for seed in seeds]
     figures = []
     for fusion in FUSIONS:

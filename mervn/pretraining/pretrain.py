@@ -24,7 +24,7 @@ from features.environment import package_versions
 from features.errors import InputError
 from features.manifests.manifest import Manifests, Utterance, read_manifests
 from features.progress import Progress, Say
-from features.store.rejected import REJECTED_FILE, Rejection, rejection_entry
+from features.store.rejected import REJECTED_FILE, Rejection
 from features.torch_seed import seeded
 from mervn.config import PretrainOptions
 from mervn.pretraining.log_mel_cache import Frames, read_frames
@@ -133,7 +133,7 @@ def _read(
     for split, utterances in manifests.items():
         frames[split], unusable = read_frames(utterances, encoder, folder / "frames" / f"{split}.f16", progress)
         rejected += unusable
-    write_jsonl(folder / REJECTED_FILE, [rejection_entry(rejection) for rejection in rejected])
+    write_jsonl(folder / REJECTED_FILE, [rejection.entry.as_json() for rejection in rejected])
     for split, found in frames.items():
         if max(found.sizes, default=0) < MIN_MEL:
             raise InputError(

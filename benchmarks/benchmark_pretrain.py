@@ -26,7 +26,7 @@ from pathlib import Path
 from unittest import mock
 
 import click
-from report import Figure, Silent, report
+from report import Figure, report
 
 from features.config import SPLITS
 from features.encoders.selector import parse_selector
@@ -100,7 +100,7 @@ def measure(minutes: float, seeds: int, tiny: bool) -> list[Figure]:
         folder = Path(name)
         data = make_data(folder, tiny)
         options = PretrainOptions(minutes=minutes, output=folder / "pretrained", device="cpu")
-        result = pretrain(options, data, lambda _: None, Silent, lambda _: None).result
+        result = pretrain(options, data).result
         encoders = {"random": f"fourier2vec@{LAYER}", "pretrained": f"fourier2vec={folder / 'pretrained'}@{LAYER}"}
         f1 = {}
         for which, encoder in encoders.items():

@@ -17,7 +17,7 @@ from unittest import mock
 import click
 from report import Figure, MessagesOnly, report
 
-from features.progress import no_bar, silent
+from features.progress import SILENT
 from mervn.demo import corpus
 from mervn.demo.corpus import make_corpus
 from mervn.demo.known_answers import answers_of, extract_demo, train_and_score
@@ -41,7 +41,7 @@ TINY_SPEAKERS = {split: names[:2] for split, names in corpus.SPEAKERS.items()}
 def measure(folder: Path, seeds: range, changes: dict[str, Any]) -> list[Figure]:
     """Train every fusion on every label set with every seed."""
     make_corpus(folder, 0)
-    extract_demo(folder, silent, no_bar)
+    extract_demo(folder, SILENT)
     macro_f1 = [train_and_score(folder, seed, MessagesOnly(), FUSIONS, (), changes).macro_f1 for seed in seeds]
     figures = []
     for fusion in FUSIONS:

@@ -33,7 +33,7 @@ from features.encoders.selector import parse_selector
 from features.extraction.extract import extract_stream
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import read_manifests
-from features.progress import no_bar, silent
+from features.progress import SILENT
 from mervn.config import EvaluateOptions, PretrainOptions, TrainHeadOptions
 from mervn.demo import corpus
 from mervn.demo.corpus import PARAMETERS
@@ -74,7 +74,7 @@ def extract(data: Path, stores: Path, encoder: str) -> None:
     manifests = read_manifests(data, SPLITS)
     utterances = list(chain.from_iterable(manifests[split] for split in SPLITS))
     settings = ExtractSettings(features_dir=stores, device="cpu")
-    extract_stream(utterances, parse_selector(encoder, "audio"), settings, silent, no_bar)
+    extract_stream(utterances, parse_selector(encoder, "audio"), settings, SILENT)
 
 
 def score(data: Path, stores: Path, encoder: str, seeds: int, splits: Sequence[str] = SPLITS[1:]) -> dict[str, float]:
@@ -100,7 +100,7 @@ def measure(minutes: float, seeds: int, tiny: bool) -> list[Figure]:
         folder = Path(name)
         data = make_data(folder, tiny)
         options = PretrainOptions(minutes=minutes, output=folder / "pretrained", device="cpu")
-        result = pretrain(options, data, silent, no_bar, lambda _: None).result
+        result = pretrain(options, data).result
         encoders = {"random": f"fourier2vec@{LAYER}", "pretrained": f"fourier2vec={folder / 'pretrained'}@{LAYER}"}
         f1 = {}
         for which, encoder in encoders.items():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from features.manifests.manifest import Utterance
-from features.store.identity import create_store
+from features.store.identity import StoreIdentity, create_store
 from features.store.part import StoredUtterance
 from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
@@ -38,6 +38,22 @@ def corpus_lengths(count: int, generator: np.random.Generator) -> tuple[np.ndarr
     return seconds, {"audio": np.clip(seconds * 50, 50, 750).astype(int), "text": tokens}
 
 
+def random_identity(modality: str, width: int) -> StoreIdentity:
+    """Return the identity of a store of random features, fp16."""
+    return StoreIdentity(
+        modality=modality,
+        encoder="random",
+        weights_sha256="",
+        config={},
+        layer=0,
+        dim=width,
+        encoder_precision="fp32",
+        store_dtype="fp16",
+        numerics_version=1,
+        sample_rate=16_000 if modality == "audio" else None,
+    )
+
+
 def make_corpus(folder: Path, count: int) -> Corpus:
     """Write the same fp16 features to a store and to .npy files."""
     generator = np.random.default_rng(0)
@@ -51,8 +67,7 @@ def make_corpus(folder: Path, count: int) -> Corpus:
     ]
     streams, files = {}, []
     for modality, width in WIDTHS.items():
-        identity = {"modality": modality, "encoder": "random", "layer": 0, "store_dtype": "fp16", "dim": width}
-        info = create_store(folder, identity, {}, "benchmark")
+        info = create_store(folder, random_identity(modality, width), {}, "benchmark")
         paths = []
         with StoreWriter(info) as writer:
             for i, utterance in enumerate(utterances):

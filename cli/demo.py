@@ -33,7 +33,7 @@ def demo(options: DemoOptions, output: Output) -> int:
 
     from mervn.demo.known_answers import ANSWERS, FUSIONS, SETS, extract_demo, train_and_score
 
-    extract_demo(options.output, output.say, output.progress)
+    extract_demo(options.output, CommandReporter(output))
     result = train_and_score(options.output, options.seed, CommandReporter(output))
     output.result(f"test macro-F1, {result.n_test} utterances (seed {options.seed}, chance 0.50):")
     output.table(

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_extract import Bar
 from test_extract import run as extract
 from tiny import make_data, read_jsonl, wave
 
@@ -18,6 +17,7 @@ from features.encoders.base import load_encoder
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
 from features.encoders.selector import parse_selector
 from features.errors import InputError, UsageError
+from features.progress import SILENT
 from features.ragged import Ragged
 from features.store.index import select_store
 from features.store.reader import FeatureStore
@@ -49,7 +49,7 @@ def model() -> Iterator[MaskedFrames]:
 
 def train(data: Path, output: Path, **changes: Any) -> PretrainResult:
     options = PretrainOptions(**{**QUICK, "output": output, **changes})
-    return pretrain(options, data, lambda _: None, Bar, lambda _: None)
+    return pretrain(options, data)
 
 
 def content(folder: Path) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def test_long_utterances_are_cropped(data: Path, tmp_path: Path, model: MaskedFr
     import soundfile
 
     soundfile.write(long / "train-000.wav", wave(3.0, 0), 16_000)
-    frames, _ = read_frames(read_manifests(long, ("train",))["train"], model.encoder, tmp_path / "f", Bar)
+    frames, _ = read_frames(read_manifests(long, ("train",))["train"], model.encoder, tmp_path / "f", SILENT)
     trainer = Pretrainer(model, frames, frames, PretrainOptions(max_seconds=1.0), torch.device("cpu"))
     (first, _), (again, _), (other, _) = (trainer.batch(frames, [0, 1], epoch) for epoch in (0, 0, 1))
     assert first.sizes == (100, frames.sizes[1])

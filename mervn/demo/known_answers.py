@@ -15,7 +15,7 @@ from features.extraction.extract import extract_stream
 from features.extraction.report import StoreResult
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import read_manifests
-from features.progress import Progress, Reporter, Say
+from features.progress import Reporter
 from mervn.config import EvaluateOptions, TrainHeadOptions
 from mervn.evaluation.evaluate import evaluate
 from mervn.training.train_head import train_head
@@ -91,14 +91,14 @@ class DemoResult:
         return not self.missed
 
 
-def extract_demo(demo: Path, say: Say, progress: Progress) -> list[StoreResult]:
+def extract_demo(demo: Path, reporter: Reporter) -> list[StoreResult]:
     """Extract features with both encoders once: the four label sets share audio, transcripts and ids."""
     manifests = read_manifests(demo / "audio", SPLITS)
     utterances = list(chain.from_iterable(manifests[split] for split in SPLITS))
     settings = ExtractSettings(features_dir=demo / "stores")
     results: list[StoreResult] = []
     for modality, name in ENCODERS.items():
-        results += extract_stream(utterances, parse_selector(name, modality), settings, say, progress)
+        results += extract_stream(utterances, parse_selector(name, modality), settings, reporter)
     return results
 
 

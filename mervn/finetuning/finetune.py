@@ -21,7 +21,7 @@ from features.encoders.finetuned import ENCODERS_FOLDER, FineTuning
 from features.encoders.selector import EncoderSettings, Selector, parse_selectors
 from features.errors import UsageError
 from features.progress import SILENT, Reporter
-from features.store.rejected import REJECTED_FILE, rejection_entry
+from features.store.rejected import REJECTED_FILE
 from features.torch_seed import seeded
 from mervn.config import FinetuneOptions
 from mervn.data.augmentation import SpecAugment
@@ -135,7 +135,7 @@ def _read(resolved: Resolved[FinetuneOptions], init: InitHead | None, processes:
 
 def _begin(job: Job) -> FinetuneOptions:
     """Write what a run holds before it is trained; return options that name the run's copies of a user's own code."""
-    rejected = [rejection_entry(rejection) for split in job.splits.values() for rejection in split.rejected]
+    rejected = [rejection.entry.as_json() for split in job.splits.values() for rejection in split.rejected]
     write_jsonl(job.run / REJECTED_FILE, rejected)
     for name, encoder in job.encoders.items():
         folder = job.run / ENCODERS_FOLDER / name

@@ -45,7 +45,7 @@ class InitHead:
 
     def settings(self, name: str) -> EncoderSettings:
         """Return what the encoder of a stream was told besides its selector."""
-        return recorded_settings(self.streams[name].first.info.identity["config"])
+        return recorded_settings(self.streams[name].first.info.identity.config)
 
 
 def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | None]:

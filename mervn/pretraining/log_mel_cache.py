@@ -15,7 +15,7 @@ from features.audio.segment import AudioError
 from features.encoders.fourier2vec import Fourier2Vec
 from features.extraction.encoder_input import SAMPLE_RATE, read_input
 from features.manifests.manifest import Utterance
-from features.progress import Progress
+from features.progress import Reporter
 from features.ragged import Ragged
 from features.store.rejected import Rejection
 
@@ -42,13 +42,13 @@ class Frames:
 
 
 def read_frames(
-    utterances: Sequence[Utterance], encoder: Fourier2Vec, path: Path, progress: Progress
+    utterances: Sequence[Utterance], encoder: Fourier2Vec, path: Path, reporter: Reporter
 ) -> tuple[Frames, list[Rejection]]:
     """Write the log-mel frames of all utterances to `path`; return them and the rejected utterances with reasons."""
     sizes: list[int] = []
     rejected: list[Rejection] = []
     samples, digest = 0, hashlib.sha256()
-    with path.open("wb") as file, closing(progress(len(utterances), 0)) as bar, torch.inference_mode():
+    with path.open("wb") as file, closing(reporter.progress(len(utterances), 0)) as bar, torch.inference_mode():
         for utterance in utterances:
             bar.update(1)
             try:

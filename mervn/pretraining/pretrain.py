@@ -23,13 +23,13 @@ from features.encoders.pretrained import save_native
 from features.environment import package_versions
 from features.errors import InputError
 from features.manifests.manifest import Manifests, Utterance, read_manifests
-from features.progress import Progress, Say
-from features.store.rejected import REJECTED_FILE, Rejection, rejection_entry
+from features.progress import SILENT, Reporter
+from features.store.rejected import REJECTED_FILE, Rejection
 from features.torch_seed import seeded
 from mervn.config import PretrainOptions
 from mervn.pretraining.log_mel_cache import Frames, read_frames
 from mervn.pretraining.masked_frames import MIN_MEL, MaskedFrames
-from mervn.pretraining.pretrainer import Pretrainer, Report
+from mervn.pretraining.pretrainer import Pretrainer
 from mervn.result_folder import clear, locked, require_same
 
 SCHEMA = 1
@@ -52,7 +52,7 @@ class PretrainResult:
     """False if a complete result existed already."""
 
 
-def pretrain(options: PretrainOptions, data: Path, say: Say, progress: Progress, report: Report) -> PretrainResult:
+def pretrain(options: PretrainOptions, data: Path, reporter: Reporter = SILENT) -> PretrainResult:
     """Pretrain Fourier2Vec on train and keep the epoch with the lowest loss on valid.
 
     With the same configuration, a complete result is returned and an interrupted one is resumed. Raises UsageError if
@@ -65,13 +65,13 @@ def pretrain(options: PretrainOptions, data: Path, say: Say, progress: Progress,
     with locked(folder, PRETRAIN_FILE, "pretrained encoder"):
         existing = _prepare(folder, document, options.force)
         if existing is not None:
-            say(f"complete already: {folder} (--force trains again)")
+            reporter.say(f"complete already: {folder} (--force trains again)")
             return PretrainResult(folder, existing, trained=False)
         with seeded(device, options.seed), precision_context(device, "fp32"):
             model = MaskedFrames(Fourier2Vec(DEFAULTS))
-            frames, rejected = _read(folder, manifests, model.encoder, say, progress)
+            frames, rejected = _read(folder, manifests, model.encoder, reporter)
             trainer = Pretrainer(model.to(device), frames["train"], frames["valid"], options, device)
-            trainer.fit(folder, report)
+            trainer.fit(folder, reporter)
         note = f"pretrained, masked frames, {frames['train'].seconds / 3600:.2g} h of {data.resolve().name}"
         result = _result(trainer, frames, rejected, note)
         _save(folder, trainer, note)
@@ -124,16 +124,16 @@ def _prepare(folder: Path, document: Mapping[str, Any], force: bool) -> dict[str
 
 
 def _read(
-    folder: Path, manifests: Mapping[str, list[Utterance]], encoder: Fourier2Vec, say: Say, progress: Progress
+    folder: Path, manifests: Mapping[str, list[Utterance]], encoder: Fourier2Vec, reporter: Reporter
 ) -> tuple[dict[str, Frames], list[Rejection]]:
     """Read the audio of both splits and write rejected.jsonl; InputError if a split has no usable utterance."""
     (folder / "frames").mkdir(exist_ok=True)
     frames: dict[str, Frames] = {}
     rejected: list[Rejection] = []
     for split, utterances in manifests.items():
-        frames[split], unusable = read_frames(utterances, encoder, folder / "frames" / f"{split}.f16", progress)
+        frames[split], unusable = read_frames(utterances, encoder, folder / "frames" / f"{split}.f16", reporter)
         rejected += unusable
-    write_jsonl(folder / REJECTED_FILE, list(map(rejection_entry, rejected)))
+    write_jsonl(folder / REJECTED_FILE, [rejection.entry.as_json() for rejection in rejected])
     for split, found in frames.items():
         if max(found.sizes, default=0) < MIN_MEL:
             raise InputError(
@@ -141,7 +141,7 @@ def _read(
                 f"reasons are in {folder / REJECTED_FILE}"
             )
     hours = ", ".join(f"{found.seconds / 3600:.2f} h of {split}" for split, found in frames.items())
-    say(f"{hours}; {len(rejected)} utterances rejected{' (see rejected.jsonl)' if rejected else ''}")
+    reporter.say(f"{hours}; {len(rejected)} utterances rejected{' (see rejected.jsonl)' if rejected else ''}")
     return frames, rejected
 
 
@@ -158,7 +158,7 @@ def _result(trainer: Pretrainer, frames: Mapping[str, Frames], rejected: list[Re
         "selected_epoch": best.epoch,
         "epochs": trainer.next_epoch,
         "steps": trainer.steps,
-        "valid": {"l1": best.l1, "mean_l1": best.mean_l1, "ratio": best.l1 / best.mean_l1},
+        "valid": {"l1": trainer.best_l1, "mean_l1": trainer.mean_l1, "ratio": trainer.best_l1 / trainer.mean_l1},
         "utterances": utterances,
         "hours": hours,
         "audio_sha256": audio_sha256,

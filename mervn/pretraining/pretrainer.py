@@ -6,78 +6,54 @@ the same result as an uninterrupted one. With `minutes`, the schedule follows th
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from features.atomic_files import write_atomically
 from features.batching import plan_batches
 from features.errors import InputError
+from features.progress import SILENT, Reporter
 from features.ragged import Ragged
 from features.random_streams import Purpose, generator
 from mervn.config import PretrainOptions
 from mervn.pretraining.log_mel_cache import Frames
 from mervn.pretraining.masked_frames import MaskedFrames, draw_positions, l1_sums
 from mervn.training.checkpoint import (
+    BestEpoch,
     latest_checkpoint,
     load_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
     remove_older,
     save_checkpoint,
+    with_prefix,
+    without_prefix,
 )
+from mervn.training.history import History
+from mervn.training.optimization import learning_rate_at, make_optimizer
 
 MEL_PER_SECOND = 100
 MAX_BATCH = 256
 DEFAULT_EPOCHS = 30
 JITTER = (0.9, 1.1)
 """Range of random factors on the lengths before sorting, so that the batches differ between epochs."""
-Report = Callable[[dict[str, Any]], None]
-"""Called with the history entry of every epoch."""
 
 
-@dataclass
-class Best:
-    """The best epoch so far by valid L1; the first one in case of a tie."""
-
-    epoch: int = -1
-    l1: float = math.inf
-    mean_l1: float = math.inf
-    weights: dict[str, Tensor] | None = None
-
-    def offer(self, epoch: int, l1: float, mean_l1: float, encoder: nn.Module) -> None:
-        """Keep this epoch if it is better."""
-        if l1 < self.l1:
-            self.epoch, self.l1, self.mean_l1 = epoch, l1, mean_l1
-            self.weights = {name: tensor.detach().cpu().clone() for name, tensor in encoder.state_dict().items()}
-
-
-def learning_rate_at(progress: float, warmup: float, peak: float) -> float:
-    """Return the learning rate at `progress` 0..1: linear warm-up to `peak`, then cosine decay to zero."""
-    if progress < warmup:
-        return peak * progress / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
-
-
-def make_optimizer(model: nn.Module, options: PretrainOptions) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov and Hutter 2019), without weight decay for biases and norms."""
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the parameters of a model with weight decay, and biases and norms without."""
     decayed: list[nn.Parameter] = []
     not_decayed: list[nn.Parameter] = []
     for parameter in model.parameters():
         (decayed if parameter.ndim > 1 else not_decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": options.weight_decay},
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
         {"params": not_decayed, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
 
 
 class Pretrainer:
@@ -93,9 +69,11 @@ class Pretrainer:
     ) -> None:
         self.model, self.train, self.valid = model, train, valid
         self.options, self.device = options, device
-        self.optimizer = make_optimizer(model, options)
+        self.optimizer = make_optimizer(parameter_groups(model, options.weight_decay), options)
         self.epochs = None if options.minutes else options.epochs or DEFAULT_EPOCHS
-        self.best = Best()
+        self.best = BestEpoch(scores=(-math.inf,))  # the negative L1 on valid
+        self.mean_l1 = math.inf
+        """L1 of predicting the mean, at the best epoch."""
         self.next_epoch = 0
         self.steps = 0
         self.validation_s = 0.0
@@ -114,18 +92,17 @@ class Pretrainer:
             return self.next_epoch >= self.epochs
         return self.next_epoch > 0 and self.progress >= 1
 
-    def fit(self, folder: Path, report: Report) -> None:
+    def fit(self, folder: Path, reporter: Reporter = SILENT) -> None:
         """Train until all epochs or minutes are used; `best` holds the result."""
-        history, every = folder / "history.jsonl", self.options.checkpoint_every
+        history, every = History(folder), self.options.checkpoint_every
         self._resume(folder / "checkpoints", history)
         while not self.finished:
             entry = self._epoch(self.next_epoch)
-            with history.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry, sort_keys=True) + "\n")
+            history.append(entry)
             self.next_epoch += 1
             if every and self.next_epoch % every == 0:
                 self._save(folder / "checkpoints")
-            report(entry)
+            reporter.epoch(entry)
 
     def _epoch(self, done: int) -> dict[str, Any]:
         """Train and validate one epoch after `done` others and return its history entry; epochs count from 1."""
@@ -139,7 +116,8 @@ class Pretrainer:
                 f"epoch {epoch}: the losses must be finite, found {train_loss} on train and {l1} on valid; "
                 "lower --learning-rate"
             )
-        self.best.offer(epoch, l1, mean_l1, self.model.encoder)
+        if self.best.offer(epoch, (-l1,), self.model.encoder.state_dict()):
+            self.mean_l1 = mean_l1
         seconds = time.perf_counter() - started
         seconds_left = self._seconds_left(seconds)
         return {
@@ -234,23 +212,27 @@ class Pretrainer:
 
     def _save(self, checkpoints: Path) -> None:
         folder = checkpoints / f"epoch-{self.next_epoch:05d}"
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in (self.best.weights or {}).items()}
+        tensors = with_prefix("model.", self.model.state_dict()) | with_prefix("best.", self.best.weights or {})
         state = {
             "next_epoch": self.next_epoch,
             "steps": self.steps,
             "spent_s": time.perf_counter() - self._started,
-            "best": {"epoch": self.best.epoch, "l1": self.best.l1, "mean_l1": self.best.mean_l1},
+            "best": {"epoch": self.best.epoch, "l1": self.best_l1, "mean_l1": self.mean_l1},
             "audio": self._audio,
         }
         save_checkpoint(folder, tensors | optimizer_tensors(self.optimizer), state)
         remove_older(checkpoints, folder)
 
     @property
+    def best_l1(self) -> float:
+        """The lowest L1 on valid."""
+        return -self.best.scores[0]
+
+    @property
     def _audio(self) -> dict[str, str]:
         return {"train": self.train.audio_sha256, "valid": self.valid.audio_sha256}
 
-    def _resume(self, checkpoints: Path, history: Path) -> None:
+    def _resume(self, checkpoints: Path, history: History) -> None:
         """Load the latest checkpoint, if any, and truncate the history to its epoch."""
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
@@ -259,15 +241,11 @@ class Pretrainer:
                 raise InputError(
                     f"the audio must be the same as for {latest}, but it has changed since; pass --force to train again"
                 )
-            self.model.load_state_dict(_with_prefix("model.", tensors))
+            self.model.load_state_dict(without_prefix("model.", tensors))
             load_optimizer_tensors(self.optimizer, tensors)
-            self.best = Best(**state["best"], weights=_with_prefix("best.", tensors))
+            best, weights = state["best"], without_prefix("best.", tensors)
+            self.best = BestEpoch((-best["l1"],), best["epoch"], best["epoch"], weights)
+            self.mean_l1 = best["mean_l1"]
             self.next_epoch, self.steps = state["next_epoch"], state["steps"]
             self._started -= state["spent_s"]
-        lines = history.read_text("utf-8").splitlines() if history.exists() else []
-        write_atomically(history, "".join(line + "\n" for line in lines[: self.next_epoch]))
-
-
-def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names start with `prefix`, without the prefix."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        history.cut(self.next_epoch)

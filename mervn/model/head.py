@@ -65,8 +65,9 @@ class LayerMix(nn.Module):
 class Head(Trainable):
     """Classification head over feature streams: `forward({"text": Ragged, "audio": Ragged}) -> (B, C)`.
 
-    It receives its sub-modules already built. For each sequence that the fusion returns, `poolings` has one pooling
-    and `leads` the modality that the sequence begins with. `dual` merges two audio streams into one.
+    It receives its sub-modules already built. For each sequence that the fusion returns, `poolings`
+    has one pooling and `leads` the modality that the sequence begins with. `dual` merges two audio
+    streams into one.
     """
 
     def __init__(
@@ -137,7 +138,8 @@ class PaddedHead(nn.Module):
     ) -> Tensor:
         """Return logits (B, C) for text (B, Tt, Dt), audio (B, Ta, Da) and their lengths (B,); padding is ignored.
 
-        `audio_2` is the second audio stream of a head with two. Streams of several layers are (B, T, L, D).
+        `audio_2` is the second audio stream of a head with two. Streams of several layers are (B,
+        T, L, D).
         """
         streams = {}
         given = (("text", text, text_lengths), ("audio", audio, audio_lengths), (SECOND, audio_2, audio_2_lengths))

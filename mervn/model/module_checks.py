@@ -1,7 +1,7 @@
 """Invariance checks of heads: above all, an utterance's logits must not depend on its batch.
 
-Each check builds small heads and returns what is wrong, or None. The tests run the checks on all built-in fusions and
-poolings; `mervn check-module` runs them on custom modules.
+Each check builds small heads and returns what is wrong, or None. The tests run the checks on all
+built-in fusions and poolings; `mervn check-module` runs them on custom modules.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ MODALITIES = ("text", "audio")
 class BiLSTM(nn.Module):
     """Bidirectional LSTM (Schuster and Paliwal 1997) over the real frames, with one or more layers.
 
-    Each direction is a separate LSTM. The backward one reads every sequence reversed within its own length: then
-    padding comes last in both directions and never affects a real frame. The result equals
-    `nn.LSTM(bidirectional=True)` over `pack_padded_sequence`, which is slower.
+    Each direction is a separate LSTM. The backward one reads every sequence reversed within its own
+    length: then padding comes last in both directions and never affects a real frame. The result
+    equals `nn.LSTM(bidirectional=True)` over `pack_padded_sequence`, which is slower.
     """
 
     def __init__(self, dim: int, hidden: int, layers: int) -> None:
@@ -69,7 +69,8 @@ def _run_lstm(lstm: nn.Module, x: Ragged) -> Tensor:
 class TemporalCNN(nn.Module):
     """Dilated 1-D convolutions over time, each with pre-norm, GELU and a residual connection.
 
-    Padding is set to zero before every convolution, so a sequence's result does not depend on its batch.
+    Padding is set to zero before every convolution, so a sequence's result does not depend on its
+    batch.
     """
 
     def __init__(self, dim: int, layers: int, kernel: int, growth: int) -> None:
@@ -122,9 +123,9 @@ class RecurrentSettings:
 class RecurrentAttention(nn.Module):
     """Recurrent fusion: [TemporalCNN and] BiLSTM per modality, then pre-norm cross-attention blocks, F = [T'; A'].
 
-    Both directions of a block read the output of the previous block. With `merge` set to "gate", a gate mixes the
-    output of the last block with the input of the first, per modality. The keyword arguments are the fields of
-    `RecurrentSettings`.
+    Both directions of a block read the output of the previous block. With `merge` set to "gate", a
+    gate mixes the output of the last block with the input of the first, per modality. The keyword
+    arguments are the fields of `RecurrentSettings`.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float, **keywords: Any) -> None:

@@ -1,7 +1,7 @@
 """`mervn pretrain-audio`: self-supervised pretraining of Fourier2Vec on the audio of a manifest.
 
-The result is a checkpoint folder for `--audio-encoder fourier2vec=FOLDER`. Labels and transcripts are not needed, and
-the test split is never read.
+The result is a checkpoint folder for `--audio-encoder fourier2vec=FOLDER`. Labels and transcripts
+are not needed, and the test split is never read.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class PretrainResult:
 def pretrain(options: PretrainOptions, data: Path, reporter: Reporter = SILENT) -> PretrainResult:
     """Pretrain Fourier2Vec on train and keep the epoch with the lowest loss on valid.
 
-    With the same configuration, a complete result is returned and an interrupted one is resumed. Raises UsageError if
-    the folder holds another configuration, InputError for invalid data.
+    With the same configuration, a complete result is returned and an interrupted one is resumed.
+    Raises UsageError if the folder holds another configuration, InputError for invalid data.
     """
     device = resolve_device(options.device, float64=True)
     manifests = read_manifests(data, SPLITS, audio_root=options.audio_root, require_emotion=False)

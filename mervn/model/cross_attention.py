@@ -91,9 +91,11 @@ class MultiheadAttention(nn.Module):
     def absorb_keys(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:
         """Return the same output for few queries and many keys: no projection runs over the keys.
 
-        q . (Wk a + bk) = (q Wk) . a + q . bk. The last term is the same for all keys, so the
-        softmax cancels it. sum_t p_t (Wv a_t + bv) = Wv (sum_t p_t a_t) + (sum_t p_t) bv. The p_t
-        sum to 1, except under dropout, which sets some to zero and scales the others.
+        Scores: q . (Wk a + bk) = (q Wk) . a + q . bk
+        Output: sum_t p_t (Wv a_t + bv) = Wv (sum_t p_t a_t) + (sum_t p_t) bv
+
+        The term q . bk is the same for all keys, so the softmax cancels it. The weights p_t sum to
+        1, except under dropout, which sets some to zero and scales the others.
         """
         heads, dim = self.heads, self.out.in_features
         weight_k, weight_v = self.key_value.weight.view(2, heads, dim // heads, dim)
@@ -113,8 +115,10 @@ class MultiheadAttention(nn.Module):
     def absorb_queries(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:
         """Return the same output for many queries and few keys: no projection runs over the queries.
 
-        (Wq a + bq) . k = a . (Wq^T k) + bq . k, and Wo sum_t p_t v_t + bo = sum_t p_t (Wo v_t) +
-        bo, for each head.
+        For each head:
+
+        Scores: (Wq a + bq) . k = a . (Wq^T k) + bq . k
+        Output: Wo sum_t p_t v_t + bo = sum_t p_t (Wo v_t) + bo
         """
         heads, dim = self.heads, self.out.in_features
         key_value = keys.map(self.key_value).pad().unflatten(-1, (2, heads, -1))

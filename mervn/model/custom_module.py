@@ -1,10 +1,14 @@
 """Custom modules: a user's fusion, pooling or loss, a class in one file, given as `FILE.py:Class`.
 
-A custom module is built and called like the built-in ones: a fusion as `Class(dim, heads,
-dropout)`, from streams to sequences; a pooling as `Class(dim)`; a loss as `Class(weights)`. Class
-attributes declare what differs from the defaults: `streams` and `outputs` of a fusion (default:
-both modalities, one sequence that begins with text), and `options` for the options that it takes as
-keyword arguments.
+A custom module is built and called like the built-in ones:
+
+- a fusion as `Class(dim, heads, dropout)`, and maps streams to sequences
+- a pooling as `Class(dim)`
+- a loss as `Class(weights)`
+
+Class attributes declare what differs from the defaults: `streams` and `outputs` of a fusion
+(default: both modalities, one sequence that begins with text), and `options` for the options that
+it takes as keyword arguments.
 """
 
 from __future__ import annotations

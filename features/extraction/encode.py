@@ -12,7 +12,7 @@ import torch
 
 from features.audio.segment import AudioError
 from features.encoders.base import Encoder
-from features.encoders.finetuned import UNSEEN_SPLITS
+from features.encoders.finetuned import EVALUATION_SPLITS
 from features.errors import InputError
 from features.extraction.encoder_input import SAMPLE_RATE, Input, input_key, input_source, read_input
 from features.manifests.manifest import Utterance
@@ -44,14 +44,14 @@ def refuse_seen(utterances: Iterable[Utterance], encoder: Encoder) -> None:
     Compares utterances whose id was seen, before anything is encoded. `encode_batch` compares all
     others by content.
     """
-    if encoder.tuned is None:
+    if encoder.fine_tuning is None:
         return
-    known = [u for u in utterances if u.split in UNSEEN_SPLITS and u.utterance_id in encoder.tuned.seen]
+    known = [u for u in utterances if u.split in EVALUATION_SPLITS and u.utterance_id in encoder.fine_tuning.seen]
     inputs = []
     for utterance in known:
         with suppress(AudioError):  # rejected later, with its reason
             inputs.append((utterance, read_input(utterance, encoder).input_sha256))
-    encoder.tuned.refuse_seen(inputs)
+    encoder.fine_tuning.refuse_training_utterances(inputs)
 
 
 def encode_batch(
@@ -66,8 +66,8 @@ def encode_batch(
     `dtype` is the store's, `budget` limits the memory of the device.
     """
     inputs, rejected = _read(utterances, encoder)
-    if encoder.tuned is not None:
-        encoder.tuned.refuse_seen((item.utterance, item.input_sha256) for item in inputs)
+    if encoder.fine_tuning is not None:
+        encoder.fine_tuning.refuse_training_utterances((item.utterance, item.input_sha256) for item in inputs)
     stored: list[list[StoredUtterance]] = [[] for _ in encoder.layers]
     # one pass of the encoder gives the features of all layers
     encoded = encode([item.prepared for item in inputs], encoder, device, budget)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from features.audio.segment import AudioError
-from features.batching import padding_share, plan_batches
+from features.batching import padding_fraction, plan_batches
 from features.encoders.base import Encoder
 from features.errors import InputError
 from features.extraction.encoder_input import Freshness, InputComparison, transcript_of
@@ -150,7 +150,7 @@ class Plan:
     @property
     def padding(self) -> float:
         """Fraction of padding: of windows, and of batches padded to their longest utterance."""
-        return round(padding_share(self.sizes, self.batches, self.costs), 4)
+        return round(padding_fraction(self.sizes, self.batches, self.costs), 4)
 
 
 def make_plan(

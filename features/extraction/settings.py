@@ -115,8 +115,8 @@ def provenance(selector: Selector, encoder: Encoder, device: torch.device) -> di
 def record_encoder(info: StoreInfo, encoder: Encoder) -> StoreInfo:
     """Record a store's model and its fine-tuning data, and save its weights if they are random."""
     try:
-        if encoder.tuned is not None:
-            encoder.tuned.save(info.path)
+        if encoder.fine_tuning is not None:
+            encoder.fine_tuning.save(info.path)
         # random weights have no other copy; without one, the store could not be extended
         if encoder.is_random and not (info.path / KEPT_ENCODER / CONFIG_FILE).exists():
             encoder.save(info.path / KEPT_ENCODER)

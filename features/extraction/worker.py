@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from features.device import computing
+from features.device import precision_context
 from features.encoders.base import Encoder
 from features.environment import made_with
 from features.extraction.encode import encode_batch
@@ -85,7 +85,7 @@ class Worker:
             for to in self.destinations:
                 writer = StoreWriter(to.info, to.generation, to.kind, self.token, self.made_with)
                 writers.append(stack.enter_context(writer))
-            stack.enter_context(computing(self.device, self.precision))
+            stack.enter_context(precision_context(self.device, self.precision))
             for batch in unit.batches:
                 check_interrupted()
                 encoded = encode_batch(batch, self.encoder, self.device, writers[0].dtype, self.budget)

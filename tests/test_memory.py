@@ -125,7 +125,7 @@ def test_a_device_that_is_full_for_another_reason_stops_the_extraction(
 ) -> None:
     data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
     device(100)
-    with pytest.raises(InputError, match=r"cpu has too little memory for one utterance, '.*' of 0\.\d s of audio"):
+    with pytest.raises(InputError, match=r"cpu has too little free memory for one utterance, '.*' of 0\.\d s of audio"):
         run(data)
 
 

@@ -86,7 +86,7 @@ def test_a_model_that_was_not_extracted_is_never_replaced_by_another(
     assert f"the most similar one is {made}/data/stores/audio/whisper-checkpoint-500-L2-" in message
     assert not (tmp_path / "run").exists()
     if model.startswith("/"):
-        assert "there is no folder /nonexistent/checkpoint-500" in message
+        assert "the folder /nonexistent/checkpoint-500 does not exist" in message
     else:
         assert f"mervn extract --data {made}/data --audio-encoder whisper={model}" in message
 
@@ -147,7 +147,7 @@ def test_an_encoder_and_a_store_that_contradict_each_other_are_wrong_usage(
     store = stores[str(made / "exp1" / "checkpoint-500")]
     for wrong in (f"whisper={made}/exp2/checkpoint-500", "whisper@1", "fourier2vec"):
         assert train(made, tmp_path / "run", "--audio-encoder", wrong, "--audio-store", str(store)) == 2
-        assert f"--audio-store {store} is not a store of {wrong}" in capsys.readouterr().err
+        assert f"--audio-store {store} must be a store of --audio-encoder {wrong}" in capsys.readouterr().err
     right = f"whisper={made}/exp1/checkpoint-500@2"
     assert train(made, tmp_path / "run", "--audio-encoder", right, "--audio-store", str(store)) == 0
 

@@ -139,5 +139,5 @@ def test_what_is_cut_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     arguments = ["extract", "--data", str(data), "--splits", "train", "--text-encoder", encoder, "--segmenter", "none"]
     assert run([*arguments, "--json"]) == 0
     found = capsys.readouterr()
-    assert "1 transcripts are longer than the encoder takes and cut" in found.err
+    assert "1 transcripts exceed the maximum length and are truncated" in found.err
     assert json.loads(found.out.splitlines()[-1])["stores"][0]["truncated"] == 1

@@ -104,10 +104,10 @@ def test_segmenters_join_the_syllables_of_a_word_or_are_named_when_absent(monkey
         segment, version = load_segmenter(name)
         assert "sinh_viên" in segment("tôi là sinh viên") and version.startswith(f"{name} ")
     monkeypatch.setitem(sys.modules, "pyvi", None)
-    with pytest.raises(InputError, match=r"pip install 'mervn\[segment\]', or give --segmenter underthesea or none"):
+    with pytest.raises(InputError, match=r"pip install 'mervn\[segment\]', or use --segmenter underthesea or none"):
         load_segmenter("pyvi")
     monkeypatch.setitem(sys.modules, "py_vncorenlp", None)
-    with pytest.raises(InputError, match=r"vncorenlp is not installed .*pip install 'mervn\[vncorenlp\]', or give"):
+    with pytest.raises(InputError, match=r"vncorenlp is not installed .*pip install 'mervn\[vncorenlp\]', or use"):
         load_segmenter("vncorenlp")
 
 

@@ -247,7 +247,7 @@ def test_own_checkpoints_load_equal(name: str, tmp_path: Path) -> None:
             "vggisch",
             "must name one of data2vec, fourier2vec, hubert, vggish, wav2vec2, wavlm, whisper, found 'vggisch'",
         ),
-        ("hashed_ngrams", "is an encoder of text: --text-encoder"),
+        ("hashed_ngrams", "is an encoder for text: --text-encoder"),
         ("whisper@middle", "must be numbers, 'last' or 'all', found 'middle'"),
         ("whisper@", "found ''"),
         ("whisper@1,1", "must be different"),
@@ -439,5 +439,5 @@ def test_settings_reach_the_encoders_that_know_them() -> None:
     settings = EncoderSettings(segmenter="none", whisper_mode="trimmed")
     settings.check([whisper, phobert])
     assert settings.only(whisper.spec.settings) == EncoderSettings(whisper_mode="trimmed")
-    with pytest.raises(UsageError, match="--segmenter changes nothing of whisper"):
+    with pytest.raises(UsageError, match="--segmenter has no effect on whisper"):
         settings.check([whisper])

@@ -12,7 +12,7 @@ from tiny import make_data, make_vggish, make_wave_transformer, make_whisper
 
 from cli.main import run
 from features.encoders import model_source
-from features.encoders.hub import weights_in
+from features.encoders.hub import find_weights
 from features.encoders.model_source import fingerprint
 from features.errors import InputError
 from features.store.identity import StoreInfo
@@ -85,7 +85,7 @@ def test_a_model_that_was_not_extracted_is_never_replaced_by_another(
     assert f"the nearest is {made}/data/stores/audio/whisper-checkpoint-500-L2-" in message
     assert not (tmp_path / "run").exists()
     if model.startswith("/"):
-        assert "there is no folder /nonexistent/checkpoint-500" in message
+        assert "the folder /nonexistent/checkpoint-500 does not exist" in message
     else:
         assert f"mervn extract --data {made}/data --audio-encoder whisper={model}" in message
 
@@ -249,12 +249,12 @@ def test_an_index_leads_to_no_file_outside_its_folder(tmp_path: Path) -> None:
     folder.mkdir()
     names = ["../secret.safetensors", str(tmp_path / "secret.safetensors"), "..", "", 5, None, ["x"], "b.safetensors"]
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict(enumerate(names))}))
-    assert weights_in(folder) == ["b.safetensors"]
+    assert find_weights(folder) == ["b.safetensors"]
     before = fingerprint(folder)
     (tmp_path / "secret.safetensors").write_bytes(b"2")
     assert fingerprint(folder) == before
     (folder / "model.safetensors.index.json").write_text("[" * 100_000)
-    assert weights_in(folder) == [] and fingerprint(folder) != before
+    assert find_weights(folder) == [] and fingerprint(folder) != before
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_nfd_gives_the_ids_of_nfc(phobert: Path) -> None:
 
 def test_too_many_tokens_are_cut_and_counted(phobert: Path) -> None:
     encoder = load(phobert, segmenter="none")
-    assert encoder.longest == 256
+    assert encoder.max_length == 256
     fits, long = "tôi " * 254, "tôi " * 300
     assert not encoder.is_truncated(fits.strip()) and encoder.is_truncated(long.strip())
     ids = encoder.prepare(long.strip())

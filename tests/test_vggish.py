@@ -66,7 +66,7 @@ def test_weights_are_looked_for_and_checked(tmp_path: Path) -> None:
     def load(model: str) -> None:
         load_encoder(parse_selector(f"vggish{model}", "audio"))
 
-    with pytest.raises(InputError, match="has no weights of its own; give --audio-encoder vggish=FILE"):
+    with pytest.raises(InputError, match="has no default weights; use --audio-encoder vggish=FILE"):
         load("")
     with pytest.raises(InputError, match="found none"):
         load(f"={tmp_path}")
@@ -74,5 +74,5 @@ def test_weights_are_looked_for_and_checked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must hold the weights of VGGish"):
         load(f"={tmp_path}")
     torch.save({"features.0.weight": torch.zeros(64, 1, 3, 3)}, tmp_path / "bad.pth")
-    with pytest.raises(InputError, match="every weight of VGGish and no other"):
+    with pytest.raises(InputError, match="every weight of VGGish and no others"):
         load(f"={tmp_path / 'bad.pth'}")

@@ -27,6 +27,7 @@ from typing import Any
 import click
 import h5py
 import numpy as np
+from random_corpus import random_identity
 from report import Figure, report
 
 from features.store.identity import StoreInfo, create_store
@@ -56,8 +57,7 @@ def draw_batches(lengths: Sequence[int], generator: np.random.Generator) -> list
 
 def new_store(folder: Path, width: int) -> StoreInfo:
     """Make an empty store."""
-    identity = {"modality": "audio", "encoder": "random", "layer": 0, "store_dtype": "fp16", "dim": width}
-    return create_store(folder, identity | {"sample_rate": 16_000}, {}, "benchmark")
+    return create_store(folder, random_identity("audio", width), {}, "benchmark")
 
 
 def write_store(info: StoreInfo, rows: Sequence[Array], kind: str = "hdf5") -> None:
@@ -275,14 +275,14 @@ import json, sys
 import numpy as np, torch
 from pathlib import Path
 from features.store.reader import FeatureStore
-from mervn.training.sampling import Cutting, epoch_batches
+from mervn.training.sampling import BatchSize, epoch_batches
 from mervn.data.stored_sequences import Sequences, make_resident
 store = FeatureStore(sys.argv[1])
 sequences = Sequences(store, list(store))
 make_resident([sequences], torch.device("cpu"), 0.5, lambda text: print(text, file=sys.stderr))
 lengths = np.array(sequences.sizes, float)
 peak = total = 0
-cutting = Cutting(np.array([sequences.sizes]), 32)
+cutting = BatchSize(np.array([sequences.sizes]), 32)
 for batch in epoch_batches("bucket", lengths, np.ones(len(lengths)), cutting, 0, 0):
     total += sequences.gather(batch).float().shape[0]
     status = Path("/proc/self/status").read_text()

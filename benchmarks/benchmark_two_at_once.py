@@ -40,7 +40,7 @@ def train(count: int, epochs: int, start: Path) -> None:
 
     from mervn.config import TrainHeadOptions
     from mervn.model.head import build_head
-    from mervn.training.trainer import Trainer
+    from mervn.training.trainer import Trainer, TrainingData
 
     options = TrainHeadOptions(fusion="bilstm_attn", sampling="bucket", amp="off", dropout=0.0)
     with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +48,7 @@ def train(count: int, epochs: int, start: Path) -> None:
         torch.manual_seed(0)
         head = build_head(options, SHAPES, CLASSES)
         labels = [str(c) for c in range(CLASSES)]
-        trainer = Trainer(head, corpus.split, corpus.split, labels, options, torch.device("cpu"))
+        trainer = Trainer(head, TrainingData(corpus.split, corpus.split, labels), options, torch.device("cpu"))
         trainer.train_epoch(0)
         print("ready", flush=True)
         while not start.exists():

@@ -50,3 +50,22 @@ def silent(line: str) -> None:
 def no_bar(total: int, done: int, what: str = "") -> Any:
     """Return a progress bar that is not shown."""
     return tqdm(total=total, initial=done, disable=True)
+
+
+class WithoutBars:
+    """Reporter that hides the progress bars of another, for work that takes seconds."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self._reporter.say(text)
+
+    def progress(self, total: int, done: int, what: str = "") -> Any:
+        """Return a progress bar that is not shown."""
+        return no_bar(total, done, what)
+
+    def epoch(self, entry: Mapping[str, Any]) -> None:
+        """Report a finished epoch."""
+        self._reporter.epoch(entry)

@@ -1,4 +1,4 @@
-"""A full device: batches are halved, the budget is remembered, and only what is too long is rejected."""
+"""Full memory: batches are halved, the size is remembered, and only overlong audio is rejected."""
 
 import gc
 import sys
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_inputs import run
+from test_encoder_input import run
 from tiny import make_data, make_whisper, wave
 from torch import nn
 
@@ -23,11 +23,10 @@ from features.errors import InputError
 from features.extraction.encode import encode
 from features.manifests.manifest import read_manifests
 from features.memory import MemoryBudget, default_budget, is_out_of_memory
-from features.progress import no_bar
 from features.ragged import Ragged, segment_mean
 from features.store.rejected import read_rejected
 from mervn.data import waveform_split as live
-from mervn.data.waveform_split import LiveSplit
+from mervn.data.waveform_split import WaveformSplit
 from mervn.evaluation.predict import predict
 
 CPU = torch.device("cpu")
@@ -117,8 +116,8 @@ def test_an_overlong_utterance_is_rejected_and_the_others_are_encoded(
     result = run(data)
     assert (result.encoded, result.rejected) == (7, 1)
     (entry,) = read_rejected(Path(result.path)).values()
-    assert (entry["utterance_id"], entry["reason"]) == ("train-001", "out_of_memory")
-    assert "31.0 s of audio do not fit into the memory: cut it by start and end" in entry["detail"]
+    assert (entry.utterance_id, entry.reason) == ("train-001", "out_of_memory")
+    assert "31.0 s of audio do not fit into the memory: cut it by start and end" in entry.detail
 
 
 def test_a_device_that_is_full_for_another_reason_stops_the_extraction(
@@ -201,13 +200,13 @@ def test_scoring_end_to_end_halves_its_batches_too(
     data = make_data(tmp_path / "data", {"train": 2, "valid": 12, "test": 2})
     model = MeanLogits()
     rows = read_manifests(data, ("valid",))["valid"]
-    split = LiveSplit("valid", rows, ["happy", "sad"], {"audio": model.encoder}, workers, no_bar)
+    split = WaveformSplit("valid", rows, ["happy", "sad"], {"audio": model.encoder}, workers)
     whole = predict(model, split, CPU)
     read: list[int] = []
     original = live._Reader.__getitem__
     tried = device(16_000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(live._Reader, "__getitem__", lambda self, item: read.extend(item[0]) or original(self, item))  # type: ignore[func-returns-value]
+        patch.setattr(live._Reader, "__getitem__", lambda self, item: read.extend(item.indices) or original(self, item))  # type: ignore[func-returns-value]
         parts = predict(model, split, CPU)
     assert max(tried) > 16_000
     np.testing.assert_allclose(parts, whole, atol=1e-5)
@@ -221,7 +220,7 @@ def test_scoring_counts_the_windows_of_whisper(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", {"train": 2, "valid": 6, "test": 2})
     whisper = load_encoder(parse_selector(f"whisper={make_whisper(tmp_path / 'tiny')}", "audio"))
     rows = read_manifests(data, ("valid",))["valid"]
-    split = LiveSplit("valid", rows, ["happy", "sad"], {"audio": whisper}, 0, no_bar)
+    split = WaveformSplit("valid", rows, ["happy", "sad"], {"audio": whisper}, 0)
     assert split.costs == [3.0] * 6
     assert sorted(map(len, split.evaluation_batches(CPU))) == [2, 2, 2]  # of 8 s
 

@@ -13,7 +13,6 @@ from test_train_head import SMALL, data, made, outcome, train
 from cli.main import run as mervn
 from features import atomic_files
 from features.atomic_files import temporary_beside, write_atomically
-from features.progress import no_bar
 from mervn.config import FinetuneOptions, PretrainOptions
 from mervn.finetuning.finetune import finetune
 from mervn.pretraining.pretrain import pretrain
@@ -28,7 +27,7 @@ def tune(data: Path, run: Path) -> None:
         data=data, output=run, audio_encoder="fourier2vec", text_encoder="hashed_ngrams", dim=16, heads=2, mlp=(8,),
         epochs=1, batch_size=8, workers=0,
     )  # fmt: skip
-    finetune(options, None, lambda _: None, no_bar, lambda _: None)
+    finetune(options, None)
 
 
 @pytest.mark.parametrize("kind", ["train-head", "finetune"])
@@ -164,7 +163,7 @@ def test_force_never_leaves_a_complete_pretraining_without_its_weights(
 
     def train_again(force: bool) -> None:
         options = PretrainOptions(output=folder, epochs=1, batch_seconds=2.0, device="cpu", force=force)
-        pretrain(options, made, lambda _: None, no_bar, lambda _: None)
+        pretrain(options, made)
 
     train_again(False)
 

@@ -10,7 +10,25 @@ import numpy as np
 import soundfile
 import torch
 
+from features.progress import Silent
+
 RATE = 16_000
+
+
+class Recorder(Silent):
+    """Reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.epochs: list[Mapping[str, Any]] = []
+
+    def say(self, text: str) -> None:
+        """Keep a message."""
+        self.lines.append(text)
+
+    def epoch(self, entry: Mapping[str, Any]) -> None:
+        """Keep the history entry of an epoch."""
+        self.epochs.append(entry)
 
 
 def wave(seconds: float, seed: int, rate: int = RATE, pitch: float = 180.0) -> np.ndarray[Any, Any]:
@@ -18,6 +36,17 @@ def wave(seconds: float, seed: int, rate: int = RATE, pitch: float = 180.0) -> n
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * rate)) / rate
     return (0.3 * np.sin(2 * np.pi * pitch * time) + 0.02 * rng.standard_normal(len(time))).astype(np.float32)
+
+
+class Messages(Silent):
+    """Reporter that keeps its messages in a list."""
+
+    def __init__(self, said: list[str] | None = None) -> None:
+        self.said = [] if said is None else said
+
+    def say(self, text: str) -> None:
+        """Keep the message."""
+        self.said.append(text)
 
 
 def write_manifest(path: Path, rows: list[Mapping[str, Any]]) -> None:

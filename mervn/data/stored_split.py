@@ -1,16 +1,15 @@
-"""A split for training or evaluation: manifest rows joined with the sequences of one or more stores."""
+"""StoredSplit: the utterances of a manifest joined with their features in one or more stores."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from features.audio.segment import AudioError
 from features.batching import plan_batches
@@ -22,15 +21,15 @@ from features.progress import Say, silent
 from features.ragged import Ragged, to_device
 from features.store.rejected import REJECTED_FILE, Rejections, read_rejected
 from features.text.normalize import syllables
+from mervn.data.split import SHOWN, Batch, BatchRequest
 from mervn.data.stored_sequences import Sequences
 from mervn.data.streams import Stream
 
-SHOWN = 5
 EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Split:
+class StoredSplit:
     """The utterances of one split that have features, in the order of the manifest."""
 
     name: str
@@ -45,48 +44,44 @@ class Split:
     """(N,) float64; zeros for a head without audio."""
     syllables: np.ndarray[Any, Any]
     """(N,) int64; zeros for a head without text."""
-    features_sha256: str
-    """Over ids, input hashes and generations of the rows used."""
+    inputs_sha256: str
+    """Over the ids, input hashes and generations of the stored utterances used."""
 
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def batch(self, indices: Sequence[int], device: torch.device) -> dict[str, Ragged]:
-        """Return the packed float32 streams of some utterances: (sum T, D), or (sum T, L, D) of several layers."""
-        streams = {}
-        for name, layers in self.streams.items():
-            rows = [sequences.gather(indices) for sequences in layers]
-            values = rows[0] if len(rows) == 1 else torch.stack(rows, dim=1)
-            streams[name] = Ragged.from_lengths(
-                to_device(values, device).float(), [layers[0].sizes[i] for i in indices]
-            )
-        return streams
-
-    def batch_targets(self, indices: Sequence[int], device: torch.device) -> Tensor:
-        """Return the targets (B,) int64 of some utterances."""
-        return to_device(torch.from_numpy(self.targets[list(indices)]), device)
-
     @property
-    def rows(self) -> dict[str, list[int]]:
-        """The rows of each stream of each utterance."""
+    def lengths(self) -> Mapping[str, list[int]]:
+        """Frames or tokens of each utterance, by stream."""
         return {name: layers[0].sizes for name, layers in self.streams.items()}
-
-    def count_empty(self) -> dict[str, int]:
-        """Return how many sequences of each stream have no rows."""
-        return {name: sum(not size for size in sizes) for name, sizes in self.rows.items()}
 
     @property
     def costs(self) -> list[float]:
         """What scoring each utterance costs: its frames and tokens."""
-        return [float(sum(sizes)) for sizes in zip(*self.rows.values(), strict=True)]
+        return [float(sum(sizes)) for sizes in zip(*self.lengths.values(), strict=True)]
 
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:
-        """Return batches of utterances with like numbers of rows."""
+        """Return batches of utterances of similar length, as indices."""
         costs = self.costs
         return plan_batches(costs, max(1.0, *costs) * EVALUATION_BATCH, EVALUATION_BATCH)
 
-    def expect(self, batches: Sequence[Sequence[int]], masks: Sequence[Any] = ()) -> None:
-        """Be told which batches come next; they are here already."""
+    def batches(self, plan: Sequence[BatchRequest], device: torch.device) -> Iterator[Batch]:
+        """Yield the batches of a plan in its order; their masks are not used, for the audio was encoded before."""
+        for request in plan:
+            indices = list(request.indices)
+            targets = to_device(torch.from_numpy(self.targets[indices]), device)
+            yield Batch(indices, targets, partial(self._read, device))
+
+    def _read(self, device: torch.device, indices: Sequence[int]) -> dict[str, Ragged]:
+        """Return the packed float32 streams of some utterances: (sum T, D), or (sum T, L, D) of several layers."""
+        streams = {}
+        for name, layers in self.streams.items():
+            frames = [sequences.gather(indices) for sequences in layers]
+            values = frames[0] if len(frames) == 1 else torch.stack(frames, dim=1)
+            streams[name] = Ragged.from_lengths(
+                to_device(values, device).float(), [layers[0].sizes[i] for i in indices]
+            )
+        return streams
 
 
 def load_split(
@@ -98,7 +93,7 @@ def load_split(
     allow_missing: bool = False,
     verify_inputs: bool = False,
     say: Say = silent,
-) -> Split:
+) -> StoredSplit:
     """Join a split with its streams.
 
     Raises InputError where a store lacks utterances or has rejected them as they are now (unless `allow_missing`),
@@ -115,7 +110,7 @@ def load_split(
     if not kept:
         raise InputError(f"{name}: none of the {len(utterances)} utterances has features in every store")
     _refuse_seen(kept, streams)
-    return Split(
+    return StoredSplit(
         name=name,
         utterances=kept,
         missing=missing,
@@ -126,7 +121,7 @@ def load_split(
         },
         audio_seconds=_audio_seconds(kept, streams.get("audio")),
         syllables=np.array([len(syllables(transcript_of(u))) if "text" in streams else 0 for u in kept], np.int64),
-        features_sha256=_features_sha256(kept, streams),
+        inputs_sha256=_inputs_sha256(kept, streams),
     )
 
 
@@ -138,7 +133,7 @@ def _refuse_seen(utterances: Sequence[Utterance], streams: Mapping[str, Stream])
             )
 
 
-def _features_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> str:
+def _inputs_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> str:
     digest = hashlib.sha256()
     for stream in sorted(streams.values(), key=lambda stream: stream.name):
         for utterance in utterances:
@@ -161,8 +156,9 @@ def index_targets(utterances: Sequence[Utterance], labels: Sequence[str]) -> np.
 def _audio_seconds(utterances: Sequence[Utterance], stream: Stream | None) -> np.ndarray[Any, Any]:
     if stream is None:
         return np.zeros(len(utterances))
-    rate = stream.first.info.identity["sample_rate"]
-    return np.array([stream.first.utterance_info(u.utterance_id).num_inputs / rate for u in utterances])
+    identity = stream.first.info.identity
+    num_samples = [stream.first.utterance_info(u.utterance_id).num_inputs for u in utterances]
+    return np.array([identity.duration_s(count) for count in num_samples])
 
 
 def _allow(
@@ -192,7 +188,7 @@ def _missing_error(
             listed |= {store.path / REJECTED_FILE} if any(u.utterance_id in rejected for u in lacking) else set()
             for utterance in lacking[:SHOWN]:
                 entry = rejected.get(utterance.utterance_id)
-                why = f"rejected: {entry['reason']}" if entry else "not extracted"
+                why = f"rejected: {entry.reason}" if entry else "not extracted"
                 lines.append(f"  {utterance.file}:{utterance.line} {utterance.utterance_id!r} in {store.path}: {why}")
             if len(lacking) > SHOWN:
                 lines.append(f"  and {len(lacking) - SHOWN} more of {stream.name}")
@@ -242,7 +238,7 @@ def _find_stale(
         if found == "changed":
             stale.append(utterance)
         elif found == "moved":
-            moved[utterance.utterance_id] = json.dumps(comparison.source(utterance))
+            moved[utterance.utterance_id] = comparison.source(utterance).json_text()
     for store in stream.stores if moved else ():
         store.remember_sources(moved)
     return stale, unusable

@@ -33,7 +33,7 @@ class EncoderSpec:
     files: tuple[str, ...] = ()
     """Files of a checkpoint that are loaded besides its weights: patterns, with `|` between alternatives."""
     makes_weights: bool = True
-    """If `model` is None: whether weights are initialised from a seed when the selector names no model."""
+    """If `model` is None: whether weights are initialized from a seed when the selector names no model."""
     stride: int = 0
     """Hop between frames, in samples at 16 kHz; 0 for text."""
     centre: float = 0.0

@@ -51,7 +51,7 @@ class Encoder(nn.Module, ABC):
     weights_note: str
     """Where the weights come from, for people: "random, seed 0", a hub id, a folder."""
     is_random: bool = False
-    """True if the weights are initialised from a seed and were never trained."""
+    """True if the weights are initialized from a seed and were never trained."""
     constants: frozenset[str] = frozenset()
     """Names of parameters that the architecture creates with `requires_grad=False`; they are never trained."""
     source: ModelSource = ModelSource()

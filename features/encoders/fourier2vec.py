@@ -103,7 +103,7 @@ class Fourier2Vec(Encoder):
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> Fourier2Vec:
-        """Load a checkpoint folder, or initialise weights from a fixed seed if the selector names no model."""
+        """Load a checkpoint folder, or initialize weights from a fixed seed if the selector names no model."""
         if selector.model is None:
             with seeded(torch.device("cpu"), RANDOM_SEED):
                 return cls(DEFAULTS, resolve_layers(selector, DEFAULTS["num_layers"]))
@@ -140,7 +140,7 @@ class Fourier2Vec(Encoder):
         return frames.replace(torch.log(power @ self.filters + 1e-6))
 
     def log_mel(self, samples: Ragged) -> Ragged:
-        """Return normalised log-mel frames (sum F, num_mels) of samples (sum S,)."""
+        """Return normalized log-mel frames (sum F, num_mels) of samples (sum S,)."""
         log_mel = self.raw_log_mel(samples)
         centred = log_mel.replace(log_mel.values - segment_mean(log_mel)[log_mel.segments])
         deviation = segment_mean(centred.map(torch.square)).sqrt()
@@ -153,7 +153,7 @@ class Fourier2Vec(Encoder):
         return self.encode_frames(mel)
 
     def encode_frames(self, mel: Ragged) -> list[Ragged]:
-        """Encode normalised log-mel frames (sum F, num_mels) into (sum T, D) of each layer, T = ceil(F / 2)."""
+        """Encode normalized log-mel frames (sum F, num_mels) into (sum T, D) of each layer, T = ceil(F / 2)."""
         hidden = mel.pack(functional.gelu(self.conv_in(mel.pad(0.0).transpose(1, 2))).transpose(1, 2))
         halved = functional.gelu(self.conv_down(hidden.pad(0.0).transpose(1, 2))).transpose(1, 2)  # (B, T, D)
         x = Ragged.without_values([(size + 1) // 2 for size in mel.sizes], halved.device).pack(halved)

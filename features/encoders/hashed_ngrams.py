@@ -69,7 +69,7 @@ class HashedNgrams(Encoder):
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> HashedNgrams:
-        """Load a checkpoint folder, or initialise the table from a fixed seed if the selector names no model."""
+        """Load a checkpoint folder, or initialize the table from a fixed seed if the selector names no model."""
         if selector.layers not in (None, ("last",)):
             raise UsageError(f"{selector.flag}: hashed_ngrams has one layer, 'last'")
         if selector.model is None:

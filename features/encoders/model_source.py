@@ -32,7 +32,7 @@ TAIL = 1 << 20
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What a selector's model was resolved to; all None for weights that are initialised from a seed."""
+    """What a selector's model was resolved to; all None for weights that are initialized from a seed."""
 
     model: str | None = None
     """An absolute path, or a hub id with its #revision, if any."""
@@ -72,7 +72,7 @@ class ModelSource:
 
     def __str__(self) -> str:
         commit = f" at commit {self.commit}" if self.commit is not None else ""
-        return f"{self.model}{commit}" if self.model is not None else "initialised from a seed"
+        return f"{self.model}{commit}" if self.model is not None else "initialized from a seed"
 
 
 def absolute(model: str) -> str:

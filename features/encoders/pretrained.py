@@ -142,7 +142,7 @@ def load_model(
     """Load a model of a transformers class in float32; InputError if its weights do not match its config exactly.
 
     Only the weights under `prefix` are checked, without the `unused` ones. Without this check, transformers would
-    silently initialise missing weights at random, and drop the blocks beyond those in the config.
+    silently initialize missing weights at random, and drop the blocks beyond those in the config.
     """
     with _quiet(), loading_errors(selector, location), torch.random.fork_rng(devices=[]):
         model, info = model_class.from_pretrained(

@@ -11,7 +11,8 @@ from typing import BinaryIO
 UNKNOWN_SIZES = (0, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 """Sizes that writers put into the header of a stream whose size they did not know."""
 STREAMED_RIFF = 0x7FFFF000 - 64
-"""A RIFF size from here on that exceeds the file means a stream: sox and others write a size of about 2 GB."""
+"""A RIFF size from here on that exceeds the file means a stream: sox and others write a size of
+about 2 GB."""
 OGG_TAIL = 1 << 17
 """Bytes at the end within which the last page begins: a page has at most 65 307."""
 OGG_LAST = 4
@@ -20,9 +21,10 @@ HEADER_ENDS = "the header ends before the audio"
 
 
 def find_truncation(path: Path, container: str) -> str | None:
-    """Return what audio is missing of what the header declares; None if nothing is, or if no size is declared.
+    """Return what audio is missing of what the header declares.
 
-    `container` is libsndfile's name of the format. FLAC and MP3 are not checked here: their decoders detect it.
+    None if nothing is, or if no size is declared. `container` is libsndfile's name of the format.
+    FLAC and MP3 are not checked here: their decoders detect it.
     """
     reader = READERS.get(container)
     if reader is None:
@@ -48,7 +50,10 @@ def _compare(declared: int, first: int, size: int) -> str | None:
 
 
 def _chunks(file: BinaryIO, offset: int, size: int, form: str, align: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, size and first byte of each chunk; `form` is the struct format of its header (name, size)."""
+    """Yield name, size and first byte of each chunk.
+
+    `form` is the struct format of its header (name, size).
+    """
     while offset + struct.calcsize(form) <= size:
         first = offset + struct.calcsize(form)
         file.seek(offset)
@@ -60,8 +65,9 @@ def _chunks(file: BinaryIO, offset: int, size: int, form: str, align: int) -> It
 def _riff(file: BinaryIO, size: int) -> str | None:
     """Check WAV and RF64, whose 64-bit sizes are in the chunk `ds64` before the audio.
 
-    A program that writes into a pipe cannot correct the size afterwards, and writes one of 2 GB or more. The price of
-    accepting these: a truncated WAV of really 2 GB or more is taken for a complete stream.
+    A program that writes into a pipe cannot correct the size afterwards, and writes one of 2 GB or
+    more. The price of accepting these: a truncated WAV of really 2 GB or more is taken for a
+    complete stream.
     """
     file.seek(0)
     form = ">4sI" if file.read(4) == b"RIFX" else "<4sI"

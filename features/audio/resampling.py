@@ -10,9 +10,11 @@ import numpy as np
 
 Samples = np.ndarray[Any, np.dtype[np.float32]]
 ZEROS, ROLLOFF = 6, 0.99
-"""Zero crossings of the sinc on each side, and the cutoff as a fraction of Nyquist: torchaudio's defaults."""
+"""Zero crossings of the sinc on each side, and the cutoff as a fraction of Nyquist: torchaudio's
+defaults."""
 MATRIX_ENTRIES = 1 << 21
-"""Maximum size of torchaudio's kernel: one filter per unit of the reduced new rate, each as long as the reduced old."""
+"""Maximum size of torchaudio's kernel: one filter per unit of the reduced new rate, each as long as
+the reduced old."""
 CHUNK_ENTRIES = 1 << 21
 """Filter taps applied at once; bounds the memory of a step."""
 
@@ -25,8 +27,8 @@ def resampled_length(length: int, old_rate: int, new_rate: int) -> int:
 def resample(samples: Samples, old_rate: int, new_rate: int) -> Samples:
     """Resample float32 (S,) to ceil(S * new / old) samples by windowed-sinc interpolation.
 
-    Rates with a large common divisor use torchaudio. For others its kernel would take gigabytes, most of it zeros: the
-    same filters are then applied directly.
+    Rates with a large common divisor use torchaudio. For others its kernel would take gigabytes,
+    most of it zeros: the same filters are then applied directly.
     """
     if old_rate == new_rate:
         return samples
@@ -56,7 +58,8 @@ def _resampler(old_rate: int, new_rate: int) -> Any:
 def resample_directly(samples: Samples, old: int, new: int) -> Samples:
     """Resample (S,) by `new` / `old`, two coprime numbers, with one filter per output sample.
 
-    Output sample n is at position n * old / new of the input; its filter is that of phase (n * old) % new.
+    Output sample n is at position n * old / new of the input; its filter is that of phase (n * old)
+    % new.
     """
     filters = _filters(old, new)  # (new, K)
     taps = filters.shape[1]

@@ -18,10 +18,12 @@ from features.errors import InputError
 
 Channel = int | Literal["mix"]
 END_TOLERANCE_S = 0.05
-"""An `end` up to this much past the end of the file is clipped and counted; beyond it, the segment is rejected."""
+"""An `end` up to this much past the end of the file is clipped and counted; beyond it, the segment
+is rejected."""
 SEEKABLE_FORMATS = CONTAINERS - {"OGG", "MP3"}
 SEEKABLE_SUBTYPES = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
-"""For these formats and encodings, seeking gives exactly the samples that decoding from the start gives."""
+"""For these formats and encodings, seeking gives exactly the samples that decoding from the start
+gives."""
 MIN_RATE, MAX_RATE = 1_000, 768_000
 """Hz; a rate outside this range means a damaged header."""
 MP3_SAMPLES_PER_BYTE = 32
@@ -35,7 +37,10 @@ UNKNOWN_FRAMES = 2**63 - 1
 
 
 class AudioError(InputError):
-    """Audio that cannot be used. `reason` is a short word for rejected.jsonl; the message has the details."""
+    """Audio that cannot be used.
+
+    `reason` is a short word for rejected.jsonl; the message has the details.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -59,8 +64,9 @@ def inspect_segment(
 ) -> SegmentInfo:
     """Convert times (seconds) to a segment in samples, from the file's header alone.
 
-    AudioError if the file cannot be read, the channel does not exist, the segment has no samples or ends more than
-    0.05 s past the file, or if it reaches the end of a file that is truncated or does not declare its length.
+    AudioError if the file cannot be read, the channel does not exist, the segment has no samples or
+    ends more than 0.05 s past the file, or if it reaches the end of a file that is truncated or
+    does not declare its length.
     """
     with _open(path) as file:
         return _segment(path, file, start, end, channel, sample_rate)
@@ -75,8 +81,8 @@ def read_segment(path: Path, start: float, end: float | None, channel: Channel, 
 def decode_segment(path: Path, start: float, end: float | None, channel: Channel) -> tuple[Samples, int]:
     """Decode a segment as float32 (S,) in [-1, 1] at the file's own rate; return it with that rate.
 
-    AudioError as for `inspect_segment`, and if the file has fewer samples than its header says, if the samples do not
-    fit into memory, or if any sample of the segment is not finite.
+    AudioError as for `inspect_segment`, and if the file has fewer samples than its header says, if
+    the samples do not fit into memory, or if any sample of the segment is not finite.
     """
     with _open(path) as file:
         info = _segment(path, file, start, end, channel, file.samplerate)
@@ -100,7 +106,10 @@ def decode_segment(path: Path, start: float, end: float | None, channel: Channel
 
 @contextmanager
 def _open(path: Path) -> Iterator[soundfile.SoundFile]:
-    """Open an audio file; any error until it is closed becomes an AudioError, except for too many open files."""
+    """Open an audio file.
+
+    Any error until it is closed becomes an AudioError, except for too many open files.
+    """
     try:
         if not path.is_file():
             raise AudioError(NOT_FOUND, f"{path} must be an audio file, but it does not exist")
@@ -145,7 +154,10 @@ def _is_system_error(error: Exception) -> bool:
 
 
 def _open_error(path: Path) -> OSError | None:
-    """Return the error of opening a file, which libsndfile does not report; None if it can be opened."""
+    """Return the error of opening a file, which libsndfile does not report.
+
+    None if it can be opened.
+    """
     try:
         path.open("rb").close()
     except OSError as error:

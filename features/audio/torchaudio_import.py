@@ -1,8 +1,9 @@
 """Import of torchaudio, even if its compiled extension does not fit the installed torch.
 
-PyPI's torchaudio has an extension linked against CUDA. Beside a CPU-only torch it cannot be loaded, and the import
-fails. This project uses only parts in pure torch (resampling). If the plain import fails, a stub of the private module
-`torchaudio._extension` is put into `sys.modules`, and the import is tried again; nothing on disk changes.
+PyPI's torchaudio has an extension linked against CUDA. Beside a CPU-only torch it cannot be loaded,
+and the import fails. This project uses only parts in pure torch (resampling). If the plain import
+fails, a stub of the private module `torchaudio._extension` is put into `sys.modules`, and the
+import is tried again; nothing on disk changes.
 """
 
 from __future__ import annotations

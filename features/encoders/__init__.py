@@ -1,4 +1,7 @@
-"""Registry of the encoders. To add one, write a module with an `Encoder` subclass and add an entry here."""
+"""Registry of the encoders.
+
+To add one, write a module with an `Encoder` subclass and add an entry here.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,11 @@ class EncoderSpec:
     settings: tuple[str, ...] = ()
     """The fields of EncoderSettings that it supports."""
     files: tuple[str, ...] = ()
-    """Files of a checkpoint that are loaded besides its weights: patterns, with `|` between alternatives."""
+    """Files of a checkpoint that are loaded besides its weights: patterns, with `|` between
+    alternatives."""
     makes_weights: bool = True
-    """If `model` is None: whether weights are initialized from a seed when the selector names no model."""
+    """If `model` is None: whether weights are initialized from a seed when the selector names no
+    model."""
     stride: int = 0
     """Hop between frames, in samples at 16 kHz; 0 for text."""
     centre: float = 0.0

@@ -28,7 +28,8 @@ Lengths = Any  # an int, a numpy array or a tensor of ints
 class Encoder(nn.Module, ABC):
     """Base class of encoders: maps prepared input to feature sequences that do not depend on the rest of the batch.
 
-    Subclasses are final. They set `dim`, `layers`, `num_layers`, `config`, `model_name` and `weights_note`.
+    Subclasses are final. They set `dim`, `layers`, `num_layers`, `config`, `model_name` and
+    `weights_note`.
     """
 
     name: ClassVar[str]
@@ -40,7 +41,8 @@ class Encoder(nn.Module, ABC):
     dim: int
     """D, the width of the features."""
     layers: tuple[Layer, ...]
-    """Layers to return: k is transformers' `hidden_states[k]` (0: input of the first block), "last" the output."""
+    """Layers to return: k is transformers' `hidden_states[k]` (0: input of the first block), "last"
+    the output."""
     num_layers: int
     config: dict[str, Any]
     """Every setting besides the weights that changes the numbers; part of a store's identity."""
@@ -53,25 +55,33 @@ class Encoder(nn.Module, ABC):
     is_random: bool = False
     """True if the weights are initialized from a seed and were never trained."""
     constants: frozenset[str] = frozenset()
-    """Names of parameters that the architecture creates with `requires_grad=False`; they are never trained."""
+    """Names of parameters that the architecture creates with `requires_grad=False`; they are never
+    trained."""
     source: ModelSource = ModelSource()
     """Where the weights were found, recorded with a store."""
     fine_tuning: FineTuning | None = None
     """The record of the fine-tuning that the weights come from, if any."""
     lora_targets: ClassVar[tuple[str, ...]] = ()
-    """Names of the linear layers in a block that get LoRA adapters; empty: LoRA is not supported."""
+    """Names of the linear layers in a block that get LoRA adapters; empty: LoRA is not
+    supported."""
 
     @classmethod
     @abstractmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> Encoder:
-        """Load the encoder that a selector names, in float32 on the CPU; InputError if it cannot be loaded."""
+        """Load the encoder that a selector names, in float32 on the CPU.
+
+        InputError if it cannot be loaded.
+        """
 
     def is_truncated(self, raw: Any) -> bool:
         """Tell whether `prepare` truncates this transcript, because it exceeds the encoder's maximum length."""
         return False
 
     def count_tokens(self, transcripts: Iterable[str]) -> TokenCounts | None:
-        """Count tokens of normalized transcripts; None for an encoder without a subword tokenizer."""
+        """Count tokens of normalized transcripts.
+
+        None for an encoder without a subword tokenizer.
+        """
         return None
 
     def drop_unused_blocks(self) -> None:
@@ -93,7 +103,8 @@ class Encoder(nn.Module, ABC):
     def save(self, folder: Path) -> None:
         """Write the weights and all other files that `load` needs, for NAME=folder.
 
-        If the folder already has a checkpoint, the weights that this encoder still holds replace those in it.
+        If the folder already has a checkpoint, the weights that this encoder still holds replace
+        those in it.
         """
 
     @abstractmethod
@@ -118,7 +129,10 @@ class Encoder(nn.Module, ABC):
 
 
 def resolve_layers(selector: Selector, num_layers: int) -> tuple[Layer, ...]:
-    """Return the layers that a selector requests, by default the encoder's own; InputError for one above the top."""
+    """Return the layers that a selector requests, by default the encoder's own.
+
+    InputError for one above the top.
+    """
     if selector.layers is None:
         depth = selector.spec.depth
         return ("last",) if depth is None else (max(1, round(depth * num_layers)),)
@@ -135,8 +149,8 @@ def capture_hidden_states(
 ) -> Iterator[dict[Layer, Tensor]]:
     """Collect hidden states with hooks while a model runs: 0 is the input of `blocks[0]`, k the output of block k.
 
-    `after_first` is a module, if any, that changes the output of the first block before the second one reads it. "last"
-    is not collected: it is the model's own output.
+    `after_first` is a module, if any, that changes the output of the first block before the second
+    one reads it. "last" is not collected: it is the model's own output.
     """
     sources = [after_first or blocks[0], *blocks[1:]]
     states: dict[Layer, Tensor] = {}
@@ -189,7 +203,8 @@ def weights_sha256(module: nn.Module) -> str:
 def load_encoder(selector: Selector, settings: EncoderSettings = DEFAULT_SETTINGS) -> Encoder:
     """Load the encoder that a selector names, frozen and in eval mode, on the CPU.
 
-    The model may be the run of a fine-tuning. Settings that this encoder does not support are ignored.
+    The model may be the run of a fine-tuning. Settings that this encoder does not support are
+    ignored.
     """
     encoder = load_all_blocks(selector, settings)
     encoder.drop_unused_blocks()
@@ -216,7 +231,10 @@ def load_all_blocks(selector: Selector, settings: EncoderSettings = DEFAULT_SETT
 
 
 def samples_tensor(samples: np.ndarray[Any, np.dtype[np.float32]]) -> Tensor:
-    """Convert audio samples (S,) to a float32 tensor; ValueError for another shape or an empty array."""
+    """Convert audio samples (S,) to a float32 tensor.
+
+    ValueError for another shape or an empty array.
+    """
     if samples.ndim != 1 or samples.size == 0:
         raise ValueError(f"samples must be a non-empty (S,) array, found shape {samples.shape}")
     return torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))

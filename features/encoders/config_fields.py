@@ -1,6 +1,7 @@
 """Fields of a transformers config that change the numbers, and so are part of a store's identity.
 
-Sizes are not listed: they determine the names and shapes of the weights, whose hash is part of the identity too.
+Sizes are not listed: they determine the names and shapes of the weights, whose hash is part of the
+identity too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ NUMERIC_FIELDS: dict[str, tuple[str, ...]] = {
         "position_buckets", "pos_att_type", "conv_act",
     ),
 }  # fmt: skip
-"""model_type -> fields that can change the output of the same weights; tests/test_config_fields.py tests each."""
+"""model_type -> fields that can change the output of the same weights; tests/test_config_fields.py
+tests each."""
 IRRELEVANT = frozenset(
     {
         "_name_or_path", "_attn_implementation", "_attn_implementation_internal", "architectures", "dtype", "id2label",
@@ -39,8 +41,9 @@ IRRELEVANT = frozenset(
 def config_identity(config: Any) -> dict[str, Any]:
     """Return the fields of a transformers config that can change the numbers.
 
-    For a model type that is not listed, these are all fields that differ from their defaults, except `IRRELEVANT`. That
-    may be too many: then an unchanged model is extracted again, but two models are never confused.
+    For a model type that is not listed, these are all fields that differ from their defaults,
+    except `IRRELEVANT`. That may be too many: then an unchanged model is extracted again, but two
+    models are never confused.
     """
     fields: dict[str, Any] = {}
     listed = NUMERIC_FIELDS.get(config.model_type)

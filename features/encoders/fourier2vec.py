@@ -1,7 +1,7 @@
 """Fourier2Vec: log-mel spectrogram, two convolutions and a pre-norm Transformer, at 50 Hz.
 
-Without a checkpoint its weights are random: a baseline (a random projection of the spectrogram and its context), which
-stores and reports record as random.
+Without a checkpoint its weights are random: a baseline (a random projection of the spectrogram and
+its context), which stores and reports record as random.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ RANDOM_SEED = 0
 
 
 def num_frames(lengths: Lengths) -> Lengths:
-    """Return the number of 25 ms frames, every 10 ms, in a number of samples; shorter audio is padded to one frame."""
+    """Return the number of 25 ms frames, every 10 ms, in a number of samples.
+
+    Shorter audio is padded to one frame.
+    """
     if isinstance(lengths, int):
         return (max(lengths, WINDOW) - WINDOW) // HOP + 1
     return (lengths.clip(WINDOW) - WINDOW) // HOP + 1
@@ -72,8 +75,8 @@ class Block(nn.Module):
 class Fourier2Vec(Encoder):
     """Log-mel frames (25 / 10 ms, Hann, 80 mels), conv k3 s1, conv k3 s2, convolutional positions, 4 blocks, D 256.
 
-    The mel bands of an utterance are normalized to zero mean and unit variance over its frames. Padding is removed
-    after every convolution, so that features do not depend on the batch.
+    The mel bands of an utterance are normalized to zero mean and unit variance over its frames.
+    Padding is removed after every convolution, so that features do not depend on the batch.
     """
 
     name: ClassVar[str] = "fourier2vec"

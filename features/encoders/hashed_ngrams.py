@@ -1,8 +1,9 @@
 """Hashed n-grams: a baseline text encoder with random embeddings, without semantics, that needs no download.
 
-The embedding of a token (a syllable between white space) is the scaled sum of random embeddings of the syllable and of
-its character bi- and trigrams, plus a sinusoidal position. The hashing is that of Bojanowski et al. 2017, "Enriching
-word vectors with subword information". The first token, [CLS], is the mean of the others.
+The embedding of a token (a syllable between white space) is the scaled sum of random embeddings of
+the syllable and of its character bi- and trigrams, plus a sinusoidal position. The hashing is that
+of Bojanowski et al. 2017, "Enriching word vectors with subword information". The first token,
+[CLS], is the mean of the others.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from features.text.normalize import syllables
 from features.torch_seed import seeded
 
 DEFAULTS: dict[str, Any] = {"dim": 256, "buckets": 1 << 14, "slots": 32, "position_scale": 0.1}
-"""`slots`: maximum number of n-grams per token (a Vietnamese syllable of 7 letters has 16). `position_scale`: weight of
-the position; the elements of a token embedding have a variance of about 1."""
+"""`slots`: maximum number of n-grams per token (a Vietnamese syllable of 7 letters has 16).
+`position_scale`: weight of the position; the elements of a token embedding have a variance of
+about 1."""
 RANDOM_SEED = 0
 
 
@@ -53,7 +55,10 @@ def sinusoids(positions: Tensor, dim: int) -> Tensor:
 
 
 class HashedNgrams(Encoder):
-    """Hashed n-gram embeddings of each syllable, plus position; [CLS] first, the mean of the tokens."""
+    """Hashed n-gram embeddings of each syllable, plus position.
+
+    The first token is [CLS], the mean of the others.
+    """
 
     name: ClassVar[str] = "hashed_ngrams"
     modality: ClassVar[str] = "text"
@@ -89,7 +94,10 @@ class HashedNgrams(Encoder):
         return [self.table]
 
     def prepare(self, raw: Any) -> Tensor:
-        """Return the n-gram buckets int64 (T, slots) of a normalized transcript; 0 fills unused slots."""
+        """Return the n-gram buckets int64 (T, slots) of a normalized transcript.
+
+        Unused slots are 0.
+        """
         slots, buckets = self.config["slots"], self.config["buckets"]
         tokens = []
         for syllable in syllables(raw):

@@ -49,7 +49,8 @@ def cached_snapshot(model: str) -> Path | None:
 def select_weights(names: Iterable[str], shards: Sequence[str] | None = None) -> list[str]:
     """Select the weight files to load: safetensors before .bin, a single file before the `shards` of an index.
 
-    Files with other names are selected only if none has a usual one. DeBERTa-v3's generator is always included.
+    Files with other names are selected only if none has a usual one. DeBERTa-v3's generator is
+    always included.
     """
     top_level = sorted(name for name in names if "/" not in name)
     weights = [name for name in top_level if name.endswith(WEIGHTS_SUFFIXES)]
@@ -73,7 +74,10 @@ def _file_names(folder: Path) -> list[str]:
 
 
 def find_index(folder: Path) -> Path | None:
-    """Return the index of the sharded weights of a folder; None if there is none, or a single file of weights."""
+    """Return the index of the sharded weights of a folder.
+
+    None if there is none, or a single file of weights.
+    """
     for usual in WEIGHTS_FILES:
         index = folder / f"{usual}.index.json"
         if (folder / usual).is_file():
@@ -84,7 +88,10 @@ def find_index(folder: Path) -> Path | None:
 
 
 def read_index(index: Path) -> list[Any] | None:
-    """Return the entries of an index of weights, the shard of each tensor; None if it cannot be read."""
+    """Return the entries of an index of weights, the shard of each tensor.
+
+    None if it cannot be read.
+    """
     try:
         return list(json.loads(index.read_text("utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):

@@ -16,7 +16,10 @@ from features.text.normalize import TokenCounts
 
 
 class LayerMeans(Encoder):
-    """Wraps an encoder; its output has one frame per layer, in order: the mean of that layer over time."""
+    """Time-means of the layers of a wrapped encoder.
+
+    The output has one frame per layer, in order: the mean of that layer over time.
+    """
 
     def __init__(self, inner: Encoder) -> None:
         super().__init__()

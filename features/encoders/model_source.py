@@ -1,8 +1,9 @@
 """Source of an encoder's weights: what a store records of its model, and how a selector finds that store again.
 
-A folder or file is identified by a fingerprint of the files that are read of it: a copy is the same model, and another
-model of the same name is not. Files above 16 MiB are sampled: the ends of every tensor in safetensors, the checksums of
-the tensors in a .bin, and blocks across the file. This takes milliseconds for gigabytes of weights.
+A folder or file is identified by a fingerprint of the files that are read of it: a copy is the same
+model, and another model of the same name is not. Files above 16 MiB are sampled: the ends of every
+tensor in safetensors, the checksums of the tensors in a .bin, and blocks across the file. This
+takes milliseconds for gigabytes of weights.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ TAIL = 1 << 20
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What a selector's model was resolved to; all None for weights that are initialized from a seed."""
+    """What a selector's model was resolved to.
+
+    All None for weights that are initialized from a seed.
+    """
 
     model: str | None = None
     """An absolute path, or a hub id with its #revision, if any."""
@@ -93,7 +97,10 @@ def find_source(selector: Selector) -> ModelSource:
 
 
 def local_fingerprint(selector: Selector) -> str | None:
-    """Return the fingerprint of a local model, or of the fine-tuned encoder in a run; None for any other model."""
+    """Return the fingerprint of a local model, or of the fine-tuned encoder in a run.
+
+    None for any other model.
+    """
     model = selector.model or selector.spec.model
     path = Path(model).expanduser() if model is not None else None
     if path is None or not path.exists():
@@ -105,7 +112,8 @@ def local_fingerprint(selector: Selector) -> str | None:
 def fingerprint(path: Path) -> str:
     """Hash the names, sizes and contents (sampled, for large files) of the files that are read of a checkpoint.
 
-    A folder with one file of weights and no config.json counts as that file; the file's name is ignored.
+    A folder with one file of weights and no config.json counts as that file; the file's name is
+    ignored.
     """
     digest = hashlib.sha256()
     try:
@@ -146,7 +154,10 @@ def _hash_file(digest: Any, path: Path) -> None:
 
 
 def _tensor_edges(file: BinaryIO, path: Path, size: int) -> list[int]:
-    """Return the byte offsets within a safetensors file at which its tensors begin and end; none for other files."""
+    """Return the byte offsets within a safetensors file at which its tensors begin and end.
+
+    Empty for other files.
+    """
     if path.suffix != ".safetensors":
         return []
     length = int.from_bytes(file.read(8), "little")

@@ -36,7 +36,8 @@ RANDOM_NOTE = "random"
 def checkpoint_location(selector: Selector) -> str:
     """Return the folder to load: a local folder, else the snapshot of a hub model, downloaded if it is not cached.
 
-    InputError if the model can only be a folder and does not exist, or if neither the cache nor the hub has it.
+    InputError if the model can only be a folder and does not exist, or if neither the cache nor the
+    hub has it.
     """
     model = selector.model or selector.spec.model
     if model is None:
@@ -74,8 +75,8 @@ def _folder_hint(selector: Selector) -> str:
 def read_config(selector: Selector, location: str, model_type: str | None) -> None:
     """Check the small files of a checkpoint before anything is loaded.
 
-    InputError if config.json is missing, invalid or of another model_type, if a text file is a placeholder, or if an
-    index of weights names files outside the folder.
+    InputError if config.json is missing, invalid or of another model_type, if a text file is a
+    placeholder, or if an index of weights names files outside the folder.
     """
     check_files(selector, location, TEXTS)
     check_shards(selector, location)
@@ -141,8 +142,9 @@ def load_model(
 ) -> nn.Module:
     """Load a model of a transformers class in float32; InputError if its weights do not match its config exactly.
 
-    Only the weights under `prefix` are checked, without the `unused` ones. Without this check, transformers would
-    silently initialize missing weights at random, and drop the blocks beyond those in the config.
+    Only the weights under `prefix` are checked, without the `unused` ones. Without this check,
+    transformers would silently initialize missing weights at random, and drop the blocks beyond
+    those in the config.
     """
     with _quiet(), loading_errors(selector, location), torch.random.fork_rng(devices=[]):
         model, info = model_class.from_pretrained(
@@ -200,7 +202,10 @@ def _plain_config(location: str) -> Any:
 
 
 def _unread_keys(model: Any, unexpected: Iterable[str]) -> list[str]:
-    """Return unexpected keys within the model's own modules; those of heads, quantizers, ... are ignored."""
+    """Return unexpected keys within the model's own modules.
+
+    Those of heads, quantizers, ... are ignored.
+    """
     parts = {name for name, _ in model.named_children()}
     keys = [key.removeprefix(f"{model.base_model_prefix}.") for key in unexpected]
     return [key for key in keys if key.split(".")[0] in parts and key.rsplit(".", 1)[-1] not in BUFFERS]
@@ -216,7 +221,10 @@ def _restore_constants(model: Any) -> None:
 
 
 def save_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write model.safetensors in the Hugging Face format; tensors of other names in an existing file are kept."""
+    """Write model.safetensors in the Hugging Face format.
+
+    Tensors of other names in an existing file are kept.
+    """
     path = folder / WEIGHTS_FILE
     merged = load_file(path) if path.is_file() else {}
     for name, tensor in tensors.items():
@@ -243,11 +251,17 @@ class NativeCheckpoint:
 
     @property
     def is_random(self) -> bool:
-        """True if the weights were never trained; the format records it only as the beginning of the note."""
+        """True if the weights were never trained.
+
+        The file format records this only in the note.
+        """
         return self.weights_note.startswith(RANDOM_NOTE)
 
     def load_into(self, selector: Selector, encoder: Encoder) -> None:
-        """Copy the weights into an encoder; InputError if any is missing, unexpected or of another shape."""
+        """Copy the weights into an encoder.
+
+        InputError if any is missing, unexpected or of another shape.
+        """
         try:
             encoder.load_state_dict(self.tensors, strict=True)
         except RuntimeError as error:
@@ -258,7 +272,10 @@ class NativeCheckpoint:
 
 
 def read_native(selector: Selector, config_keys: Collection[str]) -> NativeCheckpoint:
-    """Read a folder that `save_native` wrote; InputError unless its config has exactly these keys."""
+    """Read a folder that `save_native` wrote.
+
+    InputError unless its config has exactly these keys.
+    """
     folder = Path(str(selector.model)).expanduser()
     config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     if not (config.is_file() and weights.is_file()):

@@ -80,7 +80,10 @@ def expand_layers(layers: tuple[Layer, ...], num_layers: int) -> tuple[Layer, ..
 
 
 def parse_selectors(text: str, modality: str) -> list[Selector]:
-    """Parse one selector, or for audio two with `+` between them; `dual` is an alias of wav2vec2+vggish."""
+    """Parse one selector, or for audio two with `+` between them.
+
+    `dual` is an alias of wav2vec2+vggish.
+    """
     names = "|".join(map(re.escape, ENCODERS[modality]))  # a + within a path does not separate selectors
     parts = re.split(rf"\+(?=(?:{names})(?:[=@+]|$))", ALIASES.get(text.strip(), text.strip()))
     if modality == "text" and len(parts) > 1:

@@ -1,7 +1,8 @@
 """Word embeddings of DeBERTa-v3 checkpoints that contain only the difference to their generator's embeddings.
 
-In replaced-token training with gradient-disentangled sharing (He et al. 2021, arXiv 2111.09543) the discriminator's
-embedding is the generator's `weight` plus a `_weight` of its own. ViDeBERTa was released with the `_weight` alone.
+In replaced-token training with gradient-disentangled sharing (He et al. 2021, arXiv 2111.09543) the
+discriminator's embedding is the generator's `weight` plus a `_weight` of its own. ViDeBERTa was
+released with the `_weight` alone.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ GENERATOR_FILES = ("model.generator.safetensors", "pytorch_model.generator.bin")
 def fill_shared_embeddings(selector: Selector, location: str, model: Any, info: dict[str, Any]) -> None:
     """Set the word embedding to generator's embedding + difference, if the checkpoint contains only the difference.
 
-    `info` is the loading info of transformers; the embedding is removed from its missing keys. InputError if the
-    generator's weights are missing.
+    `info` is the loading info of transformers; the embedding is removed from its missing keys.
+    InputError if the generator's weights are missing.
     """
     is_missing = EMBEDDING in info["missing_keys"]
     if not is_missing or not any(key.endswith(DIFFERENCE) for key in info["unexpected_keys"]):
@@ -64,7 +65,10 @@ def _folder(location: str) -> Path:
 
 
 def _read_tensor(folder: Path, names: tuple[str, ...], ending: str) -> Tensor | None:
-    """Return the tensor with this end of its key, from the first of these files that exists; None if missing."""
+    """Return the tensor with this end of its key, from the first of these files that exists.
+
+    None if missing.
+    """
     paths = [folder / name for name in names if (folder / name).is_file()]
     if not paths:
         return None

@@ -46,10 +46,11 @@ POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camember
 class TextTransformer(Encoder):
     """A Transformer over subword tokens; padded keys are masked.
 
-    Layer k is `hidden_states[k]` of transformers; the top one is the model's output, and so equals "last".
+    Layer k is `hidden_states[k]` of transformers; the top one is the model's output, and so equals
+    "last".
 
-    A transcript with more tokens than the model has positions is truncated: it keeps its first tokens and the final
-    special token.
+    A transcript with more tokens than the model has positions is truncated: it keeps its first
+    tokens and the final special token.
     """
 
     modality: ClassVar[str] = "text"
@@ -69,7 +70,8 @@ class TextTransformer(Encoder):
     from_encoder_decoder: bool = False
     """Whether it is the encoder of an encoder-decoder, which cannot be saved."""
     one_at_a_time: bool = False
-    """Whether each sequence is encoded alone, because the architecture does not mask all padding."""
+    """Whether each sequence is encoded alone, because the architecture does not mask all
+    padding."""
 
     def __init__(self, model: Any, tokenizer: Any, layers: tuple[Layer, ...], settings: EncoderSettings) -> None:
         super().__init__()
@@ -238,8 +240,9 @@ class ViDeBerta(TextTransformer):
 class AnyTransformer(TextTransformer):
     """Any other text encoder of the Hugging Face hub, or the encoder of an encoder-decoder.
 
-    Untested architectures are checked when they are loaded. If features depend on the batch (XLNet, FNet, ConvBERT),
-    sequences are encoded one at a time. Layers that do not equal `hidden_states[k]` are refused.
+    Untested architectures are checked when they are loaded. If features depend on the batch (XLNet,
+    FNet, ConvBERT), sequences are encoded one at a time. Layers that do not equal
+    `hidden_states[k]` are refused.
     """
 
     name: ClassVar[str] = "transformer"

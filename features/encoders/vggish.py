@@ -27,7 +27,8 @@ PATCH = 96
 FIRST, NEXT = 15_600, 15_360
 """Samples of the first patch (95 hops and the last window), and of each further patch."""
 CHANNELS = (64, "P", 128, "P", 256, 256, "P", 512, 512, "P")
-"""Output channels of the convolutions (VGG configuration A without its last block); P is a max pooling by 2."""
+"""Output channels of the convolutions (VGG configuration A without its last block); P is a max
+pooling by 2."""
 
 
 def make_features() -> nn.Sequential:
@@ -44,10 +45,12 @@ def make_features() -> nn.Sequential:
 
 
 class Vggish(Encoder):
-    """VGGish, one frame per patch; input is zero-padded to 15 600 + 15 360 k samples, so that no audio is dropped.
+    """VGGish, one frame per patch.
 
-    The embeddings are those before PCA and quantization. `final_relu` is False, as in Google's definition; the public
-    PyTorch port ends with a ReLU. The last patch may contain padding; the reference drops it (`partial="drop"`).
+    Input is zero-padded to 15 600 + 15 360 k samples, so that no audio is dropped. The embeddings
+    are those before PCA and quantization. `final_relu` is False, as in Google's definition; the
+    public PyTorch port ends with a ReLU. The last patch may contain padding; the reference drops it
+    (`partial="drop"`).
     """
 
     name: ClassVar[str] = "vggish"

@@ -1,7 +1,7 @@
 """Audio encoders over waveforms, of the wav2vec 2.0 family: wav2vec2 (XLSR-53), HuBERT, WavLM, data2vec-audio; 50 Hz.
 
-Baevski et al. 2020 (arXiv 2006.11477), Hsu et al. 2021 (2106.07447), Chen et al. 2022 (2110.13900), Baevski et al.
-2022 (2202.03555).
+Baevski et al. 2020 (arXiv 2006.11477), Hsu et al. 2021 (2106.07447), Chen et al. 2022 (2110.13900),
+Baevski et al. 2022 (2202.03555).
 """
 
 from __future__ import annotations
@@ -39,14 +39,16 @@ from features.errors import InputError
 from features.ragged import Ragged, padding_mask
 
 MIN_SAMPLES = 400
-"""Samples that the convolutions need for one frame; shorter audio is zero-padded to it, alone and in a batch."""
+"""Samples that the convolutions need for one frame; shorter audio is zero-padded to it, alone and
+in a batch."""
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 
 
 class MaskedGroupNorm(nn.Module):
     """Group norm, one channel per group, with statistics over the real frames only.
 
-    `nn.GroupNorm` averages over the padded time axis, so that the features of an utterance would depend on its batch.
+    `nn.GroupNorm` averages over the padded time axis, so that the features of an utterance would
+    depend on its batch.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
@@ -72,7 +74,8 @@ class MaskedGroupNorm(nn.Module):
 class MaskedBatchNorm(nn.Module):
     """Batch norm before the positional convolution: it uses its running statistics and keeps padding at zero.
 
-    Without the mask, the bias of the norm would turn zero padding into values that the convolution reads.
+    Without the mask, the bias of the norm would turn zero padding into values that the convolution
+    reads.
     """
 
     running_mean: Tensor
@@ -97,8 +100,9 @@ class MaskedBatchNorm(nn.Module):
 class ChannelsLastConvolution(nn.Module):
     """A front-end convolution with a channels-last memory layout on a CPU.
 
-    `nn.Conv1d` on a CPU makes its input and output contiguous over time, so that each layer norm between two of them
-    transposes the activations twice: a fifth of the runtime of a base-sized front end. Equal up to rounding (6e-6).
+    `nn.Conv1d` on a CPU makes its input and output contiguous over time, so that each layer norm
+    between two of them transposes the activations twice: a fifth of the runtime of a base-sized
+    front end. Equal up to rounding (6e-6).
     """
 
     def __init__(self, convolution: nn.Conv1d) -> None:
@@ -117,10 +121,11 @@ class ChannelsLastConvolution(nn.Module):
 
 
 class WaveformTransformer(Encoder):
-    """A convolutional front end (25 ms every 20 ms) and a Transformer; padding is masked everywhere.
+    """A convolutional front end (25 ms every 20 ms) and a Transformer.
 
-    Layer k is `hidden_states[k]` of transformers, "last" is `last_hidden_state`. With `do_stable_layer_norm` (XLSR-53)
-    the top numbered layer is before the final LayerNorm and "last" after it; otherwise they are equal.
+    Padding is masked everywhere. Layer k is `hidden_states[k]` of transformers, "last" is
+    `last_hidden_state`. With `do_stable_layer_norm` (XLSR-53) the top numbered layer is before the
+    final LayerNorm and "last" after it; otherwise they are equal.
     """
 
     modality: ClassVar[str] = "audio"
@@ -130,7 +135,8 @@ class WaveformTransformer(Encoder):
     model_class: ClassVar[str]
     """Name of the class in transformers."""
     batched: ClassVar[bool] = True
-    """False if some layer reads padding despite the mask: utterances are then encoded one at a time."""
+    """False if some layer reads padding despite the mask: utterances are then encoded one at a
+    time."""
 
     model: Any
 
@@ -210,7 +216,8 @@ class WaveformTransformer(Encoder):
     def prepare(self, raw: Any) -> Tensor:
         """Return samples float32 (S,) at 16 kHz, zero-padded to at least the 400 of one frame.
 
-        Before padding they are normalized to zero mean and unit variance, if the checkpoint was trained that way.
+        Before padding they are normalized to zero mean and unit variance, if the checkpoint was
+        trained that way.
         """
         samples = samples_tensor(raw)
         if self.do_normalize:
@@ -268,7 +275,8 @@ class WavLM(WaveformTransformer):
     model_type: ClassVar[str] = "wavlm"
     model_class: ClassVar[str] = "WavLMModel"
     lora_targets: ClassVar[tuple[str, ...]] = ("intermediate_dense", "output_dense")
-    """Not q_proj and v_proj: its attention uses their weights without calling the modules, and so without adapters."""
+    """Not q_proj and v_proj: its attention uses their weights without calling the modules, and so
+    without adapters."""
 
 
 class Data2VecAudio(WaveformTransformer):

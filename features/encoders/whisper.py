@@ -39,11 +39,13 @@ SAMPLES_PER_FRAME = 320
 
 
 class Whisper(Encoder):
-    """Whisper's encoder. Each window is padded to 30 s, as in training; only its ceil(n / 320) real frames are kept.
+    """Whisper's encoder.
 
-    Longer audio is split into windows of 30 s, whose frames are joined: 480 000 is a multiple of 320, so the lengths
-    add up. Layer k is `hidden_states[k]` of transformers; the top one, like "last", is after the final LayerNorm. Mode
-    `trimmed` encodes only the real frames: faster, but not how the model was trained.
+    Each window is padded to 30 s, as in training; only its ceil(n / 320) real frames are kept.
+    Longer audio is split into windows of 30 s, whose frames are joined: 480 000 is a multiple of
+    320, so the lengths add up. Layer k is `hidden_states[k]` of transformers; the top one, like
+    "last", is after the final LayerNorm. Mode `trimmed` encodes only the real frames: faster, but
+    not how the model was trained.
     """
 
     name: ClassVar[str] = "whisper"
@@ -167,8 +169,9 @@ class Whisper(Encoder):
     def _forward_trimmed(self, mel: Tensor, frames: Ragged) -> Tensor:
         """Run the encoder over the real frames only: (windows, max T, D).
 
-        The mel spectrogram is that of the padded window. It and the output of the first convolution are zeroed beyond
-        the 2 T mel frames of a window, and keys beyond its T frames are masked: features do not depend on the batch.
+        The mel spectrogram is that of the padded window. It and the output of the first convolution
+        are zeroed beyond the 2 T mel frames of a window, and keys beyond its T frames are masked:
+        features do not depend on the batch.
         """
         encoder, length = self.encoder, frames.max_length
         is_real = padding_mask(2 * frames.lengths, 2 * length)[:, None]  # (windows, 1, 2 T)

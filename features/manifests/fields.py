@@ -78,7 +78,10 @@ def parse_fields(document: Mapping[str, Any]) -> Fields:
 
 
 def find_synonym(field: str, keys: Mapping[str, Any]) -> str | None:
-    """Return a key that is a common synonym of a field (such as `text` of `transcript`); None if there is none."""
+    """Return a key that is a common synonym of a field (such as `text` of `transcript`).
+
+    None if there is none.
+    """
     for key in keys:
         if key.casefold() in SYNONYMS.get(field, ()):
             return key
@@ -86,7 +89,10 @@ def find_synonym(field: str, keys: Mapping[str, Any]) -> str | None:
 
 
 def _misspelt_field(key: str, document: Mapping[str, Any]) -> str | None:
-    """Return the missing field that a key misspells; None for other keys, such as transcript_asr or channels."""
+    """Return the missing field that a key misspells.
+
+    None for other keys, such as transcript_asr or channels.
+    """
     plain = _plain(key)
     for field in _PARSERS:
         if field in document or plain in SYNONYMS.get(field, ()):
@@ -117,7 +123,10 @@ def _check_writable(key: str, value: Any) -> Iterator[FieldError]:
 
 
 def _writing_problem(value: Any, depth: int) -> str | None:
-    """Return why a value, nested at most `depth` deep, cannot be written as JSON in UTF-8; None if it can."""
+    """Return why a value, nested at most `depth` deep, cannot be written as JSON in UTF-8.
+
+    None if it can.
+    """
     if isinstance(value, str):
         return None if _is_text(value) else f"a lone surrogate in {short_repr(value)}"
     if isinstance(value, float):

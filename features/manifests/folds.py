@@ -48,7 +48,10 @@ class Folds:
 
 
 def read_folds(path: Path) -> Folds:
-    """Read a fold file. InputError lists every fault: invalid form, an id twice in a fold, an empty train or valid."""
+    """Read a fold file.
+
+    InputError lists every fault: invalid form, an id twice in a fold, an empty train or valid.
+    """
     try:
         content = read_regular(path)
         document = json.loads(content)
@@ -69,7 +72,10 @@ def read_folds(path: Path) -> Folds:
 
 
 def find_folds(data: Path, explicit: Path | None) -> Folds:
-    """Read the given fold file, else the one beside the manifests; UsageError unless there is exactly one."""
+    """Read the given fold file, else the one beside the manifests.
+
+    UsageError unless there is exactly one.
+    """
     if explicit is not None:
         return read_folds(explicit)
     found = sorted(data.glob(PATTERN))
@@ -119,8 +125,8 @@ def read_fold(
 ) -> tuple[dict[str, list[Utterance]], dict[str, str]]:
     """Return the utterances of some splits of a fold, in manifest order, and the hashes of the manifests read.
 
-    test.jsonl is read only if the fold has ids that are not in train.jsonl and valid.jsonl. InputError names ids that
-    are in no manifest.
+    test.jsonl is read only if the fold has ids that are not in train.jsonl and valid.jsonl.
+    InputError names ids that are in no manifest.
     """
     fold = folds.fold(number)
     split_of: dict[str, Split] = {}

@@ -16,7 +16,8 @@ def normalize_label(label: str) -> str:
 def lookalike_key(label: str) -> str:
     """Return a key that is equal for labels that look the same.
 
-    It ignores case, white space, zero-width characters, compatibility forms and the position of a tone mark (hòa, hoà).
+    It ignores case, white space, zero-width characters, compatibility forms and the position of a
+    tone mark (hòa, hoà).
     """
     plain = unicodedata.normalize("NFKC", label.translate(ZERO_WIDTH)).casefold()
     return "".join(apply_tone_style(unicodedata.normalize("NFC", plain), "new").split())
@@ -34,7 +35,10 @@ def lookalikes(labels: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def lookalike_hint(labels: Iterable[str], among: Sequence[str]) -> str:
-    """Return the end of a message that names unknown labels which look like known ones; empty if there are none."""
+    """Return the end of a message that names unknown labels which look like known ones.
+
+    Empty if there are none.
+    """
     known = {lookalike_key(label): label for label in among}
     hint = ""
     for label in sorted(set(labels) - set(among)):

@@ -77,11 +77,13 @@ def read_manifests(
 ) -> Manifests:
     """Read the manifests of these splits, and no others; return their utterances and hashes.
 
-    UsageError if a folder does not exist. One InputError lists every fault of every file with its line: invalid JSON,
-    missing, misspelt or ill-typed fields, times that are not finite, negative or out of order, duplicate ids, extra
-    keys that cannot be written into predictions, missing audio files (if `check_audio`), an empty or missing manifest.
-    If `require_emotion`, also different labels that look the same, and (if `labels_of_train` and train is read) labels
-    that train does not have. `task_label` maps an emotion to the label of the task, or to None to leave it out.
+    UsageError if a folder does not exist. One InputError lists every fault of every file with its
+    line: invalid JSON, missing, misspelt or ill-typed fields, times that are not finite, negative
+    or out of order, duplicate ids, extra keys that cannot be written into predictions, missing
+    audio files (if `check_audio`), an empty or missing manifest. If `require_emotion`, also
+    different labels that look the same, and (if `labels_of_train` and train is read) labels that
+    train does not have. `task_label` maps an emotion to the label of the task, or to None to leave
+    it out.
     """
     if not data.is_dir():
         raise UsageError(

@@ -17,7 +17,8 @@ MOVABLE = re.compile(
     rf"(q?)(o(?=[{TONES}]?[ae])|u(?=[{TONES}]?y))([{TONES}]?)([aey])([{TONES}]?)(?![\u0300-\u036f])(?=({LETTER})?)",
     re.IGNORECASE,
 )
-"""oa, oe or uy in decomposed text. Groups: q, first vowel, its tone, second vowel, its tone, coda."""
+"""oa, oe or uy in decomposed text. Groups: q, first vowel, its tone, second vowel, its tone,
+coda."""
 
 
 def normalize_text(text: str) -> str:
@@ -41,8 +42,8 @@ def text_sha256(text: str) -> str:
 def apply_tone_style(text: str, style: str) -> str:
     """Move the tone mark of oa, oe and uy to the first letter (`old`: hòa) or the second (`new`: hoà); return NFC text.
 
-    Both styles put it on the second letter before a coda (hoàn) and in quy, whose u is not a vowel (quý). A space, `_`,
-    a digit or punctuation ends a syllable.
+    Both styles put it on the second letter before a coda (hoàn) and in quy, whose u is not a vowel
+    (quý). A space, `_`, a digit or punctuation ends a syllable.
     """
     if style == "keep":
         return text

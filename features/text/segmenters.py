@@ -16,15 +16,17 @@ from features.errors import InputError
 SEGMENTERS = ("pyvi", "underthesea", "vncorenlp", "none")
 Segment = Callable[[str], str]
 VNCORENLP_VARIABLE = "MERVN_VNCORENLP"
-"""Environment variable with the folder of VnCoreNLP: it belongs to a machine, not to the settings of a run."""
+"""Environment variable with the folder of VnCoreNLP: it belongs to a machine, not to the settings
+of a run."""
 VNCORENLP_JAR = "VnCoreNLP-1.2.jar"
 VNCORENLP_FILES = (VNCORENLP_JAR, "models/wordsegmenter/vi-vocab", "models/wordsegmenter/wordsegmenter.rdr")
 
 
 def load_segmenter(name: str) -> tuple[Segment, str]:
-    """Load a word segmenter (text -> text with `_` between the syllables of a word); return it, and name and version.
+    """Load a word segmenter (text -> text with `_` between the syllables of a word).
 
-    InputError if its package, or anything else that it needs, is missing.
+    Return it, and name and version. InputError if its package, or anything else that it needs, is
+    missing.
     """
     if name == "none":
         return str, "none"
@@ -48,7 +50,10 @@ def load_segmenter(name: str) -> tuple[Segment, str]:
 
 
 def _load_vncorenlp() -> tuple[Segment, str]:
-    """Load VnCoreNLP's segmenter. The user provides its jar and models, so that its version includes their hash."""
+    """Load VnCoreNLP's segmenter.
+
+    The user provides its jar and models, so that its version includes their hash.
+    """
     import py_vncorenlp  # first: without the package, the other errors would be misleading
 
     path = os.environ.get(VNCORENLP_VARIABLE)

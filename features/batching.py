@@ -17,6 +17,7 @@ def plan_batches(lengths: Sequence[float], budget: float, max_items: int) -> lis
         raise ValueError(f"budget must be positive and max_items at least 1, found {budget} and {max_items}")
     batches: list[list[int]] = []
     longest = 0.0
+    # longest first: the first item of a batch is its longest, and sets the padded length
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if batches and len(batches[-1]) < max_items and longest * (len(batches[-1]) + 1) <= budget:
             batches[-1].append(index)

@@ -72,6 +72,7 @@ class Ragged:
         offsets = _offsets(lengths)
         # Frame t of sequence b is frame offsets[b] + t here and b * max_length + t in the padded view.
         shifts = torch.arange(len(sizes), device=device) * max(sizes, default=0) - offsets  # (B,)
+        # output_size: without it, torch would wait for the device to learn the sum
         segments = torch.repeat_interleave(lengths, output_size=sum(sizes))
         index = torch.arange(sum(sizes), device=device) + shifts[segments]
         return Ragged(values, lengths, sizes, segments, index)

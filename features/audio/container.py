@@ -59,7 +59,7 @@ def _chunks(file: BinaryIO, offset: int, size: int, form: str, align: int) -> It
         file.seek(offset)
         name, length = struct.unpack(form, file.read(first - offset))
         yield name, length, first
-        offset = first + -(-length // align) * align
+        offset = first + -(-length // align) * align  # chunks are padded to a multiple of `align`
 
 
 def _riff(file: BinaryIO, size: int) -> str | None:
@@ -74,7 +74,7 @@ def _riff(file: BinaryIO, size: int) -> str | None:
     large = None
     for name, length, first in _chunks(file, 12, size, form, 2):
         if name == b"ds64":
-            (large,) = _unpack(file, first + 8, "<Q")
+            (large,) = _unpack(file, first + 8, "<Q")  # after the 64-bit size of the whole file
         if name == b"data":
             if large is None and length >= STREAMED_RIFF:
                 return None
@@ -90,7 +90,7 @@ def _w64(file: BinaryIO, size: int) -> str | None:
         name, length = struct.unpack("<16sQ", file.read(24))
         if name[:4] == b"data":
             return _compare(length - 24, offset + 24, size) if length >= 24 else None
-        offset += max(24, -(-length // 8) * 8)
+        offset += max(24, -(-length // 8) * 8)  # padded to 8 bytes; at least the header, so that the loop ends
     return HEADER_ENDS
 
 

@@ -1,4 +1,4 @@
-"""Fields of a transformers config that change the numbers, and so are part of a store's identity.
+"""Identity of a transformers model besides its weights: config fields that change the numbers, tokenizer.
 
 Sizes are not listed: they determine the names and shapes of the weights, whose hash is part of the
 identity too.
@@ -6,6 +6,7 @@ identity too.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -55,3 +56,15 @@ def config_identity(config: Any) -> dict[str, Any]:
         fields = {name: changed[name] for name in changed if name not in IRRELEVANT and "dropout" not in name}
     identity: dict[str, Any] = json.loads(json.dumps(fields, default=str))
     return identity
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """Return the SHA-256 of everything that converts text to ids: vocabulary, merges, normalization, special tokens."""
+    parts: dict[str, Any] = {"class": type(tokenizer).__name__, "special": str(tokenizer.special_tokens_map)}
+    if tokenizer.is_fast:
+        parts["backend"] = json.loads(tokenizer.backend_tokenizer.to_str())
+    else:
+        parts["vocabulary"] = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+        ranks: dict[tuple[str, str], int] = getattr(tokenizer, "bpe_ranks", {})
+        parts["merges"] = [[*map(str, pair), rank] for pair, rank in sorted(ranks.items())]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

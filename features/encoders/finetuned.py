@@ -117,6 +117,7 @@ class FineTuning:
 
     def save(self, folder: Path) -> None:
         """Write tuned.json."""
+        # the folder is not recorded, so that a run can be moved
         document: dict[str, Any] = asdict(self) | {"schema": SCHEMA, "seen": dict(self.seen)}
         del document["folder"]
         folder.mkdir(parents=True, exist_ok=True)
@@ -179,6 +180,7 @@ def find_fine_tuning(selector: Selector) -> FineTuning | None:
         candidates = sorted((folder / ENCODERS_FOLDER).iterdir())
     else:
         return None
+    # A run has one folder per encoder; those of the other modality are skipped below.
     records = []
     for candidate in candidates:
         record = read_fine_tuning(candidate)

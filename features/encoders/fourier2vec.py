@@ -159,6 +159,7 @@ class Fourier2Vec(Encoder):
         """Encode normalized log-mel frames (sum F, num_mels) into (sum T, D) of each layer, T = ceil(F / 2)."""
         hidden = mel.pack(functional.gelu(self.conv_in(mel.pad(0.0).transpose(1, 2))).transpose(1, 2))
         halved = functional.gelu(self.conv_down(hidden.pad(0.0).transpose(1, 2))).transpose(1, 2)  # (B, T, D)
+        # stride 2 halves the frames: ceil(F / 2) per sequence
         x = Ragged.without_values([(size + 1) // 2 for size in mel.sizes], halved.device).pack(halved)
         positions = functional.gelu(self.positions(x.pad(0.0).transpose(1, 2))).transpose(1, 2)
         x = x.replace(x.values + x.pack(positions).values)

@@ -54,7 +54,7 @@ def select_weights(names: Iterable[str], shards: Sequence[str] | None = None) ->
     """
     top_level = sorted(name for name in names if "/" not in name)
     weights = [name for name in top_level if name.endswith(WEIGHTS_SUFFIXES)]
-    for usual in WEIGHTS_FILES:
+    for usual in WEIGHTS_FILES:  # transformers loads the first of these that exists, as a file or as shards
         if usual in top_level:
             return [usual, *fnmatch_filter(weights, "*.generator.*")]
         if f"{usual}.index.json" in top_level:
@@ -135,6 +135,7 @@ def fetch(model: str, needed: Sequence[str]) -> Path:
 
         siblings = HfApi().model_info(repository, revision=revision).siblings or []
         names = [sibling.rfilename for sibling in siblings]
+        # only what is loaded: repositories also have weights for other frameworks
         configs = [name for name in names if "/" not in name and _matches_any(name, CONFIG_FILES)]
         wanted = configs + select_weights(names)
         return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))

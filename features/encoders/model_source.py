@@ -129,6 +129,7 @@ def _files(path: Path) -> list[tuple[str, Path]]:
     if path.is_file():
         return [("", path)]
     weights = [path / name for name in find_weights(path) if (path / name).is_file()]
+    # such as a VGGish file, which may also be named directly
     if len(weights) == 1 and not (path / "config.json").is_file():
         return [("", weights[0])]
     files = set(weights)
@@ -145,10 +146,11 @@ def _hash_file(digest: Any, path: Path) -> None:
         if size <= MAX_FULL_HASH:
             digest.update(file.read())
             return
+        # (offset, length) of each sample
         places = [(number * (size // BLOCKS), BLOCK) for number in range(BLOCKS)]
         places += [(max(0, edge - EDGE), 2 * EDGE) for edge in _tensor_edges(file, path, size)]
         places.append((max(0, size - TAIL), TAIL))
-        for place, length in sorted(places):
+        for place, length in sorted(places):  # in file order, to read forward only
             file.seek(place)
             digest.update(file.read(length))
 

@@ -206,14 +206,14 @@ def _unread_keys(model: Any, unexpected: Iterable[str]) -> list[str]:
 
     Those of heads, quantizers, ... are ignored.
     """
-    parts = {name for name, _ in model.named_children()}
+    parts = {name for name, _ in model.named_children()}  # such as encoder, embeddings, feature_extractor
     keys = [key.removeprefix(f"{model.base_model_prefix}.") for key in unexpected]
     return [key for key in keys if key.split(".")[0] in parts and key.rsplit(".", 1)[-1] not in BUFFERS]
 
 
 def _restore_constants(model: Any) -> None:
     """Set `requires_grad=False` for constants of the architecture: transformers loses it while loading."""
-    with torch.device("meta"):
+    with torch.device("meta"):  # builds the architecture without allocating weights
         built = type(model)(model.config)
     constants = {name for name, parameter in built.named_parameters() if not parameter.requires_grad}
     for name, parameter in model.named_parameters():

@@ -5,8 +5,6 @@ Nguyen and Nguyen 2020 (arXiv 2003.00744), Tran et al. 2023 (2301.10439).
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,7 +18,7 @@ from features.device import exact_fp32
 from features.encoders.base import Encoder, Lengths, blocks_needed, capture_hidden_states, forward_each, resolve_layers
 from features.encoders.batch_probe import depends_on_batch, mismatched_layers, probe_tokens
 from features.encoders.checkpoint_files import require_files
-from features.encoders.config_fields import NUMERIC_FIELDS, config_identity
+from features.encoders.config_fields import NUMERIC_FIELDS, config_identity, tokenizer_sha256
 from features.encoders.pretrained import (
     checkpoint_location,
     describe_model,
@@ -286,15 +284,3 @@ def _max_length(config: Any, tokenizer: Any) -> int:
     if config.model_type in POSITIONS_AFTER_PADDING:
         positions -= config.pad_token_id + 1
     return min(int(positions), int(min(tokenizer.model_max_length, 1 << 20)))
-
-
-def tokenizer_sha256(tokenizer: Any) -> str:
-    """Return the SHA-256 of everything that converts text to ids: vocabulary, merges, normalization, special tokens."""
-    parts: dict[str, Any] = {"class": type(tokenizer).__name__, "special": str(tokenizer.special_tokens_map)}
-    if tokenizer.is_fast:
-        parts["backend"] = json.loads(tokenizer.backend_tokenizer.to_str())
-    else:
-        parts["vocabulary"] = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-        ranks: dict[tuple[str, str], int] = getattr(tokenizer, "bpe_ranks", {})
-        parts["merges"] = [[*map(str, pair), rank] for pair, rank in sorted(ranks.items())]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -64,7 +64,7 @@ def parse_fields(document: Mapping[str, Any]) -> Fields:
         elif field is not None:
             misspelt.setdefault(field, []).append(key)
     for field, parse in _PARSERS.items():
-        try:
+        try:  # each parser raises for its own field, so that all faults of a line are reported
             if field in misspelt:
                 names = " and ".join(map(short_repr, misspelt[field]))
                 verb = "is not a field" if len(misspelt[field]) == 1 else "are not fields"

@@ -132,7 +132,7 @@ def read_fold(
     split_of: dict[str, Split] = {}
     for split in splits:
         split_of |= dict.fromkeys(fold.get(split, []), split)
-    for manifests in (SPLITS[:2], SPLITS):
+    for manifests in (SPLITS[:2], SPLITS):  # first without test.jsonl: it is read only if ids are missing
         read = read_manifests(
             data, manifests, audio_root=audio_root, check_audio=False, labels_of_train=False, task_label=task_label
         )

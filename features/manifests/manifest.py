@@ -15,6 +15,7 @@ from typing import Any, Literal
 from features.errors import InputError, UsageError
 from features.manifests.faults import Fault, describe_faults
 from features.manifests.fields import FieldError, find_synonym, parse_fields, short_repr
+from features.manifests.json_lines import object_without_duplicates, other_format
 from features.manifests.label_names import lookalikes
 from features.regular_files import other_kind, read_regular
 
@@ -136,7 +137,7 @@ class _Reader:
             self._fault(0, "must hold at least one utterance, found none")
             return []
         first, start = numbered[0]
-        form = _other_format(start.strip())
+        form = other_format(start.strip())
         if form is not None:
             self._fault(first, f"must be JSON Lines, one JSON object per line; this looks like {form}")
             return []
@@ -160,7 +161,7 @@ class _Reader:
 
     def _line(self, number: int, line: bytes) -> Utterance | None:
         try:
-            document = json.loads(line.decode("utf-8"), object_pairs_hook=_without_duplicates)
+            document = json.loads(line.decode("utf-8"), object_pairs_hook=object_without_duplicates)
         except UnicodeDecodeError as error:
             self._fault(number, "must be UTF-8", f", found {error.reason} at byte {error.start}")
         except RecursionError:
@@ -198,28 +199,6 @@ class _Reader:
             line=line,
             extra=fields.extra,
         )
-
-
-def _other_format(line: bytes) -> str | None:
-    """Return the format that the first line of a file suggests; None for JSON Lines."""
-    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "UTF-16; save it as UTF-8"
-    if line == b"{":
-        return "indented JSON"
-    if line.startswith(b"["):
-        return "one JSON array"
-    if not line.startswith(b"{") and any(separator in line for separator in (b",", b";", b"\t", b"|")):
-        return f"CSV, found {short_repr(line.decode('utf-8', 'replace'))}"
-    return None
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in document:
-            raise ValueError(f"the key {key!r} twice")
-        document[key] = value
-    return document
 
 
 def _warn_of_synonyms(utterances: Sequence[Utterance]) -> None:

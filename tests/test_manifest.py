@@ -30,10 +30,13 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write(data: Path, split: str, *rows: dict[str, Any]) -> None:
-    named = [{**GOOD, "utterance_id": f"{split}-{i}", **row} for i, row in enumerate(rows)]
-    kept = [{k: v for k, v in row.items() if v is not ...} for row in named]
-    (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))  # ASCII: surrogates escaped
+def write(data: Path, split: str, *lines: dict[str, Any]) -> None:
+    named = [{**GOOD, "utterance_id": f"{split}-{i}", **line} for i, line in enumerate(lines)]
+    text = ""
+    for line in named:
+        kept = {key: value for key, value in line.items() if value is not ...}  # ... leaves a field out
+        text += json.dumps(kept) + "\n"  # ASCII: surrogates are escaped
+    (data / f"{split}.jsonl").write_text(text)
 
 
 def fault(data: Path, *splits: str, **options: Any) -> str:
@@ -114,9 +117,9 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("row", "message"), FAULTS, ids=[message for _, message in FAULTS])
-def test_each_fault_is_named_with_its_line(data: Path, row: dict[str, Any], message: str) -> None:
-    write(data, "train", {}, row)
+@pytest.mark.parametrize(("line", "message"), FAULTS, ids=[message for _, message in FAULTS])
+def test_each_fault_is_named_with_its_line(data: Path, line: dict[str, Any], message: str) -> None:
+    write(data, "train", {}, line)
     assert f"train.jsonl:2: {message}" in fault(data)
 
 
@@ -222,12 +225,12 @@ def test_keys_beside_a_field_are_no_misspelling(data: Path) -> None:
 def test_a_key_near_an_optional_field_is_a_warning(data: Path) -> None:
     write(data, "train", *[{"emotion": ..., "motion": "walks"}] * 2, {"transcript": ..., "transcrpt": "xin"})
     with pytest.warns(UserWarning, match="is not a field of a manifest") as found:
-        rows = read_manifests(data, ["train"], require_emotion=False)["train"]
+        utterances = read_manifests(data, ["train"], require_emotion=False)["train"]
     assert [str(warning.message) for warning in found] == [
         "train.jsonl:1: 'motion' is not a field of a manifest; did you mean emotion? (2 lines)",
         "train.jsonl:3: 'transcrpt' is not a field of a manifest; did you mean transcript? (1 line)",
     ]
-    assert rows[0].extra["motion"] == "walks" and rows[0].emotion is None
+    assert utterances[0].extra["motion"] == "walks" and utterances[0].emotion is None
 
 
 def test_an_unknown_speaker_is_none(data: Path) -> None:
@@ -281,8 +284,8 @@ def test_only_the_splits_asked_for_are_read(data: Path) -> None:
 
 def test_audio_and_emotion_can_be_left_unchecked(data: Path) -> None:
     write(data, "train", {"wav_path": "b.wav", "emotion": ...})
-    (row,) = read_manifests(data, ["train"], check_audio=False, require_emotion=False)["train"]
-    assert row.emotion is None
+    (utterance,) = read_manifests(data, ["train"], check_audio=False, require_emotion=False)["train"]
+    assert utterance.emotion is None
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(data: Path) -> None:

@@ -112,9 +112,9 @@ def test_a_checkpoint_goes_through_extraction_and_training(name: str, tmp_path: 
     data = make_data(tmp_path / "data")
     model = {"phobert": make_phobert, "videberta": make_videberta}[name](tmp_path / "model")
     row = json.loads((data / "train.jsonl").read_text("utf-8").splitlines()[0])
-    rows = [row | {"utterance_id": "long", "transcript": "tôi " * 400}]
+    lines = [row | {"utterance_id": "long", "transcript": "tôi " * 400}]
     with (data / "train.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(rows[0]) + "\n")
+        file.write(json.dumps(lines[0]) + "\n")
     encoder = ["--text-encoder", f"{name}={model}", "--segmenter", "none"]
     assert run(["extract", "--data", str(data), *encoder]) == 0
     (path,) = (data / "stores" / "text").iterdir()

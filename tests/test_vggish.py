@@ -58,8 +58,8 @@ def test_the_network_is_the_references(reference: tuple[Any, Any], dropping: Vgg
 def test_nothing_is_dropped_by_default(tmp_path: Path) -> None:
     encoder = load_encoder(parse_selector(f"vggish={make_vggish(tmp_path / 'v')}", "audio"))
     for n in LENGTHS:
-        rows = encoder(Ragged.from_sequences([encoder.prepare(wave(n / 16_000, n))])).values
-        assert rows.shape == (1 + -(-max(0, n - 15_600) // 15_360), 128)
+        features = encoder(Ragged.from_sequences([encoder.prepare(wave(n / 16_000, n))])).values
+        assert features.shape == (1 + -(-max(0, n - 15_600) // 15_360), 128)
 
 
 def test_weights_are_looked_for_and_checked(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every encoder of the registries: features do not depend on the batch, and lengths follow their closed forms."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,10 @@ def test_own_checkpoints_load_equal(name: str, tmp_path: Path) -> None:
     assert again.weights_sha256 == encoder.weights_sha256
     assert again.config == encoder.config
     assert again.is_random and again.model_name == encoder.model_name
+    document = json.loads((tmp_path / "copy" / "config.json").read_text())
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(document | {"config": {"dim": 2}}))
+    with pytest.raises(InputError, match=r"config must have \[.*\], found \['dim'\]"):
+        load(name, {name: str(tmp_path / "copy")})
     (tmp_path / "copy" / "config.json").write_text('{"encoder": "vggish"}')
     with pytest.raises(InputError, match="it is a checkpoint of vggish"):
         load(name, {name: str(tmp_path / "copy")})

@@ -49,8 +49,8 @@ def cached_snapshot(model: str) -> Path | None:
 def select_weights(names: Iterable[str], shards: Sequence[str] | None = None) -> list[str]:
     """Select the weight files to load: safetensors before .bin, a single file before the `shards` of an index.
 
-    Files with other names are selected only if none has a usual one. DeBERTa-v3's generator is
-    always included.
+    Files with other names are selected only if none has a usual one, except for the weights of
+    DeBERTa-v3's generator.
     """
     top_level = sorted(name for name in names if "/" not in name)
     weights = [name for name in top_level if name.endswith(WEIGHTS_SUFFIXES)]

@@ -1,4 +1,4 @@
-"""Text architectures without tests of their own: encoded alone where their padding is not masked everywhere."""
+"""Untested text architectures: encoded one at a time if their features depend on the batch."""
 
 from pathlib import Path
 

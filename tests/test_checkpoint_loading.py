@@ -1,4 +1,4 @@
-"""A checkpoint that cannot be loaded whole is refused with words that help."""
+"""Incomplete, damaged and mismatched checkpoints are refused with messages that help."""
 
 import json
 from collections.abc import Callable

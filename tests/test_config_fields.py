@@ -1,4 +1,4 @@
-"""What of a config stands in a store's identity: every field that changes numbers, and no other."""
+"""Config fields in a store's identity: every field that changes numbers, and no others."""
 
 import copy
 from collections.abc import Callable

@@ -124,7 +124,7 @@ def test_hashed_ngrams_give_the_mean_first_and_know_position_and_case() -> None:
     assert torch.nn.functional.cosine_similarity(tokens[1], tokens[2], dim=0) < 0.5
 
 
-def test_fourier2vec_hears_prosody_not_loudness() -> None:
+def test_fourier2vec_depends_on_prosody_and_not_on_loudness() -> None:
     encoder = load("fourier2vec", {})
 
     def encode(samples: np.ndarray[Any, Any]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Hub models: the local cache first, without any request; a revision can be given; the commit is recorded."""
+"""Hub models: the cache comes first, without any request; revisions; the commit is recorded."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Every fault of every manifest at once, with file and line; and no manifest that was not asked for."""
+"""Manifests: every fault is reported at once, with file and line; only requested splits are read."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A selector finds the store of the model that it names: by the files of a folder, or by the exact hub id or path."""
+"""A selector finds the stores of its model: by the files of a folder, or by the exact hub id or path."""
 
 import json
 import shutil

@@ -89,8 +89,8 @@ def test_segment_mean_is_the_mean_of_each_sequence_and_zero_for_none(sizes: list
 def add_as_a_gpu(self: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """Emulate `Tensor.index_add` with atomic additions: every partial sum is rounded to the dtype."""
     found = self.clone()
-    for place, row in zip(index.tolist(), source, strict=True):
-        found[place] += row
+    for place, frame in zip(index.tolist(), source, strict=True):
+        found[place] += frame
     return found
 
 

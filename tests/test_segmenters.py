@@ -1,4 +1,4 @@
-"""Word segmentation and tone marks: a text encoder reads transcripts in the form that it was trained on."""
+"""Word segmentation and tone marks: text encoders read transcripts in the form that they were trained on."""
 
 import importlib.metadata
 import json

@@ -1,4 +1,4 @@
-"""Seeding touches the device that computes, and no other."""
+"""Seeding changes the generators of the CPU and of the device in use, and no others."""
 
 from pathlib import Path
 from typing import Any

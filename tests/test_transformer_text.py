@@ -1,4 +1,4 @@
-"""PhoBERT, ViDeBERTa and their like: the right tokenizer, the right form of the text, nothing cut in silence."""
+"""PhoBERT, ViDeBERTa and similar models: tokenizer, form of the text, and counted truncation."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""VGGish against the public PyTorch port: front end, network, and how many patches."""
+"""VGGish equals the public PyTorch port: front end, network, and number of patches."""
 
 import sys
 import types

@@ -1,4 +1,4 @@
-"""A selector finds the store of the model that it names: by the files of a folder, or by the exact hub id or path."""
+"""A selector finds the stores of its model: by the files of a folder, or by the exact hub id or path."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from tiny_store import IDENTITY
 
 from cli.main import run
 from features.encoders import model_source
-from features.encoders.hub import weights_in
+from features.encoders.hub import find_weights
 from features.encoders.model_source import fingerprint
 from features.errors import InputError
 from features.store.identity import StoreInfo
@@ -250,12 +250,12 @@ def test_an_index_leads_to_no_file_outside_its_folder(tmp_path: Path) -> None:
     folder.mkdir()
     names = ["../secret.safetensors", str(tmp_path / "secret.safetensors"), "..", "", 5, None, ["x"], "b.safetensors"]
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict(enumerate(names))}))
-    assert weights_in(folder) == ["b.safetensors"]
+    assert find_weights(folder) == ["b.safetensors"]
     before = fingerprint(folder)
     (tmp_path / "secret.safetensors").write_bytes(b"2")
     assert fingerprint(folder) == before
     (folder / "model.safetensors.index.json").write_text("[" * 100_000)
-    assert weights_in(folder) == [] and fingerprint(folder) != before
+    assert find_weights(folder) == [] and fingerprint(folder) != before
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The README's example of a new encoder is one: it loads, keeps its promises and is saved."""
+"""The README's example of a new encoder works: it loads, is batch-independent, and can be saved."""
 
 import re
 import sys

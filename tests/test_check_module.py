@@ -22,7 +22,7 @@ from mervn.registry import LOSSES
 from mervn.run_folder import default_folder, read_config
 
 __all__ = ["data", "made"]  # fixtures
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "custom-modules.md"
 HEADER = """
 import torch
 from torch import nn
@@ -164,7 +164,7 @@ def test_an_error_in_a_users_module_names_its_line(tmp_path: Path) -> None:
 
 
 def readme_example() -> str:
-    (block,) = re.findall(r"```python\n(# my_fusion\.py\n.*?)```", README.read_text("utf-8"), re.DOTALL)
+    (block,) = re.findall(r"```python\n(# my_fusion\.py\n.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     return str(block)
 
 

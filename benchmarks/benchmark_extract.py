@@ -26,8 +26,8 @@ from report import Figure, report
 from torch import Tensor
 
 from features.audio.torchaudio_import import import_torchaudio
-from features.batching import padding_share, plan_batches
-from features.device import computing
+from features.batching import padding_fraction, plan_batches
+from features.device import precision_context
 from features.encoders.base import load_encoder
 from features.encoders.selector import EncoderSettings, parse_selector
 from features.extraction.plan import MAX_BATCH
@@ -51,7 +51,7 @@ def transformers_model(folder: Path) -> Callable[[Ragged], Ragged]:
     def encode(batch: Ragged) -> Ragged:
         output = model(batch.pad(), attention_mask=batch.mask.long())
         sizes = [(size - 400) // 320 + 1 for size in batch.sizes]
-        return Ragged.of_layout(sizes, batch.values.device).pack(output.last_hidden_state)
+        return Ragged.without_values(sizes, batch.values.device).pack(output.last_hidden_state)
 
     return encode
 
@@ -104,7 +104,7 @@ def measure_batches(folder: Path, count: int, rounds: int, sizes: dict[str, Any]
         batches: Sequence[Sequence[int]], precision: str = "fp32", how: Callable[[Ragged], Ragged] = encoder
     ) -> Callable[[], object]:
         def encode() -> None:
-            with computing(CPU, precision):
+            with precision_context(CPU, precision):
                 encode_all(how, prepared, batches)
 
         return encode
@@ -125,7 +125,7 @@ def measure_batches(folder: Path, count: int, rounds: int, sizes: dict[str, Any]
             "higher",
         ),
         Figure(
-            "extract.padding", "padded share of our batches", padding_share(durations.tolist(), plan), 0.05, "lower"
+            "extract.padding", "padded share of our batches", padding_fraction(durations.tolist(), plan), 0.05, "lower"
         ),
         Figure(
             "extract.alone_over_ours",

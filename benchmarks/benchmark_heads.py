@@ -39,12 +39,13 @@ from torch.utils.data import DataLoader
 
 from features.ragged import Ragged
 from mervn.config import TrainHeadOptions
+from mervn.data.split import read_batch
 from mervn.model.cross_attention import MultiheadAttention
 from mervn.model.head import Head, build_head, head_groups
 from mervn.model.recurrent import BiLSTM
 from mervn.training.optimization import make_optimizer, resolve_amp
-from mervn.training.sampling import Cutting, epoch_batches, mixed_lengths, padding_efficiency
-from mervn.training.trainer import Trainer
+from mervn.training.sampling import BatchSize, epoch_batches, mixed_lengths, padding_efficiency
+from mervn.training.trainer import Trainer, TrainingData
 
 CPU = torch.device("cpu")
 FUSIONS = {"xattn": 1.0, "bilstm_attn": 0.5, "cnn_bilstm_attn": 0.5}
@@ -114,8 +115,8 @@ def median_ratio(first: Callable[[], float], second: Callable[[], float], rounds
 def measure_attention(corpus: Corpus, trainer: Trainer, rounds: int, limit: int) -> list[Figure]:
     """Compare absorbed with plain attention in xattn."""
     indices = spread_batches(corpus, trainer, limit)
-    batches = [corpus.split.batch(batch, CPU) for batch in indices]
-    targets = [corpus.split.batch_targets(batch, CPU) for batch in indices]
+    batches = [read_batch(corpus.split, batch, CPU).inputs() for batch in indices]
+    targets = [read_batch(corpus.split, batch, CPU).targets for batch in indices]
     dataset = HabitDataset(corpus)
     padded = [collate([dataset[i] for i in batch]) for batch in indices]
     head, habit = make_head("xattn"), HabitHead(make_head("xattn"))
@@ -230,7 +231,7 @@ def measure_fusion(fusion: str, corpus: Corpus, rounds: int) -> list[Figure]:
     labels = [str(c) for c in range(CLASSES)]
     amps = {"fp32": "off", "best": resolve_amp("auto", CPU)}
     trainers = {
-        name: Trainer(make_head(fusion), corpus.split, corpus.split, labels, options_of(fusion, amp), CPU)
+        name: Trainer(make_head(fusion), TrainingData(corpus.split, corpus.split, labels), options_of(fusion, amp), CPU)
         for name, amp in amps.items()
     }
     optimizer = make_optimizer(head_groups(habit, options_of(fusion)), options_of(fusion))
@@ -263,7 +264,7 @@ def measure_padding() -> list[Figure]:
     mixed, equal = mixed_lengths(seconds, lengths["text"], 0.03), np.ones(PADDING_CORPUS)
     found = {}
     for sampling in ("bucket", "random"):
-        epochs = [epoch_batches(sampling, mixed, equal, Cutting(rows, 32), 0, epoch) for epoch in range(5)]
+        epochs = [epoch_batches(sampling, mixed, equal, BatchSize(rows, 32), 0, epoch) for epoch in range(5)]
         found[sampling] = [statistics.mean(padding_efficiency(each, batches) for batches in epochs) for each in rows]
     return [
         Figure("loader.padding_efficiency", "real over padded frames, buckets", found["bucket"][1], 0.97, "higher"),
@@ -277,7 +278,9 @@ def measure(count: int, rounds: int, limit: int) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_corpus(Path(folder), count)
         labels = [str(c) for c in range(CLASSES)]
-        trainer = Trainer(make_head("xattn"), corpus.split, corpus.split, labels, options_of("xattn"), CPU)
+        trainer = Trainer(
+            make_head("xattn"), TrainingData(corpus.split, corpus.split, labels), options_of("xattn"), CPU
+        )
         figures = measure_attention(corpus, trainer, rounds, limit)
         figures += measure_bilstm(corpus, trainer, 2 * rounds + 1, limit)  # the shortest steps need the most
     figures += measure_padding()

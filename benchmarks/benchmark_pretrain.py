@@ -81,7 +81,7 @@ def score(data: Path, stores: Path, encoder: str, seeds: int, splits: Sequence[s
                 **SETTINGS, fusion="audio", audio_encoder=encoder, seed=seed, features_dir=stores, output=Path(run),
                 checkpoint_every=0, device="cpu",
             )  # fmt: skip
-            train_head(options, data, lambda _: None, lambda _: None)
+            train_head(options, data)
             for split in splits:
                 looked = EvaluateOptions(split=split, features_dir=stores, data=data, device="cpu")
                 found[split].append(evaluate(Path(run), looked, lambda _: None)[split]["macro_f1"])

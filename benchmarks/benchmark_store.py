@@ -275,14 +275,14 @@ import json, sys
 import numpy as np, torch
 from pathlib import Path
 from features.store.reader import FeatureStore
-from mervn.training.sampling import Cutting, epoch_batches
+from mervn.training.sampling import BatchSize, epoch_batches
 from mervn.data.stored_sequences import Sequences, make_resident
 store = FeatureStore(sys.argv[1])
 sequences = Sequences(store, list(store))
 make_resident([sequences], torch.device("cpu"), 0.5, lambda text: print(text, file=sys.stderr))
 lengths = np.array(sequences.sizes, float)
 peak = total = 0
-cutting = Cutting(np.array([sequences.sizes]), 32)
+cutting = BatchSize(np.array([sequences.sizes]), 32)
 for batch in epoch_batches("bucket", lengths, np.ones(len(lengths)), cutting, 0, 0):
     total += sequences.gather(batch).float().shape[0]
     status = Path("/proc/self/status").read_text()

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from mervn.config import TrainHeadOptions
 from mervn.model.head import build_head, head_groups
 from mervn.training.optimization import make_optimizer
-from mervn.training.trainer import Trainer
+from mervn.training.trainer import Trainer, TrainingData
 
 OPTIONS = TrainHeadOptions(
     fusion="xattn", pooling="mean", sampling="bucket", batch_size=32, loss="ce", dropout=0.0, epochs=50, amp="off"
@@ -45,7 +45,7 @@ def measure(count: int, rounds: int) -> list[Figure]:
         if difference > 1e-4:
             raise RuntimeError(f"both sides must compute the same head, found a difference of {difference}")
         labels = [str(c) for c in range(CLASSES)]
-        trainer = Trainer(ours, corpus.split, corpus.split, labels, OPTIONS, torch.device("cpu"))
+        trainer = Trainer(ours, TrainingData(corpus.split, corpus.split, labels), OPTIONS, torch.device("cpu"))
         optimizer = make_optimizer(head_groups(habit, OPTIONS), OPTIONS)
         loader = DataLoader(HabitDataset(corpus), batch_size=32, shuffle=True, collate_fn=collate)
         epochs: dict[str, list[float]] = {"ours": [], "loader": [], "habit": []}

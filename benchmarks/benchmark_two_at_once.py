@@ -22,7 +22,7 @@ from pathlib import Path
 
 import click
 
-from features.cpu_threads import CHOICES, SPIN_COUNT
+from features.cpu_threads import ENVIRONMENT_VARIABLES, SPIN_COUNT
 
 STOPPED = 5
 BOUNDED = {"GOMP_SPINCOUNT": SPIN_COUNT}
@@ -40,7 +40,7 @@ def train(count: int, epochs: int, start: Path) -> None:
 
     from mervn.config import TrainHeadOptions
     from mervn.model.head import build_head
-    from mervn.training.trainer import Trainer
+    from mervn.training.trainer import Trainer, TrainingData
 
     options = TrainHeadOptions(fusion="bilstm_attn", sampling="bucket", amp="off", dropout=0.0)
     with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +48,7 @@ def train(count: int, epochs: int, start: Path) -> None:
         torch.manual_seed(0)
         head = build_head(options, SHAPES, CLASSES)
         labels = [str(c) for c in range(CLASSES)]
-        trainer = Trainer(head, corpus.split, corpus.split, labels, options, torch.device("cpu"))
+        trainer = Trainer(head, TrainingData(corpus.split, corpus.split, labels), options, torch.device("cpu"))
         trainer.train_epoch(0)
         print("ready", flush=True)
         while not start.exists():
@@ -61,7 +61,9 @@ def train(count: int, epochs: int, start: Path) -> None:
 
 def together(processes: int, way: str, count: int, epochs: int, limit: float | None = None) -> float:
     """Return the seconds until the last of some trainings, started at once, is done; at most `limit`."""
-    environment = {name: value for name, value in os.environ.items() if name not in (*CHOICES, "OMP_NUM_THREADS")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in (*ENVIRONMENT_VARIABLES, "OMP_NUM_THREADS")
+    }
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "start"
         command = [sys.executable, __file__, "--train", str(start), "--count", str(count), "--epochs", str(epochs)]

@@ -38,11 +38,12 @@ from features.store.part import StoredUtterance
 from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
 from mervn.config import TrainHeadOptions
+from mervn.data.split import read_batch
 from mervn.data.stored_sequences import Sequences
-from mervn.data.stored_split import Split
+from mervn.data.stored_split import StoredSplit
 from mervn.data.streams import StreamShape
 from mervn.model.head import Head, build_head
-from mervn.training.trainer import Trainer
+from mervn.training.trainer import Trainer, TrainingData
 
 CPU = torch.device("cpu")
 EPOCHS, SEEDS = 50, 5
@@ -64,7 +65,7 @@ class Data:
 
     audio: list[torch.Tensor]
     tokens: list[torch.Tensor]
-    split: Split
+    split: StoredSplit
 
 
 def make_encoders(audio_size: dict[str, Any], text_size: dict[str, Any]) -> tuple[Wav2Vec2, nn.Module]:
@@ -108,7 +109,7 @@ def make_data(folder: Path, count: int, widths: dict[str, int], encoder: Wav2Vec
         streams[modality] = [Sequences(FeatureStore(info.path), names)]
     targets = generator.integers(0, CLASSES, count)
     utterances = [Utterance(n, "s", "-", Path("-"), 0.0, None, "mix", "", "-", "train", "-", 1, {}) for n in names]
-    split = Split("train", utterances, [], targets, streams, seconds, lengths["text"], "")
+    split = StoredSplit("train", utterances, [], targets, streams, seconds, lengths["text"], "")
     return Data(audio, tokens, split)
 
 
@@ -139,7 +140,7 @@ def finetune_seconds(audio: Wav2Vec2, text: nn.Module, head: Head, data: Data) -
             "audio": audio(Ragged.from_sequences([data.audio[i] for i in batch])),
             "text": encode_text(text, Ragged.from_sequences([data.tokens[i] for i in batch])),
         }
-        nn.functional.cross_entropy(head(streams), data.split.batch_targets(batch, CPU)).backward()
+        nn.functional.cross_entropy(head(streams), read_batch(data.split, batch, CPU).targets).backward()
         nn.utils.clip_grad_norm_(modules.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -169,7 +170,9 @@ def measure(size: str, text_size: dict[str, Any], count: int, rounds: int) -> li
         data = make_data(Path(folder), count, widths, audio)
         head = build_head(options, shapes, CLASSES)
         labels = [str(c) for c in range(CLASSES)]
-        trainer = Trainer(build_head(options, shapes, CLASSES), data.split, data.split, labels, options, CPU)
+        trainer = Trainer(
+            build_head(options, shapes, CLASSES), TrainingData(data.split, data.split, labels), options, CPU
+        )
         stage_two_seconds(trainer, range(3))
         for start in range(rounds):
             two.append(stage_two_seconds(trainer, range(7 * start, 7 * start + 7)))

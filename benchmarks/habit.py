@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from mervn.data.split import read_batch
 from mervn.model.cross_attention import MultiheadAttention
 from mervn.model.head import Head
 from mervn.model.recurrent import BiLSTM
@@ -89,7 +90,7 @@ def check_equal(ours: Head, habit: nn.Module, corpus: Corpus) -> float:
     """Return the greatest difference of the logits of both on one batch."""
     indices = list(range(32))
     with torch.inference_mode():
-        found = ours.eval()(corpus.split.batch(indices, torch.device("cpu")))
+        found = ours.eval()(read_batch(corpus.split, indices, torch.device("cpu")).inputs())
         dataset = HabitDataset(corpus)
         expected = habit.eval()(*collate([dataset[i] for i in indices])[:-1])
     ours.train()

@@ -14,7 +14,7 @@ from features.store.part import StoredUtterance
 from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
 from mervn.data.stored_sequences import Sequences
-from mervn.data.stored_split import Split
+from mervn.data.stored_split import StoredSplit
 from mervn.data.streams import StreamShape
 
 WIDTHS = {"text": 768, "audio": 1024}
@@ -26,7 +26,7 @@ CLASSES = 4
 class Corpus:
     """Random features of realistic lengths, in a store and as one file an utterance."""
 
-    split: Split
+    split: StoredSplit
     files: list[tuple[Path, Path]]
     targets: list[int]
 
@@ -63,5 +63,5 @@ def make_corpus(folder: Path, count: int) -> Corpus:
         store = FeatureStore(info.path)
         streams[modality] = [Sequences(store, [utterance.utterance_id for utterance in utterances])]
         files.append(paths)
-    split = Split("train", utterances, [], targets, streams, seconds, lengths["text"], "")
+    split = StoredSplit("train", utterances, [], targets, streams, seconds, lengths["text"], "")
     return Corpus(split, list(zip(*files, strict=True)), targets.tolist())

@@ -6,6 +6,7 @@ import time
 
 from cli.options import command
 from cli.output import Output
+from cli.reporter import CommandReporter
 from features.cpu_threads import set_threads
 from mervn.config import DemoOptions
 
@@ -33,7 +34,7 @@ def demo(options: DemoOptions, output: Output) -> int:
     from mervn.demo.known_answers import ANSWERS, ROWS, SETS, extract_demo, train_and_score
 
     extract_demo(options.output, output.say, output.progress)
-    result = train_and_score(options.output, options.seed, output.say)
+    result = train_and_score(options.output, options.seed, CommandReporter(output))
     output.result(f"test macro-F1, {result.n_test} utterances (seed {options.seed}, chance 0.50):")
     output.table(
         ("fusion", *(f"{label_set} set" for label_set in SETS)),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cli.options import command
 from cli.output import Output
+from cli.reporter import CommandReporter
 from features.cpu_threads import set_threads
 from mervn.config import EvaluateOptions
 
@@ -16,7 +17,7 @@ def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> Non
     from mervn.evaluation.evaluate import evaluate
 
     set_threads(options.threads)
-    metrics = evaluate(run, options, output.say, output.progress)
+    metrics = evaluate(run, options, CommandReporter(output))
     scores = metrics[options.split]
     missing = f", {scores['missing']} missing" if scores["missing"] else ""
     output.table(

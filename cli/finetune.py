@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cli.options import command
 from cli.output import Output
+from cli.reporter import CommandReporter
 from cli.settings import resolve_data
 from features.cpu_threads import set_threads
 from mervn.config import FinetuneOptions
@@ -26,7 +28,7 @@ def finetune_command(options: FinetuneOptions, output: Output) -> None:
     set_threads(options.threads)
     seconds: list[float] = []
 
-    def report(entry: dict[str, Any]) -> None:
+    def report(entry: Mapping[str, Any]) -> None:
         found = f"valid macro-F1 {entry['valid']['macro_f1']:.4f} (best: epoch {entry['best_epoch']})"
         if entry["epoch"] == 0:
             output.say(f"epoch 0, as it came in: {found}, {entry['seconds']:.1f} s")
@@ -38,8 +40,8 @@ def finetune_command(options: FinetuneOptions, output: Output) -> None:
             f"{entry['seconds']:.1f} s, at most {left:.0f} s left"
         )
 
-    result = finetune(options, data, output.say, output.progress, report)
-    if not result.is_main:
+    result = finetune(options, data, CommandReporter(output, report))
+    if not result.is_main_process:
         return
     valid = result.metrics["valid"]
     if seconds:

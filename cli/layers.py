@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 from cli.options import command
 from cli.output import Output
+from cli.reporter import CommandReporter
 from cli.settings import resolve_data
 from features.config import LayersOptions
 from features.encoders.selector import EncoderSettings, Selector, parse_selector
@@ -28,7 +29,7 @@ def layers(options: LayersOptions, output: Output) -> None:
     from mervn.evaluation.layer_probe import probe_layers
 
     settings = replace(settings_from(options, data), layer_means=True)
-    report = probe_layers(selector, data, options.audio_root, settings, output.say, output.progress)
+    report = probe_layers(selector, data, options.audio_root, settings, CommandReporter(output))
     output.table(
         ("layer", "macro-F1", "accuracy"),
         [(score.layer, f"{score.macro_f1:.4f}", f"{score.accuracy:.4f}") for score in report.scores],

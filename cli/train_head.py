@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.options import command
 from cli.output import Output
+from cli.reporter import CommandReporter
 from cli.settings import resolve_data
 from features.cpu_threads import set_threads
 from mervn.config import TrainHeadOptions
@@ -32,7 +33,7 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
     seconds: list[float] = []
     drawn: list[dict[str, Any]] = []
 
-    def report(entry: dict[str, Any]) -> None:
+    def report(entry: Mapping[str, Any]) -> None:
         seconds.append(entry["seconds"])
         drawn.append(entry["drawn"])
         left = (options.epochs - entry["epoch"]) * sum(seconds) / len(seconds)
@@ -43,9 +44,9 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
         )
 
     if options.num_seeds > 1 or options.fold == "all":
-        _print_series(train_series(options, data, output.say, report), output)
+        _print_series(train_series(options, data, CommandReporter(output, report)), output)
         return
-    result = train_head(options, data, output.say, report)
+    result = train_head(options, data, CommandReporter(output, report))
     if seconds:
         output.say(f"{len(seconds)} epochs, {sum(seconds) / len(seconds):.2f} s an epoch")
         output.say(_sampled(options.sampling, drawn))

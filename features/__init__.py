@@ -1,1 +1,1 @@
-"""Stage one: manifests, audio, text, frozen encoders and the feature store."""
+"""Feature extraction: manifests, audio, text, frozen encoders and the feature store."""

@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves the old content or the new: write, fsync, rename; JSON and JSONL."""
+"""Atomic file writes (write, fsync, rename): a crash leaves the old file or the new one. Also JSON and JSONL."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from features.errors import InputError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name, fsync it and rename it: it is there whole or not at all.
+    """Write a file atomically: write it under a temporary name, fsync it and rename it.
 
-    OSError names the file, also where it is the disk that is full.
+    OSError names the file, also if the disk is full.
     """
     temporary = temporary_beside(path)
     try:
@@ -33,18 +33,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return an unused hidden name beside a path; process numbers alone repeat from container to container."""
+    """Return an unused hidden name beside a path. Process ids alone are not unique: containers repeat them."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder, which vanishes from sight first: a crash leaves no part of it under its name."""
-    gone = path if path.name.startswith(".") else path.rename(temporary_beside(path))
-    shutil.rmtree(gone, ignore_errors=True)
+    """Remove a folder atomically: it is renamed first, so that a crash leaves no part of it under its name."""
+    hidden = path if path.name.startswith(".") else path.rename(temporary_beside(path))
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
-    """Make a file, or everything below a folder, last through a power cut."""
+    """Flush a file, or everything below a folder, to disk, so that it survives a power failure."""
     for inner in [*path.rglob("*"), path] if path.is_dir() else [path]:
         if inner.is_dir():
             sync_folder(inner)
@@ -54,7 +54,7 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder last through a power cut."""
+    """Flush a folder to disk, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -63,36 +63,44 @@ def sync_folder(folder: Path) -> None:
 
 
 MAX_DEPTH = 32
-"""Levels of JSON; deeper documents are nobody's result, and would exhaust the stack."""
+"""Maximum nesting of a JSON document; a deeper one could exhaust the stack when it is processed."""
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object; InputError that says `what` the file must hold where it holds anything else."""
+    """Read a JSON object; InputError, which says `what` the file must hold, if it holds anything else."""
     try:
         document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} must hold {what}, but cannot be read: {error}") from error
     if not isinstance(document, dict):
         raise InputError(f"{path} must hold {what}, found no JSON object")
-    level: list[Any] = [document]
-    for _ in range(MAX_DEPTH):
-        level = [each for thing in level for each in _inside(thing)]
-    if level:
+    if _is_deeper(document, MAX_DEPTH):
         raise InputError(f"{path} must hold {what}, found JSON of more than {MAX_DEPTH} levels")
     return document
 
 
-def _inside(thing: Any) -> Collection[Any]:
-    if isinstance(thing, dict):
-        return thing.values()
-    return thing if isinstance(thing, list) else ()
+def _is_deeper(document: Any, depth: int) -> bool:
+    """Tell whether a JSON document has more levels than `depth`, without recursion."""
+    level: list[Any] = [document]
+    for _ in range(depth):
+        below: list[Any] = []
+        for value in level:
+            below += _children(value)
+        level = below
+    return bool(level)
+
+
+def _children(value: Any) -> Collection[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a JSON file whole: sorted keys, two spaces."""
+    """Write a JSON file atomically, with sorted keys and an indent of two."""
     write_atomically(path, json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def write_jsonl(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Write a JSONL file whole, one object a line."""
+    """Write a JSONL file atomically, one object per line."""
     write_atomically(path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))

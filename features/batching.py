@@ -1,4 +1,4 @@
-"""Which utterances share a batch: pure functions of lengths and a budget, used by extraction and by training."""
+"""Batches of utterances of similar length; pure functions, used by extraction and by training."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 def plan_batches(lengths: Sequence[float], budget: float, max_items: int) -> list[list[int]]:
     """Group items of similar length, longest first, so that a padded batch costs at most `budget`.
 
-    The cost of a batch is its greatest length times its number of items, in the unit of `lengths` (seconds of audio,
-    tokens). An item longer than the budget is a batch of its own. The plan depends on nothing but the arguments: equal
-    lengths keep their order, and every index stands in exactly one batch.
+    The cost of a batch is its maximum length times its number of items, in the unit of `lengths` (seconds of audio,
+    tokens). An item longer than the budget is a batch of its own. The plan depends on the arguments alone: equal
+    lengths keep their order. Every index is in exactly one batch.
     """
     if budget <= 0 or max_items < 1:
         raise ValueError(f"budget must be positive and max_items at least 1, found {budget} and {max_items}")
@@ -25,13 +25,17 @@ def plan_batches(lengths: Sequence[float], budget: float, max_items: int) -> lis
     return batches
 
 
-def padding_share(
+def padding_fraction(
     lengths: Sequence[float], batches: Sequence[Sequence[int]], costs: Sequence[float] | None = None
 ) -> float:
-    """Return which fraction of the padded frames of these batches is padding, 0..1.
+    """Return the fraction of padding among the padded frames of these batches, 0..1.
 
-    `costs` are the lengths that each item is padded to before it is batched, if it is.
+    `costs` are the lengths that single items are padded to before they are batched (default: `lengths`).
     """
-    alone = lengths if costs is None else costs
-    padded = sum(max(alone[i] for i in batch) * len(batch) for batch in batches)
-    return 1 - sum(lengths[i] for batch in batches for i in batch) / padded if padded else 0.0
+    costs = lengths if costs is None else costs
+    real: list[float] = []
+    padded: list[float] = []
+    for batch in batches:
+        real += [lengths[i] for i in batch]
+        padded.append(max(costs[i] for i in batch) * len(batch))
+    return 1 - sum(real) / sum(padded) if sum(padded) else 0.0

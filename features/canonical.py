@@ -1,4 +1,4 @@
-"""Canonical JSON: equal values give equal text; and the differences between two documents."""
+"""Canonical JSON, in which equal values give equal text, and the differences between two documents."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ def canonical_json(value: Any) -> str:
 
 
 def differing_fields(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the fields, named with dots, in which two identities differ."""
+    """Return the fields in which two nested mappings differ, with dotted names and both values."""
     flat_first, flat_second = _flatten(first), _flatten(second)
-    keys = sorted(set(flat_first) | set(flat_second))
-    pairs = {key: (flat_first.get(key), flat_second.get(key)) for key in keys}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    differing = {}
+    for key in sorted(set(flat_first) | set(flat_second)):
+        pair = flat_first.get(key), flat_second.get(key)
+        if pair[0] != pair[1]:
+            differing[key] = pair
+    return differing
 
 
 def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

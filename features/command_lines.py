@@ -1,4 +1,4 @@
-"""Commands that messages suggest: they name the data and the model, quoted, so that they work when pasted."""
+"""Shell commands that messages suggest: complete and quoted, so that a user can paste them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from features.encoders.selector import EncoderSettings, Selector
 
 
 def features_folder(features_dir: Path | None, data: Path) -> Path:
-    """Return the folder of the stores: the one given, else $MERVN_FEATURES, else <data>/stores."""
+    """Return the folder of the feature stores: the given one, else $MERVN_FEATURES, else <data>/stores."""
     return features_dir or Path(os.environ.get("MERVN_FEATURES") or data / "stores")
 
 
 @dataclass(frozen=True)
 class DataPlace:
-    """Where the data, the stores and the audio of a command are."""
+    """The folders of a command: manifests, feature stores and audio."""
 
     data: Path
     features_dir: Path
@@ -28,52 +28,58 @@ class DataPlace:
 
     @property
     def flags(self) -> list[str]:
-        """The flags of an extraction from these folders; what the command would find by itself is left out."""
+        """The flags of `mervn extract` for these folders, without those that equal its defaults."""
         flags = ["--data", str(self.data)]
         if self.features_dir != features_folder(None, self.data):
             flags += ["--features-dir", str(self.features_dir)]
         if self.audio_root is not None:
             flags += ["--audio-root", str(self.audio_root)]
-        there = [split for split in SPLITS if (self.data / f"{split}.jsonl").exists()]
-        if 0 < len(there) < len(SPLITS):
-            flags += ["--splits", ",".join(there)]
+        existing = [split for split in SPLITS if (self.data / f"{split}.jsonl").exists()]
+        if 0 < len(existing) < len(SPLITS):
+            flags += ["--splits", ",".join(existing)]
         return flags
 
 
 def extract_command(place: DataPlace, selector: Selector, *flags: str) -> str:
-    """Return the `mervn extract` that extracts a selector's encoder."""
+    """Return the `mervn extract` command for the encoder of a selector."""
     return shlex.join(["mervn", "extract", *place.flags, f"--{selector.modality}-encoder", str(selector), *flags])
 
 
 def identity_flags(identity: Mapping[str, Any], spec_settings: Sequence[str]) -> list[str]:
-    """Return the flags of `mervn extract` that give a store of this identity, besides the selector.
+    """Return the flags of `mervn extract`, besides the selector, that reproduce a store of this identity.
 
-    `spec_settings` are the settings that its encoder knows.
+    `spec_settings` are the settings that its encoder supports.
     """
     flags = [] if identity["store_dtype"] == "fp16" else ["--store-dtype", str(identity["store_dtype"])]
     if identity["encoder_precision"] != "fp32":
         flags += ["--encoder-precision", str(identity["encoder_precision"])]
     for name, value in asdict(recorded_settings(identity["config"]).only(spec_settings)).items():
         if value is not None:
-            flags += [f"--{name.replace('_', '-')}", value]
+            flags += [flag_name(name), value]
     return flags
 
 
+def flag_name(field: str) -> str:
+    """Return the command-line flag of an option's field."""
+    return f"--{field.replace('_', '-')}"
+
+
 def settings_flags(options: EncodeOptions) -> list[str]:
-    """Return the flags of `mervn extract` that repeat how an encoder was run, besides the selector."""
-    names = ("encoder_precision", "store_dtype", "segmenter", "tone_style", "whisper_mode")
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    defaults = {name: EncodeOptions.model_fields[name].default for name in given}
-    changed = {name: value for name, value in given.items() if value != defaults[name]}
-    return [part for name, value in changed.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    """Return the flags of `mervn extract`, besides the selector, that repeat these options."""
+    flags = []
+    for name in ("encoder_precision", "store_dtype", "segmenter", "tone_style", "whisper_mode"):
+        value = getattr(options, name)
+        if value is not None and value != EncodeOptions.model_fields[name].default:
+            flags += [flag_name(name), str(value)]
+    return flags
 
 
 def recorded_flags(text: str) -> list[str]:
-    """Return the flags of `mervn extract` that a run's config.json records; none if it holds anything else.
+    """Return the flags of `mervn extract` recorded in a run's config.json; none if it contains anything else.
 
-    A run can come from somebody else, and a user pastes what a message suggests.
+    Users paste suggested commands, and a run may come from somebody else: unknown text is never suggested.
     """
-    known = {f"--{name.replace('_', '-')}" for name in (*EncodeOptions.model_fields, "audio_encoder", "text_encoder")}
+    known = set(map(flag_name, (*EncodeOptions.model_fields, "audio_encoder", "text_encoder")))
     try:
         parts = shlex.split(text)
     except ValueError:
@@ -82,8 +88,8 @@ def recorded_flags(text: str) -> list[str]:
 
 
 def recorded_settings(config: Mapping[str, Any]) -> EncoderSettings:
-    """Return the settings that an encoder's config records."""
-    segmenter = config.get("segmenter")  # with its version
+    """Return the encoder settings recorded in an encoder's config."""
+    segmenter = config.get("segmenter")  # name and version, such as "pyvi 0.1.1"
     return EncoderSettings(
         segmenter=str(segmenter).split(" ")[0] if segmenter else None,
         tone_style=config.get("tone_style"),

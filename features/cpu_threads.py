@@ -1,8 +1,8 @@
-"""CPU threads of torch, and how long they spin while they wait.
+"""CPU threads of torch, and how long they busy-wait for work.
 
-After each parallel part of an operation the threads of GNU OpenMP, with which torch's wheels for Linux are built, spin
-for some milliseconds in case more work follows. With several processes per machine each spinning thread takes a core
-from a thread that has work. A bounded spin keeps the gain of spinning within a training step and none of the harm.
+torch's wheels for Linux use GNU OpenMP. After each parallel region its threads spin for some milliseconds in case more
+work follows. If several processes run on one machine, each spinning thread takes a core from a thread that has work. A
+bounded spin keeps the gain within a training step and avoids that loss.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import os
 import sys
 
 SPIN_COUNT = "1000"
-"""Iterations; the library's own default is 300 000. benchmarks/benchmark_two_at_once.py measures what it changes."""
-CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+"""Iterations; the default of GNU OpenMP is 300 000. benchmarks/benchmark_two_at_once.py measures the effect."""
+ENVIRONMENT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 def bound_spinning() -> bool:
-    """Bound how long idle OpenMP threads spin, unless the environment says; return whether it could be done.
+    """Bound how long idle OpenMP threads spin, unless the environment sets it; return whether it was set here.
 
-    The library reads its environment once, when torch is loaded: a later call changes nothing.
+    OpenMP reads its environment once, when torch is imported: a later call has no effect.
     """
-    if "torch" in sys.modules or any(name in os.environ for name in CHOICES):
+    if "torch" in sys.modules or any(name in os.environ for name in ENVIRONMENT_VARIABLES):
         return False
     os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
     return True
 
 
 def set_threads(threads: int | None) -> None:
-    """Set the number of CPU threads of torch; its own choice, one per core, if None."""
+    """Set the number of CPU threads of torch; None keeps its default, one per core."""
     if threads is not None:
         import torch
 

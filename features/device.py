@@ -1,4 +1,4 @@
-"""Precision of computing: bf16 by autocast, or fp32 in which nothing is rounded to TF32 or bf16 on the way."""
+"""Devices and precision: bf16 autocast, or fp32 without TF32 or bf16 inside operations."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from features.errors import UsageError
 
 @contextmanager
 def exact_fp32() -> Iterator[None]:
-    """Compute fp32 products in fp32: TF32 and bf16 are off in matrix products, convolutions and recurrent layers.
+    """Disable TF32 and bf16 in fp32 matrix products, convolutions and recurrent layers.
 
-    torch's default takes TF32 for convolutions and LSTMs on a GPU, with 10 bits of mantissa, and its kernels differ
-    with the shape of the batch. All inference whose numbers are reported runs in here. The settings of before are put
-    back. torch 2.9 has a second set of switches, which is kept equal to the first: mixed ones are refused by torch.
+    By default torch uses TF32 (10 bits of mantissa) for convolutions and LSTMs on a GPU, and its kernels depend on the
+    shape of the batch. All inference whose numbers are reported runs inside this context. The previous settings are
+    restored on exit. torch 2.9 added a second set of switches; it is kept equal to the first, for torch refuses a mix.
     """
     before, switches = _old_switches(), _new_switches()
     precisions = [switch.fp32_precision for switch in switches]
@@ -33,16 +33,17 @@ def exact_fp32() -> Iterator[None]:
 
 
 @contextmanager
-def computing(device: torch.device, precision: str) -> Iterator[None]:
-    """Compute in bf16 (autocast) or in exact fp32."""
+def precision_context(device: torch.device, precision: str) -> Iterator[None]:
+    """Run operations in bf16 (autocast) or in exact fp32."""
     with exact_fp32(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         yield
 
 
 def _old_switches() -> tuple[str, bool]:
-    """Return the precision of matrix products and whether cuDNN may take TF32; torch's defaults where it refuses.
+    """Return the precision of matrix products and whether cuDNN may use TF32.
 
-    It refuses where somebody has set the new switches to something that the old ones cannot tell.
+    torch refuses to read them if the new switches have a value that the old ones cannot express; its defaults are
+    returned then.
     """
     matmul, cudnn = "highest", True
     with suppress(RuntimeError):
@@ -58,7 +59,7 @@ def _set_old_switches(matmul: str, cudnn: bool) -> None:
 
 
 def _new_switches() -> list[Any]:
-    """Return what has an `fp32_precision`: nothing before torch 2.9."""
+    """Return the torch backends with an `fp32_precision` attribute; none before torch 2.9."""
     backends: Any = torch.backends
     if not hasattr(backends, "fp32_precision"):
         return []
@@ -69,14 +70,15 @@ def _new_switches() -> list[Any]:
 
 
 def resolve_device(name: str, *, float64: bool = False) -> torch.device:
-    """Return the device of a name; `auto` takes a GPU if torch sees one. UsageError if it cannot be used.
+    """Return the device with this name; `auto` is a GPU if torch finds one, else the CPU.
 
-    UsageError for a device without float64 where that is needed: losses and scores are summed in it.
+    UsageError if torch cannot use the device, or if `float64` is required (losses and scores are summed in it) and the
+    device does not support it.
     """
     if float64 and name.split(":")[0] == "mps":
         raise UsageError(
-            f"--device must be a device with float64, in which losses and scores are summed, found {name!r}: mps has "
-            "none; use --device cpu (mervn extract can use mps)"
+            f"--device must support float64, in which losses and scores are summed, found {name!r}: mps does not; use "
+            "--device cpu (mervn extract can use mps)"
         )
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,9 +1,10 @@
-"""Where a store's or a run's numbers came from: model, versions, machine; kept apart from what changes numbers."""
+"""Software versions and machine, recorded with stores and runs."""
 
 from __future__ import annotations
 
 import datetime as dt
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -11,12 +12,16 @@ import torch
 
 PACKAGES = ("mervn", "torch", "torchaudio", "transformers", "numpy", "h5py", "soundfile", "scikit-learn")
 INPUT_PACKAGES = {"audio": ("soundfile",), "text": ("tokenizers", "underthesea", "pyvi")}
-"""What numbers can come from besides, of each modality."""
+"""Further packages that the features of each modality depend on."""
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that numbers can come from."""
-    return {"python": platform.python_version()} | {package: package_version(package) for package in PACKAGES}
+    """Return the versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version()} | _versions(PACKAGES)
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    return {package: package_version(package) for package in packages}
 
 
 def package_version(package: str) -> str:
@@ -28,7 +33,7 @@ def package_version(package: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Return what computes here."""
+    """Describe this machine: platform, number of threads and GPU."""
     found: dict[str, Any] = {
         "platform": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
@@ -39,19 +44,21 @@ def machine() -> dict[str, Any]:
 
 
 def computing_versions(modality: str) -> dict[str, str]:
-    """Return the versions of the packages that the features of a modality are computed with."""
-    packages = ("torch", "torchaudio", "transformers", "numpy", *INPUT_PACKAGES[modality])
-    return {package: package_version(package) for package in packages}
+    """Return the versions of the packages that compute the features of a modality."""
+    return _versions(("torch", "torchaudio", "transformers", "numpy", *INPUT_PACKAGES[modality]))
 
 
 def made_with(modality: str, device: torch.device) -> dict[str, str]:
-    """Return what changes numbers and can differ between the parts of one store: versions and the device."""
+    """Return the versions and the device that a part of a store was computed with.
+
+    They can change numbers slightly, and may differ between the parts of one store.
+    """
     known = computing_versions(modality)
     known["device"] = str(device.type)
     if device.type == "cuda":
         known["device"] = torch.cuda.get_device_name(device)
     if modality == "audio":
-        import soundfile  # loads a library that text does not need
+        import soundfile  # only here: it loads a library that text does not need
 
         known["libsndfile"] = soundfile.__libsndfile_version__
     known["threads"] = str(torch.get_num_threads())
@@ -59,5 +66,5 @@ def made_with(modality: str, device: torch.device) -> dict[str, str]:
 
 
 def now() -> str:
-    """Return the time in UTC, ISO 8601, whole seconds."""
+    """Return the current time in UTC, in ISO 8601 with whole seconds."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

@@ -1,9 +1,9 @@
-"""The two errors that a user can cause; the command line prints their message without a traceback."""
+"""Errors that a user can cause; the command line prints their message without a traceback."""
 
 
 class InputError(Exception):
-    """Data, files or the environment are not as they must be: what must hold, what was found, where (exit 1)."""
+    """Invalid data, files or environment (exit code 1). The message says what must hold, what was found, and where."""
 
 
 class UsageError(InputError):
-    """Options are unknown, contradictory or incomplete, found before any work (exit 2)."""
+    """Unknown, contradictory or incomplete options, detected before any work starts (exit code 2)."""

@@ -1,4 +1,4 @@
-"""Registries name what they hold as `module:Name`, so that nothing is imported before it is used."""
+"""Import by name: registries hold `module:Name` strings, so that nothing is imported before it is used."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from typing import Any
 
 
 def import_target(target: str) -> Any:
-    """Return the object that `module:Name` names."""
+    """Import and return the object named `module:Name`."""
     module, name = target.split(":")
     return getattr(import_module(module), name)

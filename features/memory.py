@@ -1,4 +1,4 @@
-"""Batches within a device's memory: one that does not fit is halved, and the cost that fits is remembered."""
+"""Batches within a device's memory: one that does not fit is split in half, and later batches stay below that size."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Result = TypeVar("Result")
 BATCH_SECONDS = {"cpu": 8.0, "cuda": 480.0}
 BATCH_TOKENS = {"cpu": 2048.0, "cuda": 32768.0}
 FULL_BUDGET_BYTES = 16e9
-"""Memory of a GPU that gets the full budget; smaller ones begin with less, so that fewer batches must be halved."""
-SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
-"""In the messages of the plain RuntimeErrors of torch's CPU allocator, CUDA, cuBLAS and cuDNN."""
+"""Memory of a GPU that gets the full budget; smaller GPUs start with less, so that fewer batches must be halved."""
+OUT_OF_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+"""Parts of the messages of plain RuntimeErrors from torch's CPU allocator, CUDA, cuBLAS and cuDNN."""
 
 
 def default_budget(modality: str, device: torch.device) -> float:
-    """Return the padded seconds or tokens of a batch where neither a flag nor the store says.
+    """Return the default budget of a batch, in padded seconds or tokens.
 
-    A GPU with less than `FULL_BUDGET_BYTES` has a budget in proportion, at least that of a CPU.
+    A GPU with less than `FULL_BUDGET_BYTES` gets a budget in proportion to its memory, at least that of a CPU.
     """
     budgets = BATCH_TOKENS if modality == "text" else BATCH_SECONDS
     if device.type != "cuda":
@@ -31,33 +31,33 @@ def default_budget(modality: str, device: torch.device) -> float:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that the memory of the CPU or of a device is full."""
+    """Tell whether an error means that the memory of the CPU or of a device is full."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in OUT_OF_MEMORY_MESSAGES)
 
 
 def release_memory(device: torch.device) -> None:
-    """Free what only cycles or the device's allocator still hold."""
+    """Free memory that is held only by reference cycles or by the device's caching allocator."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 class MemoryBudget:
-    """The largest batches that fit into a device's memory, found out by halving those that do not."""
+    """Runs batches within a device's memory; learns the maximum cost by halving batches that do not fit."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.limit = math.inf
-        """Padded cost of a batch: its maximum cost times its number of items."""
+        """Maximum padded cost of a batch: the maximum cost of its items times their number."""
 
     def run(
         self, batch: Sequence[int], costs: Sequence[float], compute: Callable[[list[int]], Result]
     ) -> Iterator[tuple[list[int], Result | None]]:
-        """Compute a batch whole, or in parts in its order; None is the result of a single item that does not fit.
+        """Yield the items and results of a batch, computed at once or in parts, in order.
 
-        `costs` holds the cost of each item, by its number in the batch's list.
+        The result is None for a single item that does not fit. `costs[i]` is the cost of item i.
         """
         pending = [list(batch)] if batch else []
         while pending:
@@ -70,7 +70,7 @@ class MemoryBudget:
                     continue
                 self.limit = min(self.limit, padded / 2)
             middle = len(part) // 2
-            pending += [part[middle:], part[:middle]]
+            pending += [part[middle:], part[:middle]]  # a stack: the first half comes next
 
     def _attempt(self, part: list[int], compute: Callable[[list[int]], Result]) -> Result | None:
         try:
@@ -78,6 +78,6 @@ class MemoryBudget:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        # the exception had to go first: its traceback held the frames of the forward pass, and they the activations
+        # Free memory only here, after the exception is gone: its traceback keeps the activations of the forward alive.
         release_memory(self.device)
         return None

@@ -1,4 +1,4 @@
-"""Reporter: how long work tells people about itself."""
+"""Reporter: receives messages and progress of long-running work."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 Say = Callable[[str], None]
-"""Prints a line about what is going on."""
+"""Prints one status line."""
 Progress = Callable[..., Any]
-"""(total, done, what="") -> a progress bar of so many utterances, so many done, with `update(n)` and `close()`."""
+"""(total, done, what="") -> a progress bar of `total` utterances with `done` done; has `update(n)` and `close()`."""
 
 
 class Reporter(Protocol):
     """Receives messages, progress and the scores of each epoch."""
 
     def say(self, text: str) -> None:
-        """Print one line about what is going on."""
+        """Print one status line."""
 
     def progress(self, total: int, done: int, what: str = "") -> Any:
         """Return a progress bar of `total` utterances, of which `done` are done; it has `update(n)` and `close()`."""
@@ -50,3 +50,22 @@ def silent(line: str) -> None:
 def no_bar(total: int, done: int, what: str = "") -> Any:
     """Return a progress bar that is not shown."""
     return tqdm(total=total, initial=done, disable=True)
+
+
+class WithoutBars:
+    """Reporter that hides the progress bars of another, for work that takes seconds."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self._reporter.say(text)
+
+    def progress(self, total: int, done: int, what: str = "") -> Any:
+        """Return a progress bar that is not shown."""
+        return no_bar(total, done, what)
+
+    def epoch(self, entry: Mapping[str, Any]) -> None:
+        """Report a finished epoch."""
+        self._reporter.epoch(entry)

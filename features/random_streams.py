@@ -1,4 +1,4 @@
-"""Random streams: a numpy generator for each purpose, which no other purpose draws from."""
+"""Random streams: an independent numpy generator for each purpose."""
 
 from __future__ import annotations
 
@@ -6,40 +6,44 @@ from enum import IntEnum, unique
 
 import numpy as np
 
-WORD = 32
-"""Bits of a word of a seed sequence."""
+WORD_BITS = 32
+"""Size of a word in a numpy seed sequence."""
 
 
 @unique
 class Purpose(IntEnum):
-    """What is drawn; each needs numbers of its own kind, given in this order."""
+    """What a generator is used for. Each needs the numbers in parentheses, in this order."""
 
     SAMPLING = 1
     """(seed, epoch): the batches of an epoch."""
     AUGMENTATION = 2
     """(seed, epoch, step, batch): modality dropout and time masks."""
     SPEC_MASK = 3
-    """(seed, epoch, step, batch, place): the SpecAugment mask of an utterance."""
+    """(seed, epoch, step, batch, position): the SpecAugment mask of an utterance."""
     PRETRAIN_ORDER = 4
     """(seed, epoch): the batches of an epoch of pretraining."""
     PRETRAIN_MASK = 5
-    """(seed, epoch, utterance): the crop and the hidden frames of an utterance of train."""
+    """(seed, epoch, utterance): the crop and the masked frames of an utterance of train."""
     PRETRAIN_VALID = 6
-    """(seed, utterance): the crop and the hidden frames of an utterance of valid."""
+    """(seed, utterance): the crop and the masked frames of an utterance of valid."""
     PROCESS = 7
-    """(seed, rank): the dropout of each further process."""
+    """(seed, rank): the dropout of each process other than rank 0."""
 
 
 def seed_sequence(purpose: Purpose, *numbers: int) -> np.random.SeedSequence:
-    """Return the seed sequence of a purpose and of numbers >= 0 below 2**64.
+    """Return the seed sequence for a purpose and numbers in 0..2**64 - 1.
 
-    numpy pads short seeds with zeros and cuts large numbers into words, so that (0, 1) is also (0, 1, 0, 0) and
-    2**32. Here the count comes first and every number has two words: unequal arguments never give equal words.
+    numpy pads short seeds with zeros and splits large numbers into words, so that the seeds (0, 1), (0, 1, 0, 0) and
+    2**32 are the same. Here the count comes first and every number takes two words: different arguments always give
+    different words.
     """
-    words = [int(number) >> shift & (1 << WORD) - 1 for number in numbers for shift in (0, WORD)]
+    words = []
+    for number in numbers:
+        high, low = divmod(int(number), 1 << WORD_BITS)
+        words += [low, high & ((1 << WORD_BITS) - 1)]
     return np.random.SeedSequence([int(purpose), len(numbers), *words])
 
 
 def generator(purpose: Purpose, *numbers: int) -> np.random.Generator:
-    """Return a generator that is a pure function of its purpose and numbers."""
+    """Return the generator of a purpose and its numbers: equal arguments give equal draws."""
     return np.random.default_rng(seed_sequence(purpose, *numbers))

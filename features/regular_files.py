@@ -1,4 +1,4 @@
-"""Files that users name: read only if they are regular, for a pipe or a device can wait or last for ever."""
+"""Regular files: a pipe or a device that a user names is refused, for reading it might never end."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def read_regular(path: Path) -> bytes:
 
 
 def other_kind(path: Path) -> str | None:
-    """Return what stands at a path if that is no regular file, in words; OSError if nothing does."""
+    """Return in words what a path is, or None for a regular file; OSError if it does not exist."""
     mode = path.stat().st_mode
     return None if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "no regular file")

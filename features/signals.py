@@ -1,7 +1,7 @@
-"""Ctrl-C and a cluster's SIGTERM, heard between two steps of the work: never lost, never in the middle of a write.
+"""SIGINT (Ctrl-C) and SIGTERM, handled between two steps of the work: never lost, never in the middle of a write.
 
-Python raises KeyboardInterrupt wherever it happens to be. Where that is the callback of a weak reference or a
-destructor, the exception is printed and gone, and the work goes on as if nobody had asked it to stop.
+By default Python raises KeyboardInterrupt at any bytecode. In a destructor or the callback of a weak reference the
+exception is only printed, and the program continues as if no signal had come.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_heard: set[int] = set()
+_received: set[int] = set()
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """While entered, a signal makes the next `check_interrupted` raise KeyboardInterrupt; once more, at once.
+    """Defer signals: the next `check_interrupted` raises KeyboardInterrupt. The same signal again raises at once.
 
-    Another is not impatience: a launcher of several processes passes a Ctrl-C, which they had, on as a SIGTERM.
-    A signal that the process ignores stays ignored. Outside the main thread nothing changes.
+    A different signal does not count as a second press: a launcher of several processes passes a Ctrl-C, which they
+    already received, on as a SIGTERM. Signals that the process ignores stay ignored. Outside the main thread nothing
+    changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    _heard.clear()
+    _received.clear()
     try:
         for number, handler in before.items():
             if handler is signal.default_int_handler:
-                signal.signal(number, _hear)
+                signal.signal(number, _receive)
         yield
     finally:
         for number, handler in before.items():
@@ -40,23 +41,23 @@ def interruptible() -> Iterator[None]:
 
 
 def interrupted() -> bool:
-    """Tell whether a signal came."""
-    return bool(_heard)
+    """Tell whether a signal was received."""
+    return bool(_received)
 
 
 def check_interrupted() -> None:
-    """Raise KeyboardInterrupt if a signal came."""
+    """Raise KeyboardInterrupt if a signal was received."""
     if interrupted():
         interrupt()
 
 
 def interrupt() -> None:
-    """Raise KeyboardInterrupt, and have the signal, if there was one, be heard."""
-    _heard.clear()
+    """Raise KeyboardInterrupt and forget the signals received so far."""
+    _received.clear()
     raise KeyboardInterrupt
 
 
-def _hear(number: int, frame: FrameType | None) -> None:
-    if number in _heard:
+def _receive(number: int, frame: FrameType | None) -> None:
+    if number in _received:
         signal.default_int_handler(number, frame)
-    _heard.add(number)
+    _received.add(number)

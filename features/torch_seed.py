@@ -1,4 +1,4 @@
-"""Seeding torch: the generators of the CPU and of the one device that computes, and no others."""
+"""Seeds of torch's generators: those of the CPU and of the device in use, and no others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def seed_torch(device: torch.device, seed: int) -> None:
 
 @contextmanager
 def seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed the generators of the CPU and of this device, and give them back their states in the end."""
+    """Seed the generators of the CPU and of this device, and restore their states on exit."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         seed_torch(device, seed)
         yield

@@ -27,62 +27,62 @@ CHUNK = 1 << 24
 """Gradient entries that travel at once: 64 MiB in fp32."""
 
 
-class World:
+class Processes:
     """The processes that train together: one, unless `joined` says otherwise."""
 
-    rank = 0
-    size = 1
+    process_index = 0
+    num_processes = 1
 
     @property
-    def is_main(self) -> bool:
+    def is_main_process(self) -> bool:
         """Tell whether this is the process that writes and speaks."""
-        return self.rank == 0
+        return self.process_index == 0
 
-    def share(self, things: Sequence[Result]) -> Sequence[Result]:
+    def portion(self, things: Sequence[Result]) -> Sequence[Result]:
         """Return this process's things of a list: each has one owner."""
-        return things[self.rank :: self.size]
+        return things[self.process_index :: self.num_processes]
 
     def gather(self, thing: Result) -> list[Result]:
         """Return what every process gave, in the order of their ranks."""
         return [thing]
 
-    def agree(self, flag: bool) -> bool:
+    def any_process(self, flag: bool) -> bool:
         """Tell whether any process said yes."""
         return any(self.gather(flag))
 
-    def on_main(self, work: Callable[[], Result]) -> Result:
+    def on_main_process(self, work: Callable[[], Result]) -> Result:
         """Have the main process do something; its result, or its error, is everybody's."""
         return work()
 
-    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Give each parameter the sum of its gradients; one that has none anywhere keeps none."""
 
-    def begin(self, module: torch.nn.Module, seed: int) -> None:
+    def broadcast_weights(self, module: torch.nn.Module, seed: int) -> None:
         """Give every process the main one's weights, and dropout of its own."""
 
 
-ALONE = World()
+SINGLE_PROCESS = Processes()
 
 
-class Group(World):
+class ProcessGroup(Processes):
     """Processes joined by torch.distributed; what is not a gradient travels over gloo, from and to the CPU."""
 
     def __init__(self) -> None:
-        self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+        self.process_index, self.num_processes = distributed.get_rank(), distributed.get_world_size()
         self.control = distributed.new_group(backend="gloo")
-        self.faults = FaultWatch(self.rank, self.size, self.control)
+        self.faults = FaultWatch(self.process_index, self.num_processes, self.control)
 
     def gather(self, thing: Result) -> list[Result]:
         """Return what every process gave, in the order of their ranks."""
-        found: list[Any] = [None] * self.size
+        found: list[Any] = [None] * self.num_processes
         distributed.all_gather_object(found, thing, self.control)
         return found
 
-    def on_main(self, work: Callable[[], Result]) -> Result:
+    def on_main_process(self, work: Callable[[], Result]) -> Result:
         """Have the main process do something; its result, or its error, is everybody's."""
         outcome: list[Any] = [None, None]
         fault: BaseException | None = None
-        if self.is_main:
+        if self.is_main_process:
             try:
                 outcome[0] = work()
                 pickle.dumps(outcome[0])  # fails here and not in the broadcast, for which the others wait
@@ -97,7 +97,7 @@ class Group(World):
         result: Result = outcome[0]
         return result
 
-    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Give each parameter the sum of its gradients; one that has none anywhere keeps none."""
         parameters = [parameter for parameter in parameters if parameter.requires_grad]
         there = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
@@ -112,10 +112,10 @@ class Group(World):
             for gradient, summed in zip(some, flat.split([g.numel() for g in some]), strict=True):
                 gradient.copy_(summed.view_as(gradient))
 
-    def begin(self, module: torch.nn.Module, seed: int) -> None:
+    def broadcast_weights(self, module: torch.nn.Module, seed: int) -> None:
         """Give every process the main one's weights, and dropout of its own."""
-        if not self.is_main:
-            own = int(seed_sequence(Purpose.PROCESS, seed, self.rank).generate_state(1)[0])
+        if not self.is_main_process:
+            own = int(seed_sequence(Purpose.PROCESS, seed, self.process_index).generate_state(1)[0])
             seed_torch(next(module.parameters()).device, own)
         for tensor in module.state_dict().values():
             distributed.broadcast(tensor, 0)
@@ -134,14 +134,14 @@ def _chunks(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[tuple[World, torch.device]]:
+def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
     """Join the processes that `accelerate launch` started, and yield them and this one's device.
 
     An error in one process ends all of them. UsageError where Accelerate is not installed, or where a single GPU is
     named for several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield ALONE, resolve_device(device, float64=True)
+        yield SINGLE_PROCESS, resolve_device(device, float64=True)
         return
     try:
         from accelerate import PartialState
@@ -150,7 +150,7 @@ def joined(device: str) -> Iterator[tuple[World, torch.device]]:
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device of several processes must be auto, cpu or cuda, found {device}")
     state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
-    group = Group()
+    group = ProcessGroup()
     try:
         yield group, torch.device("cpu") if state.device.type == "cpu" else state.device
     except BaseException as error:

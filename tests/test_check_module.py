@@ -204,8 +204,8 @@ def test_a_run_keeps_the_users_modules_and_asks_before_it_runs_them(
     for path in (tmp_path / "mine").iterdir():
         path.unlink()  # the run does not need it any more
     with pytest.raises(UsageError, match="Review it, then pass --trust-code"):
-        evaluate(result.path, EvaluateOptions(split="valid"), lambda _: None)
-    found = evaluate(result.path, EvaluateOptions(split="valid", trust_code=True), lambda _: None)
+        evaluate(result.path, EvaluateOptions(split="valid"))
+    found = evaluate(result.path, EvaluateOptions(split="valid", trust_code=True))
     assert found["valid"]["macro_f1"] == result.metrics["valid"]["macro_f1"]
     with (result.path / "modules" / "fusion.py").open("a") as file:
         file.write("\n")

@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from features.cpu_threads import CHOICES, SPIN_COUNT, bound_spinning
+from features.cpu_threads import ENVIRONMENT_VARIABLES, SPIN_COUNT, bound_spinning
 
 SHOW = "import sys, os; sys.argv[1:] = ['--version']; from cli.main import main\ntry: main()\nexcept SystemExit: pass\n"
 
 
 @pytest.mark.parametrize("chosen", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}], ids=str)
 def test_the_command_line_bounds_spinning_unless_the_user_has_chosen(chosen: dict[str, str]) -> None:
-    environment = {name: value for name, value in os.environ.items() if name not in CHOICES} | chosen
+    environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT_VARIABLES} | chosen
     code = SHOW + "print([os.environ.get(name) for name in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')])"
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     expected = [chosen.get("OMP_WAIT_POLICY"), chosen.get("GOMP_SPINCOUNT", None if chosen else SPIN_COUNT)]
@@ -24,7 +24,7 @@ def test_nothing_is_set_once_torch_is_loaded(monkeypatch: pytest.MonkeyPatch) ->
     """The library reads its environment when torch is loaded: later it would only mislead."""
     import torch  # noqa: F401
 
-    for name in CHOICES:
+    for name in ENVIRONMENT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     assert not bound_spinning()
     assert "GOMP_SPINCOUNT" not in os.environ

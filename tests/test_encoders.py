@@ -204,6 +204,17 @@ def test_fourier2vec_hears_prosody_not_loudness() -> None:
     assert (encode(wave(0.5, 1, pitch=300.0)) - soft).abs().mean() > 0.2
 
 
+def test_random_weights_are_declared_and_not_read_from_the_note(tmp_path: Path) -> None:
+    from features.encoders.layer_means import LayerMeans
+
+    encoder = load("fourier2vec", {})
+    encoder.weights_note = "edited"
+    assert encoder.is_random and LayerMeans(encoder).is_random
+    encoder.weights_note, encoder.is_random = "pretrained", False
+    encoder.save(tmp_path)
+    assert not load("fourier2vec", {"fourier2vec": str(tmp_path)}).is_random
+
+
 def test_mel_filters_are_triangles_that_overlap_by_half() -> None:
     filters = mel_filters(80, 20.0, 7600.0)
     assert filters.shape == (257, 80)
@@ -214,10 +225,10 @@ def test_mel_filters_are_triangles_that_overlap_by_half() -> None:
 
 @pytest.mark.parametrize("name", ["fourier2vec", "hashed_ngrams"])
 def test_own_checkpoints_load_equal(name: str, tmp_path: Path) -> None:
-    from features.encoders.pretrained import save_own
+    from features.encoders.pretrained import save_native
 
     encoder = load(name, {})
-    save_own(encoder, tmp_path / "copy")
+    save_native(encoder, tmp_path / "copy")
     again = load(name, {name: str(tmp_path / "copy")})
     assert again.weights_sha256 == encoder.weights_sha256
     assert again.config == encoder.config

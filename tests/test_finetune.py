@@ -22,7 +22,8 @@ from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import read_manifests
 from features.progress import no_bar
 from mervn.config import EvaluateOptions, FinetuneOptions
-from mervn.data.waveform_split import LiveSplit
+from mervn.data.split import read_batch
+from mervn.data.waveform_split import WaveformSplit
 from mervn.evaluation.evaluate import evaluate
 from mervn.finetuning.finetune import finetune, shapes_of
 from mervn.model.end_to_end import EndToEnd, merge_lora
@@ -38,7 +39,7 @@ CPU = torch.device("cpu")
 def tune(head: Path | None, output: Path, **changes: Any) -> RunResult:
     chosen = {"epochs": 2, "batch_size": 8, "workers": 0, "encoder_learning_rate": 1e-3, "learning_rate": 1e-3}
     options = FinetuneOptions(init_head=head, output=output, **{**chosen, **changes})
-    return finetune(options, None, lambda _: None, no_bar, lambda _: None)
+    return finetune(options, None)
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +65,10 @@ def test_a_run_goes_on_from_the_head_and_is_evaluated_as_any_other(head: Path, t
     parity = environment["parity"]
     assert parity["logits"] <= 1e-4 and 0 < parity["raw_logits"] < 1e-2 and parity["utterances"] == 10
     assert environment["peak_memory_gb"] > 0
-    found = evaluate(tuned, EvaluateOptions(split="valid"), lambda _: None)["valid"]
+    found = evaluate(tuned, EvaluateOptions(split="valid"))["valid"]
     assert found["nll"] == pytest.approx(metrics["valid"]["nll"], abs=1e-5)
     assert not (tuned / "test_access.jsonl").exists()
-    assert evaluate(tuned, EvaluateOptions(split="test"), lambda _: None)["test"]["n"] == 8
+    assert evaluate(tuned, EvaluateOptions(split="test"))["test"]["n"] == 8
     assert (tuned / "test_access.jsonl").exists()
 
 
@@ -95,18 +96,17 @@ def test_interrupted_and_continued_equals_undisturbed(
 
 KILLED = """
 import os, signal, sys, torch
-from features.progress import no_bar
 from mervn.config import FinetuneOptions
 from mervn.finetuning.finetune import finetune
 from mervn.training.trainer import Trainer
 plain = Trainer._step
-def step(self, group, seed):
-    plain(self, group, seed)
+def step(self, group, read, seed):
+    plain(self, group, read, seed)
     if seed[1:] == (2, 2):
         os.kill(os.getpid(), signal.SIGKILL)
 Trainer._step = step
 torch.set_num_threads(2)
-finetune(FinetuneOptions.model_validate_json(sys.argv[1]), None, lambda _: None, no_bar, lambda _: None)
+finetune(FinetuneOptions.model_validate_json(sys.argv[1]), None)
 """
 
 
@@ -143,7 +143,7 @@ def test_two_audio_streams_are_trained_together(made: Path, tmp_path: Path) -> N
     environment = json.loads((result.path / "environment.json").read_text())
     assert set(environment["parity"]["features"]) == {"audio", "audio_2"} and environment["parity"]["logits"] <= 1e-4
     assert list(result.metrics["layer_weights"]["audio"]) == ["1", "3"]
-    found = evaluate(result.path, EvaluateOptions(split="valid"), lambda _: None)["valid"]
+    found = evaluate(result.path, EvaluateOptions(split="valid"))["valid"]
     assert found["nll"] == pytest.approx(result.metrics["valid"]["nll"], abs=1e-5)
 
 
@@ -213,18 +213,18 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> EndToEnd:
     return make_model(tmp_path, audio, text.format(make_phobert(tmp_path / "phobert") if "{}" in text else ""))
 
 
-def live(model: EndToEnd, made: Path) -> LiveSplit:  # noqa: F811
+def live(model: EndToEnd, made: Path) -> WaveformSplit:  # noqa: F811
     rows = read_manifests(made, ("valid",))["valid"]
     encoders = {name: model.encoder(name) for name in model.encoders}
-    return LiveSplit("valid", rows, ["happy", "sad"], encoders, 0, no_bar)
+    return WaveformSplit("valid", rows, ["happy", "sad"], encoders, 0)
 
 
 def test_an_utterance_alone_gives_what_it_gives_in_a_batch(model: EndToEnd, made: Path) -> None:  # noqa: F811
     split = live(model, made)
     model.eval()
     with torch.inference_mode():
-        together = model(split.batch(range(10), CPU))
-        alone = torch.cat([model(split.batch([i], CPU)) for i in range(10)])
+        together = model(read_batch(split, range(10), CPU).inputs())
+        alone = torch.cat([model(read_batch(split, [i], CPU).inputs()) for i in range(10)])
     assert split.count_empty()["text"] == 2
     assert (together - alone).abs().max() < 2e-5
     assert (together - together.roll(1, 0)).abs().max() > 1e-3  # the check can fail
@@ -232,13 +232,13 @@ def test_an_utterance_alone_gives_what_it_gives_in_a_batch(model: EndToEnd, made
 
 def test_what_is_frozen_has_no_gradient_and_stays_in_eval_mode(model: EndToEnd, made: Path) -> None:  # noqa: F811
     options = FinetuneOptions(unfreeze_last=1, unfreeze_at=2)
-    model.choose(options)
+    model.choose_trained(options)
     split = live(model, made)
     for epoch in (1, 2):
-        model.enter_epoch(epoch, options)
+        model.start_epoch(epoch)
         model.train()
         model.zero_grad(set_to_none=True)
-        model(split.batch(range(4), CPU)).square().sum().backward()
+        model(read_batch(split, range(4), CPU).inputs()).square().sum().backward()
         for name in model.encoders:
             encoder = model.encoder(name)
             last = {id(p) for p in encoder.get_blocks()[-1].parameters()} if epoch == 2 else set()
@@ -258,13 +258,13 @@ def test_constants_of_the_model_are_never_trained(tmp_path: Path) -> None:
     assert encoder.fixed == {"encoder.embed_positions.weight"} and not model.encoder("text").fixed
     everything = FinetuneOptions(train_front_end=True)
     for options in (FinetuneOptions(), everything, FinetuneOptions(unfreeze_last=99), FinetuneOptions(lora_rank=2)):
-        model.choose(options)
-        model.enter_epoch(1, options)
+        model.choose_trained(options)
+        model.start_epoch(1)
         trained = {id(p) for some in model.tuned.values() for p in some}
         assert trained and id(positions) not in trained and not positions.requires_grad
     model = make_model(tmp_path, f"whisper={tmp_path / 'whisper'}", "hashed_ngrams")
-    model.choose(everything)
-    model.enter_epoch(1, everything)
+    model.choose_trained(everything)
+    model.start_epoch(1)
     model.train()
     assert model.encoder("audio").get_submodule("encoder").training  # its dropout is that of a trained network
 
@@ -274,11 +274,11 @@ def test_checkpointing_gives_the_same_gradients(model: EndToEnd, made: Path) -> 
     gradients = []
     for wanted in (False, True):
         options = FinetuneOptions(train_front_end=True, gradient_checkpointing=wanted)
-        model.choose(options)
-        model.enter_epoch(1, options)
+        model.choose_trained(options)
+        model.start_epoch(1)
         model.zero_grad(set_to_none=True)
         model.eval()  # no dropout
-        model(split.batch(range(4), CPU)).square().sum().backward()
+        model(read_batch(split, range(4), CPU).inputs()).square().sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) > 20
     for plain, again in zip(*gradients, strict=True):
@@ -288,8 +288,8 @@ def test_checkpointing_gives_the_same_gradients(model: EndToEnd, made: Path) -> 
 def test_adapters_are_few_and_merge_into_the_weights(model: EndToEnd, made: Path) -> None:  # noqa: F811
     split = live(model, made)
     options = FinetuneOptions(lora_rank=2)
-    model.choose(options)
-    model.enter_epoch(1, options)
+    model.choose_trained(options)
+    model.start_epoch(1)
     model.train()
     names = [n for n, p in model.encoders.named_parameters() if p.requires_grad]
     assert names and all("lora_" in name for name in names)
@@ -300,16 +300,16 @@ def test_adapters_are_few_and_merge_into_the_weights(model: EndToEnd, made: Path
                 parameter.normal_(std=0.1)
     model.eval()
     with torch.inference_mode():
-        adapted = model(split.batch(range(4), CPU))
+        adapted = model(read_batch(split, range(4), CPU).inputs())
         merge_lora(model)
         assert not any("lora" in name for name, _ in model.named_parameters())
-        torch.testing.assert_close(model(split.batch(range(4), CPU)), adapted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(model(read_batch(split, range(4), CPU).inputs()), adapted, rtol=1e-4, atol=1e-5)
 
 
 def test_layer_decay_slows_what_is_near_the_input(model: EndToEnd) -> None:
     options = FinetuneOptions(layer_decay=0.5, learning_rate=1e-3, encoder_learning_rate=1e-4)
-    model.choose(options)
-    scale = {id(p): g["scale"] for g in model.groups(options) for p in g["params"]}
+    model.choose_trained(options)
+    scale = {id(p): g["scale"] for g in model.parameter_groups(options) for p in g["params"]}
     for name in model.encoders:
         blocks = model.encoder(name).get_blocks()
         for k, block in enumerate(blocks, 1):
@@ -378,7 +378,7 @@ def guarded(run: Path, seen: set[str]) -> None:
             encoder = load_encoder(parse_selector(f"{name}={path.parent}", path.parent.name))
         except InputError:
             continue
-        assert encoder.tuned is not None and seen <= encoder.tuned.seen.keys()
+        assert encoder.fine_tuning is not None and seen <= encoder.fine_tuning.seen.keys()
 
 
 def test_no_crash_leaves_tuned_weights_without_what_they_learned_from(
@@ -409,7 +409,7 @@ def test_no_crash_leaves_tuned_weights_without_what_they_learned_from(
         for force in (False, True):
             tune(None, run, force=force, **options)
     assert checks[0] > 30
-    assert load_encoder(parse_selector(f"fourier2vec={run}", "audio")).tuned is not None
+    assert load_encoder(parse_selector(f"fourier2vec={run}", "audio")).fine_tuning is not None
     (run / "encoders" / "audio" / "tuned.json").unlink()
     with pytest.raises(AssertionError):  # the check can fail
         guarded(run, set(seen))

@@ -173,14 +173,14 @@ def test_attention_dropout_has_one_distribution_in_every_way(way: str, monkeypat
 
 def test_the_side_whose_maps_are_absorbed_follows_from_the_shapes() -> None:
     module = MultiheadAttention(256, 4, 0.0)
-    short, long = Ragged.of_layout([20] * 4), Ragged.of_layout([230] * 4)
+    short, long = Ragged.without_values([20] * 4), Ragged.without_values([230] * 4)
     assert module.way(short, long) == "keys" and module.way(long, short) == "queries"
     assert module.way(long, long) == "none"
 
 
 def test_plain_attention_counts_for_more_in_bf16_on_a_cpu() -> None:
     module = MultiheadAttention(256, 4, 0.0)
-    short, long = Ragged.of_layout([120] * 4), Ragged.of_layout([750] * 4)
+    short, long = Ragged.without_values([120] * 4), Ragged.without_values([750] * 4)
     assert module.way(short, long) == "none" == module.way(long, short)
     with torch.autocast("cpu", torch.bfloat16):
         assert module.way(short, long) == "keys" and module.way(long, short) == "queries"

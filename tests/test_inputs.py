@@ -65,9 +65,9 @@ def test_training_refuses_the_features_of_another_corpus(tmp_path: Path) -> None
     one, two = two_corpora(tmp_path)
     run(one, features_dir=tmp_path / "stores")
     options = TrainHeadOptions(fusion="audio", features_dir=tmp_path / "stores", output=tmp_path / "run", epochs=1)
-    train_head(options, one, lambda _: None, lambda _: None)
+    train_head(options, one)
     with pytest.raises(InputError, match="the audio features of 24 utterances in .* were made from another audio"):
-        train_head(options.model_copy(update={"output": tmp_path / "other"}), two, lambda _: None, lambda _: None)
+        train_head(options.model_copy(update={"output": tmp_path / "other"}), two)
 
 
 def forget_fingerprints(path: str, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:

@@ -23,11 +23,10 @@ from features.errors import InputError
 from features.extraction.encode import encode
 from features.manifests.manifest import read_manifests
 from features.memory import MemoryBudget, default_budget, is_out_of_memory
-from features.progress import no_bar
 from features.ragged import Ragged, segment_mean
 from features.store.rejected import read_rejected
 from mervn.data import waveform_split as live
-from mervn.data.waveform_split import LiveSplit
+from mervn.data.waveform_split import WaveformSplit
 from mervn.evaluation.predict import predict
 
 CPU = torch.device("cpu")
@@ -201,13 +200,13 @@ def test_scoring_end_to_end_halves_its_batches_too(
     data = make_data(tmp_path / "data", {"train": 2, "valid": 12, "test": 2})
     model = MeanLogits()
     rows = read_manifests(data, ("valid",))["valid"]
-    split = LiveSplit("valid", rows, ["happy", "sad"], {"audio": model.encoder}, workers, no_bar)
+    split = WaveformSplit("valid", rows, ["happy", "sad"], {"audio": model.encoder}, workers)
     whole = predict(model, split, CPU)
     read: list[int] = []
     original = live._Reader.__getitem__
     tried = device(16_000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(live._Reader, "__getitem__", lambda self, item: read.extend(item[0]) or original(self, item))  # type: ignore[func-returns-value]
+        patch.setattr(live._Reader, "__getitem__", lambda self, item: read.extend(item.indices) or original(self, item))  # type: ignore[func-returns-value]
         parts = predict(model, split, CPU)
     assert max(tried) > 16_000
     np.testing.assert_allclose(parts, whole, atol=1e-5)
@@ -221,7 +220,7 @@ def test_scoring_counts_the_windows_of_whisper(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", {"train": 2, "valid": 6, "test": 2})
     whisper = load_encoder(parse_selector(f"whisper={make_whisper(tmp_path / 'tiny')}", "audio"))
     rows = read_manifests(data, ("valid",))["valid"]
-    split = LiveSplit("valid", rows, ["happy", "sad"], {"audio": whisper}, 0, no_bar)
+    split = WaveformSplit("valid", rows, ["happy", "sad"], {"audio": whisper}, 0)
     assert split.costs == [3.0] * 6
     assert sorted(map(len, split.evaluation_batches(CPU))) == [2, 2, 2]  # of 8 s
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from features.device import computing, exact_fp32
+from features.device import exact_fp32, precision_context
 from features.ragged import Ragged
-from mervn.data.stored_split import Split
+from mervn.data.split import Batch
 from mervn.evaluation.predict import predict
 
 BACKENDS: Any = torch.backends
@@ -73,11 +73,11 @@ def test_fp32_is_exact_within_and_as_it_was_afterwards(allow: Callable[[], None]
 
 def test_what_torch_allows_by_default_is_put_back_also_after_an_error() -> None:
     before = old(), new()
-    with pytest.raises(KeyError), computing(torch.device("cpu"), "bf16"):
+    with pytest.raises(KeyError), precision_context(torch.device("cpu"), "bf16"):
         assert torch.is_autocast_enabled("cpu")
         raise KeyError
     assert (old(), new()) == before
-    with computing(torch.device("cpu"), "fp32"):
+    with precision_context(torch.device("cpu"), "fp32"):
         assert not torch.is_autocast_enabled("cpu")
 
 
@@ -93,22 +93,20 @@ class Watched(nn.Module):
         return torch.zeros(streams["audio"].batch_size, 2)
 
 
-class OneBatch(Split):
+class OneBatch:
     """A split of two utterances without features."""
 
-    def __init__(self) -> None:
-        object.__setattr__(self, "name", "valid")
-        object.__setattr__(self, "utterances", [None, None])
+    name, utterances, costs = "valid", (None, None), [1.0, 1.0]
 
-    @property
-    def rows(self) -> dict[str, list[int]]:
-        return {"audio": [1, 1]}
+    def __len__(self) -> int:
+        return 2
 
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:
         return [[0, 1]]
 
-    def batch(self, indices: Any, device: torch.device) -> dict[str, Ragged]:
-        return {"audio": Ragged.from_lengths(torch.zeros(2, 1), [1, 1])}
+    def batches(self, plan: Any, device: torch.device) -> Iterator[Batch]:
+        inputs = {"audio": Ragged.from_lengths(torch.zeros(2, 1), [1, 1])}
+        yield Batch([0, 1], torch.zeros(2, dtype=torch.int64), lambda indices: inputs)
 
 
 def test_probabilities_are_computed_in_exact_fp32_and_training_keeps_what_is_allowed() -> None:

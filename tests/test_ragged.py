@@ -36,6 +36,32 @@ def test_what_stands_in_the_padding_is_dropped(sizes: list[int]) -> None:
     assert again.sizes == x.sizes
 
 
+@given(SIZES)
+def test_offsets_and_positions_locate_every_frame(sizes: list[int]) -> None:
+    x = ragged(sizes)
+    assert x.offsets.tolist() == [sum(sizes[:i]) for i in range(len(sizes))]
+    expected: list[int] = []
+    for size in sizes:
+        expected += range(size)
+    assert x.positions.tolist() == expected
+    assert x.offsets.dtype == x.positions.dtype == torch.int64
+    assert torch.equal(x.offsets[x.segments] + x.positions, torch.arange(x.total))
+    assert torch.equal(x.segments * x.max_length + x.positions, x.index)
+
+
+@given(SIZES)
+def test_map_changes_the_values_and_keeps_the_layout(sizes: list[int]) -> None:
+    x = ragged(sizes)
+    norms = x.map(lambda values: values.norm(dim=1, keepdim=True))
+    assert torch.equal(norms.values, x.values.norm(dim=1, keepdim=True))
+    assert norms.sizes == x.sizes and norms.segments is x.segments and norms.index is x.index
+
+
+def test_map_refuses_a_function_that_drops_frames() -> None:
+    with pytest.raises(ValueError, match="3 frames, found 2"):
+        ragged([3]).map(lambda values: values[1:])
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=5))
 def test_concatenate_joins_each_utterance(pairs: list[tuple[int, int]]) -> None:
     first, second = ragged([a for a, _ in pairs], seed=1), ragged([b for _, b in pairs], seed=2)
@@ -84,11 +110,11 @@ def test_mask_is_true_on_real_frames() -> None:
 
 
 def test_lengths_that_do_not_add_up_are_refused() -> None:
-    with pytest.raises(ValueError, match="add up to the 4 rows"):
+    with pytest.raises(ValueError, match="add up to the 4 frames"):
         Ragged.from_lengths(torch.zeros(4, 2), [1, 2])
     with pytest.raises(ValueError, match=r"0\.\.2"):
         Ragged.from_padded(torch.zeros(1, 2, 2), torch.tensor([3]))
-    with pytest.raises(ValueError, match="3 rows, found 2"):
+    with pytest.raises(ValueError, match="3 frames, found 2"):
         ragged([3]).replace(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="found 1 and 2"):
         concatenate(ragged([1]), ragged([1, 1]))

@@ -13,7 +13,7 @@ from features.ragged import Ragged
 from features.random_streams import Purpose, generator
 from mervn.config import TrainingOptions
 from mervn.data.augmentation import SpecMask, augment
-from mervn.training.sampling import Cutting, epoch_batches
+from mervn.training.sampling import BatchSize, epoch_batches
 
 ROOT = Path(__file__).parent.parent
 COUNTS = {
@@ -54,7 +54,7 @@ def test_what_sampling_draws_first_is_not_what_augmentation_drops() -> None:
     rows = np.ones((1, count), int)
     streams = {name: Ragged.from_lengths(torch.ones(batch, 1), [1] * batch) for name in ("text", "audio")}
     for epoch in range(40):
-        batches = epoch_batches("weighted", np.ones(count), np.ones(count), Cutting(rows, batch), 0, epoch)
+        batches = epoch_batches("weighted", np.ones(count), np.ones(count), BatchSize(rows, batch), 0, epoch)
         found = augment(streams, TrainingOptions(drop_text=0.2), (0, epoch, 0, 0), batch, range(batch))
         first += [index for index, size in zip(batches[0], found["text"].sizes, strict=True) if not size]
     assert np.mean(first) == pytest.approx(count / 2, abs=5 * count / 12**0.5 / len(first) ** 0.5)  # was 40

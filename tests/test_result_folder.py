@@ -28,7 +28,7 @@ def tune(data: Path, run: Path) -> None:
         data=data, output=run, audio_encoder="fourier2vec", text_encoder="hashed_ngrams", dim=16, heads=2, mlp=(8,),
         epochs=1, batch_size=8, workers=0,
     )  # fmt: skip
-    finetune(options, None, lambda _: None, no_bar, lambda _: None)
+    finetune(options, None)
 
 
 @pytest.mark.parametrize("kind", ["train-head", "finetune"])

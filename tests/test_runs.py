@@ -18,12 +18,13 @@ from features.encoders.base import load_encoder
 from features.encoders.selector import parse_selector
 from features.errors import InputError, UsageError
 from features.manifests.manifest import read_manifests
-from features.progress import no_bar
+from features.progress import SILENT
 from mervn.config import EvaluateOptions, TrainHeadOptions
-from mervn.data.waveform_split import LiveSplit
+from mervn.data.waveform_split import WaveformSplit
 from mervn.evaluation.evaluate import evaluate
+from mervn.evaluation.metrics import Metrics
 from mervn.run_folder import read_config, read_metrics
-from mervn.training.setup import open_training
+from mervn.training.setup import open_stored_data, resolve_head_options
 
 __all__ = ["data", "made"]  # fixtures
 
@@ -153,9 +154,9 @@ def test_evaluate_keeps_within_its_memory_budget_and_gives_the_same_numbers(run:
 def test_a_budget_for_a_run_without_stores_is_wrong_usage(made: Path, tmp_path: Path) -> None:
     tune(made, tmp_path / "tuned")
     with pytest.raises(UsageError, match="reads audio and transcripts, not stores; leave out --memory-gb"):
-        evaluate(tmp_path / "tuned", EvaluateOptions(split="valid", memory_gb=1), lambda _: None)
+        evaluate(tmp_path / "tuned", EvaluateOptions(split="valid", memory_gb=1))
     with pytest.raises(UsageError, match="leave out --features-dir"):
-        evaluate(tmp_path / "tuned", EvaluateOptions(features_dir=tmp_path), lambda _: None)
+        evaluate(tmp_path / "tuned", EvaluateOptions(features_dir=tmp_path))
 
 
 @pytest.mark.parametrize("workers", [-1, True, "2", None])
@@ -188,13 +189,13 @@ def test_a_character_that_shows_nothing_counts_as_no_syllable_in_both_trainings(
     rows = read_jsonl(data / "train.jsonl")
     rows[4]["transcript"] = "\u200b"  # was missing: the same text
     write_manifest(data / "train.jsonl", rows)
-    stored = open_training(TrainHeadOptions(), data, lambda _: None).splits["train"]
+    stored = open_stored_data(resolve_head_options(TrainHeadOptions()), data, SILENT).splits["train"]
     utterances = read_manifests(data, ("train",))["train"]
     encoders = {
         "audio": load_encoder(parse_selector("fourier2vec", "audio")),
         "text": load_encoder(parse_selector("hashed_ngrams", "text")),
     }
-    live = LiveSplit("train", utterances, ["happy", "sad"], encoders, 0, no_bar)
+    live = WaveformSplit("train", utterances, ["happy", "sad"], encoders, 0)
     assert stored.syllables.tolist() == live.syllables.tolist() and stored.syllables[4] == 0
     assert stored.audio_seconds == pytest.approx(live.audio_seconds)
 
@@ -204,9 +205,9 @@ def test_a_lower_loss_at_an_equal_score_does_not_reset_the_patience(
 ) -> None:
     calls = [0]
 
-    def scored(*_: Any) -> dict[str, Any]:
+    def scored(*_: Any) -> Metrics:
         calls[0] += 1
-        return {"macro_f1": 0.5, "accuracy": 0.5, "nll": 1 / calls[0], "per_class": {}, "n": 10}
+        return Metrics(10, 0.5, 0.5, 0.5, 0.5, 1 / calls[0], 0.1, {}, [])
 
     monkeypatch.setattr("mervn.training.trainer.compute_metrics", scored)
     run = train(data, tmp_path / "run", epochs=20, patience=3).path

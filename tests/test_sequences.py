@@ -9,6 +9,7 @@ import pytest
 import torch
 from test_store import damage, make_store, parts, row, write
 from test_train_head import RESULTS, data, made, train  # noqa: F401
+from tiny import Recorder
 from torch import Tensor
 
 from features.errors import InputError
@@ -87,9 +88,9 @@ def test_a_run_does_not_depend_on_where_its_features_are(data: Path, tmp_path: P
 
 
 def test_training_says_where_its_features_are(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    said: list[str] = []
-    train_head(TrainHeadOptions(output=tmp_path / "run", epochs=1), data, said.append, lambda _: None)
-    assert any("resident in memory" in line for line in said)
+    recorder = Recorder()
+    train_head(TrainHeadOptions(output=tmp_path / "run", epochs=1), data, recorder)
+    assert any("resident in memory" in line for line in recorder.lines) and len(recorder.epochs) == 1
 
 
 def test_a_touched_file_is_decoded_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

@@ -59,7 +59,7 @@ def test_a_fold_is_trained_on_its_own_utterances(data: Path, tmp_path: Path) -> 
 def test_all_folds_are_summed_up_and_each_is_what_it_is_alone(data: Path, tmp_path: Path) -> None:
     write_folds(data)
     options = TrainHeadOptions(**SMALL, output=tmp_path / "all", fold="all", num_seeds=2)
-    result = train_series(options, data, lambda _: None, lambda _: None)
+    result = train_series(options, data)
     assert len(result.runs) == 6 and result.path == tmp_path / "all"
     summary = json.loads((tmp_path / "all" / "summary.json").read_text())
     scores = [run.metrics["valid"]["macro_f1"] for run in result.runs]
@@ -73,14 +73,14 @@ def test_all_folds_are_summed_up_and_each_is_what_it_is_alone(data: Path, tmp_pa
 def test_a_run_of_a_fold_is_evaluated_on_that_folds_test(data: Path, tmp_path: Path) -> None:
     path = write_folds(data)
     run = train(data, tmp_path / "run", fold="3").path
-    metrics = evaluate(run, EvaluateOptions(split="test"), lambda _: None)
+    metrics = evaluate(run, EvaluateOptions(split="test"))
     assert metrics["test"]["n"] == len(read_folds(path).fold(3)["test"]) and metrics["fold"] == 3
     found = {row["utterance_id"] for row in read_jsonl(run / "predictions-test.jsonl")}
     assert found == set(read_folds(path).fold(3)["test"])
     assert json.loads((run / "test_access.jsonl").read_text())["split"] == "test"
     path.write_text(path.read_text() + " ")
     with pytest.raises(InputError, match="changed since"):
-        evaluate(run, EvaluateOptions(split="test"), lambda _: None)
+        evaluate(run, EvaluateOptions(split="test"))
 
 
 def test_a_fold_may_take_utterances_from_the_test_manifest(data: Path) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,16 @@ from tiny import make_data, read_jsonl, wave, write_manifest
 
 from features.errors import InputError, UsageError
 from features.manifests.manifest import Manifests, read_manifests
+from features.progress import Silent
 from mervn.config import EvaluateOptions, TrainHeadOptions
+from mervn.data.split import read_batch
 from mervn.data.stored_split import load_split
 from mervn.data.streams import open_streams
 from mervn.evaluation.evaluate import evaluate
 from mervn.evaluation.test_access import Look, record_look
 from mervn.model.saved_run import load_head
 from mervn.run_folder import locked, read_config
-from mervn.training.checkpoint import Saving
+from mervn.training.checkpoint import CheckpointSchedule
 from mervn.training.optimization import learning_rate, resolve_amp
 from mervn.training.results import RunResult
 from mervn.training.seeds_and_folds import train_series
@@ -56,7 +58,7 @@ def data(made: Path, tmp_path: Path) -> Path:
 
 def train(data: Path, output: Path, **changes: Any) -> RunResult:
     options = TrainHeadOptions(**{**SMALL, "output": output, **changes})
-    return train_head(options, data, lambda _: None, lambda _: None)
+    return train_head(options, data)
 
 
 def test_a_run_holds_what_it_should(data: Path, tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_interrupted_and_continued_equals_undisturbed(
     train(data, tmp_path / "whole", sampling=sampling)
     original, count = Trainer.train_epoch, [0]
 
-    def stop_in_the_third(self: Trainer, epoch: int, checkpoints: Path, saving: Saving) -> float:
+    def stop_in_the_third(self: Trainer, epoch: int, checkpoints: Path, saving: CheckpointSchedule) -> float:
         count[0] += 1
         loss = original(self, epoch, checkpoints, saving)
         if count[0] == 3:
@@ -139,15 +141,15 @@ from mervn.config import TrainHeadOptions
 from mervn.training.train_head import train_head
 from mervn.training.trainer import Trainer
 plain, count = Trainer._step, [0]
-def step(self, group, seed):
-    plain(self, group, seed)
+def step(self, group, read, seed):
+    plain(self, group, read, seed)
     count[0] += 1
     if count[0] == {stop}:
         os.kill(os.getpid(), signal.SIGKILL)
 Trainer._step = step
 options = TrainHeadOptions.model_validate_json(sys.argv[1])
 torch.set_num_threads(options.threads)
-train_head(options, Path(sys.argv[2]), lambda _: None, lambda _: None)
+train_head(options, Path(sys.argv[2]))
 """
 
 
@@ -213,7 +215,7 @@ def test_history_tells_what_was_drawn(data: Path, tmp_path: Path) -> None:
 
 def test_several_seeds_share_the_features_and_are_summed_up(data: Path, tmp_path: Path) -> None:
     options = TrainHeadOptions(**SMALL, output=tmp_path / "seeds", seed=3, num_seeds=3)
-    result = train_series(options, data, lambda _: None, lambda _: None)
+    result = train_series(options, data)
     scores = [run.metrics["valid"]["macro_f1"] for run in result.runs]
     found = json.loads((tmp_path / "seeds" / "summary.json").read_text())["valid"]["macro_f1"]
     assert found["values"] == scores and found["mean"] == pytest.approx(np.mean(scores))
@@ -227,10 +229,10 @@ def test_a_seed_of_a_series_is_found_by_that_seed_alone(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    series = train_series(TrainHeadOptions(**SMALL, seed=7, num_seeds=2), data, lambda _: None, lambda _: None)
-    alone = train_head(TrainHeadOptions(**SMALL, seed=8), data, lambda _: None, lambda _: None)
+    series = train_series(TrainHeadOptions(**SMALL, seed=7, num_seeds=2), data)
+    alone = train_head(TrainHeadOptions(**SMALL, seed=8), data)
     assert not alone.trained and alone.path == series.runs[1].path
-    assert train_head(TrainHeadOptions(**SMALL, seed=9), data, lambda _: None, lambda _: None).trained
+    assert train_head(TrainHeadOptions(**SMALL, seed=9), data).trained
 
 
 def test_labels_are_renamed_left_out_and_counted(data: Path, tmp_path: Path) -> None:
@@ -244,7 +246,7 @@ def test_labels_are_renamed_left_out_and_counted(data: Path, tmp_path: Path) -> 
     assert result.metrics["labels"] == ["happy", "sad"]
     assert result.metrics["dropped"] == {"train": {"noise": 5}, "valid": {"noise": 2}}
     assert result.metrics["valid"]["n"] == 8
-    scores = evaluate(result.path, EvaluateOptions(split="test"), lambda _: None)
+    scores = evaluate(result.path, EvaluateOptions(split="test"))
     assert scores["dropped"] == {"test": {"noise": 2}} and scores["test"]["n"] == 6
     with pytest.raises(InputError, match=r"train.jsonl:2 'noise'.*leave them out with --drop-label"):
         train(data, tmp_path / "a", labels=("happy", "sad"), label_map=("joy=happy",))
@@ -281,7 +283,7 @@ def test_a_complete_run_is_kept_another_configuration_refused_and_force_trains_a
 ) -> None:
     run = tmp_path / "run"
     first = train(data, run)
-    evaluate(run, EvaluateOptions(split="test"), lambda _: None)
+    evaluate(run, EvaluateOptions(split="test"))
     before = (run / "model.safetensors").stat().st_mtime_ns
     again = train(data, run)
     assert not again.trained and again.metrics == first.metrics
@@ -331,12 +333,12 @@ def test_neither_audio_nor_hub_is_needed(data: Path, tmp_path: Path) -> None:
 
 def test_a_look_at_test_is_recorded_in_the_run_and_beside_the_data(data: Path, tmp_path: Path) -> None:
     run = train(data, tmp_path / "run").path
-    first = evaluate(run, EvaluateOptions(split="test"), lambda _: None)
+    first = evaluate(run, EvaluateOptions(split="test"))
     assert first["test_looks"] == 1
     assert len(read_jsonl(run / "test_access.jsonl")) == len(read_jsonl(data / "test_access.jsonl")) == 1
     assert len(read_jsonl(run / "predictions-test.jsonl")) == 8
     assert json.loads((run / "metrics-test.json").read_text())["test"]["n"] == 8
-    valid = evaluate(run, EvaluateOptions(), lambda _: None)
+    valid = evaluate(run, EvaluateOptions())
     assert "test" not in valid and len(read_jsonl(data / "test_access.jsonl")) == 1
     stored = json.loads((run / "metrics.json").read_text())["valid"]
     assert valid["valid"] == stored
@@ -345,20 +347,20 @@ def test_a_look_at_test_is_recorded_in_the_run_and_beside_the_data(data: Path, t
 def test_the_same_look_at_test_is_counted_once_and_any_other_anew(data: Path, tmp_path: Path) -> None:
     look = EvaluateOptions(split="test")
     run = train(data, tmp_path / "run").path
-    first, again = (evaluate(run, look, lambda _: None) for _ in range(2))
+    first, again = (evaluate(run, look) for _ in range(2))
     assert (first["test_looks"], again["test_looks"]) == (1, 1) and first["test"] == again["test"]
     other = train(data, tmp_path / "other", seed=1).path
-    assert evaluate(other, look, lambda _: None)["test_looks"] == 2
+    assert evaluate(other, look)["test_looks"] == 2
     rows = read_jsonl(data / "test.jsonl")
     write_manifest(data / "test.jsonl", rows[:-1])
-    assert evaluate(run, look, lambda _: None)["test_looks"] == 3  # other data
+    assert evaluate(run, look)["test_looks"] == 3  # other data
     (run / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
-    assert evaluate(run, look, lambda _: None)["test_looks"] == 4  # other weights
+    assert evaluate(run, look)["test_looks"] == 4  # other weights
     assert len(read_jsonl(data / "test_access.jsonl")) == 4 and len(read_jsonl(run / "test_access.jsonl")) == 3
     (data / "test_access.jsonl").write_text("half a li")  # damaged: it counts as one look, and hides no other
-    assert evaluate(run, look, lambda _: None)["test_looks"] == 2
+    assert evaluate(run, look)["test_looks"] == 2
     (data / "test_access.jsonl").write_text("[" * 100_000 + "\n")
-    assert evaluate(run, look, lambda _: None)["test_looks"] == 2
+    assert evaluate(run, look)["test_looks"] == 2
 
 
 def test_looks_of_two_evaluations_at_once_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,11 +395,11 @@ def results(run: Path) -> dict[str, bytes]:
 def test_scores_of_other_inputs_replace_nothing(data: Path, tmp_path: Path) -> None:
     run = train(data, tmp_path / "run").path
     for split in ("valid", "test"):
-        evaluate(run, EvaluateOptions(split=split), lambda _: None)
+        evaluate(run, EvaluateOptions(split=split))
     before = results(run)
     assert len(before) == 5
     other = Path(shutil.copytree(data, tmp_path / "other", copy_function=shutil.copy2))
-    assert evaluate(run, EvaluateOptions(data=other), lambda _: None)["valid"]["n"] == 10
+    assert evaluate(run, EvaluateOptions(data=other))["valid"]["n"] == 10
     assert results(run) == before  # equal inputs, wherever they lie
     for split in ("valid", "test"):
         write_manifest(other / f"{split}.jsonl", read_jsonl(other / f"{split}.jsonl")[:4])
@@ -416,7 +418,7 @@ def test_scores_without_some_utterances_replace_nothing(data: Path, tmp_path: Pa
     for split in ("valid", "test"):
         rows = read_jsonl(data / f"{split}.jsonl")
         write_manifest(data / f"{split}.jsonl", [*rows, {**rows[0], "utterance_id": f"{split}-new"}])
-        evaluate(run, EvaluateOptions(split=split, allow_missing=True), lambda _: None)
+        evaluate(run, EvaluateOptions(split=split, allow_missing=True))
         assert len(list(run.glob(f"metrics-{split}-*.json"))) == 1
     assert results(run).items() >= before.items()
 
@@ -446,7 +448,7 @@ def test_labels_that_only_look_different_are_one_or_refused(data: Path, tmp_path
     rename("test", dict.fromkeys(range(8), "Buồn"))
     for trained in (run, merged):  # with --labels and without
         with pytest.raises(InputError, match="'Buồn' only looks different from 'buồn'"):
-            evaluate(trained.path, EvaluateOptions(split="test"), lambda _: None)
+            evaluate(trained.path, EvaluateOptions(split="test"))
     with pytest.raises(ValueError, match="--labels: 'Buồn' only looks different from 'buồn'"):
         TrainHeadOptions(labels=("buồn", "Buồn"))
 
@@ -549,9 +551,9 @@ def test_a_damaged_run_is_named(data: Path, tmp_path: Path) -> None:
         load_head(run, read_config(run))
     (run / "metrics.json").unlink()
     with pytest.raises(InputError, match="is not complete"):
-        evaluate(run, EvaluateOptions(split="test"), lambda _: None)
+        evaluate(run, EvaluateOptions(split="test"))
     with pytest.raises(UsageError, match="must be the folder of a run"):
-        evaluate(tmp_path / "nowhere", EvaluateOptions(split="test"), lambda _: None)
+        evaluate(tmp_path / "nowhere", EvaluateOptions(split="test"))
 
 
 def hold(run: Path, ready: Any, done: Any) -> None:
@@ -596,7 +598,7 @@ def test_batches_hold_the_stored_rows(data: Path) -> None:
     stores = open_streams(options, data, ("audio", "text"))
     rows = read_manifests(data, ("train",))["train"]
     split = load_split("train", rows, stores, ["happy", "sad"])
-    streams = split.batch([5, 4, 5], torch.device("cpu"))
+    streams = read_batch(split, [5, 4, 5], torch.device("cpu")).inputs()
     for name, stream in streams.items():
         for found, i in zip(stream.split(), (5, 4, 5), strict=True):
             np.testing.assert_array_equal(found.numpy(), stores[name].first[rows[i].utterance_id].astype(np.float32))
@@ -620,7 +622,7 @@ def test_a_frame_budget_trains_and_resumes_exactly(data: Path, tmp_path: Path, m
     assert all(entry["learning_rate"] <= 5e-4 for entry in history)
     original = Trainer.train_epoch
 
-    def stop(self: Trainer, epoch: int, checkpoints: Path, saving: Saving) -> float:
+    def stop(self: Trainer, epoch: int, checkpoints: Path, saving: CheckpointSchedule) -> float:
         if epoch == 2:
             raise KeyboardInterrupt
         return original(self, epoch, checkpoints, saving)
@@ -661,7 +663,7 @@ def stopped(data: Path, run: Path, epoch: int, monkeypatch: pytest.MonkeyPatch, 
     """Train, and interrupt the training at the end of an epoch, before it is scored."""
     original = Trainer.train_epoch
 
-    def stop(self: Trainer, number: int, checkpoints: Path, saving: Saving) -> float:
+    def stop(self: Trainer, number: int, checkpoints: Path, saving: CheckpointSchedule) -> float:
         loss = original(self, number, checkpoints, saving)
         if number == epoch:
             raise KeyboardInterrupt
@@ -719,9 +721,10 @@ def test_tensorboard_that_is_not_there_is_asked_for(
 def test_deterministic_holds_while_training_and_no_longer(data: Path, tmp_path: Path) -> None:
     seen = []
 
-    def look(_: Any = None) -> None:
-        seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32))
+    class Watch(Silent):
+        def epoch(self, entry: Mapping[str, Any]) -> None:
+            seen.append((torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32))
 
-    train_head(TrainHeadOptions(**SMALL, deterministic=True, output=tmp_path / "run"), data, look, look)
-    look()
+    train_head(TrainHeadOptions(**SMALL, deterministic=True, output=tmp_path / "run"), data, Watch())
+    Watch().epoch({})
     assert seen[-5:] == [(True, False)] * 4 + [(False, True)]

@@ -5,21 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from features.encoders.finetuned import Tuned, read_tuned
+from features.encoders.finetuned import FineTuning, read_fine_tuning
 from features.encoders.selector import EncoderSettings
 from features.errors import InputError
 
 
-def write(folder: Path) -> Tuned:
-    tuned = Tuned(folder, "run", "whisper", (2, "last"), EncoderSettings(whisper_mode="trim"), "audio", {"a": "0f"})
+def write(folder: Path) -> FineTuning:
+    tuned = FineTuning(
+        folder, "run", "whisper", (2, "last"), EncoderSettings(whisper_mode="trim"), "audio", {"a": "0f"}
+    )
     tuned.save(folder)
     return tuned
 
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
-    assert read_tuned(tmp_path) is None
+    assert read_fine_tuning(tmp_path) is None
     tuned = write(tmp_path)
-    assert read_tuned(tmp_path) == tuned
+    assert read_fine_tuning(tmp_path) == tuned
 
 
 @pytest.mark.parametrize(
@@ -35,11 +37,11 @@ def test_an_edited_file_has_one_message_that_names_the_field(tmp_path: Path, fie
     path = tmp_path / "tuned.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     with pytest.raises(InputError, match=rf"tuned\.json must say what an encoder was fine-tuned on, .*{field} must be"):
-        read_tuned(tmp_path)
+        read_fine_tuning(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[", "[]", "{}", "[" * 100_000, "null"], ids=lambda content: content[:5])
 def test_a_damaged_file_has_one_message(tmp_path: Path, content: str) -> None:
     (tmp_path / "tuned.json").write_text(content)
     with pytest.raises(InputError, match=r"tuned\.json must say what an encoder was fine-tuned on"):
-        read_tuned(tmp_path)
+        read_fine_tuning(tmp_path)

@@ -21,7 +21,7 @@ from mervn.model.head import build_head
 from mervn.model.losses import balanced_weights
 from mervn.registry import FUSIONS, LOSSES, SAMPLINGS
 from mervn.run_folder import read_config
-from mervn.training.sampling import Cutting, epoch_batches, mixed_lengths, sampling_weights
+from mervn.training.sampling import BatchSize, epoch_batches, mixed_lengths, sampling_weights
 from mervn.training.train_head import train_head
 from mervn.unread_options import unread_options, without_unread
 
@@ -66,7 +66,7 @@ def effects(options: TrainHeadOptions) -> list[Any]:
     syllables = rng.integers(20, 400, count) * (3 - 2 * targets) if "text" in streams else np.zeros(count, int)
     lengths = mixed_lengths(seconds, syllables, options.alpha)
     weights = sampling_weights(targets, lengths, options.beta)
-    cutting = Cutting(rng.integers(1, 50, (len(streams), count)), batch_size=3)
+    cutting = BatchSize(rng.integers(1, 50, (len(streams), count)), utterances=3)
     batches = epoch_batches(options.sampling, lengths, weights, cutting, 0, 0)
     inputs = augment(streams, options, (0, 0), 4, range(4))
     return [
@@ -204,7 +204,7 @@ def test_an_unread_default_changes_no_number(data: Path, tmp_path: Path) -> None
     options = SMALL | {"fusion": "audio", "drop_audio": 0.5}
     plain = train(data, tmp_path / "plain", **options)
     general = TrainHeadOptions(**options, drop_text=0.9, output=tmp_path / "general").with_general(["drop_text"])
-    assert outcome(train_head(general, data, lambda _: None, lambda _: None).path) == outcome(plain.path)
+    assert outcome(train_head(general, data).path) == outcome(plain.path)
     with pytest.raises(UsageError, match="--drop-text: --fusion audio reads no text"):
         train(data, tmp_path / "given", **options, drop_text=0.9)
 

@@ -10,7 +10,25 @@ import numpy as np
 import soundfile
 import torch
 
+from features.progress import Silent
+
 RATE = 16_000
+
+
+class Recorder(Silent):
+    """Reporter that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.epochs: list[Mapping[str, Any]] = []
+
+    def say(self, text: str) -> None:
+        """Keep a message."""
+        self.lines.append(text)
+
+    def epoch(self, entry: Mapping[str, Any]) -> None:
+        """Keep the history entry of an epoch."""
+        self.epochs.append(entry)
 
 
 def wave(seconds: float, seed: int, rate: int = RATE, pitch: float = 180.0) -> np.ndarray[Any, Any]:

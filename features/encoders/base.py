@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from features.encoders.finetuned import Tuned, find_tuned
+from features.encoders.finetuned import FineTuning, find_fine_tuning
 from features.encoders.model_source import ModelSource, find_source
 from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector, expand_layers
 from features.errors import InputError
@@ -50,12 +50,14 @@ class Encoder(nn.Module, ABC):
     """Over the state dict as loaded, before `drop_unused`: the same for every layer of one model."""
     weights_note: str
     """Where the weights come from, for people: "random, seed 0", a hub id, a folder."""
+    is_random: bool = False
+    """True if the weights are initialised from a seed and were never trained."""
     fixed: frozenset[str] = frozenset()
     """Names of parameters that the model is built with as constants (`requires_grad=False`): never trained."""
     source: ModelSource = ModelSource()
     """Where the weights were found, for the record of a store."""
-    tuned: Tuned | None = None
-    """What a fine-tuning recorded, where the weights come from one."""
+    fine_tuning: FineTuning | None = None
+    """The record of the fine-tuning that the weights come from, if any."""
     lora_targets: ClassVar[tuple[str, ...]] = ()
     """Names of the linear maps in a block that low-rank adapters sit on; none: adapters are of no use."""
 
@@ -63,11 +65,6 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> Encoder:
         """Build the encoder a selector names, in float32 on the CPU; InputError says what was looked for."""
-
-    @property
-    def is_random(self) -> bool:
-        """Tell whether nothing was learned by these weights."""
-        return self.weights_note.startswith("random")
 
     def is_truncated(self, raw: Any) -> bool:
         """Tell whether a transcript is longer than this encoder takes, so that `prepare` cuts it."""
@@ -189,14 +186,15 @@ def load_encoder(selector: Selector, settings: EncoderSettings = DEFAULT_SETTING
 def load_whole(selector: Selector, settings: EncoderSettings = DEFAULT_SETTINGS) -> Encoder:
     """Build an encoder as `load_encoder` does, with the blocks above the layers wanted."""
     settings, named = settings.only(selector.spec.settings), selector
-    tuned = find_tuned(selector)
-    if tuned is not None:
-        selector = replace(selector, model=str(tuned.folder), layers=tuned.check_layers(selector))
-        settings = tuned.complete(settings)
+    record = find_fine_tuning(selector)
+    if record is not None:
+        selector = replace(selector, model=str(record.folder), layers=record.resolve_layers(selector))
+        settings = record.fill_settings(settings)
     encoder_class: type[Encoder] = import_target(selector.spec.target)
     encoder = encoder_class.load(selector, settings)
-    if tuned is not None:
-        encoder.tuned, encoder.model_name, encoder.weights_note = tuned, tuned.run, tuned.note
+    if record is not None:
+        encoder.fine_tuning, encoder.model_name, encoder.weights_note = record, record.run, record.weights_note
+        encoder.is_random = False  # the checkpoint still has the note of the weights that training began with
     encoder.weights_sha256, encoder.source = weights_sha256(encoder), find_source(named)
     encoder.fixed = frozenset(name for name, parameter in encoder.named_parameters() if not parameter.requires_grad)
     encoder.requires_grad_(False)

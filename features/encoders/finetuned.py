@@ -1,6 +1,7 @@
-"""Fine-tuned encoders: a folder of `mervn finetune`, and the utterances that its encoders learned from.
+"""Records of fine-tuning: `tuned.json` beside a fine-tuned encoder lists the utterances that it was trained on.
 
-Such an encoder knows the emotions of what it saw: features of a seen utterance in valid or test would be answers.
+Features of a training utterance leak its label. The record is what lets other commands refuse such utterances in valid
+and test.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError, UsageError
 from features.manifests.manifest import Utterance
 
-TUNED_FILE = "tuned.json"
+RECORD_FILE = "tuned.json"
 ENCODERS_FOLDER = "encoders"
 SCHEMA = 1
-UNSEEN_SPLITS = ("valid", "test")
-SHOWN = 5
-LONGEST = 300
-"""Characters of what is said of a field."""
+EVALUATION_SPLITS = ("valid", "test")
+MAX_SHOWN = 5
+"""Utterances named in an error message."""
+MAX_MESSAGE = 300
+"""Characters of the message about an invalid field."""
 FIELDS = {
     "run": "a name",
     "encoder": "a name",
@@ -37,43 +39,50 @@ FIELDS = {
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """One fine-tuned encoder and what it learned from."""
+class FineTuning:
+    """The record of one fine-tuned encoder: its settings and its training utterances."""
 
     folder: Path
     run: str
-    """The name of the run."""
+    """Name of the run that fine-tuned it."""
     encoder: str
+    """Name of the encoder in the registry."""
     layers: tuple[Layer, ...]
     settings: EncoderSettings
     modality: str
     seen: Mapping[str, str]
-    """The hash of the audio, or of the transcript, of every utterance trained on, by id."""
+    """SHA-256 of the audio or transcript of each training utterance, by utterance id; empty if it stayed frozen."""
     final: bool = True
-    """False until the weights beside it are final: such an encoder is not loaded."""
+    """False while the run is training: its weights are not final, and the encoder is not loaded."""
 
     @property
-    def note(self) -> str:
+    def weights_note(self) -> str:
         """Where the weights come from, for people."""
         return f"fine-tuned on {len(self.seen)} utterances, {self.run}" if self.seen else f"kept frozen by {self.run}"
 
-    def check_layers(self, selector: Selector) -> tuple[Layer, ...]:
-        """Return the layers wanted; UsageError for one that the fine-tuning did not reach."""
+    def resolve_layers(self, selector: Selector) -> tuple[Layer, ...]:
+        """Return the layers of a selector, by default the fine-tuned ones; UsageError for a layer above those."""
         if selector.layers is None:
             return self.layers
         if "last" not in self.layers:
             deepest = max(int(layer) for layer in self.layers)
             if any(not isinstance(layer, int) or layer > deepest for layer in selector.layers):
-                raise UsageError(f"{selector.flag}: was fine-tuned up to layer {deepest}; take one of 0..{deepest}")
+                raise UsageError(f"{selector.flag}: was fine-tuned up to layer {deepest}; choose one of 0..{deepest}")
         return selector.layers
 
-    def complete(self, settings: EncoderSettings) -> EncoderSettings:
-        """Return the settings it was fine-tuned with where none are given."""
-        unset = {field.name for field in fields(settings) if getattr(settings, field.name) is None}
-        return replace(settings, **{name: getattr(self.settings, name) for name in unset})
+    def fill_settings(self, settings: EncoderSettings) -> EncoderSettings:
+        """Return the settings, with the fine-tuning's own for each that is None."""
+        recorded = {}
+        for field in fields(settings):
+            if getattr(settings, field.name) is None:
+                recorded[field.name] = getattr(self.settings, field.name)
+        return replace(settings, **recorded)
 
-    def saw(self, utterance_id: str, input_sha256: str) -> bool:
-        """Tell whether it learned from this input: the same audio under any id, or the same words under this one."""
+    def was_trained_on(self, utterance_id: str, input_sha256: str) -> bool:
+        """Tell whether the encoder was trained on this input.
+
+        Audio counts under any id. A transcript counts only under the same id: different speakers say the same words.
+        """
         if self.modality == "audio":
             return input_sha256 in self._hashes
         return self.seen.get(utterance_id) == input_sha256
@@ -82,28 +91,36 @@ class Tuned:
     def _hashes(self) -> frozenset[str]:
         return frozenset(self.seen.values())
 
-    def refuse_seen(self, utterances: Iterable[tuple[Utterance, str]]) -> None:
-        """Raise InputError where it saw an utterance, given with the hash of its input, of valid or test."""
-        seen = [u for u, sha256 in utterances if u.split in UNSEEN_SPLITS and self.saw(u.utterance_id, sha256)]
-        if seen:
-            places = ", ".join(f"{u.file}:{u.line} {u.utterance_id!r}" for u in seen[:SHOWN])
-            more = f" and {len(seen) - SHOWN} more" if len(seen) > SHOWN else ""
-            raise InputError(
-                f"{self.encoder}={self.run} was fine-tuned on {len(seen)} utterances of {seen[0].split}: "
-                f"{places}{more}; what it gives for them knows their emotion. Take a run that was not trained on them"
-            )
+    def refuse_training_utterances(self, utterances: Iterable[tuple[Utterance, str]]) -> None:
+        """Raise InputError if valid or test contain an utterance that the encoder was trained on.
+
+        Each utterance comes with the hash of its input.
+        """
+        leaked = []
+        for utterance, sha256 in utterances:
+            if utterance.split in EVALUATION_SPLITS and self.was_trained_on(utterance.utterance_id, sha256):
+                leaked.append(utterance)
+        if not leaked:
+            return
+        places = ", ".join(f"{u.file}:{u.line} {u.utterance_id!r}" for u in leaked[:MAX_SHOWN])
+        more = f" and {len(leaked) - MAX_SHOWN} more" if len(leaked) > MAX_SHOWN else ""
+        raise InputError(
+            f"{self.encoder}={self.run} was fine-tuned on {len(leaked)} utterances of {leaked[0].split}: "
+            f"{places}{more}; its features would leak the labels of these utterances. Use a run that was not trained "
+            "on them"
+        )
 
     def save(self, folder: Path) -> None:
         """Write tuned.json."""
         document: dict[str, Any] = asdict(self) | {"schema": SCHEMA, "seen": dict(self.seen)}
         del document["folder"]
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / TUNED_FILE, json.dumps(document, ensure_ascii=False) + "\n")
+        write_atomically(folder / RECORD_FILE, json.dumps(document, ensure_ascii=False) + "\n")
 
 
-def read_tuned(folder: Path) -> Tuned | None:
-    """Read tuned.json of a folder; None where there is none, InputError if it is damaged."""
-    path = folder / TUNED_FILE
+def read_fine_tuning(folder: Path) -> FineTuning | None:
+    """Read tuned.json of a folder; None if it does not exist, InputError if it is invalid."""
+    path = folder / RECORD_FILE
     if not path.is_file():
         return None
     try:
@@ -112,15 +129,15 @@ def read_tuned(folder: Path) -> Tuned | None:
             raise ValueError(f"schema must be {SCHEMA}")
         _check_fields(document)
         settings = EncoderSettings(**document.pop("settings"))
-        return Tuned(folder=folder, settings=settings, layers=tuple(document.pop("layers")), **document)
+        return FineTuning(folder=folder, settings=settings, layers=tuple(document.pop("layers")), **document)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} must say what an encoder was fine-tuned on, found: {error!r}") from error
 
 
 def _check_fields(document: Mapping[str, Any]) -> None:
-    """Raise ValueError or KeyError for a field of tuned.json that is missing or holds something else."""
+    """Raise ValueError or KeyError for a field of tuned.json that is missing or invalid."""
     layers = document["layers"]
-    correct = {
+    valid = {
         "run": isinstance(document["run"], str),
         "encoder": isinstance(document["encoder"], str),
         "layers": isinstance(layers, list) and bool(layers) and all(map(_is_layer, layers)),
@@ -129,9 +146,9 @@ def _check_fields(document: Mapping[str, Any]) -> None:
         "seen": _is_object(document["seen"], str),
         "final": isinstance(document.get("final", True), bool),
     }
-    for name, right in correct.items():
-        if not right:
-            raise ValueError(f"{name} must be {FIELDS[name]}, not {document[name]!r}"[:LONGEST])
+    for name, is_valid in valid.items():
+        if not is_valid:
+            raise ValueError(f"{name} must be {FIELDS[name]}, not {document[name]!r}"[:MAX_MESSAGE])
 
 
 def _is_layer(layer: object) -> bool:
@@ -142,31 +159,38 @@ def _is_object(value: object, kind: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(each, kind) for each in value.values())
 
 
-def find_tuned(selector: Selector) -> Tuned | None:
-    """Return the fine-tuned encoder that a selector names: a run, or a folder in it; None for any other model.
+def find_fine_tuning(selector: Selector) -> FineTuning | None:
+    """Return the record of the fine-tuned encoder that a selector names; None for any other model.
 
-    InputError where the run holds no encoder of that name, or is not complete.
+    The model may be the folder of a run or the folder of one encoder in it. InputError if the run has no encoder of
+    that name, or is not complete.
     """
     if selector.model is None:
         return None
     folder = Path(selector.model).expanduser()
-    if (folder / TUNED_FILE).is_file():
-        found = [read_tuned(folder)]
+    if (folder / RECORD_FILE).is_file():
+        candidates = [folder]
     elif (folder / ENCODERS_FOLDER).is_dir():
-        found = [read_tuned(path) for path in sorted((folder / ENCODERS_FOLDER).iterdir())]
-        if not any(found):
-            raise _incomplete(selector, folder)
+        candidates = sorted((folder / ENCODERS_FOLDER).iterdir())
     else:
         return None
-    tuned = [one for one in found if one is not None]
-    for one in tuned:
-        if one.encoder == selector.name:
-            if not one.final:
+    records = []
+    for candidate in candidates:
+        record = read_fine_tuning(candidate)
+        if record is not None:
+            records.append(record)
+    if not records:
+        raise _incomplete(selector, folder)
+    for record in records:
+        if record.encoder == selector.name:
+            if not record.final:
                 raise _incomplete(selector, folder)
-            return one
-    there = ", ".join(one.encoder for one in tuned)
-    raise InputError(f"{selector.flag}: {folder} holds no fine-tuned {selector.name}; it holds {there}")
+            return record
+    names = ", ".join(record.encoder for record in records)
+    raise InputError(f"{selector.flag}: {folder} has no fine-tuned {selector.name}; it has {names}")
 
 
 def _incomplete(selector: Selector, folder: Path) -> InputError:
-    return InputError(f"{selector.flag}: {folder} is not complete: run the finetune command that made it again")
+    return InputError(
+        f"{selector.flag}: {folder} is not complete: run the `mervn finetune` command that created it again"
+    )

@@ -22,9 +22,8 @@ from features.encoders.base import (
     samples_tensor,
 )
 from features.encoders.mel import FFT, mel_filters
-from features.encoders.pretrained import fill_own, load_own, save_own
+from features.encoders.pretrained import RANDOM_NOTE, read_native, save_native
 from features.encoders.selector import EncoderSettings, Layer, Selector
-from features.errors import InputError
 from features.ragged import Ragged, segment_mean
 from features.torch_seed import seeded
 
@@ -63,7 +62,7 @@ class Block(nn.Module):
 
     def forward(self, x: Ragged) -> Ragged:
         """Mix the frames of each sequence: (sum T, D) -> (sum T, D)."""
-        qkv = x.replace(self.qkv(self.attention_norm(x.values))).pad(0.0)  # (B, T, 3 D)
+        qkv = x.map(self.attention_norm).map(self.qkv).pad(0.0)  # (B, T, 3 D)
         query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, D / H)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=x.mask[:, None, None])
         x = x.replace(x.values + self.out(x.pack(mixed.transpose(1, 2).flatten(2)).values))
@@ -90,7 +89,8 @@ class Fourier2Vec(Encoder):
         dim, mels, kernel = config["dim"], config["num_mels"], config["position_kernel"]
         self.config = dict(config)
         self.dim, self.layers, self.num_layers = dim, layers, config["num_layers"]
-        self.model_name, self.weights_note = "random", f"random, seed {RANDOM_SEED}"
+        self.model_name, self.weights_note = "random", f"{RANDOM_NOTE}, seed {RANDOM_SEED}"
+        self.is_random = True
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
         self.register_buffer(
             "filters", mel_filters(mels, config["low_hz"], config["high_hz"]).float(), persistent=False
@@ -107,16 +107,14 @@ class Fourier2Vec(Encoder):
         if selector.model is None:
             with seeded(torch.device("cpu"), RANDOM_SEED):
                 return cls(DEFAULTS, resolve_layers(selector, DEFAULTS["num_layers"]))
-        config, note, tensors = load_own(selector)
-        if config.keys() != DEFAULTS.keys():
-            raise InputError(f"{selector.flag}: config must have {sorted(DEFAULTS)}, found {sorted(config)}")
-        encoder = cls(config, resolve_layers(selector, config["num_layers"]))
-        fill_own(selector, encoder, note, tensors)
+        checkpoint = read_native(selector, DEFAULTS)
+        encoder = cls(checkpoint.config, resolve_layers(selector, checkpoint.config["num_layers"]))
+        checkpoint.load_into(selector, encoder)
         return encoder
 
     def save(self, folder: Path) -> None:
         """Write a folder that `load` takes."""
-        save_own(self, folder)
+        save_native(self, folder)
 
     def get_blocks(self) -> Sequence[nn.Module]:
         """Return the Transformer's blocks that the layers wanted need."""
@@ -145,7 +143,7 @@ class Fourier2Vec(Encoder):
         """Return normalised log-mel frames (sum F, num_mels) of samples (sum S,)."""
         log_mel = self.raw_log_mel(samples)
         centred = log_mel.replace(log_mel.values - segment_mean(log_mel)[log_mel.segments])
-        deviation = segment_mean(centred.replace(centred.values.square())).sqrt()
+        deviation = segment_mean(centred.map(torch.square)).sqrt()
         return centred.replace(centred.values / (deviation[centred.segments] + 1e-5))
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
@@ -158,11 +156,11 @@ class Fourier2Vec(Encoder):
         """Encode normalised log-mel frames (sum F, num_mels) into (sum T, D) of each layer, T = ceil(F / 2)."""
         hidden = mel.pack(functional.gelu(self.conv_in(mel.pad(0.0).transpose(1, 2))).transpose(1, 2))
         halved = functional.gelu(self.conv_down(hidden.pad(0.0).transpose(1, 2))).transpose(1, 2)  # (B, T, D)
-        x = Ragged.of_layout([(size + 1) // 2 for size in mel.sizes], halved.device).pack(halved)
+        x = Ragged.without_values([(size + 1) // 2 for size in mel.sizes], halved.device).pack(halved)
         positions = functional.gelu(self.positions(x.pad(0.0).transpose(1, 2))).transpose(1, 2)
         x = x.replace(x.values + x.pack(positions).values)
         states: dict[Layer, Ragged] = {0: x}
         for number, block in enumerate(self.blocks[: blocks_needed(self.layers, self.num_layers)], 1):
             states[number] = x = block(x)
-        states["last"] = x.replace(self.norm(x.values))
+        states["last"] = x.map(self.norm)
         return [states[layer] for layer in self.layers]

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from features.encoders.base import Encoder, Lengths
-from features.encoders.pretrained import fill_own, load_own, save_own
+from features.encoders.pretrained import RANDOM_NOTE, read_native, save_native
 from features.encoders.selector import EncoderSettings, Selector
-from features.errors import InputError, UsageError
+from features.errors import UsageError
 from features.ragged import Ragged, concatenate, segment_mean
 from features.text.normalize import syllables
 from features.torch_seed import seeded
@@ -61,7 +61,8 @@ class HashedNgrams(Encoder):
         super().__init__()
         self.config = dict(config)
         self.dim, self.layers, self.num_layers = config["dim"], ("last",), 1
-        self.model_name, self.weights_note = "baseline", f"random, seed {RANDOM_SEED}"
+        self.model_name, self.weights_note = "baseline", f"{RANDOM_NOTE}, seed {RANDOM_SEED}"
+        self.is_random = True
         self.table = nn.Embedding(config["buckets"] + 1, self.dim, padding_idx=0)
 
     @classmethod
@@ -72,16 +73,14 @@ class HashedNgrams(Encoder):
         if selector.model is None:
             with seeded(torch.device("cpu"), RANDOM_SEED):
                 return cls()
-        config, note, tensors = load_own(selector)
-        if config.keys() != DEFAULTS.keys():
-            raise InputError(f"{selector.flag}: config must have {sorted(DEFAULTS)}, found {sorted(config)}")
-        encoder = cls(config)
-        fill_own(selector, encoder, note, tensors)
+        checkpoint = read_native(selector, DEFAULTS)
+        encoder = cls(checkpoint.config)
+        checkpoint.load_into(selector, encoder)
         return encoder
 
     def save(self, folder: Path) -> None:
         """Write a folder that `load` takes."""
-        save_own(self, folder)
+        save_native(self, folder)
 
     def get_blocks(self) -> Sequence[nn.Module]:
         """Return the table: all there is."""
@@ -106,9 +105,7 @@ class HashedNgrams(Encoder):
             )
             / (inputs.values > 0).sum(1, keepdim=True).clamp(min=1).sqrt()
         )
-        starts = inputs.lengths.cumsum(0) - inputs.lengths
-        positions = torch.arange(inputs.total, device=starts.device) - starts[inputs.segments]
-        tokens = inputs.replace(rows + self.config["position_scale"] * sinusoids(positions, self.dim))
+        tokens = inputs.replace(rows + self.config["position_scale"] * sinusoids(inputs.positions, self.dim))
         spoken = [int(size > 0) for size in inputs.sizes]
         cls = segment_mean(tokens)[inputs.lengths > 0]
         return [concatenate(Ragged.from_lengths(cls, spoken), tokens)]

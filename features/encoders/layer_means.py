@@ -25,8 +25,8 @@ class LayerMeans(Encoder):
         self.numerics_version = inner.numerics_version  # type: ignore[misc]
         self.dim, self.num_layers, self.config = inner.dim, inner.num_layers, inner.config
         self.layers = (MEANS,)
-        self.model_name, self.weights_note = inner.model_name, inner.weights_note
-        self.weights_sha256, self.tuned, self.source = inner.weights_sha256, inner.tuned, inner.source
+        self.model_name, self.weights_note, self.is_random = inner.model_name, inner.weights_note, inner.is_random
+        self.weights_sha256, self.fine_tuning, self.source = inner.weights_sha256, inner.fine_tuning, inner.source
         self.eval()
 
     @classmethod
@@ -60,6 +60,6 @@ class LayerMeans(Encoder):
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Encode prepared inputs into [(sum L, D)]."""
-        means = [segment_mean(layer.replace(layer.values.float())) for layer in self.inner.forward_layers(inputs)]
+        means = [segment_mean(layer.map(torch.Tensor.float)) for layer in self.inner.forward_layers(inputs)]
         stacked = torch.stack(means, dim=1)  # (B, L, D)
         return [Ragged.from_lengths(stacked.flatten(0, 1), [stacked.shape[1]] * stacked.shape[0])]

@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from features.encoders.finetuned import TUNED_FILE, find_tuned
+from features.encoders.finetuned import RECORD_FILE, find_fine_tuning
 from features.encoders.hub import CONFIG_FILES, cached_snapshot, is_path, split_revision, weights_in
 from features.encoders.selector import Selector
 from features.errors import InputError
@@ -98,8 +98,8 @@ def local_fingerprint(selector: Selector) -> str | None:
     path = Path(model).expanduser() if model is not None else None
     if path is None or not path.exists():
         return None
-    tuned = find_tuned(selector)
-    return fingerprint(tuned.folder if tuned is not None else path)
+    record = find_fine_tuning(selector)
+    return fingerprint(record.folder if record is not None else path)
 
 
 def fingerprint(path: Path) -> str:
@@ -123,7 +123,7 @@ def _files(path: Path) -> list[tuple[str, Path]]:
     weights = [path / name for name in weights_in(path) if (path / name).is_file()]
     if len(weights) == 1 and not (path / "config.json").is_file():
         return [("", weights[0])]
-    patterns = (*CONFIG_FILES, TUNED_FILE)
+    patterns = (*CONFIG_FILES, RECORD_FILE)
     read = [file for file in path.iterdir() if file.is_file() and any(fnmatch(file.name, p) for p in patterns)]
     return [(file.name, file) for file in sorted({*read, *weights})]
 

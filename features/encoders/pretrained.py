@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -27,6 +28,8 @@ BUFFERS = frozenset({"position_ids", "token_type_ids", "inv_freq", "_weight", "n
 NEEDED = {"audio": "preprocessor_config.json", "text": "the tokenizer's files"}
 LONGEST_REASON = 300
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+RANDOM_NOTE = "random"
+"""How the note of weights that were never trained begins."""
 
 
 def checkpoint_location(selector: Selector) -> str:
@@ -217,35 +220,52 @@ def save_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     write_atomically(path, save(there, {"format": "pt"}))
 
 
-def save_own(encoder: Encoder, folder: Path) -> None:
-    """Write config.json and model.safetensors of one of this project's own encoders, for `load_own`."""
+def save_native(encoder: Encoder, folder: Path) -> None:
+    """Write a checkpoint in this project's own format (config.json, model.safetensors), for `read_native`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS_FILE, save(encoder.state_dict()))
     document = {"encoder": encoder.name, "weights": encoder.weights_note, "config": encoder.config}
     write_atomically(folder / CONFIG_FILE, json.dumps(document, indent=2, sort_keys=True) + "\n")
 
 
-def load_own(selector: Selector) -> tuple[dict[str, Any], str, dict[str, Tensor]]:
-    """Read a folder of `save_own`: the config, where its weights come from, and the weights."""
+@dataclass(frozen=True)
+class NativeCheckpoint:
+    """A checkpoint in this project's own format."""
+
+    config: dict[str, Any]
+    weights_note: str
+    """Where its weights come from, for people."""
+    tensors: dict[str, Tensor]
+
+    @property
+    def is_random(self) -> bool:
+        """True if the weights were never trained; the format records it only as the beginning of the note."""
+        return self.weights_note.startswith(RANDOM_NOTE)
+
+    def load_into(self, selector: Selector, encoder: Encoder) -> None:
+        """Copy the weights into an encoder; InputError if any is missing, unexpected or of another shape."""
+        try:
+            encoder.load_state_dict(self.tensors, strict=True)
+        except RuntimeError as error:
+            raise InputError(f"{selector.flag}: the weights must fit the config, found: {error}") from error
+        encoder.weights_note, encoder.is_random = self.weights_note, self.is_random
+        if not encoder.is_random:
+            encoder.model_name = short_model_name(str(selector.model))
+
+
+def read_native(selector: Selector, config_keys: Collection[str]) -> NativeCheckpoint:
+    """Read a folder that `save_native` wrote; InputError unless its config has exactly these keys."""
     folder = Path(str(selector.model)).expanduser()
     config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     if not (config.is_file() and weights.is_file()):
-        raise InputError(f"{selector.flag}: needs the files {config} and {weights}; not both are there")
+        raise InputError(f"{selector.flag}: needs the files {config} and {weights}, but not both exist")
     try:
         document = json.loads(config.read_text("utf-8"))
         if document["encoder"] != selector.name:
             raise ValueError(f"it is a checkpoint of {document['encoder']}")
-        return document["config"], document["weights"], load_file(weights)
+        checkpoint = NativeCheckpoint(document["config"], document["weights"], load_file(weights))
     except (OSError, KeyError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise InputError(f"{selector.flag}: {folder} must hold a checkpoint of {selector.name}: {error}") from error
-
-
-def fill_own(selector: Selector, encoder: Encoder, note: str, tensors: dict[str, Tensor]) -> None:
-    """Put the weights of `load_own` into an encoder, every one of them."""
-    try:
-        encoder.load_state_dict(tensors, strict=True)
-    except RuntimeError as error:
-        raise InputError(f"{selector.flag}: the weights must fit the config, found: {error}") from error
-    encoder.weights_note = note
-    if not encoder.is_random:
-        encoder.model_name = short_model_name(str(selector.model))
+    if checkpoint.config.keys() != set(config_keys):
+        raise InputError(f"{selector.flag}: config must have {sorted(config_keys)}, found {sorted(checkpoint.config)}")
+    return checkpoint

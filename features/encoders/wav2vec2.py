@@ -232,7 +232,7 @@ class WaveformTransformer(Encoder):
         norm = getattr(self.model.feature_extractor.conv_layers[0], "layer_norm", None)
         if isinstance(norm, MaskedGroupNorm):
             norm.lengths = (inputs.lengths - KERNELS[0]) // STRIDES[0] + 1
-        rows = Ragged.of_layout([self.get_feat_lengths(size) for size in inputs.sizes], inputs.values.device)
+        rows = Ragged.without_values([self.get_feat_lengths(size) for size in inputs.sizes], inputs.values.device)
         batch_norm = getattr(self.model.encoder.pos_conv_embed, "batch_norm", None)
         if isinstance(batch_norm, MaskedBatchNorm):
             batch_norm.lengths = rows.lengths

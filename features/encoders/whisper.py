@@ -86,8 +86,8 @@ class Whisper(Encoder):
         if sizes != (rows * SAMPLES_PER_FRAME, mels, 16_000):
             raise InputError(
                 f"{selector.flag}: preprocessor_config.json must fit config.json: a window of {rows} rows x "
-                f"{SAMPLES_PER_FRAME} samples and {mels} mels at 16000 Hz, found {sizes[0]} samples and {sizes[1]} mels "
-                f"at {sizes[2]} Hz"
+                f"{SAMPLES_PER_FRAME} samples and {mels} mels at 16000 Hz, found {sizes[0]} samples and {sizes[1]} "
+                f"mels at {sizes[2]} Hz"
             )
         layers = resolve_layers(selector, len(encoder.layers))
         whisper = cls(encoder, extractor, layers, settings.whisper_mode or "30s")
@@ -151,7 +151,7 @@ class Whisper(Encoder):
 
     def _forward_windows(self, windows: list[Tensor]) -> list[Tensor]:
         """Encode windows of up to 30 s into their real rows (sum T, D), for each layer."""
-        rows = Ragged.of_layout([self.get_feat_lengths(window.shape[0]) for window in windows], windows[0].device)
+        rows = Ragged.without_values([self.get_feat_lengths(window.shape[0]) for window in windows], windows[0].device)
         mel = self.log_mel(windows)
         with captured(self.encoder.layers, self.layers) as states:
             states["last"] = self._trimmed(mel, rows) if self.mode == "trimmed" else self.encoder(mel).last_hidden_state

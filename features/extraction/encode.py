@@ -12,7 +12,7 @@ import torch
 
 from features.audio.segment import AudioError
 from features.encoders.base import Encoder
-from features.encoders.finetuned import UNSEEN_SPLITS
+from features.encoders.finetuned import EVALUATION_SPLITS
 from features.errors import InputError
 from features.extraction.encoder_input import SAMPLE_RATE, Input, input_key, input_source, read_input
 from features.manifests.manifest import Utterance
@@ -31,14 +31,14 @@ def refuse_seen(utterances: Iterable[Utterance], encoder: Encoder) -> None:
 
     Those of known ids are compared here by content; audio that it saw under another id is met while encoding.
     """
-    if encoder.tuned is None:
+    if encoder.fine_tuning is None:
         return
-    known = [u for u in utterances if u.split in UNSEEN_SPLITS and u.utterance_id in encoder.tuned.seen]
+    known = [u for u in utterances if u.split in EVALUATION_SPLITS and u.utterance_id in encoder.fine_tuning.seen]
     inputs = []
     for utterance in known:
         with suppress(AudioError):  # rejected later, with its reason
             inputs.append((utterance, read_input(utterance, encoder).input_sha256))
-    encoder.tuned.refuse_seen(inputs)
+    encoder.fine_tuning.refuse_training_utterances(inputs)
 
 
 def encode_batch(
@@ -53,8 +53,8 @@ def encode_batch(
     What cannot be read, does not fit into memory or encodes to NaN in any layer has no row in any of them.
     """
     inputs, rejected = _read(utterances, encoder)
-    if encoder.tuned is not None:
-        encoder.tuned.refuse_seen((item.utterance, item.input_sha256) for item in inputs)
+    if encoder.fine_tuning is not None:
+        encoder.fine_tuning.refuse_training_utterances((item.utterance, item.input_sha256) for item in inputs)
     rows: list[list[StoredUtterance]] = [[] for _ in encoder.layers]
     for item, layers in zip(inputs, encode([item.prepared for item in inputs], encoder, device, budget), strict=True):
         if layers is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from features.audio.segment import AudioError, inspect_segment
-from features.batching import padding_share, plan_batches
+from features.batching import padding_fraction, plan_batches
 from features.encoders.base import Encoder
 from features.errors import InputError
 from features.extraction.encoder_input import SAMPLE_RATE, Freshness, InputComparison, transcript_of
@@ -138,7 +138,7 @@ class Plan:
     @property
     def padding(self) -> float:
         """Fraction of padding in what is computed: of windows, and of batches as if all were padded."""
-        return round(padding_share(self.sizes, self.batches, self.costs), 4)
+        return round(padding_fraction(self.sizes, self.batches, self.costs), 4)
 
 
 def make_plan(

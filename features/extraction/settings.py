@@ -109,8 +109,8 @@ def provenance(selector: Selector, encoder: Encoder, device: torch.device) -> di
 def record_encoder(info: StoreInfo, encoder: Encoder) -> StoreInfo:
     """Record the model that a store comes from, what it was fine-tuned on, and random weights themselves."""
     try:
-        if encoder.tuned is not None:
-            encoder.tuned.save(info.path)
+        if encoder.fine_tuning is not None:
+            encoder.fine_tuning.save(info.path)
         if encoder.is_random and not (info.path / KEPT_ENCODER / CONFIG_FILE).exists():
             encoder.save(info.path / KEPT_ENCODER)
         return record_model(info, encoder.source)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from features.device import computing
+from features.device import precision_context
 from features.encoders.base import Encoder
 from features.environment import made_with
 from features.extraction.encode import encode_batch
@@ -78,7 +78,7 @@ class Worker:
                 stack.enter_context(StoreWriter(to.info, to.generation, to.kind, self.token, self.made_with))
                 for to in self.destinations
             ]
-            stack.enter_context(computing(self.device, self.precision))
+            stack.enter_context(precision_context(self.device, self.precision))
             for batch in unit.batches:
                 check_interrupted()
                 layers, refused = encode_batch(batch, self.encoder, self.device, writers[0].dtype, self.budget)

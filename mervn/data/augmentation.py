@@ -71,6 +71,23 @@ def _zero_spans(stream: Ragged, shares: np.ndarray[tuple[int], np.dtype[np.float
 
 
 @dataclass(frozen=True)
+class SpecAugment:
+    """Maximum sizes of the masks that fine-tuning puts on waveforms: see `SpecMask`; 0: none."""
+
+    time: float = 0.0
+    frequency: float = 0.0
+
+    def masks(self, seeds: Sequence[tuple[int, ...]]) -> list[SpecMask]:
+        """Return one mask per seed, or none at all if both sizes are 0."""
+        if not (self.time or self.frequency):
+            return []
+        return [SpecMask(self.time, self.frequency, seed) for seed in seeds]
+
+
+NO_MASKS = SpecAugment()
+
+
+@dataclass(frozen=True)
 class SpecMask:
     """Silence over spans of time and bands of the mel scale (Park et al. 2019, arXiv 1904.08779, section 2).
 

@@ -1,16 +1,16 @@
-"""A split for training or evaluation: manifest rows joined with the sequences of one or more stores."""
+"""StoredSplit: the utterances of a manifest joined with their features in one or more stores."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from features.audio.segment import AudioError
 from features.batching import plan_batches
@@ -22,15 +22,15 @@ from features.progress import Say, silent
 from features.ragged import Ragged, to_device
 from features.store.rejected import REJECTED_FILE, Rejections, read_rejected
 from features.text.normalize import syllables
+from mervn.data.split import SHOWN, Batch, BatchRequest
 from mervn.data.stored_sequences import Sequences
 from mervn.data.streams import Stream
 
-SHOWN = 5
 EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True)
-class Split:
+class StoredSplit:
     """The utterances of one split that have features, in the order of the manifest."""
 
     name: str
@@ -45,48 +45,44 @@ class Split:
     """(N,) float64; zeros for a head without audio."""
     syllables: np.ndarray[Any, Any]
     """(N,) int64; zeros for a head without text."""
-    features_sha256: str
-    """Over ids, input hashes and generations of the rows used."""
+    inputs_sha256: str
+    """Over the ids, input hashes and generations of the stored utterances used."""
 
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def batch(self, indices: Sequence[int], device: torch.device) -> dict[str, Ragged]:
-        """Return the packed float32 streams of some utterances: (sum T, D), or (sum T, L, D) of several layers."""
-        streams = {}
-        for name, layers in self.streams.items():
-            rows = [sequences.gather(indices) for sequences in layers]
-            values = rows[0] if len(rows) == 1 else torch.stack(rows, dim=1)
-            streams[name] = Ragged.from_lengths(
-                to_device(values, device).float(), [layers[0].sizes[i] for i in indices]
-            )
-        return streams
-
-    def batch_targets(self, indices: Sequence[int], device: torch.device) -> Tensor:
-        """Return the targets (B,) int64 of some utterances."""
-        return to_device(torch.from_numpy(self.targets[list(indices)]), device)
-
     @property
-    def rows(self) -> dict[str, list[int]]:
-        """The rows of each stream of each utterance."""
+    def lengths(self) -> Mapping[str, list[int]]:
+        """Frames or tokens of each utterance, by stream."""
         return {name: layers[0].sizes for name, layers in self.streams.items()}
-
-    def count_empty(self) -> dict[str, int]:
-        """Return how many sequences of each stream have no rows."""
-        return {name: sum(not size for size in sizes) for name, sizes in self.rows.items()}
 
     @property
     def costs(self) -> list[float]:
         """What scoring each utterance costs: its frames and tokens."""
-        return [float(sum(sizes)) for sizes in zip(*self.rows.values(), strict=True)]
+        return [float(sum(sizes)) for sizes in zip(*self.lengths.values(), strict=True)]
 
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:
-        """Return batches of utterances with like numbers of rows."""
+        """Return batches of utterances of similar length, as indices."""
         costs = self.costs
         return plan_batches(costs, max(1.0, *costs) * EVALUATION_BATCH, EVALUATION_BATCH)
 
-    def expect(self, batches: Sequence[Sequence[int]], masks: Sequence[Any] = ()) -> None:
-        """Be told which batches come next; they are here already."""
+    def batches(self, plan: Sequence[BatchRequest], device: torch.device) -> Iterator[Batch]:
+        """Yield the batches of a plan in its order; their masks are not used, for the audio was encoded before."""
+        for request in plan:
+            indices = list(request.indices)
+            targets = to_device(torch.from_numpy(self.targets[indices]), device)
+            yield Batch(indices, targets, partial(self._read, device))
+
+    def _read(self, device: torch.device, indices: Sequence[int]) -> dict[str, Ragged]:
+        """Return the packed float32 streams of some utterances: (sum T, D), or (sum T, L, D) of several layers."""
+        streams = {}
+        for name, layers in self.streams.items():
+            frames = [sequences.gather(indices) for sequences in layers]
+            values = frames[0] if len(frames) == 1 else torch.stack(frames, dim=1)
+            streams[name] = Ragged.from_lengths(
+                to_device(values, device).float(), [layers[0].sizes[i] for i in indices]
+            )
+        return streams
 
 
 def load_split(
@@ -98,7 +94,7 @@ def load_split(
     allow_missing: bool = False,
     verify_inputs: bool = False,
     say: Say = silent,
-) -> Split:
+) -> StoredSplit:
     """Join a split with its streams.
 
     Raises InputError where a store lacks utterances or has rejected them as they are now (unless `allow_missing`),
@@ -115,7 +111,7 @@ def load_split(
     if not kept:
         raise InputError(f"{name}: none of the {len(utterances)} utterances has features in every store")
     _refuse_seen(kept, streams)
-    return Split(
+    return StoredSplit(
         name=name,
         utterances=kept,
         missing=missing,
@@ -126,17 +122,19 @@ def load_split(
         },
         audio_seconds=_audio_seconds(kept, streams.get("audio")),
         syllables=np.array([len(syllables(transcript_of(u))) if "text" in streams else 0 for u in kept], np.int64),
-        features_sha256=_features_sha256(kept, streams),
+        inputs_sha256=_inputs_sha256(kept, streams),
     )
 
 
 def _refuse_seen(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> None:
     for stream in streams.values():
         if stream.tuned is not None:
-            stream.tuned.refuse_seen((u, stream.utterance_info(u.utterance_id).input_sha256) for u in utterances)
+            stream.tuned.refuse_training_utterances(
+                (u, stream.utterance_info(u.utterance_id).input_sha256) for u in utterances
+            )
 
 
-def _features_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> str:
+def _inputs_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> str:
     digest = hashlib.sha256()
     for stream in sorted(streams.values(), key=lambda stream: stream.name):
         for utterance in utterances:

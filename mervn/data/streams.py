@@ -12,7 +12,7 @@ from typing import Any
 from features.canonical import differing_fields
 from features.command_lines import DataPlace, extract_command, features_folder, identity_flags, recorded_flags
 from features.encoders import ENCODERS
-from features.encoders.finetuned import Tuned, read_tuned
+from features.encoders.finetuned import FineTuning, read_fine_tuning
 from features.encoders.selector import Selector, expand_layers, parse_selectors
 from features.errors import InputError, UsageError
 from features.store.identity import StoreInfo
@@ -89,9 +89,14 @@ class Stream:
         return str(self.first.info.provenance["weights"])
 
     @cached_property
-    def tuned(self) -> Tuned | None:
+    def tuned(self) -> FineTuning | None:
         """What the encoder learned from, where it was fine-tuned."""
-        return read_tuned(self.first.path)
+        return read_fine_tuning(self.first.path)
+
+    @property
+    def hashes(self) -> list[str]:
+        """The 8 hex of each store's identity."""
+        return [store.info.hash for store in self.stores]
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from features.extraction.extract import extract_stream
 from features.extraction.report import StoreResult
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import read_manifests
-from features.progress import Progress, Say
+from features.progress import Progress, Reporter, Say
 from mervn.config import EvaluateOptions, TrainHeadOptions
 from mervn.evaluation.evaluate import evaluate
 from mervn.training.train_head import train_head
@@ -105,7 +105,7 @@ def extract_demo(demo: Path, say: Say, progress: Progress) -> list[StoreResult]:
 def train_and_score(
     demo: Path,
     seed: int,
-    say: Say,
+    reporter: Reporter,
     rows: Sequence[str] = ROWS,
     answers: Sequence[Answer] | None = None,
     changes: Mapping[str, Any] = MappingProxyType({}),
@@ -121,11 +121,12 @@ def train_and_score(
                 **{**SETTINGS, **changes}, fusion=row, seed=seed, features_dir=demo / "stores", output=run,
                 checkpoint_every=0,
             ).with_general(changes)  # fmt: skip
-            result = train_head(options, data, lambda _: None, lambda _: None)
-            test = evaluate(run, EvaluateOptions(split="test", features_dir=demo / "stores", data=data), say)["test"]
+            result = train_head(options, data)
+            looked = EvaluateOptions(split="test", features_dir=demo / "stores", data=data)
+            test = evaluate(run, looked, reporter)["test"]
             scores[label_set][row] = test["macro_f1"]
             n_test = test["n"]
             valid = result.metrics["valid"]["macro_f1"]
-            say(f"{label_set:>5} {row:>5}: macro-F1 {valid:.3f} on valid, {test['macro_f1']:.3f} on test")
+            reporter.say(f"{label_set:>5} {row:>5}: macro-F1 {valid:.3f} on valid, {test['macro_f1']:.3f} on test")
     missed = [str(answer) for answer in (ANSWERS if answers is None else answers) if not answer.met(scores)]
     return DemoResult(scores, n_test, missed)

@@ -1,105 +1,130 @@
-"""`evaluate`: a finished run on a split."""
+"""`evaluate`: score a finished run on a split."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
 
 from features.canonical import canonical_json
 from features.device import resolve_device
 from features.errors import InputError, UsageError
 from features.manifests.folds import read_fold, read_folds
 from features.manifests.manifest import Utterance, read_manifests
-from features.progress import Progress, Say, no_bar
+from features.progress import SILENT, Reporter, WithoutBars
 from mervn.config import EvaluateOptions, LabelOptions
 from mervn.data.labels import apply_labels, task_label
+from mervn.data.split import Split
 from mervn.data.stored_sequences import make_resident
-from mervn.data.stored_split import Split, load_split
-from mervn.data.waveform_split import LiveSplit, refuse_rejected
+from mervn.data.stored_split import load_split
+from mervn.data.waveform_split import WaveformSplit, refuse_rejected
 from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.predict import predict, prediction_entries
 from mervn.evaluation.test_access import Look, record_look
 from mervn.model.end_to_end import EndToEnd
 from mervn.model.saved_run import data_and_streams, load_head, load_tuned
-from mervn.run_folder import (
-    MODEL_FILE,
-    SCHEMA,
-    RunConfig,
-    options_of,
-    read_config,
-    write_json,
-    write_jsonl,
-)
+from mervn.model.trainable import Trainable
+from mervn.run_folder import MODEL_FILE, SCHEMA, RunConfig, options_of, read_config, write_json, write_jsonl
 
 
-def evaluate(run: Path, options: EvaluateOptions, say: Say, progress: Progress = no_bar) -> dict[str, Any]:
+@dataclass(frozen=True)
+class OpenedRun:
+    """A finished run with the split that it is scored on."""
+
+    model: Trainable
+    split: Split
+    reporter: Reporter
+    """Shows progress bars only if scoring takes long."""
+    encoder_hashes: Mapping[str, str] = field(default_factory=dict)
+    """By stream the weights_sha256 of encoders that were trained with the head."""
+
+
+def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -> dict[str, Any]:
     """Score a run on a split, write metrics-<split>.json and predictions-<split>.jsonl, and return the metrics.
 
     Scores of other inputs than the run's own go to files with the first 8 hex of the inputs' hash in their names. A
     look at the test split is first recorded in test_access.jsonl in the run and beside the data. Raises InputError
-    where the run is not complete or the features it was trained on are not there.
+    if the run is not complete or the features it was trained on are missing.
     """
     config = read_config(run)
     device = resolve_device(options.device, float64=True)
     data = options.data or Path(config.options["data"])
     label_options = options_of(run, config.options, LabelOptions)
-    rows, sources, manifests = _read(config, options, data, task_label(label_options))
-    labelled = apply_labels({options.split: rows}, label_options, all_there=False)
-    model, split = _model_and_split(run, config, options, labelled.utterances[options.split], progress, say)
-    if isinstance(split, Split):
-        layers = [one for some in split.streams.values() for one in some]
-        make_resident(layers, device, options.memory_gb, say)
+    utterances, sources, manifests = _read(config, options, data, task_label(label_options))
+    labelled = apply_labels({options.split: utterances}, label_options, all_there=False)
+    opened = _open(run, config, options, labelled.utterances[options.split], device, reporter)
+    split = opened.split
     looks, inputs_sha256 = None, _inputs_sha256(sources, split)
     if options.split == "test":
-        looks = record_look(run, data, Look(config.hash, _weights_sha256(run, model), inputs_sha256), say)
-    shown = progress if isinstance(split, LiveSplit) else no_bar  # stored features are a matter of seconds
-    probabilities = predict(model.to(device), split, device, progress=shown)
-    scores = {"missing": len(split.missing), **compute_metrics(split.targets, probabilities, config.labels)}
+        looks = record_look(run, data, Look(config.hash, _weights_sha256(run, opened), inputs_sha256), reporter.say)
+    probabilities = predict(opened.model.to(device), split, device, reporter=opened.reporter)
+    scores = compute_metrics(split.targets, probabilities, config.labels)
     metrics: dict[str, Any] = {
         "schema": SCHEMA,
         "labels": list(config.labels),
         "dropped": labelled.dropped,
         **sources,
-        options.split: scores,
+        options.split: {"missing": len(split.missing), **scores.as_json()},
     }
     name = str(options.split)
     if not _is_own(config, data, manifests, split):
         name = f"{options.split}-{inputs_sha256[:8]}"
-        say(f"the inputs are not those of the run's own {options.split}: written to {run / f'metrics-{name}.json'}")
+        path = run / f"metrics-{name}.json"
+        reporter.say(f"the inputs are not those of the run's own {options.split}: written to {path}")
     write_jsonl(run / f"predictions-{name}.jsonl", prediction_entries(split, probabilities, config.labels))
     write_json(run / f"metrics-{name}.json", metrics)
     return metrics | ({"test_looks": looks} if looks is not None else {})
 
 
-def _model_and_split(
-    run: Path, config: RunConfig, options: EvaluateOptions, rows: list[Utterance], progress: Progress, say: Say
-) -> tuple[nn.Module, Split | LiveSplit]:
-    """Return the model of a run and the split as it reads it: stored features, or audio and transcripts."""
+def _open(
+    run: Path,
+    config: RunConfig,
+    options: EvaluateOptions,
+    utterances: list[Utterance],
+    device: torch.device,
+    reporter: Reporter,
+) -> OpenedRun:
+    """Load the model of a run, and the split as the model reads it: stored features, or audio and transcripts."""
+    if config.command == "finetune":
+        return _open_finetuned(run, config, options, utterances, reporter)
     head = load_head(run, config, options.trust_code)
-    if config.command == "train-head":
-        _, streams = data_and_streams(config, options)
-        return head, load_split(
-            options.split, rows, streams, config.labels,
-            allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, say=say,
-        )  # fmt: skip
+    _, streams = data_and_streams(config, options)
+    split = load_split(
+        options.split, utterances, streams, config.labels,
+        allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, say=reporter.say,
+    )  # fmt: skip
+    make_resident(chain.from_iterable(split.streams.values()), device, options.memory_gb, reporter.say)
+    return OpenedRun(head, split, WithoutBars(reporter))
+
+
+def _open_finetuned(
+    run: Path, config: RunConfig, options: EvaluateOptions, utterances: list[Utterance], reporter: Reporter
+) -> OpenedRun:
+    """Load the head and the encoders of a run of `finetune`, and decode the audio of the split once."""
+    head = load_head(run, config, options.trust_code)
     stores = ("features_dir", "memory_gb", "verify_inputs")
     unread = [name for name in stores if name in options.given and getattr(options, name)]
     if unread:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in unread)
         raise UsageError(f"{run} reads audio and transcripts, not stores; leave out {flags}")
-    encoders = {
-        name: load_tuned(run, name, str(entry.get("name"))) for name, entry in config.inputs["encoders"].items()
-    }
-    live = LiveSplit(options.split, rows, config.labels, encoders, config.options["workers"], progress)
-    refuse_rejected({options.split: live}, options.allow_missing)
+    encoders = {}
+    for name, entry in config.inputs["encoders"].items():
+        encoders[name] = load_tuned(run, name, str(entry.get("name")))
+    workers = config.options["workers"]
+    split = WaveformSplit(options.split, utterances, config.labels, encoders, workers, reporter)
+    refuse_rejected({options.split: split}, options.allow_missing)
     for name, encoder in encoders.items():
-        if encoder.tuned is not None and options.data is not None:  # of the run's own data the manifests decide
-            encoder.tuned.refuse_seen(zip(live.utterances, live.input_sha256(name), strict=True))
-    return EndToEnd(encoders, head), live
+        if encoder.fine_tuning is not None and options.data is not None:  # of the run's own data the manifests decide
+            encoder.fine_tuning.refuse_training_utterances(
+                zip(split.utterances, split.stream_sha256(name), strict=True)
+            )
+    hashes = {name: encoder.weights_sha256 for name, encoder in encoders.items()}
+    return OpenedRun(EndToEnd(encoders, head), split, reporter, hashes)
 
 
 def _read(
@@ -116,42 +141,37 @@ def _read(
     root = options.audio_root or config.options.get("audio_root")
     audio_root = Path(root) if root else None
     if fold is None or options.data is not None:
-        rows = read_manifests(data, (split,), audio_root=audio_root, check_audio=False, task_label=label_of)
-        return rows[split], {"manifest_sha256": rows.sha256[split]}, rows.sha256
+        found = read_manifests(data, (split,), audio_root=audio_root, check_audio=False, task_label=label_of)
+        return found[split], {"manifest_sha256": found.sha256[split]}, found.sha256
     folds = read_folds(Path(config.options["fold_file"]))
     if folds.sha256 != config.inputs["folds"]["sha256"]:
-        raise InputError(f"{folds.path} must hold the folds that this run was trained on, but it was changed since")
+        raise InputError(f"{folds.path} must hold the folds that this run was trained on, but it has changed since")
     kept, manifests = read_fold(data, folds, int(fold), (split,), audio_root, label_of)
     if not kept[split]:
         raise InputError(f"{folds.path}: fold {fold} has no {split} utterances")
     return kept[split], {"fold": int(fold), "folds_sha256": folds.sha256}, manifests
 
 
-def _weights_sha256(run: Path, model: nn.Module) -> str:
-    """Hash the weights that a run is scored with: of the head, and of the encoders where they were trained with it."""
+def _weights_sha256(run: Path, opened: OpenedRun) -> str:
+    """Hash the weights that a run is scored with: of the head, and of encoders that were trained with it."""
     digest = hashlib.sha256((run / MODEL_FILE).read_bytes())
-    if isinstance(model, EndToEnd):
-        for name in sorted(model.encoders):
-            digest.update(f"{name}|{model.encoder(name).weights_sha256}".encode())
+    for name in sorted(opened.encoder_hashes):
+        digest.update(f"{name}|{opened.encoder_hashes[name]}".encode())
     return digest.hexdigest()
 
 
-def _inputs_sha256(sources: Mapping[str, Any], split: Split | LiveSplit) -> str:
+def _inputs_sha256(sources: Mapping[str, Any], split: Split) -> str:
     """Hash what a split was read from, and the features or the audio and transcripts that were read."""
-    return hashlib.sha256(canonical_json({**sources, "read": _read_sha256(split)}).encode()).hexdigest()
+    return hashlib.sha256(canonical_json({**sources, "read": split.inputs_sha256}).encode()).hexdigest()
 
 
-def _read_sha256(split: Split | LiveSplit) -> str:
-    return split.inputs_sha256 if isinstance(split, LiveSplit) else split.features_sha256
-
-
-def _is_own(config: RunConfig, data: Path, manifests: Mapping[str, str], split: Split | LiveSplit) -> bool:
-    """Tell whether a split is the run's own, as the training read it; of test, which it never read, all of it."""
+def _is_own(config: RunConfig, data: Path, manifests: Mapping[str, str], split: Split) -> bool:
+    """Tell whether a split is the run's own as the training read it; of test, which it never read, all of it."""
     known, features = (config.inputs.get(key) for key in ("manifests", "features"))
     if not isinstance(known, dict) or not isinstance(features, dict):
         return False
     if any(known.get(name, sha256) != sha256 for name, sha256 in manifests.items()):
         return False
     if split.name != "test":
-        return bool(features.get(split.name) == _read_sha256(split))
+        return bool(features.get(split.name) == split.inputs_sha256)
     return data.resolve() == Path(config.options["data"]) and not split.missing

@@ -1,9 +1,10 @@
-"""Which layer of an encoder to extract: a linear probe of the time-mean of each, trained on train, scored on valid."""
+"""Layer probe: which layer of an encoder to extract; a linear probe of the time-mean of each layer, scored on valid."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from features.encoders.selector import Layer, Selector
 from features.errors import InputError
 from features.extraction.extract import extract_stream
 from features.extraction.settings import ExtractSettings
-from features.manifests.manifest import read_manifests
-from features.progress import Progress, Say
+from features.manifests.manifest import Utterance, read_manifests
+from features.progress import Reporter
 from features.store.reader import FeatureStore
-from mervn.evaluation.metrics import compute_metrics
+from mervn.evaluation.metrics import Metrics, compute_metrics
 
 SPLITS = ("train", "valid")
 
@@ -52,41 +53,44 @@ def probe_layers(
     data: Path,
     audio_root: Path | None,
     settings: ExtractSettings,
-    say: Say,
-    progress: Progress,
+    reporter: Reporter,
 ) -> LayerReport:
     """Extract the time-mean of every layer of train and valid (kept, as any store) and probe each; test is not read."""
     manifests = read_manifests(data, SPLITS, audio_root=audio_root, check_audio=selector.modality == "audio")
-    utterances = [utterance for rows in manifests.values() for utterance in rows]
-    (result,) = extract_stream(utterances, selector, settings, say, progress)
+    utterances = list(chain.from_iterable(manifests.values()))
+    (result,) = extract_stream(utterances, selector, settings, reporter.say, reporter.progress)
     store = FeatureStore(result.path)
     labels = sorted({str(utterance.emotion) for utterance in manifests["train"]})
-    kept = {
-        name: [u for u in rows if u.utterance_id in store and len(store[u.utterance_id])]
-        for name, rows in manifests.items()
-    }
-    for name, rows in kept.items():
-        if len({utterance.emotion for utterance in rows}) < 2:
-            raise InputError(f"{name} must hold features of two emotions at least, found {len(rows)} utterances")
-    features = {
-        name: np.stack([store.check(u.utterance_id) for u in rows]).astype(np.float32) for name, rows in kept.items()
-    }
-    targets = {name: np.array([labels.index(str(u.emotion)) for u in rows]) for name, rows in kept.items()}
+    kept = {name: _with_features(some, store) for name, some in manifests.items()}
+    for name, some in kept.items():
+        if len({utterance.emotion for utterance in some}) < 2:
+            raise InputError(f"{name} must hold features of at least two emotions, found {len(some)} utterances")
+    features = {name: _stack(some, store) for name, some in kept.items()}
+    targets = {name: np.array([labels.index(str(u.emotion)) for u in some]) for name, some in kept.items()}
     scores = []
-    for place in range(features["train"].shape[1]):
-        metrics = _probe({name: values[:, place] for name, values in features.items()}, targets, labels)
-        scores.append(LayerScore(place, metrics["accuracy"], metrics["macro_f1"]))
+    for layer in range(features["train"].shape[1]):
+        metrics = _probe({name: values[:, layer] for name, values in features.items()}, targets, labels)
+        scores.append(LayerScore(layer, metrics.accuracy, metrics.macro_f1))
     return LayerReport(
         store.path,
         scores,
-        {name: len(rows) for name, rows in kept.items()},
-        {name: len(manifests[name]) - len(rows) for name, rows in kept.items()},
+        {name: len(some) for name, some in kept.items()},
+        {name: len(manifests[name]) - len(some) for name, some in kept.items()},
     )
+
+
+def _with_features(utterances: Sequence[Utterance], store: FeatureStore) -> list[Utterance]:
+    return [u for u in utterances if u.utterance_id in store and len(store[u.utterance_id])]
+
+
+def _stack(utterances: Sequence[Utterance], store: FeatureStore) -> np.ndarray[Any, Any]:
+    """Return the time-means of every layer (N, L, D) float32."""
+    return np.stack([store.check(u.utterance_id) for u in utterances]).astype(np.float32)
 
 
 def _probe(
     features: Mapping[str, np.ndarray[Any, Any]], targets: Mapping[str, np.ndarray[Any, Any]], labels: Sequence[str]
-) -> dict[str, Any]:
+) -> Metrics:
     """Return the metrics on valid of a logistic regression on standardised features, both fitted on train alone."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -96,5 +100,5 @@ def _probe(
     model.fit(features["train"], targets["train"])
     found = model.predict_proba(features["valid"])
     probabilities = np.zeros((len(found), len(labels)))
-    probabilities[:, model.classes_] = found  # a class of which no utterance has features is never predicted
+    probabilities[:, model.classes_] = found  # a class without features is never predicted
     return compute_metrics(targets["valid"], probabilities, list(labels))

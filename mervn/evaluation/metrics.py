@@ -1,55 +1,78 @@
-"""Metrics of predictions: computed over all utterances at once, with a fixed list of labels."""
+"""Metrics of predictions: accuracy, macro-F1, UAR, NLL, ECE; over all utterances at once, never averaged by batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+Array = np.ndarray[Any, Any]
 CALIBRATION_BINS = 15
 
 
-def compute_metrics(
-    targets: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any], labels: Sequence[str]
-) -> dict[str, Any]:
-    """Return accuracy, macro-F1, UAR, weighted F1, NLL, ECE, per-class figures and the confusion matrix.
+@dataclass(frozen=True)
+class ClassMetrics:
+    """Precision, recall and F1 of one class; 0 if undefined."""
 
-    `targets` (N,) int64 index `labels`, `probabilities` (N, C) sum to 1 a row. Macro-F1 is the mean over all labels,
-    a label that is never right counting 0; UAR is the mean recall over the labels that are there. Rows of the
-    confusion matrix are the true labels. ECE: Guo et al. 2017, eq. 3, with 15 bins of equal width.
-    """
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Scores of N predictions over a fixed list of labels."""
+
+    n: int
+    accuracy: float
+    macro_f1: float
+    """Mean F1 over all labels; a label that is never predicted correctly counts 0."""
+    uar: float
+    """Unweighted average recall over the labels that occur."""
+    weighted_f1: float
+    nll: float
+    """Mean negative log-likelihood of the true class."""
+    ece: float
+    """Expected calibration error (Guo et al. 2017, eq. 3), 15 bins of equal width."""
+    per_class: dict[str, ClassMetrics]
+    confusion: list[list[int]]
+    """[true label][predicted label] counts."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return asdict(self)
+
+
+def compute_metrics(targets: Array, probabilities: Array, labels: Sequence[str]) -> Metrics:
+    """Score probabilities (N, C), which sum to 1 over the classes, against targets (N,) int64, indices into labels."""
     predictions = probabilities.argmax(1)
     classes = list(range(len(labels)))
     precision, recall, f1, support = precision_recall_fscore_support(
         targets, predictions, labels=classes, zero_division=0.0
     )
-    present = support > 0
-    chosen = probabilities[np.arange(len(targets)), targets]
-    return {
-        "n": len(targets),
-        "accuracy": float((predictions == targets).mean()),
-        "macro_f1": float(f1.mean()),
-        "uar": float(recall[present].mean()),
-        "weighted_f1": float((f1 * support).sum() / support.sum()),
-        "nll": float(-np.log(np.clip(chosen, 1e-12, None)).mean()),
-        "ece": calibration_error(targets, probabilities),
-        "per_class": {
-            label: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "support": int(support[i]),
-            }
-            for i, label in enumerate(labels)
-        },
-        "confusion": confusion_matrix(targets, predictions, labels=classes).tolist(),
-    }
+    chosen = probabilities[np.arange(len(targets)), targets]  # (N,)
+    per_class = {}
+    for i, label in enumerate(labels):
+        per_class[label] = ClassMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+    return Metrics(
+        n=len(targets),
+        accuracy=float((predictions == targets).mean()),
+        macro_f1=float(f1.mean()),
+        uar=float(recall[support > 0].mean()),
+        weighted_f1=float((f1 * support).sum() / support.sum()),
+        nll=float(-np.log(np.clip(chosen, 1e-12, None)).mean()),
+        ece=calibration_error(targets, probabilities),
+        per_class=per_class,
+        confusion=confusion_matrix(targets, predictions, labels=classes).tolist(),
+    )
 
 
-def calibration_error(targets: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any]) -> float:
-    """Return the expected calibration error: |accuracy - confidence| a bin, weighted by the bin's share."""
+def calibration_error(targets: Array, probabilities: Array) -> float:
+    """Return the expected calibration error: |accuracy - confidence| per bin, weighted by the bin's fraction of N."""
     confidence = probabilities.max(1)
     correct = probabilities.argmax(1) == targets
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)

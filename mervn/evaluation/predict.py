@@ -1,9 +1,10 @@
-"""Probabilities of a split, and the lines of a predictions file."""
+"""Predict the probabilities of a split, and the entries of predictions.jsonl."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,64 +14,73 @@ from torch import nn
 from features.device import exact_fp32
 from features.errors import InputError
 from features.memory import MemoryBudget
-from features.progress import Progress, no_bar
-from mervn.data.stored_split import Split
-from mervn.data.waveform_split import LiveSplit
-from mervn.distributed import ALONE, World
+from features.progress import SILENT, Reporter
+from mervn.data.split import Batch, BatchRequest, Split
+from mervn.distributed import SINGLE_PROCESS, Processes
+
+Array = np.ndarray[Any, Any]
 
 
 def predict(
     model: nn.Module,
-    split: Split | LiveSplit,
+    split: Split,
     device: torch.device,
-    world: World = ALONE,
-    progress: Progress = no_bar,
-) -> np.ndarray[Any, Any]:
-    """Return probabilities (N, C) float64 in the order of the split, in eval mode; several processes share it.
+    processes: Processes = SINGLE_PROCESS,
+    reporter: Reporter = SILENT,
+) -> Array:
+    """Return probabilities (N, C) float64 in the order of the split, in eval mode; several processes divide the work.
 
     They are computed in exact fp32, whatever precision the model is trained in. A batch that does not fit into memory
-    is halved; InputError if an utterance does not fit alone.
+    is halved; InputError if a single utterance does not fit.
     """
-    batches = world.share(split.evaluation_batches(device))
+    plan = [BatchRequest(indices) for indices in processes.portion(split.evaluation_batches(device))]
     costs, budget = split.costs, MemoryBudget(device)
-    found = []
-
-    def score(part: list[int]) -> np.ndarray[Any, Any]:
-        rows: np.ndarray[Any, Any] = model(split.batch(part, device)).double().softmax(-1).cpu().numpy()
-        return rows
-
+    found: list[tuple[list[int], Array]] = []
     was_training = model.training
     model.eval()
-    split.expect(batches)
-    bar = progress(sum(map(len, batches)), 0, f"scoring {split.name}")
-    with closing(bar), exact_fp32(), torch.inference_mode():
-        for batch in batches:
-            for part, rows in budget.run(batch, costs, score):
-                if rows is None:
+    total = sum(len(request.indices) for request in plan)
+    with (
+        closing(reporter.progress(total, 0, f"scoring {split.name}")) as bar,
+        exact_fp32(),
+        torch.inference_mode(),
+    ):
+        for batch in split.batches(plan, device):
+            for part, probabilities in budget.run(batch.indices, costs, _scorer(model, batch)):
+                if probabilities is None:
                     u = split.utterances[part[0]]
                     raise InputError(f"{u.file}:{u.line} {u.utterance_id!r} alone must fit into the memory of {device}")
-                found.append((part, rows))
+                found.append((part, probabilities))
                 bar.update(len(part))
     model.train(was_training)
-    pairs = [pair for part in world.gather(found) for pair in part]
-    probabilities = np.empty((len(split), pairs[0][1].shape[1]))
-    for part, rows in pairs:
-        probabilities[part] = rows
-    return probabilities
+    pairs = list(chain.from_iterable(processes.gather(found)))
+    result = np.empty((len(split), pairs[0][1].shape[1]))
+    for part, probabilities in pairs:
+        result[part] = probabilities
+    return result
 
 
-def prediction_entries(
-    split: Split | LiveSplit, probabilities: np.ndarray[Any, Any], labels: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Return one object an utterance, in the order of the manifest; the manifest's own extra keys travel along."""
-    rows = []
-    for utterance, row in zip(split.utterances, probabilities, strict=True):
+def _scorer(model: nn.Module, batch: Batch) -> Any:
+    """Return a function from some indices of a batch to their probabilities (B, C) float64."""
+
+    def score(part: list[int]) -> Array:
+        logits: torch.Tensor = model(batch.inputs(part))
+        probabilities: Array = logits.double().softmax(-1).cpu().numpy()
+        return probabilities
+
+    return score
+
+
+def prediction_entries(split: Split, probabilities: Array, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Return one object per utterance, in the order of the manifest, with the manifest's own extra keys."""
+    entries = []
+    for utterance, scores in zip(split.utterances, probabilities, strict=True):
         chosen: dict[str, Any] = {
             "utterance_id": utterance.utterance_id,
             "speaker_id": utterance.speaker_id,
             "label": utterance.emotion,
-            "prediction": labels[int(row.argmax())],
-            "probabilities": {label: float(p) for label, p in zip(labels, row, strict=True)},
+            "prediction": labels[int(scores.argmax())],
+            "probabilities": {label: float(p) for label, p in zip(labels, scores, strict=True)},
         }
-        rows.append(chosen | {key: value for key, value in utterance.extra.items() if key not in chosen})
-    return rows
+        extra = {key: value for key, value in utterance.extra.items() if key not in chosen}
+        entries.append(chosen | extra)
+    return entries

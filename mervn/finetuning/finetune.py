@@ -1,8 +1,7 @@
-"""`finetune`: encoders and head trained together, from waveforms and transcripts to a run."""
+"""`finetune`: train encoders and head end to end, from waveforms and transcripts to a finished run."""
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
@@ -18,28 +17,44 @@ from features.atomic_files import sync, write_jsonl
 from features.command_lines import recorded_settings
 from features.encoders import DEFAULT_ENCODERS, ENCODERS
 from features.encoders.base import Encoder, load_whole
-from features.encoders.finetuned import ENCODERS_FOLDER, Tuned
+from features.encoders.finetuned import ENCODERS_FOLDER, FineTuning
 from features.encoders.selector import EncoderSettings, Selector, parse_selectors
 from features.errors import UsageError
-from features.progress import Progress, Say, no_bar
+from features.progress import SILENT, Reporter
 from features.store.rejected import REJECTED_FILE, rejection_entry
 from features.torch_seed import seeded
 from mervn.config import FinetuneOptions
+from mervn.data.augmentation import SpecAugment
 from mervn.data.streams import SECOND, StreamShape
-from mervn.data.waveform_split import LiveSplit, refuse_rejected, warn_segmented
-from mervn.distributed import World, joined
+from mervn.data.waveform_split import WaveformSplit, refuse_rejected, warn_segmented
+from mervn.distributed import Processes, joined
 from mervn.finetuning.init_head import InitHead, take_head
 from mervn.finetuning.store_parity import check_parity
-from mervn.model.custom_module import fusion_spec, keep_own, own_modules
+from mervn.model.custom_module import fusion_spec, keep_own
 from mervn.model.end_to_end import EndToEnd, merge_lora
-from mervn.model.head import build_head, pooling_names
+from mervn.model.head import build_head
 from mervn.run_folder import RunConfig, default_folder, locked, prepare, read_metrics
 from mervn.training.optimization import deterministic
-from mervn.training.results import RunResult, environment, fit_best, score, write_outcome, write_weights
-from mervn.training.setup import Labelled, read_labelled, refuse_silent, resolved
+from mervn.training.results import (
+    RunResult,
+    environment,
+    fit_best,
+    layer_weights,
+    score_best,
+    write_results,
+    write_weights,
+)
+from mervn.training.setup import (
+    LabelledData,
+    Resolved,
+    read_labelled,
+    recorded_modules,
+    recorded_options,
+    refuse_empty_stream,
+    resolve,
+)
 from mervn.training.tensorboard import require_tensorboard, write_history
-from mervn.training.trainer import Report, Trainer
-from mervn.unread_options import refuse_unread, unread_options
+from mervn.training.trainer import Trainer, TrainingData
 
 
 @dataclass(frozen=True)
@@ -47,78 +62,75 @@ class Job:
     """What is known before the first step."""
 
     run: Path
-    options: FinetuneOptions
+    resolved: Resolved[FinetuneOptions]
     config: RunConfig
-    labelled: Labelled
+    labelled: LabelledData
     encoders: Mapping[str, Encoder]
-    splits: Mapping[str, LiveSplit]
+    splits: Mapping[str, WaveformSplit]
     init: InitHead | None
-    world: World
-    device: torch.device
+    processes: Processes
+
+    @property
+    def options(self) -> FinetuneOptions:
+        """The resolved options."""
+        return self.resolved.options
 
 
-def finetune(options: FinetuneOptions, data: Path | None, say: Say, progress: Progress, report: Report) -> RunResult:
-    """Train encoders and head end to end and select the epoch on valid; epoch 0 is the model as it came in.
+def finetune(options: FinetuneOptions, data: Path | None, reporter: Reporter = SILENT) -> RunResult:
+    """Train encoders and head end to end and select the epoch on valid; epoch 0 is the model before training.
 
-    The test split is never read. The same configuration again returns the result that is there, or goes on with what
-    was interrupted. Started by `accelerate launch`, several processes share the work; the main one speaks and writes.
-    Raises UsageError for contradictory options, InputError for data that cannot be used or where live features are not
-    those of the run that `--init-head` names.
+    The test split is never read. The same configuration again returns the result that exists, or resumes what was
+    interrupted. Started by `accelerate launch`, several processes divide the work; the main one prints and writes.
+    Raises UsageError for contradictory options, InputError for data that cannot be used or if live features differ
+    from those of the run that `--init-head` names.
     """
     given = options.given
     options, init = take_head(options)
     if options.data is None and data is None:
         raise UsageError("finetune needs --data DIR or --init-head RUN")
     options = options.model_copy(update={"data": options.data or data})
-    pooling_names(options.fusion, options.pooling)  # refuses what does not fit before any work
-    refuse_unread(options, given)
     if options.tensorboard:
         require_tensorboard()
-    with joined(options.device) as (world, device), ExitStack() as stack:
-        if not world.is_main:
-            say, progress, report = _silent, no_bar, _silent
-        job = _read(resolved(options), init, world, device, progress)
-        world.on_main(lambda: stack.enter_context(locked(job.run)))
-        if world.on_main(lambda: prepare(job.run, job.config, options.force)):
-            say(f"complete already: {job.run} (--force trains again)")
-            if options.tensorboard and world.is_main:
-                write_history(job.run, say)
+    with joined(options.device) as (processes, device), ExitStack() as stack:
+        reporter = reporter if processes.is_main_process else SILENT
+        job = _read(resolve(options, device, given), init, processes, reporter)
+        processes.on_main_process(lambda: stack.enter_context(locked(job.run)))
+        if processes.on_main_process(lambda: prepare(job.run, job.config, options.force)):
+            reporter.say(f"complete already: {job.run} (--force trains again)")
+            if options.tensorboard and processes.is_main_process:
+                write_history(job.run, reporter.say)
             metrics = read_metrics(job.run)
-            return RunResult(job.run, metrics, trained=False, is_main=world.is_main)
-        job = replace(job, options=world.on_main(lambda: _begin(job)))
+            return RunResult(job.run, metrics, trained=False, is_main_process=processes.is_main_process)
+        started = processes.on_main_process(lambda: _begin(job))
+        job = replace(job, resolved=replace(job.resolved, options=started))
         for encoder in job.encoders.values():
             encoder.drop_unused()
         with seeded(device, options.seed), deterministic(options.deterministic):
-            metrics = _train(job, say, progress, report)
-    return RunResult(job.run, metrics, trained=True, is_main=world.is_main)
+            metrics = _train(job, reporter)
+    return RunResult(job.run, metrics, trained=True, is_main_process=processes.is_main_process)
 
 
-def _silent(_: Any) -> None:
-    """Say nothing."""
-
-
-def _read(
-    options: FinetuneOptions, init: InitHead | None, world: World, device: torch.device, progress: Progress
-) -> Job:
+def _read(resolved: Resolved[FinetuneOptions], init: InitHead | None, processes: Processes, reporter: Reporter) -> Job:
     """Read the manifests, load the encoders, decode everything once, and refuse what cannot be trained on."""
-    data = Path(str(options.data))
-    labelled = read_labelled(options, data)
+    options = resolved.options
+    labelled = read_labelled(options, Path(str(options.data)))
     encoders = _load_encoders(options, init)
-    splits = {
-        name: LiveSplit(name, rows, labelled.labels, encoders, options.workers, progress, world)
-        for name, rows in labelled.utterances.items()
-    }
+    splits = {}
+    for name, utterances in labelled.utterances.items():
+        splits[name] = WaveformSplit(name, utterances, labelled.labels, encoders, options.workers, reporter, processes)
     refuse_rejected(splits, options.allow_missing)
-    refuse_silent(splits, options.fusion)
-    if world.is_main:
+    refuse_empty_stream(splits, options.fusion)
+    if processes.is_main_process:
         warn_segmented(splits, encoders)
     valid = splits["valid"]
     for name, encoder in encoders.items():
-        if encoder.tuned is not None:
-            encoder.tuned.refuse_seen(zip(valid.utterances, valid.input_sha256(name), strict=True))
-    config = _configuration(options, data, labelled, encoders, splits, init)
+        if encoder.fine_tuning is not None:
+            encoder.fine_tuning.refuse_training_utterances(
+                zip(valid.utterances, valid.stream_sha256(name), strict=True)
+            )
+    config = _configuration(resolved, labelled, encoders, splits, init)
     run = options.output or default_folder(config, {name: encoder.name for name, encoder in encoders.items()})
-    return Job(run, options, config, labelled, encoders, splits, init, world, device)
+    return Job(run, resolved, config, labelled, encoders, splits, init, processes)
 
 
 def _begin(job: Job) -> FinetuneOptions:
@@ -168,88 +180,89 @@ def shapes_of(encoders: Mapping[str, Encoder]) -> dict[str, StreamShape]:
 
 
 def _configuration(
-    options: FinetuneOptions,
-    data: Path,
-    labelled: Labelled,
+    resolved: Resolved[FinetuneOptions],
+    labelled: LabelledData,
     encoders: Mapping[str, Encoder],
-    splits: Mapping[str, LiveSplit],
+    splits: Mapping[str, WaveformSplit],
     init: InitHead | None,
 ) -> RunConfig:
-    """Return what a run of these options is."""
-    known = json.loads(options.model_dump_json(exclude={*unread_options(options), "trust_code"}))
-    for key in known.keys() & {"features_dir", "audio_root", "init_head", "fold_file"}:
-        known[key] = str(Path(known[key]).resolve()) if known[key] else None
-    own = own_modules(options)
-    known |= {role: f"{module.path.resolve()}:{module.name}" for role, module in own.items()}
-    known |= {"data": str(data.resolve()), "output": None}
+    """Return the configuration of a run of `finetune`."""
+    paths = {"features_dir", "audio_root", "init_head", "fold_file"}
+    known = recorded_options(resolved, paths, {"trust_code"})
+    known["data"] = str(Path(str(resolved.options.data)).resolve())
     for name in ("audio_encoder", "text_encoder", "segmenter", "tone_style", "whisper_mode"):
         if name in known:
             known[name] = known[name] and str(known[name])
+    identities = {}
+    for name, encoder in encoders.items():
+        identities[name] = {
+            "name": encoder.name,
+            "weights_sha256": encoder.weights_sha256,
+            "config": encoder.config,
+            "layers": list(encoder.layers),
+        }
     inputs: dict[str, Any] = {
         **labelled.sources,
-        "encoders": {
-            name: {"name": e.name, "weights_sha256": e.weights_sha256, "config": e.config, "layers": list(e.layers)}
-            for name, e in encoders.items()
-        },
+        "encoders": identities,
         "features": {name: split.inputs_sha256 for name, split in splits.items()},
         "head": init.config.hash if init is not None else None,
+        **recorded_modules(resolved),
     }
-    if own:
-        inputs["modules"] = {role: module.as_json() for role, module in own.items()}
     shapes = {name: shape.as_json() for name, shape in shapes_of(encoders).items()}
     models = {name: encoder.source.as_json() for name, encoder in encoders.items()}
     return RunConfig("finetune", known, labelled.labels, inputs, shapes, models)
 
 
-def _train(job: Job, say: Say, progress: Progress, report: Report) -> dict[str, Any]:
-    """Train and write the run."""
+def _train(job: Job, reporter: Reporter) -> dict[str, Any]:
+    """Train and write the run; return the content of metrics.json."""
     started = time.perf_counter()
-    options, world, splits, labels = job.options, job.world, job.splits, job.labelled.labels
+    options, processes, device, splits = job.options, job.processes, job.resolved.device, job.splits
     shapes = shapes_of(job.encoders)
-    head = build_head(options, shapes, len(labels))
+    head = build_head(options, shapes, len(job.labelled.labels))
     if job.init is not None:
         head.load_state_dict(job.init.head.state_dict())
-    model = EndToEnd(job.encoders, head).to(job.device)
-    parity = check_parity(model, job.init.streams, splits, job.device, say) if job.init is not None else None
-    model.choose(options)
-    _announce(model, splits["train"], world, say)
+    model = EndToEnd(job.encoders, head).to(device)
+    parity = check_parity(model, job.init.streams, splits, device, reporter.say) if job.init is not None else None
+    model.choose_trained(options)
+    _announce(model, splits["train"], processes, reporter)
     count = model.count()  # before adapters are merged
-    world.begin(model, options.seed)
-    trainer = Trainer(
-        head, splits["train"], splits["valid"], labels, options, job.device, whole=model, world=world, progress=progress
-    )
-    fit_best(trainer, job.run, options, report)
+    processes.broadcast_weights(model, options.seed)
+    data = TrainingData(splits["train"], splits["valid"], job.labelled.labels)
+    masks = SpecAugment(options.spec_time, options.spec_frequency)
+    trainer = Trainer(model, data, options, device, spec_augment=masks, processes=processes, reporter=reporter)
+    fit_best(trainer, job.run, options)
     merge_lora(model)
-    notes = {name: encoder.weights_note for name, encoder in job.encoders.items()}
-    found = score(trainer, shapes, notes, job.labelled.dropped, progress)
-    peaks = world.gather(peak_memory_gb(job.device))
-    say(f"peak memory {max(peaks):.2f} GB" + (" of a process" if world.size > 1 else ""))
+    sources = {name: encoder.weights_note for name, encoder in job.encoders.items()}
+    scores = score_best(trainer, sources, layer_weights(head, shapes), job.labelled.dropped)
+    peak = max(processes.gather(peak_memory_gb(device)))
+    reporter.say(f"peak memory {peak:.2f} GB" + (" per process" if processes.num_processes > 1 else ""))
     seconds = time.perf_counter() - started
-    cost = {"peak_memory_gb": max(peaks), "parity": parity.as_json() if parity else None, "parameter_counts": count}
+    cost = {"peak_memory_gb": peak, "parity": parity.as_json() if parity else None, "parameter_counts": count}
 
     def write() -> None:
         _save_model(job.run, model.cpu(), splits["train"])
-        write_outcome(job.run, trainer, found, environment(job.config, trainer, {}, seconds) | cost)
+        write_results(job.run, trainer, scores, environment(job.config, trainer, {}, seconds) | cost)
 
-    world.on_main(write)
-    return found.metrics
+    processes.on_main_process(write)
+    return scores.metrics
 
 
-def _announce(model: EndToEnd, train: LiveSplit, world: World, say: Say) -> None:
-    """Print what is trained, and of how much audio."""
+def _announce(model: EndToEnd, train: WaveformSplit, processes: Processes, reporter: Reporter) -> None:
+    """Print what is trained, and on how much audio."""
     count = model.count()
-    for name, some in model.tuned.items():
-        if not some:
-            say(f"{name}: {model.encoder(name).name} stays as it is: nothing of it is chosen for training")
-    share = count["encoders_trained"] / max(1, count["encoders"])
-    say(
-        f"{count['encoders_trained']:,} of the encoders' {count['encoders']:,} parameters are trained ({share:.2%}), "
-        f"with {count['head']:,} of the head; {train.audio_seconds.sum() / 3600:.2f} h of audio an epoch"
-        + (f", shared by {world.size} processes" if world.size > 1 else "")
+    for name, parameters in model.tuned.items():
+        if not parameters:
+            reporter.say(f"{name}: {model.encoder(name).name} stays frozen: none of its parameters is trained")
+    fraction = count["encoders_trained"] / max(1, count["encoders"])
+    several = processes.num_processes > 1
+    reporter.say(
+        f"{count['encoders_trained']:,} of the encoders' {count['encoders']:,} parameters are trained "
+        f"({fraction:.2%}), with {count['head']:,} of the head; {train.audio_seconds.sum() / 3600:.2f} h of audio per "
+        "epoch" + (f", divided among {processes.num_processes} processes" if several else "")
     )
 
 
-def _save_model(run: Path, model: EndToEnd, train: LiveSplit) -> None:
+def _save_model(run: Path, model: EndToEnd, train: WaveformSplit) -> None:
     """Write the head as any run does, and each encoder as a checkpoint that says what it learned from.
 
     Since `_begin` each checkpoint is marked incomplete; the mark goes once the final weights are on disk.
@@ -263,18 +276,18 @@ def _save_model(run: Path, model: EndToEnd, train: LiveSplit) -> None:
         _tuned(folder, encoder, seen, final=True).save(folder)
 
 
-def _seen(encoder: Encoder, name: str, train: LiveSplit | None) -> dict[str, str]:
+def _seen(encoder: Encoder, name: str, train: WaveformSplit | None) -> dict[str, str]:
     """Return what an encoder learned from before, and with `train` what it learns from in this run."""
-    before = dict(encoder.tuned.seen) if encoder.tuned is not None else {}
+    before = dict(encoder.fine_tuning.seen) if encoder.fine_tuning is not None else {}
     if train is None:
         return before
-    return before | {u.utterance_id: s for u, s in zip(train.utterances, train.input_sha256(name), strict=True)}
+    return before | {u.utterance_id: s for u, s in zip(train.utterances, train.stream_sha256(name), strict=True)}
 
 
-def _tuned(folder: Path, encoder: Encoder, seen: Mapping[str, str], final: bool) -> Tuned:
+def _tuned(folder: Path, encoder: Encoder, seen: Mapping[str, str], final: bool) -> FineTuning:
     settings = recorded_settings(encoder.config)
     run = folder.parent.parent.name
-    return Tuned(folder, run, encoder.name, encoder.layers, settings, encoder.modality, seen, final)
+    return FineTuning(folder, run, encoder.name, encoder.layers, settings, encoder.modality, seen, final)
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from features.canonical import differing_fields
-from features.device import computing
+from features.device import precision_context
 from features.encoders.base import Encoder
 from features.errors import InputError
 from features.ragged import Ragged
+from mervn.data.split import BatchRequest
 from mervn.data.streams import Stream
-from mervn.data.waveform_split import LiveSplit
-from mervn.model.end_to_end import EndToEnd, encode_live
+from mervn.data.waveform_split import WaveformSplit
+from mervn.model.end_to_end import EndToEnd, encode_inputs
 
 UTTERANCES = 32
 """Of valid, spread over their lengths, whose features and logits are compared; inputs and lengths are of all."""
@@ -47,7 +48,7 @@ class Parity:
 def check_parity(
     model: EndToEnd,
     streams: Mapping[str, Stream],
-    splits: Mapping[str, LiveSplit],
+    splits: Mapping[str, WaveformSplit],
     device: torch.device,
     say: Callable[[str], None],
 ) -> Parity:
@@ -58,19 +59,18 @@ def check_parity(
             _check_inputs(name, stream, split)
     say("parity: encoders, input hashes and lengths are those of the stores")
     split = splits["valid"]
-    order = np.argsort(np.array(list(split.rows.values())).sum(0), kind="stable")
+    order = np.argsort(np.array(list(split.lengths.values())).sum(0), kind="stable")
     chosen = order[np.unique(np.linspace(0, len(order) - 1, min(UTTERANCES, len(order))).round().astype(int))].tolist()
-    batches = [chosen[i : i + BATCH] for i in range(0, len(chosen), BATCH)]
+    plan = [BatchRequest(chosen[i : i + BATCH]) for i in range(0, len(chosen), BATCH)]
     features, logits, raw = dict.fromkeys(streams, 0.0), 0.0, 0.0
     model.eval()
-    split.expect(batches)
-    for batch in batches:
-        inputs = split.batch(batch, device)
-        ids = [split.utterances[i].utterance_id for i in batch]
+    for batch in split.batches(plan, device):
+        inputs = batch.inputs()
+        ids = [split.utterances[i].utterance_id for i in batch.indices]
         cached = {name: _cached(stream, ids).to(device) for name, stream in streams.items()}
         with torch.inference_mode():
             live = {name: _live(model, name, inputs[name], stream, device) for name, stream in streams.items()}
-            with computing(device, "fp32"):
+            with precision_context(device, "fp32"):
                 wanted = model.head(dict(cached))
                 logits = max(logits, float((model.head(dict(live)) - wanted).abs().max()))
                 raw = max(raw, float((model(inputs) - wanted).abs().max()))
@@ -97,9 +97,9 @@ def _check_encoder(encoder: Encoder, stream: Stream) -> None:
         )
 
 
-def _check_inputs(name: str, stream: Stream, split: LiveSplit) -> None:
-    rows = split.rows[name]
-    for utterance, sha256, size in zip(split.utterances, split.input_sha256(name), rows, strict=True):
+def _check_inputs(name: str, stream: Stream, split: WaveformSplit) -> None:
+    hashes, lengths = split.stream_sha256(name), split.lengths[name]
+    for utterance, sha256, length in zip(split.utterances, hashes, lengths, strict=True):
         place = f"{utterance.file}:{utterance.line} {utterance.utterance_id!r}"
         if utterance.utterance_id not in stream:
             raise InputError(
@@ -112,22 +112,26 @@ def _check_inputs(name: str, stream: Stream, split: LiveSplit) -> None:
                 f"parity fails at the input hash: {place} has another {stream.modality} than {stream.first.path} was "
                 f"made from:\n  {stream.extract_command('--update')}"
             )
-        if info.length != size:
-            raise InputError(f"parity fails at the lengths: {place} has {size} rows live, {info.length} in the store")
+        if info.length != length:
+            raise InputError(
+                f"parity fails at the lengths: {place} has {length} frames live, {info.length} in the store"
+            )
 
 
 def _cached(stream: Stream, ids: list[str]) -> Ragged:
     """Return the stored features of some utterances, float32."""
-    layers = [[torch.from_numpy(np.array(store[i], np.float32)) for i in ids] for store in stream.stores]
-    rows = [torch.stack(some, dim=1) if len(some) > 1 else some[0] for some in zip(*layers, strict=True)]
-    return Ragged.from_sequences(rows)
+    sequences = []
+    for utterance_id in ids:
+        layers = [torch.from_numpy(np.array(store[utterance_id], np.float32)) for store in stream.stores]
+        sequences.append(torch.stack(layers, dim=1) if len(layers) > 1 else layers[0])  # (T, L, D) or (T, D)
+    return Ragged.from_sequences(sequences)
 
 
 def _live(model: EndToEnd, name: str, inputs: Ragged, stream: Stream, device: torch.device) -> Ragged:
     """Return live features at the store's encoder precision, rounded through its dtype, float32."""
     identity = stream.first.info.identity
-    with computing(device, str(identity["encoder_precision"])):
-        live = encode_live(model.encoder(name), inputs)
+    with precision_context(device, str(identity["encoder_precision"])):
+        live = encode_inputs(model.encoder(name), inputs)
     kind = torch.float16 if identity["store_dtype"] == "fp16" else torch.float32
     return live.replace(live.values.to(kind).float())
 

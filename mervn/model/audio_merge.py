@@ -25,9 +25,8 @@ class Dual(nn.Module):
 
     def forward(self, first: Ragged, second: Ragged) -> Ragged:
         """(sum T1, D1), (sum T2, D2) -> (sum T1, width); an utterance without rows in the second gets zeros of it."""
-        starts = first.lengths.cumsum(0) - first.lengths
-        row = torch.arange(first.total, device=starts.device) - starts[first.segments]
-        samples = self.first.centre + self.first.stride * row.double()  # the middle of each row of the first stream
+        # the middle of each frame of the first stream
+        samples = self.first.centre + self.first.stride * first.positions.double()  # (sum T1,)
         last = (second.lengths - 1).clamp(min=0)[first.segments]
         if self.time == "repeat":
             taken = self._rows(second, first, (samples / self.second.stride).floor().long().minimum(last))
@@ -46,6 +45,6 @@ class Dual(nn.Module):
         """Return row `number` (sum T1,) of the second stream for each row of the first: (sum T1, D2)."""
         if not second.total:
             return second.values.new_zeros((first.total, second.values.shape[1]))
-        starts = (second.lengths.cumsum(0) - second.lengths)[first.segments]
+        starts = second.offsets[first.segments]
         rows = second.values[(starts + number).clamp(max=second.total - 1)]
         return rows.masked_fill((second.lengths == 0)[first.segments][:, None], 0.0)

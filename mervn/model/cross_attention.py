@@ -39,9 +39,9 @@ class MultiheadAttention(nn.Module):
     def forward(self, queries: Ragged, keys: Ragged) -> Ragged:
         """(sum Tq, D) asks (sum Tk, D) of the same utterances -> (sum Tq, D)."""
         dtype = _compute_dtype(queries.values)
-        queries, keys = (x.replace(x.values.to(dtype)) for x in (queries, keys))  # once, not at each use
+        queries, keys = (x.map(lambda values: values.to(dtype)) for x in (queries, keys))  # once, not at each use
         if not keys.max_length or not queries.max_length:
-            return queries.replace(queries.values * 0.0)
+            return queries.map(lambda values: values * 0.0)
         heard = keys.lengths > 0  # (B,)
         mask = keys.mask | ~heard[:, None]  # a softmax over nothing would be NaN; such rows are zeroed below
         way = {"keys": self.absorb_keys, "queries": self.absorb_queries, "none": self.attend}[self.way(queries, keys)]
@@ -67,8 +67,8 @@ class MultiheadAttention(nn.Module):
 
     def attend(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:
         """Return the rows (sum Tq, D), every map on its own rows."""
-        query = queries.replace(self.query(queries.values)).pad().unflatten(-1, (self.heads, -1))  # (B, Tq, H, D / H)
-        key_value = keys.replace(self.key_value(keys.values)).pad().unflatten(-1, (2, self.heads, -1))
+        query = queries.map(self.query).pad().unflatten(-1, (self.heads, -1))  # (B, Tq, H, D / H)
+        key_value = keys.map(self.key_value).pad().unflatten(-1, (2, self.heads, -1))
         key, value = key_value.permute(2, 0, 3, 1, 4)  # (B, H, Tk, D / H)
         dropout = self.dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(
@@ -86,7 +86,7 @@ class MultiheadAttention(nn.Module):
         """
         heads, dim = self.heads, self.out.in_features
         weight_k, weight_v = self.key_value.weight.view(2, heads, dim // heads, dim)
-        query = queries.replace(self.query(queries.values)).pad().unflatten(-1, (heads, -1))  # (B, Tq, H, D / H)
+        query = queries.map(self.query).pad().unflatten(-1, (heads, -1))  # (B, Tq, H, D / H)
         folded = torch.einsum("bqhd,hde->bhqe", query, weight_k)  # (B, H, Tq, D)
         padded = keys.pad()  # (B, Tk, D)
         scores = folded.flatten(1, 2) @ padded.transpose(1, 2)  # (B, H Tq, Tk)
@@ -105,7 +105,7 @@ class MultiheadAttention(nn.Module):
         (Wq a + bq) . k = a . (Wq^T k) + bq . k; Wo sum_t p_t v_t + bo = sum_t p_t (Wo v_t) + bo, head by head.
         """
         heads, dim = self.heads, self.out.in_features
-        key_value = keys.replace(self.key_value(keys.values)).pad().unflatten(-1, (2, heads, -1))
+        key_value = keys.map(self.key_value).pad().unflatten(-1, (2, heads, -1))
         key, value = key_value.unbind(2)  # (B, Tk, H, D / H)
         weight_q = self.query.weight.view(heads, dim // heads, dim)
         weight_o = self.out.weight.view(dim, heads, dim // heads)
@@ -166,7 +166,7 @@ class CrossAttentionBlock(nn.Module):
         return self.attention.maps(*self._normal(x, y))
 
     def _normal(self, x: Ragged, y: Ragged) -> tuple[Ragged, Ragged]:
-        return x.replace(self.query_norm(x.values)), y.replace(self.key_norm(y.values))
+        return x.map(self.query_norm), y.map(self.key_norm)
 
 
 class CrossAttention(nn.Module):

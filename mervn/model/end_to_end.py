@@ -1,4 +1,4 @@
-"""Encoders and head as one model, from waveforms and tokens to logits; what of it is trained, and how fast."""
+"""EndToEnd: encoders and head as one model, from waveforms and token ids to logits; which parameters are trained."""
 
 from __future__ import annotations
 
@@ -12,27 +12,32 @@ from torch.utils.checkpoint import checkpoint
 from features.encoders.base import Encoder
 from features.errors import UsageError
 from features.ragged import Ragged
-from mervn.config import FinetuneOptions
+from mervn.config import FinetuneOptions, TrainingOptions
 from mervn.model.head import Head, head_groups
+from mervn.model.trainable import Trainable
 
 
-class EndToEnd(nn.Module):
-    """Encoders by stream, then the head. What is frozen has no gradient and is in eval mode, whatever `train` says."""
+class EndToEnd(Trainable):
+    """One encoder per stream, then the head. Frozen parts stay in eval mode without gradients, even after `train()`."""
+
+    first_epoch = 0
 
     def __init__(self, encoders: Mapping[str, Encoder], head: Head) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(dict(encoders))
         self.head = head
         self.tuned: dict[str, list[nn.Parameter]] = {}
-        """By stream the parameters of the encoder that are trained, from the epoch of their unfreezing on."""
+        """By stream the encoder's parameters that are trained, from the epoch in which they are unfrozen."""
+        self.options: FinetuneOptions | None = None
+        """What is trained, and how fast; set by `choose_trained`."""
 
     def encode(self, inputs: Mapping[str, Ragged]) -> dict[str, Ragged]:
         """Return the features (sum T, D) float32 of prepared inputs, or (sum T, L, D) where layers are mixed."""
-        return {name: encode_live(self.encoder(name), stream) for name, stream in inputs.items()}
+        return {name: encode_inputs(self.encoder(name), stream) for name, stream in inputs.items()}
 
-    def forward(self, inputs: Mapping[str, Ragged]) -> Tensor:
-        """Return logits (B, C) float32 of prepared inputs: samples (sum S,), token ids (sum T,)."""
-        logits: Tensor = self.head(self.encode(inputs))
+    def classify(self, features: Mapping[str, Ragged]) -> Tensor:
+        """Return logits (B, C) float32 from features."""
+        logits: Tensor = self.head(features)
         return logits
 
     def encoder(self, stream: str) -> Encoder:
@@ -43,7 +48,7 @@ class EndToEnd(nn.Module):
         return found
 
     def train(self, mode: bool = True) -> EndToEnd:
-        """Put what is trained into training mode; dropout of what is frozen stays off."""
+        """Set training mode on what is trained; dropout in frozen parts stays off."""
         self.training = mode
         self.head.train(mode)
         for name in self.encoders:
@@ -51,8 +56,9 @@ class EndToEnd(nn.Module):
             _set_mode(encoder, mode, inherited=False, trainable=frozenset(map(id, encoder.get_trainable())))
         return self
 
-    def choose(self, options: FinetuneOptions) -> None:
-        """Decide which parameters of the encoders are trained, and freeze all until `enter_epoch`."""
+    def choose_trained(self, options: FinetuneOptions) -> None:
+        """Decide which parameters of the encoders are trained, and freeze all of them until `start_epoch`."""
+        self.options = options
         for name in self.encoders:
             encoder = self.encoder(name)
             self.tuned[name] = (
@@ -63,32 +69,39 @@ class EndToEnd(nn.Module):
                     _checkpoint(block)
         self.encoders.requires_grad_(False)
 
-    def enter_epoch(self, epoch: int, options: FinetuneOptions) -> None:
+    def start_epoch(self, epoch: int) -> None:
         """Unfreeze what this epoch trains; epochs count from 1."""
         for parameters in self.tuned.values():
             for parameter in parameters:
-                parameter.requires_grad_(epoch >= options.unfreeze_at)
+                parameter.requires_grad_(self.options is not None and epoch >= self.options.unfreeze_at)
 
-    def groups(self, options: FinetuneOptions) -> list[dict[str, Any]]:
-        """Return AdamW's parameter groups; `scale` is a group's learning rate over the head's.
+    def parameter_groups(self, options: TrainingOptions) -> list[dict[str, Any]]:
+        """Return AdamW's parameter groups; `scale` is the learning rate of a group relative to the head's.
 
-        A block k of N learns at encoder_learning_rate * layer_decay^(N - k), what is below the blocks at the power N.
+        Block k of N learns at encoder_learning_rate * layer_decay^(N - k), what is below the blocks at the power N.
         """
-        found = [group | {"scale": 1.0} for group in head_groups(self.head, options)]
-        for name in self.encoders:
-            chosen = {id(parameter) for parameter in self.tuned[name]}
-            blocks = self.encoder(name).get_blocks()
-            depth = {id(p): k for k, block in enumerate(blocks, 1) for p in block.parameters()}
-            for k in range(len(blocks) + 1):
-                scale = options.encoder_learning_rate / options.learning_rate * options.layer_decay ** (len(blocks) - k)
-                here = [p for p in self.encoders[name].parameters() if id(p) in chosen and depth.get(id(p), 0) == k]
-                for decay, some in (
-                    (options.weight_decay, [p for p in here if p.ndim > 1]),
-                    (0.0, [p for p in here if p.ndim <= 1]),
-                ):
-                    if some:
-                        found.append({"params": some, "weight_decay": decay, "scale": scale})
-        return found
+        groups = [group | {"scale": 1.0} for group in head_groups(self.head, options)]
+        if self.options is not None:
+            for name in self.encoders:
+                groups += self._encoder_groups(name, self.options)
+        return groups
+
+    def _encoder_groups(self, name: str, options: FinetuneOptions) -> list[dict[str, Any]]:
+        """Return the parameter groups of one encoder, by block, with and without weight decay."""
+        chosen = {id(parameter) for parameter in self.tuned[name]}
+        blocks = self.encoder(name).get_blocks()
+        depth: dict[int, int] = {}
+        for k, block in enumerate(blocks, 1):
+            depth |= dict.fromkeys(map(id, block.parameters()), k)
+        groups = []
+        for k in range(len(blocks) + 1):
+            scale = options.encoder_learning_rate / options.learning_rate * options.layer_decay ** (len(blocks) - k)
+            here = [p for p in self.encoders[name].parameters() if id(p) in chosen and depth.get(id(p), 0) == k]
+            decayed, kept = [p for p in here if p.ndim > 1], [p for p in here if p.ndim <= 1]
+            for parameters, decay in ((decayed, options.weight_decay), (kept, 0.0)):
+                if parameters:
+                    groups.append({"params": parameters, "weight_decay": decay, "scale": scale})
+        return groups
 
     def count(self) -> dict[str, int]:
         """Return the numbers of parameters: all, of the encoders, trained of the encoders, of the head."""
@@ -98,8 +111,8 @@ class EndToEnd(nn.Module):
         return {"all": encoders + head, "encoders": encoders, "encoders_trained": trained, "head": head}
 
 
-def encode_live(encoder: Encoder, inputs: Ragged) -> Ragged:
-    """Return the features of a batch, no rows for an empty input; several layers are (sum T, L, D)."""
+def encode_inputs(encoder: Encoder, inputs: Ragged) -> Ragged:
+    """Return the features of a batch, no frames for an empty input; several layers are (sum T, L, D)."""
     spoken = [size for size in inputs.sizes if size]
     sizes = [int(encoder.get_feat_lengths(size)) if size else 0 for size in inputs.sizes]
     if not spoken:
@@ -110,7 +123,7 @@ def encode_live(encoder: Encoder, inputs: Ragged) -> Ragged:
 
 
 def merge_lora(model: EndToEnd) -> None:
-    """Add the adapters to the weights they sit on, and take them out."""
+    """Merge the adapters into the weights that they adapt, and remove them."""
     for encoder in model.encoders.values():
         for module in list(encoder.modules()):
             for name, child in list(module.named_children()):
@@ -137,7 +150,7 @@ def _chosen(encoder: Encoder, options: FinetuneOptions) -> list[nn.Parameter]:
 
 
 def _add_lora(encoder: Encoder, options: FinetuneOptions, rank: int) -> list[nn.Parameter]:
-    """Put low-rank adapters (Hu et al. 2021, arXiv 2106.09685) into an encoder's blocks and return what they train."""
+    """Add low-rank adapters (Hu et al. 2021, arXiv 2106.09685) to an encoder's blocks and return their parameters."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
@@ -159,7 +172,7 @@ def _add_lora(encoder: Encoder, options: FinetuneOptions, rank: int) -> list[nn.
 
 
 def _set_mode(module: nn.Module, mode: bool, inherited: bool, trainable: frozenset[int]) -> None:
-    """Train what has only trained parameters; a module without any, constants aside, does as the one around it."""
+    """Set training mode on modules whose parameters are all trained; one without parameters follows its parent."""
     parameters = [parameter for parameter in module.parameters() if id(parameter) in trainable]
     whole = all(parameter.requires_grad for parameter in parameters) if parameters else inherited
     module.training = mode and whole
@@ -168,7 +181,7 @@ def _set_mode(module: nn.Module, mode: bool, inherited: bool, trainable: frozens
 
 
 def _checkpoint(block: nn.Module) -> None:
-    """Have a block forget its activations and compute them again for its gradients (Chen et al. 2016, 1604.06174)."""
+    """Checkpoint a block: recompute its activations in the backward pass (Chen et al. 2016, arXiv 1604.06174)."""
     plain: Callable[..., Any] = block.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:

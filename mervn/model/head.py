@@ -16,6 +16,7 @@ from mervn.data.streams import SECOND, StreamShape
 from mervn.model.audio_merge import Dual
 from mervn.model.custom_module import fusion_spec, pooling_target
 from mervn.model.pooling import ClsPooling
+from mervn.model.trainable import Trainable
 from mervn.registry import POOLINGS
 
 
@@ -31,16 +32,18 @@ class Projection(nn.Module):
 
     def forward(self, stream: Ragged) -> Ragged:
         """(sum T, width) -> (sum T', dim); T' = 1 for an empty sequence if there is a missing token, else T."""
-        projected = stream.replace(self.norm(self.linear(stream.values)))
+        projected = stream.map(self.linear).map(self.norm)
         if self.missing is not None and 0 in stream.sizes:
             projected = _with_row(projected, self.missing)
-        return projected.replace(self.dropout(projected.values))
+        return projected.map(self.dropout)
 
 
 def _with_row(stream: Ragged, row: Tensor) -> Ragged:
     """Return the stream with a row (1, D) in the place of every empty sequence."""
     empty = [int(size == 0) for size in stream.sizes]
-    rows = Ragged.derived(row.expand(sum(empty), -1).to(stream.values.dtype), (stream.lengths == 0).long(), empty)
+    rows = Ragged.from_device_lengths(
+        row.expand(sum(empty), -1).to(stream.values.dtype), (stream.lengths == 0).long(), empty
+    )
     return concatenate(stream, rows)
 
 
@@ -57,10 +60,10 @@ class LayerMix(nn.Module):
 
     def forward(self, stream: Ragged) -> Ragged:
         """(sum T, L, D) -> (sum T, D)."""
-        return stream.replace(torch.einsum("tld,l->td", stream.values, self.weights()))
+        return stream.map(lambda values: torch.einsum("tld,l->td", values, self.weights()))
 
 
-class Head(nn.Module):
+class Head(Trainable):
     """Maps streams of features to logits: `forward({"text": Ragged, "audio": Ragged}) -> (B, C)`.
 
     It is given its sub-modules built. `poolings` has one pooling for each sequence that the fusion returns, `leads`
@@ -86,9 +89,20 @@ class Head(nn.Module):
         self.leads = tuple(leads)
         self.classifier = classifier
 
-    def forward(self, streams: dict[str, Ragged]) -> Tensor:
-        """Return logits (B, C) float32 for streams of features (sum T, D), or (sum T, L, D) where layers are mixed."""
-        streams = {name: self.mixes[name](x) if name in self.mixes else x for name, x in streams.items()}
+    def encode(self, inputs: Mapping[str, Ragged]) -> dict[str, Ragged]:
+        """Return the inputs: they are features already."""
+        return dict(inputs)
+
+    def parameter_groups(self, options: TrainingOptions) -> list[dict[str, Any]]:
+        """Return parameters with and without weight decay."""
+        return head_groups(self, options)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Do nothing: every parameter is trained in every epoch."""
+
+    def classify(self, features: Mapping[str, Ragged]) -> Tensor:
+        """Return logits (B, C) float32 from features (sum T, D), or (sum T, L, D) if layers are mixed."""
+        streams = {name: self.mixes[name](x) if name in self.mixes else x for name, x in features.items()}
         if self.dual is not None:
             streams["audio"] = self.dual(streams["audio"], streams[SECOND])
         projected = {name: projection(streams[name]) for name, projection in self.projections.items()}
@@ -132,16 +146,21 @@ class PaddedHead(nn.Module):
         return logits
 
 
-def pooling_names(fusion: str, pooling: str) -> list[str]:
-    """Return the pooling of each sequence of a fusion; UsageError where `cls` has no [CLS] to take."""
-    outputs = fusion_spec(fusion).outputs
-    if pooling != "cls":
-        return [pooling] * len(outputs)
-    if "text" not in outputs:
+def require_pooling(fusion: str, pooling: str) -> None:
+    """Raise UsageError for `cls` pooling of a fusion whose output has no [CLS] position."""
+    if pooling == "cls" and "text" not in fusion_spec(fusion).outputs:
         raise UsageError(
             f"--pooling cls takes the text [CLS] position, which --fusion {fusion} does not have; "
             f"choose one of {', '.join(name for name in POOLINGS if name != 'cls')}"
         )
+
+
+def pooling_names(fusion: str, pooling: str) -> list[str]:
+    """Return the pooling of each output sequence of a fusion; `cls` is mean pooling for a sequence without [CLS]."""
+    require_pooling(fusion, pooling)
+    outputs = fusion_spec(fusion).outputs
+    if pooling != "cls":
+        return [pooling] * len(outputs)
     return ["cls" if lead == "text" else "mean" for lead in outputs]
 
 

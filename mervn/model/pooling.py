@@ -18,8 +18,7 @@ class ClsPooling(nn.Module):
         """(sum T, D) -> (B, D)."""
         if not sequence.total:
             return sequence.values.new_zeros((sequence.batch_size, sequence.values.shape[1]))
-        starts = sequence.lengths.cumsum(0) - sequence.lengths
-        first = sequence.values[starts.clamp(max=sequence.total - 1)]
+        first = sequence.values[sequence.offsets.clamp(max=sequence.total - 1)]
         return torch.where(sequence.lengths[:, None] > 0, first, torch.zeros_like(first))
 
 
@@ -53,7 +52,7 @@ class MinPooling(nn.Module):
 
     def forward(self, sequence: Ragged) -> Tensor:
         """(sum T, D) -> (B, D)."""
-        return -_extreme(sequence.replace(-sequence.values))
+        return -_extreme(sequence.map(torch.neg))
 
 
 def _extreme(sequence: Ragged) -> Tensor:
@@ -73,11 +72,11 @@ class AttentivePooling(nn.Module):
 
     def weights(self, sequence: Ragged) -> Tensor:
         """Return the weights (sum T, 1); those of a sequence add up to 1."""
-        scores = sequence.replace(self.score(torch.tanh(self.hidden(sequence.values))).float())  # (sum T, 1)
-        greatest = _extreme(scores.replace(scores.values.detach()))  # (B, 1): any constant leaves a softmax as it is
-        exponentials = scores.replace((scores.values - greatest[scores.segments]).exp())
+        scores = sequence.map(lambda values: self.score(torch.tanh(self.hidden(values))).float())  # (sum T, 1)
+        greatest = _extreme(scores.map(torch.detach))  # (B, 1): any constant leaves a softmax as it is
+        exponentials = scores.map(lambda values: (values - greatest[scores.segments]).exp())
         return exponentials.values / segment_sum(exponentials)[scores.segments]
 
     def forward(self, sequence: Ragged) -> Tensor:
         """(sum T, D) -> (B, D)."""
-        return segment_sum(sequence.replace(sequence.values * self.weights(sequence)))
+        return segment_sum(sequence.map(lambda values: values * self.weights(sequence)))

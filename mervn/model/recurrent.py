@@ -32,22 +32,21 @@ class BiLSTM(nn.Module):
 
     def forward(self, x: Ragged) -> Ragged:
         """(sum T, D) -> (sum T, D)."""
-        return x.replace(self.out(self.states(x).values))
+        return self.states(x).map(self.out)
 
     def states(self, x: Ragged) -> Ragged:
         """(sum T, D) -> (sum T, 2 hidden), the states of both directions in the last layer."""
         turned = reversal(x)
         for ahead, back in zip(self.forwards, self.backwards, strict=True):
-            rows = [_run(ahead, x), _run(back, x.replace(x.values[turned]))[turned]]
+            rows = [_run(ahead, x), _run(back, x.map(lambda values: values[turned]))[turned]]
             x = x.replace(torch.cat(rows, dim=-1))
         return x
 
 
 def reversal(x: Ragged) -> Tensor:
     """Return the index (sum T,) that reverses each sequence within its own length; it is its own inverse."""
-    ends = x.lengths.cumsum(0)
-    first_and_last = ends + (ends - x.lengths) - 1  # (B,)
-    return first_and_last[x.segments] - torch.arange(x.total, device=x.values.device)
+    last = x.offsets + x.lengths - 1  # (B,): the last frame of each sequence
+    return last[x.segments] - x.positions
 
 
 def _run(lstm: nn.Module, x: Ragged) -> Tensor:
@@ -57,7 +56,7 @@ def _run(lstm: nn.Module, x: Ragged) -> Tensor:
     if device in LOW_PRECISION_LSTM or not torch.is_autocast_enabled(device):
         return x.pack(lstm(x.pad())[0]).values
     with torch.autocast(device, enabled=False):
-        return x.pack(lstm(x.replace(x.values.to(lstm.weight_ih_l0.dtype)).pad())[0]).values  # type: ignore[arg-type]
+        return x.pack(lstm(x.map(lambda values: values.to(lstm.weight_ih_l0.dtype)).pad())[0]).values  # type: ignore[arg-type]
 
 
 class TemporalCNN(nn.Module):
@@ -78,7 +77,7 @@ class TemporalCNN(nn.Module):
         if not x.total:
             return x
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
-            padded = x.replace(norm(x.values)).pad(0.0).transpose(1, 2)  # (B, D, T)
+            padded = x.map(norm).pad(0.0).transpose(1, 2)  # (B, D, T)
             x = x.replace(x.values + functional.gelu(x.pack(convolution(padded).transpose(1, 2)).values))
         return x
 

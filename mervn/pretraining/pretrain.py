@@ -16,9 +16,9 @@ from typing import Any
 from features.atomic_files import read_object, write_json, write_jsonl
 from features.canonical import canonical_json
 from features.config import DataOptions
-from features.device import computing, resolve_device
+from features.device import precision_context, resolve_device
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
-from features.encoders.pretrained import save_own
+from features.encoders.pretrained import save_native
 from features.environment import package_versions
 from features.errors import InputError
 from features.manifests.manifest import Manifests, Utterance, read_manifests
@@ -66,7 +66,7 @@ def pretrain(options: PretrainOptions, data: Path, say: Say, progress: Progress,
         if there is not None:
             say(f"complete already: {folder} (--force trains again)")
             return PretrainResult(folder, there, trained=False)
-        with seeded(device, options.seed), computing(device, "fp32"):
+        with seeded(device, options.seed), precision_context(device, "fp32"):
             model = MaskedFrames(Fourier2Vec(DEFAULTS))
             frames, rejected = _read(folder, manifests, model.encoder, say, progress)
             trainer = Pretrainer(model.to(device), frames["train"], frames["valid"], options, device)
@@ -165,5 +165,5 @@ def _save(folder: Path, trainer: Pretrainer, note: str) -> None:
         raise InputError("no epoch was trained: --epochs must be at least 1")
     encoder = trainer.model.encoder.cpu()
     encoder.load_state_dict(trainer.best.weights)
-    encoder.weights_note = note
-    save_own(encoder, folder)
+    encoder.weights_note, encoder.is_random = note, False
+    save_native(encoder, folder)

@@ -1,4 +1,4 @@
-"""What a training takes in which epoch and step, and which share of it each of several processes has."""
+"""BatchPlan: the batches of each epoch and step, and which utterances of them each process reads."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 
 from mervn.config import TrainingOptions
-from mervn.data.augmentation import SpecMask
-from mervn.data.stored_split import Split
-from mervn.data.waveform_split import LiveSplit
-from mervn.distributed import World
+from mervn.data.augmentation import NO_MASKS, SpecAugment
+from mervn.data.split import BatchRequest, Split
+from mervn.distributed import Processes
 from mervn.training.sampling import (
-    Cutting,
+    BatchSize,
+    divide_batches,
     epoch_batches,
     mixed_lengths,
     padding_efficiency,
     sampling_weights,
-    shares_of,
 )
 
 Batches = Sequence[Sequence[int]]
@@ -28,22 +27,24 @@ Batches = Sequence[Sequence[int]]
 class BatchPlan:
     """The batches of every epoch: a pure function of the training split, the options and the epoch."""
 
-    def __init__(self, train: Split | LiveSplit, labels: Sequence[str], options: TrainingOptions, world: World) -> None:
-        self.train, self.labels, self.options, self.world = train, labels, options, world
-        self.lengths = mixed_lengths(train.audio_seconds, train.syllables, options.alpha)
-        self.weights = sampling_weights(train.targets, self.lengths, options.beta)
-        rows = np.array(list(train.rows.values()))  # (streams, N)
-        self.cutting = Cutting(rows, options.utterances_a_batch, options.frame_budget)
+    def __init__(
+        self, train: Split, options: TrainingOptions, processes: Processes, spec_augment: SpecAugment = NO_MASKS
+    ) -> None:
+        self.train, self.options, self.processes, self.spec_augment = train, options, processes, spec_augment
+        self.mixed_lengths = mixed_lengths(train.audio_seconds, train.syllables, options.alpha)
+        self.weights = sampling_weights(train.targets, self.mixed_lengths, options.beta)
+        lengths = np.array(list(train.lengths.values()))  # (streams, N)
+        self.batch_size = BatchSize(lengths, options.utterances_a_batch, options.frame_budget)
         self.usual_steps = self.num_steps(self.batches(0))
-        """Steps of the first epoch; with a frame budget others differ a little."""
+        """Steps of the first epoch; with a frame budget the others differ a little."""
 
     def batches(self, epoch: int) -> list[list[int]]:
         """Return the global batches of an epoch, as indices into the split."""
         options = self.options
-        return epoch_batches(options.sampling, self.lengths, self.weights, self.cutting, options.seed, epoch)
+        return epoch_batches(options.sampling, self.mixed_lengths, self.weights, self.batch_size, options.seed, epoch)
 
     def num_steps(self, batches: Batches) -> int:
-        """Return the steps that so many batches make."""
+        """Return the number of optimizer steps that these batches make."""
         return math.ceil(len(batches) / self.options.accumulate)
 
     def group(self, batches: Batches, step: int) -> Batches:
@@ -51,37 +52,38 @@ class BatchPlan:
         return batches[step * self.options.accumulate : (step + 1) * self.options.accumulate]
 
     def places(self, group: Batches) -> list[list[int]]:
-        """Return the places of this process's utterances in each batch of a step; there may be none."""
-        if self.world.size == 1:
+        """Return the places of this process's utterances within each batch of a step; a list may be empty."""
+        if self.processes.num_processes == 1:
             return [list(range(len(batch))) for batch in group]
-        costs = [self.cutting.rows[:, list(batch)].sum(0) for batch in group]
-        return [shares[self.world.rank] for shares in shares_of(costs, self.world.size)]
+        costs = [self.batch_size.lengths[:, list(batch)].sum(0) for batch in group]
+        return [
+            portions[self.processes.process_index] for portions in divide_batches(costs, self.processes.num_processes)
+        ]
 
-    def begin(self, epoch: int, batches: Batches, step: int) -> None:
-        """Tell the split what this process reads from a step of an epoch on, and what of the audio is masked."""
-        options, mine, masks = self.options, [], []
-        time, frequency = getattr(options, "spec_time", 0.0), getattr(options, "spec_frequency", 0.0)
-        for now in range(step, self.num_steps(batches)):
-            group = self.group(batches, now)
+    def requests(self, epoch: int, batches: Batches, first_step: int) -> list[BatchRequest]:
+        """Return what this process reads from a step of an epoch on, in order; batches without a portion are left out.
+
+        The mask of an utterance depends on the seed, epoch, step, batch and place alone, never on the process.
+        """
+        found = []
+        for step in range(first_step, self.num_steps(batches)):
+            group = self.group(batches, step)
             for number, (batch, places) in enumerate(zip(group, self.places(group), strict=True)):
-                if not places:
-                    continue
-                mine.append([batch[place] for place in places])
-                if time or frequency:
-                    seeds = [(options.seed, epoch, now, number, place) for place in places]
-                    masks.append([SpecMask(time, frequency, seed) for seed in seeds])
-        self.train.expect(mine, masks)
+                seeds = [(self.options.seed, epoch, step, number, place) for place in places]
+                if places:
+                    found.append(BatchRequest([batch[place] for place in places], self.spec_augment.masks(seeds)))
+        return found
 
-    def describe(self, batches: Batches) -> Mapping[str, Any]:
-        """Return what the sampling of an epoch did: real over padded rows, the share of each class, of utterances."""
+    def describe(self, batches: Batches, labels: Sequence[str]) -> Mapping[str, Any]:
+        """Return what the sampler drew: real over padded frames, the fraction of each class and of the utterances."""
         indices = np.concatenate(batches)
-        shares = np.bincount(self.train.targets[indices], minlength=len(self.labels)) / len(indices)
+        fractions = np.bincount(self.train.targets[indices], minlength=len(labels)) / len(indices)
+        efficiency = {}
+        for name, lengths in zip(self.train.lengths, self.batch_size.lengths, strict=True):
+            efficiency[name] = padding_efficiency(lengths, batches)
         return {
             "batches": len(batches),
-            "padding_efficiency": {
-                name: padding_efficiency(rows, batches)
-                for name, rows in zip(self.train.rows, self.cutting.rows, strict=True)
-            },
-            "classes": dict(zip(self.labels, shares.tolist(), strict=True)),
+            "padding_efficiency": efficiency,
+            "classes": dict(zip(labels, fractions.tolist(), strict=True)),
             "covered": len(np.unique(indices)) / len(self.train),
         }

@@ -1,9 +1,8 @@
-"""Checkpoints: everything a training needs to go on exactly, in a folder that is there whole or not at all."""
+"""Checkpoints: everything that a training needs to resume exactly; a checkpoint folder exists whole or not at all."""
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,40 +115,52 @@ def load_rng_tensors(tensors: Mapping[str, Tensor]) -> None:
             torch.cuda.set_rng_state(state, int(name.rsplit(".", 1)[1]))
 
 
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors named `<prefix><name>`, as a checkpoint holds several groups of them."""
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the group of a prefix, under the names it had before `with_prefix`."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 @dataclass(frozen=True)
-class Saving:
+class CheckpointSchedule:
     """When checkpoints are written, and how many are kept."""
 
     epochs: int = 0
-    """Every so many epochs; 0 for none."""
+    """Every so many epochs; 0: never."""
     steps: int = 0
-    """And every so many steps within an epoch."""
+    """Every so many steps within an epoch; 0: never."""
     keep: int = 1
 
     @property
-    def any(self) -> bool:
+    def is_active(self) -> bool:
         """Tell whether checkpoints are written at all; then an interrupt writes one too."""
         return bool(self.epochs or self.steps)
 
 
-NO_SAVING = Saving()
+NO_CHECKPOINTS = CheckpointSchedule()
 
 
 @dataclass
-class Best:
-    """The best epoch so far by valid macro-F1; among equals the one with the lower valid NLL, then the earlier."""
+class BestEpoch:
+    """The weights of the best epoch so far; the earlier one among equals."""
 
+    scores: tuple[float, ...]
+    """Higher is better, compared in order; at first lower than any."""
     epoch: int = -1
-    macro_f1: float = -1.0
-    nll: float = math.inf
-    weights: dict[str, Tensor] | None = None
     improved: int = -1
-    """The last epoch with a higher macro-F1 than all before it; a lower NLL at an equal one is no improvement."""
+    """The last epoch whose first score was above all before it; a tie that the next score decides does not count."""
+    weights: dict[str, Tensor] | None = None
 
-    def offer(self, epoch: int, macro_f1: float, nll: float, weights: Mapping[str, Tensor]) -> None:
-        """Take this epoch if it is better."""
-        if macro_f1 > self.macro_f1:
+    def offer(self, epoch: int, scores: tuple[float, ...], weights: Mapping[str, Tensor]) -> bool:
+        """Keep a copy of this epoch's weights if it is the best; return whether it is."""
+        if scores[0] > self.scores[0]:
             self.improved = epoch
-        if (macro_f1, -nll) > (self.macro_f1, -self.nll):
-            self.epoch, self.macro_f1, self.nll = epoch, macro_f1, nll
-            self.weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
+        if scores <= self.scores:
+            return False
+        self.epoch, self.scores = epoch, scores
+        self.weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
+        return True

@@ -1,4 +1,4 @@
-"""How a head is optimised: AdamW, the learning rate's course, the precision of a step."""
+"""Optimization: AdamW, the learning-rate schedule, mixed precision, deterministic algorithms."""
 
 from __future__ import annotations
 
@@ -7,31 +7,56 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from features.device import exact_fp32
 from features.errors import UsageError
-from mervn.config import TrainingOptions
+
+
+class OptimizerOptions(Protocol):
+    """Options that have a peak learning rate."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate of AdamW."""
+
 
 CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 """As Linux calls the instructions that multiply in bf16."""
 
 
-def learning_rate(step: float, total: int, warmup: float, greatest: float, schedule: str = "cosine") -> float:
-    """Return the rate of a step (0-based): a linear rise over a share of the steps, then a cosine or constant."""
+def learning_rate(step: int | float, total: int, warmup: float, peak: float, schedule: str = "cosine") -> float:
+    """Return the learning rate of a step (0-based): linear warm-up, then cosine or constant.
+
+    A cosine ends at zero (Loshchilov and Hutter 2017, SGDR, eq. 5, without restarts).
+    """
     rising = max(1, round(warmup * total))
     if step < rising:
-        return greatest * min(1.0, (step + 1) / rising)
+        return peak * min(1.0, (step + 1) / rising)
     if schedule == "constant":
-        return greatest
-    return greatest * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, total - rising)))
+        return peak
+    return _cosine(peak, (step - rising) / max(1, total - rising))
 
 
-def make_optimizer(groups: list[dict[str, Any]], options: TrainingOptions) -> torch.optim.AdamW:
+def learning_rate_at(progress: float, warmup: float, peak: float) -> float:
+    """Return the learning rate at a fraction of the training: linear during `warmup`, then a cosine to zero.
+
+    For training by the clock, whose number of steps is not known.
+    """
+    if progress < warmup:
+        return peak * progress / warmup
+    return _cosine(peak, min(1.0, (progress - warmup) / (1 - warmup)))
+
+
+def _cosine(peak: float, fraction: float) -> float:
+    return peak * 0.5 * (1 + math.cos(math.pi * fraction))
+
+
+def make_optimizer(groups: list[dict[str, Any]], options: OptimizerOptions) -> torch.optim.AdamW:
     """Return AdamW (Loshchilov and Hutter 2019) over parameter groups."""
     return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
 
@@ -106,7 +131,7 @@ class Precision:
         self.scaler.scale(loss).backward()
 
     def step(self, head: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
-        """Clip the gradients, move the parameters and forget the gradients; fp16 leaves out a step that overflowed."""
+        """Clip the gradients, take one optimizer step and clear the gradients; fp16 skips a step that overflowed."""
         self.scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(head.parameters(), clip_norm)
         self.scaler.step(optimizer)
@@ -118,6 +143,6 @@ class Precision:
         return dict(self.scaler.state_dict())
 
     def load(self, state: dict[str, Any]) -> None:
-        """Put back what `state` gave."""
+        """Load what `state` returned."""
         if state:
             self.scaler.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""What a training leaves in its run, however it was trained: metrics on valid, predictions, where it all came from."""
+"""The files that a training writes into its run: weights, metrics and predictions on valid, environment."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from safetensors.torch import save
 from features.atomic_files import write_atomically
 from features.environment import machine, now, package_versions
 from features.errors import InputError
-from features.progress import Progress, no_bar
 from mervn.config import FinetuneOptions, TrainHeadOptions
+from mervn.data.split import count_empty
 from mervn.data.streams import StreamShape
 from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.predict import predict, prediction_entries
 from mervn.model.head import Head, LayerMix
 from mervn.run_folder import ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, SCHEMA, RunConfig, write_json, write_jsonl
-from mervn.training.checkpoint import Saving
+from mervn.training.checkpoint import CheckpointSchedule
 from mervn.training.tensorboard import FOLDER, TensorBoard
-from mervn.training.trainer import Report, Trainer
+from mervn.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class RunResult:
     metrics: Mapping[str, Any]
     trained: bool
     """False where a complete run was there already."""
-    is_main: bool = True
-    """False in all but one of several processes that trained it together."""
+    is_main_process: bool = True
+    """False in all but one of the processes that trained it together."""
 
 
 @dataclass(frozen=True)
-class Valid:
-    """How the epoch that was chosen does on valid."""
+class ValidScores:
+    """Scores of the best epoch on valid."""
 
     metrics: dict[str, Any]
     """The content of metrics.json."""
@@ -51,36 +51,36 @@ class Valid:
     """(N, C) float64 in the order of the split."""
 
 
-def fit_best(trainer: Trainer, run: Path, options: TrainHeadOptions | FinetuneOptions, report: Report) -> None:
-    """Train to the end and put the weights of the best epoch back."""
-    saving = Saving(options.checkpoint_every, options.checkpoint_steps, options.keep_checkpoints)
+def fit_best(trainer: Trainer, run: Path, options: TrainHeadOptions | FinetuneOptions) -> None:
+    """Train to the end and load the weights of the best epoch."""
+    checkpoints = CheckpointSchedule(options.checkpoint_every, options.checkpoint_steps, options.keep_checkpoints)
     with closing(TensorBoard(run / FOLDER)) as board:
-        wanted = options.tensorboard and trainer.world.is_main
-        trainer.fit(run, saving, [board.add, report] if wanted else [report])
+        wanted = options.tensorboard and trainer.processes.is_main_process
+        trainer.fit(run, checkpoints, [board.add] if wanted else [])
     if trainer.best.weights is None:
         raise InputError("no epoch was scored: --epochs must be at least 1")
     trainer.load_weights(trainer.best.weights)
 
 
-def score(
-    trainer: Trainer, shapes: Mapping[str, StreamShape], weights: Mapping[str, str], dropped: Mapping[str, Any],
-    progress: Progress = no_bar,
-) -> Valid:  # fmt: skip
-    """Score a trainer's model on valid; `weights` says by stream where the encoders' weights come from."""
-    valid = trainer.valid
-    probabilities = predict(trainer.model, valid, trainer.device, trainer.world, progress)
+def score_best(
+    trainer: Trainer, weights: Mapping[str, str], layer_weights: Mapping[str, Any], dropped: Mapping[str, Any]
+) -> ValidScores:
+    """Score the best weights on valid; `weights` says by stream where the weights of the encoders come from."""
+    train, valid = trainer.train, trainer.valid
+    probabilities = predict(trainer.model, valid, trainer.device, trainer.processes, trainer.reporter)
+    scores = compute_metrics(valid.targets, probabilities, trainer.labels)
     metrics = {
         "schema": SCHEMA,
         "labels": trainer.labels,
         "selected_epoch": trainer.best.epoch,
-        "missing": {split.name: len(split.missing) for split in (trainer.train, valid)},
-        "empty": {split.name: split.count_empty() for split in (trainer.train, valid)},
+        "missing": {split.name: len(split.missing) for split in (train, valid)},
+        "empty": {split.name: count_empty(split) for split in (train, valid)},
         "dropped": dropped,
         "features": dict(weights),
-        "layer_weights": layer_weights(trainer.head, shapes),
-        "valid": {"missing": len(valid.missing), **compute_metrics(valid.targets, probabilities, trainer.labels)},
+        "layer_weights": layer_weights,
+        "valid": {"missing": len(valid.missing), **scores.as_json()},
     }
-    return Valid(metrics, probabilities)
+    return ValidScores(metrics, probabilities)
 
 
 def write_weights(run: Path, head: Head) -> None:
@@ -89,8 +89,8 @@ def write_weights(run: Path, head: Head) -> None:
     write_atomically(run / MODEL_FILE, save(tensors))
 
 
-def write_outcome(run: Path, trainer: Trainer, found: Valid, environment: Mapping[str, Any]) -> None:
-    """Write all but the weights; metrics.json comes last, for its existence means complete. Checkpoints go then."""
+def write_results(run: Path, trainer: Trainer, found: ValidScores, environment: Mapping[str, Any]) -> None:
+    """Write everything but the weights; metrics.json comes last: its existence means complete."""
     write_jsonl(run / "predictions-valid.jsonl", prediction_entries(trainer.valid, found.probabilities, trainer.labels))
     write_json(run / ENVIRONMENT_FILE, environment)
     write_json(run / METRICS_FILE, found.metrics)
@@ -98,7 +98,7 @@ def write_outcome(run: Path, trainer: Trainer, found: Valid, environment: Mappin
 
 
 def layer_weights(head: Head, shapes: Mapping[str, StreamShape]) -> dict[str, dict[str, float]]:
-    """Return what the head learned to take of each layer, for the streams in which it mixes several."""
+    """Return the learned weight of each layer, for the streams of which the head mixes several layers."""
     weights: dict[str, dict[str, float]] = {}
     for name, mix in head.mixes.items():
         if isinstance(mix, LayerMix):
@@ -109,13 +109,13 @@ def layer_weights(head: Head, shapes: Mapping[str, StreamShape]) -> dict[str, di
 def environment(
     config: RunConfig, trainer: Trainer, stores: Mapping[str, Sequence[Mapping[str, Any]]], seconds: float
 ) -> dict[str, Any]:
-    """Return what environment.json says: where a run's numbers came from and what they cost."""
+    """Return the content of environment.json: where a run's numbers came from, and what they cost."""
     return {
         "time": now(),
         "versions": package_versions(),
         "machine": machine(),
         "device": str(trainer.device),
-        "processes": trainer.world.size,
+        "processes": trainer.processes.num_processes,
         "threads": torch.get_num_threads(),
         "commit": _commit(),
         "inputs": dict(config.inputs),

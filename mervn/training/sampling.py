@@ -1,4 +1,4 @@
-"""Which utterances make a batch in which epoch: a pure function of (seed, epoch)."""
+"""Samplers: which utterances make a batch in which epoch; a pure function of (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -14,49 +14,50 @@ from mervn.registry import SAMPLINGS
 
 Array = np.ndarray[Any, Any]
 RANK_JITTER = 0.25
-"""Standard deviation, in batches, of the noise on an utterance's rank by length: half of its company is new every
-epoch, and padding hardly grows however large the corpus."""
+"""Standard deviation, in batches, of the noise on an utterance's rank by length: about half of a batch is new in every
+epoch, and padding hardly grows, however large the corpus."""
 WINDOW = 8
-"""Batches of like l_mix within which utterances are ranked by the rows of the longest stream, the most of padding."""
+"""Batches of similar l_mix within which utterances are sorted by the frames of the longest stream, which pads most."""
 
 
 @dataclass(frozen=True)
-class Cutting:
-    """How an epoch is cut into batches: so many utterances, or as many as a budget of padded rows holds."""
+class BatchSize:
+    """When a batch is full: a number of utterances, or a budget of padded frames."""
 
-    rows: Array
-    """(S, N) int64: the rows of each stream of each utterance."""
-    batch_size: int | None = None
+    lengths: Array
+    """(S, N) int64: frames or tokens of each stream of each utterance."""
+    utterances: int | None = None
     frame_budget: int | None = None
-    """Of a batch, over the streams: the sum of greatest length times utterances. A longer utterance is a batch."""
+    """Maximum padded frames per batch: maximum length times utterances, summed over the streams. A longer utterance is
+    a batch of its own."""
 
     @property
-    def usual_size(self) -> float:
-        """Utterances of a batch, about."""
-        if self.batch_size is not None:
-            return self.batch_size
-        return max(1.0, (self.frame_budget or 1) / max(1.0, float(self.rows.sum(0).mean())))
+    def average(self) -> float:
+        """Approximate number of utterances per batch."""
+        if self.utterances is not None:
+            return self.utterances
+        return max(1.0, (self.frame_budget or 1) / max(1.0, float(self.lengths.sum(0).mean())))
 
     @property
-    def longest(self) -> Array:
-        """(N,) the rows of the stream that has most of them."""
-        longest: Array = self.rows[self.rows.sum(1).argmax()]
+    def longest_stream(self) -> Array:
+        """(N,) lengths of the stream that has the most frames in all."""
+        longest: Array = self.lengths[self.lengths.sum(1).argmax()]
         return longest
 
-    def cut(self, order: Array) -> list[list[int]]:
+    def split(self, order: Array) -> list[list[int]]:
         """Return the batches of an order (N,) of utterances."""
-        if self.batch_size is not None:
-            return [order[i : i + self.batch_size].tolist() for i in range(0, len(order), self.batch_size)]
+        if self.utterances is not None:
+            return [order[i : i + self.utterances].tolist() for i in range(0, len(order), self.utterances)]
         batches: list[list[int]] = []
-        greatest: list[int] = []
-        for index, rows in zip(order.tolist(), self.rows[:, order].T.tolist(), strict=True):
-            wider = [max(pair) for pair in zip(greatest, rows, strict=True)] if batches else rows
+        maximum: list[int] = []  # (S,) of the last batch
+        for index, lengths in zip(order.tolist(), self.lengths[:, order].T.tolist(), strict=True):
+            wider = [max(pair) for pair in zip(maximum, lengths, strict=True)] if batches else lengths
             if batches and sum(wider) * (len(batches[-1]) + 1) <= (self.frame_budget or 0):
                 batches[-1].append(index)
-                greatest = wider
+                maximum = wider
             else:
                 batches.append([index])
-                greatest = rows
+                maximum = lengths
         return batches
 
 
@@ -66,7 +67,7 @@ def mixed_lengths(audio_seconds: Array, syllables: Array, alpha: float) -> Array
 
 
 def sampling_weights(targets: Array, lengths: Array, beta: float) -> Array:
-    """Return a weight an utterance (N,): w_c = 1 / (f_c r_c^beta) of its class c.
+    """Return sample weights (N,): w_c = 1 / (f_c r_c^beta) for an utterance of class c.
 
     f_c is the class frequency over the mean frequency, r_c the class's mean l_mix over the mean of the class means;
     classes without utterances do not count.
@@ -82,13 +83,13 @@ def sampling_weights(targets: Array, lengths: Array, beta: float) -> Array:
 
 
 def epoch_batches(
-    sampling: str, lengths: Array, weights: Array, cutting: Cutting, seed: int, epoch: int
+    sampling: str, lengths: Array, weights: Array, batch_size: BatchSize, seed: int, epoch: int
 ) -> list[list[int]]:
     """Return the batches of one epoch as indices into the N utterances.
 
     `random` and `bucket` hold every utterance exactly once; `weighted` and `both` hold N draws with replacement by
-    `weights`. `bucket` and `both` put utterances of like l_mix, and within those of like rows, together. Batches and
-    their order change every epoch.
+    `weights`. `bucket` and `both` put utterances of similar l_mix, and among those of similar lengths, into one batch.
+    Batches and their order change every epoch.
     """
     if sampling not in SAMPLINGS:
         raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}, found {sampling!r}")
@@ -99,35 +100,35 @@ def epoch_batches(
     else:
         drawn = generator.permutation(count)
     if sampling in ("random", "weighted"):
-        return cutting.cut(drawn)
+        return batch_size.split(drawn)
     ranked = drawn[np.argsort(lengths[drawn], kind="stable")]
-    windows = np.arange(count) // max(1, round(WINDOW * cutting.usual_size))
-    ranked = ranked[np.lexsort((cutting.longest[ranked], windows))]
-    noise = generator.normal(0.0, RANK_JITTER * cutting.usual_size, count)
-    batches = cutting.cut(ranked[np.argsort(np.arange(count) + noise, kind="stable")])
+    windows = np.arange(count) // max(1, round(WINDOW * batch_size.average))
+    ranked = ranked[np.lexsort((batch_size.longest_stream[ranked], windows))]
+    noise = generator.normal(0.0, RANK_JITTER * batch_size.average, count)
+    batches = batch_size.split(ranked[np.argsort(np.arange(count) + noise, kind="stable")])
     return [batches[i] for i in generator.permutation(len(batches))]
 
 
-def shares_of(batches: Sequence[Array], processes: int) -> list[list[list[int]]]:
-    """Return the places (each ascending) that each process has of each batch of a step, given what utterances cost.
+def divide_batches(batches: Sequence[Array], num_processes: int) -> list[list[list[int]]]:
+    """Return the places (ascending) of each batch of a step that each process gets, given the costs of utterances.
 
-    `batches` are costs (B,). The dearest that is left of a batch goes to the process with the least so far in the step
-    (Graham 1969): in a single batch none has more than 4/3 of what the best division would give it.
+    `batches` are costs (B,). The most expensive utterance that is left of a batch goes to the process with the lowest
+    cost so far in the step (Graham 1969): in a single batch no process gets more than 4/3 of the best division's.
     """
-    loads = [0.0] * processes
+    loads = [0.0] * num_processes
     found = []
     for costs in batches:
-        shares: list[list[int]] = [[] for _ in range(processes)]
+        portions: list[list[int]] = [[] for _ in range(num_processes)]
         for place in np.argsort(-costs, kind="stable").tolist():
-            least = loads.index(min(loads))
-            shares[least].append(place)
-            loads[least] += float(costs[place])
-        found.append([sorted(share) for share in shares])
+            lightest = loads.index(min(loads))
+            portions[lightest].append(place)
+            loads[lightest] += float(costs[place])
+        found.append([sorted(portion) for portion in portions])
     return found
 
 
-def padding_efficiency(rows: Array, batches: Sequence[Sequence[int]]) -> float:
-    """Return real over padded rows (N,) of one stream in these batches; 1 for a stream without rows."""
-    real = sum(int(rows[list(batch)].sum()) for batch in batches)
-    padded = sum(int(rows[list(batch)].max()) * len(batch) for batch in batches)
+def padding_efficiency(lengths: Array, batches: Sequence[Sequence[int]]) -> float:
+    """Return real over padded frames of one stream in these batches; 1 for a stream without frames."""
+    real = sum(int(lengths[list(batch)].sum()) for batch in batches)
+    padded = sum(int(lengths[list(batch)].max()) * len(batch) for batch in batches)
     return real / padded if padded else 1.0

@@ -1,21 +1,21 @@
-"""`train-head --num-seeds` and `--fold all`: runs that differ in their seed or fold alone, and what they come to."""
+"""`train-head --num-seeds` and `--fold all`: runs that differ only in their seed or fold, and their mean scores."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from features.manifests.folds import find_folds
-from features.progress import Say
+from features.progress import SILENT, Reporter
 from mervn.config import TrainHeadOptions
 from mervn.run_folder import SCHEMA, default_folder, write_json
 from mervn.training.results import RunResult
-from mervn.training.setup import configuration, encoders_of, open_training, resolved
-from mervn.training.train_head import train_prepared
-from mervn.training.trainer import Report
+from mervn.training.setup import Resolved, StoredData, configuration, open_stored_data, resolve_head_options
+from mervn.training.train_head import train_on
 
 SUMMARY_FILE = "summary.json"
 SCORES = ("accuracy", "macro_f1")
@@ -30,8 +30,8 @@ class SeriesResult:
     summary: Mapping[str, Any]
 
 
-def train_series(options: TrainHeadOptions, data: Path, say: Say, report: Report) -> SeriesResult:
-    """Train `num_seeds` heads on each fold that `fold` means, each a run of its own below one folder.
+def train_series(options: TrainHeadOptions, data: Path, reporter: Reporter = SILENT) -> SeriesResult:
+    """Train `num_seeds` heads on each fold that `fold` means; each is a run of its own below one folder.
 
     The features of a fold are opened once for all seeds. Writes summary.json: the scores on valid of every run, their
     mean and standard deviation (of the sample, n - 1) over all runs, and of each fold over its seeds.
@@ -40,29 +40,46 @@ def train_series(options: TrainHeadOptions, data: Path, say: Say, report: Report
     if options.fold == "all":
         folds = [str(number + 1) for number in range(len(find_folds(data, options.fold_file)))]
     seeds = range(options.seed, options.seed + options.num_seeds)
-    folder = options.output
-    depth = (len(folds) > 1) + (len(seeds) > 1)
+    series = _Series(len(folds), len(seeds), options.output)
+    resolved = resolve_head_options(options)
     runs: dict[str | None, list[RunResult]] = {fold: [] for fold in folds}
     for fold in folds:
-        chosen = options.model_copy(update={"fold": fold})
-        prepared = open_training(chosen, data, say)
-        if folder is None:
-            first = default_folder(configuration(resolved(chosen), prepared), encoders_of(prepared))
-            counts = [f"{len(folds)}-folds"] * (len(folds) > 1) + [f"{len(seeds)}-seeds"] * (len(seeds) > 1)
-            folder = first.with_name("-".join([first.name, *counts]))
+        chosen = resolved.with_options(fold=fold)
+        opened = open_stored_data(chosen, data, reporter)
         for seed in seeds:
-            parts = [f"fold-{fold}"] * (len(folds) > 1) + [f"seed-{seed}"] * (len(seeds) > 1)
-            say(", ".join(part.replace("-", " ") for part in parts) + ":")
-            alone = {"seed": seed, "num_seeds": 1, "output": folder.joinpath(*parts)}
-            changed = chosen.model_copy(update=alone)  # equal to the run of this seed alone
-            runs[fold].append(train_prepared(changed, prepared, say, report))
-    every = [run for some in runs.values() for run in some]
+            parts = series.parts(fold, seed)
+            reporter.say(", ".join(part.replace("-", " ") for part in parts) + ":")
+            output = series.folder(chosen, opened).joinpath(*parts)
+            changed = chosen.with_options(seed=seed, num_seeds=1, output=output)  # equal to the run of this seed alone
+            runs[fold].append(train_on(opened, changed, reporter))
+    every = list(chain.from_iterable(runs.values()))
     summary: dict[str, Any] = {"schema": SCHEMA, "seeds": list(seeds), "valid": _scores(every)}
     if len(folds) > 1:
         summary["folds"] = {str(fold): _scores(some) for fold, some in runs.items()}
-    path = [every[0].path, *every[0].path.parents][depth]
+    path = [every[0].path, *every[0].path.parents][len(series.parts(folds[0], seeds[0]))]
     write_json(path / SUMMARY_FILE, summary)
     return SeriesResult(path, every, summary)
+
+
+class _Series:
+    """Names the folders of a series: `fold-K` if there are several folds, then `seed-S` if there are several seeds."""
+
+    def __init__(self, num_folds: int, num_seeds: int, output: Path | None) -> None:
+        self.num_folds, self.num_seeds, self._folder = num_folds, num_seeds, output
+
+    def parts(self, fold: str | None, seed: int) -> list[str]:
+        """Return the names of the folders of a run below that of the series."""
+        parts = [f"fold-{fold}"] if self.num_folds > 1 else []
+        return [*parts, f"seed-{seed}"] if self.num_seeds > 1 else parts
+
+    def folder(self, resolved: Resolved[TrainHeadOptions], data: StoredData) -> Path:
+        """Return the folder of the series: --output, or one named after its first run."""
+        if self._folder is None:
+            first = default_folder(configuration(resolved, data), data.encoders)
+            counts = [f"{self.num_folds}-folds"] if self.num_folds > 1 else []
+            counts += [f"{self.num_seeds}-seeds"] if self.num_seeds > 1 else []
+            self._folder = first.with_name("-".join([first.name, *counts]))
+        return self._folder
 
 
 def _scores(runs: list[RunResult]) -> dict[str, dict[str, Any]]:

@@ -1,47 +1,69 @@
-"""What training needs before it starts: data, labels and features, read and checked, and their configuration."""
+"""What a training needs before it starts: resolved options, data, labels and features, and the run's configuration."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from features.config import SPLITS
+import torch
+
+from features.config import SPLITS, Options
 from features.device import resolve_device
 from features.errors import InputError, UsageError
 from features.manifests.folds import find_folds, read_fold
 from features.manifests.manifest import Utterance, read_manifests
-from features.progress import Say
+from features.progress import Reporter
 from mervn.config import FinetuneOptions, TrainHeadOptions, TrainingOptions
 from mervn.data.labels import apply_labels, task_label
-from mervn.data.stored_split import Split, load_split
+from mervn.data.split import Split, count_empty
+from mervn.data.stored_split import StoredSplit, load_split
 from mervn.data.streams import Stream, modality_of, open_streams
-from mervn.data.waveform_split import LiveSplit
-from mervn.model.custom_module import fusion_spec, own_modules
-from mervn.model.head import pooling_names
+from mervn.model.custom_module import OwnModule, fusion_spec, own_modules
+from mervn.model.head import require_pooling
+from mervn.registry import FusionSpec
 from mervn.run_folder import RunConfig
 from mervn.training.optimization import resolve_amp
 from mervn.unread_options import refuse_unread, unread_options, without_unread
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """What training needs, opened once for any number of seeds."""
-
-    data: Path
-    labels: list[str]
-    streams: Mapping[str, Stream]
-    splits: Mapping[str, Split]
-    dropped: Mapping[str, Mapping[str, int]]
-    sources: Mapping[str, Any]
-    """Hashes of the files that say which utterances there are."""
-    fold_file: Path | None
+TrainingT = TypeVar("TrainingT", bound=TrainingOptions)
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Resolved(Generic[TrainingT]):
+    """Options with everything decided that depends on the machine or on other options."""
+
+    options: TrainingT
+    """`amp` and `batch_size` are decided; options that nothing reads have their defaults."""
+    unread: frozenset[str]
+    """Names of the options that nothing reads; they are not part of the configuration."""
+    fusion: FusionSpec
+    custom_modules: Mapping[str, OwnModule]
+    """By role, the files with code of the user, as they were read."""
+    device: torch.device
+
+    def with_options(self, **changes: Any) -> Resolved[TrainingT]:
+        """Return the same with other values of options that nothing here depends on, such as the seed."""
+        return replace(self, options=self.options.model_copy(update=changes))
+
+
+def resolve(options: TrainingT, device: torch.device, given: Collection[str] | None = None) -> Resolved[TrainingT]:
+    """Decide what is open in the options; UsageError for options that contradict each other or have no effect.
+
+    `given` are the options that the user gave, if `options` were changed since.
+    """
+    require_pooling(options.fusion, options.pooling)
+    refuse_unread(options, options.given if given is None else given)
+    fusion, unread = fusion_spec(options.fusion), frozenset(unread_options(options))
+    amp, batch_size = resolve_amp(options.amp, device), options.utterances_a_batch
+    decided = without_unread(options).model_copy(update={"amp": amp, "batch_size": batch_size})
+    return Resolved(decided, unread, fusion, own_modules(options), device)
+
+
+@dataclass(frozen=True)
+class LabelledData:
     """The utterances of train and valid with the labels of the task, and what they were read from."""
 
     utterances: Mapping[str, list[Utterance]]
@@ -52,49 +74,56 @@ class Labelled:
     fold_file: Path | None
 
 
-TrainingT = TypeVar("TrainingT", bound=TrainingOptions)
+@dataclass(frozen=True)
+class StoredData:
+    """Train and valid with their stored features, opened once for any number of seeds."""
+
+    folder: Path
+    labelled: LabelledData
+    streams: Mapping[str, Stream]
+    splits: Mapping[str, StoredSplit]
+
+    @property
+    def encoders(self) -> dict[str, str]:
+        """The name of the encoder of each stream."""
+        return {name: stream.encoder for name, stream in self.streams.items()}
 
 
-def resolved(options: TrainingT) -> TrainingT:
-    """Return the options with what depends on the machine, and on other options, decided; what is unread is unset."""
-    options = without_unread(options)
-    amp = resolve_amp(options.amp, resolve_device(str(getattr(options, "device", "auto")), float64=True))
-    return options.model_copy(update={"amp": amp, "batch_size": options.utterances_a_batch})
+def resolve_head_options(options: TrainHeadOptions) -> Resolved[TrainHeadOptions]:
+    """Decide what is open in the options of `train-head`, the device included."""
+    return resolve(options, resolve_device(options.device, float64=True))
 
 
-def encoders_of(prepared: Prepared) -> dict[str, str]:
-    """Return the encoder of each stream."""
-    return {name: stream.encoder for name, stream in prepared.streams.items()}
-
-
-def open_training(options: TrainHeadOptions, data: Path, say: Say) -> Prepared:
+def open_stored_data(resolved: Resolved[TrainHeadOptions], folder: Path, reporter: Reporter) -> StoredData:
     """Read train and valid and open their features; the errors of `train_head`."""
-    pooling_names(options.fusion, options.pooling)  # refuses what does not fit before any work
-    refuse_unread(options, options.given)
-    resolved(options)
-    labelled = read_labelled(options, data)
-    labels = labelled.labels
-    streams = open_streams(without_unread(options), data, fusion_spec(options.fusion).streams)
-    splits = {name: _load(name, kept, streams, labels, options, say) for name, kept in labelled.utterances.items()}
-    refuse_silent(splits, options.fusion)
+    options = resolved.options
+    labelled = read_labelled(options, folder)
+    streams = open_streams(options, folder, resolved.fusion.streams)
+    splits = {}
+    for name, utterances in labelled.utterances.items():
+        splits[name] = load_split(
+            name, utterances, streams, labelled.labels,
+            allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, say=reporter.say,
+        )  # fmt: skip
+    refuse_empty_stream(splits, options.fusion)
     for stream in streams.values():
         for store in stream.stores:
-            say(f"{stream.name} features: {store.path} ({stream.weights})")
+            reporter.say(f"{stream.name} features: {store.path} ({stream.weights})")
     for name, counts in labelled.dropped.items():
         if counts:
-            say(f"{name}: left out " + ", ".join(f"{count} {label}" for label, count in counts.items()))
-    return Prepared(data, labels, streams, splits, labelled.dropped, labelled.sources, labelled.fold_file)
+            reporter.say(f"{name}: left out " + ", ".join(f"{count} {label}" for label, count in counts.items()))
+    return StoredData(folder, labelled, streams, splits)
 
 
-def read_labelled(options: TrainHeadOptions | FinetuneOptions, data: Path) -> Labelled:
-    """Read train and valid with the labels of the task; InputError where fewer than two are left of train."""
-    rows, sources, fold_file = _read(options, data)
-    labelled = apply_labels(rows, options)
+def read_labelled(options: TrainHeadOptions | FinetuneOptions, data: Path) -> LabelledData:
+    """Read train and valid with the labels of the task; InputError if train has fewer than two of them."""
+    utterances, sources, fold_file = _read(options, data)
+    labelled = apply_labels(utterances, options)
     labels = sorted({str(utterance.emotion) for utterance in labelled.utterances["train"]})
     if len(labels) < 2:
         where = f"train of fold {options.fold}" if options.fold else "train.jsonl"
         raise InputError(f"{where} must hold at least two emotions, found {', '.join(labels)}")
-    return Labelled(labelled.utterances, labels, labelled.dropped, sources, fold_file)
+    return LabelledData(labelled.utterances, labels, labelled.dropped, sources, fold_file)
 
 
 def _read(
@@ -105,8 +134,8 @@ def _read(
     if options.fold is None:
         if options.fold_file is not None:
             raise UsageError(f"--fold-file {options.fold_file} needs --fold, K or all")
-        rows = read_manifests(data, SPLITS[:2], audio_root=root, check_audio=False, task_label=task_label(options))
-        return rows, {"manifests": rows.sha256}, None
+        found = read_manifests(data, SPLITS[:2], audio_root=root, check_audio=False, task_label=task_label(options))
+        return found, {"manifests": found.sha256}, None
     if options.fold == "all":
         raise ValueError("one fold at a time; train_series takes all of them")
     folds = find_folds(data, options.fold_file)
@@ -114,50 +143,48 @@ def _read(
     return kept, {"manifests": hashes, "folds": folds.as_json()}, folds.path
 
 
-def refuse_silent(splits: Mapping[str, Split] | Mapping[str, LiveSplit], fusion: str) -> None:
-    """Raise UsageError where a fusion of two modalities would learn from one alone."""
+def refuse_empty_stream(splits: Mapping[str, Split], fusion: str) -> None:
+    """Raise UsageError if a fusion of two modalities would learn from only one."""
     for split in splits.values():
-        for name, count in split.count_empty().items():
-            if count == len(split) and len(split.rows) > 1:
-                other = next(stream for stream in split.rows if modality_of(stream) != modality_of(name))
+        for name, count in count_empty(split).items():
+            if count == len(split) and len(split.lengths) > 1:
+                other = next(stream for stream in split.lengths if modality_of(stream) != modality_of(name))
                 raise UsageError(
                     f"--fusion {fusion} needs {name}, but none of the {len(split)} utterances of {split.name} "
                     f"has any; use --fusion {modality_of(other)}"
                 )
 
 
-def _load(
-    name: str,
-    rows: Sequence[Utterance],
-    streams: Mapping[str, Stream],
-    labels: Sequence[str],
-    options: TrainHeadOptions,
-    say: Say,
-) -> Split:
-    return load_split(
-        name, rows, streams, labels,
-        allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, say=say,
-    )  # fmt: skip
-
-
-def configuration(options: TrainHeadOptions, prepared: Prepared) -> RunConfig:
-    """Return what a run of these options is."""
-    data, streams, splits = prepared.data, prepared.streams, prepared.splits
-    known = json.loads(options.model_dump_json(exclude=set(unread_options(options))))
-    for key in known.keys() & {"features_dir", "audio_root", "audio_store", "text_store"}:
+def recorded_options(resolved: Resolved[Any], paths: set[str], excluded: set[str]) -> dict[str, Any]:
+    """Return the options that config.json records: those that are read, with the named `paths` absolute."""
+    options: Options = resolved.options
+    known: dict[str, Any] = json.loads(options.model_dump_json(exclude={*resolved.unread, *excluded}))
+    for key in known.keys() & paths:
         known[key] = str(Path(known[key]).resolve()) if known[key] else None
-    own = own_modules(options)
-    known |= {role: f"{module.path.resolve()}:{module.name}" for role, module in own.items()}
-    known["data"] = str(data.resolve())
+    for role, module in resolved.custom_modules.items():
+        known[role] = f"{module.path.resolve()}:{module.name}"
     known["output"] = None  # the folder itself says where it is
-    known["fold_file"] = str(prepared.fold_file.resolve()) if prepared.fold_file else None
+    return known
+
+
+def recorded_modules(resolved: Resolved[Any]) -> dict[str, Any]:
+    """Return the entry of the inputs in config.json for custom modules; empty if there are none."""
+    if not resolved.custom_modules:
+        return {}
+    return {"modules": {role: module.as_json() for role, module in resolved.custom_modules.items()}}
+
+
+def configuration(resolved: Resolved[TrainHeadOptions], data: StoredData) -> RunConfig:
+    """Return the configuration of a run of `train-head`."""
+    known = recorded_options(resolved, {"features_dir", "audio_root", "audio_store", "text_store"}, set())
+    known["data"] = str(data.folder.resolve())
+    known["fold_file"] = str(data.labelled.fold_file.resolve()) if data.labelled.fold_file else None
     inputs = {
-        **prepared.sources,
-        "stores": {name: [store.info.hash for store in stream.stores] for name, stream in streams.items()},
-        "features": {name: split.features_sha256 for name, split in splits.items()},
+        **data.labelled.sources,
+        "stores": {name: stream.hashes for name, stream in data.streams.items()},
+        "features": {name: split.inputs_sha256 for name, split in data.splits.items()},
+        **recorded_modules(resolved),
     }
-    if own:
-        inputs["modules"] = {role: module.as_json() for role, module in own.items()}
-    shapes = {name: stream.shape.as_json() for name, stream in streams.items()}
-    models = {name: stream.model for name, stream in streams.items()}
-    return RunConfig("train-head", known, prepared.labels, inputs, shapes, models)
+    shapes = {name: stream.shape.as_json() for name, stream in data.streams.items()}
+    models = {name: stream.model for name, stream in data.streams.items()}
+    return RunConfig("train-head", known, data.labelled.labels, inputs, shapes, models)

@@ -64,7 +64,7 @@ class TensorBoard:
         self.folder = folder
         self._writer: Any = None
 
-    def add(self, entry: dict[str, Any]) -> None:
+    def add(self, entry: Mapping[str, Any]) -> None:
         """Write the entry of one epoch; InputError where the history of the epochs before it is damaged."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter

@@ -1,12 +1,12 @@
-"""Training a head on cached sequences: a pure function of the data, the options and the seed."""
+"""Trainer: epochs, early stopping and exact resumption; a pure function of the data, the options and the seed."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from features.atomic_files import write_atomically
 from features.errors import InputError
 from features.lazy_import import import_target
 from features.memory import is_out_of_memory
-from features.progress import Progress, no_bar
+from features.progress import SILENT, Reporter
 from features.signals import interrupt, interrupted, interruptible
-from mervn.config import FinetuneOptions, TrainingOptions
-from mervn.data.augmentation import augment
-from mervn.data.stored_split import Split
-from mervn.data.waveform_split import LiveSplit
-from mervn.distributed import ALONE, World
+from mervn.config import TrainingOptions
+from mervn.data.augmentation import NO_MASKS, SpecAugment, augment
+from mervn.data.split import Batch, Split
+from mervn.distributed import SINGLE_PROCESS, Processes
 from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.predict import predict
 from mervn.model.custom_module import loss_spec
-from mervn.model.end_to_end import EndToEnd
-from mervn.model.head import Head, head_groups
 from mervn.model.losses import balanced_weights
+from mervn.model.trainable import Trainable
 from mervn.training.batch_plan import BatchPlan
 from mervn.training.checkpoint import (
-    NO_SAVING,
-    Best,
-    Saving,
+    NO_CHECKPOINTS,
+    BestEpoch,
+    CheckpointSchedule,
     checkpoint_name,
     latest_checkpoint,
     load_checkpoint,
@@ -45,54 +42,57 @@ from mervn.training.checkpoint import (
     remove_older,
     rng_tensors,
     save_checkpoint,
+    with_prefix,
+    without_prefix,
 )
+from mervn.training.history import History, HistoryEntry
 from mervn.training.optimization import Precision, learning_rate, make_optimizer, resolve_amp
 
-Report = Callable[[dict[str, Any]], None]
-"""Called with the history entry of an epoch."""
+Report = Callable[[Mapping[str, Any]], None]
+"""Called with the history entry of an epoch, as JSON."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a model is trained and selected on."""
+
+    train: Split
+    valid: Split
+    labels: list[str]
 
 
 class Trainer:
-    """Trains one head; `fit` goes on from the latest checkpoint of `folder` exactly as if never interrupted.
+    """Trains one model; `fit` resumes from the latest checkpoint of its folder, exactly as if never interrupted.
 
-    Epochs count from 1. With `whole`, the head's encoders are trained with it, and epoch 0 is the model as it came in:
-    scored, not trained.
-    The processes of a `world` share every batch by its cost, and take the step that one alone would.
+    Several `processes` divide each batch by the costs of its utterances, and take the step that a single one would.
     """
 
     def __init__(
         self,
-        head: Head,
-        train: Split | LiveSplit,
-        valid: Split | LiveSplit,
-        labels: list[str],
+        model: Trainable,
+        data: TrainingData,
         options: TrainingOptions,
         device: torch.device,
-        whole: EndToEnd | None = None,
-        world: World = ALONE,
-        progress: Progress = no_bar,
+        *,
+        spec_augment: SpecAugment = NO_MASKS,
+        processes: Processes = SINGLE_PROCESS,
+        reporter: Reporter = SILENT,
     ) -> None:
-        self.head, self.train, self.valid = head, train, valid
-        self.whole, self.world, self.progress = whole, world, progress
-        self.model: nn.Module = head if whole is None else whole
-        self.first = 1 if whole is None else 0
-        """The first epoch: 1, or 0 if the model is scored before it is trained."""
-        self.labels, self.options, self.device = labels, options, device
-        groups = head_groups(head, options)
-        if whole is not None and isinstance(options, FinetuneOptions):
-            groups = whole.groups(options)
+        self.model, self.train, self.valid, self.labels = model, data.train, data.valid, data.labels
+        self.options, self.device, self.processes, self.reporter = options, device, processes, reporter
+        groups = model.parameter_groups(options)
         self.optimizer = make_optimizer(groups, options)
-        moved = {id(p) for group in groups for p in group["params"]}
-        self.frozen = {name for name, p in self.model.named_parameters() if id(p) not in moved}
+        trained = {id(parameter) for group in groups for parameter in group["params"]}
+        self.frozen = {name for name, p in model.named_parameters() if id(p) not in trained}
         self.precision = Precision(resolve_amp(options.amp, device), device)
-        self.masses = np.ones(len(train))
-        """(N,) what each utterance counts for in the mean of a loss: the weight of its class."""
+        self.sample_weights = np.ones(len(self.train))
+        """(N,) weight of each utterance in the mean of a loss: the weight of its class."""
         self.loss = self._make_loss()
-        self.plan = BatchPlan(train, labels, options, world)
-        self.best = Best()
-        self.next_epoch = self.first
+        self.plan = BatchPlan(self.train, options, processes, spec_augment)
+        self.best = BestEpoch(scores=(-1.0, -math.inf))  # macro-F1, then the lower NLL
+        self.next_epoch = model.first_epoch
         self.next_step = 0
-        """The step of `next_epoch` to go on with."""
+        """The step of `next_epoch` to resume with."""
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=device)
         self.loader_seconds = 0.0
 
@@ -101,25 +101,24 @@ class Trainer:
         if options.class_weights == "balanced":
             counts = torch.from_numpy(np.bincount(self.train.targets, minlength=len(self.labels)))
             weights = balanced_weights(counts)
-            self.masses = weights.double().numpy()[self.train.targets]
+            self.sample_weights = weights.double().numpy()[self.train.targets]
         spec = loss_spec(options.loss)
         loss: nn.Module = import_target(spec.target)(weights, **{name: getattr(options, name) for name in spec.options})
         return loss.to(self.device)
 
-    def fit(self, folder: Path, saving: Saving, reports: Sequence[Report]) -> None:
-        """Train until the last epoch or until `patience` epochs brought no higher macro-F1; `best` holds the result."""
-        history = folder / "history.jsonl"
+    def fit(self, folder: Path, checkpoints: CheckpointSchedule, reports: Sequence[Report] = ()) -> None:
+        """Train until the last epoch or early stopping; `best` holds the result."""
+        history = History(folder)
         self._resume(folder / "checkpoints", history)
         with interruptible():
             while self.next_epoch <= self.options.epochs and not self.finished:
-                entry = self._epoch(self.next_epoch, folder / "checkpoints", saving)
-                if self.world.is_main:
-                    with history.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(entry, sort_keys=True) + "\n")
+                entry = self._epoch(self.next_epoch, folder / "checkpoints", checkpoints).as_json()
+                if self.processes.is_main_process:
+                    history.append(entry)
                 done, self.next_epoch, self.next_step = self.next_epoch, self.next_epoch + 1, 0
-                if saving.epochs and done % saving.epochs == 0:
-                    self._save(folder / "checkpoints", saving.keep)
-                for report in reports:
+                if checkpoints.epochs and done % checkpoints.epochs == 0:
+                    self._save(folder / "checkpoints", checkpoints.keep)
+                for report in (*reports, self.reporter.epoch):
                     report(entry)
 
     @property
@@ -127,68 +126,75 @@ class Trainer:
         """Tell whether early stopping has ended the training."""
         return self.best.improved >= 0 and self.next_epoch - 1 - self.best.improved >= self.options.patience
 
-    def _epoch(self, epoch: int, checkpoints: Path, saving: Saving) -> dict[str, Any]:
+    def _epoch(self, epoch: int, folder: Path, checkpoints: CheckpointSchedule) -> HistoryEntry:
         started = time.perf_counter()
         self.loader_seconds = 0.0
         if epoch == 0:
             return self._score(epoch, started)
-        train_loss = self.train_epoch(epoch, checkpoints, saving)
+        train_loss = self.train_epoch(epoch, folder, checkpoints)
         if not math.isfinite(train_loss):
             raise InputError(f"epoch {epoch}: the loss must be finite, found {train_loss}; lower --learning-rate")
         batches = self.plan.batches(epoch)
         steps = self.plan.num_steps(batches)
-        known = {
-            "train_loss": train_loss,
-            "learning_rate": self._learning_rate(epoch, steps, steps - 1),
-            "drawn": self.plan.describe(batches),
-        }
-        return known | self._score(epoch, started)
+        rate = self._learning_rate(epoch, steps, steps - 1)
+        return self._score(epoch, started, train_loss, rate, self.plan.describe(batches, self.labels))
 
-    def _score(self, epoch: int, started: float) -> dict[str, Any]:
-        """Score the model on valid, offer it as the best, and return what the history says of it."""
-        probabilities = predict(self.model, self.valid, self.device, self.world, self.progress)
+    def _score(
+        self,
+        epoch: int,
+        started: float,
+        train_loss: float | None = None,
+        rate: float | None = None,
+        drawn: Mapping[str, Any] | None = None,
+    ) -> HistoryEntry:
+        """Score the model on valid, offer it as the best, and return the history entry of the epoch."""
+        probabilities = predict(self.model, self.valid, self.device, self.processes, self.reporter)
         metrics = compute_metrics(self.valid.targets, probabilities, self.labels)
-        self.best.offer(epoch, metrics["macro_f1"], metrics["nll"], self.weights_state())
-        return {
-            "epoch": epoch,
-            "valid": {key: metrics[key] for key in ("accuracy", "macro_f1", "nll")},
-            "best_epoch": self.best.epoch,
-            "seconds": round(time.perf_counter() - started, 4),
-            "loader_seconds": round(self.loader_seconds, 4),
-        }
+        self.best.offer(epoch, (metrics.macro_f1, -metrics.nll), self.trained_weights())
+        return HistoryEntry(
+            epoch=epoch,
+            valid={"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1, "nll": metrics.nll},
+            best_epoch=self.best.epoch,
+            seconds=round(time.perf_counter() - started, 4),
+            loader_seconds=round(self.loader_seconds, 4),
+            train_loss=train_loss,
+            learning_rate=rate,
+            drawn=drawn,
+        )
 
-    def weights_state(self) -> dict[str, Tensor]:
+    def trained_weights(self) -> dict[str, Tensor]:
         """Return the weights that training can change."""
         return {name: tensor for name, tensor in self.model.state_dict().items() if name not in self.frozen}
 
-    def train_epoch(self, epoch: int, checkpoints: Path | None = None, saving: Saving = NO_SAVING) -> float:
-        """Run one epoch, or what is left of it, and return its mean loss over utterances."""
+    def train_epoch(
+        self, epoch: int, folder: Path | None = None, checkpoints: CheckpointSchedule = NO_CHECKPOINTS
+    ) -> float:
+        """Train one epoch, or what is left of it, and return its mean loss over the utterances."""
         options = self.options
-        if self.whole is not None and isinstance(options, FinetuneOptions):
-            self.whole.enter_epoch(epoch, options)
+        self.model.start_epoch(epoch)
         self.model.train()
         batches = self.plan.batches(epoch)
         steps = self.plan.num_steps(batches)
-        self.plan.begin(epoch, batches, self.next_step)
+        read = self.train.batches(self.plan.requests(epoch, batches, self.next_step), self.device)
         if not self.next_step:
             self.epoch_loss.zero_()
         done = sum(map(len, batches[: self.next_step * options.accumulate]))
-        with closing(self.progress(len(self.train), done, f"epoch {epoch}")) as bar:
+        with closing(self.reporter.progress(len(self.train), done, f"epoch {epoch}")) as bar:
             for step in range(self.next_step, steps):
                 group = self.plan.group(batches, step)
                 for parameters in self.optimizer.param_groups:
                     parameters["lr"] = self._learning_rate(epoch, steps, step) * parameters.get("scale", 1.0)
-                self._step(group, (options.seed, epoch, step))
+                self._step(group, read, (options.seed, epoch, step))
                 bar.update(sum(map(len, group)))
-                due = saving.steps and (step + 1) % saving.steps == 0
-                stop = self.world.agree(interrupted())
-                if checkpoints is not None and (due or (saving.any and stop)):
+                due = checkpoints.steps and (step + 1) % checkpoints.steps == 0
+                stop = self.processes.any_process(interrupted())
+                if folder is not None and (due or (checkpoints.is_active and stop)):
                     self.next_step = step + 1
-                    self._save(checkpoints, saving.keep)
+                    self._save(folder, checkpoints.keep)
                 if stop:
                     interrupt()
         self.next_step = 0
-        return float(sum(self.world.gather(float(self.epoch_loss)))) / len(self.train)
+        return float(sum(self.processes.gather(float(self.epoch_loss)))) / len(self.train)
 
     def _learning_rate(self, epoch: int, steps: int, step: int) -> float:
         """Return the rate of a step; where a frame budget gives epochs of other lengths, each counts as the first."""
@@ -196,98 +202,99 @@ class Trainer:
         done = (epoch - 1) * usual + step * usual / steps
         return learning_rate(done, options.epochs * usual, options.warmup, options.learning_rate, options.schedule)
 
-    def _step(self, group: Sequence[Sequence[int]], seed: tuple[int, ...]) -> None:
-        """Move the parameters once, by the mean loss over the utterances of some batches."""
+    def _step(self, group: Sequence[Sequence[int]], read: Iterator[Batch], seed: tuple[int, ...]) -> None:
+        """Take one optimizer step on the mean loss over the utterances of the batches of a group.
+
+        `read` yields this process's portion of each batch in which it has one.
+        """
         total = sum(map(len, group))
-        mass = sum(self.masses[list(indices)].sum() for indices in group)
+        weight = sum(self.sample_weights[list(indices)].sum() for indices in group)
         for number, (indices, places) in enumerate(zip(group, self.plan.places(group), strict=True)):
             if not places:
                 continue
-            mine = [indices[place] for place in places]
             before = time.perf_counter()
-            streams = self.train.batch(mine, self.device)
-            targets = self.train.batch_targets(mine, self.device)
+            batch = next(read)
+            inputs = batch.inputs()
             self.loader_seconds += time.perf_counter() - before
             with self.precision.autocast():
-                features = streams if self.whole is None else self.whole.encode(streams)
-                logits = self.head(augment(features, self.options, (*seed, number), len(indices), places))
-            loss = self.loss(logits, targets)
-            share = float(self.masses[mine].sum() / mass)
-            self.precision.backward(loss * share)
-            self.epoch_loss += loss.detach().double() * (share * total)
-        self.world.add_gradients(self.model.parameters())
+                features = self.model.encode(inputs)
+                augmented = augment(features, self.options, (*seed, number), len(indices), places)
+                logits = self.model.classify(augmented)
+            loss = self.loss(logits, batch.targets)
+            fraction = float(self.sample_weights[batch.indices].sum() / weight)
+            self.precision.backward(loss * fraction)
+            self.epoch_loss += loss.detach().double() * (fraction * total)
+        self.processes.sum_gradients(self.model.parameters())
         self.precision.step(self.model, self.optimizer, self.options.clip_norm)
 
     def _save(self, checkpoints: Path, keep: int) -> None:
-        name = (
-            checkpoint_name(self.next_epoch, self.next_step) if self.next_step else checkpoint_name(self.next_epoch - 1)
-        )
-        folder = checkpoints / name
-        tensors = {f"model.{name}": tensor for name, tensor in self.weights_state().items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in (self.best.weights or {}).items()}
+        """Write a checkpoint: weights, best weights, optimizer, and each process's generators and loss."""
+        after_epoch = None if self.next_step == 0 else self.next_step
+        name = checkpoint_name(self.next_epoch if self.next_step else self.next_epoch - 1, after_epoch)
+        tensors = with_prefix("model.", self.trained_weights()) | with_prefix("best.", self.best.weights or {})
         tensors |= optimizer_tensors(self.optimizer)
         own = {name: tensor.cpu() for name, tensor in (rng_tensors() | {"epoch_loss": self.epoch_loss}).items()}
-        for rank, theirs in enumerate(self.world.gather(own)):
-            tensors |= {f"process.{rank}.{name}": tensor for name, tensor in theirs.items()}
-        best = {key: getattr(self.best, key) for key in ("epoch", "macro_f1", "nll", "improved")}
+        for process_index, theirs in enumerate(self.processes.gather(own)):
+            tensors |= with_prefix(f"process.{process_index}.", theirs)
+        macro_f1, negative_nll = self.best.scores
+        best = {"epoch": self.best.epoch, "macro_f1": macro_f1, "nll": -negative_nll, "improved": self.best.improved}
         state = {"epoch": self.next_epoch, "next_step": self.next_step, "best": best}
-        state |= {"scaler": self.precision.state(), "processes": self.world.size}
+        state |= {"scaler": self.precision.state(), "processes": self.processes.num_processes}
 
         def write() -> None:
-            save_checkpoint(folder, tensors, state)
-            remove_older(checkpoints, folder, keep)
+            save_checkpoint(checkpoints / name, tensors, state)
+            remove_older(checkpoints, checkpoints / name, keep)
 
-        self.world.on_main(write)
+        self.processes.on_main_process(write)
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Put back what `weights_state` gave; InputError for weights of other names or shapes."""
+        """Load what `trained_weights` returned; InputError for weights of other names or shapes."""
         self._check_weights(weights)
         self.model.load_state_dict(dict(weights), strict=False)
 
     def _check_weights(self, weights: Mapping[str, Tensor]) -> None:
-        mine = self.weights_state()
-        wrong = mine.keys() ^ weights.keys()
-        wrong |= {name for name in mine.keys() & weights.keys() if mine[name].shape != weights[name].shape}
-        if wrong:
-            raise InputError(f"the weights must be those of this model, but {len(wrong)} differ, such as {min(wrong)}")
+        mine = self.trained_weights()
+        differing = mine.keys() ^ weights.keys()
+        differing |= {name for name in mine.keys() & weights.keys() if mine[name].shape != weights[name].shape}
+        if differing:
+            raise InputError(
+                f"the weights must be those of this model, but {len(differing)} differ, such as {min(differing)}"
+            )
 
-    def _resume(self, checkpoints: Path, history: Path) -> None:
+    def _resume(self, checkpoints: Path, history: History) -> None:
         """Load the latest checkpoint, if there is one, and cut the history to it."""
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
             tensors, state = load_checkpoint(latest)
             if "epoch" not in state:
                 raise InputError(
-                    f"{latest} must be a whole checkpoint of this version of mervn; train again with --force"
+                    f"{latest} must be a complete checkpoint of this version of mervn; train again with --force"
                 )
-            if state.get("processes") != self.world.size:
+            if state.get("processes") != self.processes.num_processes:
                 raise InputError(
-                    f"{latest} was written by {state.get('processes')} processes, now there are {self.world.size}: "
-                    "start as many, or train again with --force"
+                    f"{latest} was written by {state.get('processes')} processes, now there are "
+                    f"{self.processes.num_processes}: start as many, or train again with --force"
                 )
             try:
                 self._restore(tensors, state)
             except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
                 if is_out_of_memory(error):
                     raise
-                raise InputError(f"{latest} must be a whole checkpoint, found: {error!r}; use --force") from error
-        lines = history.read_text("utf-8").splitlines() if history.exists() else []
-        if self.world.is_main:
-            write_atomically(history, "".join(line + "\n" for line in lines[: self.next_epoch - self.first]))
+                raise InputError(f"{latest} must be a complete checkpoint, found: {error!r}; use --force") from error
+        if self.processes.is_main_process:
+            history.cut(self.next_epoch - self.model.first_epoch)
 
     def _restore(self, tensors: dict[str, Tensor], state: Mapping[str, Any]) -> None:
-        self.load_weights(_under("model.", tensors))
+        self.load_weights(without_prefix("model.", tensors))
         load_optimizer_tensors(self.optimizer, tensors)
-        own = _under(f"process.{self.world.rank}.", tensors)
+        own = without_prefix(f"process.{self.processes.process_index}.", tensors)
         load_rng_tensors(own)
         best = {"improved": state["best"]["epoch"]} | state["best"]
-        self.best = Best(**best, weights=_under("best.", tensors) or None)
-        if self.best.weights is not None:
-            self._check_weights(self.best.weights)
+        scores = (best["macro_f1"] + 0.0, -best["nll"])
+        weights = without_prefix("best.", tensors) or None
+        self.best = BestEpoch(scores, best["epoch"], best["improved"], weights)
+        if weights is not None:
+            self._check_weights(weights)
         self.next_epoch, self.next_step = state["epoch"] + 0, state["next_step"] + 0
         self.epoch_loss.copy_(own["epoch_loss"])
         self.precision.load(state["scaler"])
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -24,26 +24,29 @@ class Odd(Exception):
 def fail(error):
     raise error
 
-with joined("cpu") as (world, device):
-    world.gather(world.rank)
+with joined("cpu") as (processes, device):
+    processes.gather(processes.process_index)
     WORK
     print("after")
 print("done")
 """
 FAULTS = {
-    "on_main: KeyError": ("world.on_main(lambda: fail(KeyError('missing')))", "KeyError: 'missing'"),
-    "on_main: MemoryError": ("world.on_main(lambda: fail(MemoryError()))", "MemoryError"),
-    "on_main: interrupt": ("world.on_main(lambda: fail(KeyboardInterrupt()))", "KeyboardInterrupt"),
-    "on_main: an error that cannot be pickled": ("world.on_main(lambda: fail(Odd(1, 2)))", "Odd: 1 and 2"),
-    "on_main: a result that cannot be pickled": ("world.on_main(lambda: (lambda: 1))", "pickle"),
-    "main alone": ("world.is_main and fail(RuntimeError('out of memory')); world.gather(1)", "out of memory"),
-    "other alone": ("world.is_main or fail(KeyError('lost')); world.gather(1)", "KeyError: 'lost'"),
+    "on_main: KeyError": ("processes.on_main_process(lambda: fail(KeyError('missing')))", "KeyError: 'missing'"),
+    "on_main: MemoryError": ("processes.on_main_process(lambda: fail(MemoryError()))", "MemoryError"),
+    "on_main: interrupt": ("processes.on_main_process(lambda: fail(KeyboardInterrupt()))", "KeyboardInterrupt"),
+    "on_main: an error that cannot be pickled": ("processes.on_main_process(lambda: fail(Odd(1, 2)))", "Odd: 1 and 2"),
+    "on_main: a result that cannot be pickled": ("processes.on_main_process(lambda: (lambda: 1))", "pickle"),
+    "main alone": (
+        "processes.is_main_process and fail(RuntimeError('out of memory')); processes.gather(1)",
+        "out of memory",
+    ),
+    "other alone": ("processes.is_main_process or fail(KeyError('lost')); processes.gather(1)", "KeyError: 'lost'"),
     "other alone: changed file": (
-        "world.is_main or fail(InputError('a.wav has changed')); world.gather(1)",
+        "processes.is_main_process or fail(InputError('a.wav has changed')); processes.gather(1)",
         "a.wav has",
     ),
     "other alone, main busy": (
-        "time.sleep(60) if world.is_main else fail(InputError('b.wav has changed'))",
+        "time.sleep(60) if processes.is_main_process else fail(InputError('b.wav has changed'))",
         "b.wav has changed",
     ),
 }
@@ -81,7 +84,9 @@ def test_a_fault_of_one_process_ends_both_with_its_message(tmp_path: Path, work:
 
 
 def test_processes_without_a_fault_end_as_they_should(tmp_path: Path) -> None:
-    codes, printed = start(tmp_path, "assert world.on_main(lambda: 7) == 7; world.is_main and time.sleep(2)")
+    codes, printed = start(
+        tmp_path, "assert processes.on_main_process(lambda: 7) == 7; processes.is_main_process and time.sleep(2)"
+    )
     assert codes == [0, 0] and all("after\ndone" in text for text in printed)
 
 

@@ -12,31 +12,34 @@ from safetensors.torch import load_file
 from tiny import make_data, read_jsonl
 
 from mervn.config import FinetuneOptions
-from mervn.distributed import ALONE
-from mervn.training.sampling import shares_of
+from mervn.distributed import SINGLE_PROCESS
+from mervn.training.sampling import divide_batches
 
 ACCELERATE = Path(sys.executable).with_name("accelerate")
 DRIVER = """
 import json, os, signal, sys
 from pathlib import Path
-from features.progress import no_bar
+from features.progress import Silent
 from mervn.config import FinetuneOptions
 from mervn.finetuning.finetune import finetune
 from mervn.training.trainer import Trainer
 folder = Path(sys.argv[2])
+class Printer(Silent):
+    def say(self, text):
+        print(text)
 plain = Trainer._step
 signal.signal(signal.SIGTERM, signal.default_int_handler)
-def step(self, group, seed):
+def step(self, group, read, seed):
     before = float(self.epoch_loss)
-    plain(self, group, seed)
+    plain(self, group, read, seed)
     mine = [[batch[p] for p in places] for batch, places in zip(group, self.plan.places(group))]
     line = {{"group": group, "mine": mine, "loss": (float(self.epoch_loss) - before) / sum(map(len, group))}}
-    with (folder / f"steps-{{self.world.rank}}.jsonl").open("a") as file:
+    with (folder / f"steps-{{self.processes.process_index}}.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\\n")
     {fault}
 Trainer._step = step
-result = finetune(FinetuneOptions.model_validate_json(sys.argv[1]), None, print, no_bar, lambda _: None)
-print("main" if result.is_main else "other")
+result = finetune(FinetuneOptions.model_validate_json(sys.argv[1]), None, Printer())
+print("main" if result.is_main_process else "other")
 """
 CHANGES: dict[str, dict[str, Any]] = {
     "plain": {"batch_size": 4, "epochs": 4, "patience": 4},
@@ -110,11 +113,11 @@ def test_two_processes_train_as_one(corpus: Path, tmp_path: Path, changes: dict[
 
 FAULTS = {
     "one is killed": (
-        "seed[1:] == (2, 3) and self.world.rank == 1 and os.kill(os.getpid(), 9)",
+        "seed[1:] == (2, 3) and self.processes.process_index == 1 and os.kill(os.getpid(), 9)",
         "epoch-00002-step-000002",
     ),
     "Ctrl-C": (
-        "seed[1:] == (2, 2) and self.world.rank == 1 and os.killpg(0, signal.SIGINT)",
+        "seed[1:] == (2, 2) and self.processes.process_index == 1 and os.killpg(0, signal.SIGINT)",
         "epoch-00002-step-000003",
     ),
 }
@@ -152,7 +155,7 @@ def test_a_batch_is_shared_by_its_cost() -> None:
     for processes in (1, 2, 3, 8):
         for size in (0, 1, 5, 32):
             costs = generator.integers(1, 1500, size)
-            (shares,) = shares_of([costs], processes)
+            (shares,) = divide_batches([costs], processes)
             assert sorted(place for share in shares for place in share) == list(range(size))
             assert all(share == sorted(share) for share in shares) and len(shares) == processes
             loads = [costs[share].sum() for share in shares]
@@ -160,9 +163,14 @@ def test_a_batch_is_shared_by_its_cost() -> None:
             assert max(loads, default=0) <= 4 / 3 * best + costs.max(initial=0) * (size < processes)
             if size >= 4 * processes:
                 assert max(loads) <= 1.2 * costs.sum() / processes
-    assert shares_of([np.array([5])] * 4, 2) == [[[0], []], [[], [0]]] * 2  # batches of one take turns
+    assert divide_batches([np.array([5])] * 4, 2) == [[[0], []], [[], [0]]] * 2  # batches of one take turns
 
 
 def test_one_alone_is_everybody() -> None:
-    assert ALONE.is_main and ALONE.gather(3) == [3] and ALONE.agree(True) and not ALONE.agree(False)
-    assert list(ALONE.share([1, 2])) == [1, 2] and ALONE.on_main(lambda: 7) == 7
+    assert (
+        SINGLE_PROCESS.is_main_process
+        and SINGLE_PROCESS.gather(3) == [3]
+        and SINGLE_PROCESS.any_process(True)
+        and not SINGLE_PROCESS.any_process(False)
+    )
+    assert list(SINGLE_PROCESS.share([1, 2])) == [1, 2] and SINGLE_PROCESS.on_main(lambda: 7) == 7

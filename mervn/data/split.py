@@ -1,0 +1,107 @@
+"""Split: the one interface through which training and evaluation read utterances.
+
+Stored features (`StoredSplit`) and live waveforms (`WaveformSplit`) implement it. There is one way in:
+`for batch in split.batches(plan, device)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.manifests.manifest import Utterance
+from features.ragged import Ragged
+from mervn.data.augmentation import SpecMask
+
+SHOWN = 5
+"""Utterances that an error message names."""
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """Utterances to read as one batch, and how their audio is masked."""
+
+    indices: Sequence[int]
+    """Indices into the split."""
+    masks: Sequence[SpecMask] = ()
+    """One mask per utterance, or none at all. Stored features are never masked."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Utterances that were read; `inputs` moves them to the device."""
+
+    indices: list[int]
+    """Indices into the split."""
+    targets: Tensor
+    """(B,) int64 on the device: indices into the labels."""
+    read: Callable[[Sequence[int]], dict[str, Ragged]]
+    """Returns the streams of some of these utterances, on the device."""
+
+    def inputs(self, indices: Sequence[int] | None = None) -> dict[str, Ragged]:
+        """Return the streams of all utterances, or of some of `indices` if a whole batch does not fit into memory."""
+        return self.read(self.indices if indices is None else indices)
+
+
+class Split(Protocol):
+    """N utterances of one split, in the order of the manifest."""
+
+    @property
+    def name(self) -> str:
+        """train, valid or test."""
+
+    @property
+    def utterances(self) -> Sequence[Utterance]:
+        """The N utterances."""
+
+    @property
+    def missing(self) -> Sequence[Utterance]:
+        """Utterances without usable features or audio: never trained on or scored, always counted."""
+
+    @property
+    def targets(self) -> np.ndarray[Any, Any]:
+        """(N,) int64, indices into the labels."""
+
+    @property
+    def audio_seconds(self) -> np.ndarray[Any, Any]:
+        """(N,) float64; zeros if no stream is audio."""
+
+    @property
+    def syllables(self) -> np.ndarray[Any, Any]:
+        """(N,) int64; zeros if no stream is text."""
+
+    def __len__(self) -> int:
+        """Return N."""
+
+    @property
+    def lengths(self) -> Mapping[str, list[int]]:
+        """Frames or tokens of each utterance, by stream."""
+
+    @property
+    def costs(self) -> list[float]:
+        """What scoring each utterance costs, in any unit."""
+
+    @property
+    def inputs_sha256(self) -> str:
+        """Hash over the ids and inputs of the utterances used."""
+
+    def evaluation_batches(self, device: torch.device) -> list[list[int]]:
+        """Return batches of utterances of similar cost, as indices; each utterance is in exactly one."""
+
+    def batches(self, plan: Sequence[BatchRequest], device: torch.device) -> Iterator[Batch]:
+        """Yield the batches of a plan in its order; some are read ahead."""
+
+
+def read_batch(split: Split, indices: Sequence[int], device: torch.device) -> Batch:
+    """Read a single batch."""
+    return next(iter(split.batches([BatchRequest(indices)], device)))
+
+
+def count_empty(split: Split) -> dict[str, int]:
+    """Return how many utterances have no frames or tokens, by stream."""
+    return {name: lengths.count(0) for name, lengths in split.lengths.items()}

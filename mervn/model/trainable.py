@@ -1,0 +1,39 @@
+"""Trainable: the one interface of what the trainer trains, a head alone or encoders and head end to end."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from features.ragged import Ragged
+from mervn.config import TrainingOptions
+
+
+class Trainable(nn.Module, ABC):
+    """Maps the inputs of a split to logits in two steps, so that training can augment the features between them."""
+
+    first_epoch = 1
+    """0 if the model is scored once before it is trained."""
+
+    @abstractmethod
+    def encode(self, inputs: Mapping[str, Ragged]) -> dict[str, Ragged]:
+        """Return the features of each stream, (sum T, D), or (sum T, L, D) if layers are mixed."""
+
+    @abstractmethod
+    def classify(self, features: Mapping[str, Ragged]) -> Tensor:
+        """Return logits (B, C) float32 from features."""
+
+    @abstractmethod
+    def parameter_groups(self, options: TrainingOptions) -> list[dict[str, Any]]:
+        """Return AdamW's parameter groups; `scale` is the learning rate of a group relative to the head's."""
+
+    @abstractmethod
+    def start_epoch(self, epoch: int) -> None:
+        """Freeze and unfreeze what an epoch trains; epochs count from 1."""
+
+    def forward(self, inputs: Mapping[str, Ragged]) -> Tensor:
+        """Return logits (B, C) float32 from the inputs of a split."""
+        return self.classify(self.encode(inputs))

@@ -163,14 +163,16 @@ def test_an_error_in_a_users_module_names_its_line(tmp_path: Path) -> None:
     assert failing(reference, "fusion") == {"it runs": f"{tmp_path / 'mine.py'}:{line}: KeyError: 'txt'"}
 
 
-def readme_example() -> str:
+def docs_example() -> str:
     (block,) = re.findall(r"```python\n(# my_fusion\.py\n.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     return str(block)
 
 
-def test_the_example_of_the_readme_holds_and_is_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "my_fusion.py").write_text(readme_example())
-    assert len([line for line in readme_example().splitlines() if line.strip()]) <= 20
+def test_the_example_of_a_fusion_in_the_docs_holds_and_is_short(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_fusion.py").write_text(docs_example())
+    assert len([line for line in docs_example().splitlines() if line.strip()]) <= 20
     assert mervn(["check-module", f"{tmp_path / 'my_fusion.py'}:Gated", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["findings"]
     assert [entry["check"] for entry in found] == ["it runs", *HEAD_CHECKS]
@@ -179,7 +181,7 @@ def test_the_example_of_the_readme_holds_and_is_short(tmp_path: Path, capsys: py
 @pytest.fixture
 def own(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "my_fusion.py").write_text(readme_example())
+    (tmp_path / "mine" / "my_fusion.py").write_text(docs_example())
     (tmp_path / "mine" / "other.py").write_text(
         "from torch import nn\nfrom features.ragged import segment_mean\n\n"
         "class Mean(nn.Module):\n    def __init__(self, dim):\n        super().__init__()\n"
@@ -200,7 +202,7 @@ def test_a_run_keeps_the_users_modules_and_asks_before_it_runs_them(
     result = train(data, tmp_path / "run", **own)
     modules = read_config(result.path).inputs["modules"]
     assert modules["fusion"]["class"] == "Gated" and len(modules["loss"]["sha256"]) == 64
-    assert (result.path / "modules" / "fusion.py").read_text() == readme_example()
+    assert (result.path / "modules" / "fusion.py").read_text() == docs_example()
     for path in (tmp_path / "mine").iterdir():
         path.unlink()  # the run does not need it any more
     with pytest.raises(UsageError, match="Review it, then pass --trust-code"):

@@ -1,10 +1,10 @@
-"""Measure whether every fusion of both modalities finds what is there to be found, and nothing else.
+"""Measure whether every fusion learns the known cause of the labels, and nothing from random labels.
 
     python benchmarks/benchmark_known_answers.py [--first-seed N] [--tiny] [--json]
 
-The four label sets of `mervn demo`: prosody decides (audio), words decide (text), only both together decide (both),
-nothing decides (none). Test macro-F1 of each fusion with the demo's settings and CHANGES to them, the worst of three
-seeds: the least where something decides, the greatest where nothing does.
+Uses the four label sets of `mervn demo`: the cause of the label is prosody (audio), words (text), only both together
+(both), or chance (none). The figure is the test macro-F1 of each fusion, with the demo's settings and `CHANGES` to
+them, for the worst of three seeds: the minimum if the labels have a cause, the maximum if they do not.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 from unittest import mock
 
 import click
-from report import Figure, Silent, report
+from report import Figure, report
 
+from features.progress import SILENT
 from mervn.demo import corpus
 from mervn.demo.corpus import make_corpus
 from mervn.demo.known_answers import answers_of, extract_demo, train_and_score
@@ -31,35 +32,36 @@ CHANGES: dict[str, Any] = {
     "epochs": 60,
     "patience": 15,
 }
-"""A BiLSTM of the demo's own width, 64, trained gently and long; benchmarks/README.md says how they were chosen."""
+"""A BiLSTM with the output width of the demo, 64, and a longer training with a lower learning rate.
+
+benchmarks/README.md describes how they were chosen."""
 TINY: dict[str, Any] = {"epochs": 1, "dim": 8, "rnn_hidden": 4}
 TINY_SPEAKERS = {split: names[:2] for split, names in corpus.SPEAKERS.items()}
+
+
+def print_line(line: str) -> None:
+    """Print a line on stderr at once."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def measure(folder: Path, seeds: range, changes: dict[str, Any]) -> list[Figure]:
     """Train every fusion on every label set with every seed."""
     make_corpus(folder, 0)
-    extract_demo(folder, lambda _: None, Silent)
-    answers = {fusion: answers_of(fusion) for fusion in FUSIONS}
-    found = []
-    for seed in seeds:
-        result = train_and_score(
-            folder, seed, lambda line: print(line, file=sys.stderr, flush=True), FUSIONS, (), changes
-        )
-        found.append(result.macro_f1)
+    extract_demo(folder, SILENT)
+    macro_f1 = [train_and_score(folder, seed, print_line, FUSIONS, (), changes).macro_f1 for seed in seeds]
     figures = []
-    for fusion, each in answers.items():
-        for answer in each:
-            scores = [scores[answer.label_set][fusion] for scores in found]
+    for fusion in FUSIONS:
+        for answer in answers_of(fusion):
+            scores = [of_seed[answer.label_set][fusion] for of_seed in macro_f1]
             worst, better = (min(scores), "higher") if answer.at_least else (max(scores), "lower")
-            what = f"test macro-F1, the {'least' if answer.at_least else 'greatest'} of {len(seeds)} seeds"
+            what = f"test macro-F1, {'minimum' if answer.at_least else 'maximum'} of {len(seeds)} seeds"
             figures.append(Figure(f"known.{fusion}.{answer.label_set}", what, worst, answer.bound, better))
     return figures
 
 
 @click.command()
 @click.option("--first-seed", default=0, show_default=True, help="The first of the three seeds.")
-@click.option("--tiny", is_flag=True, help="Few utterances: does it run?")
+@click.option("--tiny", is_flag=True, help="Smoke test with few utterances.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 def main(first_seed: int, tiny: bool, as_json: bool) -> None:
     """Measure and print."""

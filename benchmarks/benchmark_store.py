@@ -27,6 +27,7 @@ from typing import Any
 import click
 import h5py
 import numpy as np
+from random_corpus import random_identity
 from report import Figure, report
 
 from features.store.identity import StoreInfo, create_store
@@ -56,8 +57,7 @@ def draw_batches(lengths: Sequence[int], generator: np.random.Generator) -> list
 
 def new_store(folder: Path, width: int) -> StoreInfo:
     """Make an empty store."""
-    identity = {"modality": "audio", "encoder": "random", "layer": 0, "store_dtype": "fp16", "dim": width}
-    return create_store(folder, identity | {"sample_rate": 16_000}, {}, "benchmark")
+    return create_store(folder, random_identity("audio", width), {}, "benchmark")
 
 
 def write_store(info: StoreInfo, rows: Sequence[Array], kind: str = "hdf5") -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from random_corpus import CLASSES, corpus_lengths
+from random_corpus import CLASSES, corpus_lengths, random_identity
 from report import Figure, report
 from torch import nn
 
@@ -100,8 +100,7 @@ def make_data(folder: Path, count: int, widths: dict[str, int], encoder: Wav2Vec
     names = [f"u{i}" for i in range(count)]
     streams = {}
     for modality, width in widths.items():
-        info = create_store(folder, {"modality": modality, "encoder": "random", "layer": 0, "store_dtype": "fp16",
-                                     "dim": width}, {}, "benchmark")  # fmt: skip
+        info = create_store(folder, random_identity(modality, width), {}, "benchmark")
         with StoreWriter(info) as writer:
             for name, size in zip(names, rows[modality], strict=True):
                 values = generator.standard_normal((size, width), np.float32).astype(np.float16)

@@ -1,4 +1,4 @@
-"""Random features with the lengths of a speech emotion corpus: audio of 228 frames on the mean, text of 21 tokens."""
+"""Random features with the lengths of a speech emotion corpus: on average 228 audio frames and 21 text tokens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from features.manifests.manifest import Utterance
-from features.store.identity import create_store
+from features.store.identity import StoreIdentity, create_store
 from features.store.part import StoredUtterance
 from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
@@ -24,7 +24,7 @@ CLASSES = 4
 
 @dataclass(frozen=True)
 class Corpus:
-    """Random features of realistic lengths, in a store and as one file an utterance."""
+    """Random features of realistic lengths, in a store and as one file per utterance."""
 
     split: StoredSplit
     files: list[tuple[Path, Path]]
@@ -32,14 +32,30 @@ class Corpus:
 
 
 def corpus_lengths(count: int, generator: np.random.Generator) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
-    """Return the seconds (N,) and the rows (N,) of each modality in a speech emotion corpus."""
+    """Return durations in seconds (N,) and, by modality, sequence lengths (N,) of a speech emotion corpus."""
     seconds = np.clip(generator.lognormal(np.log(4.2), 0.45, count), 1.0, 15.0)
     tokens = np.clip(seconds * 4.2 * generator.uniform(0.7, 1.3, count) + 2, 5, 60).astype(int)
     return seconds, {"audio": np.clip(seconds * 50, 50, 750).astype(int), "text": tokens}
 
 
+def random_identity(modality: str, width: int) -> StoreIdentity:
+    """Return the identity of a store of random features, fp16."""
+    return StoreIdentity(
+        modality=modality,
+        encoder="random",
+        weights_sha256="",
+        config={},
+        layer=0,
+        dim=width,
+        encoder_precision="fp32",
+        store_dtype="fp16",
+        numerics_version=1,
+        sample_rate=16_000 if modality == "audio" else None,
+    )
+
+
 def make_corpus(folder: Path, count: int) -> Corpus:
-    """Write the same fp16 features both ways."""
+    """Write the same fp16 features to a store and to .npy files."""
     generator = np.random.default_rng(0)
     seconds, lengths = corpus_lengths(count, generator)
     targets = generator.integers(0, CLASSES, count)
@@ -51,8 +67,7 @@ def make_corpus(folder: Path, count: int) -> Corpus:
     ]
     streams, files = {}, []
     for modality, width in WIDTHS.items():
-        identity = {"modality": modality, "encoder": "random", "layer": 0, "store_dtype": "fp16", "dim": width}
-        info = create_store(folder, identity, {}, "benchmark")
+        info = create_store(folder, random_identity(modality, width), {}, "benchmark")
         paths = []
         with StoreWriter(info) as writer:
             for i, utterance in enumerate(utterances):

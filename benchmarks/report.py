@@ -1,4 +1,4 @@
-"""How every benchmark prints its figures: a table for people, one JSON document for programs."""
+"""Output of the benchmarks: a table on stderr and, with --json, one JSON document on stdout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from features.environment import machine, package_versions
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure; `better` is `lower` or `higher`, `goal` None where there is only something to know."""
+    """A measured figure; `better` is `lower` or `higher`, `goal` is None if the figure is only informative."""
 
     id: str
     what: str
@@ -25,14 +25,14 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Tell whether the goal is met."""
+        """Return whether the goal is met; None without a goal."""
         if self.goal is None:
             return None
         return self.value <= self.goal if self.better == "lower" else self.value >= self.goal
 
 
 class Silent:
-    """A progress bar that shows nothing."""
+    """Progress bar that shows nothing."""
 
     def __init__(self, total: int, done: int) -> None:
         pass
@@ -48,7 +48,7 @@ class Silent:
 
 
 def processor() -> str:
-    """Return the processor's name."""
+    """Return the name of the processor."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -56,7 +56,7 @@ def processor() -> str:
 
 
 def report(benchmark: str, figures: list[Figure], as_json: bool) -> None:
-    """Print the figures."""
+    """Print the figures, with machine and versions in the JSON document."""
     for figure in figures:
         goal = f"goal {'<=' if figure.better == 'lower' else '>='} {figure.goal:g}" if figure.goal is not None else ""
         met = {True: "met", False: "MISSED", None: ""}[figure.met]

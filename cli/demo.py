@@ -31,14 +31,14 @@ def demo(options: DemoOptions, output: Output) -> int:
         output.document({"output": str(options.output)})
         return 0
 
-    from mervn.demo.known_answers import ANSWERS, ROWS, SETS, extract_demo, train_and_score
+    from mervn.demo.known_answers import ANSWERS, FUSIONS, SETS, extract_demo, train_and_score
 
-    extract_demo(options.output, output.say, output.progress)
+    extract_demo(options.output, CommandReporter(output))
     result = train_and_score(options.output, options.seed, CommandReporter(output))
     output.result(f"test macro-F1, {result.n_test} utterances (seed {options.seed}, chance 0.50):")
     output.table(
         ("fusion", *(f"{label_set} set" for label_set in SETS)),
-        [(row, *(f"{result.macro_f1[label_set][row]:.3f}" for label_set in SETS)) for row in ROWS],
+        [(fusion, *(f"{result.macro_f1[label_set][fusion]:.3f}" for label_set in SETS)) for fusion in FUSIONS],
     )
     for answer in result.missed:
         output.result(f"missed: {answer}")

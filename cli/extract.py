@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cli.options import command
 from cli.output import Output
+from cli.reporter import CommandReporter
 from cli.settings import resolve_data
 from features.config import ExtractOptions
 from features.encoders import DEFAULT_ENCODERS
@@ -49,7 +50,7 @@ def extract(options: ExtractOptions, output: Output) -> None:
     )  # fmt: skip
     results = []
     for selector in selectors:
-        stores = extract_stream(utterances, selector, settings, output.say, output.progress)
+        stores = extract_stream(utterances, selector, settings, CommandReporter(output))
         results += stores
         for result in stores:
             output.result(_summary(result, planned=options.plan))

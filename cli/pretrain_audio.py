@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cli.options import command
 from cli.output import Output
+from cli.reporter import CommandReporter
 from cli.settings import resolve_data
 from features.cpu_threads import set_threads
 from mervn.config import PretrainOptions
@@ -25,7 +27,7 @@ def pretrain_audio(options: PretrainOptions, output: Output) -> None:
 
     set_threads(options.threads)
 
-    def report(entry: dict[str, Any]) -> None:
+    def report(entry: Mapping[str, Any]) -> None:
         valid = entry["valid"]
         output.say(
             f"epoch {entry['epoch']}: loss {entry['train_loss']:.4f}, valid L1 {valid['l1']:.4f}, "
@@ -33,7 +35,7 @@ def pretrain_audio(options: PretrainOptions, output: Output) -> None:
             f"{entry['seconds']:.1f} s, {entry['seconds_left']:.0f} s left"
         )
 
-    found = pretrain(options, data, output.say, output.progress, report)
+    found = pretrain(options, data, CommandReporter(output, report))
     valid = found.result["valid"]
     output.result(f"{found.path}: {found.result['weights']}, epoch {found.result['selected_epoch']} chosen on valid")
     output.result(f"valid: L1 {valid['l1']:.4f}, {valid['ratio']:.4f} of predicting the mean ({valid['mean_l1']:.4f})")

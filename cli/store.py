@@ -36,15 +36,15 @@ def list_(options: StoreListOptions, output: Output) -> None:
     rows: list[Sequence[object]] = []
     documents: list[dict[str, object]] = []
     for info in list_stores(folder, means=True):
-        model, weights, dtype = describe_models(info), str(info.provenance["weights"]), info.identity["store_dtype"]
+        model, weights, dtype = describe_models(info), str(info.provenance["weights"]), info.identity.store_dtype
         document: dict[str, object] = {
             "path": str(info.path), "identity": info.hash, "encoder": info.encoder, "model": model
         }  # fmt: skip
         try:
             store = FeatureStore(info.path)
         except UnreadablePartError as error:
-            rows.append((info.path, "unreadable", "-", dtype, error.why, model))
-            documents.append({**document, "unreadable": error.why})
+            rows.append((info.path, "unreadable", "-", dtype, error.detail, model))
+            documents.append({**document, "unreadable": error.detail})
             continue
         except InputError:
             rows.append((info.path, "damaged", "-", dtype, "mervn store verify says which part", model))
@@ -67,14 +67,15 @@ def info(store: Path, options: StoreInfoOptions, output: Output) -> None:
     """Show what one store holds and what it was made from."""
     from features.store.reader import FeatureStore
     from features.store.rejected import read_rejected
+    from features.store.summary import describe
 
     opened = FeatureStore(store)
     document = {
         "path": str(store),
         "hash": opened.info.hash,
-        "identity": dict(opened.info.identity),
+        "identity": opened.info.identity.as_json(),
         "provenance": dict(opened.info.provenance),
-        "content": {**opened.describe(), "rejected": len(read_rejected(store))},
+        "content": {**describe(opened), "rejected": len(read_rejected(store))},
     }
     output.result(json.dumps(document, indent=2, ensure_ascii=False))
     output.document(document)
@@ -98,13 +99,13 @@ def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
     for fault in found.faults:
         kept = f"; set aside as {fault.set_aside.name}" if fault.set_aside else ""
         cannot = "" if fault.damaged else "cannot be read now: "
-        output.result(f"{fault.path}: {cannot}{fault.why}{kept}")
+        output.result(f"{fault.path}: {cannot}{fault.detail}{kept}")
     damaged = [
-        {"path": str(f.path), "why": f.why, "set_aside": str(f.set_aside) if f.set_aside else None}
+        {"path": str(f.path), "why": f.detail, "set_aside": str(f.set_aside) if f.set_aside else None}
         for f in found.faults
         if f.damaged
     ]
-    unreadable = [{"path": str(f.path), "why": f.why} for f in found.faults if not f.damaged]
+    unreadable = [{"path": str(f.path), "why": f.detail} for f in found.faults if not f.damaged]
     unknown = f", {len(unreadable)} could not be read" if unreadable else ""
     output.result(f"{store}: {found.whole} utterances are whole, {len(damaged)} parts damaged{unknown}")
     if len(found.made_with) > 1:

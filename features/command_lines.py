@@ -11,6 +11,7 @@ from typing import Any
 
 from features.config import SPLITS, EncodeOptions
 from features.encoders.selector import EncoderSettings, Selector
+from features.store.identity import StoreIdentity
 
 
 def features_folder(features_dir: Path | None, data: Path) -> Path:
@@ -45,15 +46,15 @@ def extract_command(place: DataPlace, selector: Selector, *flags: str) -> str:
     return shlex.join(["mervn", "extract", *place.flags, f"--{selector.modality}-encoder", str(selector), *flags])
 
 
-def identity_flags(identity: Mapping[str, Any], spec_settings: Sequence[str]) -> list[str]:
-    """Return the flags of `mervn extract`, besides the selector, that reproduce a store of this identity.
+def identity_flags(identity: StoreIdentity, spec_settings: Sequence[str]) -> list[str]:
+    """Return the flags of `mervn extract` that give a store of this identity, besides the selector.
 
     `spec_settings` are the settings that its encoder supports.
     """
-    flags = [] if identity["store_dtype"] == "fp16" else ["--store-dtype", str(identity["store_dtype"])]
-    if identity["encoder_precision"] != "fp32":
-        flags += ["--encoder-precision", str(identity["encoder_precision"])]
-    for name, value in asdict(recorded_settings(identity["config"]).only(spec_settings)).items():
+    flags = [] if identity.store_dtype == "fp16" else ["--store-dtype", identity.store_dtype]
+    if identity.encoder_precision != "fp32":
+        flags += ["--encoder-precision", identity.encoder_precision]
+    for name, value in asdict(recorded_settings(identity.config).only(spec_settings)).items():
         if value is not None:
             flags += [flag_name(name), value]
     return flags

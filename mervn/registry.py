@@ -1,9 +1,10 @@
-"""The poolings, losses and samplings by name (the fusions are in mervn/fusion/__init__.py), and the options they read.
+"""Registry of fusions, poolings, losses and samplings by name, with the options that each reads.
 
-To add a pooling or a loss: a class and an entry here.
+To add a fusion, pooling or loss, write a class and add an entry here.
 
+A fusion is built as `Fusion(dim, heads, dropout, ...)` and maps streams {name: Ragged (sum T, D)} to a list of Ragged.
 A pooling is built as `Pooling(dim)` and maps a Ragged (sum T, D) to (B, D). A loss is built as `Loss(weights, ...)`,
-class weights (C,) or None, and maps logits (B, C) and targets (B,) to a scalar.
+with class weights (C,) or None, and maps logits (B, C) and targets (B,) to a scalar.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ POOLINGS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class LossSpec:
-    """What is known of a loss without importing it."""
+    """Metadata of a loss, available without importing it."""
 
     target: str
     """`module:Class` of the loss."""
     options: tuple[str, ...] = ()
-    """The options it is given besides the class weights."""
+    """The options that it takes as keyword arguments, besides the class weights."""
 
 
 LOSSES: dict[str, LossSpec] = {
@@ -42,9 +43,9 @@ SAMPLINGS: dict[str, tuple[str, ...]] = {
     "weighted": ("alpha", "beta"),
     "both": ("alpha", "beta"),
 }
-"""By sampling the options that it reads. What fusions and losses read stands in their specs."""
+"""The options that each sampling reads. For fusions and losses, see their specs."""
 ATTENTION_OPTIONS = ("heads", "attention_dropout")
-"""The options that only fusions with attention read."""
+"""Options that only fusions with attention read."""
 STREAM_OPTIONS: dict[str, tuple[str, ...]] = {
     "text": ("text_encoder", "text_store", "drop_text", "alpha", "segmenter", "tone_style"),
     "audio": (
@@ -52,20 +53,20 @@ STREAM_OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "audio_2": ("dual_merge", "dual_time"),
 }  # fmt: skip
-"""By stream the options that are read only if the head has that stream."""
+"""Options that are read only if the head has the stream."""
 ADAPTERS_IGNORE = ("train_front_end",)
-"""Options of a fine-tuning that trains some blocks, or adapters, alone."""
+"""Fine-tuning options without effect if only some blocks, or only adapters, are trained."""
 FROZEN_IGNORES = (
     "encoder_learning_rate", "layer_decay", "unfreeze_at", "gradient_checkpointing", "lora_rank", "train_front_end",
 )  # fmt: skip
-"""Options of a fine-tuning that are read only if it trains encoders."""
+"""Fine-tuning options without effect if the encoders are frozen."""
 INIT_HEAD_IGNORES = ("segmenter", "tone_style", "whisper_mode")
-"""Options of a fine-tuning that a head's run decides: its stores record them."""
+"""Fine-tuning options without effect with --init-head: the stores of that run record them."""
 
 
 @dataclass(frozen=True)
 class FusionSpec:
-    """What is known of a fusion without importing it."""
+    """Metadata of a fusion, available without importing it."""
 
     target: str
     """`module:Class` of the fusion."""
@@ -73,9 +74,9 @@ class FusionSpec:
     streams: tuple[str, ...]
     """The modalities it reads."""
     outputs: tuple[str, ...]
-    """What each sequence it returns begins with: `text` (its first row is [CLS]) or `audio`."""
+    """The modality that each returned sequence begins with: `text` (its first token is [CLS]) or `audio`."""
     options: tuple[str, ...] = ()
-    """The options of a head that it takes besides."""
+    """The head options that it takes as keyword arguments, besides `dim`, `heads` and `dropout`."""
     attention: bool = True
     """Whether it reads `heads` and `attention_dropout`."""
 
@@ -86,42 +87,42 @@ _RECURRENT = ("rnn_layers", "rnn_hidden", "blocks", "merge")
 FUSIONS: dict[str, FusionSpec] = {
     "xattn": FusionSpec(
         target="mervn.model.cross_attention:CrossAttention",
-        description="each modality attends to the other; both are joined along time",
+        description="two-way cross-attention; both outputs concatenated along time",
         streams=("text", "audio"),
         outputs=("text",),
         options=("residual", "norm", "feed_forward"),
     ),
     "bilstm_attn": FusionSpec(
         target="mervn.model.recurrent:RecurrentAttention",
-        description="a BiLSTM a modality, then cross-attention blocks",
+        description="a BiLSTM per modality, then cross-attention blocks",
         streams=("text", "audio"),
         outputs=("text",),
         options=_RECURRENT,
     ),
     "cnn_bilstm_attn": FusionSpec(
         target="mervn.model.recurrent:RecurrentAttention",
-        description="a temporal CNN and a BiLSTM a modality, then cross-attention blocks",
+        description="a temporal CNN and a BiLSTM per modality, then cross-attention blocks",
         streams=("text", "audio"),
         outputs=("text",),
         options=(*_RECURRENT, "cnn_layers", "kernel", "dilation_growth"),
     ),
     "late": FusionSpec(
         target="mervn.model.unimodal:Late",
-        description="each modality pooled on its own, the vectors joined",
+        description="late fusion: modalities pooled separately, vectors concatenated",
         streams=("text", "audio"),
         outputs=("text", "audio"),
         attention=False,
     ),
     "text": FusionSpec(
         target="mervn.model.unimodal:Text",
-        description="the transcript alone",
+        description="text only",
         streams=("text",),
         outputs=("text",),
         attention=False,
     ),
     "audio": FusionSpec(
         target="mervn.model.unimodal:Audio",
-        description="the audio alone",
+        description="audio only",
         streams=("audio",),
         outputs=("audio",),
         attention=False,

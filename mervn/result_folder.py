@@ -1,4 +1,4 @@
-"""A folder that one process fills with the result of one configuration: the lock, the refusal of another, its JSON."""
+"""Result folders: one process writes the result of one configuration; a lock and a check protect the folder."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from features.store.locks import NO_LOCKS
 
 LOCK_FILE = ".lock"
 NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
-"""What is said where a file, a broken link or a loop of links stands on the way."""
+"""Errors from mkdir if part of the path is a file, a broken link or a loop of links."""
 _held: set[TextIO] = set()
 
 
-def _leave_to_parent() -> None:
-    """Close a forked child's copies of the locks: held on by a worker, they would outlive a parent that is killed."""
+def _close_in_child() -> None:
+    """Close a forked child's copies of the locks: a worker would hold them even after its parent was killed."""
     for file in _held:
         file.close()
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 @contextmanager
 def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
-    """Make a folder and keep a second process out of it; the lock goes with the process, however it ends.
+    """Make a folder and lock it against other processes; the lock ends with the process, even if it is killed.
 
-    `marker` is the file that tells a folder of this `kind` ("run") from any other. UsageError where something else
-    stands there, InputError where another process writes.
+    `marker` is the file that identifies a folder of this `kind` ("run"). UsageError if the path holds something else,
+    InputError if another process writes the folder.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} must be a folder for the {kind}, found a file")
@@ -47,18 +47,20 @@ def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_FOLDER:
             raise
-        raise UsageError(f"{folder} must be a folder for the {kind}, but none can be made there: {error}") from error
+        raise UsageError(f"{folder} must be a folder for the {kind}, but it cannot be created: {error}") from error
     with (folder / LOCK_FILE).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"{folder} is being written by another process; wait for it or give --output") from error
+            raise InputError(
+                f"{folder} is being written by another process; wait for it, or choose another --output"
+            ) from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
             raise InputError(
                 f"{folder} must be on a file system that can lock files, found: {error.strerror}; mount Lustre with "
-                "`-o flock`, or give an --output on another file system"
+                "`-o flock`, or choose an --output on another file system"
             ) from error
         _held.add(file)
         try:
@@ -67,21 +69,21 @@ def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
             _held.discard(file)
 
 
-def require_same(folder: Path, kind: str, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise a UsageError that lists the differences where a folder holds another configuration."""
-    if canonical_json(there) != canonical_json(now):
-        differing = differing_fields(there, now)
-        lines = [f"  {key}: there {before!r}, now {after!r}" for key, (before, after) in differing.items()]
-        raise UsageError(
-            f"{folder} holds a {kind} of another configuration; choose another --output:\n" + "\n".join(lines)
-        )
+def require_same(folder: Path, kind: str, existing: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
+    """Raise a UsageError that lists the differences if a folder holds another configuration."""
+    if canonical_json(existing) == canonical_json(requested):
+        return
+    message = f"{folder} holds a {kind} of another configuration; choose another --output:"
+    for key, (before, after) in differing_fields(existing, requested).items():
+        message += f"\n  {key}: existing {before!r}, requested {after!r}"
+    raise UsageError(message)
 
 
 def clear(folder: Path, kept: Collection[str] = ()) -> None:
-    """Remove everything in a folder but its lock and the files to be kept.
+    """Remove everything in a folder except its lock and the files in `kept`.
 
-    The caller has removed the file that marks the folder complete. Folders go first, so that no checkpoint outlives the
-    history that it continues.
+    The caller must first remove the file that marks the folder as complete. Folders are removed before files, so that
+    an interruption never leaves a checkpoint without the history that it continues.
     """
     for path in sorted(folder.iterdir(), key=lambda path: not path.is_dir()):
         if path.name == LOCK_FILE or path.name in kept:

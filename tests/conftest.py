@@ -15,3 +15,9 @@ torch.set_num_threads(2)  # before fixtures of a module train: equal bytes are p
 def two_threads() -> None:
     """Undo what a command under test did to the number of threads."""
     torch.set_num_threads(2)
+
+
+@pytest.fixture(params=["hdf5", "zarr"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each format of the parts of a feature store."""
+    return str(request.param)

@@ -1,4 +1,4 @@
-"""A user's own modules: what check-module finds in bad ones, and what becomes of good ones in a run."""
+"""Custom modules: check-module finds faults in invalid ones, and a run keeps copies of valid ones."""
 
 import json
 import re
@@ -16,7 +16,8 @@ from mervn.config import EvaluateOptions, TrainHeadOptions
 from mervn.data.streams import open_streams
 from mervn.evaluation.evaluate import evaluate
 from mervn.model.check_module import check_module
-from mervn.model.module_checks import HEAD_CHECKS, LOSS_CHECKS
+from mervn.model.loss_checks import LOSS_CHECKS
+from mervn.model.module_checks import HEAD_CHECKS
 from mervn.model.saved_run import load_head
 from mervn.registry import LOSSES
 from mervn.run_folder import default_folder, read_config
@@ -39,8 +40,8 @@ class Base(nn.Module):
         text, audio = streams["text"], streams["audio"]
         return [concatenate(text.replace(self.map(text.values)), audio.replace(self.map(audio.values)))]
 """
-BAD_FUSIONS = {
-    "it runs": "def forward(self, streams):\n        return streams['text']",
+FAULTY_FUSIONS = {
+    "forward runs": "def forward(self, streams):\n        return streams['text']",
     "batch = alone": "def forward(self, streams):\n"
     "        x = super().forward(streams)[0]\n"
     "        return [x.replace(x.values + x.pad().mean((0, 1)))]",
@@ -54,10 +55,10 @@ BAD_FUSIONS = {
     "length 0 and 1": "def forward(self, streams):\n"
     "        (x,) = super().forward(streams)\n"
     "        return [x.replace(x.values / (x.lengths[x.segments][:, None] - 1))]",
-    "gradients only where there is data": "def forward(self, streams):\n"
+    "gradients within the utterance": "def forward(self, streams):\n"
     "        (x,) = super().forward({n: s.replace(s.values.detach()) for n, s in streams.items()})\n"
     "        return [x]",
-    "every parameter learns": "def __init__(self, *args):\n"
+    "every parameter has a gradient": "def __init__(self, *args):\n"
     "        super().__init__(*args)\n"
     "        self.unused = nn.Linear(2, 2)",
     "saved and loaded": "def __init__(self, *args):\n"
@@ -66,23 +67,23 @@ BAD_FUSIONS = {
     "    def forward(self, streams):\n"
     "        (x,) = super().forward(streams)\n"
     "        return [x.replace(x.values * self.kept)]",
-    "the same twice": "def forward(self, streams):\n"
+    "deterministic in eval mode": "def forward(self, streams):\n"
     "        (x,) = super().forward(streams)\n"
     "        return [x.replace(nn.functional.dropout(x.values, 0.5))]",
-    "utterances differ": "def forward(self, streams):\n"
+    "logits depend on the input": "def forward(self, streams):\n"
     "        (x,) = super().forward(streams)\n"
     "        return [x.replace(x.values * 0 + self.map.bias)]",
     "bf16": "def forward(self, streams):\n"
     "        (x,) = super().forward(streams)\n"
     "        return [x.replace((x.values * 1e3).cos().to(x.values.dtype))]",
 }
-BAD_LOSSES = {
-    "it runs": "return nn.functional.cross_entropy(logits, targets, reduction='none')",
+FAULTY_LOSSES = {
+    "forward runs": "return nn.functional.cross_entropy(logits, targets, reduction='none')",
     "order of the batch": "return (nn.functional.cross_entropy(logits, targets, reduction='none')"
     " * torch.arange(len(targets))).mean()",
-    "a mean over the batch": "return nn.functional.cross_entropy(logits, targets, reduction='sum')",
+    "mean over the batch": "return nn.functional.cross_entropy(logits, targets, reduction='sum')",
     "finite gradients": "return -logits.softmax(-1).gather(1, targets[:, None]).log().mean()",
-    "right costs less than wrong": "return -nn.functional.cross_entropy(logits, targets)",
+    "lower loss for correct predictions": "return -nn.functional.cross_entropy(logits, targets)",
 }
 
 
@@ -96,25 +97,25 @@ def failing(reference: str, role: str) -> dict[str, str]:
     return {finding.check: finding.fault for finding in check_module(reference, role) if finding.fault}
 
 
-@pytest.mark.parametrize("check", [*HEAD_CHECKS, "it runs"])
-def test_a_fusion_that_breaks_a_promise_is_found(check: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("check", [*HEAD_CHECKS, "forward runs"])
+def test_a_fault_in_a_fusion_is_found(check: str, tmp_path: Path) -> None:
     assert failing(write(tmp_path, "pass"), "fusion") == {}
     (tmp_path / "bad").mkdir()
-    assert check in failing(write(tmp_path / "bad", BAD_FUSIONS[check]), "fusion")
+    assert check in failing(write(tmp_path / "bad", FAULTY_FUSIONS[check]), "fusion")
 
 
 @pytest.mark.parametrize("check", LOSS_CHECKS)
-def test_a_loss_that_breaks_a_promise_is_found(check: str, tmp_path: Path) -> None:
+def test_a_fault_in_a_loss_is_found(check: str, tmp_path: Path) -> None:
     header = HEADER[: HEADER.index("class Base")] + (
         "class Base(nn.Module):\n    def __init__(self, weights):\n        super().__init__()\n"
     )
     assert check in failing(
-        write(tmp_path, f"def forward(self, logits, targets):\n        {BAD_LOSSES[check]}", header), "loss"
+        write(tmp_path, f"def forward(self, logits, targets):\n        {FAULTY_LOSSES[check]}", header), "loss"
     )
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_built_in_losses_keep_the_promises(loss: str) -> None:
+def test_built_in_losses_pass_the_checks(loss: str) -> None:
     from features.lazy_import import import_target
 
     for weights in (None, torch.tensor([0.5, 1.0, 2.0])):
@@ -149,7 +150,7 @@ def test_a_pooling_that_averages_the_padding_is_found(tmp_path: Path) -> None:
         ("from torch import nn\nclass Mine(nn.Module):\n    options = ('block',)", "found ('block',)"),
     ],
 )
-def test_what_cannot_be_loaded_is_a_wrong_usage(text: str, message: str, tmp_path: Path) -> None:
+def test_a_module_that_cannot_be_loaded_is_a_usage_error(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(UsageError, match=re.escape(message)):
         check_module(f"{tmp_path / 'mine.py'}:Mine", "fusion")
@@ -157,10 +158,10 @@ def test_what_cannot_be_loaded_is_a_wrong_usage(text: str, message: str, tmp_pat
         check_module(f"{tmp_path / 'other.py'}:Mine", "fusion")
 
 
-def test_an_error_in_a_users_module_names_its_line(tmp_path: Path) -> None:
+def test_an_error_in_a_custom_module_names_its_line(tmp_path: Path) -> None:
     reference = write(tmp_path, "def forward(self, streams):\n        return [streams['txt']]")
     line = (tmp_path / "mine.py").read_text().splitlines().index("        return [streams['txt']]") + 1
-    assert failing(reference, "fusion") == {"it runs": f"{tmp_path / 'mine.py'}:{line}: KeyError: 'txt'"}
+    assert failing(reference, "fusion") == {"forward runs": f"{tmp_path / 'mine.py'}:{line}: KeyError: 'txt'"}
 
 
 def docs_example() -> str:
@@ -168,18 +169,18 @@ def docs_example() -> str:
     return str(block)
 
 
-def test_the_example_of_a_fusion_in_the_docs_holds_and_is_short(
+def test_the_example_of_a_fusion_in_the_docs_passes_and_is_short(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "my_fusion.py").write_text(docs_example())
     assert len([line for line in docs_example().splitlines() if line.strip()]) <= 20
     assert mervn(["check-module", f"{tmp_path / 'my_fusion.py'}:Gated", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["findings"]
-    assert [entry["check"] for entry in found] == ["it runs", *HEAD_CHECKS]
+    assert [entry["check"] for entry in found] == ["forward runs", *HEAD_CHECKS]
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> dict[str, Any]:
+def custom(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "my_fusion.py").write_text(docs_example())
     (tmp_path / "mine" / "other.py").write_text(
@@ -196,15 +197,15 @@ def own(tmp_path: Path) -> dict[str, Any]:
     return {role: f"{folder / name}" for role, name in names.items()}
 
 
-def test_a_run_keeps_the_users_modules_and_asks_before_it_runs_them(
-    data: Path, tmp_path: Path, own: dict[str, Any]
+def test_a_run_copies_custom_modules_and_executes_them_only_if_trusted(
+    data: Path, tmp_path: Path, custom: dict[str, Any]
 ) -> None:
-    result = train(data, tmp_path / "run", **own)
+    result = train(data, tmp_path / "run", **custom)
     modules = read_config(result.path).inputs["modules"]
     assert modules["fusion"]["class"] == "Gated" and len(modules["loss"]["sha256"]) == 64
     assert (result.path / "modules" / "fusion.py").read_text() == docs_example()
     for path in (tmp_path / "mine").iterdir():
-        path.unlink()  # the run does not need it any more
+        path.unlink()  # the run needs only its copies
     with pytest.raises(UsageError, match="Review it, then pass --trust-code"):
         evaluate(result.path, EvaluateOptions(split="valid"))
     found = evaluate(result.path, EvaluateOptions(split="valid", trust_code=True))
@@ -215,41 +216,41 @@ def test_a_run_keeps_the_users_modules_and_asks_before_it_runs_them(
         load_head(result.path, read_config(result.path), trust_code=True)
 
 
-def test_own_copies_of_built_in_parts_train_to_the_same_numbers(
-    data: Path, tmp_path: Path, own: dict[str, Any]
+def test_custom_copies_of_built_in_modules_train_to_the_same_numbers(
+    data: Path, tmp_path: Path, custom: dict[str, Any]
 ) -> None:
-    theirs = {"pooling": own["pooling"], "loss": own["loss"]}
-    found = outcome(train(data, tmp_path / "own", **theirs).path)
+    copies = {"pooling": custom["pooling"], "loss": custom["loss"]}
+    found = outcome(train(data, tmp_path / "custom", **copies).path)
     expected = outcome(train(data, tmp_path / "built-in", pooling="mean", loss="label_smoothing").path)
     assert found == expected
 
 
-def test_an_edited_module_is_another_configuration(data: Path, tmp_path: Path, own: dict[str, Any]) -> None:
-    train(data, tmp_path / "run", fusion=own["fusion"])
-    again = train(data, tmp_path / "run", fusion=own["fusion"])
+def test_an_edited_module_is_another_configuration(data: Path, tmp_path: Path, custom: dict[str, Any]) -> None:
+    train(data, tmp_path / "run", fusion=custom["fusion"])
+    again = train(data, tmp_path / "run", fusion=custom["fusion"])
     assert not again.trained
     (tmp_path / "elsewhere").mkdir()
     moved = tmp_path / "elsewhere" / "my_fusion.py"
-    path = Path(own["fusion"].rpartition(":")[0])
+    path = Path(custom["fusion"].rpartition(":")[0])
     moved.write_bytes(path.read_bytes())
-    assert not train(data, tmp_path / "run", fusion=f"{moved}:Gated").trained  # the content counts, not the place
+    assert not train(data, tmp_path / "run", fusion=f"{moved}:Gated").trained  # only the content matters, not the path
     path.write_text(path.read_text() + "\n# changed\n")
     with pytest.raises(UsageError, match="another configuration.*\n.*modules"):
-        train(data, tmp_path / "run", fusion=own["fusion"])
+        train(data, tmp_path / "run", fusion=custom["fusion"])
     history = read_jsonl(tmp_path / "run" / "history.jsonl")
     assert len(history) == SMALL["epochs"]
 
 
-def test_the_name_of_a_run_has_no_folders_in_it(data: Path, tmp_path: Path, own: dict[str, Any]) -> None:
-    config = read_config(train(data, tmp_path / "run", fusion=own["fusion"]).path)
+def test_the_name_of_a_run_has_no_folders_in_it(data: Path, tmp_path: Path, custom: dict[str, Any]) -> None:
+    config = read_config(train(data, tmp_path / "run", fusion=custom["fusion"]).path)
     streams = open_streams(TrainHeadOptions(), data, ("text", "audio"))
     name = default_folder(config, {key: stream.encoder for key, stream in streams.items()}).name
     assert name.startswith("data-fourier2vec+hashed_ngrams-my_fusion.py-Gated-attn-")
 
 
-def test_a_modality_that_is_not_used_is_named_with_what_to_declare(tmp_path: Path) -> None:
+def test_an_unused_modality_is_named_with_a_hint(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(HEADER + "class Mine(Base):\n    def forward(self, streams):\n        return [streams['audio']]\n")
     faults = [finding.fault for finding in check_module(f"{path}:Mine", "fusion") if finding.fault]
-    assert any("does not use text, or detaches it; if it is to read audio alone" in fault for fault in faults)
+    assert any("does not use text, or detaches it; if it should read only audio" in fault for fault in faults)
     assert all("give the class streams = ('audio',)" in fault for fault in faults if "no gradient" in fault)

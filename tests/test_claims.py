@@ -1,4 +1,4 @@
-"""Several processes share the work on a store, and none waits for the dead."""
+"""Claims: several processes share the work on a store, and claims of ended processes expire."""
 
 import json
 import os
@@ -16,7 +16,8 @@ from tiny import make_data
 from features.encoders.base import load_encoder
 from features.encoders.selector import parse_selector
 from features.extraction.plan import make_plan
-from features.extraction.scheduler import Share
+from features.extraction.scheduler import Scheduler
+from features.extraction.settings import ExtractSettings
 from features.extraction.worker import Engine
 from features.manifests.manifest import read_manifests
 from features.store import claims as module
@@ -48,9 +49,7 @@ def test_a_unit_is_held_in_every_store_or_in_none(tmp_path: Path) -> None:
         assert both.take("u") and not other.take("u")
 
 
-def test_a_claim_that_is_refreshed_lives_and_one_that_is_not_dies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refreshed_claim_lives_and_others_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REFRESH_S", 0.05)
     monkeypatch.setattr(module, "_machine", lambda: ["elsewhere"])  # whose processes cannot be asked
     with Claims([tmp_path]) as alive:
@@ -143,18 +142,18 @@ def test_a_claim_cut_short_by_a_crash_expires(tmp_path: Path) -> None:
 
 def test_what_others_commit_meanwhile_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(tmp_path / "data")
-    through = Share.through
+    run_units = Scheduler.run
     inner: list[object] = []
 
-    def with_another_inside(self: Share, engine: Engine, say: object, update: object) -> object:
-        results = through(self, engine, say, update)  # type: ignore[arg-type]
+    def with_another_inside(self: Scheduler, engine: Engine, reporter: object, update: object) -> object:
+        results = run_units(self, engine, reporter, update)  # type: ignore[arg-type]
         for number, result in enumerate(results):
             if number == 2 and not inner:
                 inner.append(None)
                 inner[0] = run(data)  # a second process begins and ends here
             yield result
 
-    monkeypatch.setattr(Share, "through", with_another_inside)
+    monkeypatch.setattr(Scheduler, "run", with_another_inside)
     outer = run(data)
     assert outer.encoded + inner[0].encoded == 42 and outer.kept == inner[0].encoded > 0  # type: ignore[attr-defined]
     monkeypatch.undo()
@@ -176,7 +175,7 @@ def test_units_are_waited_for_and_taken_over_when_their_process_dies(
     monkeypatch.setattr("features.extraction.scheduler.WAIT_S", 0.05)
     path = Path(run(data, shard=(1, 2)).path)
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as sleeper, Claims([path]) as other:
-        _hold_everything(other, data, path, sleeper.pid)
+        _claim_all_units(other, data, path, sleeper.pid)
         began = time.monotonic()
         threading.Timer(0.5, sleeper.kill).start()
         result = run(data)
@@ -184,13 +183,13 @@ def test_units_are_waited_for_and_taken_over_when_their_process_dies(
         assert result.left == 0 and result.encoded > 0
 
 
-def _hold_everything(claims: Claims, data: Path, store: Path, pid: int) -> None:
+def _claim_all_units(claims: Claims, data: Path, store: Path, pid: int) -> None:
     """Claim every unit for another process."""
-    rows = read_manifests(data, ("train", "valid", "test"))
-    utterances = [utterance for split in rows.values() for utterance in split]
+    manifests = read_manifests(data, ("train", "valid", "test"))
+    utterances = [utterance for split in manifests.values() for utterance in split]
     encoder = load_encoder(parse_selector("fourier2vec", "audio"))
     identity = read_store_info(store).identity
-    plan = make_plan(utterances, encoder, [identity], data / "stores", 2.0, False)
+    plan = make_plan(utterances, encoder, [identity], 2.0, ExtractSettings(data / "stores"))
     for name in map(plan.unit_name, plan.units):
         assert claims.take(name)
         path = claim_of(store, name)

@@ -45,7 +45,7 @@ from features.lazy_import import import_target
 from features.manifests.fields import FIELDS, parse_fields
 from features.ragged import Ragged
 from features.store.reader import FeatureStore
-from mervn.demo.known_answers import ROWS, SETS
+from mervn.demo import known_answers
 from mervn.registry import FUSIONS, LOSSES, POOLINGS, SAMPLINGS
 
 ROOT = Path(__file__).parent.parent
@@ -376,15 +376,15 @@ def test_the_figure_of_the_readme_is_drawn_from_the_metrics_of_a_demo(tmp_path: 
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for label_set in SETS:
-        for row in ROWS:
-            run_folder = tmp_path / "runs" / f"{label_set}-{row}-seed0"
+    for label_set in known_answers.SETS:
+        for fusion in known_answers.FUSIONS:
+            run_folder = tmp_path / "runs" / f"{label_set}-{fusion}-seed0"
             run_folder.mkdir(parents=True)
             (run_folder / "metrics-test.json").write_text('{"test": {"macro_f1": 0.625}}')
     module.main(tmp_path, tmp_path)
     for theme in ("light", "dark"):
         drawn = (tmp_path / f"demo-{theme}.svg").read_text("utf-8")
-        assert drawn.count(">0.625<") == len(SETS) * len(ROWS)
+        assert drawn.count(">0.625<") == len(known_answers.SETS) * len(known_answers.FUSIONS)
         ET.fromstring(drawn)
         kept = (ROOT / "docs" / "figures" / f"demo-{theme}.svg").read_text("utf-8")
         assert re.sub(r"[\d.]+", "", kept) == re.sub(r"[\d.]+", "", drawn)

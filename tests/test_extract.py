@@ -1,4 +1,4 @@
-"""Extraction: nothing lost, nothing stale, nothing dropped in silence."""
+"""Extraction: every utterance is stored or rejected with a reason, and changed inputs are noticed."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from tiny import make_data, make_whisper, read_jsonl, wave, write_manifest
+from tiny import Messages, make_data, make_whisper, read_jsonl, wave, write_manifest
 
 import features.extraction.encode as encoding
 from features.config import SPLITS
@@ -23,33 +23,18 @@ from features.extraction.extract import extract_stream
 from features.extraction.report import StoreResult
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import read_manifests
+from features.progress import SILENT
 from features.ragged import Ragged
 from features.store.reader import FeatureStore
 from features.store.rejected import read_rejected
 
 
-class Bar:
-    """A progress bar nobody looks at."""
-
-    def __init__(self, total: int, done: int) -> None:
-        self.n, self.total = done, total
-
-    def update(self, count: int) -> None:
-        self.n += count
-
-    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 def run(data: Path, selector: str = "fourier2vec", **changes: Any) -> StoreResult:
     modality = "text" if selector.startswith("hashed") else "audio"
-    rows = read_manifests(data, SPLITS)
+    manifests = read_manifests(data, SPLITS)
     settings = replace(ExtractSettings(features_dir=data / "stores", batch_seconds=2.0), **changes)
-    utterances = [utterance for split in SPLITS for utterance in rows[split]]
-    (result,) = extract_stream(utterances, parse_selector(selector, modality), settings, lambda _: None, Bar)
+    utterances = [utterance for split in SPLITS for utterance in manifests[split]]
+    (result,) = extract_stream(utterances, parse_selector(selector, modality), settings, SILENT)
     return result
 
 
@@ -64,15 +49,15 @@ def test_every_utterance_is_stored_with_its_closed_form_length(tmp_path: Path) -
     result = run(data)
     assert (result.encoded, result.kept, result.rejected) == (42, 0, 0)
     store = FeatureStore(result.path)
-    for rows in read_manifests(data, SPLITS).values():
-        for utterance in rows:
+    for utterances in read_manifests(data, SPLITS).values():
+        for utterance in utterances:
             samples = -(-soundfile.info(utterance.audio_path).frames * 16_000 // 22_050)
             assert store.utterance_info(utterance.utterance_id).num_inputs == samples
             assert len(store[utterance.utterance_id]) == (max(samples, 400) - 400) // 320 + 1
     assert (Path(result.path) / "encoder" / "model.safetensors").is_file()
 
 
-def test_whisper_stores_the_rows_of_the_audio_and_never_the_window(tmp_path: Path) -> None:
+def test_whisper_stores_the_frames_of_the_audio_and_never_the_window(tmp_path: Path) -> None:
     model = make_whisper(tmp_path / "tiny")
     data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
     soundfile.write(data / "train-000.wav", wave(2.0, 0), 16_000)
@@ -142,17 +127,14 @@ def test_what_cannot_be_used_is_rejected_with_reason_and_line(tmp_path: Path) ->
     broken[700] = np.nan
     soundfile.write(data / "train-002.wav", broken, 16_000, subtype="FLOAT")
     (data / "valid-003.wav").write_text("no audio")
-    rows = read_jsonl(data / "test.jsonl")
-    rows[0] |= {"start": 0.1, "end": 9.0}
-    rows[1] |= {"channel": 1}
-    rows[2] |= {"end": soundfile.info(data / "test-002.wav").duration + 0.04}
-    write_manifest(data / "test.jsonl", rows)
+    entries = read_jsonl(data / "test.jsonl")
+    entries[0] |= {"start": 0.1, "end": 9.0}
+    entries[1] |= {"channel": 1}
+    entries[2] |= {"end": soundfile.info(data / "test-002.wav").duration + 0.04}
+    write_manifest(data / "test.jsonl", entries)
     result = run(data)
     assert (result.encoded, result.rejected, result.end_clipped) == (37, 5, 1)
-    reasons = {
-        name: (entry["reason"], entry["file"], entry["line"])
-        for name, entry in read_rejected(Path(result.path)).items()
-    }
+    reasons = {name: (entry.reason, entry.file, entry.line) for name, entry in read_rejected(Path(result.path)).items()}
     assert reasons == {
         "train-001": ("no_samples", "train.jsonl", 2),
         "train-002": ("non_finite", "train.jsonl", 3),
@@ -161,7 +143,7 @@ def test_what_cannot_be_used_is_rejected_with_reason_and_line(tmp_path: Path) ->
         "test-001": ("no_channel", "test.jsonl", 2),
     }
     soundfile.write(data / "train-001.wav", wave(0.5, 5), 16_000)
-    again = run(data)  # a mended file is encoded at the next run and leaves the list
+    again = run(data)  # a repaired file is encoded at the next run and leaves the list
     assert (again.encoded, again.kept, again.rejected) == (1, 37, 4)
     assert "train-001" not in read_rejected(Path(result.path))
 
@@ -170,7 +152,7 @@ def test_nothing_usable_is_a_failure(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
     for path in data.glob("*.wav"):
         path.write_text("no audio")
-    with pytest.raises(InputError, match=r"nothing could be encoded; the reasons are in .*rejected.jsonl"):
+    with pytest.raises(InputError, match=r"no utterance could be encoded; the reasons are in .*rejected.jsonl"):
         run(data)
 
 
@@ -178,10 +160,10 @@ def test_other_content_under_the_same_id_is_an_error_until_updated(tmp_path: Pat
     data = make_data(tmp_path / "data")
     before = content(run(data).path)
     soundfile.write(data / "train-005.wav", wave(0.8, 99), 16_000)
-    rows = read_jsonl(data / "valid.jsonl")
-    rows[0]["end"] = 0.25
-    write_manifest(data / "valid.jsonl", rows)
-    with pytest.raises(InputError, match=r"2 utterances have another content.*'train-005' .train.jsonl:6.*--update"):
+    entries = read_jsonl(data / "valid.jsonl")
+    entries[0]["end"] = 0.25
+    write_manifest(data / "valid.jsonl", entries)
+    with pytest.raises(InputError, match=r"another content for 2 utterances.*'train-005' .train.jsonl:6.*--update"):
         run(data)
     result = run(data, update=True)
     assert (result.encoded, result.kept) == (2, 40)
@@ -193,9 +175,9 @@ def test_other_content_under_the_same_id_is_an_error_until_updated(tmp_path: Pat
 def test_an_edited_transcript_is_noticed(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
     run(data, "hashed_ngrams")
-    rows = read_jsonl(data / "train.jsonl")
-    rows[1]["transcript"] = "một câu khác hẳn"
-    write_manifest(data / "train.jsonl", rows)
+    entries = read_jsonl(data / "train.jsonl")
+    entries[1]["transcript"] = "một câu khác hẳn"
+    write_manifest(data / "train.jsonl", entries)
     with pytest.raises(InputError, match=r"'train-001' .train.jsonl:2"):
         run(data, "hashed_ngrams")
     result = run(data, "hashed_ngrams", update=True)
@@ -203,13 +185,13 @@ def test_an_edited_transcript_is_noticed(tmp_path: Path) -> None:
     assert len(FeatureStore(result.path)["train-001"]) == 5
 
 
-def test_a_missing_transcript_is_no_rows_and_composed_text_is_one_text(tmp_path: Path) -> None:
+def test_a_missing_transcript_is_no_tokens_and_composed_text_is_one_text(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
-    rows = read_jsonl(data / "train.jsonl")
-    rows[0]["transcript"] = unicodedata.normalize("NFD", "Tôi  rất\tvui ")
-    rows[1]["transcript"] = "Tôi rất vui"
-    rows[2]["transcript"] = " \n "
-    write_manifest(data / "train.jsonl", rows)
+    entries = read_jsonl(data / "train.jsonl")
+    entries[0]["transcript"] = unicodedata.normalize("NFD", "Tôi  rất\tvui ")
+    entries[1]["transcript"] = "Tôi rất vui"
+    entries[2]["transcript"] = " \n "
+    write_manifest(data / "train.jsonl", entries)
     result = run(data, "hashed_ngrams")
     store = FeatureStore(result.path)
     np.testing.assert_array_equal(store["train-000"], store["train-001"])
@@ -241,7 +223,7 @@ def test_features_that_are_not_numbers_are_rejected(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("features.extraction.encode.encode", broken)
     result = run(data)
     assert result.rejected > 0
-    assert {entry["reason"] for entry in read_rejected(Path(result.path)).values()} == {"non_finite_features"}
+    assert {entry.reason for entry in read_rejected(Path(result.path)).values()} == {"non_finite_features"}
 
 
 def test_a_plan_writes_nothing_and_a_small_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,13 +237,13 @@ def test_a_plan_writes_nothing_and_a_small_disk_is_refused(tmp_path: Path, monke
     assert not (data / "stores").exists()
 
 
-def test_the_plan_tells_exact_bytes(tmp_path: Path) -> None:
+def test_the_plan_announces_exact_bytes(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
     said: list[str] = []
-    rows = read_manifests(data, SPLITS)
+    manifests = read_manifests(data, SPLITS)
     extract_stream(
-        [u for split in SPLITS for u in rows[split]], parse_selector("fourier2vec", "audio"),
-        ExtractSettings(data / "stores"), said.append, Bar,
+        [u for split in SPLITS for u in manifests[split]], parse_selector("fourier2vec", "audio"),
+        ExtractSettings(data / "stores"), Messages(said),
     )  # fmt: skip
     (path,) = (data / "stores" / "audio").iterdir()
     store = FeatureStore(path)
@@ -269,20 +251,20 @@ def test_the_plan_tells_exact_bytes(tmp_path: Path) -> None:
     assert f"{written / 1e6:.1f} MB to write" in "\n".join(said)
 
 
-def test_a_device_that_is_not_there_is_refused() -> None:
+def test_a_missing_device_is_refused() -> None:
     assert resolve_device("cpu").type == "cpu"
     for name in ("cuda:99", "abacus"):
         with pytest.raises(InputError, match=f"--device must be a device that torch can use here, found '{name}'"):
             resolve_device(name)
 
 
-def test_a_wrong_length_promise_is_a_bug_that_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_closed_form_length_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from features.encoders.fourier2vec import Fourier2Vec
 
     data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
     original = Fourier2Vec.get_feat_lengths
     monkeypatch.setattr(Fourier2Vec, "get_feat_lengths", lambda self, n: original(self, n) + 1)
-    with pytest.raises(RuntimeError, match="Fourier2Vec.get_feat_lengths promised"):
+    with pytest.raises(RuntimeError, match="Fourier2Vec.get_feat_lengths must equal the output length"):
         run(data)
 
 

@@ -20,7 +20,7 @@ from features.errors import InputError, UsageError
 from features.extraction.extract import extract_stream
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import read_manifests
-from features.progress import no_bar
+from features.progress import SILENT
 from mervn.config import EvaluateOptions, FinetuneOptions
 from mervn.data.split import read_batch
 from mervn.data.waveform_split import WaveformSplit
@@ -149,7 +149,7 @@ def test_two_audio_streams_are_trained_together(made: Path, tmp_path: Path) -> N
 
 def test_the_same_again_prints_what_is_there_and_another_is_refused(head: Path, tuned: Path) -> None:
     assert not tune(head, tuned).trained
-    with pytest.raises(UsageError, match="layer_decay: there 0.9, now 0.5"):
+    with pytest.raises(UsageError, match="layer_decay: existing 0.9, requested 0.5"):
         tune(head, tuned, layer_decay=0.5)
 
 
@@ -340,7 +340,7 @@ def test_a_tuned_encoder_extracts_but_not_what_it_saw(tuned: Path, data: Path, t
     settings = ExtractSettings(features_dir=tmp_path / "stores")
     rows = read_manifests(data, ("train", "valid"))
     utterances = [u for some in rows.values() for u in some]
-    (result,) = extract_stream(utterances, selector, settings, lambda _: None, no_bar)
+    (result,) = extract_stream(utterances, selector, settings, SILENT)
     assert result.encoded == 34
     seen = json.loads((Path(result.path) / "tuned.json").read_text())["seen"]
     assert seen.keys() == {u.utterance_id for u in rows["train"]}
@@ -351,7 +351,7 @@ def test_a_tuned_encoder_extracts_but_not_what_it_saw(tuned: Path, data: Path, t
         write_manifest(other / f"{split}.jsonl", [line | {"utterance_id": split}])
     strangers = read_manifests(other, ("test",))["test"]
     with pytest.raises(InputError, match=r"was fine-tuned on 1 utterances of test: test.jsonl:1 'test'"):
-        extract_stream(strangers, selector, settings, lambda _: None, no_bar)
+        extract_stream(strangers, selector, settings, SILENT)
 
 
 def test_the_checkpoint_of_a_real_architecture_is_whole(made: Path, tmp_path: Path) -> None:  # noqa: F811

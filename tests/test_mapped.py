@@ -1,4 +1,4 @@
-"""Values are mapped when they are read, no file stays open, and what is not used is released."""
+"""Mapped arrays: mapped when they are read, released when they are not used; no file stays open."""
 
 import errno
 import gc
@@ -16,23 +16,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_store import kind, make_store, parts, row, write  # noqa: F401
+from tiny_store import make_store, parts, stored, write
 
 from features.store import mapped
 from features.store.reader import FeatureStore
 
 
-def make_parts(folder: Path, count: int, kind: str) -> FeatureStore:  # noqa: F811
+def make_parts(folder: Path, count: int, kind: str) -> FeatureStore:
     info = make_store(folder)
     for i in range(count):
-        write(info, [row(f"{i}-a", 1 + i % 3, i), row(f"{i}-b", 2, i)], kind=kind)
+        write(info, [stored(f"{i}-a", 1 + i % 3, i), stored(f"{i}-b", 2, i)], kind=kind)
     return FeatureStore(info.path)
 
 
 def check_all(store: FeatureStore) -> int:
     for name in sorted(store):
         number, _, letter = name.partition("-")
-        expected = row(name, 1 + int(number) % 3 if letter == "a" else 2, int(number)).values
+        expected = stored(name, 1 + int(number) % 3 if letter == "a" else 2, int(number)).values
         np.testing.assert_array_equal(store[name], expected)
     return len(store)
 
@@ -57,7 +57,7 @@ def at_most_open(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_no_file_stays_open(tmp_path: Path, kind: str) -> None:  # noqa: F811
+def test_no_file_stays_open(tmp_path: Path, kind: str) -> None:
     make_parts(tmp_path / "warm", 1, kind)
     before = open_files()
     store = make_parts(tmp_path / "store", 8, kind)
@@ -65,7 +65,7 @@ def test_no_file_stays_open(tmp_path: Path, kind: str) -> None:  # noqa: F811
     assert open_files() == before
 
 
-def test_more_parts_than_descriptors_are_read(tmp_path: Path, kind: str) -> None:  # noqa: F811
+def test_more_parts_than_descriptors_are_read(tmp_path: Path, kind: str) -> None:
     """Every part kept a file open: a store of 1100 parts could not be opened where 1024 files may be."""
     info = make_parts(tmp_path, 70, kind).info
     with at_most_open(64):
@@ -76,7 +76,7 @@ def test_more_parts_than_descriptors_are_read(tmp_path: Path, kind: str) -> None
 
 def test_parts_that_are_not_read_are_released(
     tmp_path: Path,
-    kind: str,  # noqa: F811
+    kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(mapped, "MAX_MAPPED", 3)
@@ -88,14 +88,14 @@ def test_parts_that_are_not_read_are_released(
         check_all(store) if i == 5 else store[f"{i}-b"]
     assert num_mapped(store) <= 4
     check_all(store)
-    np.testing.assert_array_equal(held, row("0-a", 1, 0).values)  # a slice keeps its pages
+    np.testing.assert_array_equal(held, stored("0-a", 1, 0).values)  # a slice keeps its pages
     assert not held.flags.writeable
     del held, store
     gc.collect()
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
-def test_what_was_used_since_is_released_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recently_used_arrays_are_released_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mapped, "MAX_MAPPED", 4)
     store = make_parts(tmp_path, 12, "hdf5")
     opened: list[Path] = []
@@ -113,7 +113,7 @@ def test_what_was_used_since_is_released_last(tmp_path: Path, monkeypatch: pytes
 
 def test_threads_read_while_parts_are_released(
     tmp_path: Path,
-    kind: str,  # noqa: F811
+    kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(mapped, "MAX_MAPPED", 2)
@@ -169,11 +169,11 @@ def test_a_full_address_space_releases_other_mappings(tmp_path: Path, monkeypatc
     assert check_all(store) == 8
 
 
-def test_a_part_replaced_under_its_name_is_opened_anew(tmp_path: Path, kind: str) -> None:  # noqa: F811
+def test_a_part_replaced_under_its_name_is_opened_anew(tmp_path: Path, kind: str) -> None:
     store = make_parts(tmp_path, 1, kind)
     (path,) = parts(store.info)
     path.rename(tmp_path / "gone")
-    write(store.info, [row("other", 900, 7), row("0-b", 2, 0), row("0-a", 1, 0)], kind=kind)
+    write(store.info, [stored("other", 900, 7), stored("0-b", 2, 0), stored("0-a", 1, 0)], kind=kind)
     parts(store.info)[0].rename(path)
-    np.testing.assert_array_equal(store["0-a"], row("0-a", 1, 0).values)
+    np.testing.assert_array_equal(store["0-a"], stored("0-a", 1, 0).values)
     assert len(store["other"]) == 900

@@ -1,4 +1,4 @@
-"""A full device: batches are halved, the budget is remembered, and only what is too long is rejected."""
+"""Full memory: batches are halved, the size is remembered, and only overlong audio is rejected."""
 
 import gc
 import sys
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_inputs import run
+from test_encoder_input import run
 from tiny import make_data, make_whisper, wave
 from torch import nn
 
@@ -116,8 +116,8 @@ def test_an_overlong_utterance_is_rejected_and_the_others_are_encoded(
     result = run(data)
     assert (result.encoded, result.rejected) == (7, 1)
     (entry,) = read_rejected(Path(result.path)).values()
-    assert (entry["utterance_id"], entry["reason"]) == ("train-001", "out_of_memory")
-    assert "31.0 s of audio do not fit into the memory: cut it by start and end" in entry["detail"]
+    assert (entry.utterance_id, entry.reason) == ("train-001", "out_of_memory")
+    assert "31.0 s of audio do not fit into the memory: cut it by start and end" in entry.detail
 
 
 def test_a_device_that_is_full_for_another_reason_stops_the_extraction(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import make_data, make_vggish, make_wave_transformer, make_whisper
+from tiny_store import IDENTITY
 
 from cli.main import run
 from features.encoders import model_source
@@ -82,7 +83,7 @@ def test_a_model_that_was_not_extracted_is_never_replaced_by_another(
     assert train(made, tmp_path / "run", "--audio-encoder", f"whisper={model}") == 1
     message = capsys.readouterr().err
     assert f"whisper={model} is not extracted yet" in message
-    assert f"the nearest is {made}/data/stores/audio/whisper-checkpoint-500-L2-" in message
+    assert f"the most similar one is {made}/data/stores/audio/whisper-checkpoint-500-L2-" in message
     assert not (tmp_path / "run").exists()
     if model.startswith("/"):
         assert "there is no folder /nonexistent/checkpoint-500" in message
@@ -162,7 +163,7 @@ def test_a_store_of_before_the_record_matches_by_its_recorded_selector_alone(tmp
     copy = shutil.copytree(model, tmp_path / "other" / "model")
     assert train(tmp_path, tmp_path / "run", "--audio-encoder", f"whisper={copy}") == 1
     message = capsys.readouterr().err
-    assert f"does not record the files of its model: it is found as whisper={model} alone" in message
+    assert f"does not record the files of its model, so only the name whisper={model} identifies it" in message
     with pytest.warns(UserWarning, match="does not record the files of its model"):
         assert train(tmp_path, tmp_path / "run", "--audio-encoder", f"whisper={model}") == 0
     assert train(tmp_path, tmp_path / "plain", "--audio-encoder", "whisper") == 0
@@ -263,7 +264,7 @@ def test_an_index_leads_to_no_file_outside_its_folder(tmp_path: Path) -> None:
     ids=str,
 )
 def test_an_edited_record_of_models_has_one_message(tmp_path: Path, models: object) -> None:
-    info = StoreInfo(tmp_path, {"modality": "audio", "encoder": "whisper", "layer": 1}, {"models": models})
+    info = StoreInfo(tmp_path, IDENTITY, {"models": models})
     for use in (recorded_models, recorded_selector, describe_models):
-        with pytest.raises(InputError, match=r"store\.json must record the models of the store"):
+        with pytest.raises(InputError, match=r"store\.json must list the models of the store"):
             use(info)

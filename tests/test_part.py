@@ -1,4 +1,4 @@
-"""A part is never replaced by one of other utterances, and what made it is written in it."""
+"""Parts: none is replaced by a part of other utterances, and each records the versions that computed it."""
 
 import errno
 import os
@@ -10,36 +10,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_store import kind, make_store, parts, row, write  # noqa: F401
+from tiny_store import make_store, other_than, parts, stored, write
 
 from features.errors import InputError
 from features.store.faults import DamagedPartError, UnreadablePartError
 from features.store.maintenance import compact, convert, verify
-from features.store.part import SUFFIXES, part_paths, read_part, write_part
+from features.store.part import SUFFIXES, part_paths, read_part
+from features.store.part_writer import write_part
 from features.store.reader import FeatureStore
+from features.store.summary import describe
 from features.store.writer import StoreWriter
 
 
-def test_a_part_of_other_utterances_is_never_replaced(tmp_path: Path, kind: str) -> None:  # noqa: F811
+def test_a_part_of_other_utterances_is_never_replaced(tmp_path: Path, kind: str) -> None:
     """A name of 32 bits over the ids: where two parts had one name, HDF5 replaced the first by the second."""
     info = make_store(tmp_path)
-    wanted = write_part(info.path, "audio", [row("a", 2)], 0, kind, "t")
+    wanted = write_part(info.path, "audio", [stored("a", 2)], 0, kind, "t")
     taken = wanted.name
     for number in range(2):
         wanted.rename(tmp_path / f"set-aside-{number}")
-        other = write_part(info.path, "audio", [row(f"other-{number}", 3)], 0, kind, "t")
+        other = write_part(info.path, "audio", [stored(f"other-{number}", 3)], 0, kind, "t")
         other.rename(info.path / taken)
-        wanted = write_part(info.path, "audio", [row("a", 2)], 0, kind, "t")
+        wanted = write_part(info.path, "audio", [stored("a", 2)], 0, kind, "t")
         taken = wanted.name
     assert sorted(FeatureStore(info.path)) == ["a", "other-0", "other-1"]
     assert len(list(info.path.glob(f"part-*{SUFFIXES[kind]}"))) == 3
 
 
-def test_the_name_of_a_part_follows_from_everything_but_its_values(tmp_path: Path, kind: str) -> None:  # noqa: F811
+def test_the_name_of_a_part_follows_from_everything_but_its_values(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
-    first = row("a", 2)
+    first = stored("a", 2)
     variants = [
-        (first, 0), (first, 1), (row("b", 2), 0), (replace(first, input_sha256="sha-other"), 0),
+        (first, 0), (first, 1), (stored("b", 2), 0), (replace(first, input_sha256="sha-other"), 0),
         (replace(first, num_inputs=641), 0), (replace(first, source="{}"), 0),
     ]  # fmt: skip
     paths = [write_part(info.path, "audio", [one], generation, kind, "t") for one, generation in variants]
@@ -47,29 +49,29 @@ def test_the_name_of_a_part_follows_from_everything_but_its_values(tmp_path: Pat
     assert all(len(path.name.removeprefix("part-").removesuffix(path.suffix)) >= 16 for path in paths)
 
 
-def test_of_the_same_rows_the_first_part_stays(tmp_path: Path, kind: str) -> None:  # noqa: F811
+def test_of_equal_utterances_the_first_part_stays(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
-    write(info, [row("a", 2)], kind=kind)
+    write(info, [stored("a", 2)], kind=kind)
     (path,) = parts(info)
     before = path.stat()
-    write(info, [replace(row("a", 2), values=row("a", 2).values + 1)], kind=kind)
+    write(info, [replace(stored("a", 2), values=stored("a", 2).values + 1)], kind=kind)
     assert parts(info) == [path] and path.stat().st_ino == before.st_ino
     assert not list(info.path.glob(".*.tmp"))
 
 
-def test_parts_with_short_names_stay_readable(tmp_path: Path, kind: str) -> None:  # noqa: F811
+def test_parts_with_short_names_stay_readable(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
-    write(info, [row("a", 2)], kind=kind)
+    write(info, [stored("a", 2)], kind=kind)
     parts(info)[0].rename(info.path / f"part-0badcafe{SUFFIXES[kind]}")
-    write(info, [row("b", 2)], kind=kind)
+    write(info, [stored("b", 2)], kind=kind)
     assert sorted(FeatureStore(info.path)) == ["a", "b"]
     assert compact(info.path).parts_after == 1 and sorted(FeatureStore(info.path)) == ["a", "b"]
 
 
-def test_compacting_one_part_takes_in_where_its_audio_is_now(tmp_path: Path, kind: str) -> None:  # noqa: F811
+def test_compacting_one_part_merges_its_new_source(tmp_path: Path, kind: str) -> None:
     """The name left the source out: a Zarr part stayed as it was, and what had been remembered was deleted."""
     info = make_store(tmp_path)
-    write(info, [row("a", 2)], kind=kind)
+    write(info, [stored("a", 2)], kind=kind)
     FeatureStore(info.path).remember_sources({"a": '{"path": "moved.wav"}'})
     compact(info.path)
     assert FeatureStore(info.path).utterance_info("a").source == '{"path": "moved.wav"}'
@@ -85,14 +87,14 @@ RAISED: list[BaseException] = [
 
 
 @pytest.mark.parametrize("error", RAISED, ids=str)
-def test_trouble_of_the_system_is_never_called_damage(
+def test_system_errors_are_not_reported_as_damage(
     tmp_path: Path,
-    kind: str,  # noqa: F811
+    kind: str,
     error: BaseException,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     info = make_store(tmp_path)
-    write(info, [row("a", 2)], kind=kind)
+    write(info, [stored("a", 2)], kind=kind)
 
     def trouble(*_: object, **__: object) -> Any:
         raise error
@@ -118,9 +120,9 @@ def no_descriptors_left() -> Iterator[None]:
             yield
 
 
-def test_without_descriptors_nothing_is_called_damaged(tmp_path: Path, kind: str) -> None:  # noqa: F811
+def test_missing_descriptors_are_not_reported_as_damage(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
-    write(info, [row("a", 2)], kind=kind)
+    write(info, [stored("a", 2)], kind=kind)
     (path,) = parts(info)
     read_part(path)
     store = FeatureStore(info.path)
@@ -133,7 +135,7 @@ def test_without_descriptors_nothing_is_called_damaged(tmp_path: Path, kind: str
     assert len(store["a"]) == 2
 
 
-def test_a_link_whose_target_is_missing_is_not_damage(tmp_path: Path, kind: str) -> None:  # noqa: F811
+def test_a_link_whose_target_is_missing_is_not_damage(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
     (info.path / f"part-0000000000000000{SUFFIXES[kind]}").symlink_to(tmp_path / "unmounted")
     with pytest.raises(UnreadablePartError, match="ENOENT"):
@@ -142,12 +144,12 @@ def test_a_link_whose_target_is_missing_is_not_damage(tmp_path: Path, kind: str)
     assert not fault.damaged and len(parts(info)) == 1
 
 
-def test_each_part_says_what_made_it(tmp_path: Path, kind: str) -> None:  # noqa: F811
+def test_each_part_records_its_versions(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
     old, new = {"torch": "1.0", "device": "cpu"}, {"torch": "2.0", "device": "cpu"}
     for number, made_with in enumerate((old, new, old, {})):
         with StoreWriter(info, 0, kind, made_with=made_with) as writer:
-            writer.add([row(str(number), 2)])
+            writer.add([stored(str(number), 2)])
     assert {read_part(path).utterance_ids[0]: read_part(path).made_with for path in parts(info)} == {
         "0": old, "1": new, "2": old, "3": {},
     }  # fmt: skip
@@ -156,27 +158,27 @@ def test_each_part_says_what_made_it(tmp_path: Path, kind: str) -> None:  # noqa
     ]  # fmt: skip
 
     def found() -> list[dict[str, Any]]:
-        assert FeatureStore(info.path).describe()["made_with"] == verify(info.path, False, lambda _: None).made_with
-        return sorted(FeatureStore(info.path).describe()["made_with"], key=lambda entry: entry.get("torch", ""))
+        assert describe(FeatureStore(info.path))["made_with"] == verify(info.path, False, lambda _: None).made_with
+        return sorted(describe(FeatureStore(info.path))["made_with"], key=lambda entry: entry.get("torch", ""))
 
     assert found() == expected
-    convert(info.path, next(name for name in SUFFIXES if name != kind), lambda _: None)
+    convert(info.path, other_than(kind), lambda _: None)
     assert found() == expected
-    compact(info.path)  # rows of different versions stay in different parts
+    compact(info.path)  # utterances of different versions stay in different parts
     expected[1]["parts"] = 1
     assert found() == expected
 
 
-def test_a_flipped_bit_in_what_made_a_part_is_damage(tmp_path: Path, kind: str) -> None:  # noqa: F811
+def test_a_flipped_bit_in_the_versions_is_damage(tmp_path: Path, kind: str) -> None:
     info = make_store(tmp_path)
     with StoreWriter(info, 0, kind, made_with={"torch": "2.9.7"}) as writer:
-        writer.add([row("a", 2)])
+        writer.add([stored("a", 2)])
     (path,) = part_paths(info.path)
     file = path / "zarr.json" if path.is_dir() else path
     content = file.read_bytes()
     assert content.count(b"2.9.7") == 1
     file.write_bytes(content.replace(b"2.9.7", b"2.9.6"))
     (fault,) = verify(info.path, False, lambda _: None).faults
-    assert fault.damaged and fault.why
-    with pytest.raises(DamagedPartError, match="must be a whole part"):
-        FeatureStore(info.path).describe()
+    assert fault.damaged and fault.detail
+    with pytest.raises(DamagedPartError, match="must be an undamaged part"):
+        describe(FeatureStore(info.path))

@@ -1,4 +1,4 @@
-"""Pretraining: it learns, hides what it says it hides, and is the same twice and after a kill."""
+"""Pretraining lowers the loss, does not leak masked frames, is repeatable and can be resumed after a kill."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_extract import Bar
 from test_extract import run as extract
 from tiny import make_data, read_jsonl, wave
 
@@ -18,13 +17,14 @@ from features.encoders.base import load_encoder
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
 from features.encoders.selector import parse_selector
 from features.errors import InputError, UsageError
+from features.progress import SILENT
 from features.ragged import Ragged
 from features.store.index import select_store
 from features.store.reader import FeatureStore
 from mervn.config import PretrainOptions
 from mervn.pretraining.masked_frames import MaskedFrames, draw_positions, l1_sums, normalise_visible
 from mervn.pretraining.pretrain import PretrainResult, pretrain
-from mervn.pretraining.pretrainer import Pretrainer, rate_at
+from mervn.pretraining.pretrainer import Pretrainer, learning_rate_at
 
 SMALL = {**DEFAULTS, "dim": 32, "num_layers": 2, "position_kernel": 15, "position_groups": 4}
 QUICK: dict[str, Any] = {"epochs": 2, "batch_seconds": 2.0, "device": "cpu"}
@@ -49,22 +49,21 @@ def model() -> Iterator[MaskedFrames]:
 
 def train(data: Path, output: Path, **changes: Any) -> PretrainResult:
     options = PretrainOptions(**{**QUICK, "output": output, **changes})
-    return pretrain(options, data, lambda _: None, Bar, lambda _: None)
+    return pretrain(options, data)
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """Return what must be the same twice: bytes of the files, and the history without its seconds."""
+    """Return what must be equal in two runs: the bytes of the files, and the history without its seconds."""
     found: dict[str, Any] = {
         name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors", "pretrain.json")
     }
-    found["history"] = [
-        {key: value for key, value in entry.items() if not key.startswith("seconds")}
-        for entry in read_jsonl(folder / "history.jsonl")
-    ]
-    return found
+    history = read_jsonl(folder / "history.jsonl")
+    for entry in history:
+        del entry["seconds"], entry["seconds_left"]
+    return {**found, "history": history}
 
 
-def test_it_lowers_the_validation_loss_and_keeps_the_best_epoch(data: Path, tmp_path: Path) -> None:
+def test_pretraining_lowers_the_validation_loss_and_keeps_the_best_epoch(data: Path, tmp_path: Path) -> None:
     result = train(data, tmp_path / "out", epochs=10, learning_rate=5e-3).result
     history = [entry["valid"] for entry in read_jsonl(tmp_path / "out" / "history.jsonl")]
     assert history[-1]["l1"] < 0.98 * history[0]["l1"]
@@ -87,7 +86,7 @@ def test_the_folder_is_an_encoder_with_weights_of_its_own(data: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("num_mel", [0, 1, 3, 4, 5, 13, 28, 200, 1001])
-def test_masks_hide_something_and_at_most_half(num_mel: int) -> None:
+def test_masks_cover_something_and_at_most_half(num_mel: int) -> None:
     for seed in range(20):
         positions = draw_positions(np.random.default_rng(seed), num_mel, 0.2, 7)
         assert len(positions) <= num_mel // 4
@@ -104,16 +103,16 @@ def predict(model: MaskedFrames, samples: np.ndarray[Any, Any], hidden: list[int
     return prediction, target
 
 
-def test_nothing_of_a_hidden_span_reaches_its_prediction(model: MaskedFrames) -> None:
+def test_masked_frames_do_not_leak_into_their_prediction(model: MaskedFrames) -> None:
     samples, first, last = wave(1.0, 0), 10, 17
     hidden = list(range(first, last))
     changed = samples.copy()
-    begin, end = 320 * first + 240, 320 * last  # what only hidden windows see
+    begin, end = 320 * first + 240, 320 * last  # samples that only masked windows cover
     changed[begin:end] += wave(1.0, 9, pitch=900.0)[begin:end]
     before, after = predict(model, samples, hidden), predict(model, changed, hidden)
     assert torch.equal(before[0], after[0])
     assert not torch.allclose(before[1], after[1], atol=0.1)
-    changed[begin - 1] += 0.5  # negative control: one sample that a visible window sees
+    changed[begin - 1] += 0.5  # negative control: one sample in a visible window
     assert not torch.equal(before[0], predict(model, changed, hidden)[0])
 
 
@@ -137,7 +136,7 @@ def test_an_utterance_has_the_same_loss_alone_and_in_a_batch(model: MaskedFrames
     assert not torch.allclose(together[1], together[2])
 
 
-def test_visible_frames_alone_normalise_and_silence_stays_finite() -> None:
+def test_only_visible_frames_normalise_and_silence_stays_finite() -> None:
     mel = torch.randn(20, 3) * 4 + 2
     normal, visible = normalise_visible(Ragged.from_sequences([mel]), torch.arange(4, 10))
     seen = torch.cat([mel[:4], mel[10:]])
@@ -157,11 +156,11 @@ def test_the_same_command_twice_gives_the_same_bytes(data: Path, tmp_path: Path)
 
 
 class KilledError(Exception):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 @pytest.mark.parametrize("place", ["batch", "_save", "validate"])
-def test_a_killed_run_resumed_equals_an_undisturbed_one(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     train(data, tmp_path / "whole", epochs=4)
@@ -183,7 +182,7 @@ def test_a_killed_run_resumed_equals_an_undisturbed_one(
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
-def test_a_complete_result_is_printed_again_and_another_configuration_refused(
+def test_a_complete_result_is_printed_again_and_another_configuration_is_rejected(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--data", str(data), "--output", str(tmp_path / "out"), "--device", "cpu", "--batch-seconds", "2"]
@@ -193,11 +192,11 @@ def test_a_complete_result_is_printed_again_and_another_configuration_refused(
     assert command_line(["pretrain-audio", *flags, "--epochs", "2", "--json"]) == 0
     captured = capsys.readouterr()
     second = json.loads(captured.out.splitlines()[-1])
-    assert "complete already" in captured.err
+    assert "already complete" in captured.err
     assert (first["trained"], second["trained"]) == (True, False)
     assert first["result"] == second["result"] and content(tmp_path / "out") == before
     assert command_line(["pretrain-audio", *flags, "--epochs", "3"]) == 2
-    assert "epochs: there 2, now 3" in capsys.readouterr().err
+    assert "epochs: existing 2, requested 3" in capsys.readouterr().err
     assert command_line(["pretrain-audio", *flags, "--epochs", "2", "--force", "--json"]) == 0
     third = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert third["trained"] and third["result"] == first["result"]
@@ -209,7 +208,11 @@ def test_a_complete_result_is_printed_again_and_another_configuration_refused(
 def test_minutes_end_the_training(data: Path, tmp_path: Path) -> None:
     result = train(data, tmp_path / "out", epochs=None, minutes=0.02).result
     assert result["epochs"] >= 1 and result["steps"] >= 1
-    assert rate_at(0.05, 0.1, 1.0) == 0.5 and rate_at(0.1, 0.1, 1.0) == 1.0 and rate_at(1.0, 0.1, 1.0) < 1e-9
+    assert (
+        learning_rate_at(0.05, 0.1, 1.0) == 0.5
+        and learning_rate_at(0.1, 0.1, 1.0) == 1.0
+        and learning_rate_at(1.0, 0.1, 1.0) < 1e-9
+    )
 
 
 def test_long_utterances_are_cropped(data: Path, tmp_path: Path, model: MaskedFrames) -> None:
@@ -220,23 +223,23 @@ def test_long_utterances_are_cropped(data: Path, tmp_path: Path, model: MaskedFr
     import soundfile
 
     soundfile.write(long / "train-000.wav", wave(3.0, 0), 16_000)
-    frames, _ = read_frames(read_manifests(long, ("train",))["train"], model.encoder, tmp_path / "f", Bar)
+    frames, _ = read_frames(read_manifests(long, ("train",))["train"], model.encoder, tmp_path / "f", SILENT)
     trainer = Pretrainer(model, frames, frames, PretrainOptions(max_seconds=1.0), torch.device("cpu"))
     (first, _), (again, _), (other, _) = (trainer.batch(frames, [0, 1], epoch) for epoch in (0, 0, 1))
     assert first.sizes == (100, frames.sizes[1])
     assert torch.equal(first.values, again.values) and not torch.equal(first.values, other.values)
 
 
-def test_bad_audio_is_left_out_counted_and_listed(tmp_path: Path) -> None:
+def test_unreadable_audio_is_skipped_counted_and_listed(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
     (data / "train-003.wav").write_bytes(b"no audio")
     result = train(data, tmp_path / "out", epochs=1).result
     assert result["rejected"] == 1 and result["utterances"] == {"train": 23, "valid": 10}
-    (row,) = read_jsonl(tmp_path / "out" / "rejected.jsonl")
-    assert (row["utterance_id"], row["reason"], row["line"]) == ("train-003", "unreadable", 4)
+    (entry,) = read_jsonl(tmp_path / "out" / "rejected.jsonl")
+    assert (entry["utterance_id"], entry["reason"], entry["line"]) == ("train-003", "unreadable", 4)
 
 
-def test_faults_are_messages(tmp_path: Path) -> None:
+def test_errors_have_messages(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.txt").write_text("mine")
@@ -257,21 +260,23 @@ def test_faults_are_messages(tmp_path: Path) -> None:
     import soundfile
 
     soundfile.write(data / "train-000.wav", wave(0.3, 77), 16_000)
-    with pytest.raises(InputError, match="it has changed since; train with --force"):
+    with pytest.raises(InputError, match="it has changed since; pass --force"):
         train(data, tmp_path / "changed", epochs=1)
     for path in data.glob("train-*.wav"):
         path.write_bytes(b"no audio")
-    with pytest.raises(InputError, match=r"train.jsonl must hold audio of at least 55 ms, found none.*rejected.jsonl"):
+    with pytest.raises(
+        InputError, match=r"train.jsonl must hold audio of at least 55 ms, found no usable utterance.*rejected.jsonl"
+    ):
         train(data, tmp_path / "none")
 
 
-def test_a_loss_that_is_no_number_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_non_finite_loss_is_an_error(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pretrainer, "validate", lambda self: (float("inf"), 1.0))
     with pytest.raises(InputError, match=r"the losses must be finite, found 0\.\d+ on train and inf on valid"):
         train(data, tmp_path / "run")
 
 
-def test_a_bare_name_means_the_random_encoder_beside_a_pretrained_one(data: Path, tmp_path: Path) -> None:
+def test_a_name_without_folder_selects_the_random_encoder_not_a_pretrained_one(data: Path, tmp_path: Path) -> None:
     folder = train(data, tmp_path / "mine", epochs=1).path
     random, pretrained = (
         extract(data, name, features_dir=tmp_path / "stores") for name in ("fourier2vec", f"fourier2vec={folder}")

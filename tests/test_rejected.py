@@ -1,4 +1,4 @@
-"""rejected.jsonl: a rejection is settled for exactly the input that was rejected, never for a system's fault."""
+"""rejected.jsonl: a rejection is settled for the rejected input only, and never after a system error."""
 
 import errno
 import json
@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import soundfile
 from test_extract import run
-from test_share import IDENTITY, spoil, utterance
+from test_scheduler import spoil, utterance
 from tiny import make_data, wave
+from tiny_store import TEXT_IDENTITY
 
 import features.extraction.encoder_input
 import features.extraction.worker
 from features.errors import InputError
-from features.extraction.scheduler import Share
+from features.extraction.scheduler import Scheduler
 from features.store.identity import create_store
 from features.store.rejected import (
     REJECTED_FILE,
@@ -37,16 +38,16 @@ def test_a_file_that_was_still_being_copied_is_tried_again(tmp_path: Path, monke
     whole = [path.read_bytes() for path in paths]
     for path, content in zip(paths, whole):
         path.write_bytes(content[:-1000])
-    through = Share.through
+    run_units = Scheduler.run
 
-    def copying(self: Share, *arguments: Any) -> Any:
-        for result in through(self, *arguments):
+    def copying(self: Scheduler, *arguments: Any) -> Any:
+        for result in run_units(self, *arguments):
             for path, content in zip(paths, whole):
                 path.write_bytes(content)
             yield result
 
     with monkeypatch.context() as patch:
-        patch.setattr(Share, "through", copying)
+        patch.setattr(Scheduler, "run", copying)
         first = run(data)
     assert (first.encoded, first.rejected) == (4, 2)
     again = run(data)
@@ -95,7 +96,7 @@ def test_a_fault_of_the_disk_is_not_settled(
         first = run(data)
     assert (first.encoded, first.rejected) == (5, 1)
     (entry,) = read_rejected(Path(first.path)).values()
-    assert entry["reason"] == "system_error" and "input" in entry
+    assert entry.reason == "system_error" and entry.input is not None
     again = run(data)
     assert (again.encoded, again.kept, again.rejected) == (1, 5, 0)
 
@@ -136,13 +137,13 @@ def test_each_audio_file_is_fingerprinted_once_to_be_encoded(tmp_path: Path, mon
 
 
 def test_a_rejection_without_an_input_keeps_the_one_in_the_file(tmp_path: Path) -> None:
-    info = create_store(tmp_path, IDENTITY, {}, "m")
+    info = create_store(tmp_path, TEXT_IDENTITY, {}, "m")
     first = Rejection(utterance("a"), "no_samples", "empty", "key")
     append_rejected(info, [first])
     record_rejected(info, {"a"}, [Rejection(utterance("a"), "no_samples", "empty")])
-    assert read_rejected(info.path)["a"]["input"] == "key"
+    assert read_rejected(info.path)["a"].input == "key"
     record_rejected(info, {"a"}, [Rejection(utterance("a"), "truncated", "cut")])  # another fault, of another input
-    assert "input" not in read_rejected(info.path)["a"]
+    assert read_rejected(info.path)["a"].input is None
 
 
 @pytest.mark.parametrize("reason", sorted(UNSETTLED))
@@ -153,7 +154,7 @@ def test_a_reason_that_lies_in_the_system_is_tried_again(tmp_path: Path, reason:
     entry = json.loads(path.read_text()) | {"reason": reason}
     path.write_text(json.dumps(entry) + "\n")
     assert run(data).rejected == 1
-    assert read_rejected(path.parent)["train-001"]["reason"] == "non_finite"
+    assert read_rejected(path.parent)["train-001"].reason == "non_finite"
 
 
 def test_changed_audio_that_is_rejected_is_settled_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +164,7 @@ def test_changed_audio_that_is_rejected_is_settled_too(tmp_path: Path, monkeypat
     run(data)
     overflowing = np.where(np.arange(8000) % 2, 3e38, -3e38).astype(np.float32)
     soundfile.write(data / "train-001.wav", overflowing, 16_000, subtype="FLOAT")
-    with pytest.raises(InputError, match="1 utterances have another content"):
+    with pytest.raises(InputError, match="another content for 1 utterances"):
         run(data)
     updated = run(data, update=True)
     assert (updated.encoded, updated.kept, updated.rejected) == (0, 5, 1)
@@ -172,7 +173,7 @@ def test_changed_audio_that_is_rejected_is_settled_too(tmp_path: Path, monkeypat
         for update in (False, True):
             again = run(data, update=update)
             assert (again.encoded, again.kept, again.rejected) == (0, 5, 1)
-    with pytest.raises(InputError, match="1 utterances have another content"):
+    with pytest.raises(InputError, match="another content for 1 utterances"):
         run(data, retry_rejected=True)
     (data / "train-001.wav").write_bytes(before)
     assert run(data).kept == 6
@@ -199,14 +200,14 @@ def test_an_utterance_to_be_updated_may_vanish_from_its_store(tmp_path: Path, mo
 
 def test_a_file_that_was_rewritten_is_read_whole(tmp_path: Path) -> None:
     """A rewritten file whose number was used again was taken for one that had grown."""
-    info = create_store(tmp_path, IDENTITY, {}, "m")
+    info = create_store(tmp_path, TEXT_IDENTITY, {}, "m")
 
     def rejected(*names: str, detail: str = "empty") -> list[Rejection]:
         return [Rejection(utterance(name), "no_samples", detail) for name in names]
 
     record_rejected(info, (), rejected("a", "b", "c"))
     reader = Rejections(info.path)
-    other = create_store(tmp_path / "other", IDENTITY, {}, "m")
+    other = create_store(tmp_path / "other", TEXT_IDENTITY, {}, "m")
     record_rejected(other, (), [*rejected("d", "b"), *rejected("c", "e", "f", "g", detail="another")])
     content = (other.path / REJECTED_FILE).read_bytes()
     (info.path / REJECTED_FILE).write_bytes(content)  # longer than before, in the same file
@@ -214,3 +215,11 @@ def test_a_file_that_was_rewritten_is_read_whole(tmp_path: Path) -> None:
     assert dict(reader) == read_rejected(other.path)
     (info.path / REJECTED_FILE).unlink()
     assert reader.refresh() == [] and len(reader) == 0
+
+
+def test_rejected_entries_may_be_cut_short_anywhere(tmp_path: Path) -> None:
+    entry = {"utterance_id": "ừ", "file": "train.jsonl", "line": 1, "reason": "x", "detail": "ừ"}
+    content = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+    for size in range(len(content)):
+        (tmp_path / "rejected.jsonl").write_bytes(content + content[:size])
+        assert list(read_rejected(tmp_path)) == ["ừ"]

@@ -12,7 +12,6 @@ from test_train_head import SMALL, data, made, outcome, train
 
 from cli.main import run as mervn
 from features.atomic_files import temporary_beside, write_atomically
-from features.progress import no_bar
 from features.store import identity
 from mervn.config import FinetuneOptions, PretrainOptions
 from mervn.finetuning.finetune import finetune
@@ -164,7 +163,7 @@ def test_force_never_leaves_a_complete_pretraining_without_its_weights(
 
     def train_again(force: bool) -> None:
         options = PretrainOptions(output=folder, epochs=1, batch_seconds=2.0, device="cpu", force=force)
-        pretrain(options, made, lambda _: None, no_bar, lambda _: None)
+        pretrain(options, made)
 
     train_again(False)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_store import damage, make_store, parts, row, write
 from test_train_head import RESULTS, data, made, train  # noqa: F401
 from tiny import Recorder
+from tiny_store import damage, make_store, parts, stored, write
 from torch import Tensor
 
 from features.errors import InputError
@@ -24,8 +24,8 @@ CPU = torch.device("cpu")
 
 def make_sequences(folder: Path) -> Sequences:
     info = make_store(folder)
-    write(info, [row(str(i), size, i) for i, size in enumerate([3, 0, 5, 1])])
-    write(info, [row("4", 7, 4)], kind="zarr")
+    write(info, [stored(str(i), size, i) for i, size in enumerate([3, 0, 5, 1])])
+    write(info, [stored("4", 7, 4)], kind="zarr")
     return Sequences(FeatureStore(info.path), ["2", "1", "4", "0", "3"])
 
 
@@ -34,7 +34,7 @@ def test_resident_and_streamed_sequences_are_the_stored_rows(tmp_path: Path) -> 
     resident.load(CPU)
     assert resident.resident and not streamed.resident
     assert streamed.sizes == resident.sizes == [5, 0, 7, 3, 1] and streamed.num_bytes == 16 * 3 * 2
-    expected = [row(name, size, int(name)).values for name, size in zip("21403", streamed.sizes, strict=True)]
+    expected = [stored(name, size, int(name)).values for name, size in zip("21403", streamed.sizes, strict=True)]
     for indices in ([0], [4, 2, 0], [1], [2, 1, 3, 2]):
         wanted = np.concatenate([expected[i] for i in indices])
         for sequences in (streamed, resident):
@@ -70,10 +70,10 @@ def test_the_budget_decides_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resident", [True, False])
 def test_damaged_rows_are_never_used(tmp_path: Path, resident: bool) -> None:
     info = make_store(tmp_path)
-    write(info, [row("a", 20), row("b", 20, 1)])
-    damage(parts(info)[0], row("b", 20, 1).values[7])
+    write(info, [stored("a", 20), stored("b", 20, 1)])
+    damage(parts(info)[0], stored("b", 20, 1).values[7])
     sequences = Sequences(FeatureStore(info.path), ["a", "b"])
-    with pytest.raises(InputError, match="rows of 'b' with another crc32"):
+    with pytest.raises(InputError, match="features of 'b' whose crc32 differs from the stored one"):
         if resident:
             sequences.load(CPU)
         else:

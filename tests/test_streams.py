@@ -16,7 +16,7 @@ from features.store.index import list_stores
 from features.store.reader import FeatureStore
 from mervn.config import HeadOptions, TrainHeadOptions
 from mervn.data.streams import SECOND, StreamShape, open_streams
-from mervn.model.audio_merge import Dual
+from mervn.model.audio_merge import AudioMerge
 from mervn.model.head import LayerMix, PaddedHead, build_head
 
 WAV2VEC2 = StreamShape(3, stride=320, centre=200.0)
@@ -34,7 +34,7 @@ def one(stream: Ragged, i: int) -> Ragged:
 
 def test_repeat_takes_the_row_that_covers_the_time() -> None:
     first, second = ragged("audio", 3), ragged(SECOND, 2)
-    merged = Dual(WAV2VEC2, VGGISH, "concat", "repeat")(first, second)
+    merged = AudioMerge(WAV2VEC2, VGGISH, "concat", "repeat")(first, second)
     for i, (found, a, v) in enumerate(zip(merged.split(), first.split(), second.split(), strict=True)):
         for row in range(SIZES["audio"][i]):
             patch = min(int((320 * row + 200) / 16_000 / 0.96), len(v) - 1)
@@ -43,7 +43,7 @@ def test_repeat_takes_the_row_that_covers_the_time() -> None:
 
 def test_linear_interpolates_between_the_centres_of_patches() -> None:
     first, second = ragged("audio", 3), ragged(SECOND, 2)
-    merged = Dual(WAV2VEC2, VGGISH, "concat", "linear")(first, second)
+    merged = AudioMerge(WAV2VEC2, VGGISH, "concat", "linear")(first, second)
     for i, v in enumerate(second.split()):
         times = (320 * np.arange(SIZES["audio"][i]) + 200) / 16_000
         for column in range(2):

@@ -288,7 +288,7 @@ def test_a_complete_run_is_kept_another_configuration_refused_and_force_trains_a
     again = train(data, run)
     assert not again.trained and again.metrics == first.metrics
     assert (run / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(UsageError, match=r"another configuration(.|\n)*dropout: there 0.3, now 0.4"):
+    with pytest.raises(UsageError, match=r"another configuration(.|\n)*dropout: existing 0.3, requested 0.4"):
         train(data, run, dropout=0.4)
     assert train(data, run, force=True).trained
     assert not (run / "metrics-test.json").exists()

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
 from features.extraction.encode import encode
 from features.ragged import Ragged, concatenate, to_device
-from mervn.model.module_checks import SHAPES, SIZES, maker
+from mervn.model.module_checks import SHAPES, SIZES, head_factory
 from mervn.registry import FUSIONS, POOLINGS
 
 META = torch.device("meta")
@@ -51,7 +51,7 @@ def test_a_step_of_a_head_copies_nothing_and_waits_for_nothing(
     fusion: str, pooling: str, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)  # which torch does not answer for meta
-    head = maker(fusion=fusion, pooling=pooling, missing=missing)(0).to(META).train()
+    head = head_factory(fusion=fusion, pooling=pooling, missing=missing)(0).to(META).train()
     streams = streams_on_device()
     with Crossings() as crossings:
         logits = head(streams)

@@ -38,6 +38,17 @@ def wave(seconds: float, seed: int, rate: int = RATE, pitch: float = 180.0) -> n
     return (0.3 * np.sin(2 * np.pi * pitch * time) + 0.02 * rng.standard_normal(len(time))).astype(np.float32)
 
 
+class Messages(Silent):
+    """Reporter that keeps its messages in a list."""
+
+    def __init__(self, said: list[str] | None = None) -> None:
+        self.said = [] if said is None else said
+
+    def say(self, text: str) -> None:
+        """Keep the message."""
+        self.said.append(text)
+
+
 def write_manifest(path: Path, rows: list[Mapping[str, Any]]) -> None:
     """Write rows as JSONL."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")

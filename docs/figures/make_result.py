@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mervn.demo.known_answers import ANSWERS, ROWS, SETS, Answer
+from mervn.demo.known_answers import ANSWERS, FUSIONS, SETS, Answer
 
 DECIDES = {"audio": {"audio"}, "text": {"text"}, "both": {"audio", "text"}, "none": set()}
 """By label set the modalities that decide the label. Nothing decides the set `none`."""
@@ -37,7 +37,7 @@ def read_scores(demo: Path, seed: int = 0) -> dict[str, dict[str, float]]:
     scores: dict[str, dict[str, float]] = {}
     for label_set in SETS:
         scores[label_set] = {}
-        for fusion in ROWS:
+        for fusion in FUSIONS:
             path = demo / "runs" / f"{label_set}-{fusion}-seed{seed}" / "metrics-test.json"
             scores[label_set][fusion] = json.loads(path.read_text("utf-8"))["test"]["macro_f1"]
     return scores
@@ -54,14 +54,14 @@ def draw(scores: Mapping[str, Mapping[str, float]], colors: Mapping[str, str]) -
     ]
     for number, label_set in enumerate(SETS):
         lines += _panel(label_set, scores[label_set], LEFT + number * (PANEL + GAP), colors)
-    for row, fusion in enumerate(ROWS):
+    for row, fusion in enumerate(FUSIONS):
         lines.append(_text(LEFT - 8, TOP + row * STEP + BAR - 2, fusion, colors["text"], 'text-anchor="end"'))
     return "\n".join([*lines, *_legend(colors), "</svg>"]) + "\n"
 
 
 def _panel(label_set: str, scores: Mapping[str, float], x: int, colors: Mapping[str, str]) -> Iterator[str]:
     yield _text(x, TOP - 16, TITLES[label_set], colors["text"], 'font-weight="600"')
-    bottom = TOP + len(ROWS) * STEP - STEP + BAR
+    bottom = TOP + len(FUSIONS) * STEP - STEP + BAR
     for value in (0.0, 1.0):
         yield _line(x + value * PLOT, TOP - 4, bottom + 4, colors["grid"])
     for row, (fusion, score) in enumerate(scores.items()):
@@ -70,7 +70,7 @@ def _panel(label_set: str, scores: Mapping[str, float], x: int, colors: Mapping[
         yield f'<rect x="{x}" y="{y}" width="{score * PLOT:.1f}" height="{BAR}" rx="2" fill="{fill}"/>'
         yield _text(x + PLOT + 6, y + BAR - 2, f"{score:.3f}", colors["text"])
         for answer in ANSWERS:
-            if answer.label_set == label_set and fusion in answer.rows:
+            if answer.label_set == label_set and fusion in answer.fusions:
                 yield _bound(answer, x, y, colors["bound"])
     yield _line(x + 0.5 * PLOT, TOP - 4, bottom + 4, colors["muted"], 'stroke-dasharray="3 3"')
 

@@ -1,10 +1,10 @@
-"""Running a frozen encoder over a batch of utterances, on a device and in a precision."""
+"""Encoding of batches: read and prepare utterances, and run a frozen encoder on them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,13 +23,26 @@ from features.store.part import StoredUtterance
 from features.store.rejected import Rejection
 
 ALWAYS_FITS_S = 30.0
-"""Longer audio that does not fit into memory alone is rejected; if shorter audio does not fit, the memory is in use."""
+"""Longer audio is rejected if it does not fit into memory. If shorter audio does not fit, the
+extraction stops."""
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Features of one batch."""
+
+    layers: list[list[StoredUtterance]]
+    """For each layer the encoded utterances."""
+    rejected: list[Rejection]
+    """Utterances that cannot be read, do not fit into memory, or encode to NaN in any layer. No
+    layer has them."""
 
 
 def refuse_seen(utterances: Iterable[Utterance], encoder: Encoder) -> None:
-    """Raise InputError where a fine-tuned encoder saw utterances of valid or test, before anything is encoded.
+    """Raise InputError if a fine-tuned encoder was trained on utterances of valid or test.
 
-    Those of known ids are compared here by content; audio that it saw under another id is met while encoding.
+    Compares utterances whose id was seen, before anything is encoded. `encode_batch` compares all
+    others by content.
     """
     if encoder.fine_tuning is None:
         return
@@ -47,38 +60,50 @@ def encode_batch(
     device: torch.device,
     dtype: np.dtype[Any],
     budget: MemoryBudget | None = None,
-) -> tuple[list[list[StoredUtterance]], list[Rejection]]:
-    """Read and encode one batch into rows for each layer, and what was rejected, with its reason.
+) -> EncodedBatch:
+    """Read and encode one batch.
 
-    What cannot be read, does not fit into memory or encodes to NaN in any layer has no row in any of them.
+    `dtype` is the store's, `budget` limits the memory of the device.
     """
     inputs, rejected = _read(utterances, encoder)
     if encoder.fine_tuning is not None:
         encoder.fine_tuning.refuse_training_utterances((item.utterance, item.input_sha256) for item in inputs)
-    rows: list[list[StoredUtterance]] = [[] for _ in encoder.layers]
-    for item, layers in zip(inputs, encode([item.prepared for item in inputs], encoder, device, budget), strict=True):
+    stored: list[list[StoredUtterance]] = [[] for _ in encoder.layers]
+    # one pass of the encoder gives the features of all layers
+    encoded = encode([item.prepared for item in inputs], encoder, device, budget)
+    for item, layers in zip(inputs, encoded, strict=True):
+        name = item.utterance.utterance_id
         if layers is None:
             rejected.append(_too_long(item, encoder, device))
             continue
-        expected = int(encoder.get_feat_lengths(item.prepared.shape[0]))
-        if layers[0].shape[0] != expected:
-            found = f"{layers[0].shape[0]} rows of {item.utterance.utterance_id!r}"
-            raise RuntimeError(f"{type(encoder).__name__}.get_feat_lengths promised {expected}, found {found}")
+        _check_length(item, layers[0], encoder)
+        # checked before the cast to fp16, whose overflow is a different error
         if not all(np.isfinite(features).all() for features in layers):
-            detail = "the encoder gave NaN or infinity"
+            detail = "the encoder output has NaN or infinity"
             rejected.append(Rejection(item.utterance, "non_finite_features", detail, _key(item, encoder)))
             continue
-        source = json.dumps(item.source)
-        for features, chosen in zip(layers, rows, strict=True):
-            values = _to_dtype(features, dtype, item.utterance.utterance_id)
-            chosen.append(
-                StoredUtterance(item.utterance.utterance_id, values, item.num_inputs, item.input_sha256, source)
-            )
-    return rows, rejected
+        source = item.source_json
+        for features, chosen in zip(layers, stored, strict=True):
+            values = _to_dtype(features, dtype, name)
+            chosen.append(StoredUtterance(name, values, item.num_inputs, item.input_sha256, source))
+    return EncodedBatch(stored, rejected)
+
+
+def _check_length(item: Input, features: Array, encoder: Encoder) -> None:
+    """Raise RuntimeError if the encoder's closed-form length is wrong: a bug of the encoder."""
+    expected = int(encoder.get_feat_lengths(item.prepared.shape[0]))
+    if features.shape[0] != expected:
+        raise RuntimeError(
+            f"{type(encoder).__name__}.get_feat_lengths must equal the output length, found {expected} for "
+            f"{features.shape[0]} frames of {item.utterance.utterance_id!r}"
+        )
 
 
 def _read(utterances: Sequence[Utterance], encoder: Encoder) -> tuple[list[Input], list[Rejection]]:
-    """Read a batch; a rejection names the input as it was before it was read, for a file may change meanwhile."""
+    """Read a batch.
+
+    The source is taken before reading: a rejection must not name a file that changed meanwhile.
+    """
     inputs: list[Input] = []
     rejected: list[Rejection] = []
     for utterance in utterances:
@@ -96,14 +121,17 @@ def _key(item: Input, encoder: Encoder) -> str:
 
 
 def _too_long(item: Input, encoder: Encoder, device: torch.device) -> Rejection:
-    """Return the rejection of an utterance that does not fit into memory alone; InputError if it is not even long."""
+    """Return the rejection of an utterance that does not fit into memory alone.
+
+    InputError if it is short.
+    """
     where = "the memory" if device.type == "cpu" else f"the memory of {device}"
     seconds = item.num_inputs / SAMPLE_RATE
     if encoder.modality == "text" or seconds <= ALWAYS_FITS_S:
         size = f"{item.num_inputs} characters" if encoder.modality == "text" else f"{seconds:.1f} s of audio"
         raise InputError(
-            f"{device} has too little memory for one utterance, {item.utterance.utterance_id!r} of {size}; "
-            "free some, or use another --device"
+            f"{device} has too little free memory for one utterance, {item.utterance.utterance_id!r} of {size}; "
+            "free some memory, or use another --device"
         )
     detail = f"{seconds:.1f} s of audio do not fit into {where}: cut it by start and end, or use another --device"
     return Rejection(item.utterance, "out_of_memory", detail, _key(item, encoder))
@@ -112,38 +140,46 @@ def _too_long(item: Input, encoder: Encoder, device: torch.device) -> Rejection:
 def encode(
     prepared: list[torch.Tensor], encoder: Encoder, device: torch.device, budget: MemoryBudget | None = None
 ) -> list[list[Array] | None]:
-    """Encode prepared inputs: for each a float32 array (T, D) per layer, or None if it does not fit into memory alone.
+    """Encode inputs: for each a float32 array (T, D) per layer, or None if it does not fit.
 
-    A batch that does not fit is halved; `budget` remembers it for later batches. Empty inputs give arrays (0, D).
+    A batch that does not fit is halved, and `budget` remembers the size for later batches. Empty
+    inputs give (0, D).
     """
     budget = budget or MemoryBudget(device)
     empty = [np.zeros((0, encoder.dim), np.float32) for _ in encoder.layers]
-    results: list[list[Array] | None] = [list(empty) for _ in prepared]
-    spoken = [i for i, item in enumerate(prepared) if item.shape[0]]
-    costs = [float(encoder.get_padded_length(item.shape[0])) for item in prepared]
+    results: list[list[Array] | None] = [empty] * len(prepared)
+    nonempty, costs = [], []
+    for i, item in enumerate(prepared):
+        costs.append(float(encoder.get_padded_length(item.shape[0])))
+        if item.shape[0]:
+            nonempty.append(i)
 
     def compute(part: list[int]) -> list[list[Array]]:
-        outputs = encoder.forward_layers(Ragged.from_sequences([prepared[i] for i in part]).to(device))
-        return [_on_host(output) for output in outputs]
+        batch = Ragged.from_sequences([prepared[i] for i in part]).to(device)
+        outputs = encoder.forward_layers(batch)
+        return list(map(_on_host, outputs))
 
     with torch.inference_mode():
-        for part, layers in budget.run(spoken, costs, compute):
+        # `run` yields the batch in parts that fit into memory, with layers = None for an input that
+        # does not fit alone
+        for part, layers in budget.run(nonempty, costs, compute):
             for place, i in enumerate(part):
                 results[i] = None if layers is None else [sequences[place] for sequences in layers]
     return results
 
 
 def _on_host(output: Ragged) -> list[Array]:
-    """Return the sequences (T_i, D) float32, after one copy from the device for all of them."""
+    """Return the sequences (T_i, D) float32, with a single copy from the device."""
     values = output.values.float().cpu()
     return [sequence.numpy() for sequence in values.split(output.sizes)]
 
 
 def _to_dtype(features: Array, dtype: np.dtype[Any], utterance_id: str) -> Array:
-    greatest = float(np.abs(features).max(initial=0.0))
-    if greatest > float(np.finfo(dtype).max):
+    # initial: the maximum of an empty array would raise
+    peak = float(np.abs(features).max(initial=0.0))
+    if peak > float(np.finfo(dtype).max):
         raise InputError(
-            f"{utterance_id!r}: features must fit into fp16 (at most 65504), found {greatest:.6g}; "
+            f"{utterance_id!r}: features must fit into fp16 (at most 65504), found {peak:.6g}; "
             "extract with --store-dtype fp32"
         )
     return features.astype(dtype)

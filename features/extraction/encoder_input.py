@@ -1,12 +1,11 @@
-"""What an encoder is given for an utterance, and how it is told whether that has changed since."""
+"""Encoder inputs: read and prepare audio and transcripts, and detect changes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,37 +23,64 @@ from features.text.normalize import normalize_text, text_sha256
 
 SAMPLE_RATE = 16_000
 FINGERPRINT_BYTES = 64 << 10
-"""How much of the beginning and of the end of an audio file its fingerprint covers."""
+"""Number of bytes at the start and at the end of an audio file that its fingerprint covers."""
 Freshness = Literal["same", "moved", "changed"]
-"""Of a committed row: its input is as it was, has the same content in a file touched or moved since, or has changed."""
+"""Input of a stored utterance: unchanged, the same content in a touched or moved file, or
+changed."""
+
+
+@dataclass(frozen=True)
+class AudioSource:
+    """Source of an utterance's samples, stored with its features to detect changes."""
+
+    path: str
+    """As in the manifest."""
+    size: int | None
+    """Of the file; None if it does not exist."""
+    mtime_ns: int | None
+    fingerprint: str | None
+    """None if the file cannot be read."""
+    start: float
+    end: float | None
+    channel: int | str
+
+    def json_text(self, *, sort_keys: bool = False) -> str:
+        """Return a JSON object."""
+        return json.dumps(asdict(self), sort_keys=sort_keys)
 
 
 @dataclass(frozen=True)
 class Input:
-    """One utterance as an encoder takes it."""
+    """Prepared encoder input of one utterance."""
 
     utterance: Utterance
     prepared: Tensor
-    """What `Encoder.prepare` gave; no rows for an empty transcript."""
+    """Output of `Encoder.prepare`, (S,) samples or (T,) tokens; T = 0 for an empty transcript."""
     num_inputs: int
     """Samples at 16 kHz, or characters."""
     input_sha256: str
-    source: dict[str, Any]
+    source: AudioSource | None
+    """None for text."""
+
+    @property
+    def source_json(self) -> str:
+        """The source as it is stored with the features; an empty object for text."""
+        return "{}" if self.source is None else self.source.json_text()
 
 
 def transcript_of(utterance: Utterance) -> str:
-    """Return the normalised transcript; empty where there is none."""
+    """Return the normalised transcript; empty if there is none."""
     return normalize_text(utterance.transcript or "")
 
 
-def read_input(utterance: Utterance, encoder: Encoder, source: dict[str, Any] | None = None) -> Input:
+def read_input(utterance: Utterance, encoder: Encoder, source: AudioSource | None = None) -> Input:
     """Read and prepare one utterance; AudioError if its audio cannot be used.
 
-    `source` is its `input_source` where that was taken before.
+    `source` is its `input_source`, if the caller has computed it already.
     """
     if encoder.modality == "text":
         text = transcript_of(utterance)
-        return Input(utterance, encoder.prepare(text), len(text), text_sha256(text), {})
+        return Input(utterance, encoder.prepare(text), len(text), text_sha256(text), None)
     source = audio_source(utterance) if source is None else source
     wave, sha256 = read_audio(utterance)
     return Input(utterance, encoder.prepare(wave), wave.shape[0], sha256, source)
@@ -71,33 +97,36 @@ def read_audio(utterance: Utterance) -> tuple[Samples, str]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
+    # raised outside the except block: its traceback would keep the samples in memory
     raise AudioError("out_of_memory", f"{utterance.audio_path}: the audio must fit into memory")
 
 
 def samples_sha256(samples: np.ndarray[Any, Any], rate: int) -> str:
-    """Hash decoded samples at the file's own rate: resampling may round differently from machine to machine."""
+    """Hash decoded samples at the file's own rate: resampling can round differently."""
     return hashlib.sha256(f"{rate}|".encode() + np.ascontiguousarray(samples).tobytes()).hexdigest()
 
 
-def input_source(utterance: Utterance, modality: str) -> dict[str, Any]:
-    """Return what a row records of where its input comes from: `audio_source`, or nothing for a transcript."""
-    return audio_source(utterance) if modality == "audio" else {}
+def input_source(utterance: Utterance, modality: str) -> AudioSource | None:
+    """Return the source that is stored with the features; None for a transcript."""
+    return audio_source(utterance) if modality == "audio" else None
 
 
-def audio_source(utterance: Utterance) -> dict[str, Any]:
-    """Return where the samples come from: path as in the manifest, size, mtime and fingerprint of the file, times."""
+def audio_source(utterance: Utterance) -> AudioSource:
+    """Return path, start, end, channel, and the file's size, mtime and fingerprint."""
     return _source(utterance, fingerprint(utterance.audio_path))
 
 
 def fingerprint(path: Path) -> str | None:
     """Hash the size and the first and last 64 KiB of a file; None if it cannot be read.
 
-    Size and mtime alone do not tell two corpora apart that come from archives or image layers.
+    Size and mtime alone can be equal in two corpora: archives and image layers set all mtimes to
+    one value.
     """
     try:
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             digest = hashlib.sha256(f"{size}|".encode() + file.read(FINGERPRINT_BYTES))
+            # files up to 128 KiB are hashed completely, without reading any byte twice
             if size > FINGERPRINT_BYTES:
                 file.seek(max(FINGERPRINT_BYTES, size - FINGERPRINT_BYTES))
                 digest.update(file.read(FINGERPRINT_BYTES))
@@ -106,68 +135,73 @@ def fingerprint(path: Path) -> str | None:
     return digest.hexdigest()[:32]
 
 
-def _source(utterance: Utterance, fingerprint: str | None) -> dict[str, Any]:
+def _source(utterance: Utterance, fingerprint: str | None) -> AudioSource:
     try:
         found = utterance.audio_path.stat()
     except OSError:
         found = None
-    return {
-        "path": utterance.wav_path,
-        "size": found.st_size if found else None,
-        "mtime_ns": found.st_mtime_ns if found else None,
-        "fingerprint": fingerprint,
-        "start": utterance.start,
-        "end": utterance.end,
-        "channel": utterance.channel,
-    }
+    return AudioSource(
+        path=utterance.wav_path,
+        size=found.st_size if found else None,
+        mtime_ns=found.st_mtime_ns if found else None,
+        fingerprint=fingerprint,
+        start=utterance.start,
+        end=utterance.end,
+        channel=utterance.channel,
+    )
 
 
-def input_key(utterance: Utterance, modality: str, source: Mapping[str, Any] | None = None) -> str:
-    """Return what tells cheaply whether the input of an utterance is unchanged: the transcript's hash, the source.
+def input_key(utterance: Utterance, modality: str, source: AudioSource | None = None) -> str:
+    """Return a cheap key that changes with the input: the transcript's hash or the source.
 
-    `source` is its `input_source` where that was taken before, as it must be for an input that was read meanwhile.
+    `source` is the `input_source`. It must be taken before the input is read, because the file can
+    change meanwhile.
     """
     if modality == "text":
         return text_sha256(transcript_of(utterance))
-    return json.dumps(audio_source(utterance) if source is None else source, sort_keys=True)
+    return (audio_source(utterance) if source is None else source).json_text(sort_keys=True)
 
 
 class InputComparison:
-    """Tells whether stored utterances were made from what the manifest says now.
+    """Compares the inputs of stored features with the current manifest.
 
-    A transcript is compared by hash. Audio is compared by start, end, channel and the size, mtime and fingerprint of
-    its file. It is decoded and compared by hash if the file was touched or moved, if no fingerprint was recorded, or
-    if `decode`. If the file cannot be read, start, end and channel decide if `offline`; else it is an AudioError.
-    A file is read and an utterance is decoded once, whatever the number of stores.
+    Transcripts are compared by hash. Audio is compared by start, end, channel and the size, mtime
+    and fingerprint of its file. It is decoded and compared by hash if the file was touched or
+    moved, if no fingerprint was recorded, or if `decode`. If the file cannot be read, `offline`
+    compares only start, end and channel; otherwise AudioError is raised. Each file is fingerprinted
+    once and each utterance is decoded once, for any number of stores.
     """
 
     def __init__(self, modality: str, say: Say = silent, *, offline: bool = False, decode: bool = False) -> None:
         self.modality, self.offline, self.decode = modality, offline, decode
         self._say = say
-        self._told = False
+        self._announced = False
         self._fingerprints: dict[Path, str | None] = {}
         self._sha256: dict[tuple[Path, float, float | None, int | str], str] = {}
 
-    def compare(self, utterance: Utterance, row: UtteranceInfo) -> Freshness:
-        """Compare one utterance with what was stored."""
+    def compare(self, utterance: Utterance, stored: UtteranceInfo) -> Freshness:
+        """Compare one utterance with the input of its stored features."""
         if self.modality == "text":
-            return "same" if text_sha256(transcript_of(utterance)) == row.input_sha256 else "changed"
-        then, now = json.loads(row.source), self.source(utterance)
+            return "same" if text_sha256(transcript_of(utterance)) == stored.input_sha256 else "changed"
+        then = json.loads(stored.source)  # an earlier version may have stored no fingerprint
+        source = self.source(utterance)
+        now = asdict(source)
         if then == now and not self.decode:
             return "same"
-        if now["fingerprint"] is None and self.offline and not self.decode:
+        if source.fingerprint is None and self.offline and not self.decode:
             return "same" if all(then[key] == now[key] for key in ("start", "end", "channel")) else "changed"
-        if "fingerprint" not in then and not self._told:
-            self._told = True
+        if "fingerprint" not in then and not self._announced:
+            self._announced = True
             self._say(
-                "features were stored without a fingerprint of their audio file: the audio is decoded and compared "
-                "now, and the fingerprint recorded"
+                "these features were stored without fingerprints of the audio files: decoding and comparing the audio "
+                "now, then recording the fingerprints"
             )
-        if self._input_sha256(utterance) != row.input_sha256:
+        # the file differs in size, mtime or fingerprint: only its samples decide
+        if self._input_sha256(utterance) != stored.input_sha256:
             return "changed"
         return "same" if then == now else "moved"
 
-    def source(self, utterance: Utterance) -> dict[str, Any]:
+    def source(self, utterance: Utterance) -> AudioSource:
         """Return `audio_source`, with the fingerprint of each file computed once."""
         path = utterance.audio_path
         if path not in self._fingerprints:

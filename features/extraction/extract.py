@@ -1,7 +1,7 @@
-"""Extraction: run a frozen encoder once over every utterance and commit the sequences to a store.
+"""Extraction: run a frozen encoder once over every utterance and commit the features to a store.
 
-The plan depends on the manifest and the budget alone: an extraction that was interrupted and continued, or shared by
-several processes, computes the same batches as one that was not.
+The plan depends only on the manifest and the budget. An extraction that was interrupted and
+resumed, or shared by several processes, therefore computes the same batches as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -22,67 +22,72 @@ from features.errors import InputError
 from features.extraction.encode import refuse_seen
 from features.extraction.plan import Plan, make_plan
 from features.extraction.report import StoreResult, announce, make_result
-from features.extraction.scheduler import Share
+from features.extraction.scheduler import Scheduler
 from features.extraction.settings import ExtractSettings, open_encoder, provenance, record_encoder, store_identity
-from features.extraction.worker import Destination, Engine, LocalEngine
+from features.extraction.worker import Destination, Engine, LocalEngine, UnitResult
 from features.manifests.manifest import Utterance
-from features.progress import Progress, Say
+from features.progress import Reporter
 from features.signals import interruptible
 from features.store.batching_budget import agree_on_budget, recorded_budget, refuse_other_budget
 from features.store.claims import Claims
-from features.store.identity import create_store
+from features.store.identity import StoreIdentity, create_store
 from features.store.rejected import REJECTED_FILE, Rejection, record_rejected
 from features.store.writer import choose_format
 
 
 def extract_stream(
-    utterances: list[Utterance], selector: Selector, settings: ExtractSettings, say: Say, progress: Progress
+    utterances: list[Utterance], selector: Selector, settings: ExtractSettings, reporter: Reporter
 ) -> list[StoreResult]:
-    """Extract one encoder's features of these utterances, one store a layer; rows that are there are kept.
+    """Extract one encoder's features of these utterances, one store per layer.
 
-    Several processes that extract into one store share its units. Raises InputError where nothing could be encoded,
-    the disk is too small, content changed under an id, or a value does not fit the store's dtype; what was finished
-    until then is committed. KeyboardInterrupt commits too.
+    Stored utterances are kept. Several processes that extract into one store share its units.
+    Raises InputError if nothing could be encoded, the disk is too small, the content of an id
+    changed, or a value does not fit the store's dtype. Finished work is committed before that, and
+    also before KeyboardInterrupt.
     """
     encoder = open_encoder(selector, settings)
     refuse_seen(utterances, encoder)
     identities = [store_identity(encoder, selector, layer, settings) for layer in encoder.layers]
-    with closing(_open_engine(encoder, selector, settings, identities, say)) as engine:
+    with closing(_open_engine(encoder, selector, settings, identities, reporter)) as engine:
+        # --batch-seconds has no meaning for text, whose budget counts tokens
         wanted = settings.batch_seconds if encoder.modality == "audio" else None
         budget = wanted or recorded_budget(settings.features_dir, identities) or engine.default_budget
-        plan = make_plan(
-            utterances, encoder, identities, settings.features_dir, budget, settings.update,
-            retry_rejected=settings.retry_rejected, verify_inputs=settings.verify_inputs, say=say,
-        )  # fmt: skip
-        announce(plan, selector, encoder, engine.device, settings.features_dir, say)
+        plan = make_plan(utterances, encoder, identities, budget, settings, reporter)
+        announce(plan, selector, encoder, engine.device, settings.features_dir, reporter)
         if settings.plan_only:
-            folders = [target.store.path if target.store else settings.features_dir for target in plan.targets]
-            return [make_result(plan, t, str(f), 0) for f, t in zip(folders, plan.targets, strict=True)]
+            return [_planned_result(plan, number, settings.features_dir) for number in range(len(plan.targets))]
         destinations = _make_destinations(plan, encoder, selector, settings, engine.device)
         infos = [to.info for to in destinations]
         with Claims([info.path for info in infos]) as claims:
             if wanted is not None:
                 refuse_other_budget(infos[0], wanted, claims)
+            # another process may have recorded its budget since the plan was made
             plan = plan.with_budget(agree_on_budget(infos, plan.budget, replace=wanted is not None))
             engine.start(destinations, claims.token)
+            # with Ray, Ctrl-C interrupts the wait for the actors at once
             with interruptible() if settings.engine == "local" else nullcontext():
-                return _run(plan, destinations, engine, claims, settings, say, progress)
+                return _run(plan, destinations, engine, claims, settings, reporter)
 
 
 def _open_engine(
-    encoder: Encoder, selector: Selector, settings: ExtractSettings, identities: list[dict[str, Any]], say: Say
+    encoder: Encoder, selector: Selector, settings: ExtractSettings, identities: list[StoreIdentity], reporter: Reporter
 ) -> Engine:
     if settings.engine == "ray":
         from features.extraction.ray_engine import RayEngine
 
-        return RayEngine(encoder, selector, settings, identities, say)
+        return RayEngine(encoder, selector, settings, identities, reporter)
     return LocalEngine(encoder, resolve_device(settings.device), settings.encoder_precision)
+
+
+def _planned_result(plan: Plan, number: int, features_dir: Path) -> StoreResult:
+    target = plan.targets[number]
+    return make_result(plan, target, str(target.store.path if target.store else features_dir), encoded=0)
 
 
 def _make_destinations(
     plan: Plan, encoder: Encoder, selector: Selector, settings: ExtractSettings, device: torch.device
 ) -> list[Destination]:
-    """Create the stores that do not exist yet; return where the rows of each layer go."""
+    """Create the stores that do not exist yet; return the destination of each layer."""
     known = provenance(selector, encoder, device)
     made = []
     for target in plan.targets:
@@ -93,16 +98,27 @@ def _make_destinations(
 
 
 @dataclass
-class Done:
-    """What this process has done for one store."""
+class StoreProgress:
+    """Utterances of one store that this process has committed, tried and rejected."""
 
     written: set[str] = field(default_factory=set)
     tried: set[str] = field(default_factory=set)
     rejected: dict[str, Rejection] = field(default_factory=dict)
 
+    def add_rejected(self, rejections: Sequence[Rejection]) -> None:
+        """Add rejected utterances."""
+        for rejection in rejections:
+            self.rejected[rejection.utterance.utterance_id] = rejection
+        self.tried.update(self.rejected)
+
+    def add_written(self, ids: Sequence[str]) -> None:
+        """Add committed utterances."""
+        self.written.update(ids)
+        self.tried.update(ids)
+
 
 def _forget_rejections(plan: Plan, destinations: Sequence[Destination]) -> None:
-    """Take what will be tried again off the rejected.jsonl of its store."""
+    """Remove the utterances that will be tried again from the rejected.jsonl of each store."""
     for to, target in zip(destinations, plan.targets, strict=True):
         record_rejected(to.info, {plan.utterances[i].utterance_id for i in target.pending})
 
@@ -113,43 +129,51 @@ def _run(
     engine: Engine,
     claims: Claims,
     settings: ExtractSettings,
-    say: Say,
-    progress: Progress,
+    reporter: Reporter,
 ) -> list[StoreResult]:
-    """Encode the pending units and commit them; what is rejected is written down however this ends."""
+    """Encode and commit the pending units. The rejections are recorded even if this raises."""
     started = time.perf_counter()
-    first = {rejection.utterance.utterance_id: rejection for rejection in plan.rejected.values()}
-    done = [Done(tried=set(first), rejected=dict(first)) for _ in destinations]
+    progress = [StoreProgress() for _ in destinations]
+    for one in progress:
+        one.add_rejected(list(plan.rejected.values()))
     if settings.retry_rejected:
         _forget_rejections(plan, destinations)
-    share = Share(plan, [to.info for to in destinations], claims, settings.shard)
-    bar = progress(len(plan.utterances), len(plan.utterances) - len(plan.pending))
+    scheduler = Scheduler(plan, destinations, claims, settings.shard)
+    bar = reporter.progress(len(plan.utterances), len(plan.utterances) - len(plan.pending))
     audio_seconds = 0.0
     try:
         with closing(bar):
-            for unit in share.through(engine, say, bar.update):
-                for one, written in zip(done, unit.written, strict=True):
-                    one.written.update(written)
-                    one.rejected |= {rejection.utterance.utterance_id: rejection for rejection in unit.rejected}
-                    one.tried.update(written, one.rejected)
+            for unit in scheduler.run(engine, reporter, bar.update):
+                _count(unit, progress)
                 audio_seconds += unit.audio_seconds
-                if audio_seconds:
-                    speed = audio_seconds / (time.perf_counter() - started)
-                    bar.set_postfix_str(f"{speed:.1f}x real time", refresh=False)
+                _show_speed(bar, audio_seconds, started)
     finally:
-        for to, one in zip(destinations, done, strict=True):
+        # also after Ctrl-C: other runs must not try these inputs again
+        for to, one in zip(destinations, progress, strict=True):
             record_rejected(to.info, one.tried, list(one.rejected.values()))
     seconds = time.perf_counter() - started
-    results = [
-        make_result(plan, target, str(to.info.path), len(one.written), seconds, audio_seconds, store)
-        for to, target, one, store in zip(destinations, plan.targets, done, share.stores, strict=True)
-    ]
+    results = []
+    for to, target, one, store in zip(destinations, plan.targets, progress, scheduler.stores, strict=True):
+        num_written = len(one.written)
+        results.append(make_result(plan, target, str(to.info.path), num_written, seconds, audio_seconds, store))
     _refuse_nothing(results)
     return results
+
+
+def _count(unit: UnitResult, progress: Sequence[StoreProgress]) -> None:
+    for one, written in zip(progress, unit.written, strict=True):
+        one.add_written(written)
+        one.add_rejected(unit.rejected)
+
+
+def _show_speed(bar: Any, audio_seconds: float, started: float) -> None:
+    if audio_seconds:
+        speed = audio_seconds / (time.perf_counter() - started)
+        bar.set_postfix_str(f"{speed:.1f}x real time", refresh=False)
 
 
 def _refuse_nothing(results: Sequence[StoreResult]) -> None:
     """Raise InputError if every utterance of a store was rejected."""
     for result in results:
         if not result.encoded and not result.kept and not result.left:
-            raise InputError(f"nothing could be encoded; the reasons are in {Path(result.path) / REJECTED_FILE}")
+            raise InputError(f"no utterance could be encoded; the reasons are in {Path(result.path) / REJECTED_FILE}")

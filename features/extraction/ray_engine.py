@@ -1,70 +1,47 @@
-"""Extraction on a Ray cluster: actors load the encoder once and own the parts they write.
+"""Extraction on a Ray cluster: actors encode units and write their parts.
 
-The driver keeps the plan and the claims. An actor that dies is replaced, and its unit is given out again. Every
-machine must see the features folder and the audio under the same absolute paths, and have the same versions.
+The driver holds the plan and the claims. It replaces an actor that dies and submits its unit again.
+All machines must have the features folder and the audio under the same absolute paths, and the same
+versions.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import socket
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from features.canonical import canonical_json
-from features.cpu_threads import set_threads
-from features.device import resolve_device
 from features.encoders.base import Encoder
 from features.encoders.selector import Selector
-from features.environment import computing_versions, package_version
 from features.errors import InputError, UsageError
-from features.extraction.settings import ExtractSettings, open_encoder, store_identity
-from features.extraction.worker import Destination, Unit, UnitResult, Worker
+from features.extraction.ray_worker import Expected, RayWorker, Report, common_versions
+from features.extraction.settings import ExtractSettings
+from features.extraction.worker import Destination, Unit, UnitResult
 from features.manifests.manifest import Utterance
-from features.memory import default_budget
-from features.store.identity import STORE_FILE
+from features.progress import Reporter
+from features.store.identity import StoreIdentity
 
 RETRIES = 3
-"""How often a unit whose actor died is given out again before the extraction fails."""
+"""Maximum number of times that a unit is submitted again after its actor died."""
 PATIENCE_S = 10.0
-"""How long actors may take to start before the wait is announced."""
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What every actor must have in common with the driver."""
-
-    identities: str
-    """Of the stores, as canonical JSON."""
-    versions: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What an actor says of itself once it has loaded the encoder."""
-
-    fault: str | None
-    device: str
-    budget: float
-    """Padded seconds or tokens of a batch that its device takes."""
+"""Time after which a message says that actors are still starting."""
 
 
 class RayEngine:
-    """Hands units to actors."""
+    """Engine that runs units on Ray actors."""
 
     def __init__(
         self,
         encoder: Encoder,
         selector: Selector,
         settings: ExtractSettings,
-        identities: Sequence[Mapping[str, Any]],
-        say: Callable[[str], None],
+        identities: Sequence[StoreIdentity],
+        reporter: Reporter,
     ) -> None:
         self._ray = _import_ray()
         self._started = not self._ray.is_initialized()
@@ -72,18 +49,18 @@ class RayEngine:
             self._start(settings)
         self.capacity, resources, device, place = self._resources(settings)
         self._actor = self._ray.remote(**resources)(RayWorker)
-        # Workers have other working folders: a relative path means another file there.
+        # Actors run in other working directories, so relative paths must become absolute.
         self._arguments = (
             replace(selector, model=encoder.source.usable),
             replace(settings, features_dir=settings.features_dir.absolute(), device=device),
-            Expected(canonical_json(list(identities)), common_versions(encoder.modality)),
+            Expected(list(identities), common_versions(encoder.modality)),
         )
         self._running: dict[Any, tuple[Any, Unit]] = {}
         self._deaths: Counter[str] = Counter()
         self._idle = [self._new_actor() for _ in range(self.capacity)]
-        say(f"  {self.capacity} Ray actors, {place}")
+        reporter.say(f"  {self.capacity} Ray actors, {place}")
         try:
-            reports = self._reports(say)
+            reports = self._reports(reporter)
         except BaseException:
             self.close()
             raise
@@ -101,10 +78,10 @@ class RayEngine:
                 logging_level="error", **({} if settings.ray_address else local),
             )  # fmt: skip
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(f"--ray-address must be a cluster, found {settings.ray_address}: {error}") from error
+            raise InputError(f"--ray-address must be a Ray cluster, found {settings.ray_address}: {error}") from error
 
     def _resources(self, settings: ExtractSettings) -> tuple[int, dict[str, Any], str, str]:
-        """Return how many actors there will be, what each asks Ray for, its device, and that in words."""
+        """Return the number of actors, resources and device of each, and a description."""
         cluster = self._ray.cluster_resources()
         cpus, gpus = int(cluster.get("CPU", 1)), int(cluster.get("GPU", 0))
         cuda = settings.device.split(":")[0] == "cuda"
@@ -120,15 +97,19 @@ class RayEngine:
     def _new_actor(self) -> Any:
         return self._actor.remote(*self._arguments)
 
-    def _reports(self, say: Callable[[str], None]) -> list[Report]:
-        """Wait until every actor has loaded the encoder; InputError if one cannot be used, or keeps dying."""
+    def _reports(self, reporter: Reporter) -> list[Report]:
+        """Wait until every actor has loaded the encoder.
+
+        InputError if one cannot be used, or dies repeatedly.
+        """
+        # reference of the pending call -> actor
         waiting = {actor.report.remote(): actor for actor in self._idle}
         reports: list[Report] = []
         announced = False
         while waiting:
             ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=PATIENCE_S)
             if not ready and not announced:
-                say(f"  waiting for {len(waiting)} of {self.capacity} actors to start")
+                reporter.say(f"  waiting for {len(waiting)} of {self.capacity} actors to start")
                 announced = True
             for reference in ready:
                 actor = waiting.pop(reference)
@@ -145,20 +126,23 @@ class RayEngine:
         return reports
 
     def start(self, destinations: Sequence[Destination], token: str) -> None:
-        """Say where the rows of the units go, and under which token."""
+        """Set the stores and the token of the temporary files."""
         self._destinations = [replace(to, info=replace(to.info, path=to.info.path.absolute())) for to in destinations]
         self._token = token
 
     def submit(self, unit: Unit) -> None:
-        """Give a unit to an idle actor."""
-        batches = [[_with_absolute_path(utterance) for utterance in batch] for batch in unit.batches]
-        self._hand(self._idle.pop(), replace(unit, batches=batches))
+        """Start a unit on an idle actor."""
+        batches = [list(map(_with_absolute_path, batch)) for batch in unit.batches]
+        self._start_on(self._idle.pop(), replace(unit, batches=batches))
 
-    def _hand(self, actor: Any, unit: Unit) -> None:
+    def _start_on(self, actor: Any, unit: Unit) -> None:
         self._running[actor.encode.remote(unit, self._destinations, self._token)] = (actor, unit)
 
     def collect(self) -> list[UnitResult]:
-        """Wait for the next actor to finish; InputError if one has a fault, or a unit's actors kept dying."""
+        """Wait until a unit is done.
+
+        InputError if an actor has a fault, or the actors of one unit die repeatedly.
+        """
         results: list[UnitResult] = []
         while not results:
             ready, _ = self._ray.wait(list(self._running), num_returns=1)
@@ -172,96 +156,39 @@ class RayEngine:
                         raise InputError(str(error.cause)) from error
                     raise
                 except self._ray.exceptions.RayActorError as error:
-                    ids = ", ".join(utterance.utterance_id for utterance in unit.batches[0][:3])
+                    ids = ", ".join([utterance.utterance_id for utterance in unit.batches[0][:3]])
                     self._count_death(f"on the unit of {ids}, ...", error)
-                    self._hand(self._new_actor(), unit)
+                    self._start_on(self._new_actor(), unit)
                 else:
                     self._idle.append(actor)
         return results
 
+    # A death does not tell whether the unit or the machine caused it, so deaths are counted per
+    # unit.
+
     def _count_death(self, where: str, error: Exception) -> None:
-        """Count the death of an actor; InputError if the same work has cost too many."""
+        """Count the death of an actor; InputError if too many died at the same work."""
         self._deaths[where] += 1
         if self._deaths[where] > RETRIES:
             raise InputError(
-                f"an actor died {RETRIES + 1} times {where}: {str(error).splitlines()[0]}; what was finished is kept, "
-                "and the same command resumes"
+                f"an actor died {RETRIES + 1} times {where}: {str(error).splitlines()[0]}; finished work is kept, and "
+                "the same command resumes"
             ) from error
 
     def close(self) -> None:
-        """End the actors, and the cluster if it was started here."""
-        for actor in [*self._idle, *(actor for actor, _ in self._running.values())]:
+        """Stop the actors, and the cluster if this process started it."""
+        for actor in self._idle:
+            self._ray.kill(actor)
+        for actor, _ in self._running.values():
             self._ray.kill(actor)
         if self._started:
             self._ray.shutdown()
 
 
-class RayWorker:
-    """What an actor is: a worker with its own encoder. A fault of its machine is reported, and raised by `encode`."""
-
-    def __init__(self, selector: Selector, settings: ExtractSettings, expected: Expected) -> None:
-        self.node = platform.node()
-        self.settings = settings
-        self._worker: Worker | None = None
-        set_threads(settings.threads)
-        try:
-            self.fault = self._load(selector, expected)
-        except InputError as error:
-            self.fault = f"on {self.node}: {error}"
-
-    def _load(self, selector: Selector, expected: Expected) -> str | None:
-        """Load the encoder; return what tells this machine from the driver's."""
-        versions = common_versions(selector.modality)
-        other = [name for name, version in expected.versions.items() if versions.get(name) != version]
-        if other:
-            found = ", ".join(f"{name} {versions.get(name)} for {expected.versions[name]}" for name in other)
-            return f"every machine of the cluster must have the same versions, but {self.node} has {found}"
-        self.device = resolve_device(self.settings.device)
-        self.encoder = open_encoder(selector, self.settings)
-        identities = [store_identity(self.encoder, selector, layer, self.settings) for layer in self.encoder.layers]
-        if canonical_json(identities) != expected.identities:
-            return f"{selector} must be the same encoder on every machine, but is another on {self.node}"
-        return None
-
-    def report(self) -> Report:
-        """Return whether this machine can be used, and how much its device takes."""
-        if self.fault:
-            return Report(self.fault, "cpu", 0.0)
-        return Report(None, str(self.device), default_budget(self.encoder.modality, self.device))
-
-    def encode(self, unit: Unit, destinations: Sequence[Destination], token: str) -> UnitResult:
-        """Encode a unit and commit its rows; InputError if this machine cannot see what it needs."""
-        unseen = None if self.fault else self._unseen(unit, destinations)
-        if unseen is not None:
-            self.fault = f"every machine of the cluster must see {unseen}, but {self.node} does not"
-        if self.fault:
-            raise InputError(self.fault)
-        if self._worker is None:
-            self._worker = Worker(self.encoder, self.device, self.settings.encoder_precision, destinations, token)
-        return self._worker.encode(unit)
-
-    def _unseen(self, unit: Unit, destinations: Sequence[Destination]) -> Path | None:
-        """Return a store or an audio file that the driver saw and this machine does not."""
-        needed = [to.info.path / STORE_FILE for to in destinations]
-        if self.encoder.modality == "audio":
-            needed += [utterance.audio_path for batch in unit.batches for utterance in batch]
-        return next((path for path in needed if not path.exists()), None)
-
-    def process(self) -> int:
-        """Return the number of the actor's process."""
-        return os.getpid()
-
-
-def common_versions(modality: str) -> dict[str, str]:
-    """Return the versions that must be equal on every machine; a build for CPU and one for CUDA are of one version."""
-    versions = {"mervn": package_version("mervn")} | computing_versions(modality)
-    return {name: version.partition("+")[0] for name, version in versions.items()}
-
-
 def _refuse_unreachable(address: str | None) -> None:
-    """Raise InputError for a HOST:PORT where nothing answers: Ray itself would try for many minutes."""
+    """Raise InputError if nothing answers at HOST:PORT. Ray itself would retry for many minutes."""
     host, _, port = (address or "").rpartition(":")
-    if not host or not port.isdigit():  # auto, or a cluster of its own
+    if not host or not port.isdigit():  # "auto", or a new local cluster
         return
     try:
         socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=PATIENCE_S).close()
@@ -274,7 +201,8 @@ def _with_absolute_path(utterance: Utterance) -> Utterance:
 
 
 def _import_ray() -> Any:
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's own notice of a change to come
+    # without it Ray prints a deprecation notice
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray

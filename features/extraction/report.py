@@ -1,4 +1,4 @@
-"""What an extraction announces before it starts, and reports for each store when it ends."""
+"""Messages before an extraction, and its result for each store."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from features.encoders.selector import Selector
 from features.errors import InputError
 from features.extraction.encoder_input import transcript_of
 from features.extraction.plan import Plan, Target
-from features.progress import Say
-from features.store.identity import identity_hash
+from features.progress import Reporter
 from features.store.reader import FeatureStore
 from features.store.rejected import Rejections
 from features.text.normalize import TokenCounts, segmented_message
@@ -26,31 +25,34 @@ FREE_DISK_MARGIN = 64 << 20
 
 @dataclass(frozen=True)
 class StoreResult:
-    """What an extraction did for one store."""
+    """Result of an extraction for one store."""
 
     path: str
     identity: str
     encoded: int
     kept: int
-    """Rows that were there already, or that other processes committed meanwhile."""
+    """Utterances that were stored before, or that other processes committed meanwhile."""
     rejected: int
     left: int
-    """Left to other shards."""
+    """Utterances that belong to other shards."""
     end_clipped: int
+    """Segments whose end is slightly after the end of the file, and was moved there."""
     truncated: int
+    """Transcripts that are longer than the encoder's maximum length."""
     empty: int
-    """Transcripts that are missing or empty: no frames are stored for them."""
+    """Utterances with a missing or empty transcript: zero tokens are stored for them."""
     unk_fraction: float | None
     """Fraction of tokens that are `<unk>`; None without a subword tokenizer."""
     single_token_fraction: float | None
     """Fraction of words that are one token of the vocabulary."""
     segmented: int
-    """Transcripts that came segmented, and were not segmented again."""
+    """Transcripts that were segmented in the manifest, and were not segmented again."""
     seconds: float
     real_time_factor: float | None
-    """Audio seconds encoded per second of work; None for text."""
+    """Seconds of audio encoded per second; None for text."""
     gb_per_hour: float | None
     padding: float
+    """Fraction of padding in the batches."""
 
 
 def make_result(
@@ -62,20 +64,25 @@ def make_result(
     audio_seconds: float = 0.0,
     store: FeatureStore | None = None,
 ) -> StoreResult:
-    """Count what is in `store` now; without one, what the plan found."""
+    """Count the content of `store`; if it is None, the utterances of the plan."""
     utterances, counts = plan.utterances, plan.token_counts
-    rejected, left = plan.rejected.keys() | target.settled.keys(), set[int]()
+    rejected, left = set(plan.rejected) | set(target.settled), set[int]()
     if store is not None:
         listed = Rejections(Path(path))
-        lacking = {i for i in target.pending if target.is_uncommitted(i, utterances[i], store)}
-        rejected = rejected | {i for i in lacking if utterances[i].utterance_id in listed}
-        left = lacking - rejected
-    there = len(utterances) - len(rejected | left) - encoded
+        # a pending utterance that is still not stored was rejected, or belongs to another shard
+        for i in target.pending:
+            if i in rejected or not target.is_uncommitted(i, utterances[i], store):
+                continue
+            if utterances[i].utterance_id in listed:
+                rejected.add(i)
+            else:
+                left.add(i)
+    stored_before = len(utterances) - len(rejected | left) - encoded
     return StoreResult(
         path=path,
-        identity=identity_hash(target.identity),
+        identity=target.identity.hash,
         encoded=encoded,
-        kept=there if store is not None else plan.num_kept(target),
+        kept=stored_before if store is not None else plan.num_kept(target),
         rejected=len(rejected),
         left=len(left),
         end_clipped=plan.end_clipped,
@@ -91,33 +98,40 @@ def make_result(
     )
 
 
-def announce(plan: Plan, selector: Selector, encoder: Encoder, device: torch.device, folder: Path, say: Say) -> None:
-    """Print what will be done and what it takes; InputError if it does not fit on the disk."""
+def announce(
+    plan: Plan, selector: Selector, encoder: Encoder, device: torch.device, folder: Path, reporter: Reporter
+) -> None:
+    """Print the amount of work and its size on disk; InputError if the disk is too small."""
+    # the features folder may not exist yet: ask for the disk of its nearest existing parent
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     hours = f", {plan.hours:.2f} h" if plan.modality == "audio" else ""
     layers = f"layer{'s' if len(encoder.layers) > 1 else ''} {', '.join(map(str, encoder.layers))}"
-    cut = f" {plan.truncated} transcripts are longer than the encoder takes and cut." if plan.truncated else ""
-    say(f"{selector}: {encoder.weights_note}, {layers} of {encoder.num_layers}, width {encoder.dim}.{cut}")
+    cut = f" {plan.truncated} transcripts exceed the maximum length and are truncated." if plan.truncated else ""
+    reporter.say(f"{selector}: {encoder.weights_note}, {layers} of {encoder.num_layers}, width {encoder.dim}.{cut}")
     if plan.token_counts is not None:
-        _announce_tokens(plan.token_counts, encoder, say)
+        _announce_tokens(plan.token_counts, encoder, reporter)
+    # layers can differ if an earlier extraction stored only some of them
     kept = min(plan.num_kept(target) for target in plan.targets)
     rejected = max(plan.num_rejected(target) for target in plan.targets)
-    say(
+    reporter.say(
         f"  {len(plan.utterances)} utterances{hours}: {len(plan.pending)} to encode on {device}, {kept} kept, "
         f"{rejected} rejected; {plan.num_bytes / 1e6:.1f} MB to write, {free / 1e9:.1f} GB free"
     )
     if plan.num_bytes + FREE_DISK_MARGIN > free:
         raise InputError(
             f"the features need {plan.num_bytes / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB free; "
-            "give another --features-dir or encode less with --splits or --limit"
+            "give another --features-dir, or encode less with --splits or --limit"
         )
 
 
-def _announce_tokens(counts: TokenCounts, encoder: Encoder, say: Say) -> None:
-    """Print how well the tokenizer's vocabulary fits the transcripts, and warn of what was segmented before."""
-    say(
+def _announce_tokens(counts: TokenCounts, encoder: Encoder, reporter: Reporter) -> None:
+    """Print how well the tokenizer's vocabulary covers the transcripts.
+
+    Warn of transcripts segmented before.
+    """
+    reporter.say(
         f"  segmenter {encoder.config['segmenter']}, tone marks {encoder.config['tone_style']}: "
         f"{counts.unk_fraction:.2%} of {counts.tokens} tokens are <unk>, {counts.single_token_fraction:.1%} of "
         f"{counts.words} words are a single token"

@@ -1,8 +1,8 @@
-"""The units of a plan that fall to one process: claimed a few at a time, until none is left to anyone.
+"""Scheduler: claims units for this process and passes them to an engine.
 
-What a process does besides encoding grows linearly with the work: committed utterances are counted once, as the parts
-that hold them appear, and claims are taken in rounds that get smaller towards the end, with one look at the folders
-per round (guided self-scheduling: Polychronopoulos and Kuck 1987).
+The scheduling work is linear in the number of units. Committed utterances are counted once, when
+their parts appear. Units are claimed in rounds that become smaller towards the end, and each round
+lists the folders once (guided self-scheduling: Polychronopoulos and Kuck 1987).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from features.extraction.plan import Plan
-from features.extraction.worker import Engine, Unit, UnitResult
+from features.extraction.worker import Destination, Engine, Unit, UnitResult
+from features.progress import Reporter
 from features.signals import check_interrupted
 from features.store.claims import Claims
 from features.store.identity import StoreInfo
@@ -22,9 +23,9 @@ from features.store.reader import FeatureStore
 from features.store.rejected import Rejections, append_rejected
 
 WAIT_S = 1.0
-"""How long to wait before looking again at units that other processes hold."""
+"""Interval between looks at units that other processes hold."""
 ROUNDS = 256
-"""A round claims one in so many of the open units, rounded up."""
+"""A round claims 1 / ROUNDS of the open units, rounded up."""
 
 
 @dataclass
@@ -32,90 +33,113 @@ class OpenUnit:
     """A unit that is not committed yet."""
 
     batches: list[list[int]]
-    size: int
-    """How many of its utterances were pending at first."""
+    num_pending: int
+    """Number of its utterances that were pending at first."""
     lacking: list[set[int]]
-    """For each store the utterances that nobody has committed or rejected yet."""
+    """For each store the utterances that no process has committed or rejected yet."""
 
 
-class Share:
-    """Hands the pending units of a plan (or of the I-th of N shards of it) to an engine as they can be claimed."""
+class Scheduler:
+    """Claims the pending units of a plan, or of one shard of it, and passes them to an engine."""
 
-    def __init__(self, plan: Plan, infos: Sequence[StoreInfo], claims: Claims, shard: tuple[int, int] = (1, 1)) -> None:
-        self.plan, self.claims, self._infos = plan, claims, list(infos)
-        self.stores = [FeatureStore(info.path) for info in infos]
-        self.rejections = [Rejections(info.path) for info in infos]
+    def __init__(
+        self, plan: Plan, destinations: Sequence[Destination], claims: Claims, shard: tuple[int, int] = (1, 1)
+    ) -> None:
+        self.plan, self.claims = plan, claims
+        self.infos: list[StoreInfo] = []
+        self.stores: list[FeatureStore] = []
+        self.rejections: list[Rejections] = []
+        for to in destinations:
+            self.infos.append(to.info)
+            self.stores.append(FeatureStore(to.info.path))
+            self.rejections.append(Rejections(to.info.path))
         self._open: dict[str, OpenUnit] = {}
         self._place: dict[str, tuple[str, int]] = {}
+        """By utterance id the name of its unit and its index in the plan."""
         number, count = shard
         for unit in plan.units[number - 1 :: count]:
             self._add(plan.unit_name(unit), unit)
         self._order: deque[str] = deque(self._open)
+        """Units to claim next."""
         self._claimed: deque[str] = deque()
+        """Claimed units that the engine has not received yet."""
 
     def _add(self, name: str, unit: list[list[int]]) -> None:
-        indices = {i for batch in unit for i in batch}
+        indices = set().union(*unit)
         lacking = [indices & target.pending for target in self.plan.targets]
         pending = set().union(*lacking)
         if pending:
             self._open[name] = OpenUnit(unit, len(pending), lacking)
-            self._place |= {self.plan.utterances[i].utterance_id: (name, i) for i in pending}
+            for i in pending:
+                self._place[self.plan.utterances[i].utterance_id] = (name, i)
 
-    def through(
-        self, engine: Engine, say: Callable[[str], None], update: Callable[[int], object]
-    ) -> Iterator[UnitResult]:
-        """Yield the result of every unit that this process did, until all are committed, by whomever.
+    def run(self, engine: Engine, reporter: Reporter, update: Callable[[int], object]) -> Iterator[UnitResult]:
+        """Yield the results of units encoded here, until all units are committed.
 
         `update` is called with the number of utterances that are committed or rejected.
         """
         running: set[str] = set()
-        waited = False
-        self._start_at_own_place()
+        announced = False
+        self._start_apart_from_others()
         self._close_committed(update, everything=True)
         while self._open or running:
             check_interrupted()
             while len(running) < engine.capacity and (unit := self._claim(update)) is not None:
                 running.add(unit.name)
                 engine.submit(unit)
-            if not running:
-                if not self._open:
-                    return
-                if not waited:
-                    holders = ", ".join(self.claims.holders(list(self._open))) or "another process"
-                    say(f"  waiting for {len(self._open)} units that {holders} has claimed")
-                    waited = True
-                time.sleep(WAIT_S)
-                self.claims.sweep()
-                self._close_committed(update)
-                continue
-            for result in engine.collect():
-                for info in self._infos:  # before the claim is released: the next process must know of them
-                    append_rejected(info, result.rejected)
-                self.claims.release(result.name)
-                running.remove(result.name)
-                self._close(result.name, update)
-                yield result
+            if running:
+                for result in engine.collect():
+                    self._finish(result, update)
+                    running.remove(result.name)
+                    yield result
+            elif self._open:
+                if not announced:
+                    self._announce_wait(reporter)
+                    announced = True
+                self._wait(update)
         for store in self.stores:
             store.refresh()
 
-    def _start_at_own_place(self) -> None:
-        """Begin where no other process does; the first one begins with the longest utterances."""
+    def _finish(self, result: UnitResult, update: Callable[[int], object]) -> None:
+        """Record the rejections of a unit, then release it: other processes must know them."""
+        for info in self.infos:
+            append_rejected(info, result.rejected)
+        self.claims.release(result.name)
+        self._close(result.name, update)
+
+    def _announce_wait(self, reporter: Reporter) -> None:
+        holders = ", ".join(self.claims.holders(self._open)) or "another process"
+        reporter.say(f"  waiting for {len(self._open)} units that {holders} has claimed")
+
+    def _wait(self, update: Callable[[int], object]) -> None:
+        time.sleep(WAIT_S)
+        self.claims.sweep()
+        self._close_committed(update)
+
+    def _start_apart_from_others(self) -> None:
+        """Start at a random unit if other processes are running.
+
+        The first process starts with the longest ones.
+        """
         if self._order and self.claims.held():
             self._order.rotate(-(zlib.crc32(self.claims.token.encode()) % len(self._order)))
 
     def _claim(self, update: Callable[[int], object]) -> Unit | None:
-        """Return the next unit that is claimed and lacks frames; None if other processes hold all that is open."""
+        """Return the next claimed unit that is not committed.
+
+        None if other processes hold all open units.
+        """
         while self._claimed or self._claim_round(update):
             name = self._claimed.popleft()
             if name in self._open:
                 return self._unit(name)
-            self.claims.release(name)  # committed by another process while it waited here
+            self.claims.release(name)  # another process committed it after it was claimed here
         return None
 
     def _claim_round(self, update: Callable[[int], object]) -> bool:
-        """Claim some open units that nobody holds, then close those that others had committed before."""
+        """Claim some open units, then close those that others had committed before."""
         held = self.claims.held()
-        wanted = -(-len(self._open) // ROUNDS)
+        wanted = -(-len(self._open) // ROUNDS)  # division rounded up
         for _ in range(len(self._order)):
             name = self._order.popleft()
             if name not in self._open:
@@ -131,33 +155,46 @@ class Share:
         return bool(self._claimed)
 
     def _unit(self, name: str) -> Unit:
-        """Return what a unit still lacks."""
+        """Return the batches of an open unit that hold lacking utterances.
+
+        A batch is encoded whole.
+        """
         unit, utterances = self._open[name], self.plan.utterances
         needed: set[int] = set().union(*unit.lacking)
-        batches = [[utterances[i] for i in batch] for batch in unit.batches if not needed.isdisjoint(batch)]
-        return Unit(name, batches, [{utterances[i].utterance_id for i in some} for some in unit.lacking])
+        batches, wanted = [], []
+        for batch in unit.batches:
+            if not needed.isdisjoint(batch):
+                batches.append([utterances[i] for i in batch])
+        for lacking in unit.lacking:
+            wanted.append({utterances[i].utterance_id for i in lacking})
+        return Unit(name, batches, wanted)
 
     def _close_committed(self, update: Callable[[int], object], *, everything: bool = False) -> None:
         """Close every unit that has become complete since the last look, claimed or not.
 
-        With `everything` the look is at all that is there: others may have committed it since the plan was made.
+        With `everything`, look at all stored utterances: others may have committed some since the
+        plan was made.
         """
-        complete: dict[str, None] = {}
+        complete: dict[str, None] = {}  # an ordered set
         for number, (store, rejections) in enumerate(zip(self.stores, self.rejections, strict=True)):
             for source in (store, rejections):
                 added = source.refresh()
                 complete |= dict.fromkeys(self._settle(number, list(source) if everything else added))
+        # closed after the loop: a unit is complete only if all stores have it
         for name in complete:
             self._close(name, update)
 
     def _close(self, name: str, update: Callable[[int], object]) -> None:
-        """Take a unit off the open ones; its rows may have been seen before the engine gave its result."""
+        """Remove a unit from the open ones, if a look at the stores has not done so before."""
         unit = self._open.pop(name, None)
         if unit is not None:
-            update(unit.size)
+            update(unit.num_pending)
 
     def _settle(self, number: int, utterance_ids: Iterable[str]) -> list[str]:
-        """Take utterances off what a store lacks; return the units that lack nothing now."""
+        """Remove utterances that a store no longer lacks.
+
+        Return the units that are complete now.
+        """
         target, complete = self.plan.targets[number], []
         for utterance_id in utterance_ids:
             name, i = self._place.get(utterance_id, ("", -1))
@@ -166,6 +203,6 @@ class Share:
                 continue
             if not target.lacks(i, self.plan.utterances[i], self.stores[number], self.rejections[number]):
                 unit.lacking[number].discard(i)
-                if not any(unit.lacking):
+                if not any(unit.lacking):  # every set is empty
                     complete.append(name)
         return complete

@@ -1,4 +1,4 @@
-"""What one extraction is: its settings, the identity of the stores it fills, and where their numbers come from."""
+"""Settings of an extraction, and the identity and provenance of the stores that it writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from features.encoders.pretrained import CONFIG_FILE
 from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector
 from features.environment import machine, now, package_versions
 from features.extraction.encoder_input import SAMPLE_RATE
-from features.store.identity import StoreInfo
+from features.store.identity import StoreIdentity, StoreInfo
 from features.store.index import features_folder
 from features.store.models import KEPT_ENCODER, MODELS, record_model
 from features.store.writer import disk_error
@@ -24,7 +24,7 @@ from features.store.writer import disk_error
 
 @dataclass(frozen=True)
 class ExtractSettings:
-    """What an extraction is told besides the encoder."""
+    """Settings of an extraction, besides the encoder."""
 
     features_dir: Path
     store_dtype: str = "fp16"
@@ -32,27 +32,35 @@ class ExtractSettings:
     encoder: EncoderSettings = DEFAULT_SETTINGS
     device: str = "auto"
     batch_seconds: float | None = None
-    """Padded seconds of audio per batch; else what the store's first extraction recorded, else the device's default."""
+    """Padded seconds of audio per batch; None for the value recorded in the store, or else the
+    device's default."""
     update: bool = False
+    """Encode utterances again whose input has changed, instead of raising an error."""
     verify_inputs: bool = False
-    """Decode the audio of what is stored and compare it."""
+    """Decode the audio of stored utterances and compare its hash."""
     retry_rejected: bool = False
-    """Try again what was rejected before, though its input is unchanged."""
+    """Try rejected utterances again, even if their input is unchanged."""
     plan_only: bool = False
+    """Report what the extraction would do, and write nothing."""
     format: str | None = None
-    """hdf5 or zarr; else that of the store's parts."""
+    """hdf5 or zarr; None for the format of the store's existing parts."""
     shard: tuple[int, int] = (1, 1)
-    """The I-th of N shares of the units."""
+    """(I, N): encode only the I-th of N shards of the units."""
     engine: str = "local"
+    """local or ray."""
     workers: int | None = None
+    """Number of Ray actors."""
     ray_address: str | None = None
     threads: int | None = None
     layer_means: bool = False
-    """Store the time-mean of each layer instead of sequences."""
+    """Store the mean over time of each layer instead of sequences."""
 
 
 def settings_from(options: EncodeOptions, data: Path) -> ExtractSettings:
-    """Return the settings that the options mean, and set the number of CPU threads."""
+    """Return the settings for command line options.
+
+    Also sets the number of CPU threads of this process.
+    """
     set_threads(options.threads)
     return ExtractSettings(
         features_dir=features_folder(options.features_dir, data),
@@ -66,32 +74,30 @@ def settings_from(options: EncodeOptions, data: Path) -> ExtractSettings:
     )
 
 
-def store_identity(encoder: Encoder, selector: Selector, layer: Layer, settings: ExtractSettings) -> dict[str, Any]:
-    """Return everything that changes the numbers of a store, and nothing else."""
-    identity: dict[str, Any] = {
-        "modality": encoder.modality,
-        "encoder": selector.name,
-        "weights_sha256": encoder.weights_sha256,
-        "config": encoder.config,
-        "layer": layer,
-        "dim": encoder.dim,
-        "encoder_precision": settings.encoder_precision,
-        "store_dtype": settings.store_dtype,
-        "numerics_version": encoder.numerics_version,
-    }
-    if encoder.modality == "audio":
-        identity["sample_rate"] = SAMPLE_RATE
-    return identity
+def store_identity(encoder: Encoder, selector: Selector, layer: Layer, settings: ExtractSettings) -> StoreIdentity:
+    """Return the identity of the store of one layer."""
+    return StoreIdentity(
+        modality=encoder.modality,
+        encoder=selector.name,
+        weights_sha256=encoder.weights_sha256,
+        config=encoder.config,
+        layer=layer,
+        dim=encoder.dim,
+        encoder_precision=settings.encoder_precision,
+        store_dtype=settings.store_dtype,
+        numerics_version=encoder.numerics_version,
+        sample_rate=SAMPLE_RATE if encoder.modality == "audio" else None,
+    )
 
 
 def open_encoder(selector: Selector, settings: ExtractSettings) -> Encoder:
-    """Load the encoder that an extraction runs."""
+    """Load the encoder of an extraction."""
     encoder = load_encoder(selector, settings.encoder)
     return LayerMeans(encoder) if settings.layer_means else encoder
 
 
 def provenance(selector: Selector, encoder: Encoder, device: torch.device) -> dict[str, Any]:
-    """Return the provenance of a store made now with this encoder."""
+    """Return the provenance of a store that is created now with this encoder."""
     return {
         "selector": str(selector),
         "model": selector.model or selector.spec.model,
@@ -107,10 +113,11 @@ def provenance(selector: Selector, encoder: Encoder, device: torch.device) -> di
 
 
 def record_encoder(info: StoreInfo, encoder: Encoder) -> StoreInfo:
-    """Record the model that a store comes from, what it was fine-tuned on, and random weights themselves."""
+    """Record a store's model and its fine-tuning data, and save its weights if they are random."""
     try:
         if encoder.fine_tuning is not None:
             encoder.fine_tuning.save(info.path)
+        # random weights have no other copy; without one, the store could not be extended
         if encoder.is_random and not (info.path / KEPT_ENCODER / CONFIG_FILE).exists():
             encoder.save(info.path / KEPT_ENCODER)
         return record_model(info, encoder.source)

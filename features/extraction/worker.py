@@ -1,4 +1,4 @@
-"""Units of extraction: encoded whole by one worker, which commits them to the store of each layer."""
+"""Units of work, the worker that encodes and commits them, and the engine that runs workers."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from features.store.writer import StoreWriter
 
 @dataclass(frozen=True)
 class Unit:
-    """What one worker is given: the batches of a unit that hold something to encode."""
+    """One unit of work: the batches that hold utterances to encode."""
 
     name: str
     batches: list[list[Utterance]]
     wanted: list[set[str]]
-    """For each store the ids whose rows it lacks."""
+    """For each store the ids of the utterances that it lacks."""
 
 
 @dataclass(frozen=True)
 class UnitResult:
-    """What became of a unit."""
+    """Result of encoding one unit."""
 
     name: str
     written: list[list[str]]
-    """For each store the ids committed."""
+    """For each store the ids of the committed utterances."""
     rejected: list[Rejection]
     audio_seconds: float
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a layer's rows go."""
+    """Store of one layer, with the generation and format of its new parts."""
 
     info: StoreInfo
     generation: int
@@ -54,7 +54,10 @@ class Destination:
 
 
 class Worker:
-    """One encoder on one device; it commits what it encodes under temporaries of `token`."""
+    """Runs one encoder on one device and commits the features.
+
+    `token` marks its temporary files.
+    """
 
     def __init__(
         self,
@@ -70,51 +73,59 @@ class Worker:
         self.budget = MemoryBudget(device)
 
     def encode(self, unit: Unit) -> UnitResult:
-        """Encode a unit and commit its rows; interrupted, the batches that were finished are committed."""
+        """Encode a unit and commit its features.
+
+        If interrupted, the finished batches are committed.
+        """
         rejected: list[Rejection] = []
         seconds = 0.0
         with ExitStack() as stack:
-            writers = [
-                stack.enter_context(StoreWriter(to.info, to.generation, to.kind, self.token, self.made_with))
-                for to in self.destinations
-            ]
+            writers = []
+            # leaving the stack commits what each writer holds
+            for to in self.destinations:
+                writer = StoreWriter(to.info, to.generation, to.kind, self.token, self.made_with)
+                writers.append(stack.enter_context(writer))
             stack.enter_context(precision_context(self.device, self.precision))
             for batch in unit.batches:
                 check_interrupted()
-                layers, refused = encode_batch(batch, self.encoder, self.device, writers[0].dtype, self.budget)
-                rejected += refused
-                for writer, wanted, rows in zip(writers, unit.wanted, layers, strict=True):
-                    writer.add([row for row in rows if row.utterance_id in wanted])
+                encoded = encode_batch(batch, self.encoder, self.device, writers[0].dtype, self.budget)
+                rejected += encoded.rejected
+                for writer, wanted, utterances in zip(writers, unit.wanted, encoded.layers, strict=True):
+                    # a batch is encoded whole, also if a store lacks only some of its utterances
+                    writer.add([utterance for utterance in utterances if utterance.utterance_id in wanted])
                 if self.encoder.modality == "audio":
-                    seconds += sum(row.num_inputs for row in layers[0]) / SAMPLE_RATE
+                    seconds += sum(utterance.num_inputs for utterance in encoded.layers[0]) / SAMPLE_RATE
         return UnitResult(unit.name, [writer.written for writer in writers], rejected, seconds)
 
 
 class Engine(Protocol):
-    """Who encodes units: this process, or actors on a cluster."""
+    """Runs units: in this process, or on the actors of a cluster."""
 
     capacity: int
-    """How many units may be under way at once."""
+    """Maximum number of units that run at the same time."""
     device: torch.device
-    """Where they are encoded."""
+    """Device of the encoder."""
     default_budget: float
-    """Padded seconds or tokens of a batch that the device takes."""
+    """Default batch size of the device, in padded seconds or tokens."""
 
     def start(self, destinations: Sequence[Destination], token: str) -> None:
-        """Say where the rows of the units go, and under which token; before the first `submit`."""
+        """Set the stores and the token of the temporary files.
+
+        Must be called before the first `submit`.
+        """
 
     def submit(self, unit: Unit) -> None:
-        """Hand over a unit; at most `capacity` may be under way."""
+        """Start a unit; at most `capacity` may run."""
 
     def collect(self) -> list[UnitResult]:
-        """Wait until at least one unit is done and return those that are."""
+        """Wait until at least one unit is done; return the results of all finished units."""
 
     def close(self) -> None:
-        """Stop, whatever is under way."""
+        """Stop all running units."""
 
 
 class LocalEngine:
-    """Encodes in this process."""
+    """Engine that encodes in this process."""
 
     capacity = 1
 
@@ -129,7 +140,7 @@ class LocalEngine:
         self._worker = Worker(self.encoder, self.device, self.precision, destinations, token)
 
     def submit(self, unit: Unit) -> None:
-        """Keep the unit for `collect`."""
+        """Keep the unit; `collect` encodes it."""
         self._next = unit
 
     def collect(self) -> list[UnitResult]:
@@ -138,4 +149,4 @@ class LocalEngine:
         return [self._worker.encode(unit)] if unit is not None and self._worker is not None else []
 
     def close(self) -> None:
-        """There is nothing to stop."""
+        """Do nothing: no unit runs between calls."""

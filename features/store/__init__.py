@@ -1,1 +1,1 @@
-"""The feature store: one encoder's sequences of one layer on disk, never stale and never half written."""
+"""Feature store: features of one layer of one encoder on disk, checked against their inputs."""

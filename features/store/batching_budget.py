@@ -1,20 +1,19 @@
-"""batching.json: the budget of a store's batches, recorded by its first extraction and reused by the next ones.
+"""batching.json: a store's batch size in padded seconds or tokens, set by its first extraction.
 
-Units of work follow from the budget. Processes with different defaults, such as one on a CPU and one on a GPU, would
-otherwise claim different units and encode the same utterances.
+The budget decides the units of work. Without a recorded one, processes with different defaults,
+such as one on a CPU and one on a GPU, would claim different units and encode the same utterances.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from features.atomic_files import write_atomically
 from features.errors import InputError, UsageError
 from features.store.claims import Claims
-from features.store.identity import StoreInfo, find_identity
+from features.store.identity import StoreIdentity, StoreInfo, find_identity
 from features.store.locks import store_lock
 from features.store.writer import disk_error
 
@@ -22,7 +21,10 @@ BUDGET_FILE = "batching.json"
 
 
 def read_budget(store: Path) -> float | None:
-    """Return the recorded budget, in padded seconds of audio or tokens per batch; None if there is none."""
+    """Return the recorded budget, in padded seconds of audio or tokens per batch.
+
+    None if none is recorded.
+    """
     path = store / BUDGET_FILE
     try:
         budget = json.loads(path.read_text("utf-8"))["budget"]
@@ -30,13 +32,14 @@ def read_budget(store: Path) -> float | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f'{path} must be {{"budget": NUMBER}}, but cannot be read: {error!r}; remove it') from error
+    # JSON has true and NaN, which Python would accept as numbers
     if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < float("inf"):
         raise InputError(f"{path}: the budget must be a positive number, found {budget!r}; remove the file")
     return float(budget)
 
 
-def recorded_budget(features_dir: Path, identities: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the budget of the first of these identities' stores that has recorded one."""
+def recorded_budget(features_dir: Path, identities: Sequence[StoreIdentity]) -> float | None:
+    """Return the budget of the first of these stores that has recorded one."""
     for identity in identities:
         info = find_identity(features_dir, identity)
         budget = read_budget(info.path) if info is not None else None
@@ -46,21 +49,25 @@ def recorded_budget(features_dir: Path, identities: Sequence[Mapping[str, Any]])
 
 
 def refuse_other_budget(info: StoreInfo, wanted: float, claims: Claims) -> None:
-    """Raise UsageError if another process extracts into a store with another budget than the one wanted now."""
+    """Raise UsageError if another process is extracting into the store with a different budget."""
     recorded, holders = read_budget(info.path), claims.holders(claims.held())
     if recorded not in (None, wanted) and holders:
         raise UsageError(
-            f"--batch-seconds must be {recorded:g}, as of {', '.join(holders)}, which extracts into {info.path} now; "
-            f"found {wanted:g}: leave it out to divide the work, or wait"
+            f"--batch-seconds must be {recorded:g}, as in the extraction of {', '.join(holders)} into {info.path}, "
+            f"found {wanted:g}: leave the option out to share the work, or wait"
         )
 
 
 def agree_on_budget(infos: Sequence[StoreInfo], planned: float, replace: bool) -> float:
-    """Record the budget where none is recorded, or if `replace`; return the one that counts, the first store's."""
+    """Record the budget if a store has none, or if `replace`.
+
+    Return the budget to use, that of the first store.
+    """
     agreed = planned
     for number, info in enumerate(infos):
         with store_lock(info.path):
             recorded = read_budget(info.path)
+            # the first store decides: all layers of one extraction need the same units
             if recorded is not None and not replace and number == 0:
                 agreed = recorded
             if recorded is None or (replace and recorded != agreed):

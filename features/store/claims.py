@@ -1,8 +1,9 @@
-"""Claims: which process works on which unit of a store, so that several share the work and none waits for the dead.
+"""Claims: files that record which process works on which unit of a store.
 
-A claim is a file that only one process can create. Its holder refreshes its time; a claim that was not refreshed for
-`EXPIRY_S`, by the clock of the file system itself, is dead, and so is one whose process has ended on this machine. A
-wrong verdict costs work done twice, never a wrong row: parts are whole, and equal rows have equal names.
+Only one process can create the file of a claim. Its holder updates the file's mtime. A claim is
+dead if it was not updated for `EXPIRY_S` (by the clock of the file system) or if its process on
+this machine has ended. A wrong decision only costs duplicate work, never correctness: parts are
+immutable, and parts of equal utterances have equal names.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from features.errors import InputError
 from features.store.part import remove
@@ -25,20 +26,59 @@ from features.store.writer import new_token
 
 FOLDER = "claims"
 REMOVAL = "removal"
-"""What is claimed by who removes the store: no unit can be claimed beside it."""
+"""Claim of a process that removes the store: no unit can be claimed meanwhile."""
 MAINTENANCE = "maintenance"
-"""What is claimed by who compacts or converts the store."""
+"""Claim of a process that compacts or converts the store."""
 LOCK = "lock"
-"""What is claimed where the file system cannot lock files."""
+"""Claim that replaces a file lock if the file system has none."""
 REFRESH_S = 15.0
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-"""What a file system says that has no hard links."""
+"""Error numbers of a file system without hard links."""
 EXPIRY_S = 180.0
-"""Longer than a network file system shows an old time for."""
+"""Longer than a network file system caches an old mtime."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Content of a claim: the process that wrote it."""
+
+    token: str
+    host: str
+    machine: list[str]
+    """Host, boot and process namespace: process ids are comparable only within one of these."""
+    pid: int
+    started: int | None
+    """Start time of the process, see `_started`."""
+
+    @classmethod
+    def this_process(cls, token: str) -> Owner:
+        """Return the owner of this process's claims."""
+        pid = os.getpid()
+        return cls(token, platform.node(), _machine(), pid, _started(pid))
+
+    def json_text(self) -> str:
+        """Return the content of a claim."""
+        return json.dumps(asdict(self))
+
+    @property
+    def has_ended(self) -> bool:
+        """True if the process is known to have ended; only known for processes of this machine."""
+        if self.machine != _machine():
+            return False
+        try:
+            os.kill(self.pid, 0)  # signal 0 only checks that the process exists
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return self.started != _started(self.pid)  # another process may have the same id now
 
 
 class Claims:
-    """The claims of one process in the folders of one or more stores; a unit is held in all of them or in none."""
+    """The claims of one process in one or more stores.
+
+    A unit is claimed in all of these stores or in none.
+    """
 
     def __init__(self, stores: Sequence[Path]) -> None:
         self.token = new_token()
@@ -61,13 +101,16 @@ class Claims:
             self._drop(path)
         for store in self.stores:
             (store / FOLDER / f".clock-{self.token}").unlink(missing_ok=True)
-            for path in store.glob(f".*.{self.token}.tmp"):  # of a worker that was killed
+            for path in store.glob(f".*.{self.token}.tmp"):  # left by a worker that was killed
                 remove(path)
-            with suppress(OSError):  # others hold claims in it
+            with suppress(OSError):  # not empty: other processes have claims
                 (store / FOLDER).rmdir()
 
     def take(self, unit: str) -> bool:
-        """Claim a unit; False where another process holds it. InputError if the store is being removed."""
+        """Claim a unit.
+
+        False if another process holds it. InputError if the store is being removed.
+        """
         taken: list[Path] = []
         for store in self.stores:
             path = store / FOLDER / f"{unit}.json"
@@ -79,70 +122,83 @@ class Claims:
             taken.append(path)
             if unit != REMOVAL and path.with_name(f"{REMOVAL}.json").exists():
                 self.release(unit)
-                raise InputError(f"{store} is being removed by {', '.join(self.holders([REMOVAL]))}")
+                raise InputError(f"{', '.join(self.holders([REMOVAL]))} is removing {store}")
         return True
 
     def release(self, unit: str) -> None:
-        """Give a unit back, done or not."""
+        """Release a unit, whether it is done or not."""
         for store in self.stores:
             self._drop(store / FOLDER / f"{unit}.json")
 
     def held(self) -> set[str]:
         """Return the units that other processes hold in any of the stores."""
-        found = set()
+        found: set[str] = set()
         for store in self.stores:
             with suppress(FileNotFoundError), os.scandir(store / FOLDER) as entries:
-                found |= {entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json")}
+                found.update(entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json"))
         return found - {REMOVAL, MAINTENANCE, LOCK} - {path.stem for path in self._held}
 
     def holders(self, units: Iterable[str]) -> list[str]:
-        """Return who holds these units, as host:pid."""
+        """Return the processes that hold these units, as host:pid."""
         found = set()
         for store in self.stores:
             for unit in units:
-                claim = _read(store / FOLDER / f"{unit}.json")
-                if claim:
-                    found.add(f"{claim['host']}:{claim['pid']}")
+                owner = _read(store / FOLDER / f"{unit}.json")
+                if owner is not None:
+                    found.add(f"{owner.host}:{owner.pid}")
         return sorted(found)
 
     def sweep(self) -> None:
-        """Remove dead claims, and the temporaries that no living claim's process is writing."""
+        """Remove dead claims, and the temporary files of processes that have ended."""
         for store in self.stores:
-            now, alive = self._file_system_time(store), {self.token}
-            clocks = [_read(path) for path in (store / FOLDER).glob(".clock-*")]
-            dead = {owner["token"] for owner in clocks if owner is not None and _has_ended(owner)}
-            for path in (store / FOLDER).glob("*.json"):
-                claim = _read(path)
-                if claim is not None and not _is_dead(path, claim, now):
-                    alive.add(claim["token"])
-                elif claim is not None:
-                    dead.add(claim["token"])
-                    path.unlink(missing_ok=True)
-                elif now - _time(path) > EXPIRY_S:  # its process died between creating and writing it
-                    path.unlink(missing_ok=True)
+            now = self._file_system_time(store)
+            alive, dead = self._sweep_claims(store, now)
             temporaries = [*store.glob(".*.tmp"), *(store / FOLDER).glob(".*.tmp")]
             for path in [*temporaries, *(store / FOLDER).glob(".clock-*")]:
                 token = _token(path)
-                if token not in alive and (token in dead or now - _time(path) > EXPIRY_S):
+                if token not in alive and (token in dead or now - _mtime(path) > EXPIRY_S):
                     remove(path)
 
+    def _sweep_claims(self, store: Path, now: float) -> tuple[set[str], set[str]]:
+        """Remove a store's dead claims.
+
+        Return the tokens of processes that live and of those that have ended.
+        """
+        alive, dead = {self.token}, set[str]()
+        for path in (store / FOLDER).glob(".clock-*"):
+            owner = _read(path)
+            if owner is not None and owner.has_ended:
+                dead.add(owner.token)
+        for path in (store / FOLDER).glob("*.json"):
+            owner = _read(path)
+            # The absolute difference: an mtime in the future is not being updated either.
+            if owner is not None and not owner.has_ended and abs(now - _mtime(path)) <= EXPIRY_S:
+                alive.add(owner.token)
+            elif owner is not None:
+                dead.add(owner.token)
+                path.unlink(missing_ok=True)
+            elif now - _mtime(path) > EXPIRY_S:  # its process ended between creating and writing it
+                path.unlink(missing_ok=True)
+        return alive, dead
+
     def _create(self, path: Path) -> bool:
-        """Create a claim, with its content in one step; False if it is there already."""
+        """Create a claim, together with its content; False if it already exists."""
         written = path.with_name(f".{path.name}.{self.token}.tmp")
         while True:
             _make_folder(path.parent.parent)
             try:
-                written.write_text(json.dumps({"token": self.token, **_this_process()}), "utf-8")
+                written.write_text(Owner.this_process(self.token).json_text(), "utf-8")
                 try:
                     os.link(written, path)
                 except OSError as error:
                     if error.errno not in NO_LINKS:
                         raise
-                    with path.open("x", encoding="utf-8") as file:  # in two steps: between them it is nobody's
+                    # in two steps: in between, the claim has no owner
+                    with path.open("x", encoding="utf-8") as file:
                         file.write(written.read_text("utf-8"))
             except FileExistsError:
                 return False
-            except FileNotFoundError:  # a process that ends has just removed the empty folder
+            except FileNotFoundError:  # another process has just removed the empty folder
                 continue
             finally:
                 written.unlink(missing_ok=True)
@@ -150,22 +206,25 @@ class Claims:
 
     def _drop(self, path: Path) -> None:
         self._held.discard(path)
-        claim = _read(path)
-        if claim is not None and claim["token"] == self.token:  # else it expired, and is another's by now
+        owner = _read(path)
+        # if it expired, another process may hold it now
+        if owner is not None and owner.token == self.token:
             path.unlink(missing_ok=True)
 
     def _refresh(self) -> None:
         while not self._stop.wait(REFRESH_S):
             for path in list(self._held):
-                with suppress(OSError):  # it expired while this machine slept
+                with suppress(OSError):  # it expired, for example while this machine was suspended
                     os.utime(path)
 
     def _file_system_time(self, store: Path) -> float:
-        path = store / FOLDER / f".clock-{self.token}"  # says whose temporaries are of this token
+        """Return the time of the file system's clock, which can differ from this machine's."""
+        # the file also tells other processes who owns this token
+        path = store / FOLDER / f".clock-{self.token}"
         while True:
             _make_folder(store)
-            with suppress(FileNotFoundError):  # a process that ends has just removed the empty folder
-                path.write_text(json.dumps({"token": self.token, **_this_process()}), "utf-8")
+            with suppress(FileNotFoundError):  # another process has just removed the empty folder
+                path.write_text(Owner.this_process(self.token).json_text(), "utf-8")
                 return path.stat().st_mtime
 
 
@@ -177,33 +236,28 @@ def _make_folder(store: Path) -> None:
 
 
 def _token(path: Path) -> str:
-    """Return the token in the name of a temporary, `.NAME.TOKEN.tmp`, or of a clock, `.clock-TOKEN`."""
+    """Return the token of a temporary file, `.NAME.TOKEN.tmp`, or a clock file, `.clock-TOKEN`."""
     return path.name.removeprefix(".clock-") if path.name.startswith(".clock-") else path.name.split(".")[-2]
 
 
-def _time(path: Path) -> float:
+def _mtime(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except OSError:
         return time.time()
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return what a claim says; None if it is gone or was never finished."""
+def _read(path: Path) -> Owner | None:
+    """Return the owner of a claim; None if the file does not exist or is incomplete."""
     try:
-        claim = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+        document = json.loads(path.read_text("utf-8"))
+        return Owner(**{key: document[key] for key in ("token", "host", "machine", "pid", "started")})
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return claim if isinstance(claim, dict) and {"token", "host", "pid", "machine", "started"} <= claim.keys() else None
-
-
-def _this_process() -> dict[str, Any]:
-    pid = os.getpid()
-    return {"host": platform.node(), "machine": _machine(), "pid": pid, "started": _started(pid)}
 
 
 def _machine() -> list[str]:
-    """Return what tells processes that share this one's process numbers: host, boot and namespace."""
+    """Return host, boot and process namespace: process ids are comparable only within these."""
     found = [platform.node()]
     with suppress(OSError):
         found.append(Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip())
@@ -212,32 +266,14 @@ def _machine() -> list[str]:
 
 
 def _started(pid: int) -> int | None:
-    """Return when a process began, in ticks since boot, so that a number used again is noticed.
+    """Return the start time of a process, in clock ticks since boot; it tells a reused process id.
 
-    None if it has ended, or where the system does not tell.
+    None if the process has ended, or if the system does not provide it.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
     except OSError:
         return None
+    # the first field after the name is the state, the 20th the start time
     fields = stat.rpartition(")")[2].split()
     return int(fields[19]) if fields[0] not in "ZX" else None
-
-
-def _is_dead(path: Path, claim: dict[str, Any], now: float) -> bool:
-    if _has_ended(claim):
-        return True
-    return abs(now - _time(path)) > EXPIRY_S  # its holder would have refreshed a time in the future, too
-
-
-def _has_ended(claim: dict[str, Any]) -> bool:
-    """Tell whether the process of a claim or a clock is known to have ended: it was one of this machine."""
-    if claim["machine"] != _machine():
-        return False
-    try:
-        os.kill(claim["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return bool(claim["started"] != _started(claim["pid"]))

@@ -1,4 +1,4 @@
-"""What can be wrong with a part: it is damaged, it cannot be read now, or it has gone meanwhile."""
+"""Errors of parts: a part is damaged, cannot be read now, or no longer exists."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ FAULTS = (
     MemoryError,
     struct.error,
 )
-"""What reading a file with flipped bits, or on a system in trouble, can raise."""
+"""Exceptions that reading can raise if bits of the file flipped, or if the operating system has a
+problem."""
 OF_THE_FILE = (0, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EOVERFLOW, errno.ENXIO)
-"""Errors of the system that a damaged part causes; every other one says nothing about the part."""
+"""Error numbers that a damaged part can cause (0: no error number). All others say nothing about
+the part."""
 
 
 class PartError(InputError):
-    """A part that could not be read."""
+    """A part that could not be read; `detail` is the reason, without path and advice."""
 
-    def __init__(self, path: Path, why: str, message: str) -> None:
+    def __init__(self, path: Path, detail: str, message: str) -> None:
         super().__init__(message)
-        self.path, self.why = path, why
+        self.path, self.detail = path, detail
 
 
 class DamagedPartError(PartError):
@@ -39,51 +41,52 @@ class DamagedPartError(PartError):
 
 
 class UnreadablePartError(PartError):
-    """A part that the system does not let this process read now; nothing is known about its content."""
+    """A part that this process cannot read now; nothing is known about its content."""
 
 
 class VanishedPartError(PartError):
-    """A part that was compacted, converted, set aside or removed meanwhile."""
+    """A part that no longer exists: it was compacted, converted, set aside or removed."""
 
 
-def damaged(path: Path, why: object) -> DamagedPartError:
-    """Return the error that names a part that cannot be trusted, and says what to do."""
+def damaged(path: Path, detail: object) -> DamagedPartError:
+    """Return the error of a damaged part, with the commands that repair the store."""
     return DamagedPartError(
         path,
-        str(why),
-        f"{path} must be a whole part of this feature store, found: {why}. Set it aside with "
-        f"`mervn store verify {path.parent} --set-aside`, then run the same `mervn extract` again: only its "
-        "utterances are encoded anew",
+        str(detail),
+        f"{path} must be an undamaged part of this feature store, found: {detail}. Set it aside with "
+        f"`mervn store verify {path.parent} --set-aside`, then run the same `mervn extract` again: it encodes only the "
+        "utterances of this part",
     )
 
 
 def vanished(path: Path) -> VanishedPartError:
-    """Return the error of a part that is gone."""
-    return VanishedPartError(path, "it is gone", f"{path} must be a part of a feature store, but it is gone")
+    """Return the error of a part that no longer exists."""
+    return VanishedPartError(path, "it does not exist", f"{path} must be a part of a feature store, but does not exist")
 
 
 def part_error(path: Path, error: BaseException) -> PartError:
-    """Return what an error while reading a part means."""
+    """Return the PartError for an exception that was raised while reading a part."""
     number = system_errno(error)
     if number in OF_THE_FILE and _is_gone(path):
         return vanished(path)
     unmounted = number == errno.ENOENT and path.is_symlink()  # a link whose target is missing
     if number in OF_THE_FILE and not unmounted:
         return damaged(path, error)
-    why = f"{errno.errorcode.get(number, number)}, {os.strerror(number)}"
+    detail = f"{errno.errorcode.get(number, number)}, {os.strerror(number)}"
     return UnreadablePartError(
-        path, why, f"{path} cannot be read now: {why}. This says nothing about its content{_hint(number)}"
+        path, detail, f"{path} cannot be read now: {detail}. This says nothing about its content{_hint(number)}"
     )
 
 
 def system_errno(error: BaseException) -> int:
-    """Return the number of the system's error behind an exception; 0 if the system reported none."""
+    """Return the errno behind an exception; 0 if there is none."""
     if isinstance(error, MemoryError) or "memory allocation failed" in str(error):
         return errno.ENOMEM
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    told = re.search(r"errno = (\d+)", str(error))  # HDF5 hides some in errors of another type
-    return int(told[1]) if told else 0
+    # HDF5 reports some numbers only in the text of other exceptions
+    match = re.search(r"errno = (\d+)", str(error))
+    return int(match[1]) if match else 0
 
 
 def _is_gone(path: Path) -> bool:

@@ -1,6 +1,7 @@
-"""Parts as HDF5 files: one contiguous dataset of values, mapped at its offset.
+"""HDF5 parts: one contiguous dataset of values, mapped into memory at its file offset.
 
-By hand: `f = h5py.File(path); o = f["offsets"][:]; x = f["values"][o[i]:o[i + 1]]`.
+To read one without this package: `f = h5py.File(path); o = f["offsets"][:]; x =
+f["values"][o[i]:o[i + 1]]`.
 """
 
 from __future__ import annotations
@@ -17,29 +18,29 @@ from features.store.mapped import Array, MappedArray
 from features.store.part import Column, Content
 
 CHECKSUMMED = ("v108", "v108")
-"""The oldest file format whose metadata carry checksums."""
+"""The oldest HDF5 file format that has checksums in its metadata."""
 ALIGNMENT = 64
-"""Bytes of a cache line: values that begin on one are copied faster."""
+"""Size of a cache line in bytes: aligned values are copied faster."""
 
 
 class Sparse:
-    """A file in memory that keeps what was written into it, and not the holes between."""
+    """In-memory sparse file: keeps the written pieces, not the holes between them."""
 
     def __init__(self) -> None:
         self.pieces: list[tuple[int, bytes]] = []
         self._at, self._size = 0, 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move, from the start or the end, and return where to."""
+        """Set the position, relative to the start or the end, and return it."""
         self._at = offset + (self._size if whence == os.SEEK_END else 0)
         return self._at
 
     def tell(self) -> int:
-        """Return where it stands."""
+        """Return the position."""
         return self._at
 
     def write(self, data: Any) -> int:
-        """Keep a piece."""
+        """Write at the position."""
         piece = bytes(data)
         self.pieces.append((self._at, piece))
         self._at += len(piece)
@@ -47,7 +48,7 @@ class Sparse:
         return len(piece)
 
     def read(self, size: int) -> bytes:
-        """Read; holes are zeros."""
+        """Read `size` bytes; holes are zeros."""
         data = bytearray(size)
         self.readinto(data)
         return bytes(data)
@@ -57,6 +58,7 @@ class Sparse:
         view = memoryview(buffer).cast("B")
         view[:] = bytes(len(view))
         for start, piece in self.pieces:
+            # copy the overlap of this piece and the requested range
             first, last = max(start, self._at), min(start + len(piece), self._at + len(view))
             if first < last:
                 view[first - self._at : last - self._at] = piece[first - start : last - start]
@@ -68,7 +70,7 @@ class Sparse:
         self._size = size
 
     def flush(self) -> None:
-        """There is nothing to flush."""
+        """Do nothing: everything is in memory."""
 
 
 def write(
@@ -76,22 +78,25 @@ def write(
 ) -> None:
     """Write a part as an HDF5 file.
 
-    HDF5 makes everything but the values in memory, and leaves room for them. HDF5 itself would write much of a file
-    when it is closed, and it cannot say cleanly there that the disk is full.
+    HDF5 writes everything except the values into memory, and reserves space for the values. It does
+    not write to the disk itself: HDF5 writes much of a file on close, where a full disk does not
+    raise a clean error.
     """
-    first, rows = values[0], sum(len(sequence) for sequence in values)
+    first, num_frames = values[0], sum(map(len, values))
     index = Sparse()
     with h5py.File(index, "w", libver=CHECKSUMMED, alignment_threshold=1, alignment_interval=ALIGNMENT) as file:
-        room = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        room.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        room.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        shape = h5py.h5s.create_simple((rows, first.shape[1]))
+        creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        # reserve the space of the values now, and never fill it
+        creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        shape = h5py.h5s.create_simple((num_frames, first.shape[1]))
         kind = h5py.h5t.py_create(first.dtype, logical=True)
-        offset = h5py.h5d.create(file.id, b"values", kind, shape, room).get_offset()
+        offset = h5py.h5d.create(file.id, b"values", kind, shape, creation).get_offset()
         for name, column in columns.items():
             file[name] = _strings(column) if isinstance(column, list) else column
         for name, value in attributes.items():
             file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
+    # a seek past the end leaves a gap of zeros
     with path.open("wb") as out:
         for start, piece in index.pieces:
             out.seek(start)
@@ -103,25 +108,32 @@ def write(
 
 
 def _strings(texts: list[str]) -> Array:
+    # fixed-length strings lie inside the dataset; variable-length ones would not
     encoded = [text.encode() for text in texts]
-    return np.array(encoded, h5py.string_dtype("utf-8", max(1, *(len(text) for text in encoded))))
+    return np.array(encoded, h5py.string_dtype("utf-8", max(1, *map(len, encoded))))
 
 
 def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
-    """Read columns and attributes, and find the values after checking that the file is as long as it says."""
+    """Read columns and attributes, and locate the values.
+
+    ValueError if the file is too short for them.
+    """
     with h5py.File(path, "r", locking=False) as file:
         found: dict[str, Column] = {}
         for name in columns:
             column = file[name][:]
             found[name] = [text.decode() for text in column.tolist()] if column.dtype.kind == "S" else column
-        there = file.attrs
-        values = {name: _attribute(there[name]) for name in attributes if name in there}
+        values: dict[str, int | str] = {}
+        for name in attributes:
+            if name in file.attrs:
+                values[name] = _attribute(file.attrs[name])
         if not with_values:
             return Content(values, found, None)
         dataset = file["values"]
         shape, dtype, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
     if len(shape) != 2:
         raise ValueError(f"values must have two dimensions, found {shape}")
+    # HDF5 gives no offset for chunked datasets, nor for empty ones
     if offset is None and 0 not in shape:
         raise ValueError("values must be contiguous and unfiltered")
     return Content(values, found, MappedArray(path, dtype, offset or 0, shape))

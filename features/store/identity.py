@@ -1,4 +1,4 @@
-"""What a store holds: the identity (everything that changes numbers), its hash and its folder."""
+"""Identity of a store: everything that changes its numbers. Its hash names the store's folder."""
 
 from __future__ import annotations
 
@@ -6,103 +6,173 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from features.atomic_files import write_atomically
 from features.canonical import canonical_json
+from features.encoders.selector import Layer
 from features.errors import InputError, UsageError
 
 STORE_FILE = "store.json"
 SCHEMA = 2
+MODALITIES = ("audio", "text")
+STORE_DTYPES = ("fp16", "fp32")
+
+
+@dataclass(frozen=True)
+class StoreIdentity:
+    """Everything that changes the numbers of a store, and nothing else.
+
+    Two stores differ if one field differs.
+    """
+
+    modality: str
+    """`audio` or `text`."""
+    encoder: str
+    """The encoder's name in the registry."""
+    weights_sha256: str
+    config: Mapping[str, Any]
+    """The encoder's settings that are not in its weights."""
+    layer: Layer
+    dim: int
+    encoder_precision: str
+    """fp32 or bf16."""
+    store_dtype: str
+    """fp16 or fp32."""
+    numerics_version: int
+    """Version of the encoder's code; raised by every fix that changes numbers."""
+    sample_rate: int | None = None
+    """In Hz; None for text."""
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> StoreIdentity:
+        """Read the JSON object of an identity.
+
+        ValueError names a key that is missing, unknown or invalid.
+        """
+        wanted = set(_TYPES) if document.get("modality") == "audio" else set(_TYPES) - {"sample_rate"}
+        if document.keys() != wanted:
+            raise ValueError(f"the identity must have the keys {sorted(wanted)}, found {sorted(document)}")
+        for key, value in document.items():
+            if type(value) not in _TYPES[key]:  # isinstance would accept True as an integer
+                names = " or ".join(kind.__name__ for kind in _TYPES[key])
+                raise ValueError(f"{key} must be of type {names}, found {value!r}")
+        if document["modality"] not in MODALITIES:
+            raise ValueError(f"modality must be one of {', '.join(MODALITIES)}, found {document['modality']!r}")
+        if document["store_dtype"] not in STORE_DTYPES:
+            raise ValueError(f"store_dtype must be one of {', '.join(STORE_DTYPES)}, found {document['store_dtype']!r}")
+        return cls(**document)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object that store.json holds and that is hashed."""
+        document = asdict(self)
+        if self.sample_rate is None:
+            del document["sample_rate"]
+        return document
+
+    @property
+    def canonical(self) -> str:
+        """Canonical JSON: equal identities have equal text."""
+        return canonical_json(self.as_json())
+
+    @property
+    def hash(self) -> str:
+        """The first 8 hex digits of the sha256 of the canonical JSON in UTF-8."""
+        return hashlib.sha256(self.canonical.encode()).hexdigest()[:8]
+
+    def duration_s(self, num_samples: int) -> float:
+        """Return the duration of audio inputs; ValueError if this is a store of text."""
+        if self.sample_rate is None:
+            raise ValueError("inputs must be audio to have a duration, found text")
+        return num_samples / self.sample_rate
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    **{field.name: (str,) for field in fields(StoreIdentity)},
+    "config": (dict,),
+    "layer": (int, str),
+    "dim": (int,),
+    "numerics_version": (int,),
+    "sample_rate": (int,),
+}
+"""Types of the JSON values of each field; `sample_rate` is missing in a store of text."""
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """A store's folder, identity and, apart from it, provenance."""
+    """Content of store.json: a store's identity and, apart from it, its provenance."""
 
     path: Path
-    identity: Mapping[str, Any]
+    identity: StoreIdentity
     provenance: Mapping[str, Any]
 
     @property
     def modality(self) -> str:
         """`audio` or `text`."""
-        return str(self.identity["modality"])
+        return self.identity.modality
 
     @property
     def encoder(self) -> str:
         """The encoder's name in the registry."""
-        return str(self.identity["encoder"])
+        return self.identity.encoder
 
     @property
     def hash(self) -> str:
-        """The 8 hex of the identity."""
-        return identity_hash(self.identity)
+        """The 8 hex digits of the identity."""
+        return self.identity.hash
 
 
-def identity_hash(identity: Mapping[str, Any]) -> str:
-    """Return the first 8 hex of the sha256 of the identity's canonical JSON in UTF-8."""
-    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:8]
-
-
-def store_folder(features_dir: Path, identity: Mapping[str, Any], model_name: str) -> Path:
-    """Return <features-dir>/<audio|text>/<name>-<model's base name>-L<layer>-<8 hex>."""
+def store_folder(features_dir: Path, identity: StoreIdentity, model_name: str) -> Path:
+    """Return <features-dir>/<audio|text>/<encoder>-<model's base name>-L<layer>-<8 hex digits>."""
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", model_name)
-    name = f"{identity['encoder']}-{model}-L{identity['layer']}-{identity_hash(identity)}"
-    return features_dir / str(identity["modality"]) / name
+    return features_dir / identity.modality / f"{identity.encoder}-{model}-L{identity.layer}-{identity.hash}"
 
 
-def find_identity(features_dir: Path, identity: Mapping[str, Any]) -> StoreInfo | None:
-    """Return the store of exactly this identity, whatever name its model had when it was made."""
-    for path in sorted((features_dir / str(identity["modality"])).glob(f"*-{identity_hash(identity)}")):
+def find_identity(features_dir: Path, identity: StoreIdentity) -> StoreInfo | None:
+    """Return the store of this identity; the name of its model can differ."""
+    for path in sorted((features_dir / identity.modality).glob(f"*-{identity.hash}")):
         if (path / STORE_FILE).is_file():
             info = read_store_info(path)
-            if canonical_json(info.identity) == canonical_json(identity):
+            if info.identity.canonical == identity.canonical:  # 8 hex digits can be equal by chance
                 return info
     return None
 
 
 def create_store(
-    features_dir: Path, identity: Mapping[str, Any], provenance: Mapping[str, Any], model_name: str
+    features_dir: Path, identity: StoreIdentity, provenance: Mapping[str, Any], model_name: str
 ) -> StoreInfo:
-    """Make the store of this identity, or return the one that is there."""
+    """Create the store of this identity, or return the existing one."""
     info = find_identity(features_dir, identity)
     if info is None:
         info = StoreInfo(store_folder(features_dir, identity, model_name), identity, provenance)
         info.path.mkdir(parents=True, exist_ok=True)
-        document = {"schema": SCHEMA, "identity": dict(identity), "provenance": dict(provenance)}
-        write_atomically(info.path / STORE_FILE, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        write_store_info(info)
     return info
 
 
+def write_store_info(info: StoreInfo) -> None:
+    """Write store.json."""
+    document = {"schema": SCHEMA, "identity": info.identity.as_json(), "provenance": dict(info.provenance)}
+    write_atomically(info.path / STORE_FILE, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
 def read_store_info(path: Path) -> StoreInfo:
-    """Read store.json of a store's folder; UsageError if it is no store, InputError if damaged or of another schema."""
+    """Read store.json.
+
+    UsageError if the folder is not a store, InputError if it is damaged or of another schema.
+    """
     file = path / STORE_FILE
     try:
         document = json.loads(file.read_text("utf-8"))
-        schema, identity, provenance = document["schema"], document["identity"], document["provenance"]
-        _ = provenance.get("model_name")
-        _check_identity(identity)
+        schema, provenance = document["schema"], document["provenance"]
+        _ = provenance.get("model_name")  # AttributeError if it is not an object
+        identity = StoreIdentity.from_json(document["identity"])
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"{path} must be a feature store: there is no {file}") from error
+        raise UsageError(f"{path} must be a feature store, but {file} does not exist") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{file} must describe a feature store, but cannot be read: {error!r}") from error
     if schema != SCHEMA:
         raise InputError(f"{file} must have schema {SCHEMA}, found {schema!r}: extract again with this version")
     return StoreInfo(path, identity, provenance)
-
-
-def _check_identity(identity: Mapping[str, Any]) -> None:
-    """Raise ValueError, KeyError or TypeError if what every store says of itself is missing or of another type."""
-    if identity["modality"] not in ("audio", "text") or identity["store_dtype"] not in ("fp16", "fp32"):
-        raise ValueError(f"unknown modality or store_dtype in {identity}")
-    if type(identity["dim"]) is not int:
-        raise ValueError(f"dim must be a number, found {identity['dim']!r}")
-    if not isinstance(identity["encoder"], str):
-        raise ValueError(f"encoder must be a name, found {identity['encoder']!r}")
-    if not isinstance(identity["layer"], int | str):
-        raise ValueError(f"layer must be a number or a name, found {identity['layer']!r}")
-    if not isinstance(identity.get("config", {}), dict):
-        raise ValueError(f"config must be an object, found {identity['config']!r}")

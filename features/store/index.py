@@ -1,9 +1,9 @@
-"""The stores of a features folder, and which of them a selector means."""
+"""Index of a features folder: lists its stores and finds the store of a selector."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,24 +21,32 @@ from features.store.models import KEPT_ENCODER, describe_models, recorded_models
 
 
 def list_stores(features_dir: Path, modality: str | None = None, *, means: bool = False) -> list[StoreInfo]:
-    """Return the stores of a features folder, in order of path; those of layer means, for no head, if `means`.
+    """Return the stores of a features folder, sorted by path.
 
-    Stores whose store.json is damaged are left out; `damaged_stores` tells them.
+    Stores of layer means are included only if `means`: heads cannot use them. Stores whose
+    store.json is damaged are left out; `damaged_stores` returns their errors.
     """
-    infos = [info for info in _read_all(features_dir, modality) if isinstance(info, StoreInfo)]
-    return [info for info in infos if means or info.identity["layer"] != MEANS]
+    infos = []
+    for info in _read_all(features_dir, modality):
+        if isinstance(info, StoreInfo) and (means or info.identity.layer != MEANS):
+            infos.append(info)
+    return infos
 
 
 def damaged_stores(features_dir: Path, modality: str | None = None) -> list[InputError]:
-    """Return what is wrong with each store of a features folder whose store.json cannot be used."""
+    """Return an error for each store of a features folder whose store.json cannot be used."""
     return [error for error in _read_all(features_dir, modality) if isinstance(error, InputError)]
 
 
 def _read_all(features_dir: Path, modality: str | None) -> list[StoreInfo | InputError]:
     modalities = [modality] if modality else sorted(ENCODERS)
-    files = [file for kind in modalities for file in (features_dir / kind).glob(f"*/{STORE_FILE}")]
+    paths: set[Path] = set()
+    for kind in modalities:
+        paths.update(file.parent for file in (features_dir / kind).glob(f"*/{STORE_FILE}"))
     found: list[StoreInfo | InputError] = []
-    for path in sorted(file.parent for file in files if not file.parent.name.startswith(".")):  # being removed
+    for path in sorted(paths):
+        if path.name.startswith("."):  # being removed
+            continue
         try:
             found.append(read_store_info(path))
         except InputError as error:
@@ -49,27 +57,33 @@ def _read_all(features_dir: Path, modality: str | None) -> list[StoreInfo | Inpu
 
 @dataclass(frozen=True)
 class StoreQuery:
-    """What a selector asks of a store; the model that it names is looked at once for all stores."""
+    """Compares stores with a selector.
+
+    The fingerprint of the selector's model is computed once for all stores.
+    """
 
     selector: Selector
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Of the folder or file that the selector names; None if it names none that exists."""
+        """Fingerprint of the selector's model folder or file; None if it names none that exists."""
         return local_fingerprint(self.selector) if self.selector.model is not None else None
 
     def differences(self, info: StoreInfo) -> list[str]:
-        """Return in what a store is not the one meant; what the selector leaves open does not count."""
+        """Return the differences between a store and the selector.
+
+        Parts that the selector leaves open do not count.
+        """
         layers = tuple(layer for layer in self.selector.layers or () if layer != "all")
         found = [] if info.encoder == self.selector.name else [f"encoder {info.encoder}, wanted {self.selector.name}"]
         if not self._has_model(info):
             found.append(f"model {describe_models(info)}, wanted {self.selector.model}")
-        if layers and info.identity["layer"] not in layers:
-            found.append(f"layer {info.identity['layer']}, wanted {', '.join(map(str, layers))}")
+        if layers and info.identity.layer not in layers:
+            found.append(f"layer {info.identity.layer}, wanted {', '.join(map(str, layers))}")
         return found
 
     def _has_model(self, info: StoreInfo) -> bool:
-        """Tell whether a store came from the model: from equal files, else by the exact hub id or path."""
+        """Return whether the store has the selector's model: same files, else same hub id or path."""
         model = self.selector.model
         if model is None:
             return True
@@ -78,50 +92,55 @@ class StoreQuery:
             return bool(info.provenance.get("model") == model)
         if self.fingerprint is None:
             return any(source.is_named(model) for source in recorded)
-        kept = info.path / KEPT_ENCODER  # random weights have no other folder
+        # random weights have no other folder than the copy in the store
+        kept = info.path / KEPT_ENCODER
         if kept.is_dir() and fingerprint(kept) == self.fingerprint:
             return True
         return any(source.fingerprint == self.fingerprint for source in recorded)
 
+    def matching(self, stores: Iterable[StoreInfo]) -> list[StoreInfo]:
+        """Return the stores without differences."""
+        return [info for info in stores if not self.differences(info)]
+
 
 def matching_stores(features_dir: Path, selector: Selector) -> list[StoreInfo]:
-    """Return the stores that a selector can mean."""
-    query = StoreQuery(selector)
-    return _bare_first([i for i in list_stores(features_dir, selector.modality) if not query.differences(i)], selector)
+    """Return the stores that match a selector."""
+    found = StoreQuery(selector).matching(list_stores(features_dir, selector.modality))
+    return _prefer_default_model(found, selector)
 
 
-def _bare_first(found: list[StoreInfo], selector: Selector | None) -> list[StoreInfo]:
-    """Return the stores of what a bare name means in `mervn extract`, if there are any; else all.
+def _prefer_default_model(found: list[StoreInfo], selector: Selector | None) -> list[StoreInfo]:
+    """For a selector without a model, prefer stores of the model that `mervn extract` would use.
 
-    That is the encoder's default model, or random weights where it has none.
+    That is the encoder's default model, or random weights if it has none.
     """
     if selector is None or selector.model is not None:
         return found
+    # `phobert` alone means its default checkpoint, even if stores of other checkpoints exist
     default = selector.spec.model
     if default is None:
         return [info for info in found if recorded_selector(info).model is None] or found
-    query = StoreQuery(replace(selector, model=default))
-    return [info for info in found if not query.differences(info)] or found
+    return StoreQuery(replace(selector, model=default)).matching(found) or found
 
 
 def select_store(place: DataPlace, modality: str, selector: Selector | None, path: Path | None) -> StoreInfo:
-    """Return the one store meant: `path` if given, else the only one that matches.
+    """Return the store at `path` if given, else the only store that matches the selector.
 
-    InputError gives the `mervn extract` to run if there is none. UsageError lists them if there are several, and if
-    `path` is not a store of the selector.
+    InputError with the `mervn extract` command to run if no store matches. UsageError if several
+    match, or if `path` is not a store of the selector.
     """
     query = StoreQuery(selector) if selector is not None else None
     if path is not None:
         return _given_store(read_store_info(path), modality, query)
     stores = list_stores(place.features_dir, modality)
-    found = _bare_first([info for info in stores if query is None or not query.differences(info)], selector)
+    found = _prefer_default_model(query.matching(stores) if query is not None else stores, selector)
     if len(found) == 1:
         _warn_unrecorded(found[0], selector)
         return found[0]
     if found:
         raise UsageError(
-            f"several {modality} stores match {selector or 'no selector'} in {place.features_dir}; "
-            f"choose one with --{modality}-encoder or --{modality}-store PATH:\n{_table(found)}"
+            f"several {modality} stores match {selector or 'no selector'} in {place.features_dir}. "
+            f"Choose one with --{modality}-encoder or --{modality}-store PATH:\n{_table(found)}"
         )
     raise not_extracted(place, modality, selector)
 
@@ -132,35 +151,38 @@ def _given_store(info: StoreInfo, modality: str, query: StoreQuery | None) -> St
     differences = query.differences(info) if query is not None else []
     if query is not None and differences:
         raise UsageError(
-            f"--{modality}-store {info.path} is not a store of {query.selector}, which --{modality}-encoder names: "
-            f"{'; '.join(differences)}. Leave one of the two out"
+            f"--{modality}-store {info.path} must be a store of --{modality}-encoder {query.selector}, found "
+            f"{'; '.join(differences)}. Leave out one of the two options"
         )
     return info
 
 
 def not_extracted(place: DataPlace, modality: str, selector: Selector | None) -> InputError:
-    """Return the error of a selector that no store matches: it names the nearest store, and the command to run."""
-    damaged = [f"not considered: {error}" for error in damaged_stores(place.features_dir, modality)]
+    """Return the error if no store matches: it names the most similar store, and a command to run."""
+    damaged = [f"ignored: {error}" for error in damaged_stores(place.features_dir, modality)]
     if selector is None:
         lines = [
-            f"there is no {modality} store in {place.features_dir}",
+            f"{place.features_dir} has no {modality} store",
             *damaged,
             f"extract one first:\n  {extract_command(place, Selector(modality, 'ENCODER'))}",
             f"where ENCODER is one of {', '.join(sorted(ENCODERS[modality]))}",
         ]
         return InputError("\n".join(lines))
     query, stores = StoreQuery(selector), list_stores(place.features_dir, modality)
-    lines = [f"{selector} is not extracted yet: there is no {modality} store of it in {place.features_dir}"]
+    lines = [f"{selector} is not extracted yet: {place.features_dir} has no {modality} store of it"]
     if stores:
+        # the store with the fewest differences from the selector
         nearest = min(stores, key=lambda info: len(query.differences(info)))
-        lines.append(f"the nearest is {nearest.path} with {', '.join(query.differences(nearest))}")
-    lines += [_unrecorded(info) for info in stores if info.encoder == selector.name and recorded_models(info) is None]
+        lines.append(f"the most similar one is {nearest.path} with {', '.join(query.differences(nearest))}")
+    for info in stores:
+        if info.encoder == selector.name and recorded_models(info) is None:
+            lines.append(_unrecorded(info))
     return InputError("\n".join([*lines, *damaged, *_how_to_extract(place, selector, query)]))
 
 
 def _how_to_extract(place: DataPlace, selector: Selector, query: StoreQuery) -> list[str]:
     if selector.model is not None and query.fingerprint is None and is_path(selector.model):
-        return [f"there is no folder {selector.model}: give the model's folder, or the hub id"]
+        return [f"the folder {selector.model} does not exist: give the model's folder, or its hub id"]
     if selector.model is None and selector.spec.model is None and not selector.spec.makes_weights:
         command = extract_command(place, replace(selector, model="MODEL"))
         return ["MODEL is the folder of a checkpoint, or a hub id", f"extract it first:\n  {command}"]
@@ -175,18 +197,21 @@ def _warn_unrecorded(info: StoreInfo, selector: Selector | None) -> None:
 def _unrecorded(info: StoreInfo) -> str:
     name = f"{info.encoder}={info.provenance.get('model')}"
     return (
-        f"{info.path} does not record the files of its model: it is found as {name} alone, whatever that folder holds "
-        "now; the same mervn extract again records them"
+        f"{info.path} does not record the files of its model, so only the name {name} identifies it, even if that "
+        "folder has changed. Run the same mervn extract again to record them"
     )
 
 
 def _table(stores: Sequence[StoreInfo]) -> str:
-    """List stores with their selectors, and with the fields in which they differ from the first."""
+    """Return the stores as text, with selectors and the fields that differ from the first store."""
     lines = []
+    first = stores[0].identity.as_json()
     for info in stores:
-        differing = differing_fields(stores[0].identity, info.identity) if info is not stores[0] else {}
-        fields = ", ".join(f"{key}={_short(pair[1])} (first: {_short(pair[0])})" for key, pair in differing.items())
-        lines.append(f"  {info.path}, {recorded_selector(info).flag}" + (f": {fields}" if fields else ""))
+        differing = differing_fields(first, info.identity.as_json())
+        fields = []
+        for key, (first_value, value) in differing.items():
+            fields.append(f"{key}={_short(value)} (first: {_short(first_value)})")
+        lines.append(f"  {info.path}, {recorded_selector(info).flag}" + (f": {', '.join(fields)}" if fields else ""))
     return "\n".join(lines)
 
 

@@ -1,4 +1,7 @@
-"""A lock for the short moments in which a store's own small files are rewritten; it goes with the process."""
+"""Lock of a store, held briefly while its small files are rewritten.
+
+It is released when the process ends.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,16 @@ from features.store.claims import LOCK, Claims
 
 LOCK_FILE = ".lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-"""What a file system says that cannot lock files, such as Lustre mounted without `-o flock`."""
+"""Error numbers of a file system that cannot lock files, such as Lustre mounted without `-o
+flock`."""
 WAIT_S = 0.1
 
 
 @contextmanager
 def store_lock(store: Path) -> Iterator[None]:
-    """Keep other processes of this machine, and of others where the file system can, out of the block.
+    """Let one process at a time run the block; on all machines if the file system supports it.
 
-    Where it cannot lock files, a claim takes the place of the lock.
+    If the file system cannot lock files, a claim replaces the lock.
     """
     with (store / LOCK_FILE).open("w") as file:
         try:

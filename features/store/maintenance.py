@@ -1,4 +1,4 @@
-"""Looking after a store: verify, set aside, compact, convert, remove."""
+"""Maintenance of a store: verify, set damaged parts aside, compact, convert, remove."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from features.atomic_files import sync_folder
 from features.errors import InputError
@@ -28,11 +30,12 @@ from features.store.part import (
     read_part,
     remove,
 )
-from features.store.reader import SOURCES_FILE, FeatureStore, origins
+from features.store.reader import SOURCES_FILE, FeatureStore, check_shape, other_crc32
+from features.store.summary import origins
 from features.store.writer import PART_BYTES, PART_UTTERANCES, StoreWriter, new_token
 
 REMOVED = ".removed.tmp"
-"""Ends the name of a store that is being removed."""
+"""Suffix of the name of a store that is being removed."""
 
 
 @dataclass(frozen=True)
@@ -40,29 +43,31 @@ class Fault:
     """A part that is damaged, or that could not be read."""
 
     path: Path
-    why: str
+    detail: str
+    """The reason, without the path."""
     damaged: bool
-    """False if the system did not let it be read: nothing is known about its content."""
+    """False if the part could not be read: nothing is known about its content."""
     set_aside: Path | None
-    """Where it is now, if it was set aside."""
+    """The new path, if the part was set aside."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What verifying found."""
+    """Result of `verify`."""
 
     whole: int
-    """Utterances whose every byte is as it was written."""
+    """Number of utterances in parts without damage."""
     faults: list[Fault]
     made_with: list[dict[str, Any]]
-    """Versions and devices that computed the whole parts."""
+    """Versions and devices that computed the parts without damage."""
 
 
 def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> Verification:
     """Read every byte of a store and compare it with its checksums.
 
-    Parts that cannot be trusted are renamed if `set_aside`, so that the next extraction encodes their utterances anew;
-    parts that cannot be read now are not. `update` is called with 1 for each part.
+    With `set_aside`, damaged parts are renamed, so that the next extraction encodes their
+    utterances again. Parts that cannot be read now are never renamed. `update` is called with 1 for
+    each part.
     """
     info = read_store_info(store)
     whole: list[Part] = []
@@ -71,19 +76,22 @@ def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> Ver
         try:
             inode = path.lstat().st_ino
             whole.append(_verify_part(path, info))
-        except (FileNotFoundError, VanishedPartError):  # compacted away meanwhile
+        except (FileNotFoundError, VanishedPartError):  # another process compacted or converted it
             continue
         except DamagedPartError as error:
             target = _set_aside(path, inode) if set_aside else None
-            faults.append(Fault(path, error.why, True, target))
+            faults.append(Fault(error.path, error.detail, True, target))
         except PartError as error:
-            faults.append(Fault(path, error.why, False, None))
+            faults.append(Fault(error.path, error.detail, False, None))
         update(1)
-    return Verification(sum(len(part.utterance_ids) for part in whole), faults, origins(whole))
+    return Verification(sum(map(len, whole)), faults, origins(whole))
 
 
 def _set_aside(path: Path, inode: int) -> Path | None:
-    """Rename a damaged part; None if it has gone or was replaced since it was read."""
+    """Rename a damaged part and return its new path.
+
+    None if it was removed or replaced since it was read.
+    """
     count = 1
     target = path.with_name(path.name + DAMAGED)
     while target.exists() or target.is_symlink():
@@ -100,21 +108,22 @@ def _set_aside(path: Path, inode: int) -> Path | None:
 
 
 def _verify_part(path: Path, info: StoreInfo) -> Part:
-    """Read every byte of a part; PartError if it cannot be trusted or read."""
+    """Read every byte of a part; PartError if it is damaged or cannot be read."""
     part, columns = read_part(path), read_columns(path, info.modality)
-    _ = part.made_with  # has a checksum too
-    dim, dtype = info.identity["dim"], {"fp16": "float16", "fp32": "float32"}[info.identity["store_dtype"]]
-    if part.mapped.shape[1] != dim or part.mapped.dtype.name != dtype:
-        raise damaged(path, f"rows of {part.mapped.shape[1]} x {part.mapped.dtype}, not of {dim} x {dtype}")
-    frame_bytes = part.mapped.dtype.itemsize * dim
+    _ = part.made_with  # raises PartError if its checksum differs
+    dim, dtype = info.identity.dim, np.dtype({"fp16": "float16", "fp32": "float32"}[info.identity.store_dtype])
+    check_shape(part, dim, dtype)
+    frame_bytes = dtype.itemsize * dim
     try:
-        # read and not mapped: a disk that fails raises an error here, and would end the process there
+        # A plain read, not a mapping: if the disk fails, a read raises an error, but a mapping
+        # kills the process.
+
         with part.mapped.file.open("rb") as file:
             file.seek(part.mapped.offset)
-            for row, name in enumerate(part.utterance_ids):
-                count = int(part.offsets[row + 1] - part.offsets[row])
-                if zlib.crc32(file.read(count * frame_bytes)) != columns.crc32[row]:
-                    raise damaged(path, f"rows of {name!r} with another crc32 than the one written with them")
+            for index, name in enumerate(part.utterance_ids):
+                num_frames = int(part.offsets[index + 1] - part.offsets[index])
+                if zlib.crc32(file.read(num_frames * frame_bytes)) != columns.crc32[index]:
+                    raise damaged(path, other_crc32(name))
     except FAULTS as error:
         raise part_error(path, error) from error
     return part
@@ -122,37 +131,41 @@ def _verify_part(path: Path, info: StoreInfo) -> Part:
 
 @dataclass(frozen=True)
 class Compaction:
-    """What compacting did."""
+    """Result of `compact`."""
 
     parts_before: int
     parts_after: int
     superseded: int
-    """Rows dropped because newer or equal ones stand elsewhere."""
+    """Number of stored utterances that were dropped, because another part holds newer or equal
+    features of them."""
 
 
 @contextmanager
 def _maintaining(store: Path) -> Iterator[Claims]:
-    """Keep other processes from compacting, converting or removing a store meanwhile."""
+    """Prevent other processes from compacting, converting or removing a store during the block."""
     read_store_info(store)
     with Claims([store]) as claims:
         if not claims.take(MAINTENANCE):
             holders = ", ".join(claims.holders([MAINTENANCE])) or "another process"
-            raise InputError(f"{store} is being compacted or converted by {holders}; wait for it, or stop it")
+            raise InputError(f"{holders} is compacting or converting {store}; wait for it, or stop it")
         yield claims
 
 
 def compact(store: Path) -> Compaction:
-    """Gather small parts into full ones and drop rows that no longer count.
+    """Merge small parts into full ones and drop superseded features.
 
-    New parts are committed before old ones go, so that a reader, or a crash, finds every row at any moment.
+    New parts are committed before old parts are removed: at any moment, also after a crash, every
+    utterance is stored.
     """
     with _maintaining(store) as claims:
         opened = FeatureStore(store)
         parts = opened.parts
-        live = {part.path: opened.part_utterances(part) for part in parts}
-        superseded = sum(len(part.utterance_ids) - len(live[part.path]) for part in parts)
+        live = _live(opened, parts)
+        superseded = sum(map(len, parts)) - len(opened)
         remembered = (store / SOURCES_FILE).exists()
-        # if sources were remembered, every part takes in where its audio is now
+        # New source records are merged into the parts, so all parts must be rewritten if there are
+        # any.
+
         old = [part for part in parts if remembered or not _is_full(part, live[part.path])]
         if len(old) > 1 or superseded or remembered:
             written = _rewrite(opened, old, live, None, claims.token)
@@ -165,18 +178,26 @@ def compact(store: Path) -> Compaction:
     return Compaction(len(parts), len(part_paths(store)), superseded)
 
 
+def _live(store: FeatureStore, parts: Iterable[Part]) -> dict[Path, list[str]]:
+    """Return by part the utterances that no other part replaces."""
+    return {part.path: store.part_utterances(part) for part in parts}
+
+
 def _is_full(part: Part, live: list[str]) -> bool:
-    if len(live) < len(part.utterance_ids):
+    if len(live) < len(part):
         return False
     return len(live) >= PART_UTTERANCES or part.mapped.nbytes >= PART_BYTES // 2
 
 
 def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
-    """Rewrite a store's parts in a format, one after another; return how many. InputError names a damaged part."""
+    """Rewrite parts of other formats as `kind`, one by one.
+
+    Return their number. InputError names a damaged part.
+    """
     with _maintaining(store) as claims:
         opened = FeatureStore(store)
         old = [part for part in opened.parts if format_of(part.path) != kind]
-        live = {part.path: opened.part_utterances(part) for part in old}
+        live = _live(opened, old)
         for part in old:
             _rewrite(opened, [part], live, kind, claims.token)
             announce_removal(store)
@@ -189,7 +210,11 @@ def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
 def _rewrite(
     store: FeatureStore, parts: Iterable[Part], live: dict[Path, list[str]], kind: str | None, token: str
 ) -> set[Path]:
-    """Write the rows of parts that count into new parts, checked on the way, and return those."""
+    """Write the live utterances of parts into new parts, after checking them.
+
+    Return the new parts.
+    """
+    # a part has one generation, one format and one made_with
     groups: dict[tuple[int, str, str], list[str]] = {}
     for part in parts:
         group = part.generation, kind or format_of(part.path), json.dumps(part.made_with, sort_keys=True)
@@ -206,27 +231,29 @@ def _rewrite(
 
 
 def remove_store(store: Path) -> int:
-    """Remove a store and return how many utterances it held; InputError if it is no store or being written to.
+    """Remove a store and return its number of utterances.
 
-    A symbolic link to a store is removed together with the store.
+    InputError if it is not a store or another process writes. If `store` is a symbolic link, both
+    the link and the store are removed.
     """
     read_store_info(store)
     try:
         count = len(FeatureStore(store))
-    except InputError:  # a damaged store goes too
+    except InputError:  # damaged stores can be removed too
         count = 0
+    # rename the real folder: renaming a link would leave the features in place
     target = store.resolve()
-    gone = target.with_name(f".{target.name}.{new_token()}{REMOVED}")
+    renamed = target.with_name(f".{target.name}.{new_token()}{REMOVED}")
     with Claims([target]) as claims:
         taken = claims.take(REMOVAL)
         held = {path.stem for path in (target / CLAIMS_FOLDER).glob("*.json")}
         others = sorted(held - {REMOVAL} if taken else held)
         if others:
             holders = ", ".join(claims.holders(others))
-            raise InputError(f"{store} is being written to by {holders}; wait for it, or stop it")
-        target.rename(gone)  # in one step: nobody finds half a store
+            raise InputError(f"{holders} is writing to {store}; wait for it, or stop it")
+        target.rename(renamed)  # one step: no process finds half a store
     if store.is_symlink():
         store.unlink()
-    for folder in target.parent.glob(f".*{REMOVED}"):  # and what a removal that was killed has left
+    for folder in target.parent.glob(f".*{REMOVED}"):  # includes leftovers of killed removals
         shutil.rmtree(folder, ignore_errors=True)
     return count

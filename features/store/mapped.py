@@ -1,7 +1,8 @@
-"""Arrays on disk, mapped into memory when they are first read; no file stays open.
+"""Memory-mapped arrays: an array is mapped at its first read, and no file stays open.
 
-`mmap` of Python 3.11 keeps a descriptor for every mapping, so that a large store would use up those of a process. The
-system call itself needs none once the file is mapped.
+Python's `mmap` (3.11) keeps a file descriptor open per mapping, and a large store would exceed the
+process's limit. The system call itself needs no descriptor after the file is mapped, so this module
+calls it directly.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_MAPPED = 8192
-"""Arrays that one process keeps mapped, of all stores; the system's own limit is some 65 000 mappings a process."""
+"""Maximum number of arrays that one process keeps mapped. Linux allows about 65 000 mappings per
+process."""
 
 _lock = threading.RLock()
 _mapped: deque[weakref.ref[MappedArray]] = deque()
 
 
 class MappedArray:
-    """A read-only array (N, D) in a file; it is mapped again if it was not used for long.
+    """A read-only array (N, D) in a file.
 
-    ValueError if the file is shorter than the array. FileNotFoundError while mapping says that the file is gone, or is
-    another one than at first.
+    A mapping that was released is mapped again at the next read. Raises ValueError if the file is
+    shorter than the array, and FileNotFoundError at a read if the file no longer exists or was
+    replaced by another one.
     """
 
     def __init__(self, file: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, int]) -> None:
@@ -42,10 +45,10 @@ class MappedArray:
         self._used = False
         needed, size = offset + self.nbytes, self._version[1]
         if self.nbytes and size < needed:
-            raise ValueError(f"it must be at least {needed} bytes long, and is {size}")
+            raise ValueError(f"it must be at least {needed} bytes long, found {size}")
 
     def array(self) -> Array:
-        """Return the array. It stays valid as long as the caller holds it or a slice of it."""
+        """Return the array. It stays valid while the caller holds it or a slice of it."""
         found = self._array
         if found is None:
             found = self._map()
@@ -63,7 +66,7 @@ class MappedArray:
                     _keep(0)  # the mappings of other arrays fill the address space
                     self._array = self._open()
                 _keep(MAX_MAPPED - 1)
-                _mapped.append(weakref.ref(self))
+                _mapped.append(weakref.ref(self))  # weak: the list must not keep arrays alive
             return self._array
 
     def _open(self) -> Array:
@@ -71,6 +74,7 @@ class MappedArray:
         try:
             if _version(os.fstat(descriptor)) != self._version:
                 raise FileNotFoundError(errno.ENOENT, "replaced by another file", str(self.file))
+            # map from the start of the file: an offset would have to be a multiple of the page size
             pages = _Pages(descriptor, self.offset + self.nbytes)
         finally:
             os.close(descriptor)
@@ -79,7 +83,7 @@ class MappedArray:
 
 
 class _Pages:
-    """The pages of a file; they are unmapped when the last array on them is gone."""
+    """Mapped pages of a file, unmapped when no array refers to them any more."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         self._address, self._size, self._libc = None, size, _libc()
@@ -88,6 +92,7 @@ class _Pages:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         self._address = address
+        # numpy keeps this object alive as the base of the array
         self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (size,), "data": (address, True)}
 
     def __del__(self) -> None:
@@ -105,15 +110,18 @@ def _libc() -> Any:
 
 
 def _version(found: os.stat_result) -> tuple[int, int, int]:
-    """Return what tells a file from another one of the same name."""
+    """Return inode, size and mtime, which differ if another file has the same name now."""
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _keep(count: int) -> None:
-    """Release mappings until `count` are left: those that were not used since the last time they were considered."""
+    """Release mappings until `count` are left.
+
+    A mapping used since the last pass gets a second chance (CLOCK).
+    """
     while len(_mapped) > count:
         oldest = _mapped.popleft()()
-        if oldest is None:
+        if oldest is None:  # the array was deleted
             continue
         if count and oldest._used:
             oldest._used = False
@@ -123,7 +131,7 @@ def _keep(count: int) -> None:
 
 
 def _renew_lock() -> None:
-    """Give a forked child a lock of its own: a thread that the child lacks may have held the parent's."""
+    """Give a forked child a new lock: a thread of the parent may hold the old one."""
     global _lock
     _lock = threading.RLock()
 

@@ -1,8 +1,10 @@
-"""One part of a store: written once, renamed into place, its values mapped into memory when they are read."""
+"""Parts: immutable files that hold the features of some utterances.
+
+A rename commits them, and reading maps them.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import zlib
@@ -14,32 +16,33 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from features.atomic_files import remove_folder, sync, sync_folder, write_atomically
-from features.store.faults import FAULTS, VanishedPartError, part_error, vanished
+from features.atomic_files import remove_folder, write_atomically
+from features.store.faults import FAULTS, part_error, vanished
 from features.store.mapped import Array, MappedArray
 
 Column = Array | list[str]
 INDEX = ("offsets", "utterance_id")
 NUM_INPUTS = {"audio": "num_samples", "text": "num_characters"}
+FORMATS = {".h5": "hdf5", ".zarr": "zarr"}
+"""Part format of each file name suffix."""
 SUFFIXES = {"hdf5": ".h5", "zarr": ".zarr"}
-"""Formats of parts; the module of each is features.store.<format>."""
+"""File name suffix of each part format. The module of a format is features.store.<format>."""
 DAMAGED = ".damaged"
-"""Appended to the name of a part that was set aside."""
+"""Suffix added to the name of a damaged part that was set aside."""
 REWRITTEN = ".rewritten"
-"""A file whose content changes before parts are removed whose utterances stand in newer ones."""
+"""File that gets new content before parts are removed. A reader that sees it change lists the parts
+again."""
 SCANS = 10
-"""How often a listing is repeated while parts are being rewritten."""
-NAME_DIGITS = (16, 32, 64)
-"""Hex digits of a part's name: the first choice, and where other utterances have that name already."""
+"""Maximum number of listings while another process replaces parts."""
 
 
 @dataclass(frozen=True)
 class StoredUtterance:
-    """One utterance's features and what they were made from."""
+    """Features of one utterance, with a description of the input that they were computed from."""
 
     utterance_id: str
     values: Array
-    """(T, D) in the store's dtype; T = 0 is legal."""
+    """(T, D) in the store's dtype; T = 0 is allowed."""
     num_inputs: int
     """Samples at 16 kHz, or characters of the normalised transcript."""
     input_sha256: str
@@ -49,17 +52,24 @@ class StoredUtterance:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The rows of one part."""
+    """An opened part: its utterances, and their features mapped from disk."""
 
     path: Path
     generation: int
     utterance_ids: list[str]
     offsets: Array
+    """(N + 1,) int64; the frames of utterance i are `values[offsets[i] : offsets[i + 1]]`."""
     mapped: MappedArray
+
+    def __len__(self) -> int:
+        return len(self.utterance_ids)
 
     @property
     def values(self) -> Array:
-        """All values (sum T, D), mapped from disk; PartError if they cannot be mapped any more."""
+        """Values (sum T, D) of all utterances, mapped from disk.
+
+        PartError if they cannot be mapped any more.
+        """
         try:
             return self.mapped.array()
         except FileNotFoundError as error:
@@ -69,14 +79,19 @@ class Part:
 
     @property
     def made_with(self) -> dict[str, str]:
-        """Versions and device that computed the values; empty if the part does not say. PartError if it is unusable."""
+        """Versions and device that computed the values.
+
+        Empty if not recorded. PartError if the record is damaged.
+        """
         try:
-            attributes = _format(self.path).read(self.path, (), ("made_with", "made_with_crc32"), False).attributes
+            attributes = (
+                format_module(self.path).read(self.path, (), ("made_with", "made_with_crc32"), False).attributes
+            )
             if not attributes:
-                return {}  # written before this was recorded
+                return {}  # an earlier version wrote this part
             text = str(attributes["made_with"])
             if zlib.crc32(text.encode()) != attributes["made_with_crc32"]:
-                raise ValueError("what made it has another crc32 than the one written with it")
+                raise ValueError("the crc32 of made_with differs from the stored one")
             made_with: dict[str, str] = json.loads(text)
         except FAULTS as error:
             raise part_error(self.path, error) from error
@@ -85,7 +100,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Columns:
-    """What a part's rows were made from, one entry a row."""
+    """Inputs and checksums of a part's utterances, one list entry per utterance."""
 
     num_inputs: list[int]
     input_sha256: list[str]
@@ -95,41 +110,45 @@ class Columns:
 
 @dataclass(frozen=True)
 class Content:
-    """What a format finds in a part."""
+    """Data that a format read from a part."""
 
     attributes: Mapping[str, int | str]
     columns: Mapping[str, Column]
     values: MappedArray | None
-    """If they were asked for."""
+    """None if the caller did not request them."""
 
 
 class Format(Protocol):
-    """A module that writes and reads parts; a fault in the file is one of FAULTS."""
+    """Module that writes and reads one part format. A damaged file raises one of FAULTS."""
 
     def write(
         self, path: Path, values: Sequence[Array], columns: Mapping[str, Column], attributes: Mapping[str, int | str]
     ) -> None:
-        """Write a part's values, one array (T, D) a row, and everything else."""
+        """Write the values, one array (T, D) per utterance, the columns and the attributes."""
 
     def read(self, path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
-        """Read these columns, and these attributes as far as the part has them; find the values."""
+        """Read columns, existing attributes and, if requested, the location of the values."""
 
 
 def format_of(path: Path) -> str:
-    """Return the format of a part by the ending of its name."""
-    return next(name for name, suffix in SUFFIXES.items() if path.name.endswith(suffix))
+    """Return the format of a part, or of a temporary file of one such as .part-1.h5.TOKEN.tmp."""
+    for suffix in path.suffixes:
+        if suffix in FORMATS:
+            return FORMATS[suffix]
+    raise ValueError(f"a part must have one of the suffixes {', '.join(FORMATS)}, found {path}")
 
 
 def part_paths(store: Path) -> list[Path]:
-    """Return the committed parts of a store, in order of their names; together they hold every committed utterance.
+    """Return the committed parts of a store, sorted by name.
 
-    A scan of a folder can miss both an old part and the new one that replaces it, so it is repeated where
-    `announce_removal` was called meanwhile. A part in the list may have gone.
+    Together they hold every committed utterance. One scan of a folder can miss both an old part and
+    the new one that replaces it. The scan is therefore repeated if `announce_removal` was called
+    meanwhile. A listed part may no longer exist.
     """
-    endings, seen = set(SUFFIXES.values()), set[Path]()
+    seen = set[Path]()
     for _ in range(SCANS):
         before = _rewritten(store)
-        found = {path for path in store.iterdir() if path.name.startswith("part-") and path.suffix in endings}
+        found = {path for path in store.iterdir() if path.name.startswith("part-") and path.suffix in FORMATS}
         if _rewritten(store) == before:
             return sorted(found)
         seen |= found
@@ -137,7 +156,10 @@ def part_paths(store: Path) -> list[Path]:
 
 
 def announce_removal(store: Path) -> None:
-    """Tell readers that parts will be removed now; their utterances must be committed elsewhere."""
+    """Tell readers that parts will be removed now.
+
+    Their utterances must already be committed in other parts.
+    """
     write_atomically(store / REWRITTEN, secrets.token_hex(8))
 
 
@@ -148,73 +170,35 @@ def _rewritten(store: Path) -> bytes | None:
         return None
 
 
-def write_part(
-    folder: Path,
-    modality: str,
-    rows: Sequence[StoredUtterance],
-    generation: int,
-    kind: str,
-    token: str,
-    made_with: Mapping[str, str] | None = None,
-) -> Path:
-    """Write rows as one immutable part of a format and return its path; the rename is the commit.
-
-    The name follows from everything but the values: the same rows written twice are one part, and the first stays.
-    `token` marks the temporary as this process's own.
-    """
-    columns: dict[str, Column] = {
-        "offsets": np.concatenate([[0], np.cumsum([row.values.shape[0] for row in rows])]).astype(np.int64),
-        "utterance_id": [row.utterance_id for row in rows],
-        NUM_INPUTS[modality]: np.array([row.num_inputs for row in rows], np.int64),
-        "input_sha256": [row.input_sha256 for row in rows],
-        "source": [row.source for row in rows],
-        "crc32": np.array([crc32(row.values) for row in rows], np.uint32),
-    }
-    origin = json.dumps(dict(made_with or {}), sort_keys=True)
-    attributes: dict[str, int | str] = {
-        "generation": generation,
-        "index_crc32": _columns_crc32([columns[name] for name in INDEX], generation),
-        "columns_crc32": _columns_crc32([column for name, column in columns.items() if name not in INDEX], 0),
-        "made_with": origin,
-        "made_with_crc32": zlib.crc32(origin.encode()),
-    }
-    path = _free_path(folder, rows, generation, SUFFIXES[kind])
-    temporary = folder / f".{path.name}.{token}.tmp"
-    try:
-        _format(path).write(temporary, [row.values for row in rows], columns, attributes)
-        sync(temporary)
-        _commit(temporary, path)
-    finally:
-        remove(temporary)
-    sync_folder(folder)
-    return path
-
-
 def read_part(path: Path) -> Part:
-    """Open a part: its index is read and checked, its values are found. PartError if it cannot be used."""
+    """Open a part: read and check its index, and locate its values.
+
+    PartError if it cannot be used.
+    """
     try:
-        content = _format(path).read(path, INDEX, ("generation", "index_crc32"), with_values=True)
+        content = format_module(path).read(path, INDEX, ("generation", "index_crc32"), with_values=True)
         offsets, ids, values = np.asarray(content.columns["offsets"]), content.columns["utterance_id"], content.values
         generation = int(content.attributes["generation"])
-        if _columns_crc32([offsets, ids], generation) != content.attributes["index_crc32"]:
-            raise ValueError("its index has another crc32 than the one written with it")
+        if columns_crc32([offsets, ids], generation) != content.attributes["index_crc32"]:
+            raise ValueError("the crc32 of its index differs from the stored one")
         if not isinstance(ids, list) or values is None or offsets.shape != (len(ids) + 1,):
-            raise ValueError("values must have two dimensions, and offsets one entry more than there are utterances")
+            raise ValueError("values must have two dimensions, and offsets one entry more than utterance_id")
+        # np.diff < 0: an offset that falls would give an utterance a negative length
         if offsets[0] != 0 or offsets[-1] != values.shape[0] or (np.diff(offsets) < 0).any():
-            raise ValueError(f"offsets must describe {values.shape[0]} rows of {len(ids)} utterances")
+            raise ValueError(f"offsets must rise from 0 to {values.shape[0]}, the number of stored frames or tokens")
     except FAULTS as error:
         raise part_error(path, error) from error
     return Part(path, generation, ids, offsets, values)
 
 
 def read_columns(path: Path, modality: str) -> Columns:
-    """Read what a part's rows were made from. PartError if it cannot be used."""
+    """Read the inputs and checksums of a part's utterances. PartError if they cannot be used."""
     names = (NUM_INPUTS[modality], "input_sha256", "source", "crc32")
     try:
-        content = _format(path).read(path, names, ("columns_crc32",), with_values=False)
+        content = format_module(path).read(path, names, ("columns_crc32",), with_values=False)
         columns = [content.columns[name] for name in names]
-        if _columns_crc32(columns, 0) != content.attributes["columns_crc32"]:
-            raise ValueError("what it says of its inputs has another crc32 than the one written with it")
+        if columns_crc32(columns, 0) != content.attributes["columns_crc32"]:
+            raise ValueError("the crc32 of its input columns differs from the stored one")
     except FAULTS as error:
         raise part_error(path, error) from error
     lists: list[Any] = [column if isinstance(column, list) else column.tolist() for column in columns]
@@ -222,12 +206,15 @@ def read_columns(path: Path, modality: str) -> Columns:
 
 
 def crc32(values: Array) -> int:
-    """Return the crc32 of the bytes of an utterance's rows."""
+    """Return the crc32 of the bytes of an utterance's features."""
     return zlib.crc32(np.ascontiguousarray(values).data)
 
 
 def remove(path: Path, token: str | None = None) -> None:
-    """Remove a part or a temporary; a folder vanishes from sight first, as one of `token`'s temporaries if given."""
+    """Remove a part or a temporary file.
+
+    A folder is renamed first, to a temporary name of `token` if given.
+    """
     if path.is_dir() and not path.is_symlink():
         remove_folder(path.rename(path.with_name(f".{path.name}.{token}.tmp")) if token else path)
     else:
@@ -235,50 +222,28 @@ def remove(path: Path, token: str | None = None) -> None:
 
 
 def num_bytes(path: Path) -> int:
-    """Return the bytes of a part on disk; FileNotFoundError if it has gone."""
+    """Return the size of a part on disk, in bytes; FileNotFoundError if it no longer exists."""
+    # lstat raises FileNotFoundError; rglob of a missing folder would return nothing
     if path.lstat() and path.is_file():
         return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    total = 0
+    for file in path.rglob("*"):
+        total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
-def _format(path: Path) -> Format:
-    name = next(kind for kind, suffix in SUFFIXES.items() if f"{suffix}." in f"{path.name}.")
-    module: Any = import_module(f"features.store.{name}")
+def format_module(path: Path) -> Format:
+    """Return the module that reads and writes the format of a part."""
+    module: Any = import_module(f"features.store.{format_of(path)}")
     found: Format = module
     return found
 
 
-def _columns_crc32(columns: Sequence[Column], start: int) -> int:
+def columns_crc32(columns: Sequence[Column], start: int) -> int:
+    """Return the crc32 of columns; `start` is included in it."""
     found = start
     for column in columns:
+        # strings and numbers have different bytes in each format, so hash a common form
         data = json.dumps(column).encode() if isinstance(column, list) else np.ascontiguousarray(column).tobytes()
         found = zlib.crc32(data, found)
     return found
-
-
-def _free_path(folder: Path, rows: Sequence[StoredUtterance], generation: int, suffix: str) -> Path:
-    """Return the path of a part of these rows: none that a part of other rows has."""
-    about = [[row.utterance_id, row.num_inputs, row.input_sha256, row.source] for row in rows]
-    digest = hashlib.sha256(json.dumps([generation, about]).encode()).hexdigest()
-    paths = [folder / f"part-{digest[:count]}{suffix}" for count in NAME_DIGITS]
-    ids = [row.utterance_id for row in rows]
-    return next((path for path in paths if not path.exists() or _holds(path, ids, generation)), paths[-1])
-
-
-def _holds(path: Path, ids: list[str], generation: int) -> bool:
-    try:
-        part = read_part(path)
-    except VanishedPartError:
-        return True
-    return (part.utterance_ids, part.generation) == (ids, generation)
-
-
-def _commit(temporary: Path, path: Path) -> None:
-    """Rename; where the same rows are committed already, those stay."""
-    if path.exists():
-        return
-    try:
-        temporary.replace(path)
-    except OSError:
-        if not path.is_dir():
-            raise

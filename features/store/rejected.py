@@ -1,8 +1,8 @@
-"""rejected.jsonl: which utterances have no features in a store, and why.
+"""rejected.jsonl: utterances that have no features in a store, with the reason.
 
-A rejection of an input that is unchanged is settled: nobody tries it again unless asked to. While processes extract,
-each appends what it rejects, so that the others know; at its end it rewrites the file without repetitions. Of several
-entries of one utterance the last counts.
+A rejection is settled while the utterance's input is unchanged: it is not tried again unless the
+user asks for it. During an extraction each process appends its rejections, so that other processes
+see them. At its end it rewrites the file without duplicates. The last entry of an utterance counts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,61 +24,96 @@ from features.store.writer import disk_error
 
 REJECTED_FILE = "rejected.jsonl"
 UNSETTLED = frozenset({"out_of_memory", SYSTEM_ERROR, NOT_FOUND})
-"""Reasons that lie in the machine, not in the input: another attempt may succeed."""
+"""Reasons that depend on the machine, not on the input: another attempt may succeed."""
+
+
+@dataclass(frozen=True)
+class RejectedEntry:
+    """One line of rejected.jsonl."""
+
+    utterance_id: str
+    file: str | None
+    line: int | None
+    """Place in the manifest."""
+    reason: str
+    """In one word."""
+    detail: str
+    input: str | None = None
+    """`input_key` of the rejected input; None if every run inspects the input anyway."""
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> RejectedEntry:
+        """Read a JSON object; ValueError if a key is missing or invalid."""
+        file, line = document.get("file"), document.get("line")
+        for key in ("utterance_id", "reason", "detail"):
+            if not isinstance(document.get(key), str):
+                raise ValueError(f"{key} must be a string, found {document.get(key)!r}")
+        if not isinstance(document.get("input"), str | None):
+            raise ValueError(f"input must be a string, found {document['input']!r}")
+        if not isinstance(file, str | None) or not isinstance(line, int | None):
+            raise ValueError("file must be a string and line an integer")
+        return cls(document["utterance_id"], file, line, document["reason"], document["detail"], document.get("input"))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object of the line; keys without a value are left out."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """An utterance that has no features, and why."""
+    """An utterance that gets no features, with the reason."""
 
     utterance: Utterance
     reason: str
-    """In a word."""
+    """In one word."""
     detail: str
     input: str | None = None
-    """`input_key` of what was rejected, taken before it was read; None where it is inspected on every run anyway."""
+    """`input_key` of the rejected input, taken before it was read; None if every run inspects the
+    input anyway."""
+
+    @property
+    def entry(self) -> RejectedEntry:
+        """The line of rejected.jsonl."""
+        utterance = self.utterance
+        return RejectedEntry(
+            utterance.utterance_id, utterance.file, utterance.line, self.reason, self.detail, self.input
+        )
 
 
-def rejection_entry(rejection: Rejection) -> dict[str, object]:
-    """Return what rejected.jsonl says of one rejection."""
-    entry: dict[str, object] = {
-        "utterance_id": rejection.utterance.utterance_id,
-        "file": rejection.utterance.file,
-        "line": rejection.utterance.line,
-        "reason": rejection.reason,
-        "detail": rejection.detail,
-    }
-    return entry if rejection.input is None else entry | {"input": rejection.input}
+class Rejections(Mapping[str, RejectedEntry]):
+    """Entries of a store's rejected.jsonl by utterance id.
 
-
-class Rejections(Mapping[str, dict[str, Any]]):
-    """The entries of a store's rejected.jsonl by utterance id; the file is read again only if it has changed."""
+    The file is read again only if it has changed.
+    """
 
     def __init__(self, store: Path) -> None:
         self.path = store / REJECTED_FILE
-        self._entries: dict[str, dict[str, Any]] = {}
-        self._read: tuple[int, int, int] | None = None
+        self._entries: dict[str, RejectedEntry] = {}
+        self._version: tuple[int, int, int] | None = None
         """Inode, size and mtime of the file that was read."""
         self.refresh()
 
     def refresh(self) -> list[str]:
-        """Read the file again if it was changed; return the ids whose entries are new or say something else."""
+        """Read the file again if it has changed; return the ids of new and changed entries."""
         try:
             with self.path.open("rb") as file:
                 found = os.fstat(file.fileno())
-                state = found.st_ino, found.st_size, found.st_mtime_ns
-                if state == self._read:
+                # size alone is not enough: a rewritten file can have the same size
+                version = found.st_ino, found.st_size, found.st_mtime_ns
+                if version == self._version:
                     return []
                 content = file.read()
         except FileNotFoundError:
-            self._entries, self._read = {}, None
+            self._entries, self._version = {}, None
             return []
-        whole, _, _ = content.rpartition(b"\n")  # a last line without its end is still being written
-        entries = [entry for entry in map(_parse, whole.split(b"\n")) if entry is not None]
-        before, self._entries, self._read = self._entries, {entry["utterance_id"]: entry for entry in entries}, state
+        before, self._entries, self._version = self._entries, {}, version
+        complete, _, _ = content.rpartition(b"\n")  # another process may be writing the last line
+        for entry in map(_parse, complete.split(b"\n")):
+            if entry is not None:
+                self._entries[entry.utterance_id] = entry
         return [name for name, entry in self._entries.items() if entry != before.get(name)]
 
-    def __getitem__(self, utterance_id: str) -> dict[str, Any]:
+    def __getitem__(self, utterance_id: str) -> RejectedEntry:
         return self._entries[utterance_id]
 
     def __iter__(self) -> Iterator[str]:
@@ -88,62 +123,69 @@ class Rejections(Mapping[str, dict[str, Any]]):
         return len(self._entries)
 
     def settled(self, utterance: Utterance, modality: str) -> Rejection | None:
-        """Return the rejection of an utterance whose input is what was rejected; None if there is none."""
+        """Return the rejection of an utterance if its input is still the rejected one.
+
+        Else None.
+        """
         entry = self._entries.get(utterance.utterance_id)
-        if entry is None or entry["reason"] in UNSETTLED or "input" not in entry:
+        if entry is None or entry.reason in UNSETTLED or entry.input is None:
             return None
-        if entry["input"] != input_key(utterance, modality):
+        if entry.input != input_key(utterance, modality):
             return None
-        return Rejection(utterance, entry["reason"], entry["detail"], entry["input"])
+        return Rejection(utterance, entry.reason, entry.detail, entry.input)
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """Return the entry of a line; None for one that a crash cut short: its utterance is tried once more."""
+def _parse(line: bytes) -> RejectedEntry | None:
+    """Return the entry of a line.
+
+    None if a crash cut the line short: the utterance is then tried once more.
+    """
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):  # UnicodeDecodeError too
+        document = json.loads(line)
+        return RejectedEntry.from_json(document) if isinstance(document, dict) else None
+    except (ValueError, RecursionError):  # ValueError includes UnicodeDecodeError
         return None
-    return entry if isinstance(entry, dict) and {"utterance_id", "reason", "detail"} <= entry.keys() else None
 
 
-def read_rejected(store: Path) -> dict[str, dict[str, Any]]:
+def read_rejected(store: Path) -> dict[str, RejectedEntry]:
     """Return the entries of a store's rejected.jsonl by utterance id."""
     return dict(Rejections(store))
 
 
 def append_rejected(info: StoreInfo, rejections: Sequence[Rejection]) -> None:
-    """Add rejections to rejected.jsonl, for the processes that extract into the same store.
+    """Append rejections to rejected.jsonl, for other processes that extract into the same store.
 
-    InputError where the file cannot be written.
+    InputError if the file cannot be written.
     """
     if not rejections:
         return
-    lines = "".join(_line(entry) for entry in map(rejection_entry, rejections))
+    lines = "".join(_line(rejection.entry) for rejection in rejections)
     path = info.path / REJECTED_FILE
     with store_lock(info.path):
         try:
             with path.open("ab+") as file:
                 if file.tell():
                     file.seek(-1, os.SEEK_END)
-                    lines = lines if file.read(1) == b"\n" else f"\n{lines}"  # a crash left the last line unfinished
+                    # a crash cut the last line short
+                    lines = lines if file.read(1) == b"\n" else f"\n{lines}"
                 file.write(lines.encode())
         except OSError as error:
             raise disk_error(info, error) from error
 
 
 def record_rejected(info: StoreInfo, tried: Collection[str], rejections: Sequence[Rejection] = ()) -> None:
-    """Rewrite rejected.jsonl: these rejections, and what stood there of utterances that were not tried now.
+    """Rewrite rejected.jsonl: these rejections, and the entries of utterances not tried now.
 
-    A rejection that names no input keeps the one that stands there with the same reason. InputError where the file
-    cannot be written.
+    A rejection without an input keeps the input of an existing entry with the same reason and
+    detail. InputError if the file cannot be written.
     """
     path = info.path / REJECTED_FILE
     with store_lock(info.path):
         before = read_rejected(info.path)
         after = {name: entry for name, entry in before.items() if name not in tried}
         for rejection in rejections:
-            name = rejection.utterance.utterance_id
-            after[name] = _known_input(before.get(name, {}), rejection) | rejection_entry(rejection)
+            entry = rejection.entry
+            after[entry.utterance_id] = _with_known_input(entry, before.get(entry.utterance_id))
         content = "".join(map(_line, after.values()))
         if not path.exists() and not after:
             return
@@ -154,11 +196,12 @@ def record_rejected(info: StoreInfo, tried: Collection[str], rejections: Sequenc
             raise disk_error(info, error) from error
 
 
-def _known_input(entry: Mapping[str, Any], rejection: Rejection) -> dict[str, Any]:
-    """Return the input of an entry that says the same as a rejection; nothing if it says something else."""
-    same = (entry.get("reason"), entry.get("detail")) == (rejection.reason, rejection.detail)
-    return {"input": entry["input"]} if same and "input" in entry else {}
+def _with_known_input(entry: RejectedEntry, known: RejectedEntry | None) -> RejectedEntry:
+    """Return an entry with the input of the known one, if both have the same reason and detail."""
+    if known is None or entry.input is not None or (known.reason, known.detail) != (entry.reason, entry.detail):
+        return entry
+    return replace(entry, input=known.input)
 
 
-def _line(entry: Mapping[str, Any]) -> str:
-    return json.dumps(entry, ensure_ascii=False) + "\n"
+def _line(entry: RejectedEntry) -> str:
+    return json.dumps(entry.as_json(), ensure_ascii=False) + "\n"

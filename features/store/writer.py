@@ -1,4 +1,4 @@
-"""Writing a store: rows are gathered into parts, and a part is committed by a rename."""
+"""StoreWriter: collects the features of utterances into parts and commits each part by a rename."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import numpy as np
 
 from features.errors import InputError
 from features.store.identity import StoreInfo
-from features.store.part import StoredUtterance, format_of, part_paths, write_part
+from features.store.part import StoredUtterance, format_of, part_paths
+from features.store.part_writer import write_part
 
 PART_BYTES = 256 << 20
 PART_UTTERANCES = 256
@@ -23,21 +24,21 @@ PART_SECONDS = 60.0
 
 
 def new_token() -> str:
-    """Return a name for this process's temporaries and claims that no other has."""
+    """Return a unique name for the temporary files and claims of this process."""
     return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def choose_format(info: StoreInfo, wanted: str | None) -> str:
-    """Return the format for new parts: the one wanted, else that of the parts there, else HDF5."""
+    """Return the format of new parts: `wanted`, else that of the existing parts, else HDF5."""
     parts = part_paths(info.path)
     return wanted or (format_of(parts[-1]) if parts else "hdf5")
 
 
 class StoreWriter:
-    """Gathers rows of a store and closes a part at 256 MiB, 256 utterances or 60 s, and whenever it is left.
+    """Collects utterances and commits parts: at 256 MiB, 256 utterances, 60 s, and at the end.
 
-    Leaving the `with` block commits what was added, after an error or Ctrl-C too. A full disk is an InputError, and
-    what had been committed stays.
+    The end of the block commits the added utterances also after an error or Ctrl-C. A full disk
+    raises InputError; parts that were committed before stay.
     """
 
     def __init__(
@@ -53,12 +54,12 @@ class StoreWriter:
         self.kind = kind
         self.token = token or new_token()
         self.made_with = made_with or {}
-        self.dtype = np.dtype({"fp16": np.float16, "fp32": np.float32}[info.identity["store_dtype"]])
+        self.dtype = np.dtype({"fp16": np.float16, "fp32": np.float32}[info.identity.store_dtype])
         self.written: list[str] = []
-        """Ids of the committed rows."""
+        """Ids of the committed utterances."""
         self.parts: list[Path] = []
-        """The parts they are in."""
-        self._rows: list[StoredUtterance] = []
+        """The committed parts."""
+        self._pending: list[StoredUtterance] = []
         self._bytes = 0
         self._opened = time.monotonic()
 
@@ -74,33 +75,33 @@ class StoreWriter:
         with suppress(InputError):  # the first error is the one to report
             self.flush()
 
-    def add(self, rows: Sequence[StoredUtterance]) -> None:
-        """Add the rows of one batch; a part is closed only between batches."""
-        if not self._rows:
+    def add(self, utterances: Sequence[StoredUtterance]) -> None:
+        """Add the utterances of one batch. A part is committed only between batches."""
+        if not self._pending:
             self._opened = time.monotonic()
-        self._rows.extend(rows)
-        self._bytes += sum(row.values.nbytes for row in rows)
+        self._pending.extend(utterances)
+        self._bytes += sum(utterance.values.nbytes for utterance in utterances)
         old = time.monotonic() - self._opened > PART_SECONDS
-        if len(self._rows) >= PART_UTTERANCES or self._bytes >= PART_BYTES or old:
+        if len(self._pending) >= PART_UTTERANCES or self._bytes >= PART_BYTES or old:
             self.flush()
 
     def flush(self) -> None:
-        """Commit the rows gathered so far as one part."""
-        if not self._rows:
+        """Commit the collected utterances as one part."""
+        if not self._pending:
             return
-        rows, self._rows, self._bytes = self._rows, [], 0
+        utterances, self._pending, self._bytes = self._pending, [], 0
         try:
             part = write_part(
-                self.info.path, self.info.modality, rows, self.generation, self.kind, self.token, self.made_with
+                self.info.path, self.info.modality, utterances, self.generation, self.kind, self.token, self.made_with
             )
         except OSError as error:
             raise disk_error(self.info, error) from error
-        self.written += [row.utterance_id for row in rows]
+        self.written += [utterance.utterance_id for utterance in utterances]
         self.parts.append(part)
 
 
 def disk_error(info: StoreInfo, error: OSError) -> InputError:
-    """Return the error of a write that failed."""
+    """Return the error of a failed write."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space" in str(error)
     why = "the disk is full" if full else f"writing failed: {error}"
-    return InputError(f"{info.path}: {why}; what was finished before is kept: make room and run the same command again")
+    return InputError(f"{info.path}: {why}; finished work is kept. Free some space and run the same command again")

@@ -1,7 +1,8 @@
-"""Parts as Zarr v3 groups: values in one shard of inner chunks of 512 rows, uncompressed, mapped as one array.
+"""Zarr v3 parts: uncompressed values in one shard, mapped as one array.
 
-By hand: `g = zarr.open_group(path); o = g["offsets"][:]; x = g["values"][o[i]:o[i + 1]]`. zarr-python writes; reading
-needs the files alone. A shard whose inner chunks lie in order and without gaps is one array, and its index says so.
+To read one without this package: `g = zarr.open_group(path); o = g["offsets"][:]; x =
+g["values"][o[i]:o[i + 1]]`. zarr-python writes parts, but this module reads the files itself: a
+shard whose inner chunks are in order and without gaps is one contiguous array.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ CHUNK_FRAMES = 512
 METADATA = "zarr.json"
 BYTES = [{"name": "bytes", "configuration": {"endian": "little"}}]
 INDEX_ENTRY, INDEX_CRC = 16, 4
-"""Bytes of an inner chunk's place and size in the shard's index, and of the checksum after them."""
+"""Bytes of one index entry of a shard (offset and size of an inner chunk), and of the checksum
+after the entries."""
 
 
 def write(
@@ -32,8 +34,11 @@ def write(
 
     packed = np.concatenate(values)
     group = zarr.open_group(path, mode="w", zarr_format=3, attributes=dict(attributes))
+    # round up to whole inner chunks; an empty array still needs one
     shard = max(1, -(-len(packed) // CHUNK_FRAMES)) * CHUNK_FRAMES
-    with zarr.config.set({"array.write_empty_chunks": True}):  # a chunk of zeros must keep its place
+    with zarr.config.set(
+        {"array.write_empty_chunks": True}
+    ):  # chunks of zeros must be written too, else there are gaps
         array = group.create_array(
             "values", shape=packed.shape, dtype=packed.dtype, chunks=(CHUNK_FRAMES, packed.shape[1]),
             shards=(shard, packed.shape[1]), compressors=None, filters=None,
@@ -48,9 +53,12 @@ def write(
 
 
 def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
-    """Read columns and attributes, and find the values after checking the shard's index and length."""
-    there = json.loads((path / METADATA).read_text("utf-8"))["attributes"]
-    values = {name: there[name] for name in attributes if name in there}
+    """Read columns and attributes, and locate the values.
+
+    ValueError if the shard is not one whole array.
+    """
+    stored = json.loads((path / METADATA).read_text("utf-8"))["attributes"]
+    values = {name: stored[name] for name in attributes if name in stored}
     found = {name: _read_column(path / name) for name in columns}
     return Content(values, found, _find_values(path / "values") if with_values else None)
 
@@ -69,41 +77,49 @@ def _read_column(path: Path) -> Column:
 
 
 def _read_strings(data: bytes, length: int) -> list[str]:
-    """Read the vlen-utf8 codec: a count, then each text's length and bytes, all numbers uint32."""
-    texts, at = [], 4
+    """Decode vlen-utf8: the number of strings, then the length and bytes of each.
+
+    All numbers are uint32.
+    """
+    strings, at = [], 4
     if struct.unpack_from("<I", data)[0] != length:
-        raise ValueError(f"a column must hold {length} texts, found {struct.unpack_from('<I', data)[0]}")
+        raise ValueError(f"a column must hold {length} strings, found {struct.unpack_from('<I', data)[0]}")
     for _ in range(length):
         (size,) = struct.unpack_from("<I", data, at)
-        texts.append(data[at + 4 : at + 4 + size].decode())
+        strings.append(data[at + 4 : at + 4 + size].decode())
         at += 4 + size
     if at != len(data):
-        raise ValueError(f"a column of texts must be {at} bytes long, and is {len(data)}")
-    return texts
+        raise ValueError(f"a column of strings must be {at} bytes long, found {len(data)}")
+    return strings
 
 
 def _find_values(path: Path) -> MappedArray:
+    """Locate the values.
+
+    ValueError unless they are one shard whose inner chunks form one contiguous array.
+    """
     metadata = json.loads((path / METADATA).read_text("utf-8"))
-    rows, width = metadata["shape"]
+    num_frames, width = metadata["shape"]
     dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
-    if not rows:
+    if not num_frames:  # there is no shard
         return MappedArray(path / METADATA, dtype, 0, (0, width))
+    # 16 bytes per index entry: offset and size of an inner chunk, uint64 little-endian
     (codec,) = metadata["codecs"]
     inner = codec["configuration"]
     chunk = inner["chunk_shape"]
     if codec["name"] != "sharding_indexed" or inner["codecs"] != BYTES or inner["index_location"] != "end":
         raise ValueError(f"values must be one uncompressed shard with its index at the end, found {codec}")
     shard = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    if chunk[1] != width or shard[1] != width or shard[0] < rows or shard[0] % chunk[0]:
-        raise ValueError(f"values must be one shard of whole rows, found {rows} rows in shards of {shard}")
+    if chunk[1] != width or shard[1] != width or shard[0] < num_frames or shard[0] % chunk[0]:
+        raise ValueError(f"values must be one shard, found {num_frames} x {width} values in shards of {shard}")
     count, size = shard[0] // chunk[0], chunk[0] * width * dtype.itemsize
     file = path / "c" / "0" / "0"
     needed, length = count * (size + INDEX_ENTRY) + INDEX_CRC, file.stat().st_size
     if length != needed:
-        raise ValueError(f"its shard must be {needed} bytes long, and is {length}")
+        raise ValueError(f"its shard must be {needed} bytes long, found {length}")
     with file.open("rb") as opened:
         opened.seek(count * size)
         index = np.frombuffer(opened.read(count * INDEX_ENTRY), "<u8").reshape(count, 2)
     if (index[:, 0] != np.arange(count, dtype=np.uint64) * size).any() or (index[:, 1] != size).any():
-        raise ValueError("the inner chunks of its shard must lie in order and without gaps")
-    return MappedArray(file, dtype, 0, (rows, width))
+        raise ValueError("the inner chunks of its shard must be in order and without gaps")
+    return MappedArray(file, dtype, 0, (num_frames, width))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -157,8 +156,9 @@ def index_targets(utterances: Sequence[Utterance], labels: Sequence[str]) -> np.
 def _audio_seconds(utterances: Sequence[Utterance], stream: Stream | None) -> np.ndarray[Any, Any]:
     if stream is None:
         return np.zeros(len(utterances))
-    rate = stream.first.info.identity["sample_rate"]
-    return np.array([stream.first.utterance_info(u.utterance_id).num_inputs / rate for u in utterances])
+    identity = stream.first.info.identity
+    num_samples = [stream.first.utterance_info(u.utterance_id).num_inputs for u in utterances]
+    return np.array([identity.duration_s(count) for count in num_samples])
 
 
 def _allow(
@@ -188,7 +188,7 @@ def _missing_error(
             listed |= {store.path / REJECTED_FILE} if any(u.utterance_id in rejected for u in lacking) else set()
             for utterance in lacking[:SHOWN]:
                 entry = rejected.get(utterance.utterance_id)
-                why = f"rejected: {entry['reason']}" if entry else "not extracted"
+                why = f"rejected: {entry.reason}" if entry else "not extracted"
                 lines.append(f"  {utterance.file}:{utterance.line} {utterance.utterance_id!r} in {store.path}: {why}")
             if len(lacking) > SHOWN:
                 lines.append(f"  and {len(lacking) - SHOWN} more of {stream.name}")
@@ -238,7 +238,7 @@ def _find_stale(
         if found == "changed":
             stale.append(utterance)
         elif found == "moved":
-            moved[utterance.utterance_id] = json.dumps(comparison.source(utterance))
+            moved[utterance.utterance_id] = comparison.source(utterance).json_text()
     for store in stream.stores if moved else ():
         store.remember_sources(moved)
     return stale, unusable

@@ -63,7 +63,9 @@ class Stream:
         self.name, self.stores, self.place = name, tuple(stores), place
         self.first = self.stores[0]
         for store in self.stores[1:]:
-            differing = set(differing_fields(self.first.info.identity, store.info.identity)) - {"layer"}
+            differing = set(differing_fields(self.first.info.identity.as_json(), store.info.identity.as_json())) - {
+                "layer"
+            }
             if differing:
                 raise InputError(
                     f"the layers of one stream must come from one encoder, but {self.first.path} and {store.path} "
@@ -101,12 +103,12 @@ class Stream:
     @property
     def layers(self) -> tuple[str, ...]:
         """The layers, as they are called in selectors."""
-        return tuple(str(store.info.identity["layer"]) for store in self.stores)
+        return tuple(str(store.info.identity.layer) for store in self.stores)
 
     @property
     def selector(self) -> Selector:
         """The selector of these layers; of the models they were extracted with, one that still exists."""
-        layers = tuple(store.info.identity["layer"] for store in self.stores)
+        layers = tuple(store.info.identity.layer for store in self.stores)
         return replace(recorded_selector(self.first.info), layers=layers)
 
     def extract_command(self, *flags: str) -> str:

@@ -1,1 +1,1 @@
-"""The demo: a Vietnamese corpus with known answers, made on the spot, and what the toolkit must find in it."""
+"""The demo: a synthetic Vietnamese corpus with known answers, and a check that training finds them."""

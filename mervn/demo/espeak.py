@@ -1,4 +1,4 @@
-"""espeak-ng through ctypes: Vietnamese text to samples, the same for the same arguments in any order of calls."""
+"""Vietnamese speech synthesis with espeak-ng through ctypes; the result depends only on the arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Samples = np.ndarray[Any, np.dtype[np.int16]]
 SAMPLE_RATE = 22_050
 SYNCHRONOUS = 2
 DO_NOT_EXIT = 1 << 15
-"""Option of espeak_Initialize: without its data it returns an error instead of ending the process."""
+"""Option of espeak_Initialize: return an error if its data is missing, instead of ending the process."""
 CHARACTERS, UTF8 = 1, 1
 PARAMETERS = {
     "rate": (1, 80, 450),
@@ -27,7 +27,7 @@ PARAMETERS = {
     "pitch_range": (4, 0, 99),
     "word_gap": (7, 0, 100),
 }
-"""Number for espeak_SetParameter, least and greatest value."""
+"""Number for espeak_SetParameter, minimum and maximum."""
 CODES = {-1: "internal error", 1: "buffer full", 2: "not found"}
 RANDOM_SEED = 1
 
@@ -35,18 +35,18 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 def speak(text: str, voice: str, pitch: int, rate: int, pitch_range: int, volume: int, word_gap: int = 0) -> Samples:
-    """Return samples int16 (S,) at 22 050 Hz of a text (any Unicode form; NFC is spoken), a function of the arguments.
+    """Synthesise a text and return samples int16 (S,) at 22 050 Hz; the text is normalised to NFC.
 
-    `voice` is a language and a variant (`vi-vn-x-south+f3`), `rate` 80..450 words a minute, `volume` 0..200, `pitch`
-    and `pitch_range` 0..99 (50: the voice's own), `word_gap` 0..100 the pause between words in units of 10 ms at the
-    voice's own rate. Raises InputError where espeakng-loader is absent, a value is out of
-    its range or espeak-ng refuses.
+    `voice` is a language and a variant (`vi-vn-x-south+f3`); `rate` 80..450 is in words per minute; `volume` 0..200;
+    `pitch` and `pitch_range` 0..99 (50: the default of the voice); `word_gap` 0..100 is the pause between words in
+    units of 10 ms at the default rate. Raises InputError if espeakng-loader is not installed, a value is out of its
+    range, or espeak-ng returns an error.
     """
     values = {"pitch": pitch, "rate": rate, "pitch_range": pitch_range, "volume": volume, "word_gap": word_gap}
     for name, value in values.items():
-        _, least, greatest = PARAMETERS[name]
-        if not least <= value <= greatest:
-            raise InputError(f"{name} must be {least}..{greatest}, found {value}")
+        _, minimum, maximum = PARAMETERS[name]
+        if not minimum <= value <= maximum:
+            raise InputError(f"{name} must be {minimum}..{maximum}, found {value}")
     chunks: list[Samples] = []
 
     def receive(samples: Any, count: int, _events: Any) -> int:
@@ -54,7 +54,7 @@ def speak(text: str, voice: str, pitch: int, rate: int, pitch_range: int, volume
             chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
         return 0
 
-    callback = _Callback(receive)  # the name keeps it alive for as long as the library may call it
+    callback = _Callback(receive)  # this reference keeps it alive while the library may call it
     encoded = unicodedata.normalize("NFC", text).encode("utf-8")
     with _fresh_library(voice.partition("+")[2]) as library:
         library.espeak_SetSynthCallback(callback)
@@ -69,13 +69,13 @@ def speak(text: str, voice: str, pitch: int, rate: int, pitch_range: int, volume
 
 @contextmanager
 def _fresh_library(variant: str) -> Iterator[ctypes.CDLL]:
-    """Load espeak-ng, and unload it afterwards; a voice variant that it lacks is an InputError.
+    """Load espeak-ng and unload it at the end; InputError if the voice variant does not exist.
 
-    Flutter and noise go on from one utterance to the next in static variables that espeak_Terminate leaves as they
-    are, so only a library that is loaded anew (half a millisecond) speaks an utterance the same way twice.
+    The state of flutter and noise lives in static variables that espeak_Terminate does not reset. Only a freshly loaded
+    library (half a millisecond) synthesises an utterance the same way twice.
     """
     path, data = _locate()
-    if variant and not Path(data, "voices", "!v", variant).is_file():  # espeak-ng would speak without it
+    if variant and not Path(data, "voices", "!v", variant).is_file():  # espeak-ng would ignore it silently
         raise InputError(f"espeak-ng must have the voice variant {variant!r}, found no such file in {data}/voices/!v")
     try:
         library = ctypes.CDLL(path)
@@ -114,5 +114,6 @@ def _locate() -> tuple[str, str]:
 
 
 def _check(code: int, what: str) -> None:
+    """Raise InputError if espeak-ng returned an error code."""
     if code != 0:
         raise InputError(f"espeak-ng must accept {what}, found error {code} ({CODES.get(code, 'unknown')})")

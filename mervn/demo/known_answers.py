@@ -1,9 +1,10 @@
-"""The demo: corpus, extraction, training and a table whose right values are known beforehand."""
+"""Known answers of the demo: extract, train and evaluate, then check scores whose correct range is known."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,13 +15,13 @@ from features.extraction.extract import extract_stream
 from features.extraction.report import StoreResult
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import read_manifests
-from features.progress import Progress, Reporter, Say
+from features.progress import Reporter
 from mervn.config import EvaluateOptions, TrainHeadOptions
 from mervn.evaluation.evaluate import evaluate
 from mervn.training.train_head import train_head
 
 SETS = ("audio", "text", "both", "none")
-ROWS = ("text", "audio", "late", "xattn")
+FUSIONS = ("text", "audio", "late", "xattn")
 ENCODERS = {"audio": "fourier2vec", "text": "hashed_ngrams"}
 SETTINGS: dict[str, Any] = {
     "pooling": "mean",
@@ -34,26 +35,26 @@ SETTINGS: dict[str, Any] = {
     "learning_rate": 1e-3,
     "amp": "off",
 }
-"""Chosen on valid, the same for every cell and on every machine."""
+"""Options of `mervn train-head`, chosen on valid, for every fusion and label set."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A known answer: the best test macro-F1 of some rows on one label set must lie on one side of a bound."""
+    """A known answer: the best test macro-F1 of some fusions on a label set must be above, or below, a bound."""
 
     label_set: str
-    rows: tuple[str, ...]
+    fusions: tuple[str, ...]
     bound: float
     at_least: bool
 
     def met(self, scores: Mapping[str, Mapping[str, float]]) -> bool:
-        """Tell whether the scores hold it."""
-        best = max(scores[self.label_set][row] for row in self.rows)
+        """Return whether the scores meet this answer."""
+        best = max(scores[self.label_set][fusion] for fusion in self.fusions)
         return best >= self.bound if self.at_least else best <= self.bound
 
     def __str__(self) -> str:
         side = ">=" if self.at_least else "<="
-        return f"{self.label_set}: {' or '.join(self.rows)} {side} {self.bound:.2f}"
+        return f"{self.label_set}: {' or '.join(self.fusions)} {side} {self.bound:.2f}"
 
 
 ANSWERS = (
@@ -64,21 +65,21 @@ ANSWERS = (
     Answer("text", ("audio",), 0.65, False),
     Answer("both", ("text",), 0.65, False),
     Answer("both", ("audio",), 0.65, False),
-    *(Answer("none", (row,), 0.65, False) for row in ROWS),
+    *(Answer("none", (fusion,), 0.65, False) for fusion in FUSIONS),
 )
-"""What decides a label set must be found; what knows nothing must find nothing (chance is 0.50)."""
+"""A fusion that sees the cause of the labels must score high; any other must stay near chance, 0.50."""
 
 
 def answers_of(fusion: str) -> tuple[Answer, ...]:
-    """Return the known answers of a fusion that reads both modalities: what decides is found, and nothing else."""
+    """Return the known answers of a fusion of both modalities: high on every label set except `none`."""
     bounds = {"audio": 0.85, "text": 0.95, "both": 0.85}
-    found = [Answer(label_set, (fusion,), bound, at_least=True) for label_set, bound in bounds.items()]
-    return (*found, Answer("none", (fusion,), 0.65, at_least=False))
+    high = [Answer(label_set, (fusion,), bound, at_least=True) for label_set, bound in bounds.items()]
+    return (*high, Answer("none", (fusion,), 0.65, at_least=False))
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Test macro-F1 by label set and row, and the known answers that were missed."""
+    """Test macro-F1 by label set and fusion, and the known answers that were missed."""
 
     macro_f1: dict[str, dict[str, float]]
     n_test: int
@@ -86,47 +87,47 @@ class DemoResult:
 
     @property
     def met(self) -> bool:
-        """Tell whether every known answer holds."""
+        """Return whether every known answer is met."""
         return not self.missed
 
 
-def extract_demo(demo: Path, say: Say, progress: Progress) -> list[StoreResult]:
-    """Extract both encoders once; the four label sets share audio, transcripts and ids, hence the stores."""
-    rows = read_manifests(demo / "audio", SPLITS)
-    utterances = [utterance for split in SPLITS for utterance in rows[split]]
+def extract_demo(demo: Path, reporter: Reporter) -> list[StoreResult]:
+    """Extract features with both encoders once: the four label sets share audio, transcripts and ids."""
+    manifests = read_manifests(demo / "audio", SPLITS)
+    utterances = list(chain.from_iterable(manifests[split] for split in SPLITS))
     settings = ExtractSettings(features_dir=demo / "stores")
-    return [
-        result
-        for modality, name in ENCODERS.items()
-        for result in extract_stream(utterances, parse_selector(name, modality), settings, say, progress)
-    ]
+    results: list[StoreResult] = []
+    for modality, name in ENCODERS.items():
+        results += extract_stream(utterances, parse_selector(name, modality), settings, reporter)
+    return results
 
 
 def train_and_score(
     demo: Path,
     seed: int,
     reporter: Reporter,
-    rows: Sequence[str] = ROWS,
+    fusions: Sequence[str] = FUSIONS,
     answers: Sequence[Answer] | None = None,
     changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> DemoResult:
-    """Train every row (a fusion with the demo's settings and some changes) on every label set; score it on test."""
+    """Train every fusion on every label set, with the demo's settings and `changes` to them; evaluate on test."""
     scores: dict[str, dict[str, float]] = {}
     n_test = 0
     for label_set in SETS:
         scores[label_set] = {}
-        for row in rows:
-            data, run = demo / label_set, demo / "runs" / f"{label_set}-{row}-seed{seed}"
+        for fusion in fusions:
+            data, run = demo / label_set, demo / "runs" / f"{label_set}-{fusion}-seed{seed}"
             options = TrainHeadOptions(
-                **{**SETTINGS, **changes}, fusion=row, seed=seed, features_dir=demo / "stores", output=run,
+                **{**SETTINGS, **changes}, fusion=fusion, seed=seed, features_dir=demo / "stores", output=run,
                 checkpoint_every=0,
             ).with_general(changes)  # fmt: skip
             result = train_head(options, data)
-            looked = EvaluateOptions(split="test", features_dir=demo / "stores", data=data)
-            test = evaluate(run, looked, reporter)["test"]
-            scores[label_set][row] = test["macro_f1"]
+            test_options = EvaluateOptions(split="test", features_dir=demo / "stores", data=data)
+            test = evaluate(run, test_options, reporter)["test"]
+            scores[label_set][fusion] = test["macro_f1"]
             n_test = test["n"]
             valid = result.metrics["valid"]["macro_f1"]
-            reporter.say(f"{label_set:>5} {row:>5}: macro-F1 {valid:.3f} on valid, {test['macro_f1']:.3f} on test")
-    missed = [str(answer) for answer in (ANSWERS if answers is None else answers) if not answer.met(scores)]
+            reporter.say(f"{label_set:>5} {fusion:>5}: macro-F1 {valid:.3f} on valid, {test['macro_f1']:.3f} on test")
+    answers = ANSWERS if answers is None else answers  # read at call time, so that tests can replace it
+    missed = [str(answer) for answer in answers if not answer.met(scores)]
     return DemoResult(scores, n_test, missed)

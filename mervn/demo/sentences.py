@@ -1,7 +1,7 @@
-"""Sentences of the demo corpus: frames that say nothing, and cue words that decide the word class.
+"""Sentences of the demo corpus: neutral templates, and cue words that decide the word class.
 
-Every frame is spoken with a positive and with a negative cue, so nothing but the cue tells the class, and every cue
-occurs in all three splits: a text encoder that knows no meaning can learn the cues on train and find them on test.
+Every template is read with a positive and with a negative cue, so only the cue predicts the class. Every cue occurs in
+all three splits: a text encoder without knowledge of meaning can learn the cues on train and find them on test.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ CUES = {
     "fortune": ("may mắn", "xui xẻo"),
     "body": ("thoải mái", "mệt mỏi"),
 }
-"""Positive and negative cue of the same part of speech."""
+"""Positive and negative cue of the same part of speech, by kind of template."""
 
-FRAMES = {
+TEMPLATES = {
     "train": (
         ("mood", "Cả nhà {} ngồi bên mâm cơm tối"),
         ("mood", "Cô ấy {} bước ra khỏi phòng họp"),
@@ -90,7 +90,7 @@ FRAMES = {
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence, its word class and the cue that makes it."""
+    """A sentence with its word class and the cue that decides it."""
 
     sentence_id: str
     text: str
@@ -99,9 +99,11 @@ class Sentence:
 
 
 def sentences(split: str) -> list[Sentence]:
-    """Return the sentences of a split: each frame with its positive, then with its negative cue."""
-    return [
-        Sentence(f"{split}-{number:02d}-{'positive' if positive else 'negative'}", frame.format(cue), positive, cue)
-        for number, (kind, frame) in enumerate(FRAMES[split], 1)
-        for positive, cue in zip((True, False), CUES[kind], strict=True)
-    ]
+    """Return the sentences of a split: each template with its positive cue, then with its negative cue."""
+    found = []
+    for number, (kind, template) in enumerate(TEMPLATES[split], 1):
+        positive, negative = CUES[kind]
+        name = f"{split}-{number:02d}"
+        found.append(Sentence(f"{name}-positive", template.format(positive), True, positive))
+        found.append(Sentence(f"{name}-negative", template.format(negative), False, negative))
+    return found

@@ -58,7 +58,7 @@ def probe_layers(
     """Extract the time-mean of every layer of train and valid (kept, as any store) and probe each; test is not read."""
     manifests = read_manifests(data, SPLITS, audio_root=audio_root, check_audio=selector.modality == "audio")
     utterances = list(chain.from_iterable(manifests.values()))
-    (result,) = extract_stream(utterances, selector, settings, reporter.say, reporter.progress)
+    (result,) = extract_stream(utterances, selector, settings, reporter)
     store = FeatureStore(result.path)
     labels = sorted({str(utterance.emotion) for utterance in manifests["train"]})
     kept = {name: _with_features(some, store) for name, some in manifests.items()}

@@ -21,7 +21,7 @@ from features.encoders.finetuned import ENCODERS_FOLDER, FineTuning
 from features.encoders.selector import EncoderSettings, Selector, parse_selectors
 from features.errors import UsageError
 from features.progress import SILENT, Reporter
-from features.store.rejected import REJECTED_FILE, rejection_entry
+from features.store.rejected import REJECTED_FILE
 from features.torch_seed import seeded
 from mervn.config import FinetuneOptions
 from mervn.data.augmentation import SpecAugment
@@ -30,7 +30,7 @@ from mervn.data.waveform_split import WaveformSplit, refuse_rejected, warn_segme
 from mervn.distributed import Processes, joined
 from mervn.finetuning.init_head import InitHead, take_head
 from mervn.finetuning.store_parity import check_parity
-from mervn.model.custom_module import fusion_spec, keep_own
+from mervn.model.custom_module import copy_modules, fusion_spec
 from mervn.model.end_to_end import EndToEnd, merge_lora
 from mervn.model.head import build_head
 from mervn.run_folder import RunConfig, default_folder, locked, prepare, read_metrics
@@ -135,13 +135,13 @@ def _read(resolved: Resolved[FinetuneOptions], init: InitHead | None, processes:
 
 def _begin(job: Job) -> FinetuneOptions:
     """Write what a run holds before it is trained; return options that name the run's copies of a user's own code."""
-    rejected = [rejection_entry(rejection) for split in job.splits.values() for rejection in split.rejected]
+    rejected = [rejection.entry.as_json() for split in job.splits.values() for rejection in split.rejected]
     write_jsonl(job.run / REJECTED_FILE, rejected)
     for name, encoder in job.encoders.items():
         folder = job.run / ENCODERS_FOLDER / name
         _tuned(folder, encoder, _seen(encoder, name, job.splits["train"]), final=False).save(folder)
         encoder.save(folder)  # with the blocks that are cut before the training
-    return keep_own(job.run, job.options, job.config.inputs.get("modules", {}))
+    return copy_modules(job.run, job.options, job.config.inputs.get("modules", {}))
 
 
 def _selectors(options: FinetuneOptions) -> dict[str, Selector]:

@@ -16,7 +16,7 @@ from features.store.index import StoreQuery
 from features.store.models import KEPT_ENCODER
 from mervn.config import EvaluateOptions, FinetuneOptions, FoldOptions, HeadOptions, LabelOptions
 from mervn.data.streams import Stream, modality_of
-from mervn.model.custom_module import kept_own
+from mervn.model.custom_module import saved_modules
 from mervn.model.head import Head
 from mervn.model.saved_run import data_and_streams, load_head
 from mervn.run_folder import RunConfig, options_of, read_config
@@ -45,7 +45,7 @@ class InitHead:
 
     def settings(self, name: str) -> EncoderSettings:
         """Return what the encoder of a stream was told besides its selector."""
-        return recorded_settings(self.streams[name].first.info.identity["config"])
+        return recorded_settings(self.streams[name].first.info.identity.config)
 
 
 def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | None]:
@@ -57,7 +57,7 @@ def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | Non
     if config.command != "train-head":
         raise UsageError(f"--init-head must be a run of train-head, {run} is one of {config.command}")
     head = load_head(run, config, options.trust_code)
-    kept = kept_own(run, config.options, config.inputs.get("modules", {}), options.trust_code)
+    kept = saved_modules(run, config.options, config.inputs.get("modules", {}), options.trust_code)
     _, streams = data_and_streams(config, EvaluateOptions(features_dir=options.features_dir))
     init = InitHead(run, config, head, streams)
     taken = {name: value for name, value in {**config.options, **kept}.items() if name in TAKEN}

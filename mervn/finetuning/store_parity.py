@@ -76,7 +76,7 @@ def check_parity(
                 raw = max(raw, float((model(inputs) - wanted).abs().max()))
         for name in streams:
             features[name] = max(features[name], _difference(live[name], cached[name]))
-    bf16 = any(stream.first.info.identity["encoder_precision"] == "bf16" for stream in streams.values())
+    bf16 = any(stream.first.info.identity.encoder_precision == "bf16" for stream in streams.values())
     found = Parity(len(chosen), features, None if bf16 else logits, raw)
     _judge(found, streams)
     shown = ", ".join(f"{name} {value:.1e}" for name, value in features.items())
@@ -89,7 +89,7 @@ def _check_encoder(encoder: Encoder, stream: Stream) -> None:
     identity = stream.first.info.identity
     now = {"weights_sha256": encoder.weights_sha256, "config": encoder.config,
            "numerics_version": encoder.numerics_version}  # fmt: skip
-    differing = differing_fields({key: identity[key] for key in now}, now)
+    differing = differing_fields({key: getattr(identity, key) for key in now}, now)
     if differing:
         lines = [f"  {key}: the store {before!r}, live {after!r}" for key, (before, after) in differing.items()]
         raise InputError(
@@ -130,9 +130,9 @@ def _cached(stream: Stream, ids: list[str]) -> Ragged:
 def _live(model: EndToEnd, name: str, inputs: Ragged, stream: Stream, device: torch.device) -> Ragged:
     """Return live features at the store's encoder precision, rounded through its dtype, float32."""
     identity = stream.first.info.identity
-    with precision_context(device, str(identity["encoder_precision"])):
+    with precision_context(device, identity.encoder_precision):
         live = encode_inputs(model.encoder(name), inputs)
-    kind = torch.float16 if identity["store_dtype"] == "fp16" else torch.float32
+    kind = torch.float16 if identity.store_dtype == "fp16" else torch.float32
     return live.replace(live.values.to(kind).float())
 
 
@@ -149,7 +149,7 @@ def _judge(found: Parity, streams: Mapping[str, Stream]) -> None:
     """Raise InputError where a stage is over its tolerance."""
     for name, value in found.features.items():
         identity = streams[name].first.info.identity
-        kind = "bf16" if identity["encoder_precision"] == "bf16" else str(identity["store_dtype"])
+        kind = "bf16" if identity.encoder_precision == "bf16" else identity.store_dtype
         if not value <= FEATURES[kind]:
             raise InputError(
                 f"parity fails at the features: {name} differ by {value:.2e} of the greatest (at most "

@@ -1,4 +1,4 @@
-"""Two audio streams become one on the time axis of the first: each of its rows meets the second's row of that time."""
+"""Merge of two audio streams with different frame rates into one stream with the frames of the first."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from features.ragged import Ragged
 from mervn.data.streams import StreamShape
 
 
-class Dual(nn.Module):
-    """Merges rows by frame time, utterance by utterance: an utterance is never stretched by its batch.
+class AudioMerge(nn.Module):
+    """Aligns a second audio stream to the frames of the first, then joins the two.
 
-    A row of the first stream is centred on t = centre + stride * i samples. `repeat` takes the second's row whose
-    stride holds t (p = floor(t / stride), the last one at most), `linear` interpolates between the centres of the two
-    nearest. `concat` joins both along the width; `sum` adds a learned projection of the second to the first.
+    Alignment is by time within each utterance, so an utterance's result does not depend on its batch. Frame i of the
+    first stream is centred on sample t = centre + stride * i. `time` chooses the frame of the second stream: `repeat`
+    takes the frame whose stride contains t (frame floor(t / stride), at most the last one), `linear` interpolates
+    between the two frames whose centres are nearest to t. `merge` joins them: `concat` concatenates the features,
+    `sum` adds a learned projection of the second stream to the first.
     """
 
     def __init__(self, first: StreamShape, second: StreamShape, merge: str, time: str) -> None:
@@ -24,27 +26,31 @@ class Dual(nn.Module):
         self.width = first.width if merge == "sum" else first.width + second.width
 
     def forward(self, first: Ragged, second: Ragged) -> Ragged:
-        """(sum T1, D1), (sum T2, D2) -> (sum T1, width); an utterance without rows in the second gets zeros of it."""
-        # the middle of each frame of the first stream
-        samples = self.first.centre + self.first.stride * first.positions.double()  # (sum T1,)
+        """Map (sum T1, D1) and (sum T2, D2) to (sum T1, width); an empty second sequence counts as zeros."""
+        aligned = self._align(first, second)
+        if self.project is not None:
+            return first.replace(first.values + self.project(aligned))
+        return first.replace(torch.cat([first.values, aligned], dim=-1))
+
+    def _align(self, first: Ragged, second: Ragged) -> Tensor:
+        """Return the second stream resampled to the frames of the first, (sum T1, D2)."""
+        # float64: sample numbers of long recordings are not exact in float32
+        centres = self.first.centre + self.first.stride * first.positions.double()  # (sum T1,), in samples
         last = (second.lengths - 1).clamp(min=0)[first.segments]
         if self.time == "repeat":
-            taken = self._rows(second, first, (samples / self.second.stride).floor().long().minimum(last))
-        else:
-            place = ((samples - self.second.centre) / self.second.stride).clamp(min=0).minimum(last.double())
-            low = place.floor().long()
-            share = (place - low).to(second.values.dtype)[:, None]
-            taken = self._rows(second, first, low) * (1 - share)
-            taken = taken + self._rows(second, first, (low + 1).minimum(last)) * share
-        if self.project is not None:
-            return first.replace(first.values + self.project(taken))
-        return first.replace(torch.cat([first.values, taken], dim=-1))
+            return self._take_frames(second, first, (centres / self.second.stride).floor().long().minimum(last))
+        position = ((centres - self.second.centre) / self.second.stride).clamp(min=0).minimum(last.double())
+        lower = position.floor().long()
+        weight = (position - lower).to(second.values.dtype)[:, None]  # of the upper neighbour
+        aligned = self._take_frames(second, first, lower) * (1 - weight)
+        return aligned + self._take_frames(second, first, (lower + 1).minimum(last)) * weight
 
     @staticmethod
-    def _rows(second: Ragged, first: Ragged, number: Tensor) -> Tensor:
-        """Return row `number` (sum T1,) of the second stream for each row of the first: (sum T1, D2)."""
+    def _take_frames(second: Ragged, first: Ragged, frame: Tensor) -> Tensor:
+        """Return frame `frame` (sum T1,) of the second stream for each frame of the first: (sum T1, D2)."""
         if not second.total:
             return second.values.new_zeros((first.total, second.values.shape[1]))
         starts = second.offsets[first.segments]
-        rows = second.values[(starts + number).clamp(max=second.total - 1)]
-        return rows.masked_fill((second.lengths == 0)[first.segments][:, None], 0.0)
+        # The clamp keeps the index valid for an empty last sequence; its frames are set to zero below.
+        frames = second.values[(starts + frame).clamp(max=second.total - 1)]
+        return frames.masked_fill((second.lengths == 0)[first.segments][:, None], 0.0)

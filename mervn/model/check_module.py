@@ -1,9 +1,10 @@
-"""`check-module`: a user's own fusion, pooling or loss through the checks that the built-in ones pass."""
+"""`mervn check-module`: run the checks of built-in modules on a custom fusion, pooling or loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,91 +13,116 @@ from features.errors import InputError
 from features.lazy_import import import_target
 from features.ragged import Ragged
 from mervn.config import TrainHeadOptions
-from mervn.model.custom_module import OwnModule, fusion_spec, loss_spec, place, pooling_target, read_own
-from mervn.model.module_checks import DIM, HEAD_CHECKS, LOSS_CHECKS, RUNS, SHAPES, Make, describe, make_streams, maker
+from mervn.model.custom_module import CustomModule, error_location, fusion_spec, loss_spec, pooling_target, read_module
+from mervn.model.loss_checks import LOSS_CHECKS
+from mervn.model.module_checks import (
+    DIM,
+    HEAD_CHECKS,
+    RUNS,
+    SHAPES,
+    HeadFactory,
+    describe,
+    head_factory,
+    make_streams,
+)
 
 CLASS_WEIGHTS = (0.5, 1.0, 2.0)
-Fault = Callable[[], str | None]
+Check = Callable[[], str | None]
+"""Returns what is wrong, or None."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """The result of one check."""
 
     check: str
     fault: str | None
-    """What is wrong, in plain words; None if nothing."""
+    """What is wrong; None if the check passed."""
 
 
 def check_module(reference: str, role: str) -> list[Finding]:
-    """Put a user's own class through every check of its role; UsageError where it cannot be loaded."""
-    own = read_own(reference)
+    """Run every check of a role on a custom module; UsageError if the module cannot be loaded."""
+    module = read_module(reference)
     checks = {"fusion": _fusion_checks, "pooling": _pooling_checks, "loss": _loss_checks}[role](reference)
     findings = []
     for name, check in checks.items():
-        findings.append(Finding(name, _outcome(check, own)))
+        findings.append(Finding(name, _run_check(check, module)))
         if findings[-1].fault and name == RUNS:
-            break  # the rest would say the same
+            break  # every other check would fail for the same reason
     return findings
 
 
-def _outcome(check: Fault, own: OwnModule) -> str | None:
+def _run_check(check: Check, module: CustomModule) -> str | None:
+    """Return the fault that a check finds; an exception counts as a fault, with its line in the custom module."""
     with torch.random.fork_rng([]):
         try:
             return check()
         except InputError as error:
             return str(error)
         except Exception as error:
-            return f"{place(error, own.path)}: {type(error).__name__}: {error}"
+            return f"{error_location(error, module.path)}: {type(error).__name__}: {error}"
 
 
-def _over(makers: Mapping[str, Make], check: Callable[[Make], str | None]) -> Fault:
-    """Return what runs one check over several heads and tells of the first fault."""
+def _head_checks(factories: Mapping[str, HeadFactory], runs: Check) -> dict[str, Check]:
+    """Return all checks of a head, `runs` first."""
+    checks = {RUNS: runs}
+    for name, check in HEAD_CHECKS.items():
+        checks[name] = _for_every_head(factories, check)
+    return checks
+
+
+def _for_every_head(factories: Mapping[str, HeadFactory], check: Callable[[HeadFactory], str | None]) -> Check:
+    """Return a check over several heads that reports the first fault."""
 
     def run() -> str | None:
-        found = ((name, check(make)) for name, make in makers.items())
-        return next((f"{fault} (with {name})" for name, fault in found if fault), None)
+        for name, factory in factories.items():
+            fault = check(factory)
+            if fault:
+                return f"{fault} (with {name})"
+        return None
 
     return run
 
 
-def _head_checks(makers: Mapping[str, Make], runs: Fault) -> dict[str, Fault]:
-    return {RUNS: runs, **{name: _over(makers, check) for name, check in HEAD_CHECKS.items()}}
+def _factories(variants: Mapping[str, Mapping[str, str]]) -> dict[str, HeadFactory]:
+    """Return a head factory per variant of options, with and without a missing-modality token."""
+    factories = {}
+    for name, options in variants.items():
+        for missing in ("token", "none"):
+            factories[f"{name} --missing {missing}"] = head_factory(**options, missing=missing)
+    return factories
 
 
-def _fusion_checks(reference: str) -> dict[str, Fault]:
+def _fusion_checks(reference: str) -> dict[str, Check]:
+    """Return the checks of a fusion."""
     spec = fusion_spec(reference)
-    makers = {
-        f"--pooling {pooling} --missing {missing}": maker(fusion=reference, pooling=pooling, missing=missing)
-        for pooling in ("mean", "attn")  # every row has a part in them
-        for missing in ("token", "none")
-    }
+    # mean and attn depend on every frame, so a fault in any frame shows
+    variants = {f"--pooling {pooling}": {"fusion": reference, "pooling": pooling} for pooling in ("mean", "attn")}
 
     def runs() -> str | None:
-        head, streams = maker(fusion=reference, pooling="mean")(0), make_streams()
+        head, streams = head_factory(fusion=reference, pooling="mean")(0), make_streams()
         sequences = head.fusion({name: head.projections[name](streams[name]) for name in spec.streams})
-        if not isinstance(sequences, list) or not all(isinstance(one, Ragged) for one in sequences):
-            return f"forward must return a list of Ragged, found {describe(sequences)}"
-        if len(sequences) != len(spec.outputs):
-            return f"forward must return {len(spec.outputs)} sequences, as `outputs` says, found {len(sequences)}"
-        for one in sequences:
-            expected = (streams["text"].batch_size, DIM)
-            if (one.batch_size, one.values.shape[-1]) != expected:
-                return (
-                    f"a sequence must be of {expected[0]} utterances and width dim={expected[1]}, found {describe(one)}"
-                )
-        return None
+        return _output_fault(sequences, len(spec.outputs), streams["text"].batch_size)
 
-    return _head_checks(makers, runs)
+    return _head_checks(_factories(variants), runs)
 
 
-def _pooling_checks(reference: str) -> dict[str, Fault]:
+def _output_fault(sequences: Any, num_outputs: int, batch_size: int) -> str | None:
+    """Return what is wrong with the output of a fusion, or None."""
+    if not isinstance(sequences, list) or not all(isinstance(sequence, Ragged) for sequence in sequences):
+        return f"forward must return a list of Ragged, found {describe(sequences)}"
+    if len(sequences) != num_outputs:
+        return f"forward must return {num_outputs} sequences, as declared in `outputs`, found {len(sequences)}"
+    for sequence in sequences:
+        if (sequence.batch_size, sequence.values.shape[-1]) != (batch_size, DIM):
+            return f"a sequence must have {batch_size} utterances and width dim={DIM}, found {describe(sequence)}"
+    return None
+
+
+def _pooling_checks(reference: str) -> dict[str, Check]:
+    """Return the checks of a pooling."""
     target = pooling_target(reference)
-    makers = {
-        f"--fusion {fusion} --missing {missing}": maker(fusion=fusion, pooling=reference, missing=missing)
-        for fusion in ("xattn", "late", "audio")
-        for missing in ("token", "none")
-    }
+    variants = {f"--fusion {fusion}": {"fusion": fusion, "pooling": reference} for fusion in ("xattn", "late", "audio")}
 
     def runs() -> str | None:
         sequences = make_streams()["text"]
@@ -106,22 +132,23 @@ def _pooling_checks(reference: str) -> dict[str, Fault]:
             return f"forward must return a tensor {expected}, found {describe(pooled)}"
         return None
 
-    return _head_checks(makers, runs)
+    return _head_checks(_factories(variants), runs)
 
 
-def _loss_checks(reference: str) -> dict[str, Fault]:
+def _loss_checks(reference: str) -> dict[str, Check]:
+    """Return the checks of a loss, each run without and with class weights."""
     spec = loss_spec(reference)
     options = {name: TrainHeadOptions.model_fields[name].get_default() for name in spec.options}
 
-    def over(check: Callable[[nn.Module], str | None]) -> Fault:
+    def with_and_without_weights(check: Callable[[nn.Module], str | None]) -> Check:
         def run() -> str | None:
-            for words, weights in (("without class weights", None), ("with class weights", CLASS_WEIGHTS)):
-                given = None if weights is None else torch.tensor(weights)
-                fault = check(import_target(spec.target)(given, **options))
+            for case, weights in (("without class weights", None), ("with class weights", CLASS_WEIGHTS)):
+                class_weights = None if weights is None else torch.tensor(weights)
+                fault = check(import_target(spec.target)(class_weights, **options))
                 if fault:
-                    return f"{fault} ({words})"
+                    return f"{fault} ({case})"
             return None
 
         return run
 
-    return {name: over(check) for name, check in LOSS_CHECKS.items()}
+    return {name: with_and_without_weights(check) for name, check in LOSS_CHECKS.items()}

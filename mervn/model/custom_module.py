@@ -1,8 +1,9 @@
-"""A user's own fusion, pooling or loss: a class in one file, named `FILE.py:Class` where a built-in's name may stand.
+"""Custom modules: a user's fusion, pooling or loss, a class in one file, given as `FILE.py:Class`.
 
-It is built and called as the built-in ones: a fusion as `Class(dim, heads, dropout)`, from streams to sequences; a
-pooling as `Class(dim)`; a loss as `Class(weights)`. Class attributes tell what differs from the default: `streams` and
-`outputs` of a fusion (both modalities; one sequence that begins with text), `options` for options it takes by keyword.
+A custom module is built and called like the built-in ones: a fusion as `Class(dim, heads, dropout)`, from streams to
+sequences; a pooling as `Class(dim)`; a loss as `Class(weights)`. Class attributes declare what differs from the
+defaults: `streams` and `outputs` of a fusion (default: both modalities, one sequence that begins with text), and
+`options` for the options that it takes as keyword arguments.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from mervn.registry import FUSIONS, LOSSES, POOLINGS, FusionSpec, LossSpec
 
 ROLES = ("fusion", "pooling", "loss")
 FOLDER = "modules"
+"""The folder of a run that holds copies of its custom modules."""
 STREAMS = ("text", "audio")
 HeadOptionsT = TypeVar("HeadOptionsT", bound=HeadOptions)
 
 
 @dataclass(frozen=True)
-class OwnModule:
-    """A class in a file, read once: what is hashed, what is kept and what runs are the same bytes."""
+class CustomModule:
+    """A class in a file. The file is read once, so the same bytes are hashed, copied and executed."""
 
     path: Path
     name: str
@@ -45,52 +47,53 @@ class OwnModule:
 
     @property
     def module(self) -> str:
-        """The name under which the file's content is imported."""
-        return f"mervn_own_{self.sha256[:16]}"
+        """The module name in `sys.modules`, unique for the file's content."""
+        return f"mervn_custom_{self.sha256[:16]}"
 
     @property
     def target(self) -> str:
-        """`module:Class`, importable once `load` was called."""
+        """`module:Class`, importable after `load` was called."""
         return f"{self.module}:{self.name}"
 
     def as_json(self) -> dict[str, str]:
-        """Return what a run's configuration says of it."""
+        """Return the entry in the configuration of a run."""
         return {"file": self.path.name, "class": self.name, "sha256": self.sha256}
 
     def load(self) -> type[nn.Module]:
-        """Run the file and return the class; UsageError says what is wrong with it, and in which line."""
+        """Execute the file and return the class; UsageError, with the line, if that fails."""
         if self.module not in sys.modules:
             module = ModuleType(self.module)
             module.__file__ = str(self.path)
-            sys.modules[self.module] = module  # dataclasses look their module up while they are made
+            sys.modules[self.module] = module  # dataclasses look up their module while they are defined
             try:
                 exec(compile(self.source, str(self.path), "exec"), module.__dict__)
             except Exception as error:
                 del sys.modules[self.module]
-                raise UsageError(f"{place(error, self.path)}: {type(error).__name__}: {error}") from error
+                raise UsageError(f"{error_location(error, self.path)}: {type(error).__name__}: {error}") from error
         found = getattr(sys.modules[self.module], self.name, None)
         if not (isinstance(found, type) and issubclass(found, nn.Module)):
             raise UsageError(f"{self.path} must hold a class {self.name}, a torch.nn.Module, found {found!r}")
         return found
 
-    def names(self, key: str, default: tuple[str, ...], known: Iterable[str]) -> tuple[str, ...]:
-        """Return the class attribute `key`, names among `known`; UsageError where it is anything else."""
-        found = getattr(self.load(), key, default)
+    def declared_names(self, attribute: str, default: tuple[str, ...], known: Iterable[str]) -> tuple[str, ...]:
+        """Return a class attribute that holds names; UsageError if it is not a tuple of names from `known`."""
+        found = getattr(self.load(), attribute, default)
         known = list(known)
         if not isinstance(found, (tuple, list)) or any(name not in known for name in found):
             raise UsageError(
-                f"{self.path}: {key} of {self.name} must be a tuple of names among {', '.join(known)}, found {found!r}"
+                f"{self.path}: {attribute} of {self.name} must be a tuple of names among {', '.join(known)}, "
+                f"found {found!r}"
             )
         return tuple(found)
 
 
-def read_own(reference: str) -> OwnModule:
-    """Read the file that `FILE.py:Class` names; UsageError if it is not there."""
+def read_module(reference: str) -> CustomModule:
+    """Read the file that `FILE.py:Class` names; UsageError if it cannot be read."""
     if not is_own(reference):
-        raise UsageError(f"a class of your own is named FILE.py:Class, found {reference}")
+        raise UsageError(f"a custom module must be given as FILE.py:Class, found {reference}")
     path, name = split_reference(reference)
     try:
-        return OwnModule(path, name, path.read_bytes())
+        return CustomModule(path, name, path.read_bytes())
     except OSError as error:
         raise UsageError(
             f"{reference} must name a class in a Python file, but {path} cannot be read: {error}"
@@ -103,8 +106,8 @@ def split_reference(reference: str) -> tuple[Path, str]:
     return Path(path), name
 
 
-def place(error: BaseException, path: Path) -> str:
-    """Return `FILE.py:LINE`, the last line of a file that an error came through."""
+def error_location(error: BaseException, path: Path) -> str:
+    """Return `FILE.py:LINE`, the innermost line of the file in the traceback of an error."""
     if isinstance(error, SyntaxError):
         return f"{path}:{error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -112,83 +115,88 @@ def place(error: BaseException, path: Path) -> str:
 
 
 def fusion_spec(name: str) -> FusionSpec:
-    """Return the spec of a fusion, built-in or a user's own."""
+    """Return the spec of a built-in or custom fusion."""
     if not is_own(name):
         return FUSIONS[name]
-    own = read_own(name)
-    own.load()
-    streams = own.names("streams", STREAMS, STREAMS)
-    outputs = own.names("outputs", ("text",), STREAMS)
-    options = own.names("options", (), HeadOptions.model_fields)
+    module = read_module(name)
+    module.load()
+    streams = module.declared_names("streams", STREAMS, STREAMS)
+    outputs = module.declared_names("outputs", ("text",), STREAMS)
+    options = module.declared_names("options", (), HeadOptions.model_fields)
     if not streams or not outputs:
-        raise UsageError(f"{own.path}: streams and outputs of {own.name} must not be empty, found {streams}, {outputs}")
-    return FusionSpec(own.target, own.path.name, streams, outputs, options)
+        raise UsageError(
+            f"{module.path}: streams and outputs of {module.name} must not be empty, found {streams}, {outputs}"
+        )
+    return FusionSpec(module.target, module.path.name, streams, outputs, options)
 
 
 def pooling_target(name: str) -> str:
-    """Return the `module:Class` of a pooling, built-in or a user's own."""
+    """Return the `module:Class` of a built-in or custom pooling."""
     if not is_own(name):
         return POOLINGS[name]
-    own = read_own(name)
-    own.load()
-    return own.target
+    module = read_module(name)
+    module.load()
+    return module.target
 
 
 def loss_spec(name: str) -> LossSpec:
-    """Return the spec of a loss, built-in or a user's own."""
+    """Return the spec of a built-in or custom loss."""
     if not is_own(name):
         return LOSSES[name]
-    own = read_own(name)
-    own.load()
-    return LossSpec(own.target, own.names("options", (), TrainHeadOptions.model_fields))
+    module = read_module(name)
+    module.load()
+    return LossSpec(module.target, module.declared_names("options", (), TrainHeadOptions.model_fields))
 
 
-def own_modules(options: HeadOptions) -> dict[str, OwnModule]:
-    """Return, by role, the classes of the user's own that the options name."""
+def custom_modules(options: HeadOptions) -> dict[str, CustomModule]:
+    """Return the custom modules that the options name, by role."""
     references = {role: getattr(options, role, "") for role in ROLES}
-    return {role: read_own(reference) for role, reference in references.items() if is_own(reference)}
+    return {role: read_module(reference) for role, reference in references.items() if is_own(reference)}
 
 
-def keep_own(run: Path, options: HeadOptionsT, known: Mapping[str, Mapping[str, str]]) -> HeadOptionsT:
-    """Copy the user's own files into a run and return options that name the copies.
+def copy_modules(run: Path, options: HeadOptionsT, recorded: Mapping[str, Mapping[str, str]]) -> HeadOptionsT:
+    """Copy the custom modules into a run and return options that name the copies.
 
-    InputError where a file is not the one of the run's configuration: it was edited meanwhile.
+    `recorded` are the modules in the run's configuration. InputError if a file no longer has the hash recorded there,
+    that is, if it was edited after the command started.
     """
     changes = {}
-    for role, own in own_modules(options).items():
-        if own.sha256 != known[role]["sha256"]:
-            raise InputError(f"{own.path} was edited while the run began; start it again")
+    for role, module in custom_modules(options).items():
+        if module.sha256 != recorded[role]["sha256"]:
+            raise InputError(f"{module.path} was edited while the run started; start it again")
         copy = run / FOLDER / f"{role}.py"
         copy.parent.mkdir(exist_ok=True)
-        write_atomically(copy, own.source)
-        changes[role] = f"{copy}:{own.name}"
+        write_atomically(copy, module.source)
+        changes[role] = f"{copy}:{module.name}"
     return options.model_copy(update=changes)
 
 
-def kept_own(run: Path, options: Mapping[str, Any], known: Any, trust_code: bool) -> dict[str, str]:
-    """Return by role `FILE.py:Class` of the copies that a run holds, given the options and modules of its config.json.
+def saved_modules(run: Path, options: Mapping[str, Any], recorded: Any, trust_code: bool) -> dict[str, str]:
+    """Return `FILE.py:Class` of the custom modules in a run, by role, given `options` and modules of its config.json.
 
-    Only `<run>/modules/<role>.py` is ever named, and only if its hash is the one listed. InputError for any other code,
-    trusted or not; UsageError for such a copy without `trust_code`, for loading it runs it.
+    Only `<run>/modules/<role>.py` is ever returned, and only if its hash is the recorded one. InputError for any other
+    code, trusted or not. UsageError without `trust_code`, because loading a custom module executes it.
     """
-    if not isinstance(known, Mapping):
-        raise InputError(f"{run}: inputs.modules must be an object, found {known!r}")
+    if not isinstance(recorded, Mapping):
+        raise InputError(f"{run}: inputs.modules must be an object, found {recorded!r}")
     for role in ROLES:
-        found = options.get(role)
-        if role not in known and isinstance(found, str) and is_own(found):
+        option = options.get(role)
+        if role not in recorded and isinstance(option, str) and is_own(option):
             raise InputError(
-                f"{run}: {role} names the code {found}, which inputs.modules does not list: it is not loaded"
+                f"{run}: {role} names the code {option}, which inputs.modules does not list: it is not loaded"
             )
-    references = {role: _kept(run, role, options.get(role), entry, trust_code) for role, entry in known.items()}
+    references = {
+        role: _saved_reference(run, role, options.get(role), entry, trust_code) for role, entry in recorded.items()
+    }
     for role, reference in references.items():
-        if read_own(reference).sha256 != known[role]["sha256"]:
+        if read_module(reference).sha256 != recorded[role]["sha256"]:
             path = split_reference(reference)[0]
             raise InputError(f"{path} must be the file that this run was trained with, but it was edited since")
     return references
 
 
-def _kept(run: Path, role: str, option: Any, entry: Any, trust_code: bool) -> str:
-    """Return `FILE.py:Class` of a run's copy for one entry of inputs.modules; the file is not opened."""
+def _saved_reference(run: Path, role: str, option: Any, entry: Any, trust_code: bool) -> str:
+    """Validate one entry of inputs.modules and return `FILE.py:Class` of its copy, without opening the file."""
     if role not in ROLES:
         raise InputError(f"{run}: inputs.modules must list only {', '.join(ROLES)}, found {role!r}")
     if not isinstance(entry, Mapping) or not all(isinstance(entry.get(key), str) for key in ("class", "sha256")):
@@ -197,6 +205,7 @@ def _kept(run: Path, role: str, option: Any, entry: Any, trust_code: bool) -> st
     if not isinstance(option, str) or not is_own(option) or split_reference(option)[1] != name:
         raise InputError(f"{run}: {role} must name the class {name!r} that inputs.modules lists, found {option!r}")
     copy = run / FOLDER / f"{role}.py"
+    # A link could lead to code outside the run.
     if copy.is_symlink() or copy.parent.is_symlink():
         raise InputError(f"{copy} must be a file of the run itself, found a link")
     if not copy.is_file():

@@ -1,4 +1,4 @@
-"""The head: projection, fusion, pooling and classifier over sequences of any number of rows."""
+"""The classification head: projection, fusion, pooling and classifier over sequences of any length."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from features.lazy_import import import_target
 from features.ragged import Ragged, concatenate
 from mervn.config import HeadOptions, TrainingOptions
 from mervn.data.streams import SECOND, StreamShape
-from mervn.model.audio_merge import Dual
+from mervn.model.audio_merge import AudioMerge
 from mervn.model.custom_module import fusion_spec, pooling_target
 from mervn.model.pooling import ClsPooling
 from mervn.model.trainable import Trainable
@@ -21,7 +21,7 @@ from mervn.registry import POOLINGS
 
 
 class Projection(nn.Module):
-    """LayerNorm(x W) for one stream; where a row is missing a learned one can stand for it."""
+    """Projection of one stream: dropout(LayerNorm(x W)), with an optional learned token for a missing modality."""
 
     def __init__(self, width: int, dim: int, missing_token: bool, dropout: float = 0.0) -> None:
         super().__init__()
@@ -31,49 +31,48 @@ class Projection(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, stream: Ragged) -> Ragged:
-        """(sum T, width) -> (sum T', dim); T' = 1 for an empty sequence if there is a missing token, else T."""
-        projected = stream.map(self.linear).map(self.norm)
+        """Map (sum T, width) to (sum T', dim); T' = T, or 1 for an empty sequence if there is a missing token."""
+        projected = stream.replace(self.norm(self.linear(stream.values)))
         if self.missing is not None and 0 in stream.sizes:
-            projected = _with_row(projected, self.missing)
+            projected = _fill_empty(projected, self.missing)
         return projected.map(self.dropout)
 
 
-def _with_row(stream: Ragged, row: Tensor) -> Ragged:
-    """Return the stream with a row (1, D) in the place of every empty sequence."""
-    empty = [int(size == 0) for size in stream.sizes]
-    rows = Ragged.from_device_lengths(
-        row.expand(sum(empty), -1).to(stream.values.dtype), (stream.lengths == 0).long(), empty
-    )
-    return concatenate(stream, rows)
+def _fill_empty(stream: Ragged, token: Tensor) -> Ragged:
+    """Return the stream with `token` (1, D) as the only frame of every empty sequence."""
+    sizes = [1 if size == 0 else 0 for size in stream.sizes]
+    lengths = (stream.lengths == 0).long()
+    tokens = Ragged.from_device_lengths(token.expand(sum(sizes), -1).to(stream.values.dtype), lengths, sizes)
+    return concatenate(stream, tokens)
 
 
 class LayerMix(nn.Module):
-    """A learned softmax mix of layers (Peters et al. 2018, eq. 1, without the scale): sum_l softmax(s)_l h_l."""
+    """Weighted sum of encoder layers, sum_l softmax(s)_l h_l (Peters et al. 2018, eq. 1, without the scale)."""
 
     def __init__(self, num_layers: int) -> None:
         super().__init__()
         self.scores = nn.Parameter(torch.zeros(num_layers))
 
     def weights(self) -> Tensor:
-        """Return the weights (L,), which add up to 1."""
+        """Return the layer weights (L,), which sum to 1."""
         return self.scores.softmax(0)
 
     def forward(self, stream: Ragged) -> Ragged:
-        """(sum T, L, D) -> (sum T, D)."""
-        return stream.map(lambda values: torch.einsum("tld,l->td", values, self.weights()))
+        """Map (sum T, L, D) to (sum T, D)."""
+        return stream.replace(torch.einsum("tld,l->td", stream.values, self.weights()))
 
 
 class Head(Trainable):
-    """Maps streams of features to logits: `forward({"text": Ragged, "audio": Ragged}) -> (B, C)`.
+    """Classification head over feature streams: `forward({"text": Ragged, "audio": Ragged}) -> (B, C)`.
 
-    It is given its sub-modules built. `poolings` has one pooling for each sequence that the fusion returns, `leads`
-    the modality each of those sequences begins with.
+    It receives its sub-modules already built. For each sequence that the fusion returns, `poolings` has one pooling
+    and `leads` the modality that the sequence begins with. `dual` merges two audio streams into one.
     """
 
     def __init__(
         self,
         mixes: Mapping[str, LayerMix],
-        dual: Dual | None,
+        dual: AudioMerge | None,
         projections: Mapping[str, Projection],
         fusion: nn.Module,
         poolings: Sequence[nn.Module],
@@ -110,7 +109,7 @@ class Head(Trainable):
         pooled = []
         for pooling, sequence, lead in zip(self.poolings, sequences, self.leads, strict=True):
             vector = pooling(sequence)
-            if isinstance(pooling, ClsPooling):  # without text the first row would be the audio's
+            if isinstance(pooling, ClsPooling):  # without text, the first position would be an audio frame
                 vector = vector.masked_fill(projected[lead].lengths[:, None] == 0, 0.0)
             pooled.append(vector)
         logits: Tensor = self.classifier(torch.cat(pooled, dim=-1))
@@ -118,7 +117,7 @@ class Head(Trainable):
 
 
 class PaddedHead(nn.Module):
-    """The same head over padded tensors: the entry for export, and for whoever has padded batches."""
+    """Wrapper of a head for padded tensors, for export and for callers with padded batches."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
@@ -133,9 +132,9 @@ class PaddedHead(nn.Module):
         audio_2: Tensor | None = None,
         audio_2_lengths: Tensor | None = None,
     ) -> Tensor:
-        """Return logits (B, C) for text (B, Tt, Dt), audio (B, Ta, Da) and lengths (B,); padding may hold anything.
+        """Return logits (B, C) for text (B, Tt, Dt), audio (B, Ta, Da) and their lengths (B,); padding is ignored.
 
-        `audio_2` is the second stream of a dual head; several layers are (B, T, L, D).
+        `audio_2` is the second audio stream of a head with two. Streams of several layers are (B, T, L, D).
         """
         streams = {}
         given = (("text", text, text_lengths), ("audio", audio, audio_lengths), (SECOND, audio_2, audio_2_lengths))
@@ -147,11 +146,12 @@ class PaddedHead(nn.Module):
 
 
 def require_pooling(fusion: str, pooling: str) -> None:
-    """Raise UsageError for `cls` pooling of a fusion whose output has no [CLS] position."""
+    """Raise UsageError for `cls` pooling of a fusion of which no output sequence begins with text."""
     if pooling == "cls" and "text" not in fusion_spec(fusion).outputs:
+        others = ", ".join(name for name in POOLINGS if name != "cls")
         raise UsageError(
             f"--pooling cls takes the text [CLS] position, which --fusion {fusion} does not have; "
-            f"choose one of {', '.join(name for name in POOLINGS if name != 'cls')}"
+            f"choose one of {others}"
         )
 
 
@@ -165,14 +165,14 @@ def pooling_names(fusion: str, pooling: str) -> list[str]:
 
 
 def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_classes: int) -> Head:
-    """Build the head that the options describe for streams of these shapes."""
+    """Build the head that the options describe, for streams of the given shapes."""
     spec = fusion_spec(options.fusion)
     names = pooling_names(options.fusion, options.pooling)
     token = options.missing == "token"
     widths = {name: shapes[name].width for name in spec.streams}
     dual = None
     if SECOND in shapes and "audio" in spec.streams:
-        dual = Dual(shapes["audio"], shapes[SECOND], options.dual_merge, options.dual_time)
+        dual = AudioMerge(shapes["audio"], shapes[SECOND], options.dual_merge, options.dual_time)
         widths["audio"] = dual.width
     return Head(
         mixes={name: LayerMix(len(shape.layers)) for name, shape in shapes.items() if len(shape.layers) > 1},
@@ -193,15 +193,18 @@ def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_clas
 
 
 def head_groups(head: nn.Module, options: TrainingOptions) -> list[dict[str, Any]]:
-    """Return the parameter groups of a head: biases, norms and learned rows are not decayed."""
+    """Return the parameter groups of a head: no weight decay for biases, norms and missing-modality tokens."""
     decayed = [p for name, p in head.named_parameters() if p.ndim > 1 and not name.endswith("missing")]
-    chosen = {id(parameter) for parameter in decayed}
-    kept = [p for p in head.parameters() if id(p) not in chosen]
-    return [{"params": decayed, "weight_decay": options.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    decayed_ids = set(map(id, decayed))
+    not_decayed = [p for p in head.parameters() if id(p) not in decayed_ids]
+    return [
+        {"params": decayed, "weight_decay": options.weight_decay},
+        {"params": not_decayed, "weight_decay": 0.0},
+    ]
 
 
 class Classifier(nn.Module):
-    """Hidden layers of the given widths, each with GELU and dropout, and a linear map to the C classes."""
+    """MLP classifier: hidden layers with GELU and dropout, then a linear layer to C classes."""
 
     def __init__(self, dim: int, hidden: Sequence[int], num_classes: int, dropout: float) -> None:
         super().__init__()
@@ -212,6 +215,6 @@ class Classifier(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(dim, num_classes))
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(B, D) -> (B, C) logits."""
+        """Map (B, D) to logits (B, C)."""
         logits: Tensor = self.layers(pooled)
         return logits

@@ -1,4 +1,4 @@
-"""Losses over logits (B, C) and targets (B,) int64: the mean over the batch, weighted by class where asked."""
+"""Classification losses for logits (B, C) and targets (B,) int64: batch means, optionally with class weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class CrossEntropy(nn.Module):
-    """-w_y log p_y, averaged with the class weights w (C,)."""
+    """Cross-entropy, -w_y log p_y, as a mean weighted by the class weights w (C,)."""
 
     weights: Tensor | None
 
@@ -17,12 +17,12 @@ class CrossEntropy(nn.Module):
         self.register_buffer("weights", weights)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """(B, C), (B,) -> ()."""
+        """Map (B, C) and (B,) to a scalar."""
         return functional.cross_entropy(logits, targets, weight=self.weights)
 
 
 class Focal(nn.Module):
-    """-w_y (1 - p_y)^gamma log p_y (Lin et al. 2017, eq. 5), averaged with the class weights w (C,)."""
+    """Focal loss, -w_y (1 - p_y)^gamma log p_y (Lin et al. 2017, eq. 5), as a mean weighted by w (C,)."""
 
     weights: Tensor | None
 
@@ -32,18 +32,18 @@ class Focal(nn.Module):
         self.gamma = gamma
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """(B, C), (B,) -> ()."""
-        log_p = functional.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]
-        # 1 - p through expm1: exact where p is close to 1
-        each = -((-torch.expm1(log_p)).clamp(min=1e-12) ** self.gamma) * log_p
+        """Map (B, C) and (B,) to a scalar."""
+        log_p = functional.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]  # (B,)
+        # expm1 keeps 1 - p exact for p close to 1; the clamp keeps the gradient finite for gamma < 1
+        losses = -((-torch.expm1(log_p)).clamp(min=1e-12) ** self.gamma) * log_p
         if self.weights is None:
-            return each.mean()
+            return losses.mean()
         weights = self.weights[targets]
-        return (weights * each).sum() / weights.sum()
+        return (weights * losses).sum() / weights.sum()
 
 
 class LabelSmoothing(nn.Module):
-    """Cross-entropy against (1 - s) one-hot + s / C (Szegedy et al. 2016, section 7), with class weights w (C,)."""
+    """Cross-entropy with label smoothing: target (1 - s) one-hot + s / C (Szegedy et al. 2016, section 7)."""
 
     weights: Tensor | None
 
@@ -53,10 +53,10 @@ class LabelSmoothing(nn.Module):
         self.smoothing = smoothing
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """(B, C), (B,) -> ()."""
+        """Map (B, C) and (B,) to a scalar."""
         return functional.cross_entropy(logits, targets, weight=self.weights, label_smoothing=self.smoothing)
 
 
 def balanced_weights(counts: Tensor) -> Tensor:
-    """Return class weights N / (C n_c) float32 (C,) from the counts n (C,) of the training split."""
+    """Return class weights N / (C n_c), float32 (C,), for the class counts n (C,) of the training split."""
     return (counts.sum() / (len(counts) * counts.clamp(min=1))).float()

@@ -1,4 +1,4 @@
-"""Pooling: one vector for each sequence, over its real frames only; a length-0 sequence gives zeros."""
+"""Pooling: one vector per sequence, computed over its real frames only; an empty sequence gives zeros."""
 
 from __future__ import annotations
 
@@ -9,61 +9,63 @@ from features.ragged import Ragged, segment_mean, segment_sum
 
 
 class ClsPooling(nn.Module):
-    """The first row: the text [CLS] position of a sequence that begins with text."""
+    """[CLS] pooling: the first token of a sequence that begins with text."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
 
     def forward(self, sequence: Ragged) -> Tensor:
-        """(sum T, D) -> (B, D)."""
+        """Map (sum T, D) to (B, D)."""
         if not sequence.total:
             return sequence.values.new_zeros((sequence.batch_size, sequence.values.shape[1]))
+        # The clamp keeps the index valid for an empty last sequence; the result for it is replaced by zeros.
         first = sequence.values[sequence.offsets.clamp(max=sequence.total - 1)]
         return torch.where(sequence.lengths[:, None] > 0, first, torch.zeros_like(first))
 
 
 class MeanPooling(nn.Module):
-    """The mean over the real frames."""
+    """Mean over time."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
 
     def forward(self, sequence: Ragged) -> Tensor:
-        """(sum T, D) -> (B, D)."""
+        """Map (sum T, D) to (B, D)."""
         return segment_mean(sequence)
 
 
 class MaxPooling(nn.Module):
-    """The greatest value of each dimension over the real frames."""
+    """Maximum over time of each dimension."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
 
     def forward(self, sequence: Ragged) -> Tensor:
-        """(sum T, D) -> (B, D)."""
-        return _extreme(sequence)
+        """Map (sum T, D) to (B, D)."""
+        return _max_over_time(sequence)
 
 
 class MinPooling(nn.Module):
-    """The least value of each dimension over the real frames."""
+    """Minimum over time of each dimension."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
 
     def forward(self, sequence: Ragged) -> Tensor:
-        """(sum T, D) -> (B, D)."""
-        return -_extreme(sequence.map(torch.neg))
+        """Map (sum T, D) to (B, D)."""
+        return -_max_over_time(sequence.replace(-sequence.values))
 
 
-def _extreme(sequence: Ragged) -> Tensor:
+def _max_over_time(sequence: Ragged) -> Tensor:
+    """Return the maximum (B, D) over the real frames of each sequence."""
     if not sequence.total:
         return sequence.values.new_zeros((sequence.batch_size, sequence.values.shape[1]))
-    greatest = sequence.pad(torch.finfo(sequence.values.dtype).min).amax(1)  # (B, D)
-    return torch.where(sequence.lengths[:, None] > 0, greatest, torch.zeros_like(greatest))
+    maximum = sequence.pad(torch.finfo(sequence.values.dtype).min).amax(1)  # (B, D)
+    return torch.where(sequence.lengths[:, None] > 0, maximum, torch.zeros_like(maximum))
 
 
 class AttentivePooling(nn.Module):
-    """A weighted mean, weights softmax over time of v^T tanh(W h + b) (Lin et al. 2017, eq. 5, one hop)."""
+    """Attentive pooling: a mean with weights softmax(v^T tanh(W h + b)) over time (Lin et al. 2017, eq. 5, one hop)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -71,12 +73,13 @@ class AttentivePooling(nn.Module):
         self.score = nn.Linear(dim, 1, bias=False)
 
     def weights(self, sequence: Ragged) -> Tensor:
-        """Return the weights (sum T, 1); those of a sequence add up to 1."""
-        scores = sequence.map(lambda values: self.score(torch.tanh(self.hidden(values))).float())  # (sum T, 1)
-        greatest = _extreme(scores.map(torch.detach))  # (B, 1): any constant leaves a softmax as it is
-        exponentials = scores.map(lambda values: (values - greatest[scores.segments]).exp())
+        """Return the attention weights (sum T, 1); the weights of each sequence sum to 1."""
+        scores = sequence.replace(self.score(torch.tanh(self.hidden(sequence.values))).float())  # (sum T, 1)
+        # Subtracting the maximum avoids overflow. It is detached: a constant does not change a softmax.
+        maximum = _max_over_time(scores.replace(scores.values.detach()))  # (B, 1)
+        exponentials = scores.replace((scores.values - maximum[scores.segments]).exp())
         return exponentials.values / segment_sum(exponentials)[scores.segments]
 
     def forward(self, sequence: Ragged) -> Tensor:
-        """(sum T, D) -> (B, D)."""
-        return segment_sum(sequence.map(lambda values: values * self.weights(sequence)))
+        """Map (sum T, D) to (B, D)."""
+        return segment_sum(sequence.replace(sequence.values * self.weights(sequence)))

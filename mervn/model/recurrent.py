@@ -1,8 +1,10 @@
-"""Recurrent fusions: a BiLSTM a modality, with or without a temporal CNN before it, then cross-attention blocks."""
+"""Recurrent fusion: a BiLSTM per modality, optionally after a temporal CNN, followed by cross-attention blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +14,17 @@ from features.ragged import Ragged, concatenate
 from mervn.model.cross_attention import CrossAttentionBlock
 
 LOW_PRECISION_LSTM = ("cpu",)
-"""Devices on which autocast runs an LSTM in the dtype it is asked for. On a GPU cuDNN's LSTMs are cast to fp16 also
-under bf16 autocast, where no scaled loss keeps their gradients from underflow: they are run in fp32."""
+"""Devices on which autocast runs an LSTM in the autocast dtype. On a GPU, cuDNN casts LSTMs to fp16 even under bf16
+autocast, and without loss scaling their gradients can underflow. There, LSTMs run in fp32."""
+MODALITIES = ("text", "audio")
 
 
 class BiLSTM(nn.Module):
-    """A bidirectional LSTM (Schuster and Paliwal 1997) over real frames alone, of any number of layers.
+    """Bidirectional LSTM (Schuster and Paliwal 1997) over the real frames, with one or more layers.
 
-    Each direction is an LSTM of its own; the second reads every sequence reversed within its own length, so that
-    padding comes last for both and is never seen. Equals `nn.LSTM(bidirectional=True)` over `pack_padded_sequence`.
+    Each direction is a separate LSTM. The backward one reads every sequence reversed within its own length: then
+    padding comes last in both directions and never affects a real frame. The result equals
+    `nn.LSTM(bidirectional=True)` over `pack_padded_sequence`, which is slower.
     """
 
     def __init__(self, dim: int, hidden: int, layers: int) -> None:
@@ -31,25 +35,27 @@ class BiLSTM(nn.Module):
         self.out = nn.Linear(2 * hidden, dim)
 
     def forward(self, x: Ragged) -> Ragged:
-        """(sum T, D) -> (sum T, D)."""
-        return self.states(x).map(self.out)
+        """Map (sum T, D) to (sum T, D)."""
+        return x.replace(self.out(self.states(x).values))
 
     def states(self, x: Ragged) -> Ragged:
-        """(sum T, D) -> (sum T, 2 hidden), the states of both directions in the last layer."""
-        turned = reversal(x)
-        for ahead, back in zip(self.forwards, self.backwards, strict=True):
-            rows = [_run(ahead, x), _run(back, x.map(lambda values: values[turned]))[turned]]
-            x = x.replace(torch.cat(rows, dim=-1))
+        """Return the hidden states (sum T, 2 hidden) of both directions in the last layer."""
+        reversed_index = reversal(x)
+        for forward_lstm, backward_lstm in zip(self.forwards, self.backwards, strict=True):
+            ahead = _run_lstm(forward_lstm, x)
+            back = _run_lstm(backward_lstm, x.replace(x.values[reversed_index]))[reversed_index]
+            x = x.replace(torch.cat([ahead, back], dim=-1))
         return x
 
 
 def reversal(x: Ragged) -> Tensor:
     """Return the index (sum T,) that reverses each sequence within its own length; it is its own inverse."""
-    last = x.offsets + x.lengths - 1  # (B,): the last frame of each sequence
-    return last[x.segments] - x.positions
+    first_plus_last = 2 * x.offsets + x.lengths - 1  # (B,): index i maps to first + last - i
+    return first_plus_last[x.segments] - torch.arange(x.total, device=x.values.device)
 
 
-def _run(lstm: nn.Module, x: Ragged) -> Tensor:
+def _run_lstm(lstm: nn.Module, x: Ragged) -> Tensor:
+    """Run an LSTM over padded sequences and return its outputs (sum T, hidden)."""
     if not x.total:
         return x.values.new_zeros((0, lstm.hidden_size))  # type: ignore[arg-type]
     device = x.values.device.type
@@ -60,7 +66,10 @@ def _run(lstm: nn.Module, x: Ragged) -> Tensor:
 
 
 class TemporalCNN(nn.Module):
-    """Dilated convolutions over time, each with a pre-norm, GELU and a residual; padding is zero before every one."""
+    """Dilated 1-D convolutions over time, each with pre-norm, GELU and a residual connection.
+
+    Padding is set to zero before every convolution, so a sequence's result does not depend on its batch.
+    """
 
     def __init__(self, dim: int, layers: int, kernel: int, growth: int) -> None:
         super().__init__()
@@ -73,7 +82,7 @@ class TemporalCNN(nn.Module):
         )
 
     def forward(self, x: Ragged) -> Ragged:
-        """(sum T, D) -> (sum T, D)."""
+        """Map (sum T, D) to (sum T, D)."""
         if not x.total:
             return x
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
@@ -83,76 +92,89 @@ class TemporalCNN(nn.Module):
 
 
 class Gate(nn.Module):
-    """g x' + (1 - g) x with g = sigmoid(W [x; x'] + b), element by element."""
+    """Element-wise gate between two sequences: g x' + (1 - g) x with g = sigmoid(W [x; x'] + b)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.linear = nn.Linear(2 * dim, dim)
 
     def forward(self, before: Ragged, after: Ragged) -> Ragged:
-        """(sum T, D), (sum T, D) -> (sum T, D)."""
-        share = torch.sigmoid(self.linear(torch.cat([before.values, after.values], dim=-1)))
-        return before.replace(share * after.values + (1 - share) * before.values)
+        """Map x (sum T, D) and x' (sum T, D) to (sum T, D)."""
+        gate = torch.sigmoid(self.linear(torch.cat([before.values, after.values], dim=-1)))
+        return before.replace(gate * after.values + (1 - gate) * before.values)
+
+
+@dataclass(frozen=True)
+class RecurrentSettings:
+    """Sizes of a recurrent fusion; without `cnn_layers` there is no CNN."""
+
+    rnn_layers: int
+    rnn_hidden: int
+    blocks: int
+    merge: str
+    cnn_layers: int = 0
+    kernel: int = 3
+    dilation_growth: int = 2
 
 
 class RecurrentAttention(nn.Module):
-    """For each modality [TemporalCNN and] BiLSTM, then pre-norm cross-attention blocks, F = [T'; A'].
+    """Recurrent fusion: [TemporalCNN and] BiLSTM per modality, then pre-norm cross-attention blocks, F = [T'; A'].
 
-    Both directions of a block read what the block before left. With `merge` gate each modality weighs what it has
-    heard against what it was before the blocks. Without `cnn_layers` there is no CNN.
+    Both directions of a block read the output of the previous block. With `merge` set to "gate", a gate mixes the
+    output of the last block with the input of the first, per modality. The keyword arguments are the fields of
+    `RecurrentSettings`.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        dropout: float,
-        rnn_layers: int,
-        rnn_hidden: int,
-        blocks: int,
-        merge: str,
-        cnn_layers: int = 0,
-        kernel: int = 3,
-        dilation_growth: int = 2,
-    ) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, **keywords: Any) -> None:
         super().__init__()
-        names = ("text", "audio")
-        self.convolutions = nn.ModuleDict(
-            {name: TemporalCNN(dim, cnn_layers, kernel, dilation_growth) for name in names} if cnn_layers else {}
+        settings = RecurrentSettings(**keywords)
+        # The order of construction decides the initial weights for a given seed.
+        self.convolutions = nn.ModuleDict()
+        if settings.cnn_layers:
+            for name in MODALITIES:
+                self.convolutions[name] = TemporalCNN(
+                    dim, settings.cnn_layers, settings.kernel, settings.dilation_growth
+                )
+        self.recurrent = nn.ModuleDict(
+            {name: BiLSTM(dim, settings.rnn_hidden, settings.rnn_layers) for name in MODALITIES}
         )
-        self.recurrent = nn.ModuleDict({name: BiLSTM(dim, rnn_hidden, rnn_layers) for name in names})
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict({name: CrossAttentionBlock(dim, heads, dropout, True, True, True) for name in names})
-            for _ in range(blocks)
-        )
-        self.gates = nn.ModuleDict({name: Gate(dim) for name in names} if merge == "gate" else {})
+        self.blocks = nn.ModuleList(_two_way_block(dim, heads, dropout) for _ in range(settings.blocks))
+        self.gates = nn.ModuleDict({name: Gate(dim) for name in MODALITIES} if settings.merge == "gate" else {})
 
     def forward(self, streams: dict[str, Ragged]) -> list[Ragged]:
         """Return [F], (sum (Tt + Ta), D)."""
-        levels = list(self._levels(streams))
-        (first_text, first_audio), (text, audio) = levels[0], levels[-1]
+        states = list(self._block_states(streams))
+        (first_text, first_audio), (text, audio) = states[0], states[-1]
         if self.gates:
             text, audio = self.gates["text"](first_text, text), self.gates["audio"](first_audio, audio)
         return [concatenate(text, audio)]
 
-    def _levels(self, streams: dict[str, Ragged]) -> Iterator[tuple[Ragged, Ragged]]:
-        """Yield text and audio before the first block and after each."""
-        text, audio = (self._encode(name, streams[name]) for name in ("text", "audio"))
+    def _block_states(self, streams: dict[str, Ragged]) -> Iterator[tuple[Ragged, Ragged]]:
+        """Yield text and audio before the first block and after every block."""
+        text, audio = self._encode("text", streams["text"]), self._encode("audio", streams["audio"])
         yield text, audio
         for block in self.blocks:
             text, audio = block["text"](text, audio), block["audio"](audio, text)  # type: ignore[index]
             yield text, audio
 
     def _encode(self, name: str, x: Ragged) -> Ragged:
+        """Run the CNN, if there is one, and the BiLSTM of a modality."""
         if self.convolutions:
             x = self.convolutions[name](x)
         encoded: Ragged = self.recurrent[name](x)
         return encoded
 
-    def attention_maps(self, streams: dict[str, Ragged]) -> dict[str, list[Tensor]]:
-        """Return who attends to what, by block and direction the weights (H, Tq, Tk) of each utterance."""
-        maps: dict[str, list[Tensor]] = {}
-        for number, (block, (text, audio)) in enumerate(zip(self.blocks, self._levels(streams), strict=False)):
-            maps[f"block_{number}.text_to_audio"] = block["text"].maps(text, audio)  # type: ignore[index]
-            maps[f"block_{number}.audio_to_text"] = block["audio"].maps(audio, text)  # type: ignore[index]
-        return maps
+    def attention_weights(self, streams: dict[str, Ragged]) -> dict[str, list[Tensor]]:
+        """Return the attention weights (H, Tq, Tk) of each utterance, by block and direction."""
+        weights: dict[str, list[Tensor]] = {}
+        # zip stops at the last block: the state after it is not attended to
+        for number, (block, (text, audio)) in enumerate(zip(self.blocks, self._block_states(streams), strict=False)):
+            to_audio, to_text = block["text"], block["audio"]  # type: ignore[index]
+            weights[f"block_{number}.text_to_audio"] = to_audio.attention_weights(text, audio)
+            weights[f"block_{number}.audio_to_text"] = to_text.attention_weights(audio, text)
+        return weights
+
+
+def _two_way_block(dim: int, heads: int, dropout: float) -> nn.ModuleDict:
+    """Return one cross-attention block per direction, named by the modality of the queries."""
+    return nn.ModuleDict({name: CrossAttentionBlock(dim, heads, dropout, True, True, True) for name in MODALITIES})

@@ -17,7 +17,7 @@ from features.encoders.selector import Selector
 from features.errors import InputError
 from mervn.config import EvaluateOptions, HeadOptions
 from mervn.data.streams import Stream, StreamShape, find_streams, modality_of
-from mervn.model.custom_module import fusion_spec, kept_own
+from mervn.model.custom_module import fusion_spec, saved_modules
 from mervn.model.head import Head, build_head
 from mervn.run_folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE, RunConfig, options_of
 
@@ -30,7 +30,7 @@ def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
     """
     if not (run / METRICS_FILE).is_file():
         raise InputError(f"{run} is not complete: run the {config.command} command that made it again, it goes on")
-    kept = kept_own(run, config.options, config.inputs.get("modules", {}), trust_code)
+    kept = saved_modules(run, config.options, config.inputs.get("modules", {}), trust_code)
     options = options_of(run, {**config.options, **kept}, HeadOptions)
     shapes = {name: StreamShape(**shape) for name, shape in config.streams.items()}
     lacking = [name for name in fusion_spec(options.fusion).streams if name not in shapes]

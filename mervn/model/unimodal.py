@@ -1,4 +1,4 @@
-"""Baselines without interaction: one modality, or both side by side."""
+"""Fusion baselines without interaction between modalities: text only, audio only, and late fusion."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from features.ragged import Ragged
 
 
 class Text(nn.Module):
-    """The projected text stream as it is."""
+    """Text-only baseline: returns the projected text stream."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class Text(nn.Module):
 
 
 class Audio(nn.Module):
-    """The projected audio stream as it is."""
+    """Audio-only baseline: returns the projected audio stream."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Audio(nn.Module):
 
 
 class Late(nn.Module):
-    """Both projected streams, pooled apart."""
+    """Late fusion: returns both projected streams; each is pooled separately and the vectors are concatenated."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()

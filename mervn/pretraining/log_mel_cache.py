@@ -1,4 +1,4 @@
-"""Log-mel frames of many utterances: computed once, kept in one file in half precision and mapped from disk."""
+"""Cache of log-mel frames: computed once for all utterances, stored as float16 in one memory-mapped file."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from features.audio.segment import AudioError
 from features.encoders.fourier2vec import Fourier2Vec
 from features.extraction.encoder_input import SAMPLE_RATE, read_input
 from features.manifests.manifest import Utterance
-from features.progress import Progress
+from features.progress import Reporter
 from features.ragged import Ragged
 from features.store.rejected import Rejection
 
 
 class Frames:
-    """The raw log-mel frames (F, num_mels) of utterances, by number."""
+    """Raw log-mel frames (F, num_mels) of utterances, by index."""
 
     def __init__(self, path: Path, sizes: Sequence[int], num_mels: int, seconds: float, audio_sha256: str) -> None:
         self.sizes = list(sizes)
         self.seconds = seconds
         self.audio_sha256 = audio_sha256
-        """Over the decoded samples of all utterances."""
+        """Hash of the decoded samples of all utterances."""
         self._offsets = np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
         shape = (int(self._offsets[-1]), num_mels)
         self._values = np.memmap(path, np.float16, "r", shape=shape) if shape[0] else np.zeros(shape, np.float16)
@@ -36,19 +36,19 @@ class Frames:
         return len(self.sizes)
 
     def read(self, index: int, first: int, last: int) -> Tensor:
-        """Return frames first..last of an utterance, float32."""
+        """Return frames first..last (exclusive) of an utterance, float32 (F, num_mels)."""
         offset = self._offsets[index]
         return torch.from_numpy(self._values[offset + first : offset + last].astype(np.float32))
 
 
 def read_frames(
-    utterances: Sequence[Utterance], encoder: Fourier2Vec, path: Path, progress: Progress
+    utterances: Sequence[Utterance], encoder: Fourier2Vec, path: Path, reporter: Reporter
 ) -> tuple[Frames, list[Rejection]]:
-    """Write the frames of every utterance into the file `path`; what cannot be used is returned with the reason."""
+    """Write the log-mel frames of all utterances to `path`; return them and the rejected utterances with reasons."""
     sizes: list[int] = []
     rejected: list[Rejection] = []
     samples, digest = 0, hashlib.sha256()
-    with path.open("wb") as file, closing(progress(len(utterances), 0)) as bar, torch.inference_mode():
+    with path.open("wb") as file, closing(reporter.progress(len(utterances), 0)) as bar, torch.inference_mode():
         for utterance in utterances:
             bar.update(1)
             try:

@@ -1,6 +1,7 @@
-"""`pretrain-audio`: from the audio of a manifest to a folder that `--audio-encoder fourier2vec=FOLDER` takes.
+"""`mervn pretrain-audio`: self-supervised pretraining of Fourier2Vec on the audio of a manifest.
 
-Neither labels nor transcripts are needed, and the test split is never read.
+The result is a checkpoint folder for `--audio-encoder fourier2vec=FOLDER`. Labels and transcripts are not needed, and
+the test split is never read.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from features.encoders.pretrained import save_native
 from features.environment import package_versions
 from features.errors import InputError
 from features.manifests.manifest import Manifests, Utterance, read_manifests
-from features.progress import Progress, Say
-from features.store.rejected import REJECTED_FILE, Rejection, rejection_entry
+from features.progress import SILENT, Reporter
+from features.store.rejected import REJECTED_FILE, Rejection
 from features.torch_seed import seeded
 from mervn.config import PretrainOptions
 from mervn.pretraining.log_mel_cache import Frames, read_frames
-from mervn.pretraining.masked_frames import LEAST_MEL, MaskedFrames
-from mervn.pretraining.pretrainer import Pretrainer, Report
+from mervn.pretraining.masked_frames import MIN_MEL, MaskedFrames
+from mervn.pretraining.pretrainer import Pretrainer
 from mervn.result_folder import clear, locked, require_same
 
 SCHEMA = 1
@@ -38,39 +39,39 @@ SPLITS = ("train", "valid")
 NOT_CONFIGURATION = frozenset(DataOptions.model_fields) | {
     "output", "device", "threads", "checkpoint_every", "force",
 }  # fmt: skip
-"""Options that say where things are or how to go about it."""
+"""Options that do not change the result: paths and execution."""
 
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """Where a pretrained encoder is and how well it predicts valid's hidden frames."""
+    """A pretrained encoder: its folder, its scores on the masked frames of valid, and the rest of pretrain.json."""
 
     path: Path
     result: Mapping[str, Any]
     trained: bool
-    """False where a complete result was there already."""
+    """False if a complete result existed already."""
 
 
-def pretrain(options: PretrainOptions, data: Path, say: Say, progress: Progress, report: Report) -> PretrainResult:
-    """Pretrain Fourier2Vec on the train split, its epoch chosen by the loss on valid.
+def pretrain(options: PretrainOptions, data: Path, reporter: Reporter = SILENT) -> PretrainResult:
+    """Pretrain Fourier2Vec on train and keep the epoch with the lowest loss on valid.
 
-    The same configuration again returns the result that is there, or goes on with what was interrupted. Raises
-    UsageError where the folder holds another configuration, InputError for data that cannot be used.
+    With the same configuration, a complete result is returned and an interrupted one is resumed. Raises UsageError if
+    the folder holds another configuration, InputError for invalid data.
     """
     device = resolve_device(options.device, float64=True)
     manifests = read_manifests(data, SPLITS, audio_root=options.audio_root, require_emotion=False)
     document = _document(options, data, manifests)
     folder = options.output or Path("checkpoints") / f"{data.resolve().name}-fourier2vec-{_hash(document)}"
     with locked(folder, PRETRAIN_FILE, "pretrained encoder"):
-        there = _prepare(folder, document, options.force)
-        if there is not None:
-            say(f"complete already: {folder} (--force trains again)")
-            return PretrainResult(folder, there, trained=False)
+        existing = _prepare(folder, document, options.force)
+        if existing is not None:
+            reporter.say(f"already complete: {folder} (--force trains again)")
+            return PretrainResult(folder, existing, trained=False)
         with seeded(device, options.seed), precision_context(device, "fp32"):
             model = MaskedFrames(Fourier2Vec(DEFAULTS))
-            frames, rejected = _read(folder, manifests, model.encoder, say, progress)
+            frames, rejected = _read(folder, manifests, model.encoder, reporter)
             trainer = Pretrainer(model.to(device), frames["train"], frames["valid"], options, device)
-            trainer.fit(folder, report)
+            trainer.fit(folder, reporter)
         note = f"pretrained, masked frames, {frames['train'].seconds / 3600:.2g} h of {data.resolve().name}"
         result = _result(trainer, frames, rejected, note)
         _save(folder, trainer, note)
@@ -80,17 +81,17 @@ def pretrain(options: PretrainOptions, data: Path, say: Say, progress: Progress,
 
 
 def _document(options: PretrainOptions, data: Path, manifests: Manifests) -> dict[str, Any]:
-    """Return what pretrain.json says before there is a result."""
+    """Return the content of pretrain.json before there is a result."""
     resolved = json.loads(options.model_dump_json())
     resolved["audio_root"] = str(options.audio_root.resolve()) if options.audio_root else None
     resolved["data"] = str(data.resolve())
-    resolved["output"] = None  # the folder itself says where it is
+    resolved["output"] = None  # so that the folder can be moved
     inputs = {"manifests": manifests.sha256}
     return {"schema": SCHEMA, "command": "pretrain-audio", "options": resolved, "inputs": inputs}
 
 
 def _configuration(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return everything that decides the result, and nothing else."""
+    """Return the part of pretrain.json that determines the result."""
     options = {key: value for key, value in document["options"].items() if key not in NOT_CONFIGURATION}
     return {"command": document["command"], **options, "inputs": document["inputs"]}
 
@@ -100,15 +101,15 @@ def _hash(document: Mapping[str, Any]) -> str:
 
 
 def _prepare(folder: Path, document: Mapping[str, Any], force: bool) -> dict[str, Any] | None:
-    """Make the folder ready and return the result of this configuration if it is there already."""
+    """Prepare the folder and return the result of this configuration, or None if it has to be trained."""
     path = folder / PRETRAIN_FILE
     if path.is_file():
         try:
-            there = read_object(path, "a pretraining")
-            if there["schema"] != SCHEMA:
-                raise ValueError(f"schema must be {SCHEMA}, found {there['schema']}")
-            configuration, result = _configuration(there), there.get("result")
-            if result is not None:
+            existing = read_object(path, "a pretraining")
+            if existing["schema"] != SCHEMA:
+                raise ValueError(f"schema must be {SCHEMA}, found {existing['schema']}")
+            configuration, result = _configuration(existing), existing.get("result")
+            if result is not None:  # raises KeyError or TypeError if a field is missing or not a number
                 _ = result["weights"], result["selected_epoch"] + 1, *(result["valid"][k] + 0.0 for k in SCORES)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} must describe a pretraining, but cannot be read: {error!r}") from error
@@ -116,31 +117,31 @@ def _prepare(folder: Path, document: Mapping[str, Any], force: bool) -> dict[str
         if not force and result is not None:
             return dict(result)
         if force:
-            write_json(path, document)  # without a result it is not complete
+            write_json(path, document)  # without a result, the folder counts as incomplete
             clear(folder, kept=(PRETRAIN_FILE,))
     write_json(path, document)
     return None
 
 
 def _read(
-    folder: Path, manifests: Mapping[str, list[Utterance]], encoder: Fourier2Vec, say: Say, progress: Progress
+    folder: Path, manifests: Mapping[str, list[Utterance]], encoder: Fourier2Vec, reporter: Reporter
 ) -> tuple[dict[str, Frames], list[Rejection]]:
-    """Read the audio of both splits; rejected.jsonl lists what cannot be used. InputError if nothing is left of one."""
+    """Read the audio of both splits and write rejected.jsonl; InputError if a split has no usable utterance."""
     (folder / "frames").mkdir(exist_ok=True)
     frames: dict[str, Frames] = {}
     rejected: list[Rejection] = []
     for split, utterances in manifests.items():
-        frames[split], bad = read_frames(utterances, encoder, folder / "frames" / f"{split}.f16", progress)
-        rejected += bad
-    write_jsonl(folder / REJECTED_FILE, [rejection_entry(rejection) for rejection in rejected])
+        frames[split], unusable = read_frames(utterances, encoder, folder / "frames" / f"{split}.f16", reporter)
+        rejected += unusable
+    write_jsonl(folder / REJECTED_FILE, [rejection.entry.as_json() for rejection in rejected])
     for split, found in frames.items():
-        if max(found.sizes, default=0) < LEAST_MEL:
+        if max(found.sizes, default=0) < MIN_MEL:
             raise InputError(
-                f"{split}.jsonl must hold audio of at least {10 * LEAST_MEL + 15} ms, found none that can be used; the "
+                f"{split}.jsonl must hold audio of at least {10 * MIN_MEL + 15} ms, found no usable utterance; the "
                 f"reasons are in {folder / REJECTED_FILE}"
             )
     hours = ", ".join(f"{found.seconds / 3600:.2f} h of {split}" for split, found in frames.items())
-    say(f"{hours}; {len(rejected)} utterances rejected{' (see rejected.jsonl)' if rejected else ''}")
+    reporter.say(f"{hours}; {len(rejected)} utterances rejected{' (see rejected.jsonl)' if rejected else ''}")
     return frames, rejected
 
 
@@ -151,7 +152,7 @@ def _result(trainer: Pretrainer, frames: Mapping[str, Frames], rejected: list[Re
         "selected_epoch": best.epoch,
         "epochs": trainer.next_epoch,
         "steps": trainer.steps,
-        "valid": {"l1": best.l1, "mean_l1": best.mean_l1, "ratio": best.l1 / best.mean_l1},
+        "valid": {"l1": trainer.best_l1, "mean_l1": trainer.mean_l1, "ratio": trainer.best_l1 / trainer.mean_l1},
         "utterances": {split: len(found) for split, found in frames.items()},
         "hours": {split: round(found.seconds / 3600, 6) for split, found in frames.items()},
         "audio_sha256": {split: found.audio_sha256 for split, found in frames.items()},
@@ -160,7 +161,7 @@ def _result(trainer: Pretrainer, frames: Mapping[str, Frames], rejected: list[Re
 
 
 def _save(folder: Path, trainer: Pretrainer, note: str) -> None:
-    """Write the encoder of the best epoch."""
+    """Write the encoder with the weights of the best epoch."""
     if trainer.best.weights is None:
         raise InputError("no epoch was trained: --epochs must be at least 1")
     encoder = trainer.model.encoder.cpu()

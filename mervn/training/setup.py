@@ -21,7 +21,7 @@ from mervn.data.labels import apply_labels, task_label
 from mervn.data.split import Split, count_empty
 from mervn.data.stored_split import StoredSplit, load_split
 from mervn.data.streams import Stream, modality_of, open_streams
-from mervn.model.custom_module import OwnModule, fusion_spec, own_modules
+from mervn.model.custom_module import CustomModule, custom_modules, fusion_spec
 from mervn.model.head import require_pooling
 from mervn.registry import FusionSpec
 from mervn.run_folder import RunConfig
@@ -40,7 +40,7 @@ class Resolved(Generic[TrainingT]):
     unread: frozenset[str]
     """Names of the options that nothing reads; they are not part of the configuration."""
     fusion: FusionSpec
-    custom_modules: Mapping[str, OwnModule]
+    custom_modules: Mapping[str, CustomModule]
     """By role, the files with code of the user, as they were read."""
     device: torch.device
 
@@ -59,7 +59,7 @@ def resolve(options: TrainingT, device: torch.device, given: Collection[str] | N
     fusion, unread = fusion_spec(options.fusion), frozenset(unread_options(options))
     amp, batch_size = resolve_amp(options.amp, device), options.utterances_a_batch
     decided = without_unread(options).model_copy(update={"amp": amp, "batch_size": batch_size})
-    return Resolved(decided, unread, fusion, own_modules(options), device)
+    return Resolved(decided, unread, fusion, custom_modules(options), device)
 
 
 @dataclass(frozen=True)

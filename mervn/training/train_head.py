@@ -16,7 +16,7 @@ from mervn.config import TrainHeadOptions
 from mervn.data.split import count_empty
 from mervn.data.stored_sequences import make_resident
 from mervn.data.stored_split import StoredSplit
-from mervn.model.custom_module import keep_own
+from mervn.model.custom_module import copy_modules
 from mervn.model.head import build_head
 from mervn.run_folder import RunConfig, default_folder, find_run, locked, prepare, read_metrics
 from mervn.training.optimization import deterministic
@@ -57,7 +57,7 @@ def train_on(data: StoredData, resolved: Resolved[TrainHeadOptions], reporter: R
             if options.tensorboard:
                 write_history(run, reporter.say)
             return RunResult(run, read_metrics(run), trained=False)
-        resolved = replace(resolved, options=keep_own(run, options, config.inputs.get("modules", {})))
+        resolved = replace(resolved, options=copy_modules(run, options, config.inputs.get("modules", {})))
         _report_empty(data.splits, options, reporter)
         layers = [split.streams.values() for split in data.splits.values()]
         sequences = chain.from_iterable(chain.from_iterable(layers))

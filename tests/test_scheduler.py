@@ -1,4 +1,4 @@
-"""Dividing the work: what was rejected is settled, one budget per store, and a cost that grows linearly."""
+"""Scheduler: settled rejections, one budget per store, and linear cost."""
 
 import json
 import math
@@ -12,14 +12,16 @@ import pytest
 import soundfile
 from test_extract import content, run
 from tiny import make_data, wave
+from tiny_store import TEXT_IDENTITY
 
 import features.extraction.encoder_input
 from features.errors import InputError, UsageError
 from features.extraction.plan import Plan, Target, make_plan, plan_units
 from features.extraction.report import StoreResult
-from features.extraction.scheduler import ROUNDS, Share
-from features.extraction.worker import Unit, UnitResult, Worker
+from features.extraction.scheduler import ROUNDS, Scheduler
+from features.extraction.worker import Destination, Unit, UnitResult, Worker
 from features.manifests.manifest import Utterance
+from features.progress import SILENT
 from features.store.batching_budget import BUDGET_FILE, read_budget
 from features.store.claims import FOLDER, Claims
 from features.store.identity import StoreInfo, create_store
@@ -27,8 +29,6 @@ from features.store.part import StoredUtterance
 from features.store.reader import FeatureStore
 from features.store.rejected import REJECTED_FILE, Rejection, Rejections, append_rejected, read_rejected
 from features.store.writer import StoreWriter
-
-IDENTITY = {"modality": "text", "encoder": "e", "layer": "last", "store_dtype": "fp16", "dim": 2}
 
 
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
@@ -81,17 +81,17 @@ def test_a_process_knows_at_once_what_others_reject(tmp_path: Path, monkeypatch:
     """Three processes over 640 utterances with 3 % that cannot be used encoded 576, 640 and 576 of them."""
     data = make_data(tmp_path / "data")
     spoil(data, *(f"train-{i:03d}" for i in range(0, 24, 3)))
-    through = Share.through
+    run_units = Scheduler.run
     inner: list[Any] = []
 
-    def with_another_inside(self: Share, engine: Any, say: Any, update: Any) -> Any:
-        for number, result in enumerate(through(self, engine, say, update)):
+    def with_another_inside(self: Scheduler, engine: Any, reporter: Any, update: Any) -> Any:
+        for number, result in enumerate(run_units(self, engine, reporter, update)):
             if number == 2 and not inner:
                 inner.append(None)
                 inner[0] = run(data)  # a second process begins and ends here
             yield result
 
-    monkeypatch.setattr(Share, "through", with_another_inside)
+    monkeypatch.setattr(Scheduler, "run", with_another_inside)
     counts = decoded(monkeypatch)
     outer = run(data)
     assert outer.encoded + inner[0].encoded == 34 and inner[0].encoded > 0
@@ -102,7 +102,7 @@ def test_a_process_knows_at_once_what_others_reject(tmp_path: Path, monkeypatch:
 
 
 def test_rejections_are_read_as_they_are_added(tmp_path: Path) -> None:
-    info = create_store(tmp_path, IDENTITY, {}, "m")
+    info = create_store(tmp_path, TEXT_IDENTITY, {}, "m")
     rejections = Rejections(info.path)
     append_rejected(info, [Rejection(utterance("a"), "no_samples", "empty")])
     assert rejections.refresh() == ["a"] and rejections.refresh() == []
@@ -139,7 +139,7 @@ def test_another_budget_is_taken_over_unless_somebody_extracts(tmp_path: Path) -
     path = Path(run(data, batch_seconds=1.5).path)
     with Claims([path]) as other:
         assert other.take("unit")
-        with pytest.raises(UsageError, match=r"--batch-seconds must be 1\.5, as of .*; found 3"):
+        with pytest.raises(UsageError, match=r"--batch-seconds must be 1\.5, as in the extraction of .*, found 3"):
             run(data, batch_seconds=3.0)
         assert run(data, batch_seconds=1.5).kept == 42
     run(data, batch_seconds=3.0)
@@ -156,20 +156,24 @@ def utterance(name: str) -> Utterance:
     )
 
 
+def to(info: StoreInfo) -> Destination:
+    return Destination(info, 0, "hdf5")
+
+
 def plan_of(count: int, store: StoreInfo) -> Plan:
     """Return a plan of `count` units of two utterances."""
     utterances = [utterance(f"u{i}") for i in range(2 * count)]
-    target = Target(IDENTITY, store, set(range(2 * count)), set(), 0, {})
+    target = Target(TEXT_IDENTITY, store, set(range(2 * count)), set(), 0, {})
     units = [[[2 * i, 2 * i + 1]] for i in range(count)]
-    costs, rows = [1.0] * (2 * count), [1] * (2 * count)
+    costs, num_frames = [1.0] * (2 * count), [1] * (2 * count)
     return Plan(
-        modality="text", utterances=utterances, targets=[target], sizes=costs, costs=costs, rows=rows, frame_bytes=4,
-        units=units, rejected={}, end_clipped=0, truncated=0, token_counts=None, budget=8.0,
+        modality="text", utterances=utterances, targets=[target], sizes=costs, costs=costs, num_frames=num_frames,
+        frame_bytes=4, units=units, rejected={}, end_clipped=0, truncated=0, token_counts=None, budget=8.0,
     )  # fmt: skip
 
 
-class Nobody:
-    """An engine that encodes nothing."""
+class NullEngine:
+    """Engine that encodes nothing."""
 
     capacity = 1
 
@@ -207,27 +211,27 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, counts:
 def test_claiming_costs_as_many_claims_as_units_and_few_looks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    info = create_store(tmp_path, IDENTITY, {}, "m")
+    info = create_store(tmp_path, TEXT_IDENTITY, {}, "m")
     counts = counted(monkeypatch)
-    engine = Nobody()
+    engine = NullEngine()
     with Claims([info.path]) as claims:
-        share = Share(plan_of(count, info), [info], claims)
-        assert len(list(share.through(engine, print, lambda _: None))) == count
+        scheduler = Scheduler(plan_of(count, info), [to(info)], claims)
+        assert len(list(scheduler.run(engine, SILENT, lambda _: None))) == count
     assert counts["take"] == count == len({unit.name for unit in engine.units})
     looks = min(count, ROUNDS * (1 + math.log(max(1, count / ROUNDS))))
     assert counts["refresh"] <= looks + 4 and counts["held"] <= looks + 4
 
 
 def test_units_that_others_committed_are_closed_without_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = create_store(tmp_path, IDENTITY, {}, "m")
+    info = create_store(tmp_path, TEXT_IDENTITY, {}, "m")
     plan = plan_of(200, info)
     counts = counted(monkeypatch)
     updates: list[int] = []
     with Claims([info.path]) as claims:
-        share = Share(plan, [info], claims)
-        results = share.through(Nobody(), print, updates.append)
+        scheduler = Scheduler(plan, [to(info)], claims)
+        results = scheduler.run(NullEngine(), SILENT, updates.append)
         next(results)
-        share.stores[0].refresh = lambda: [u.utterance_id for u in plan.utterances]  # type: ignore[method-assign]
+        scheduler.stores[0].refresh = lambda: [u.utterance_id for u in plan.utterances]  # type: ignore[method-assign]
         monkeypatch.setattr(FeatureStore, "__contains__", lambda *_: True)  # all of it is there now
         assert list(results) == []
     assert counts["take"] <= 2 and sum(updates) == 400
@@ -254,8 +258,8 @@ def test_what_others_commit_while_this_process_plans_is_not_done_again(
     assert (result.encoded, result.kept, result.rejected) == (0, 41, 1)
 
 
-class Several(Nobody):
-    """An engine of several actors, which commit what they are given before their results are collected."""
+class CommittingEngine(NullEngine):
+    """Engine with several actors, which commit their units before the results are collected."""
 
     capacity = 3
 
@@ -273,27 +277,27 @@ class Several(Nobody):
         return [UnitResult(unit.name, [sorted(unit.wanted[0])], [], 0.0)]
 
 
-def test_a_unit_whose_rows_are_seen_before_its_result_counts_once(tmp_path: Path) -> None:
+def test_a_unit_whose_features_are_seen_before_its_result_counts_once(tmp_path: Path) -> None:
     """With several actors a look at the store could find a unit committed that was still under way: KeyError."""
-    info = create_store(tmp_path, IDENTITY, {}, "m")
+    info = create_store(tmp_path, TEXT_IDENTITY, {}, "m")
     updates: list[int] = []
     with Claims([info.path]) as claims:
-        share = Share(plan_of(12, info), [info], claims)
-        results = list(share.through(Several(info, claims.token), print, updates.append))
+        scheduler = Scheduler(plan_of(12, info), [to(info)], claims)
+        results = list(scheduler.run(CommittingEngine(info, claims.token), SILENT, updates.append))
     assert len({result.name for result in results}) == len(results) == 12
     assert sum(updates) == 24
 
 
 def test_a_second_process_begins_elsewhere(tmp_path: Path) -> None:
-    info = create_store(tmp_path, IDENTITY, {}, "m")
+    info = create_store(tmp_path, TEXT_IDENTITY, {}, "m")
     plan = plan_of(64, info)
-    engines = [Nobody(), Nobody()]
+    engines = [NullEngine(), NullEngine()]
     with Claims([info.path]) as first, Claims([info.path]) as second:
         second.token = "1-second"
-        one = Share(plan, [info], first).through(engines[0], print, lambda _: None)
+        one = Scheduler(plan, [to(info)], first).run(engines[0], SILENT, lambda _: None)
         next(one)
         assert first.take(engines[0].units[0].name)  # the first one still works on it
-        next(Share(plan, [info], second).through(engines[1], print, lambda _: None))
+        next(Scheduler(plan, [to(info)], second).run(engines[1], SILENT, lambda _: None))
     started = [engine.units[0].batches[0][0].utterance_id for engine in engines]
     assert started[0] == "u0" and started[1] not in ("u0", "u2")
 

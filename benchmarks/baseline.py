@@ -1,4 +1,4 @@
-"""The habit: heads, loader and epoch as most toolkits write them, padded, with torch's own attention and LSTM."""
+"""Baseline: head, data loader and training epoch with padded batches and torch's own attention and LSTM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mervn.model.recurrent import BiLSTM
 
 
 def reference_attention(ours: MultiheadAttention) -> nn.MultiheadAttention:
-    """Return torch's own attention with the weights of ours."""
+    """Return `nn.MultiheadAttention` with the same weights."""
     theirs = nn.MultiheadAttention(ours.out.in_features, ours.heads, batch_first=True)
     with torch.no_grad():
         theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key_value.weight]))
@@ -28,8 +28,8 @@ def reference_attention(ours: MultiheadAttention) -> nn.MultiheadAttention:
     return theirs
 
 
-class HabitHead(nn.Module):
-    """The same head as most toolkits write it: padded tensors and nn.MultiheadAttention."""
+class BaselineHead(nn.Module):
+    """xattn head over padded tensors with `nn.MultiheadAttention`."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
@@ -38,19 +38,17 @@ class HabitHead(nn.Module):
         self.attention = nn.ModuleDict({name: reference_attention(ours.attention) for name, ours in pairs.items()})
 
     def forward(self, text: Tensor, text_mask: Tensor, audio: Tensor, audio_mask: Tensor) -> Tensor:
-        """Return logits (B, C) for padded (B, T, D) and masks (B, T), True = real."""
-        t, a = (
-            self.projections[name].norm(self.projections[name].linear(x))
-            for name, x in (("text", text), ("audio", audio))
-        )
-        t_new, _ = self.attention["text"](t, a, a, key_padding_mask=~audio_mask)
-        a_new, _ = self.attention["audio"](a, t, t, key_padding_mask=~text_mask)
-        fused, mask = torch.cat([t_new, a_new], 1), torch.cat([text_mask, audio_mask], 1)
+        """Return logits (B, C) for padded (B, T, D) and masks (B, T), True = real frame."""
+        text = self.projections["text"].norm(self.projections["text"].linear(text))
+        audio = self.projections["audio"].norm(self.projections["audio"].linear(audio))
+        new_text, _ = self.attention["text"](text, audio, audio, key_padding_mask=~audio_mask)
+        new_audio, _ = self.attention["audio"](audio, text, text, key_padding_mask=~text_mask)
+        fused, mask = torch.cat([new_text, new_audio], 1), torch.cat([text_mask, audio_mask], 1)
         return self.classifier((fused * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
 
 
-class HabitDataset(Dataset[tuple[Tensor, Tensor, int]]):
-    """One .npy file an utterance and modality."""
+class BaselineDataset(Dataset[tuple[Tensor, Tensor, int]]):
+    """Dataset with one .npy file per utterance and modality."""
 
     def __init__(self, corpus: Corpus) -> None:
         self.corpus = corpus
@@ -64,7 +62,7 @@ class HabitDataset(Dataset[tuple[Tensor, Tensor, int]]):
 
 
 def collate(items: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, ...]:
-    """Pad to the longest of the batch."""
+    """Pad to the longest sequence of the batch; return text, its mask, audio, its mask and targets."""
     padded = []
     for column in (0, 1):
         sequences = [item[column] for item in items]
@@ -74,8 +72,8 @@ def collate(items: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, ...]:
     return *padded, torch.tensor([item[2] for item in items])
 
 
-def habit_epoch(head: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader[Any]) -> float:
-    """Train one epoch the habitual way and return its seconds."""
+def baseline_epoch(head: nn.Module, optimizer: torch.optim.Optimizer, loader: DataLoader[Any]) -> float:
+    """Train one epoch and return its seconds."""
     started = time.perf_counter()
     for *inputs, targets in loader:
         loss = nn.functional.cross_entropy(head(*inputs), targets)
@@ -86,20 +84,20 @@ def habit_epoch(head: nn.Module, optimizer: torch.optim.Optimizer, loader: DataL
     return time.perf_counter() - started
 
 
-def check_equal(ours: Head, habit: nn.Module, corpus: Corpus) -> float:
-    """Return the greatest difference of the logits of both on one batch."""
+def max_difference(ours: Head, baseline: nn.Module, corpus: Corpus) -> float:
+    """Return the maximum difference between the logits of both heads on one batch."""
     indices = list(range(32))
     with torch.inference_mode():
         found = ours.eval()(read_batch(corpus.split, indices, torch.device("cpu")).inputs())
-        dataset = HabitDataset(corpus)
-        expected = habit.eval()(*collate([dataset[i] for i in indices])[:-1])
+        dataset = BaselineDataset(corpus)
+        expected = baseline.eval()(*collate([dataset[i] for i in indices])[:-1])
     ours.train()
-    habit.train()
+    baseline.train()
     return float((found - expected).abs().max())
 
 
 def reference_lstm(ours: BiLSTM) -> nn.LSTM:
-    """Return torch's own bidirectional LSTM with the weights of ours."""
+    """Return a bidirectional `nn.LSTM` with the same weights."""
     first = ours.forwards[0]
     theirs = nn.LSTM(first.input_size, first.hidden_size, len(ours.forwards), batch_first=True, bidirectional=True)
     for layer, pair in enumerate(zip(ours.forwards, ours.backwards, strict=True)):
@@ -109,8 +107,8 @@ def reference_lstm(ours: BiLSTM) -> nn.LSTM:
     return theirs
 
 
-class HabitRecurrent(nn.Module):
-    """bilstm_attn and cnn_bilstm_attn as most toolkits write them: padded tensors, masks, pack_padded_sequence."""
+class BaselineRecurrent(nn.Module):
+    """bilstm_attn and cnn_bilstm_attn heads over padded tensors, with masks and `pack_padded_sequence`."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
@@ -118,27 +116,27 @@ class HabitRecurrent(nn.Module):
         self.convolutions, self.blocks = fusion.convolutions, fusion.blocks
         self.lstms = nn.ModuleDict({name: reference_lstm(ours) for name, ours in fusion.recurrent.items()})
         self.outs = nn.ModuleDict({name: ours.out for name, ours in fusion.recurrent.items()})
-        self.attentions = nn.ModuleList(
-            nn.ModuleDict({name: reference_attention(block[name].attention) for name in block}) for block in self.blocks
-        )
+        self.attentions = nn.ModuleList()
+        for block in self.blocks:
+            self.attentions.append(nn.ModuleDict({name: reference_attention(block[name].attention) for name in block}))
 
     def forward(self, text: Tensor, text_mask: Tensor, audio: Tensor, audio_mask: Tensor) -> Tensor:
-        """Return logits (B, C) for padded (B, T, D) and masks (B, T), True = real."""
+        """Return logits (B, C) for padded (B, T, D) and masks (B, T), True = real frame."""
         masks = {"text": text_mask, "audio": audio_mask}
-        x = {name: self.encode(name, padded, masks[name]) for name, padded in (("text", text), ("audio", audio))}
+        x = {"text": self.encode("text", text, text_mask), "audio": self.encode("audio", audio, audio_mask)}
         for block, attention in zip(self.blocks, self.attentions, strict=True):
             before = dict(x)
             for name, other in (("text", "audio"), ("audio", "text")):
                 part = block[name]
                 queries, keys = part.query_norm(before[name]), part.key_norm(before[other])
-                heard, _ = attention[name](queries, keys, keys, key_padding_mask=~masks[other])
-                rows = before[name] + heard
-                x[name] = rows + part.feed_forward(part.feed_forward_norm(rows))
+                attended, _ = attention[name](queries, keys, keys, key_padding_mask=~masks[other])
+                output = before[name] + attended
+                x[name] = output + part.feed_forward(part.feed_forward_norm(output))
         fused, mask = torch.cat([x["text"], x["audio"]], 1), torch.cat([text_mask, audio_mask], 1)
         return self.classifier((fused * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
 
     def encode(self, name: str, padded: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, width) -> (B, T, D)."""
+        """Project and encode one modality: (B, T, width) to (B, T, D)."""
         x = self.projections[name].norm(self.projections[name].linear(padded))
         if self.convolutions:
             cnn = self.convolutions[name]

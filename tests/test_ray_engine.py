@@ -1,4 +1,4 @@
-"""A Ray cluster gives the content of a local run, also when actors are killed; what a machine lacks is said."""
+"""Ray engine: the features of a local run, also if actors are killed; faults of machines are reported."""
 
 import os
 import signal
@@ -10,17 +10,19 @@ from typing import Any
 import pytest
 from test_extract import content, run
 from tiny import make_data, make_whisper
+from tiny_store import IDENTITY
 
 from cli.main import run as run_command
-from features.canonical import canonical_json
 from features.config import SPLITS
 from features.encoders.selector import Selector, parse_selector
 from features.errors import InputError, UsageError
-from features.extraction import ray_engine as extract_ray
-from features.extraction.ray_engine import Expected, RayEngine, RayWorker, Report, common_versions
+from features.extraction import ray_engine
+from features.extraction.ray_engine import RayEngine
+from features.extraction.ray_worker import Expected, RayWorker, Report, common_versions
 from features.extraction.settings import ExtractSettings, open_encoder, store_identity
 from features.extraction.worker import Destination, Unit, UnitResult
 from features.manifests.manifest import read_manifests
+from features.progress import SILENT
 from features.store.claims import FOLDER
 from features.store.identity import StoreInfo
 
@@ -57,13 +59,11 @@ def kill_after_submit(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
     return killed
 
 
-def test_more_deaths_than_a_unit_may_cost_are_survived_where_they_meet_different_units(
-    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deaths_of_actors_are_counted_per_unit(tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(tmp_path / "data", {"train": 60, "valid": 10, "test": 10})
-    killed = kill_after_submit(monkeypatch, extract_ray.RETRIES + 1)
+    killed = kill_after_submit(monkeypatch, ray_engine.RETRIES + 1)
     result = run(data, engine="ray", workers=1, threads=1)
-    assert len(set(killed)) == extract_ray.RETRIES + 1
+    assert len(set(killed)) == ray_engine.RETRIES + 1
     assert result.encoded == 80
     assert content(result.path) == content(run(data, features_dir=tmp_path / "local").path)
     left = [path.name for path in Path(result.path).iterdir() if path.name.startswith(".part") or path.name == FOLDER]
@@ -83,9 +83,9 @@ def test_relative_paths_of_data_features_and_model_are_found_by_actors(
 
 
 def engine(monkeypatch: pytest.MonkeyPatch, actor: type, features_dir: Path, **changes: Any) -> RayEngine:
-    monkeypatch.setattr(extract_ray, "RayWorker", actor)
+    monkeypatch.setattr(ray_engine, "RayWorker", actor)
     settings = replace(ExtractSettings(features_dir, engine="ray", workers=1), **changes)
-    return RayEngine(open_encoder(SELECTOR, settings), SELECTOR, settings, [], lambda _: None)
+    return RayEngine(open_encoder(SELECTOR, settings), SELECTOR, settings, [], SILENT)
 
 
 def test_the_plan_is_made_for_the_device_of_the_actors(
@@ -119,7 +119,7 @@ def test_a_unit_whose_actors_keep_dying_ends_the_extraction(
             os._exit(1)
 
     data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
-    monkeypatch.setattr(extract_ray, "RayWorker", Dying)
+    monkeypatch.setattr(ray_engine, "RayWorker", Dying)
     with pytest.raises(InputError, match=r"an actor died 4 times on the unit of .*the same command resumes"):
         run(data, engine="ray", workers=1)
 
@@ -142,10 +142,10 @@ def worker(
     encoder = open_encoder(SELECTOR, settings)
     identities = [store_identity(encoder, SELECTOR, layer, settings) for layer in encoder.layers]
     found = common_versions("audio") if versions is None else versions
-    return RayWorker(selector, settings, Expected(canonical_json(identities), found))
+    return RayWorker(selector, settings, Expected(identities, found))
 
 
-def test_a_machine_reports_what_tells_it_from_the_driver(tmp_path: Path) -> None:
+def test_a_machine_reports_its_differences_from_the_driver(tmp_path: Path) -> None:
     settings = ExtractSettings(tmp_path, device="cpu")
     assert worker(settings).report() == Report(None, "cpu", 8.0)
     older = common_versions("audio") | {"transformers": "4.0.0"}
@@ -163,14 +163,14 @@ def test_a_machine_that_cannot_see_the_audio_or_the_features_rejects_nothing(tmp
     data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
     first, second = read_manifests(data, SPLITS)["train"]
     path = Path(run(data).path)
-    to = Destination(StoreInfo(path, {}, {}), 0, "hdf5")
+    to = Destination(StoreInfo(path, IDENTITY, {}), 0, "hdf5")
     actor = worker(ExtractSettings(tmp_path, device="cpu"))
     unmounted = replace(second, audio_path=tmp_path / "mount" / "a.wav")
-    with pytest.raises(InputError, match=r"every machine of the cluster must see .*mount/a\.wav, but .* does not"):
+    with pytest.raises(InputError, match=r"mount/a\.wav must exist on every machine of the cluster, but does not"):
         actor.encode(Unit("u", [[first, unmounted]], [set()]), [to], "token")
     actor = worker(ExtractSettings(tmp_path, device="cpu"))
     unseen = replace(to, info=replace(to.info, path=tmp_path / "mount" / "store"))
-    with pytest.raises(InputError, match=r"must see .*mount/store/store\.json"):
+    with pytest.raises(InputError, match=r"mount/store/store\.json must exist"):
         actor.encode(Unit("u", [[first]], [set()]), [unseen], "token")
 
 
@@ -186,6 +186,6 @@ def test_options_of_ray_need_ray(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_an_address_where_nothing_answers_is_refused_at_once(address: str) -> None:
     """Ray itself tries for many minutes."""
     with pytest.raises(InputError, match=rf"--ray-address must be a running cluster, but {address} does not answer"):
-        extract_ray._refuse_unreachable(address)
-    extract_ray._refuse_unreachable(None)
-    extract_ray._refuse_unreachable("auto")
+        ray_engine._refuse_unreachable(address)
+    ray_engine._refuse_unreachable(None)
+    ray_engine._refuse_unreachable("auto")

@@ -34,7 +34,7 @@ class Mean(nn.Module):
 
 
 class Attack:
-    """A copy of a run whose config.json can be changed, and a file that leaves a trace when it is executed."""
+    """A copy of a run with a config.json to change, and a file that creates a marker when it is executed."""
 
     def __init__(self, run: Path, folder: Path) -> None:
         self.run = Path(shutil.copytree(run, folder / "run"))
@@ -82,92 +82,97 @@ def commands(run: Path, output: Path) -> dict[str, list[str]]:
 COMMANDS = list(commands(Path(), Path()))
 
 
-def refused(attack: Attack, command: str, *flags: str) -> None:
+def assert_rejected(attack: Attack, command: str, *flags: str) -> None:
     assert mervn([*commands(attack.run, attack.run.parent / "out")[command], *flags]) in (1, 2)
     assert not attack.marker.exists()
 
 
 def test_the_roles_are_the_options_that_take_a_class_of_a_file() -> None:
     fields = TrainHeadOptions.model_fields.items()
-    assert {n for n, info in fields if any(isinstance(m, OneOf) and m.own for m in info.metadata)} == set(ROLES)
+    roles = set()
+    for name, info in fields:
+        for constraint in info.metadata:
+            if isinstance(constraint, OneOf) and constraint.own:
+                roles.add(name)
+    assert roles == set(ROLES)
 
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("command", COMMANDS)
-def test_code_that_the_run_does_not_list_is_never_executed(
+def test_code_not_listed_by_the_run_is_never_executed(
     attack: Attack, command: str, role: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     attack.configure({role: f"{attack.code}:Mean"})
-    refused(attack, command)
-    refused(attack, command, "--trust-code")
+    assert_rejected(attack, command)
+    assert_rejected(attack, command, "--trust-code")
     assert f"{role} names the code {attack.code}:Mean, which inputs.modules does not list" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_file_outside_of_modules_is_never_executed(attack: Attack, command: str) -> None:
+def test_a_file_outside_the_modules_folder_is_never_executed(attack: Attack, command: str) -> None:
     attack.configure({"pooling": f"{attack.code}:Mean"}, {"pooling": attack.entry()})
-    refused(attack, command)
-    refused(attack, command, "--trust-code")
+    assert_rejected(attack, command)
+    assert_rejected(attack, command, "--trust-code")
 
 
 TAMPERED: dict[str, Callable[[Attack], Any]] = {
-    "a role that leads out of the run": lambda a: {f"../../{a.code.stem}": a.entry(), "pooling": a.entry()},
-    "an option that is no role": lambda a: {"data": a.entry(), "pooling": a.entry()},
-    "a class that names another file": lambda a: {"pooling": a.entry(**{"class": f"Mean:{a.code}:Mean"})},
-    "another class than the option": lambda a: {"pooling": a.entry(**{"class": "nn"})},
+    "a role with a path outside the run": lambda a: {f"../../{a.code.stem}": a.entry(), "pooling": a.entry()},
+    "an option that is not a role": lambda a: {"data": a.entry(), "pooling": a.entry()},
+    "a class name that contains another file": lambda a: {"pooling": a.entry(**{"class": f"Mean:{a.code}:Mean"})},
+    "a different class than in the option": lambda a: {"pooling": a.entry(**{"class": "nn"})},
     "no hash": lambda a: {"pooling": {"file": "evil.py", "class": "Mean"}},
-    "another hash": lambda a: {"pooling": a.entry(sha256="0" * 64)},
-    "an entry that is no object": lambda a: {"pooling": str(a.code)},
+    "a different hash": lambda a: {"pooling": a.entry(sha256="0" * 64)},
+    "an entry that is not an object": lambda a: {"pooling": str(a.code)},
     "a list": lambda a: [a.entry()],
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("how", TAMPERED)
-def test_a_tampered_list_of_modules_is_refused_even_if_trusted(
+def test_a_tampered_list_of_modules_is_rejected_even_if_trusted(
     attack: Attack, command: str, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     attack.place()
     attack.configure({"pooling": f"{attack.code}:Mean"}, TAMPERED[how](attack))
-    refused(attack, command, "--trust-code")
+    assert_rejected(attack, command, "--trust-code")
     assert str(attack.run) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_link_out_of_the_run_is_refused(attack: Attack, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_link_out_of_the_run_is_rejected(attack: Attack, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     copy = attack.place()
     attack.configure({"pooling": f"{copy}:Mean"}, {"pooling": attack.entry()})
     copy.rename(attack.run.parent / "pooling.py")
     copy.symlink_to(attack.run.parent / "pooling.py")
-    refused(attack, command, "--trust-code")
+    assert_rejected(attack, command, "--trust-code")
     assert "must be a file of the run itself, found a link" in capsys.readouterr().err
     shutil.rmtree(copy.parent)
     copy.parent.symlink_to(attack.run.parent)
-    refused(attack, command, "--trust-code")
+    assert_rejected(attack, command, "--trust-code")
     assert "must be a file of the run itself, found a link" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_edited_or_missing_module_is_refused(attack: Attack, command: str) -> None:
+def test_an_edited_or_missing_module_is_rejected(attack: Attack, command: str) -> None:
     copy = attack.place()
     attack.configure({"pooling": f"{copy}:Mean"}, {"pooling": attack.entry()})
     copy.write_text(copy.read_text() + "\n")
-    refused(attack, command, "--trust-code")
+    assert_rejected(attack, command, "--trust-code")
     copy.unlink()
-    refused(attack, command, "--trust-code")
+    assert_rejected(attack, command, "--trust-code")
     copy.mkdir()
-    refused(attack, command, "--trust-code")
+    assert_rejected(attack, command, "--trust-code")
 
 
 def test_a_listed_module_is_executed_only_if_trusted(attack: Attack) -> None:
     copy = attack.place()
     attack.configure({"pooling": f"{attack.code}:Mean"}, {"pooling": attack.entry()})
-    refused(attack, "evaluate")
+    assert_rejected(attack, "evaluate")
     assert mervn([*commands(attack.run, attack.run)["evaluate"], "--trust-code"]) == 0
-    assert attack.marker.exists() and copy.exists()  # the check can fail
+    assert attack.marker.exists() and copy.exists()  # negative control: the marker works
 
 
-def test_a_file_of_options_cannot_name_code(
+def test_an_options_file_cannot_name_code(
     attack: Attack,
     made: Path,
     capsys: pytest.CaptureFixture[str],
@@ -181,10 +186,10 @@ def test_a_file_of_options_cannot_name_code(
     assert mervn([*base, *given]) == 0 and attack.marker.exists()
 
 
-def test_files_cannot_say_that_code_is_trusted(
+def test_files_cannot_declare_code_as_trusted(
     attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Both files can come with a run of somebody else: its code was executed without --trust-code."""
+    """Regression test: either file can come with another person's run, whose code then ran without --trust-code."""
     copy = attack.place()
     attack.configure({"pooling": f"{copy}:Mean"}, {"pooling": attack.entry()})
     options = {"init_head": str(attack.run), "trust_code": True, "epochs": 1, "output": str(tmp_path / "out")}
@@ -196,7 +201,7 @@ def test_files_cannot_say_that_code_is_trusted(
     monkeypatch.chdir(tmp_path)
     for value in ("true", "1", '"yes"'):
         (tmp_path / "mervn.toml").write_text(f"[evaluate]\ntrust-code = {value}\n")
-        refused(attack, "evaluate")
+        assert_rejected(attack, "evaluate")
     (tmp_path / "mervn.toml").write_text(f'[train-head]\npooling = "{attack.code}:Mean"\n')
     assert mervn(["train-head", "--output", str(tmp_path / "out")]) == 2
     assert "names the code" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Inputs: stored features are used only for the audio and the transcript that they were made from."""
+"""Encoder inputs: stored features are used only for the audio and the transcript that they were computed from."""
 
 import json
 import os
@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from test_extract import Bar
-from tiny import make_data, read_jsonl, wave, write_manifest
+from tiny import Messages, make_data, read_jsonl, wave, write_manifest
 
 import features.extraction.encoder_input as inputs
 from features.config import SPLITS
@@ -30,10 +29,10 @@ OLD_TIME = (1_600_000_000, 1_600_000_000)
 
 def run(data: Path, selector: str = "fourier2vec", said: list[str] | None = None, **changes: Any) -> StoreResult:
     settings = ExtractSettings(**({"features_dir": data / "stores", "batch_seconds": 2.0} | changes))
-    rows = read_manifests(data, SPLITS)
-    utterances = [utterance for split in SPLITS for utterance in rows[split]]
-    say = [].append if said is None else said.append
-    return extract_stream(utterances, parse_selector(selector, "audio"), settings, say, Bar)[0]
+    manifests = read_manifests(data, SPLITS)
+    utterances = [utterance for split in SPLITS for utterance in manifests[split]]
+    reporter = Messages() if said is None else Messages(said)
+    return extract_stream(utterances, parse_selector(selector, "audio"), settings, reporter)[0]
 
 
 def rewrite_waves(data: Path, change: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> None:
@@ -55,7 +54,7 @@ def two_corpora(tmp_path: Path) -> tuple[Path, Path]:
 def test_another_corpus_in_the_same_features_folder_is_refused(tmp_path: Path) -> None:
     one, two = two_corpora(tmp_path)
     assert run(one, features_dir=tmp_path / "stores").encoded == 42
-    with pytest.raises(InputError, match="42 utterances have another content than the one committed"):
+    with pytest.raises(InputError, match="found another content for 42 utterances"):
         run(two, features_dir=tmp_path / "stores")
     assert run(one, features_dir=tmp_path / "stores").kept == 42
     assert run(two, features_dir=tmp_path / "stores", update=True).encoded == 42
@@ -71,7 +70,7 @@ def test_training_refuses_the_features_of_another_corpus(tmp_path: Path) -> None
 
 
 def forget_fingerprints(path: str, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Give the rows of a store the sources that versions without fingerprints wrote."""
+    """Give the utterances of a store the sources that versions without fingerprints wrote."""
     original = FeatureStore.utterance_info
 
     def utterance_info(self: FeatureStore, utterance_id: str) -> Any:
@@ -85,17 +84,17 @@ def forget_fingerprints(path: str, monkeypatch: pytest.MonkeyPatch) -> pytest.Mo
     return monkeypatch
 
 
-def test_a_store_without_fingerprints_is_decoded_once_and_says_so(
+def test_a_store_without_fingerprints_is_decoded_once_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = two_corpora(tmp_path)
     result = run(one, features_dir=tmp_path / "stores")
     forget_fingerprints(result.path, monkeypatch)
     said: list[str] = []
-    with pytest.raises(InputError, match="42 utterances have another content"):
+    with pytest.raises(InputError, match="found another content for 42 utterances"):
         run(two, features_dir=tmp_path / "stores")
     assert run(one, features_dir=tmp_path / "stores", said=said).kept == 42
-    assert "stored without a fingerprint of their audio file: the audio is decoded and compared now" in "\n".join(said)
+    assert "stored without fingerprints of the audio files: decoding and comparing the audio now" in "\n".join(said)
     assert len(read_jsonl(Path(result.path) / "sources.jsonl")) == 42
     monkeypatch.setattr(inputs, "decode_segment", None)  # nothing is decoded again
     said.clear()
@@ -115,7 +114,7 @@ def test_verify_inputs_finds_what_a_fingerprint_cannot(tmp_path: Path) -> None:
     os.utime(long, OLD_TIME)
     assert run(data).kept == 4
     assert run(data, verify_inputs=True, update=True, plan_only=True).kept == 3
-    with pytest.raises(InputError, match=r"1 utterances have another content.*'train-000' \(train.jsonl:1\)"):
+    with pytest.raises(InputError, match=r"another content for 1 utterances.*'train-000' \(train.jsonl:1\)"):
         run(data, verify_inputs=True)
 
 
@@ -150,9 +149,9 @@ def test_the_fingerprint_follows_a_file_that_changes(tmp_path: Path) -> None:
     content = bytearray(utterance.audio_path.read_bytes())
     content[-1] ^= 1
     utterance.audio_path.write_bytes(content)
-    os.utime(utterance.audio_path, ns=(before["mtime_ns"], before["mtime_ns"]))
+    os.utime(utterance.audio_path, ns=(before.mtime_ns, before.mtime_ns))
     after = inputs.audio_source(utterance)
-    assert after["fingerprint"] != before["fingerprint"]
-    assert {**after, "fingerprint": None} == {**before, "fingerprint": None}
+    assert after.fingerprint != before.fingerprint
+    assert replace(after, fingerprint=None) == replace(before, fingerprint=None)
     utterance.audio_path.unlink()
-    assert inputs.audio_source(utterance)["fingerprint"] is None
+    assert inputs.audio_source(utterance).fingerprint is None

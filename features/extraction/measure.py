@@ -1,0 +1,56 @@
+"""Measurements of utterances before encoding, from file headers and transcripts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from features.audio.segment import AudioError, inspect_segment
+from features.encoders.base import Encoder
+from features.extraction.encoder_input import SAMPLE_RATE, transcript_of
+from features.manifests.manifest import Utterance
+from features.store.rejected import Rejection
+
+
+@dataclass
+class Measurements:
+    """Size, cost and number of frames of utterances, from file headers and transcripts."""
+
+    utterances: Sequence[Utterance]
+    sizes: list[float] = field(default_factory=list)
+    """Seconds of audio or tokens."""
+    costs: list[float] = field(default_factory=list)
+    """Seconds or tokens that the encoder computes, with the padding of its own windows."""
+    num_frames: list[int] = field(default_factory=list)
+    """Frames or tokens of the features."""
+    rejected: dict[int, Rejection] = field(default_factory=dict)
+    """By index of the utterance."""
+    end_clipped: int = 0
+    truncated: int = 0
+
+
+def measure(utterances: Sequence[Utterance], encoder: Encoder) -> Measurements:
+    """Measure every utterance; those whose audio cannot be used are rejected."""
+    measured = Measurements(utterances)
+    unit = SAMPLE_RATE if encoder.modality == "audio" else 1  # seconds or tokens
+    for i, utterance in enumerate(utterances):
+        length = 0  # samples or tokens
+        try:
+            length = _input_length(utterance, encoder, measured)
+        except AudioError as error:
+            measured.rejected[i] = Rejection(utterance, error.reason, str(error))
+        measured.sizes.append(length / unit)
+        measured.costs.append(encoder.get_padded_length(length) / unit)
+        measured.num_frames.append(int(encoder.get_feat_lengths(length)) if length else 0)
+    return measured
+
+
+def _input_length(utterance: Utterance, encoder: Encoder, measured: Measurements) -> int:
+    """Return the samples or tokens of an utterance; count clipped and truncated ones."""
+    if encoder.modality == "text":
+        transcript = transcript_of(utterance)
+        measured.truncated += encoder.is_truncated(transcript)
+        return int(encoder.prepare(transcript).shape[0])
+    info = inspect_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
+    measured.end_clipped += info.end_clipped
+    return info.num_samples

@@ -1,7 +1,6 @@
 """The house rules that a program can check: direction of imports, size, laziness."""
 
 import ast
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -114,13 +113,3 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.rstrip().endswith("HEAVY []"), result.stdout[-200:]
     assert "Usage: " in result.stdout
-
-
-def test_the_readme_shows_every_file_and_no_other() -> None:
-    tree = (ROOT / "README.md").read_text("utf-8").split("## The files")[1].split("```")[1]
-    shown = set(re.findall(r"\b(\w+\.py)\b", tree)) - {"__init__.py"}
-    present = {path.name for path, _ in modules(ROOT)} - {"__init__.py"} | {"tiny.py"}
-    # a command's file has the command's name, and is not listed
-    commands = {spec.target.split(":")[0].removeprefix("cli.") + ".py" for spec in COMMANDS.values()}
-    assert shown - present == set()
-    assert present - shown - commands == set()

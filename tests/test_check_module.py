@@ -23,7 +23,7 @@ from mervn.registry import LOSSES
 from mervn.run_folder import default_folder, read_config
 
 __all__ = ["data", "made"]  # fixtures
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "custom-modules.md"
 HEADER = """
 import torch
 from torch import nn
@@ -164,14 +164,16 @@ def test_an_error_in_a_custom_module_names_its_line(tmp_path: Path) -> None:
     assert failing(reference, "fusion") == {"forward runs": f"{tmp_path / 'mine.py'}:{line}: KeyError: 'txt'"}
 
 
-def readme_example() -> str:
-    (block,) = re.findall(r"```python\n(# my_fusion\.py\n.*?)```", README.read_text("utf-8"), re.DOTALL)
+def docs_example() -> str:
+    (block,) = re.findall(r"```python\n(# my_fusion\.py\n.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     return str(block)
 
 
-def test_the_readme_example_passes_and_is_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "my_fusion.py").write_text(readme_example())
-    assert len([line for line in readme_example().splitlines() if line.strip()]) <= 20
+def test_the_example_of_a_fusion_in_the_docs_passes_and_is_short(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_fusion.py").write_text(docs_example())
+    assert len([line for line in docs_example().splitlines() if line.strip()]) <= 20
     assert mervn(["check-module", f"{tmp_path / 'my_fusion.py'}:Gated", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["findings"]
     assert [entry["check"] for entry in found] == ["forward runs", *HEAD_CHECKS]
@@ -180,7 +182,7 @@ def test_the_readme_example_passes_and_is_short(tmp_path: Path, capsys: pytest.C
 @pytest.fixture
 def custom(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "my_fusion.py").write_text(readme_example())
+    (tmp_path / "mine" / "my_fusion.py").write_text(docs_example())
     (tmp_path / "mine" / "other.py").write_text(
         "from torch import nn\nfrom features.ragged import segment_mean\n\n"
         "class Mean(nn.Module):\n    def __init__(self, dim):\n        super().__init__()\n"
@@ -201,7 +203,7 @@ def test_a_run_copies_custom_modules_and_executes_them_only_if_trusted(
     result = train(data, tmp_path / "run", **custom)
     modules = read_config(result.path).inputs["modules"]
     assert modules["fusion"]["class"] == "Gated" and len(modules["loss"]["sha256"]) == 64
-    assert (result.path / "modules" / "fusion.py").read_text() == readme_example()
+    assert (result.path / "modules" / "fusion.py").read_text() == docs_example()
     for path in (tmp_path / "mine").iterdir():
         path.unlink()  # the run needs only its copies
     with pytest.raises(UsageError, match="Review it, then pass --trust-code"):

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from cli.main import COMMANDS
-from features.config import OneOf, Options, is_own
+from features.config import OneOf, Options, is_custom_module
 from features.errors import UsageError
 from features.lazy_import import import_target
 from features.regular_files import read_regular
@@ -40,7 +40,7 @@ def resolve(
     given: dict[str, Setting] = {}
     told = {name: Setting(value, "flag") for name, value in flags.items() if value is not None}
     for source in (_from_toml(command, model), _from_json(config, model) if config else {}, told):
-        _displace(given, source, model.rivals)
+        _displace(given, source, model.exclusive)
         given.update(source)
     _refuse_code(given)
     values = {name: _split(model, name, setting.value) for name, setting in given.items()}
@@ -55,9 +55,9 @@ def resolve(
     return options, settings
 
 
-def _displace(given: dict[str, Setting], source: Mapping[str, Setting], rivals: tuple[tuple[str, ...], ...]) -> None:
+def _displace(given: dict[str, Setting], source: Mapping[str, Setting], exclusive: tuple[tuple[str, ...], ...]) -> None:
     """Remove what stands in place of an option that a stronger source gives."""
-    for names in rivals:
+    for names in exclusive:
         if any(name in source and source[name].value is not None for name in names):
             for name in names:
                 given.pop(name, None)
@@ -122,7 +122,7 @@ def _refuse_code(settings: Mapping[str, Setting]) -> None:
         flag = flag_name(name)
         if setting.source == "flag":
             continue
-        if isinstance(setting.value, str) and is_own(setting.value):
+        if isinstance(setting.value, str) and is_custom_module(setting.value):
             found = setting.value
             raise UsageError(f"{setting.source} names the code {found}; review it, then pass {flag} {found}")
         if name == "trust_code" and setting.value is not False:

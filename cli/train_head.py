@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 
 @command("train-head")
 def train_head_command(options: TrainHeadOptions, output: Output) -> None:
-    """Train a fusion head on stored sequences; its best epoch is chosen on valid, test is never read.
+    """Train a fusion head on stored features; the best epoch is chosen on valid, test is never read.
 
-    Without selectors the only store of each modality is used. The same configuration again prints the result that is
-    there, or goes on with what was interrupted.
+    Without encoders, the only store of each modality is used. Repeat the command to resume it.
     """
     data = resolve_data(options.data)
 

@@ -89,7 +89,7 @@ def refused(attack: Attack, command: str, *flags: str) -> None:
 
 def test_the_roles_are_the_options_that_take_a_class_of_a_file() -> None:
     fields = TrainHeadOptions.model_fields.items()
-    assert {n for n, info in fields if any(isinstance(m, OneOf) and m.own for m in info.metadata)} == set(ROLES)
+    assert {n for n, info in fields if any(isinstance(m, OneOf) and m.custom for m in info.metadata)} == set(ROLES)
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from features.atomic_files import write_atomically
-from features.config import is_own
+from features.config import is_custom_module
 from features.errors import InputError, UsageError
 from mervn.config import HeadOptions, TrainHeadOptions
 from mervn.registry import FUSIONS, LOSSES, POOLINGS, FusionSpec, LossSpec
@@ -86,7 +86,7 @@ class OwnModule:
 
 def read_own(reference: str) -> OwnModule:
     """Read the file that `FILE.py:Class` names; UsageError if it is not there."""
-    if not is_own(reference):
+    if not is_custom_module(reference):
         raise UsageError(f"a class of your own is named FILE.py:Class, found {reference}")
     path, name = split_reference(reference)
     try:
@@ -113,7 +113,7 @@ def place(error: BaseException, path: Path) -> str:
 
 def fusion_spec(name: str) -> FusionSpec:
     """Return the spec of a fusion, built-in or a user's own."""
-    if not is_own(name):
+    if not is_custom_module(name):
         return FUSIONS[name]
     own = read_own(name)
     own.load()
@@ -127,7 +127,7 @@ def fusion_spec(name: str) -> FusionSpec:
 
 def pooling_target(name: str) -> str:
     """Return the `module:Class` of a pooling, built-in or a user's own."""
-    if not is_own(name):
+    if not is_custom_module(name):
         return POOLINGS[name]
     own = read_own(name)
     own.load()
@@ -136,7 +136,7 @@ def pooling_target(name: str) -> str:
 
 def loss_spec(name: str) -> LossSpec:
     """Return the spec of a loss, built-in or a user's own."""
-    if not is_own(name):
+    if not is_custom_module(name):
         return LOSSES[name]
     own = read_own(name)
     own.load()
@@ -146,7 +146,7 @@ def loss_spec(name: str) -> LossSpec:
 def own_modules(options: HeadOptions) -> dict[str, OwnModule]:
     """Return, by role, the classes of the user's own that the options name."""
     references = {role: getattr(options, role, "") for role in ROLES}
-    return {role: read_own(reference) for role, reference in references.items() if is_own(reference)}
+    return {role: read_own(reference) for role, reference in references.items() if is_custom_module(reference)}
 
 
 def keep_own(run: Path, options: HeadOptionsT, known: Mapping[str, Mapping[str, str]]) -> HeadOptionsT:
@@ -175,7 +175,7 @@ def kept_own(run: Path, options: Mapping[str, Any], known: Any, trust_code: bool
         raise InputError(f"{run}: inputs.modules must be an object, found {known!r}")
     for role in ROLES:
         found = options.get(role)
-        if role not in known and isinstance(found, str) and is_own(found):
+        if role not in known and isinstance(found, str) and is_custom_module(found):
             raise InputError(
                 f"{run}: {role} names the code {found}, which inputs.modules does not list: it is not loaded"
             )
@@ -194,7 +194,7 @@ def _kept(run: Path, role: str, option: Any, entry: Any, trust_code: bool) -> st
     if not isinstance(entry, Mapping) or not all(isinstance(entry.get(key), str) for key in ("class", "sha256")):
         raise InputError(f"{run}: {role} in inputs.modules must have a class and a sha256, found {entry!r}")
     name = str(entry["class"])
-    if not isinstance(option, str) or not is_own(option) or split_reference(option)[1] != name:
+    if not isinstance(option, str) or not is_custom_module(option) or split_reference(option)[1] != name:
         raise InputError(f"{run}: {role} must name the class {name!r} that inputs.modules lists, found {option!r}")
     copy = run / FOLDER / f"{role}.py"
     if copy.is_symlink() or copy.parent.is_symlink():

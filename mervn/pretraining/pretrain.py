@@ -15,7 +15,6 @@ from typing import Any
 
 from features.atomic_files import read_object, write_json, write_jsonl
 from features.canonical import canonical_json
-from features.config import DataOptions
 from features.device import computing, resolve_device
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
 from features.encoders.pretrained import save_own
@@ -35,10 +34,6 @@ SCHEMA = 1
 PRETRAIN_FILE = "pretrain.json"
 SCORES = ("l1", "mean_l1", "ratio")
 SPLITS = ("train", "valid")
-NOT_CONFIGURATION = frozenset(DataOptions.model_fields) | {
-    "output", "device", "threads", "checkpoint_every", "force",
-}  # fmt: skip
-"""Options that say where things are or how to go about it."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +86,8 @@ def _document(options: PretrainOptions, data: Path, manifests: Manifests) -> dic
 
 def _configuration(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything that decides the result, and nothing else."""
-    options = {key: value for key, value in document["options"].items() if key not in NOT_CONFIGURATION}
+    outside = PretrainOptions.not_in_hash() | {"features_dir"}  # an option of earlier versions
+    options = {key: value for key, value in document["options"].items() if key not in outside}
     return {"command": document["command"], **options, "inputs": document["inputs"]}
 
 

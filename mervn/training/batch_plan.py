@@ -33,7 +33,7 @@ class BatchPlan:
         self.lengths = mixed_lengths(train.audio_seconds, train.syllables, options.alpha)
         self.weights = sampling_weights(train.targets, self.lengths, options.beta)
         rows = np.array(list(train.rows.values()))  # (streams, N)
-        self.cutting = Cutting(rows, options.utterances_a_batch, options.frame_budget)
+        self.cutting = Cutting(rows, options.utterances_per_batch, options.frame_budget)
         self.usual_steps = self.num_steps(self.batches(0))
         """Steps of the first epoch; with a frame budget others differ a little."""
 

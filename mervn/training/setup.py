@@ -59,7 +59,7 @@ def resolved(options: TrainingT) -> TrainingT:
     """Return the options with what depends on the machine, and on other options, decided; what is unread is unset."""
     options = without_unread(options)
     amp = resolve_amp(options.amp, resolve_device(str(getattr(options, "device", "auto")), float64=True))
-    return options.model_copy(update={"amp": amp, "batch_size": options.utterances_a_batch})
+    return options.model_copy(update={"amp": amp, "batch_size": options.utterances_per_batch})
 
 
 def encoders_of(prepared: Prepared) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
     python benchmarks/benchmark_attention.py [--tiny] [--json]
 
-`MultiheadAttention` chooses by shape and dtype which side's projections to absorb. This measures forward and backward
-of one attention of width 256 with 4 heads, for 16 utterances of equal length, in both directions, plain and absorbed.
-The figure is the time of the chosen method divided by the time of the faster one: 1 means that every choice is right.
+`MultiheadAttention` chooses by shape and dtype which side's projections to absorb. This measures
+forward and backward of one attention of width 256 with 4 heads, for 16 utterances of equal length,
+in both directions, plain and absorbed. The figure is the time of the chosen method divided by the
+time of the faster one: 1 means that every choice is right.
 """
 
 from __future__ import annotations

@@ -1,16 +1,20 @@
-"""Measure what an extraction loses when it is killed, and what a full disk or Ctrl-C does to it.
+"""Measure what an extraction loses when it is killed, and how it handles a full disk and Ctrl-C.
 
     python benchmarks/benchmark_crash.py [--trials 20] [--format hdf5|zarr] [--update] [--beside] [--tiny] [--json]
 
-`mervn extract` is started, killed with -9 at a random moment of its work, and started again until it is done; its store
-is compared with that of an undisturbed run, bit by bit. The encoders alternate: random fourier2vec, whose fp16 rows
-depend on the batch by a unit in the last place, a variant of it whose rows depend on the batch by per cents, and
-hashed_ngrams, whose rows do not. What is lost: utterances that had a committed row before the kill and have another, or
-none, after it. Redone: units that were under way, and so are claimed by the dead process and not committed.
+Each trial starts `mervn extract`, kills it with SIGKILL at a random moment, runs the same command
+again, and compares the store bit by bit with that of an uninterrupted run. The encoders alternate:
+random fourier2vec, whose fp16 features depend on the batch in the last bit; a variant whose
+features depend on the batch by several per cent; and hashed_ngrams, whose features do not depend on
+the batch.
 
-With `--update` the store is whole and every second audio file and transcript has changed: what is killed is `mervn
-extract --update`. With `--beside` another process compacts the store and converts it to and fro all the time; it is
-killed together with the extraction, and another one runs beside the extraction that continues.
+- lost: utterances that were committed before the kill and are missing or different after it
+- redone: units in progress, that is, claimed by the killed process but not committed
+
+With `--update`, the store is complete, every second audio file and transcript has changed, and the
+killed command is `mervn extract --update`. With `--beside`, another process compacts and converts
+the store all the time. It is killed together with the extraction, and a new one runs beside the
+second extraction.
 """
 
 from __future__ import annotations
@@ -51,7 +55,7 @@ Fourier2Vec.forward_layers = forward_layers
 """
 COMMAND = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it by default
 sys.argv[1:] = {arguments!r}
 from cli.main import main
 main()
@@ -77,34 +81,34 @@ ENCODERS = {
 }
 LONG_S = 300
 LARGEST_FILE = 20_000
-"""Bytes, where the disk is said to be full: less than a unit's rows."""
+"""Maximum file size in bytes that simulates a full disk: less than one unit of features."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is killed, and what runs beside it."""
+    """What is extracted, and whether maintenance runs beside it."""
 
     data: Path
     flags: list[str]
     """Options of `mervn extract`."""
     old: Path | None
-    """The features folder that holds the stores to be updated."""
+    """The features folder with the stores to update; None to start without stores."""
     beside: bool
 
 
 @dataclass
 class Counts:
-    """What the trials found."""
+    """Counts over all trials."""
 
     lost: int = 0
     wrong: int = 0
     redone: list[int] = field(default_factory=list)
     committed: list[float] = field(default_factory=list)
-    """Fraction of the utterances that was committed at the kill."""
+    """Fraction of the utterances that were committed before the kill."""
 
 
 def start(setting: Setting, features: Path, encoder: str, before: str = "") -> subprocess.Popen[str]:
-    """Start an extraction in a process of its own."""
+    """Start an extraction in a separate process; `before` is Python code to run first."""
     _, flags, patch = ENCODERS[encoder]
     paths = ["--data", str(setting.data), "--features-dir", str(features)]
     arguments = ["extract", *paths, "--threads", "1", *flags, *setting.flags]
@@ -113,14 +117,14 @@ def start(setting: Setting, features: Path, encoder: str, before: str = "") -> s
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Wait for an extraction and return its exit code and what it said."""
+    """Wait for a process and return its exit code and its stderr."""
     _, errors = process.communicate(timeout=LONG_S)
     return process.returncode, errors
 
 
 @contextmanager
 def maintenance(setting: Setting, features: Path) -> Iterator[subprocess.Popen[str] | None]:
-    """Compact and convert the stores of a folder all the time, if asked to; RuntimeError if that fails."""
+    """Compact and convert the stores of a folder all the time, if `setting.beside`; RuntimeError if that fails."""
     if not setting.beside:
         yield None
         return
@@ -136,40 +140,35 @@ def maintenance(setting: Setting, features: Path) -> Iterator[subprocess.Popen[s
 
 
 def store_of(features: Path, encoder: str) -> Path | None:
-    """Return the store's folder, if it is there yet."""
+    """Return the folder of the store, or None if it does not exist yet."""
     found = list((features / ENCODERS[encoder][0]).glob("*/store.json"))
     return found[0].parent if found else None
 
 
-def content(path: Path) -> dict[str, tuple[str, bytes]]:
-    """Return everything a store holds, checked."""
+def content(path: Path | None) -> dict[str, tuple[str, bytes]]:
+    """Verify a store and return its content: input hash and feature bytes by utterance."""
+    if path is None:
+        return {}
     store = FeatureStore(path)
     return {name: (store.utterance_info(name).input_sha256, store.check(name).tobytes()) for name in store}
 
 
-def committed(path: Path | None) -> dict[str, tuple[str, bytes]]:
-    """Return what is committed now."""
-    return content(path) if path is not None else {}
-
-
-def undisturbed(setting: Setting, features: Path, encoder: str) -> tuple[dict[str, tuple[str, bytes]], float]:
-    """Return the content of a run that nothing disturbs, and the seconds from its first part to its end."""
+def uninterrupted(setting: Setting, features: Path, encoder: str) -> tuple[dict[str, tuple[str, bytes]], float]:
+    """Return the content of the store of an uninterrupted run, and the seconds from its first claim to its end."""
     process = start(setting, features, encoder)
     wait_for_work(process, features, encoder)
     began = time.monotonic()
     code, errors = finish(process)
-    path = store_of(features, encoder)
-    if code or path is None:
-        raise RuntimeError(f"the undisturbed extraction failed: {errors}")
-    return content(path), time.monotonic() - began
+    if code:
+        raise RuntimeError(f"the uninterrupted extraction failed: {errors}")
+    return content(store_of(features, encoder)), time.monotonic() - began
 
 
 def wait_for_work(process: subprocess.Popen[str], features: Path, encoder: str) -> None:
     """Wait until the first unit is claimed."""
     deadline = time.monotonic() + LONG_S
     while process.poll() is None and time.monotonic() < deadline:
-        path = store_of(features, encoder)
-        if under_way(path):
+        if units_in_progress(store_of(features, encoder)):
             return
         time.sleep(0.001)
 
@@ -177,7 +176,7 @@ def wait_for_work(process: subprocess.Popen[str], features: Path, encoder: str) 
 def one_trial(
     setting: Setting, features: Path, encoder: str, delay: float, expected: dict[str, tuple[str, bytes]], counts: Counts
 ) -> None:
-    """Kill an extraction after a delay, let another finish it, and compare."""
+    """Kill an extraction after a delay, finish it with a second one, and compare."""
     if setting.old is not None:
         shutil.copytree(setting.old, features)
     with maintenance(setting, features) as beside:
@@ -188,63 +187,63 @@ def one_trial(
             os.kill(victim.pid, signal.SIGKILL)
         process.communicate()
     path = store_of(features, encoder)
-    before = committed(path)
+    before = content(path)
     finished = {name: value for name, value in before.items() if setting.old is None or value == expected.get(name)}
     counts.committed.append(len(finished) / len(expected))
-    counts.redone.append(under_way(path))
+    counts.redone.append(units_in_progress(path))
     with maintenance(setting, features):
         code, errors = finish(start(setting, features, encoder))
     if code:
-        raise RuntimeError(f"the extraction that continued failed: {errors}")
-    after = committed(store_of(features, encoder))
+        raise RuntimeError(f"the second extraction failed: {errors}")
+    after = content(store_of(features, encoder))
     counts.lost += sum(after.get(name) != value for name, value in finished.items())
     counts.lost += len((expected.keys() | before.keys()) - after.keys())
     counts.wrong += sum(expected.get(name) != value for name, value in after.items())
     leftovers = [p.name for p in [*features.rglob(".part-*.tmp"), *features.rglob(FOLDER)]]
     if leftovers:
-        raise RuntimeError(f"what the killed process left must be swept, found {leftovers}")
+        raise RuntimeError(f"temporary files of the killed process must be removed, found {leftovers}")
 
 
-def under_way(path: Path | None) -> int:
-    """Return how many units the dead process had claimed and not committed; a claim outlives the commit by a moment."""
+def units_in_progress(path: Path | None) -> int:
+    """Return how many units are claimed; a claim is removed shortly after the commit."""
     names: list[str] = []
     if path is not None:
-        with suppress(FileNotFoundError):  # nobody holds a claim
-            names = os.listdir(path / FOLDER)  # noqa: PTH208 (iterdir is lazy: the folder can vanish meanwhile)
+        with suppress(FileNotFoundError):  # there are no claims
+            names = os.listdir(path / FOLDER)  # noqa: PTH208 (iterdir is lazy, and the folder can be removed meanwhile)
     return len({name.removesuffix(".json") for name in names if name.endswith(".json")} - {MAINTENANCE})
 
 
-def obstacles(setting: Setting, folder: Path, expected: dict[str, tuple[str, bytes]]) -> dict[str, bool]:
-    """Return, for a disk that fills up and for Ctrl-C, whether all went as it must."""
+def check_interruptions(setting: Setting, folder: Path, expected: dict[str, tuple[str, bytes]]) -> dict[str, bool]:
+    """Return for a full disk and for Ctrl-C whether message, exit code and the result of a second run are correct."""
     met = {}
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({LARGEST_FILE}, {LARGEST_FILE}))\n"
     for name, before, stop in (("full_disk", limit, None), ("sigint", "", signal.SIGINT)):
         features = folder / name
         process = start(setting, features, "fourier2vec")
-        wait_for_work(process, features, "fourier2vec")  # by then the encoder's random weights are kept
+        wait_for_work(process, features, "fourier2vec")  # by then the random weights of the encoder are written
         os.kill(process.pid, stop or signal.SIGKILL)
         if stop is None:
             process.communicate()
             process = start(setting, features, "fourier2vec", before)
         code, errors = finish(process)
-        wanted = "the disk is full" if stop is None else "run the same command again to go on"
-        said = wanted in errors and "Traceback" not in errors
+        wanted = "the disk is full" if stop is None else "run the same command again"
+        clear = wanted in errors and "Traceback" not in errors
         resumed, _ = finish(start(setting, features, "fourier2vec"))
-        met[name] = code == 1 and said and resumed == 0 and committed(store_of(features, "fourier2vec")) == expected
+        met[name] = code == 1 and clear and resumed == 0 and content(store_of(features, "fourier2vec")) == expected
         if not met[name]:
-            print(f"{name}: exit {code}, then {resumed}; it said: {errors}", file=sys.stderr)
+            print(f"{name}: exit code {code}, then {resumed}; stderr: {errors}", file=sys.stderr)
     return met
 
 
 def change_half(data: Path) -> None:
-    """Change every second audio file and transcript of train; lengths stay, so the batches do."""
-    rows = read_jsonl(data / "train.jsonl")
-    for number, row in enumerate(rows[::2]):
-        samples, rate = soundfile.read(data / row["wav_path"], dtype="float32")
-        soundfile.write(data / row["wav_path"], samples[::-1], rate)
-        if row["transcript"]:
-            row["transcript"] = row["transcript"].replace("hôm nay", f"hôm {number}")
-    write_manifest(data / "train.jsonl", rows)
+    """Change every second audio file and transcript of train, but no length, so that the batches stay the same."""
+    entries = read_jsonl(data / "train.jsonl")
+    for number, entry in enumerate(entries[::2]):
+        samples, rate = soundfile.read(data / entry["wav_path"], dtype="float32")
+        soundfile.write(data / entry["wav_path"], samples[::-1], rate)
+        if entry["transcript"]:
+            entry["transcript"] = entry["transcript"].replace("hôm nay", f"hôm {number}")
+    write_manifest(data / "train.jsonl", entries)
 
 
 def measure(folder: Path, trials: int, utterances: int, kind: str, update: bool, beside: bool) -> list[Figure]:
@@ -254,9 +253,9 @@ def measure(folder: Path, trials: int, utterances: int, kind: str, update: bool,
     rng = np.random.default_rng(int.from_bytes(os.urandom(4), "big"))
     if update:
         for encoder in ENCODERS:
-            undisturbed(plain, folder / f"old-{encoder}", encoder)
+            uninterrupted(plain, folder / f"old-{encoder}", encoder)
         change_half(data)
-    known: dict[str, Any] = {name: undisturbed(plain, folder / f"whole-{name}", name) for name in ENCODERS}
+    known: dict[str, Any] = {name: uninterrupted(plain, folder / f"whole-{name}", name) for name in ENCODERS}
     counts = Counts()
     for trial in range(trials):
         encoder = list(ENCODERS)[trial % len(ENCODERS)]
@@ -264,18 +263,18 @@ def measure(folder: Path, trials: int, utterances: int, kind: str, update: bool,
         old = folder / f"old-{encoder}" if update else None
         setting = Setting(data, [*plain.flags, "--update"] if update else plain.flags, old, beside)
         one_trial(setting, folder / f"trial-{trial}", encoder, float(rng.uniform(0, seconds)), expected, counts)
-    met = obstacles(plain, folder, known["fourier2vec"][0])
+    met = check_interruptions(plain, folder, known["fourier2vec"][0])
     store = store_of(folder / "whole-fourier2vec", "fourier2vec")
     units = len(part_paths(store)) if store else 0
     largest = max(len(read_part(path).utterance_ids) for path in part_paths(store)) if store else 0
     fraction = statistics.mean(counts.committed)
     return [
         Figure("crash.lost", f"utterances lost in {trials} kills", counts.lost, 0, "lower"),
-        Figure("crash.wrong", "rows that differ from an undisturbed run's", counts.wrong, 0, "lower"),
-        Figure("crash.redone_units", f"units redone a kill, the most; of {units}", max(counts.redone), 1, "lower"),
-        Figure("crash.redone_mean", f"the same on the mean; a unit has up to {largest} utterances",
+        Figure("crash.wrong", "utterances that differ from an uninterrupted run", counts.wrong, 0, "lower"),
+        Figure("crash.redone_units", f"units redone per kill, maximum; of {units}", max(counts.redone), 1, "lower"),
+        Figure("crash.redone_mean", f"the same, mean; a unit has up to {largest} utterances",
                statistics.mean(counts.redone), None, "lower"),
-        Figure("crash.committed", "fraction of the utterances committed at the kill, mean", fraction, None, "higher"),
+        Figure("crash.committed", "fraction of utterances committed at the kill, mean", fraction, None, "higher"),
         Figure("crash.full_disk", "a full disk: clear message, exit 1, resumed to equal content", met["full_disk"], 1,
                "higher"),
         Figure("crash.sigint", "Ctrl-C: clear message, exit 1, resumed to equal content", met["sigint"], 1, "higher"),
@@ -283,11 +282,11 @@ def measure(folder: Path, trials: int, utterances: int, kind: str, update: bool,
 
 
 @click.command()
-@click.option("--trials", type=int, help="Kills; 20, or 2 with --tiny, if unset.")
+@click.option("--trials", type=int, help="Number of kills; default 20, with --tiny 2.")
 @click.option("--format", "kind", type=click.Choice(["hdf5", "zarr"]), default="hdf5", show_default=True)
-@click.option("--update", is_flag=True, help="Kill updates of whole stores.")
-@click.option("--beside", is_flag=True, help="Compact and convert the stores meanwhile.")
-@click.option("--tiny", is_flag=True, help="Few utterances: does it run?")
+@click.option("--update", is_flag=True, help="Kill updates of complete stores.")
+@click.option("--beside", is_flag=True, help="Compact and convert the stores at the same time.")
+@click.option("--tiny", is_flag=True, help="Smoke test with few utterances.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 def main(trials: int, kind: str, update: bool, beside: bool, tiny: bool, as_json: bool) -> None:
     """Measure and print."""

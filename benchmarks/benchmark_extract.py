@@ -1,20 +1,21 @@
-"""Measure what extraction gains over the habit on a CPU, and what cheaper modes gain.
+"""Measure the speed of extraction on a CPU against a padded baseline, and the gain of cheaper modes.
 
     python benchmarks/benchmark_extract.py [--tiny] [--json] [--whisper FOLDER]
 
-The habit: random batches of 16 utterances, padded to their longest, through the model of transformers, with the mask.
-Ours: the encoder and the plan of `mervn extract` (sorted by length, a small budget of padded seconds). Both give the
-same features (checked, 2e-5). Utterances of 1 to 15 s, with the lengths of a speech emotion corpus (as in
-benchmark_train_head.py), through a small wav2vec 2.0 with the real kernels (hidden 512, 4 layers, 256 channels);
-trimmed Whisper against windows of 30 s on clips of 3 s (--whisper for real weights, else a random one of base's size).
+The baseline runs the transformers model on padded random batches of 16 utterances, with the
+attention mask. `mervn` uses its encoder and its batch plan: sorted by length, with a small budget
+of padded seconds. The script checks that both give the same features, to 2e-5.
+
+The model is a small wav2vec 2.0 with the real kernels (hidden size 512, 4 layers, 256 channels), on
+utterances of 1 to 15 s with the lengths of a speech emotion corpus, as in benchmark_train_head.py.
+Trimmed Whisper is compared with windows of 30 s on clips of 3 s: with the weights of --whisper, or
+with random weights of the size of whisper-base.
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import click
 import numpy as np
 import torch
 from report import Figure, report
+from timing import time_ratio
 from torch import Tensor
 
 from features.audio.torchaudio_import import import_torchaudio
@@ -38,12 +40,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny import make_wave_transformer, wave
 
 CPU = torch.device("cpu")
-HABIT = 16
-"""Utterances of a random batch."""
+BASELINE_BATCH = 16
+"""Utterances per random batch."""
 
 
 def transformers_model(folder: Path) -> Callable[[Ragged], Ragged]:
-    """Return a wav2vec 2.0 of transformers as it is, called as its documentation says."""
+    """Return a function that runs a wav2vec 2.0 of transformers as its documentation describes."""
     from transformers import Wav2Vec2Model
 
     model = Wav2Vec2Model.from_pretrained(folder, dtype=torch.float32).eval()
@@ -63,42 +65,25 @@ def encode_all(
     found: list[Tensor] = [torch.empty(0)] * len(prepared)
     with torch.inference_mode():
         for batch in batches:
-            for i, rows in zip(
-                batch, encoder(Ragged.from_sequences([prepared[i] for i in batch])).split(), strict=True
-            ):
-                found[i] = rows
+            encoded = encoder(Ragged.from_sequences([prepared[i] for i in batch])).split()
+            for i, frames in zip(batch, encoded, strict=True):
+                found[i] = frames
     return found
 
 
-def seconds_of(run: Callable[[], object]) -> float:
-    """Return how long a call takes."""
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
-def ratio(slow: Callable[[], object], fast: Callable[[], object], rounds: int) -> float:
-    """Return the median of slow over fast, run in alternation."""
-    return statistics.median(seconds_of(slow) / seconds_of(fast) for _ in range(rounds))
-
-
 def measure_batches(folder: Path, count: int, rounds: int, sizes: dict[str, Any]) -> list[Figure]:
-    """Compare plans of batches, and precisions, on one encoder."""
+    """Compare batch plans and precisions of one encoder."""
     model = make_wave_transformer(folder / "wav2vec2", **sizes)
-    encoder, plain = load_encoder(parse_selector(f"wav2vec2={model}@last", "audio")), transformers_model(model)
+    encoder, original = load_encoder(parse_selector(f"wav2vec2={model}@last", "audio")), transformers_model(model)
     rng = np.random.default_rng(0)
     durations = np.clip(rng.lognormal(np.log(4.2), 0.45, count), 1.0, 15.0)
     prepared = [encoder.prepare(wave(seconds, i)) for i, seconds in enumerate(durations)]
     plan = plan_batches(durations.tolist(), BATCH_SECONDS["cpu"], MAX_BATCH)
     order = rng.permutation(count).tolist()
-    habit = [order[i : i + HABIT] for i in range(0, count, HABIT)]
+    random_batches = [order[i : i + BASELINE_BATCH] for i in range(0, count, BASELINE_BATCH)]
     alone = [[i] for i in range(count)]
-    ours = encode_all(encoder, prepared, plan)
-    for other, batches in ((plain, habit), (encoder, alone)):
-        found = encode_all(other, prepared, batches)
-        difference = max((a - b).abs().max().item() for a, b in zip(ours, found, strict=True))
-        if difference > 2e-5:
-            raise RuntimeError(f"both sides must give equal features, found a difference of {difference}")
+    check_equal(encode_all(encoder, prepared, plan), encode_all(original, prepared, random_batches))
+    check_equal(encode_all(encoder, prepared, plan), encode_all(encoder, prepared, alone))
 
     def run(
         batches: Sequence[Sequence[int]], precision: str = "fp32", how: Callable[[Ragged], Ragged] = encoder
@@ -109,36 +94,27 @@ def measure_batches(folder: Path, count: int, rounds: int, sizes: dict[str, Any]
 
         return encode
 
+    baseline_over_ours = time_ratio(run(random_batches, how=original), run(plan), rounds, warm_up=False)
+    bf16_speedup = time_ratio(run(plan), run(plan, "bf16"), rounds, warm_up=False)
+    padding = padding_fraction(durations.tolist(), plan)
+    alone_over_ours = time_ratio(run(alone), run(plan), rounds, warm_up=False)
     return [
-        Figure(
-            "extract.random16_over_ours",
-            "random batches of 16 over ours, fp32",
-            ratio(run(habit, how=plain), run(plan), rounds),
-            3.0,
-            "higher",
-        ),
-        Figure(
-            "extract.bf16_speedup",
-            "ours in fp32 over ours in bf16",
-            ratio(run(plan), run(plan, "bf16"), rounds),
-            1.3,
-            "higher",
-        ),
-        Figure(
-            "extract.padding", "padded share of our batches", padding_fraction(durations.tolist(), plan), 0.05, "lower"
-        ),
-        Figure(
-            "extract.alone_over_ours",
-            "one utterance at a time over ours",
-            ratio(run(alone), run(plan), rounds),
-            None,
-            "higher",
-        ),
+        Figure("extract.random16_over_ours", "baseline / mervn, seconds, fp32", baseline_over_ours, 3.0, "higher"),
+        Figure("extract.bf16_speedup", "mervn in fp32 / mervn in bf16, seconds", bf16_speedup, 1.3, "higher"),
+        Figure("extract.padding", "fraction of padding in the batches of mervn", padding, 0.05, "lower"),
+        Figure("extract.alone_over_ours", "batches of one / mervn, seconds", alone_over_ours, None, "higher"),
     ]
 
 
+def check_equal(ours: Sequence[Tensor], other: Sequence[Tensor]) -> None:
+    """Raise RuntimeError if the features differ by more than 2e-5."""
+    difference = max((a - b).abs().max().item() for a, b in zip(ours, other, strict=True))
+    if difference > 2e-5:
+        raise RuntimeError(f"both sides must give equal features, found a difference of {difference}")
+
+
 def make_base_whisper(folder: Path, tiny: bool) -> Path:
-    """Write a random Whisper of base's size (or a smaller one), with the real window of 30 s."""
+    """Write a Whisper of random weights, of the size of whisper-base or smaller, with the real window of 30 s."""
     import_torchaudio()
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
@@ -160,16 +136,19 @@ def measure_whisper(model: Path, count: int, rounds: int) -> Figure:
     modes = {mode: load_encoder(selector, EncoderSettings(whisper_mode=mode)) for mode in ("30s", "trimmed")}
     prepared = [modes["30s"].prepare(wave(3.0, i)) for i in range(count)]
     plan = plan_batches([3.0] * count, BATCH_SECONDS["cpu"], MAX_BATCH)
-    speedup = ratio(
-        lambda: encode_all(modes["30s"], prepared, plan), lambda: encode_all(modes["trimmed"], prepared, plan), rounds
+    speedup = time_ratio(
+        lambda: encode_all(modes["30s"], prepared, plan),
+        lambda: encode_all(modes["trimmed"], prepared, plan),
+        rounds,
+        warm_up=False,
     )
     return Figure(
-        "extract.whisper_trimmed_speedup", "windows of 30 s over trimmed, clips of 3 s", speedup, 5.0, "higher"
+        "extract.whisper_trimmed_speedup", "windows of 30 s / trimmed, seconds, clips of 3 s", speedup, 5.0, "higher"
     )
 
 
 @click.command()
-@click.option("--tiny", is_flag=True, help="A few utterances: does it run?")
+@click.option("--tiny", is_flag=True, help="Smoke test with few utterances.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 @click.option("--whisper", type=click.Path(path_type=Path, exists=True), help="Real Whisper weights.")
 def main(tiny: bool, as_json: bool, whisper: Path | None) -> None:

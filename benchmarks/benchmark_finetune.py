@@ -1,13 +1,15 @@
-"""Measure what fine-tuning Whisper end to end learns and costs.
+"""Measure what end-to-end fine-tuning of Whisper learns and costs.
 
     python benchmarks/benchmark_finetune.py [--whisper FOLDER] [--tiny] [--json]
 
-`mervn finetune` as a user runs it, each time in a process of its own, over utterances of `mervn demo` whose prosody
-decides. Without --whisper the architecture of whisper-base with random weights: costs are the same, learning is not.
-The mean training loss of the last epoch over the first, of 20 steps with the last 2 layers unfrozen (the worst of
-three seeds), and with none;
-the peak memory of a process that trains every layer, with gradient checkpointing over without; the share of the
-encoder's parameters that low-rank adapters train.
+Runs `mervn finetune` as a user would, each time in a separate process, on the label set of `mervn
+demo` whose cause is prosody. Without --whisper, the model is whisper-base with random weights: the
+costs are the same, the loss is not.
+
+Figures: the training loss of the last epoch / the first, over 20 steps, with the last 2 layers
+unfrozen (worst of three seeds) and with frozen layers; the peak memory when every layer is trained,
+with / without gradient checkpointing; the fraction of the encoder's parameters that low-rank
+adapters train.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 def make_whisper(folder: Path, size: dict[str, int]) -> Path:
-    """Write a Whisper of random weights."""
+    """Write a Whisper checkpoint with random weights."""
     import_torchaudio()
     from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
@@ -50,21 +52,21 @@ def make_whisper(folder: Path, size: dict[str, int]) -> Path:
 
 
 SEEDS = (0, 1, 2)
-"""So few steps depend on the order of the batches: one seed says little."""
+"""With so few steps the loss depends on the order of the batches, so one seed is not enough."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained."""
+    """Amount of training."""
 
     batch: int = 8
     steps: int = 5
-    """An epoch."""
+    """Steps per epoch."""
     epochs: int = 4
 
 
 def make_data(folder: Path, size: Size) -> None:
-    """Make a data folder of the first utterances of the demo."""
+    """Make a data folder with the first utterances of the demo."""
     make_corpus(folder / "demo", 0)
     data = folder / "data"
     data.mkdir()
@@ -91,15 +93,15 @@ def finetune(
 
 
 def measure(folder: Path, whisper: Path, size: Size) -> list[Figure]:
-    """Run every variant once, and the one whose loss is judged with every seed."""
+    """Run every variant once, and the variant with the last 2 layers unfrozen with every seed."""
     head = ["--learning-rate", "1e-3", "--epochs", str(size.epochs)]
     rates = [*head, "--encoder-learning-rate", "1e-4"]
-    falls = []
+    loss_ratios = []
     for seed in SEEDS:
         history, _ = finetune(
             folder, f"last-{seed}", whisper, size, *rates, "--unfreeze-last", "2", "--seed", str(seed)
         )
-        falls.append(fall(history))
+        loss_ratios.append(loss_ratio(history))
     none, _ = finetune(folder, "none", whisper, size, *head, "--unfreeze-last", "0")
     plain_history, plain = finetune(folder, "plain", whisper, size, "--epochs", "1")
     slow_history, slow = finetune(folder, "checkpointed", whisper, size, "--epochs", "1", "--gradient-checkpointing")
@@ -107,28 +109,29 @@ def measure(folder: Path, whisper: Path, size: Size) -> list[Figure]:
     counts = lora["parameter_counts"]
     memory = slow["peak_memory_gb"] / plain["peak_memory_gb"]
     seconds = slow_history[1]["seconds"] / plain_history[1]["seconds"]
-    what = f"training loss of epoch {size.epochs} over epoch 1, {size.steps} steps each"
+    what = f"training loss of epoch {size.epochs} / of epoch 1, {size.steps} steps each"
     return [
-        Figure("finetune.loss", f"{what}, last 2 layers unfrozen, the worst seed", max(falls), 0.9, "lower"),
-        Figure("finetune.loss_best", "the same, the best seed", min(falls), None, "lower"),
-        Figure("finetune.loss_head", f"{what}, the head alone", fall(none), None, "lower"),
-        Figure("finetune.memory_plain", "GB at most, every layer trained", plain["peak_memory_gb"], None, "lower"),
-        Figure("finetune.memory_checkpointed", "GB with checkpointing", slow["peak_memory_gb"], None, "lower"),
-        Figure("finetune.memory", "the second over the first", memory, 0.8, "lower"),
-        Figure("finetune.checkpoint_seconds", "an epoch with checkpointing over one without", seconds, None, "lower"),
-        Figure("finetune.lora_share", "of the parameters that rank 8 trains, in the encoder",
+        Figure("finetune.loss", f"{what}, last 2 layers unfrozen, worst seed", max(loss_ratios), 0.9, "lower"),
+        Figure("finetune.loss_best", "the same, best seed", min(loss_ratios), None, "lower"),
+        Figure("finetune.loss_head", f"{what}, head only", loss_ratio(none), None, "lower"),
+        Figure("finetune.memory_plain", "peak GB, every layer trained", plain["peak_memory_gb"], None, "lower"),
+        Figure("finetune.memory_checkpointed", "peak GB, with gradient checkpointing", slow["peak_memory_gb"], None,
+               "lower"),
+        Figure("finetune.memory", "peak memory with / without gradient checkpointing", memory, 0.8, "lower"),
+        Figure("finetune.checkpoint_seconds", "seconds with / without gradient checkpointing", seconds, None, "lower"),
+        Figure("finetune.lora_share", "fraction of the encoder's parameters that rank 8 trains",
                counts["encoders_trained"] / counts["encoders"], 0.03, "lower"),
     ]  # fmt: skip
 
 
-def fall(history: list[dict[str, Any]]) -> float:
-    """Return the training loss of the last epoch over that of the first."""
+def loss_ratio(history: list[dict[str, Any]]) -> float:
+    """Return the training loss of the last epoch / of the first epoch."""
     return float(history[-1]["train_loss"] / history[1]["train_loss"])
 
 
 @click.command()
 @click.option("--whisper", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Pretrained weights.")
-@click.option("--tiny", is_flag=True, help="Few utterances, a tiny encoder: does it run?")
+@click.option("--tiny", is_flag=True, help="Smoke test with few utterances and a tiny encoder.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 def main(whisper: Path | None, tiny: bool, as_json: bool) -> None:
     """Measure and print."""

@@ -2,21 +2,21 @@
 
     python benchmarks/benchmark_known_answers.py [--first-seed N] [--tiny] [--json]
 
-Uses the four label sets of `mervn demo`: the cause of the label is prosody (audio), words (text), only both together
-(both), or chance (none). The figure is the test macro-F1 of each fusion, with the demo's settings and `CHANGES` to
-them, for the worst of three seeds: the minimum if the labels have a cause, the maximum if they do not.
+Uses the four label sets of `mervn demo`: the cause of the label is prosody (audio), words (text),
+only both together (both), or chance (none). The figure is the test macro-F1 of each fusion, with
+the demo's settings and `CHANGES` to them, for the worst of three seeds: the minimum if the labels
+have a cause, the maximum if they do not.
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import click
-from report import Figure, report
+from report import Figure, MessagesOnly, report
 
 from features.progress import SILENT
 from mervn.demo import corpus
@@ -39,16 +39,11 @@ TINY: dict[str, Any] = {"epochs": 1, "dim": 8, "rnn_hidden": 4}
 TINY_SPEAKERS = {split: names[:2] for split, names in corpus.SPEAKERS.items()}
 
 
-def print_line(line: str) -> None:
-    """Print a line on stderr at once."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def measure(folder: Path, seeds: range, changes: dict[str, Any]) -> list[Figure]:
     """Train every fusion on every label set with every seed."""
     make_corpus(folder, 0)
     extract_demo(folder, SILENT)
-    macro_f1 = [train_and_score(folder, seed, print_line, FUSIONS, (), changes).macro_f1 for seed in seeds]
+    macro_f1 = [train_and_score(folder, seed, MessagesOnly(), FUSIONS, (), changes).macro_f1 for seed in seeds]
     figures = []
     for fusion in FUSIONS:
         for answer in answers_of(fusion):

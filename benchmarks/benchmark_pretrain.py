@@ -2,17 +2,19 @@
 
     python benchmarks/benchmark_pretrain.py [--tiny] [--json]
 
-`mervn pretrain-audio` trains with its defaults for two minutes on the CPU, on the train split of a harder demo corpus,
-17 minutes of synthetic speech. Pitch, pitch range and volume vary as widely as in the demo, but their classes overlap
-completely; only tempo (rate and pauses) predicts the class, and it overlaps too.
+`mervn pretrain-audio` trains with its defaults for two minutes on the CPU, on the train split of a
+harder demo corpus, 17 minutes of synthetic speech. Pitch, pitch range and volume vary as widely as
+in the demo, but their classes overlap completely; only tempo (rate and pauses) predicts the class,
+and it overlaps too.
 
-The first figure is the masked L1 on valid, which has other speakers, divided by the L1 of predicting the mean. The
-second is the gain in test macro-F1 of a head on pretrained over random frozen features, as the mean of 3 seeds with the
-same head, settings, layer and data.
+The first figure is the masked L1 on valid, which has other speakers, divided by the L1 of
+predicting the mean. The second is the gain in test macro-F1 of a head on pretrained over random
+frozen features, as the mean of 3 seeds with the same head, settings, layer and data.
 
-Label set and layer were chosen on train and valid. There, a linear probe predicts the rate with R2 0.91 from pretrained
-features and 0.78 from random ones, pauses with 0.84 and 0.74, and pitch, range and volume equally badly from both. If
-those cause the labels, or all five together, pretraining gains nothing beyond noise.
+Label set and layer were chosen on train and valid. There, a linear probe predicts the rate with R2
+0.91 from pretrained features and 0.78 from random ones, pauses with 0.84 and 0.74, and pitch, range
+and volume equally badly from both. If those cause the labels, or all five together, pretraining
+gains nothing beyond noise.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def score(data: Path, stores: Path, encoder: str, seeds: int, splits: Sequence[s
             train_head(options, data)
             for split in splits:
                 evaluated = EvaluateOptions(split=split, features_dir=stores, data=data, device="cpu")
-                found[split].append(evaluate(Path(run), evaluated, lambda _: None)[split]["macro_f1"])
+                found[split].append(evaluate(Path(run), evaluated)[split]["macro_f1"])
     return {split: statistics.mean(values) for split, values in found.items()}
 
 

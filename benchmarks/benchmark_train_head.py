@@ -2,11 +2,12 @@
 
     python benchmarks/benchmark_train_head.py [--tiny] [--json]
 
-The baseline reads one .npy file per utterance with a DataLoader without workers, pads random batches of 32, and uses
-nn.MultiheadAttention with key padding masks. `mervn` uses the feature store, length buckets and packed frames. Both
-train the same head from the same initial weights on the same utterances, in fp32, with batches of 32, AdamW and
-gradient clipping; the script checks that both compute the same logits. Lengths are those of a speech emotion corpus:
-on average 228 audio frames of width 1024 and 21 text tokens of width 768.
+The baseline reads one .npy file per utterance with a DataLoader without workers, pads random
+batches of 32, and uses nn.MultiheadAttention with key padding masks. `mervn` uses the feature
+store, length buckets and packed frames. Both train the same head from the same initial weights on
+the same utterances, in fp32, with batches of 32, AdamW and gradient clipping; the script checks
+that both compute the same logits. Lengths are those of a speech emotion corpus: on average 228
+audio frames of width 1024 and 21 text tokens of width 768.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def measure(count: int, rounds: int) -> list[Figure]:
         difference = max_difference(ours, baseline, corpus)
         if difference > 1e-4:
             raise RuntimeError(f"both heads must compute the same logits, found a difference of {difference}")
-        labels = [str(c) for c in range(CLASSES)]
-        trainer = Trainer(ours, TrainingData(corpus.split, corpus.split, labels), OPTIONS, torch.device("cpu"))
+        data = TrainingData(corpus.split, corpus.split, list(map(str, range(CLASSES))))
+        trainer = Trainer(ours, data, OPTIONS, torch.device("cpu"))
         optimizer = make_optimizer(head_groups(baseline, OPTIONS), OPTIONS)
         loader = DataLoader(BaselineDataset(corpus), batch_size=32, shuffle=True, collate_fn=collate)
         epochs: dict[str, list[float]] = {"ours": [], "loader": [], "baseline": []}

@@ -1,12 +1,13 @@
-"""Measure what two trainings at once on one machine cost each other.
+"""Measure how much two trainings on one machine slow each other down.
 
     python benchmarks/benchmark_two_at_once.py [--tiny] [--json]
 
-Idle threads of OpenMP spin and take cores from the threads of another process. `mervn` bounds that. Each training is a
-process of its own on random features (fusion bilstm_attn, fp32, batches of 32): alone, and two started together,
-with the bound and without it, and with one thread. The seconds are those of whole epochs after a first one, of a
-process that is ready. The medians of several alternations are compared. Two without the bound are measured once, and
-stopped where they have taken STOPPED times as long as one after the other.
+Idle OpenMP threads spin and take cores from other processes. `mervn` limits how long they spin.
+Each training is a separate process on random features (fusion bilstm_attn, fp32, batches of 32).
+Measured are one training and two at once, with and without the limit, and one training with one
+thread. The time counts whole epochs after a first one, as a median over several alternations. Two
+trainings without the limit run once, and are stopped when they have taken `TIME_LIMIT` times as
+long as one after the other.
 """
 
 from __future__ import annotations
@@ -17,24 +18,29 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from features.cpu_threads import ENVIRONMENT_VARIABLES, SPIN_COUNT
 
-STOPPED = 5
-BOUNDED = {"GOMP_SPINCOUNT": SPIN_COUNT}
-WAYS: dict[str, Mapping[str, str]] = {
-    "bounded": BOUNDED,
-    "unbounded": {},
-    "one thread": {**BOUNDED, "OMP_NUM_THREADS": "1"},
+if TYPE_CHECKING:
+    from report import Figure
+
+TIME_LIMIT = 5
+LIMITED = {"GOMP_SPINCOUNT": SPIN_COUNT}
+ENVIRONMENTS: dict[str, Mapping[str, str]] = {
+    "limited": LIMITED,
+    "unlimited": {},
+    "one thread": {**LIMITED, "OMP_NUM_THREADS": "1"},
 }
 
 
 def train(count: int, epochs: int, start: Path) -> None:
-    """Train in this process once `start` exists; print the seconds."""
+    """Prepare a training, wait until the file `start` exists, train, and print the seconds."""
     import torch
     from random_corpus import CLASSES, SHAPES, make_corpus
 
@@ -47,8 +53,8 @@ def train(count: int, epochs: int, start: Path) -> None:
         corpus = make_corpus(Path(folder), count)
         torch.manual_seed(0)
         head = build_head(options, SHAPES, CLASSES)
-        labels = [str(c) for c in range(CLASSES)]
-        trainer = Trainer(head, TrainingData(corpus.split, corpus.split, labels), options, torch.device("cpu"))
+        data = TrainingData(corpus.split, corpus.split, list(map(str, range(CLASSES))))
+        trainer = Trainer(head, data, options, torch.device("cpu"))
         trainer.train_epoch(0)
         print("ready", flush=True)
         while not start.exists():
@@ -59,21 +65,23 @@ def train(count: int, epochs: int, start: Path) -> None:
         print(time.perf_counter() - started, flush=True)
 
 
-def together(processes: int, way: str, count: int, epochs: int, limit: float | None = None) -> float:
-    """Return the seconds until the last of some trainings, started at once, is done; at most `limit`."""
-    environment = {
-        name: value for name, value in os.environ.items() if name not in (*ENVIRONMENT_VARIABLES, "OMP_NUM_THREADS")
-    }
+def seconds_together(processes: int, name: str, count: int, epochs: int, limit: float | None = None) -> float:
+    """Start several trainings at once and return the seconds until the last one ends, at most `limit`."""
+    environment = dict(os.environ)
+    for variable in (*ENVIRONMENT_VARIABLES, "OMP_NUM_THREADS"):
+        environment.pop(variable, None)
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "start"
         command = [sys.executable, __file__, "--train", str(start), "--count", str(count), "--epochs", str(epochs)]
         children: list[subprocess.Popen[str]] = []
         try:
-            for _ in range(processes):  # one after the other, so that they are ready in bounded time
-                child = subprocess.Popen(command, env={**environment, **WAYS[way]}, stdout=subprocess.PIPE, text=True)
+            for _ in range(processes):  # prepared one after the other, because two at once without the limit are slow
+                child = subprocess.Popen(
+                    command, env={**environment, **ENVIRONMENTS[name]}, stdout=subprocess.PIPE, text=True
+                )
                 children.append(child)
                 if child.stdout is None or child.stdout.readline() != "ready\n":
-                    raise RuntimeError("a training ended before it began")
+                    raise RuntimeError("a training failed during preparation")
             start.touch()
             started = time.perf_counter()
             return max(float(child.communicate(timeout=limit)[0]) for child in children)
@@ -84,8 +92,35 @@ def together(processes: int, way: str, count: int, epochs: int, limit: float | N
                 child.kill()
 
 
+def measure(count: int, epochs: int, rounds: int) -> list[Figure]:
+    """Alternate all settings and return the figures."""
+    from report import Figure
+
+    seconds: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for _ in range(rounds):
+        for processes, name in ((1, "limited"), (1, "unlimited"), (1, "one thread"), (2, "limited")):
+            seconds[processes, name].append(seconds_together(processes, name, count, epochs))
+    sequential = 2 * statistics.median(seconds[1, "unlimited"])
+    two_unlimited = seconds_together(2, "unlimited", count, epochs, TIME_LIMIT * sequential) / sequential
+
+    def ratio(above: tuple[int, str], below: tuple[int, str]) -> float:
+        return statistics.median(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
+
+    alone = (1, "limited")
+    two, cores = ratio((2, "limited"), alone) / 2, ratio((1, "one thread"), alone)
+    median = statistics.median(seconds[alone])
+    unlimited = f"two at once / one after the other, no limit, stopped at {TIME_LIMIT}"
+    return [
+        Figure("threads.alone", "one training with / without the limit", ratio(alone, (1, "unlimited")), 1.05, "lower"),
+        Figure("threads.two_at_once", "two at once / one after the other, with the limit", two, 1.25, "lower"),
+        Figure("threads.two_unbounded", unlimited, two_unlimited, None, "lower"),
+        Figure("threads.second_core", "one thread / one per core, seconds", cores, None, "higher"),
+        Figure("threads.seconds", f"one training, {epochs} epochs of {count} utterances", median, None, "lower"),
+    ]
+
+
 @click.command()
-@click.option("--tiny", is_flag=True, help="A few utterances: does it run?")
+@click.option("--tiny", is_flag=True, help="Smoke test with few utterances.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 @click.option("--train", "start", type=Path, hidden=True)
 @click.option("--count", type=int, default=96, hidden=True)
@@ -96,57 +131,9 @@ def main(tiny: bool, as_json: bool, start: Path | None, count: int, epochs: int,
     if start is not None:
         train(count, epochs, start)
         return
-    count, epochs, rounds = (32, 1, 1) if tiny else (count, epochs, rounds)
-    seconds: dict[tuple[int, str], list[float]] = {}
-    for _ in range(rounds):
-        for processes, way in ((1, "bounded"), (1, "unbounded"), (1, "one thread"), (2, "bounded")):
-            seconds.setdefault((processes, way), []).append(together(processes, way, count, epochs))
-    one_by_one = 2 * statistics.median(seconds[1, "unbounded"])
-    two_unbounded = together(2, "unbounded", count, epochs, STOPPED * one_by_one) / one_by_one
+    from report import report
 
-    from report import Figure, report
-
-    def ratio(above: tuple[int, str], below: tuple[int, str]) -> float:
-        return statistics.median(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
-
-    alone, unbounded = (1, "bounded"), (1, "unbounded")
-    report(
-        "two_at_once",
-        [
-            Figure(
-                "threads.alone",
-                "one training with bounded spinning over one without",
-                ratio(alone, unbounded),
-                1.05,
-                "lower",
-            ),
-            Figure(
-                "threads.two_at_once",
-                "two at once over one after the other, bounded",
-                ratio((2, "bounded"), alone) / 2,
-                1.25,
-                "lower",
-            ),
-            Figure(
-                "threads.two_unbounded",
-                f"the same without the bound, stopped at {STOPPED}",
-                two_unbounded,
-                None,
-                "lower",
-            ),
-            Figure(
-                "threads.second_core", "one thread over one per core", ratio((1, "one thread"), alone), None, "higher"
-            ),
-            Figure(
-                "threads.seconds",
-                f"one training, {epochs} epochs of {count} utterances",
-                statistics.median(seconds[alone]),
-                None,
-                "lower",
-            ),
-        ],
-        as_json,
-    )
+    report("two_at_once", measure(32, 1, 1) if tiny else measure(count, epochs, rounds), as_json)
 
 
 if __name__ == "__main__":

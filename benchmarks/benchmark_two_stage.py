@@ -1,13 +1,18 @@
-"""Measure what it saves to run frozen encoders once: the headline of this toolkit.
+"""Measure how much faster training is when frozen encoders run only once.
 
     python benchmarks/benchmark_two_stage.py [--tiny] [--json]
 
-Real architectures with random weights: wav2vec 2.0 of large size (1024 wide, 24 layers, XLSR-53's) or of base size
-(768, 12), and PhoBERT-base (768, 12). Utterances of a speech emotion corpus (1 to 15 s, as in benchmark_train_head.py),
-fp32 everywhere. An epoch of stage two: the xattn head of `train-head` over stored sequences. An epoch through frozen
-encoders: both over every utterance as `mervn extract` would, and then the same training. An epoch of fine-tuning:
-forward and backward through encoders and head, convolutional front end frozen, AdamW over the rest. The total takes 50
-epochs of 5 seeds: encoders in every epoch, over one extraction and all epochs of stage two.
+Real architectures with random weights: wav2vec 2.0 large (width 1024, 24 layers, as XLSR-53) or
+base (768, 12), and PhoBERT-base (768, 12). Utterances have the lengths of a speech emotion corpus
+(1 to 15 s, as in benchmark_train_head.py). Everything runs in fp32.
+
+- An epoch of stage two trains the xattn head of `train-head` on stored features.
+- An epoch with frozen encoders runs both encoders on every utterance as `mervn extract` does, then
+  trains the same.
+- An epoch of fine-tuning runs forward and backward through encoders and head, with a frozen
+  convolutional front end and AdamW for the rest.
+- The total compares 50 epochs for 5 seeds: encoders in every epoch, or one extraction and all
+  epochs of stage two.
 """
 
 from __future__ import annotations
@@ -55,13 +60,13 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 TEXT_SIZE: dict[str, Any] = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 FINETUNE_BATCH = 4
-"""Utterances: what 24 GB hold of a large encoder's activations."""
+"""Utterances per batch: the activations of a large encoder then fit into 24 GB."""
 GOALS = {"large": (120.0, 400.0), "base": (None, None), "tiny": (None, None)}
 
 
 @dataclass(frozen=True)
 class Data:
-    """The same utterances as waveforms and token ids, and as sequences in stores."""
+    """The same utterances as waveforms, as token ids, and as features in stores."""
 
     audio: list[torch.Tensor]
     tokens: list[torch.Tensor]
@@ -88,21 +93,21 @@ def encode_text(model: nn.Module, tokens: Ragged) -> Ragged:
 
 
 def make_data(folder: Path, count: int, widths: dict[str, int], encoder: Wav2Vec2) -> Data:
-    """Make waveforms, token ids and features of the lengths they have."""
+    """Make random waveforms and token ids, and random features with matching lengths."""
     generator = np.random.default_rng(0)
     seconds, lengths = corpus_lengths(count, generator)
-    audio = [
-        encoder.prepare(generator.standard_normal(round(16_000 * float(duration))).astype(np.float32))
-        for duration in seconds
-    ]
+    audio = []
+    for duration in seconds:
+        samples = generator.standard_normal(round(16_000 * float(duration))).astype(np.float32)
+        audio.append(encoder.prepare(samples))
     tokens = [torch.from_numpy(generator.integers(4, 64_000, int(size)).astype(np.int32)) for size in lengths["text"]]
-    rows = {"audio": [encoder.get_feat_lengths(len(each)) for each in audio], "text": [len(each) for each in tokens]}
+    sizes = {"audio": [encoder.get_feat_lengths(len(x)) for x in audio], "text": list(map(len, tokens))}
     names = [f"u{i}" for i in range(count)]
     streams = {}
     for modality, width in widths.items():
         info = create_store(folder, random_identity(modality, width), {}, "benchmark")
         with StoreWriter(info) as writer:
-            for name, size in zip(names, rows[modality], strict=True):
+            for name, size in zip(names, sizes[modality], strict=True):
                 values = generator.standard_normal((size, width), np.float32).astype(np.float16)
                 writer.add([StoredUtterance(name, values, 0, "", "{}")])
         streams[modality] = [Sequences(FeatureStore(info.path), names)]
@@ -113,11 +118,11 @@ def make_data(folder: Path, count: int, widths: dict[str, int], encoder: Wav2Vec
 
 
 def frozen_seconds(audio: Wav2Vec2, text: nn.Module, data: Data) -> float:
-    """Return the seconds of both encoders over every utterance, without gradients, in the plan of an extraction."""
+    """Return the seconds of both encoders on every utterance, without gradients, batched as in an extraction."""
     audio.eval()
     text.eval()
     started = time.perf_counter()
-    plan = plan_batches([len(each) / 16_000 for each in data.audio], BATCH_SECONDS["cpu"], 32)
+    plan = plan_batches([len(samples) / 16_000 for samples in data.audio], BATCH_SECONDS["cpu"], 32)
     with torch.inference_mode():
         for batch in plan:
             audio(Ragged.from_sequences([data.audio[i] for i in batch]))
@@ -126,14 +131,14 @@ def frozen_seconds(audio: Wav2Vec2, text: nn.Module, data: Data) -> float:
 
 
 def finetune_seconds(audio: Wav2Vec2, text: nn.Module, head: Head, data: Data) -> float:
-    """Return the seconds of one epoch of fine-tuning, batches of like length."""
+    """Return the seconds of one epoch of fine-tuning, in batches of similar length."""
     modules = nn.ModuleList([audio, text, head]).train()
     audio.model.feature_extractor._freeze_parameters()
     optimizer = torch.optim.AdamW([p for p in modules.parameters() if p.requires_grad], lr=1e-5, fused=True)
-    order = np.argsort([len(each) for each in data.audio]).tolist()
+    order = np.argsort(list(map(len, data.audio))).tolist()
     batches = [order[i : i + FINETUNE_BATCH] for i in range(0, len(order), FINETUNE_BATCH)]
     seconds = []
-    for batch in [batches[0], *batches]:  # the first makes the optimizer's state, and is not counted
+    for batch in [batches[0], *batches]:  # the first is a warm-up that creates the optimizer state
         started = time.perf_counter()
         streams = {
             "audio": audio(Ragged.from_sequences([data.audio[i] for i in batch])),
@@ -148,7 +153,7 @@ def finetune_seconds(audio: Wav2Vec2, text: nn.Module, head: Head, data: Data) -
 
 
 def stage_two_seconds(trainer: Trainer, epochs: Sequence[int]) -> float:
-    """Return the median seconds of an epoch of stage two, reading included."""
+    """Return the median seconds of an epoch of stage two, including reading."""
     seconds = []
     for epoch in epochs:
         started = time.perf_counter()
@@ -158,43 +163,41 @@ def stage_two_seconds(trainer: Trainer, epochs: Sequence[int]) -> float:
 
 
 def measure(size: str, text_size: dict[str, Any], count: int, rounds: int) -> list[Figure]:
-    """Alternate the three kinds of epoch and return the figures of one size."""
+    """Alternate the three kinds of epoch and return the figures for one encoder size."""
     audio, text = make_encoders(SIZES[size], text_size)
     widths = {"text": text_size["hidden_size"], "audio": SIZES[size]["hidden_size"]}
     options = TrainHeadOptions(fusion="xattn", pooling="mean", sampling="bucket", batch_size=16, loss="ce",
                                dropout=0.0, epochs=EPOCHS, amp="off")  # fmt: skip
     shapes = {name: StreamShape(width) for name, width in widths.items()}
-    frozen, finetuned, two = [], [], []
+    frozen, finetuned, stage_two = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder), count, widths, audio)
         head = build_head(options, shapes, CLASSES)
-        labels = [str(c) for c in range(CLASSES)]
-        trainer = Trainer(
-            build_head(options, shapes, CLASSES), TrainingData(data.split, data.split, labels), options, CPU
-        )
+        training_data = TrainingData(data.split, data.split, list(map(str, range(CLASSES))))
+        trainer = Trainer(build_head(options, shapes, CLASSES), training_data, options, CPU)
         stage_two_seconds(trainer, range(3))
         for start in range(rounds):
-            two.append(stage_two_seconds(trainer, range(7 * start, 7 * start + 7)))
+            stage_two.append(stage_two_seconds(trainer, range(7 * start, 7 * start + 7)))
             frozen.append(frozen_seconds(audio, text, data))
             finetuned.append(finetune_seconds(audio, text, head, data))
-    once, epoch, runs = statistics.median(frozen), statistics.median(two), EPOCHS * SEEDS
-    every = statistics.median((a + b) / b for a, b in zip(frozen, two, strict=True))
-    tuned = statistics.median(a / b for a, b in zip(finetuned, two, strict=True))
-    total = runs * (once + epoch) / (once + runs * epoch)
+    frozen_ratio = statistics.median((a + b) / b for a, b in zip(frozen, stage_two, strict=True))
+    finetune_ratio = statistics.median(a / b for a, b in zip(finetuned, stage_two, strict=True))
+    extraction, epoch, num_epochs = statistics.median(frozen), statistics.median(stage_two), EPOCHS * SEEDS
+    total = num_epochs * (extraction + epoch) / (extraction + num_epochs * epoch)
     frozen_goal, finetune_goal = GOALS[size]
-    whole = f"{EPOCHS} epochs x {SEEDS} seeds through frozen encoders, over extraction and stage two"
+    whole = f"{EPOCHS} epochs x {SEEDS} seeds with frozen encoders / extraction and stage two"
     return [
-        Figure(f"two_stage.frozen.{size}", "an epoch through frozen encoders over one of stage two", every, frozen_goal,
-               "higher"),
-        Figure(f"two_stage.finetune.{size}", "an epoch of fine-tuning over one of stage two", tuned, finetune_goal,
-               "higher"),
+        Figure(f"two_stage.frozen.{size}", "epoch with frozen encoders / epoch of stage two", frozen_ratio,
+               frozen_goal, "higher"),
+        Figure(f"two_stage.finetune.{size}", "epoch of fine-tuning / epoch of stage two", finetune_ratio,
+               finetune_goal, "higher"),
         Figure(f"two_stage.total.{size}", whole, total, None, "higher"),
-        Figure(f"two_stage.seconds.{size}", f"stage two, one epoch of {count} utterances, s", epoch, None, "lower"),
+        Figure(f"two_stage.seconds.{size}", f"epoch of stage two, {count} utterances, s", epoch, None, "lower"),
     ]  # fmt: skip
 
 
 @click.command()
-@click.option("--tiny", is_flag=True, help="A few utterances: does it run?")
+@click.option("--tiny", is_flag=True, help="Smoke test with few utterances.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 def main(tiny: bool, as_json: bool) -> None:
     """Measure and print."""
@@ -202,7 +205,7 @@ def main(tiny: bool, as_json: bool) -> None:
         small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         report("two_stage", measure("tiny", small, 4, 1), as_json)
         return
-    report("two_stage", [figure for size in ("base", "large") for figure in measure(size, TEXT_SIZE, 16, 3)], as_json)
+    report("two_stage", measure("base", TEXT_SIZE, 16, 3) + measure("large", TEXT_SIZE, 16, 3), as_json)
 
 
 if __name__ == "__main__":

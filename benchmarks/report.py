@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from features.environment import machine, package_versions
+from features.progress import no_bar
 
 
 @dataclass(frozen=True)
@@ -31,20 +34,19 @@ class Figure:
         return self.value <= self.goal if self.better == "lower" else self.value >= self.goal
 
 
-class Silent:
-    """Progress bar that shows nothing."""
+class MessagesOnly:
+    """Reporter that prints messages on stderr and shows no progress bars."""
 
-    def __init__(self, total: int, done: int) -> None:
-        pass
+    def say(self, text: str) -> None:
+        """Print one line at once."""
+        print(text, file=sys.stderr, flush=True)
 
-    def update(self, count: int) -> None:
-        """Show nothing."""
+    def progress(self, total: int, done: int, what: str = "") -> Any:
+        """Return a progress bar that is not shown."""
+        return no_bar(total, done, what)
 
-    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
-        """Show nothing."""
-
-    def close(self) -> None:
-        """Show nothing."""
+    def epoch(self, entry: Mapping[str, Any]) -> None:
+        """Print nothing."""
 
 
 def processor() -> str:

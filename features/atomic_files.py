@@ -1,4 +1,7 @@
-"""Atomic file writes (write, fsync, rename): a crash leaves the old file or the new one. Also JSON and JSONL."""
+"""Atomic file writes (write, fsync, rename): a crash leaves the old file or the new one.
+
+Also JSON and JSONL.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
     OSError names the file, also if the disk is full.
     """
-    temporary = temporary_beside(path)
+    temporary = temporary_beside(path)  # the same folder: a rename is atomic only within one file system
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
@@ -33,7 +36,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Return an unused hidden name beside a path. Process ids alone are not unique: containers repeat them."""
+    """Return an unused hidden name beside a path.
+
+    Process ids alone are not unique: containers repeat them.
+    """
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
@@ -67,7 +73,10 @@ MAX_DEPTH = 32
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object; InputError, which says `what` the file must hold, if it holds anything else."""
+    """Read a JSON object.
+
+    InputError, which says `what` the file must hold, if it holds anything else.
+    """
     try:
         document = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:

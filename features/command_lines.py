@@ -76,9 +76,10 @@ def settings_flags(options: EncodeOptions) -> list[str]:
 
 
 def recorded_flags(text: str) -> list[str]:
-    """Return the flags of `mervn extract` recorded in a run's config.json; none if it contains anything else.
+    """Return the flags of `mervn extract` recorded in a run's config.json.
 
-    Users paste suggested commands, and a run may come from somebody else: unknown text is never suggested.
+    None if it contains anything else. Users paste suggested commands, and a run may come from
+    somebody else: unknown text is never suggested.
     """
     known = set(map(flag_name, (*EncodeOptions.model_fields, "audio_encoder", "text_encoder")))
     try:

@@ -1,8 +1,9 @@
 """CPU threads of torch, and how long they busy-wait for work.
 
-torch's wheels for Linux use GNU OpenMP. After each parallel region its threads spin for some milliseconds in case more
-work follows. If several processes run on one machine, each spinning thread takes a core from a thread that has work. A
-bounded spin keeps the gain within a training step and avoids that loss.
+torch's wheels for Linux use GNU OpenMP. After each parallel region its threads spin for some
+milliseconds in case more work follows. If several processes run on one machine, each spinning
+thread takes a core from a thread that has work. A bounded spin keeps the gain within a training
+step and avoids that loss.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import os
 import sys
 
 SPIN_COUNT = "1000"
-"""Iterations; the default of GNU OpenMP is 300 000. benchmarks/benchmark_two_at_once.py measures the effect."""
+"""Iterations; the default of GNU OpenMP is 300 000. benchmarks/benchmark_two_at_once.py measures
+the effect."""
 ENVIRONMENT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 def bound_spinning() -> bool:
-    """Bound how long idle OpenMP threads spin, unless the environment sets it; return whether it was set here.
+    """Bound how long idle OpenMP threads spin, unless the environment sets it.
 
-    OpenMP reads its environment once, when torch is imported: a later call has no effect.
+    Return whether it was set here. OpenMP reads its environment once, when torch is imported: a
+    later call has no effect.
     """
     if "torch" in sys.modules or any(name in os.environ for name in ENVIRONMENT_VARIABLES):
         return False

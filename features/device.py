@@ -15,9 +15,10 @@ from features.errors import UsageError
 def exact_fp32() -> Iterator[None]:
     """Disable TF32 and bf16 in fp32 matrix products, convolutions and recurrent layers.
 
-    By default torch uses TF32 (10 bits of mantissa) for convolutions and LSTMs on a GPU, and its kernels depend on the
-    shape of the batch. All inference whose numbers are reported runs inside this context. The previous settings are
-    restored on exit. torch 2.9 added a second set of switches; it is kept equal to the first, for torch refuses a mix.
+    By default torch uses TF32 (10 bits of mantissa) for convolutions and LSTMs on a GPU, and its
+    kernels depend on the shape of the batch. All inference whose numbers are reported runs inside
+    this context. The previous settings are restored on exit. torch 2.9 added a second set of
+    switches; it is kept equal to the first, because torch refuses a mix.
     """
     before, switches = _old_switches(), _new_switches()
     precisions = [switch.fp32_precision for switch in switches]
@@ -42,8 +43,8 @@ def precision_context(device: torch.device, precision: str) -> Iterator[None]:
 def _old_switches() -> tuple[str, bool]:
     """Return the precision of matrix products and whether cuDNN may use TF32.
 
-    torch refuses to read them if the new switches have a value that the old ones cannot express; its defaults are
-    returned then.
+    torch refuses to read them if the new switches have a value that the old ones cannot express;
+    its defaults are returned then.
     """
     matmul, cudnn = "highest", True
     with suppress(RuntimeError):
@@ -72,8 +73,8 @@ def _new_switches() -> list[Any]:
 def resolve_device(name: str, *, float64: bool = False) -> torch.device:
     """Return the device with this name; `auto` is a GPU if torch finds one, else the CPU.
 
-    UsageError if torch cannot use the device, or if `float64` is required (losses and scores are summed in it) and the
-    device does not support it.
+    UsageError if torch cannot use the device, or if `float64` is required (losses and scores are
+    summed in it) and the device does not support it.
     """
     if float64 and name.split(":")[0] == "mps":
         raise UsageError(

@@ -2,7 +2,10 @@
 
 
 class InputError(Exception):
-    """Invalid data, files or environment (exit code 1). The message says what must hold, what was found, and where."""
+    """Invalid data, files or environment (exit code 1).
+
+    The message says what must hold, what was found, and where.
+    """
 
 
 class UsageError(InputError):

@@ -13,15 +13,18 @@ Result = TypeVar("Result")
 BATCH_SECONDS = {"cpu": 8.0, "cuda": 480.0}
 BATCH_TOKENS = {"cpu": 2048.0, "cuda": 32768.0}
 FULL_BUDGET_BYTES = 16e9
-"""Memory of a GPU that gets the full budget; smaller GPUs start with less, so that fewer batches must be halved."""
+"""Memory of a GPU that gets the full budget; smaller GPUs start with less, so that fewer batches
+must be halved."""
 OUT_OF_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
-"""Parts of the messages of plain RuntimeErrors from torch's CPU allocator, CUDA, cuBLAS and cuDNN."""
+"""Parts of the messages of plain RuntimeErrors from torch's CPU allocator, CUDA, cuBLAS and
+cuDNN."""
 
 
 def default_budget(modality: str, device: torch.device) -> float:
     """Return the default budget of a batch, in padded seconds or tokens.
 
-    A GPU with less than `FULL_BUDGET_BYTES` gets a budget in proportion to its memory, at least that of a CPU.
+    A GPU with less than `FULL_BUDGET_BYTES` gets a budget in proportion to its memory, at least
+    that of a CPU.
     """
     budgets = BATCH_TOKENS if modality == "text" else BATCH_SECONDS
     if device.type != "cuda":
@@ -45,7 +48,10 @@ def release_memory(device: torch.device) -> None:
 
 
 class MemoryBudget:
-    """Runs batches within a device's memory; learns the maximum cost by halving batches that do not fit."""
+    """Runs batches within a device's memory.
+
+    It learns the maximum cost by halving batches that do not fit.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -10,7 +10,8 @@ from tqdm import tqdm
 Say = Callable[[str], None]
 """Prints one status line."""
 Progress = Callable[..., Any]
-"""(total, done, what="") -> a progress bar of `total` utterances with `done` done; has `update(n)` and `close()`."""
+"""(total, done, what="") -> a progress bar of `total` utterances with `done` done; has `update(n)`
+and `close()`."""
 
 
 class Reporter(Protocol):
@@ -20,7 +21,10 @@ class Reporter(Protocol):
         """Print one status line."""
 
     def progress(self, total: int, done: int, what: str = "") -> Any:
-        """Return a progress bar of `total` utterances, of which `done` are done; it has `update(n)` and `close()`."""
+        """Return a progress bar of `total` utterances, of which `done` are done.
+
+        It has `update(n)` and `close()`.
+        """
 
     def epoch(self, entry: Mapping[str, Any]) -> None:
         """Report the history entry of a finished epoch."""

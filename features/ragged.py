@@ -1,4 +1,7 @@
-"""Ragged: a batch of sequences of different lengths, packed without padding. All sequences travel as this type."""
+"""Ragged: a batch of sequences of different lengths, packed without padding.
+
+All sequences travel as this type.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ def padding_mask(lengths: Tensor, max_length: int) -> Tensor:
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """Copy a tensor to a device. From host to GPU it goes through pinned memory, so that nothing waits for the copy."""
+    """Copy a tensor to a device.
+
+    From host to GPU it goes through pinned memory, so that nothing waits for the copy.
+    """
     device = torch.device(device)
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -27,9 +33,9 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 class Ragged:
     """A batch of B sequences, packed one after another: values (sum T, ...) with lengths (B,).
 
-    The layout (everything but `values`) is computed once per batch, on the device of the values. The lengths are also
-    kept as host integers, so that no operation here waits for the device. Create one with `from_sequences`,
-    `from_lengths` or `from_padded`.
+    The layout (everything but `values`) is computed once per batch, on the device of the values.
+    The lengths are also kept as host integers, so that no operation here waits for the device.
+    Create one with `from_sequences`, `from_lengths` or `from_padded`.
     """
 
     values: Tensor
@@ -41,11 +47,14 @@ class Ragged:
     segments: Tensor
     """(sum T,) int64: index of the sequence (0..B-1) that each frame belongs to."""
     index: Tensor
-    """(sum T,) int64: index of each frame in the padded view, flattened to (B * max_length, ...)."""
+    """(sum T,) int64: index of each frame in the padded view flattened to (B * max_length, ...)."""
 
     @staticmethod
     def from_lengths(values: Tensor, sizes: Sequence[int]) -> Ragged:
-        """Wrap packed values (sum T, ...) of sequences with these lengths; ValueError if their sum is not sum T."""
+        """Wrap packed values (sum T, ...) of sequences with these lengths.
+
+        ValueError if their sum is not sum T.
+        """
         sizes = tuple(int(size) for size in sizes)
         if any(size < 0 for size in sizes) or sum(sizes) != values.shape[0]:
             raise ValueError(f"lengths must be >= 0 and add up to the {values.shape[0]} frames given, found {sizes}")
@@ -55,14 +64,15 @@ class Ragged:
 
     @staticmethod
     def from_device_lengths(values: Tensor, lengths: Tensor, sizes: Sequence[int]) -> Ragged:
-        """Wrap values (sum T, ...) with lengths (B,) int64 that are on their device already; `sizes` must equal them.
+        """Wrap values (sum T, ...) with lengths (B,) int64 that are on their device already.
 
-        Nothing is copied between devices, and nothing is checked.
+        `sizes` must equal them. Nothing is copied between devices, and nothing is checked.
         """
         sizes, device = tuple(sizes), values.device
         offsets = _offsets(lengths)
         # Frame t of sequence b is frame offsets[b] + t here and b * max_length + t in the padded view.
         shifts = torch.arange(len(sizes), device=device) * max(sizes, default=0) - offsets  # (B,)
+        # output_size: without it, torch would wait for the device to learn the sum
         segments = torch.repeat_interleave(lengths, output_size=sum(sizes))
         index = torch.arange(sum(sizes), device=device) + shifts[segments]
         return Ragged(values, lengths, sizes, segments, index)
@@ -79,7 +89,10 @@ class Ragged:
 
     @staticmethod
     def from_padded(padded: Tensor, lengths: Tensor) -> Ragged:
-        """Pack padded (B, T, ...) with lengths (B,); the padding is dropped, whatever it contains."""
+        """Pack padded (B, T, ...) with lengths (B,).
+
+        The padding is dropped, whatever it contains.
+        """
         sizes = tuple(lengths.tolist())
         if len(sizes) != padded.shape[0] or any(not 0 <= size <= padded.shape[1] for size in sizes):
             raise ValueError(f"lengths must be {padded.shape[0]} integers in 0..{padded.shape[1]}, found {sizes}")
@@ -123,7 +136,10 @@ class Ragged:
         return Ragged(values, self.lengths, self.sizes, self.segments, self.index)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Ragged:
-        """Apply a function to the values (sum T, ...); its result must have the same number of frames."""
+        """Apply a function to the values (sum T, ...).
+
+        Its result must have the same number of frames.
+        """
         return self.replace(function(self.values))
 
     def pad(self, fill: float = 0.0) -> Tensor:
@@ -162,12 +178,18 @@ def concatenate(first: Ragged, second: Ragged) -> Ragged:
 
 
 def segment_sum(ragged: Ragged) -> Tensor:
-    """Sum each sequence over its frames: (B, ...), in fp32 and then rounded; zeros for a sequence of length 0."""
+    """Sum each sequence over its frames: (B, ...), in fp32 and then rounded.
+
+    Zeros for a sequence of length 0.
+    """
     return _fp32_sum(ragged).to(ragged.values.dtype)
 
 
 def segment_mean(ragged: Ragged) -> Tensor:
-    """Average each sequence (sum T, D) over its frames: (B, D), in fp32 and then rounded; zeros for length 0."""
+    """Average each sequence (sum T, D) over its frames: (B, D), in fp32 and then rounded.
+
+    Zeros for length 0.
+    """
     return (_fp32_sum(ragged) / ragged.lengths.clamp(min=1)[:, None]).to(ragged.values.dtype)
 
 

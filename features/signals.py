@@ -1,7 +1,7 @@
 """SIGINT (Ctrl-C) and SIGTERM, handled between two steps of the work: never lost, never in the middle of a write.
 
-By default Python raises KeyboardInterrupt at any bytecode. In a destructor or the callback of a weak reference the
-exception is only printed, and the program continues as if no signal had come.
+By default Python raises KeyboardInterrupt at any bytecode. In a destructor or the callback of a
+weak reference the exception is only printed, and the program continues as if no signal had come.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _received: set[int] = set()
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Defer signals: the next `check_interrupted` raises KeyboardInterrupt. The same signal again raises at once.
+    """Defer signals: the next `check_interrupted` raises KeyboardInterrupt.
 
-    A different signal does not count as a second press: a launcher of several processes passes a Ctrl-C, which they
-    already received, on as a SIGTERM. Signals that the process ignores stay ignored. Outside the main thread nothing
-    changes.
+    The same signal again raises at once. A different signal does not count as a second press: a
+    launcher of several processes passes a Ctrl-C, which they already received, on as a SIGTERM.
+    Signals that the process ignores stay ignored. Outside the main thread nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -6,11 +6,14 @@ import difflib
 from collections.abc import Iterable
 
 MAX_GAP = 0.15
-"""Names are suggested if their similarity is at most this much below that of the most similar one."""
+"""Maximum difference in similarity to the most similar name, for a name to be suggested."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean ...?" with the names most similar to this one, ignoring case; empty if there are none."""
+    """Return the end of a message that suggests the names most similar to this one, ignoring case.
+
+    It is `; did you mean A or B?`, or empty if no name is similar.
+    """
     originals = {each.casefold(): each for each in known}
     wanted = name.casefold()
     suggested: list[str] = []

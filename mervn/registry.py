@@ -2,9 +2,10 @@
 
 To add a fusion, pooling or loss, write a class and add an entry here.
 
-A fusion is built as `Fusion(dim, heads, dropout, ...)` and maps streams {name: Ragged (sum T, D)} to a list of Ragged.
-A pooling is built as `Pooling(dim)` and maps a Ragged (sum T, D) to (B, D). A loss is built as `Loss(weights, ...)`,
-with class weights (C,) or None, and maps logits (B, C) and targets (B,) to a scalar.
+A fusion is built as `Fusion(dim, heads, dropout, ...)` and maps streams {name: Ragged (sum T, D)}
+to a list of Ragged. A pooling is built as `Pooling(dim)` and maps a Ragged (sum T, D) to (B, D). A
+loss is built as `Loss(weights, ...)`, with class weights (C,) or None, and maps logits (B, C) and
+targets (B,) to a scalar.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ os.register_at_fork(after_in_child=_close_in_child)
 def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
     """Make a folder and lock it against other processes; the lock ends with the process, even if it is killed.
 
-    `marker` is the file that identifies a folder of this `kind` ("run"). UsageError if the path holds something else,
-    InputError if another process writes the folder.
+    `marker` is the file that identifies a folder of this `kind` ("run"). UsageError if the path
+    holds something else, InputError if another process writes the folder.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} must be a folder for the {kind}, found a file")
@@ -82,8 +82,9 @@ def require_same(folder: Path, kind: str, existing: Mapping[str, Any], requested
 def clear(folder: Path, kept: Collection[str] = ()) -> None:
     """Remove everything in a folder except its lock and the files in `kept`.
 
-    The caller must first remove the file that marks the folder as complete. Folders are removed before files, so that
-    an interruption never leaves a checkpoint without the history that it continues.
+    The caller must first remove the file that marks the folder as complete. Folders are removed
+    before files, so that an interruption never leaves a checkpoint without the history that it
+    continues.
     """
     for path in sorted(folder.iterdir(), key=lambda path: not path.is_dir()):
         if path.name == LOCK_FILE or path.name in kept:

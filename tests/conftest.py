@@ -21,3 +21,11 @@ def two_threads() -> None:
 def kind(request: pytest.FixtureRequest) -> str:
     """Each format of the parts of a feature store."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of tiny checkpoints, by encoder."""
+    from every_encoder import make_checkpoints
+
+    return make_checkpoints(tmp_path_factory.mktemp("models"))

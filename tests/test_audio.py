@@ -1,4 +1,4 @@
-"""Segments: the right samples of every format, or a reason why not."""
+"""Audio segments: the exact samples of every format, or an AudioError with a reason."""
 
 import errno
 from pathlib import Path

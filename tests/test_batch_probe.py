@@ -1,4 +1,4 @@
-"""Text architectures without tests of their own: encoded alone where their padding is not masked everywhere."""
+"""Untested text architectures: encoded one at a time if their features depend on the batch."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def test_an_architecture_that_depends_on_the_batch_is_encoded_one_at_a_time(tmp_
     encoder = load(make_text_transformer(tmp_path / kind, kind), "last")
     assert encoder.one_at_a_time
     assert encoder.config["one_at_a_time"] is True
-    sequences = probe_tokens(encoder.model.config.vocab_size, encoder.longest)
+    sequences = probe_tokens(encoder.model.config.vocab_size, encoder.max_length)
     with torch.inference_mode():
         assert not depends_on_batch(encoder.forward_layers, sequences)
         together = encoder.forward_layers(Ragged.from_sequences(sequences))
@@ -62,7 +62,7 @@ def test_an_architecture_that_masks_its_padding_is_encoded_in_batches(tmp_path: 
 def test_a_model_without_a_limit_of_positions_reads_whole_transcripts(tmp_path: Path) -> None:
     """XLNet says -1: all but the last tokens were cut, and the cut was silent."""
     encoder = load(make_text_transformer(tmp_path / "XLNet", "XLNet", d_head=8), "last")
-    assert encoder.longest == 512
+    assert encoder.max_length == 512
     assert not encoder.one_at_a_time
     assert encoder.prepare("hôm nay tôi vui").shape == (6,)
 
@@ -70,5 +70,5 @@ def test_a_model_without_a_limit_of_positions_reads_whole_transcripts(tmp_path: 
 def test_numbered_layers_that_are_no_hidden_states_are_refused(tmp_path: Path) -> None:
     folder = make_text_transformer(tmp_path / "mamba", "Mamba")
     assert load(folder, "last").num_layers == 3
-    with pytest.raises(InputError, match="must be hidden states of the model, 0, 1 of mamba are not: give 'last'"):
+    with pytest.raises(InputError, match="must be hidden states of the model, 0, 1 of mamba are not: use 'last'"):
         load(folder, "0,1")

@@ -1,3 +1,5 @@
+from itertools import chain
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,11 +12,12 @@ def test_every_item_stands_in_exactly_one_batch_within_the_budget(
     lengths: list[float], budget: float, max_items: int
 ) -> None:
     batches = plan_batches(lengths, budget, max_items)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert sorted(chain.from_iterable(batches)) == list(range(len(lengths)))
+    longest = []
     for batch in batches:
+        longest.append(max(lengths[i] for i in batch))
         assert len(batch) <= max_items
-        assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= budget
-    longest = [max(lengths[i] for i in batch) for batch in batches]
+        assert len(batch) == 1 or longest[-1] * len(batch) <= budget
     assert longest == sorted(longest, reverse=True)
 
 

@@ -1,4 +1,4 @@
-"""Every benchmark runs, and prints figures in the one form."""
+"""Every benchmark runs and prints its figures in the common format."""
 
 import json
 import math
@@ -21,8 +21,8 @@ def test_a_benchmark_runs_and_prints_its_figures(path: Path) -> None:
     for figure in document["figures"]:
         assert math.isfinite(figure["value"]) and figure["better"] in ("lower", "higher")
         if figure["id"].startswith(("exactness.", "crash.")) or figure["id"].endswith(".error"):
-            assert figure["value"] >= 0  # equal to the bit is the best there is
-        elif "gain" not in figure["id"]:  # a difference of scores may have either sign
+            assert figure["value"] >= 0  # 0 means bit-identical
+        elif "gain" not in figure["id"]:  # a difference of scores may be negative
             assert figure["value"] > 0
         assert (figure["met"] is None) == (figure["goal"] is None)
     readme = (path.parent / "README.md").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""A checkpoint that cannot be loaded whole is refused with words that help."""
+"""Incomplete, damaged and mismatched checkpoints are refused with messages that help."""
 
 import json
 from collections.abc import Callable
@@ -44,23 +44,26 @@ def change_config(folder: Path, name: str, key: str, value: object) -> None:
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing weight": (drop_a_weight, "must hold every weight of the encoder, but 1 are missing"),
     "cut weights": (cut_weights, "could not be loaded from the folder"),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "which holds config.json, preprocessor_config.json"),
-    "no preprocessor": (lambda f: (f / "preprocessor_config.json").unlink(), "Give a local folder with config.json"),
+    "no weights": (
+        lambda f: (f / "model.safetensors").unlink(),
+        "which contains config.json, preprocessor_config.json",
+    ),
+    "no preprocessor": (lambda f: (f / "preprocessor_config.json").unlink(), "Use a local folder with config.json"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json must be a JSON file"),
     "bad config": (lambda f: (f / "config.json").write_text("{"), "config.json must be a JSON file"),
     "deep config": (lambda f: (f / "config.json").write_text("[" * 200_000), "config.json must be a JSON file"),
     "foreign shard": (
         lambda f: write_index(f, "../../weights.safetensors"),
-        r"model.safetensors.index.json must name files beside it, found '../../weights.safetensors'",
+        r"model.safetensors.index.json must name files in its own folder, found '../../weights.safetensors'",
     ),
-    "number for a shard": (lambda f: write_index(f, 5), "index.json must name files beside it, found 5"),
+    "number for a shard": (lambda f: write_index(f, 5), "index.json must name files in its own folder, found 5"),
     "other model": (
         lambda f: change_config(f, "config.json", "model_type", "wav2vec2"),
         "must say model_type 'whisper', found 'wav2vec2'",
     ),
     "other window": (
         lambda f: change_config(f, "preprocessor_config.json", "chunk_length", 30),
-        "must fit config.json: a window of 150 rows",
+        "must fit config.json: a window of 150 frames",
     ),
 }
 
@@ -75,7 +78,7 @@ def test_broken_folders_are_explained(fault: str, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_and_a_hub_id_that_cannot_be_reached(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no folder ./nowhere"):
+    with pytest.raises(InputError, match="the folder ./nowhere does not exist"):
         load("./nowhere")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="found the file"):
@@ -123,10 +126,13 @@ MISLEADING: dict[str, tuple[Callable[[Path], object], str]] = {
         r"model\.safetensors is an HTML page in place of the file: download the file itself",
     ),
     "page for config": (lambda f: (f / "config.json").write_text("\n<html>"), r"config\.json is an HTML page"),
-    "list for config": (lambda f: (f / "config.json").write_text("[]"), "must be a JSON file .* it holds a list"),
+    "list for config": (lambda f: (f / "config.json").write_text("[]"), "must be a JSON file .* it contains a list"),
     "empty bin": (lambda f: replace_weights(f, b""), r"pytorch_model\.bin is empty: copy the file again"),
-    "noise for bin": (lambda f: replace_weights(f, b"\x00\x01abc" * 99), r"its \.bin file is damaged, or holds other"),
-    "objects in bin": (lambda f: replace_weights(f, Path("x")), r"its \.bin file is damaged, or holds other"),
+    "noise for bin": (
+        lambda f: replace_weights(f, b"\x00\x01abc" * 99),
+        r"its \.bin file is damaged, or contains objects",
+    ),
+    "objects in bin": (lambda f: replace_weights(f, Path("x")), r"its \.bin file is damaged, or contains objects"),
     "list in bin": (lambda f: replace_weights(f, [1, 2]), "could not be loaded from the folder"),
     "other keys in bin": (lambda f: replace_weights(f, {"a": torch.zeros(2)}), "but 37 are missing"),
     "no vocabulary": (
@@ -224,7 +230,7 @@ def test_code_of_a_checkpoint_is_never_executed(tmp_path: Path, monkeypatch: pyt
     selector = parse_selector(f"transformer={folder}", "text")
     assert load_encoder(selector).dim == 32  # a known type is loaded by transformers' own class
     change_config(folder, "config.json", "model_type", "of_its_own")
-    with pytest.raises(InputError, match=r"needs code of its own \(auto_map\), which is never executed"):
+    with pytest.raises(InputError, match=r"needs custom code \(auto_map\), which is never executed"):
         load_encoder(selector)
     assert not (tmp_path / "executed").exists()
 

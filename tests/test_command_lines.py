@@ -1,4 +1,4 @@
-"""Commands that messages suggest work when they are pasted into a shell of the same folder."""
+"""Commands that messages suggest work when they are pasted into a shell in the same folder."""
 
 import json
 import re
@@ -66,9 +66,9 @@ def test_missing_utterances_are_added_to_the_store_that_lacks_them(folder: Path,
 
 def test_changed_transcripts_are_extracted_again_by_the_suggested_command(folder: Path, capsys: Captured) -> None:
     assert run(["extract", *PLACE, "--text-encoder", "hashed_ngrams"]) == 0
-    rows = read_jsonl(folder / "my data" / "valid.jsonl")
-    rows[0]["transcript"] = "đã sửa"
-    write_manifest(folder / "my data" / "valid.jsonl", rows)
+    lines = read_jsonl(folder / "my data" / "valid.jsonl")
+    lines[0]["transcript"] = "đã sửa"
+    write_manifest(folder / "my data" / "valid.jsonl", lines)
     train = ["train-head", *PLACE, *FAST, "--fusion", "text"]
     capsys.readouterr()
     assert run(train) == 1
@@ -86,10 +86,10 @@ def test_rejected_utterances_are_not_to_be_extracted_again(folder: Path, capsys:
     message = capsys.readouterr().err
     assert "'valid-001' in " in message and "rejected.jsonl says why utterances were rejected" in message
     assert not suggested(message)
-    rows = read_jsonl(folder / "my data" / "valid.jsonl")
+    lines = read_jsonl(folder / "my data" / "valid.jsonl")
     soundfile.write(folder / "my audio" / "new.wav", [0.1, -0.1] * 8000, 16_000)
     write_manifest(
-        folder / "my data" / "valid.jsonl", [*rows, {**rows[0], "utterance_id": "new", "wav_path": "new.wav"}]
+        folder / "my data" / "valid.jsonl", [*lines, {**lines[0], "utterance_id": "new", "wav_path": "new.wav"}]
     )
     assert run(train) == 1
     (command,) = suggested(capsys.readouterr().err)
@@ -115,11 +115,11 @@ def test_commands_name_the_manifests_that_there_are(folder: Path, capsys: Captur
     assert run(["extract", *PLACE, "--text-encoder", "hashed_ngrams"]) == 0
     assert run(["train-head", *PLACE, *FAST, "--fusion", "text", "--output", "run"]) == 0
     (folder / "other").mkdir()
-    rows = read_jsonl(folder / "my data" / "test.jsonl")
+    lines = read_jsonl(folder / "my data" / "test.jsonl")
     evaluate = ["evaluate", "run", "--data", "other", "--split", "test"]
-    named = [{**row, "utterance_id": f"new {i}"} for i, row in enumerate(rows)]
-    changed = [{**row, "transcript": "đã sửa"} for row in named]
-    for found in (rows, [*rows, *named], [*rows, *changed]):  # no store, missing rows, changed rows
+    named = [{**line, "utterance_id": f"new {i}"} for i, line in enumerate(lines)]
+    changed = [{**line, "transcript": "đã sửa"} for line in named]
+    for found in (lines, [*lines, *named], [*lines, *changed]):  # no store, missing utterances, changed utterances
         write_manifest(folder / "other" / "test.jsonl", found)
         capsys.readouterr()
         assert run(evaluate) == 1
@@ -129,10 +129,10 @@ def test_commands_name_the_manifests_that_there_are(folder: Path, capsys: Captur
 
 
 def test_a_label_map_is_quoted(folder: Path, capsys: Captured) -> None:
-    rows = read_jsonl(folder / "my data" / "train.jsonl")
-    write_manifest(folder / "my data" / "train.jsonl", [{**rows[0], "emotion": "Rất vui"}, *rows[1:]])
-    rows = read_jsonl(folder / "my data" / "valid.jsonl")
-    write_manifest(folder / "my data" / "valid.jsonl", [{**rows[0], "emotion": "rất vui"}, *rows[1:]])
+    lines = read_jsonl(folder / "my data" / "train.jsonl")
+    write_manifest(folder / "my data" / "train.jsonl", [{**lines[0], "emotion": "Rất vui"}, *lines[1:]])
+    lines = read_jsonl(folder / "my data" / "valid.jsonl")
+    write_manifest(folder / "my data" / "valid.jsonl", [{**lines[0], "emotion": "rất vui"}, *lines[1:]])
     assert run(["train-head", *PLACE, *FAST]) == 1
     assert "--label-map 'rất vui=Rất vui'" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""What of a config stands in a store's identity: every field that changes numbers, and no other."""
+"""Config fields in a store's identity: every field that changes numbers, and no others."""
 
 import copy
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import make_phobert, make_text_transformer, make_wave_transformer, make_whisper, wave
 
-from features.encoders.base import load_whole, weights_sha256
+from features.encoders.base import load_all_blocks, weights_sha256
 from features.encoders.config_fields import NUMERIC_FIELDS, config_identity
 from features.encoders.selector import EncoderSettings, parse_selector
 
@@ -146,9 +146,9 @@ ROUND_TRIPS: dict[str, tuple[str, Callable[[Path], Path]]] = {
 def test_a_frozen_encoder_that_is_saved_and_loaded_keeps_its_identity(name: str, tmp_path: Path) -> None:
     modality, make = ROUND_TRIPS[name]
     settings = EncoderSettings(segmenter="none")
-    first = load_whole(parse_selector(f"{name}={make(tmp_path / 'model')}", modality), settings)
+    first = load_all_blocks(parse_selector(f"{name}={make(tmp_path / 'model')}", modality), settings)
     (tmp_path / "saved").mkdir()
     first.save(tmp_path / "saved")
-    again = load_whole(parse_selector(f"{name}={tmp_path / 'saved'}", modality), settings)
+    again = load_all_blocks(parse_selector(f"{name}={tmp_path / 'saved'}", modality), settings)
     assert again.config == first.config
     assert again.weights_sha256 == first.weights_sha256 == weights_sha256(again)

@@ -1,4 +1,4 @@
-"""Idle OpenMP threads spin for a bounded time, unless the user has chosen."""
+"""Idle OpenMP threads spin for a bounded time, unless the environment sets it."""
 
 import os
 import subprocess

@@ -255,7 +255,7 @@ def test_constants_of_the_model_are_never_trained(tmp_path: Path) -> None:
     model = make_model(tmp_path, f"whisper={make_whisper(tmp_path / 'whisper')}", "hashed_ngrams")
     encoder = model.encoder("audio")
     positions = encoder.get_parameter("encoder.embed_positions.weight")  # sinusoids
-    assert encoder.fixed == {"encoder.embed_positions.weight"} and not model.encoder("text").fixed
+    assert encoder.constants == {"encoder.embed_positions.weight"} and not model.encoder("text").constants
     everything = FinetuneOptions(train_front_end=True)
     for options in (FinetuneOptions(), everything, FinetuneOptions(unfreeze_last=99), FinetuneOptions(lora_rank=2)):
         model.choose_trained(options)

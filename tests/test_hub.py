@@ -1,4 +1,4 @@
-"""Hub models: the local cache first, without any request; a revision can be given; the commit is recorded."""
+"""Hub models: the cache comes first, without any request; revisions; the commit is recorded."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from tiny import make_data, make_phobert, make_whisper
 from cli.main import run
 from features.encoders import ENCODERS
 from features.encoders.base import load_encoder
-from features.encoders.hub import is_cached, missing_files, split_revision, weights_of
+from features.encoders.hub import is_cached, missing_files, select_weights, split_revision
 from features.encoders.selector import parse_selector
 from features.errors import InputError, UsageError
 from features.store.index import list_stores
@@ -153,10 +153,10 @@ def test_encoders_says_yes_only_if_the_weights_are_cached(
 
 def test_the_files_of_weights_are_those_that_transformers_takes(tmp_path: Path) -> None:
     both = ["config.json", "pytorch_model.bin", "model.safetensors", "model.fp32-00001-of-00002.safetensors"]
-    assert weights_of(both) == ["model.safetensors"]
+    assert select_weights(both) == ["model.safetensors"]
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-    assert weights_of([*shards, "model.safetensors.index.json", "pytorch_model.bin"]) == shards
-    assert weights_of(["flax_model.msgpack", "training_args.bin", "onnx/model.bin", "xsmall.bin"]) == ["xsmall.bin"]
+    assert select_weights([*shards, "model.safetensors.index.json", "pytorch_model.bin"]) == shards
+    assert select_weights(["flax_model.msgpack", "training_args.bin", "onnx/model.bin", "xsmall.bin"]) == ["xsmall.bin"]
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": dict(zip("ab", shards, strict=True))})

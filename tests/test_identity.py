@@ -48,3 +48,33 @@ def test_folders_that_are_not_stores_are_refused(tmp_path: Path) -> None:
         (info.path / "store.json").write_text(json.dumps(edited))
         with pytest.raises(InputError, match=rf"store\.json must describe a feature store.*{key} must be"):
             FeatureStore(info.path)
+
+
+def test_the_json_of_an_identity_is_read_back() -> None:
+    text = replace(IDENTITY, modality="text", sample_rate=None)
+    assert "sample_rate" not in text.as_json() and IDENTITY.as_json()["sample_rate"] == 16_000
+    for identity in (IDENTITY, text):
+        again = StoreIdentity.from_json(json.loads(json.dumps(identity.as_json())))
+        assert again == identity and again.hash == identity.hash
+    assert IDENTITY.duration_s(8_000) == 0.5
+    with pytest.raises(ValueError, match="inputs must be audio to have a duration, found text"):
+        text.duration_s(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"other": 1}, "the identity must have the keys"),
+        ({"modality": "text"}, "the identity must have the keys"),
+        (
+            {"modality": "video", "sample_rate": 1},
+            "the identity must have the keys|modality must be one of audio, text",
+        ),
+        ({"store_dtype": "fp8"}, "store_dtype must be one of fp16, fp32, found 'fp8'"),
+        ({"dim": True}, "dim must be of type int, found True"),
+        ({"layer": None}, "layer must be of type int or str, found None"),
+    ],
+)
+def test_an_invalid_identity_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StoreIdentity.from_json(IDENTITY.as_json() | change)

@@ -1,4 +1,4 @@
-"""Ctrl-C: heard wherever it comes, and exactly once."""
+"""Ctrl-C is handled wherever it comes, and exactly once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from features.signals import check_interrupted, interrupted, interruptible
 
 
 @pytest.fixture(autouse=True)
-def heard() -> Iterator[None]:
+def received() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     yield
     signal.signal(signal.SIGINT, before)

@@ -41,7 +41,7 @@ def test_label_smoothing_equals_its_formula() -> None:
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_balanced_weights_give_every_class_the_same_say() -> None:
+def test_balanced_weights_give_every_class_the_same_total() -> None:
     counts = torch.tensor([30, 10, 20])
     assert (balanced_weights(counts) * counts).tolist() == pytest.approx([20, 20, 20])
     assert math.isfinite(balanced_weights(torch.tensor([3, 0])).sum().item())

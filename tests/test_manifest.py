@@ -1,4 +1,4 @@
-"""Every fault of every manifest at once, with file and line; and no manifest that was not asked for."""
+"""Manifests: every fault is reported at once, with file and line; only requested splits are read."""
 
 import json
 import os
@@ -30,10 +30,13 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write(data: Path, split: str, *rows: dict[str, Any]) -> None:
-    named = [{**GOOD, "utterance_id": f"{split}-{i}", **row} for i, row in enumerate(rows)]
-    kept = [{k: v for k, v in row.items() if v is not ...} for row in named]
-    (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))  # ASCII: surrogates escaped
+def write(data: Path, split: str, *lines: dict[str, Any]) -> None:
+    named = [{**GOOD, "utterance_id": f"{split}-{i}", **line} for i, line in enumerate(lines)]
+    text = ""
+    for line in named:
+        kept = {key: value for key, value in line.items() if value is not ...}  # ... leaves a field out
+        text += json.dumps(kept) + "\n"  # ASCII: surrogates are escaped
+    (data / f"{split}.jsonl").write_text(text)
 
 
 def fault(data: Path, *splits: str, **options: Any) -> str:
@@ -42,7 +45,7 @@ def fault(data: Path, *splits: str, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_a_row_is_read_with_its_defaults_and_extra_keys(data: Path) -> None:
+def test_a_line_is_read_with_its_defaults_and_extra_keys(data: Path) -> None:
     write(data, "train", {}, {"start": ..., "end": ..., "transcript": ..., "channel": ...})
     full, short = read_manifests(data, ["train"])["train"]
     assert (full.start, full.end, full.channel, full.transcript, full.emotion) == (0.5, 1.5, 1, "xin chào", "vui")
@@ -55,7 +58,7 @@ def test_audio_is_looked_for_below_the_root_given(data: Path, tmp_path: Path) ->
     root = tmp_path / "elsewhere"
     root.mkdir()
     write(data, "train", {})
-    assert f"there is no {root / 'a.wav'}" in fault(data, audio_root=root)
+    assert f"but {root / 'a.wav'} does not exist" in fault(data, audio_root=root)
     (root / "a.wav").write_bytes(b"")
     assert read_manifests(data, ["train"], audio_root=root)["train"][0].audio_path == root / "a.wav"
 
@@ -64,11 +67,11 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"utterance_id": ...}, "utterance_id is missing"),
     ({"speaker_id": ""}, "speaker_id must be a non-empty string, found ''"),
     ({"speaker_id": 7}, "speaker_id must be a non-empty string, found 7"),
-    ({"emotion": "vui\u200b"}, "emotion must not hold control characters, found 'vui\\u200b'"),
-    ({"utterance_id": "a\nb"}, "utterance_id must not hold control characters"),
+    ({"emotion": "vui\u200b"}, "emotion must not contain control characters, found 'vui\\u200b'"),
+    ({"utterance_id": "a\nb"}, "utterance_id must not contain control characters"),
     ({"utterance_id": "x" * 300}, "utterance_id must have at most 256 characters, found 300"),
     ({"wav_path": None}, "wav_path must be a non-empty string, found None"),
-    ({"wav_path": "b.wav"}, "wav_path must be a file, there is no"),
+    ({"wav_path": "b.wav"}, "wav_path must be a file, but"),
     ({"start": "0"}, "start must be a number of seconds, found '0'"),
     ({"start": True}, "start must be a number of seconds, found True"),
     ({"start": -1}, "start must be finite and at least 0, found -1"),
@@ -83,37 +86,40 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"transcript": 3}, "transcript must be a string or null, found 3"),
     ({"transcript": "a\ud800"}, "transcript must be valid Unicode, found a lone surrogate in 'a\\ud800'"),
     ({"wav_path": "a/\udfff.wav"}, "wav_path must be valid Unicode"),
-    ({"wav_path": f"a/{'x' * 300}.wav"}, "wav_path: a name in it must have at most 255 bytes, found 304"),
+    ({"wav_path": f"a/{'x' * 300}.wav"}, "wav_path: a file name must have at most 255 bytes, found 304"),
     ({"wav_path": "a/" * 3000}, "wav_path must have at most 4096 bytes, found 6000"),
     ({"wav_path": "."}, "wav_path must be a file, found a folder"),
     ({"room": ["\ud800"]}, "'room' must be JSON that can be written again, found a lone surrogate in '\\ud800'"),
     ({"\ud800": 1}, "a key must be valid Unicode, found a lone surrogate"),
     ({"room": {"\ud800": 1}}, "'room' must be JSON that can be written again, found a lone surrogate"),
-    ({"room": [float("nan")]}, "'room' must be JSON that can be written again, found nan, which JSON does not have"),
+    ({"room": [float("nan")]}, "'room' must be JSON that can be written again, found nan, which JSON does not support"),
     ({"room": float("inf")}, "'room' must be JSON that can be written again, found inf"),
     (
         {"emotion": ..., "label": "vui"},
-        "emotion is missing: it must be a label; is it the key 'label'? Call it emotion",
+        "emotion is missing: it must be a label; is it the key 'label'? Rename it to emotion",
     ),
-    ({"utterance_id": ..., "id": "u1"}, "utterance_id is missing; is it the key 'id'? Call it utterance_id"),
+    ({"utterance_id": ..., "id": "u1"}, "utterance_id is missing; is it the key 'id'? Rename it to utterance_id"),
     (
         {"emotion": ..., "Emotion": "vui", "EMOTION": "vui"},
-        "'Emotion' and 'EMOTION' are no keys of a manifest; did you",
+        "'Emotion' and 'EMOTION' are not fields of a manifest; did you",
     ),
     ({"emotion": ..., "emotoin": "vui"}, "emotion is missing: it must be a label; is it the key 'emotoin'?"),
-    ({"utterance_id": ..., "utterence_id": "u1"}, "'utterence_id' is no key of a manifest; did you mean utterance_id?"),
-    ({"wav_path": "a\u00a0b.wav"}, "wav_path must not hold spaces but the plain one, found NO-BREAK SPACE (U+00A0) in"),
+    (
+        {"utterance_id": ..., "utterence_id": "u1"},
+        "'utterence_id' is not a field of a manifest; did you mean utterance_id?",
+    ),
+    ({"wav_path": "a\u00a0b.wav"}, "wav_path must not contain special spaces, found NO-BREAK SPACE (U+00A0) in"),
     ({"\x1b[31mred": float("nan")}, "'\\x1b[31mred' must be JSON that can be written again"),
-    ({"end": ..., "End": 2}, "'End' is no key of a manifest; did you mean end?"),
-    ({"wav_path": ..., "wavPath": "a.wav"}, "'wavPath' is no key of a manifest; did you mean wav_path?"),
+    ({"end": ..., "End": 2}, "'End' is not a field of a manifest; did you mean end?"),
+    ({"wav_path": ..., "wavPath": "a.wav"}, "'wavPath' is not a field of a manifest; did you mean wav_path?"),
     ({"emotion": ...}, "emotion is missing: it must be a label"),
     ({"emotion": 3}, "emotion must be a non-empty string, found 3"),
 ]
 
 
-@pytest.mark.parametrize(("row", "message"), FAULTS, ids=[message for _, message in FAULTS])
-def test_each_fault_is_named_with_its_line(data: Path, row: dict[str, Any], message: str) -> None:
-    write(data, "train", {}, row)
+@pytest.mark.parametrize(("line", "message"), FAULTS, ids=[message for _, message in FAULTS])
+def test_each_fault_is_named_with_its_line(data: Path, line: dict[str, Any], message: str) -> None:
+    write(data, "train", {}, line)
     assert f"train.jsonl:2: {message}" in fault(data)
 
 
@@ -128,7 +134,7 @@ def test_lines_that_are_no_objects_are_named(data: Path) -> None:
         "train.jsonl:3: must be a JSON object, found list",
         "train.jsonl:4: must be one JSON object, found: the key 'utterance_id' twice",
         "train.jsonl:5: must be UTF-8, found",
-        "train.jsonl:7: must be one JSON object, found lists or objects nested too deeply",
+        "train.jsonl:7: must be one JSON object, found lists or objects that are nested too deeply",
     ):
         assert expected in message
 
@@ -199,7 +205,10 @@ def test_extra_keys_that_cannot_be_written_again_are_refused_at_their_depth(data
     write(data, "train", {"room": deep})
     assert len(read_manifests(data, ["train"])["train"]) == 1
     write(data, "train", {}, {"room": [deep]})
-    assert "train.jsonl:2: 'room' must be JSON that can be written again, found more than 32 lists" in fault(data)
+    assert (
+        "train.jsonl:2: 'room' must be JSON that can be written again, found lists or objects nested more than 32 deep"
+        in fault(data)
+    )
     (data / "train.jsonl").write_text(json.dumps(GOOD)[:-1] + ', "size": ' + "9" * 5000 + "}")
     assert "train.jsonl:1: must be one JSON object, found: Exceeds the limit" in fault(data)
 
@@ -215,13 +224,13 @@ def test_keys_beside_a_field_are_no_misspelling(data: Path) -> None:
 
 def test_a_key_near_an_optional_field_is_a_warning(data: Path) -> None:
     write(data, "train", *[{"emotion": ..., "motion": "walks"}] * 2, {"transcript": ..., "transcrpt": "xin"})
-    with pytest.warns(UserWarning, match="is no field of a manifest") as found:
-        rows = read_manifests(data, ["train"], require_emotion=False)["train"]
+    with pytest.warns(UserWarning, match="is not a field of a manifest") as found:
+        utterances = read_manifests(data, ["train"], require_emotion=False)["train"]
     assert [str(warning.message) for warning in found] == [
-        "train.jsonl:1: 'motion' is no field of a manifest; did you mean emotion? (2 lines)",
-        "train.jsonl:3: 'transcrpt' is no field of a manifest; did you mean transcript? (1 line)",
+        "train.jsonl:1: 'motion' is not a field of a manifest; did you mean emotion? (2 lines)",
+        "train.jsonl:3: 'transcrpt' is not a field of a manifest; did you mean transcript? (1 line)",
     ]
-    assert rows[0].extra["motion"] == "walks" and rows[0].emotion is None
+    assert utterances[0].extra["motion"] == "walks" and utterances[0].emotion is None
 
 
 def test_an_unknown_speaker_is_none(data: Path) -> None:
@@ -248,7 +257,7 @@ def test_labels_that_only_look_different_are_refused_with_both_places(data: Path
     write(data, "valid", {"emotion": "buồn"}, {"emotion": other})
     message = fault(data, "train", "valid")
     assert message.startswith("1 fault ")
-    assert f"valid.jsonl:2: emotion {other!r} only looks different from 'hoà nhã' of train.jsonl:2" in message
+    assert f"valid.jsonl:2: emotion {other!r} looks the same as 'hoà nhã' in train.jsonl:2" in message
 
 
 def test_labels_do_not_matter_where_they_are_not_needed(data: Path) -> None:
@@ -259,7 +268,7 @@ def test_labels_do_not_matter_where_they_are_not_needed(data: Path) -> None:
 
 def test_missing_folders_and_files_say_what_was_looked_for(data: Path) -> None:
     assert "give it with --data DIR or as `data" in fault(data / "nowhere")
-    assert f"train.jsonl: there is no {data / 'train.jsonl'}" in fault(data)
+    assert f"train.jsonl: {data / 'train.jsonl'} does not exist" in fault(data)
 
 
 def test_an_id_twice_in_one_split_is_named(data: Path) -> None:
@@ -275,8 +284,8 @@ def test_only_the_splits_asked_for_are_read(data: Path) -> None:
 
 def test_audio_and_emotion_can_be_left_unchecked(data: Path) -> None:
     write(data, "train", {"wav_path": "b.wav", "emotion": ...})
-    (row,) = read_manifests(data, ["train"], check_audio=False, require_emotion=False)["train"]
-    assert row.emotion is None
+    (utterance,) = read_manifests(data, ["train"], check_audio=False, require_emotion=False)["train"]
+    assert utterance.emotion is None
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(data: Path) -> None:

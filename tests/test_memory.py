@@ -1,4 +1,4 @@
-"""Full memory: batches are halved, the size is remembered, and only overlong audio is rejected."""
+"""Out of memory: batches are halved, the limit is remembered, and only overlong audio is rejected."""
 
 import gc
 import sys
@@ -125,7 +125,7 @@ def test_a_device_that_is_full_for_another_reason_stops_the_extraction(
 ) -> None:
     data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
     device(100)
-    with pytest.raises(InputError, match=r"cpu has too little memory for one utterance, '.*' of 0\.\d s of audio"):
+    with pytest.raises(InputError, match=r"cpu has too little free memory for one utterance, '.*' of 0\.\d s of audio"):
         run(data)
 
 
@@ -199,8 +199,8 @@ def test_scoring_end_to_end_halves_its_batches_too(
 ) -> None:
     data = make_data(tmp_path / "data", {"train": 2, "valid": 12, "test": 2})
     model = MeanLogits()
-    rows = read_manifests(data, ("valid",))["valid"]
-    split = WaveformSplit("valid", rows, ["happy", "sad"], {"audio": model.encoder}, workers)
+    utterances = read_manifests(data, ("valid",))["valid"]
+    split = WaveformSplit("valid", utterances, ["happy", "sad"], {"audio": model.encoder}, workers)
     whole = predict(model, split, CPU)
     read: list[int] = []
     original = live._Reader.__getitem__
@@ -219,8 +219,8 @@ def test_scoring_end_to_end_halves_its_batches_too(
 def test_scoring_counts_the_windows_of_whisper(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", {"train": 2, "valid": 6, "test": 2})
     whisper = load_encoder(parse_selector(f"whisper={make_whisper(tmp_path / 'tiny')}", "audio"))
-    rows = read_manifests(data, ("valid",))["valid"]
-    split = WaveformSplit("valid", rows, ["happy", "sad"], {"audio": whisper}, 0)
+    utterances = read_manifests(data, ("valid",))["valid"]
+    split = WaveformSplit("valid", utterances, ["happy", "sad"], {"audio": whisper}, 0)
     assert split.costs == [3.0] * 6
     assert sorted(map(len, split.evaluation_batches(CPU))) == [2, 2, 2]  # of 8 s
 

@@ -1,4 +1,4 @@
-"""A selector finds the store of the model that it names: by the files of a folder, or by the exact hub id or path."""
+"""A selector finds the stores of its model: by the files of a folder, or by the exact hub id or path."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from tiny_store import IDENTITY
 
 from cli.main import run
 from features.encoders import model_source
-from features.encoders.hub import weights_in
+from features.encoders.hub import find_weights
 from features.encoders.model_source import fingerprint
 from features.errors import InputError
 from features.store.identity import StoreInfo
@@ -86,7 +86,7 @@ def test_a_model_that_was_not_extracted_is_never_replaced_by_another(
     assert f"the most similar one is {made}/data/stores/audio/whisper-checkpoint-500-L2-" in message
     assert not (tmp_path / "run").exists()
     if model.startswith("/"):
-        assert "there is no folder /nonexistent/checkpoint-500" in message
+        assert "the folder /nonexistent/checkpoint-500 does not exist" in message
     else:
         assert f"mervn extract --data {made}/data --audio-encoder whisper={model}" in message
 
@@ -147,7 +147,7 @@ def test_an_encoder_and_a_store_that_contradict_each_other_are_wrong_usage(
     store = stores[str(made / "exp1" / "checkpoint-500")]
     for wrong in (f"whisper={made}/exp2/checkpoint-500", "whisper@1", "fourier2vec"):
         assert train(made, tmp_path / "run", "--audio-encoder", wrong, "--audio-store", str(store)) == 2
-        assert f"--audio-store {store} is not a store of {wrong}" in capsys.readouterr().err
+        assert f"--audio-store {store} must be a store of --audio-encoder {wrong}" in capsys.readouterr().err
     right = f"whisper={made}/exp1/checkpoint-500@2"
     assert train(made, tmp_path / "run", "--audio-encoder", right, "--audio-store", str(store)) == 0
 
@@ -250,12 +250,12 @@ def test_an_index_leads_to_no_file_outside_its_folder(tmp_path: Path) -> None:
     folder.mkdir()
     names = ["../secret.safetensors", str(tmp_path / "secret.safetensors"), "..", "", 5, None, ["x"], "b.safetensors"]
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict(enumerate(names))}))
-    assert weights_in(folder) == ["b.safetensors"]
+    assert find_weights(folder) == ["b.safetensors"]
     before = fingerprint(folder)
     (tmp_path / "secret.safetensors").write_bytes(b"2")
     assert fingerprint(folder) == before
     (folder / "model.safetensors.index.json").write_text("[" * 100_000)
-    assert weights_in(folder) == [] and fingerprint(folder) != before
+    assert find_weights(folder) == [] and fingerprint(folder) != before
 
 
 @pytest.mark.parametrize(

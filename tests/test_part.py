@@ -180,5 +180,6 @@ def test_a_flipped_bit_in_the_versions_is_damage(tmp_path: Path, kind: str) -> N
     file.write_bytes(content.replace(b"2.9.7", b"2.9.6"))
     (fault,) = verify(info.path, False, lambda _: None).faults
     assert fault.damaged and fault.detail
-    with pytest.raises(DamagedPartError, match="must be an undamaged part"):
+    with pytest.raises(DamagedPartError, match="must be an undamaged part") as caught:
         describe(FeatureStore(info.path))
+    assert (caught.value.path, caught.value.detail) == (path, fault.detail)

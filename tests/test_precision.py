@@ -1,4 +1,4 @@
-"""fp32 is fp32 where numbers are reported, whatever the process has allowed; and what it allowed holds afterwards."""
+"""Reported numbers are computed in exact fp32; the process's own precision settings are restored."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

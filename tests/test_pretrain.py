@@ -192,7 +192,7 @@ def test_a_complete_result_is_printed_again_and_another_configuration_is_rejecte
     assert command_line(["pretrain-audio", *flags, "--epochs", "2", "--json"]) == 0
     captured = capsys.readouterr()
     second = json.loads(captured.out.splitlines()[-1])
-    assert "already complete" in captured.err
+    assert "complete already" in captured.err
     assert (first["trained"], second["trained"]) == (True, False)
     assert first["result"] == second["result"] and content(tmp_path / "out") == before
     assert command_line(["pretrain-audio", *flags, "--epochs", "3"]) == 2

@@ -7,6 +7,8 @@ from torch.utils import _pytree as pytree
 
 from features.ragged import Ragged, concatenate, padding_mask, segment_mean, segment_sum
 
+UNTIMED = settings(deadline=None)
+"""A busy machine, or the first import of torch's comparison, exceeds hypothesis' deadline."""
 SIZES = st.lists(st.integers(0, 5), min_size=1, max_size=6)
 
 
@@ -15,6 +17,7 @@ def ragged(sizes: list[int], width: int = 3, seed: int = 0) -> Ragged:
     return Ragged.from_sequences([torch.randn(size, width, generator=generator) for size in sizes])
 
 
+@UNTIMED
 @given(SIZES)
 def test_padding_and_packing_are_inverse(sizes: list[int]) -> None:
     x = ragged(sizes)
@@ -28,6 +31,7 @@ def test_padding_and_packing_are_inverse(sizes: list[int]) -> None:
         assert padded[i, sizes[i] :].isnan().all()
 
 
+@UNTIMED
 @given(SIZES)
 def test_what_stands_in_the_padding_is_dropped(sizes: list[int]) -> None:
     x = ragged(sizes)
@@ -36,6 +40,7 @@ def test_what_stands_in_the_padding_is_dropped(sizes: list[int]) -> None:
     assert again.sizes == x.sizes
 
 
+@UNTIMED
 @given(SIZES)
 def test_offsets_and_positions_locate_every_frame(sizes: list[int]) -> None:
     x = ragged(sizes)
@@ -49,6 +54,7 @@ def test_offsets_and_positions_locate_every_frame(sizes: list[int]) -> None:
     assert torch.equal(x.segments * x.max_length + x.positions, x.index)
 
 
+@UNTIMED
 @given(SIZES)
 def test_map_changes_the_values_and_keeps_the_layout(sizes: list[int]) -> None:
     x = ragged(sizes)
@@ -62,6 +68,7 @@ def test_map_refuses_a_function_that_drops_frames() -> None:
         ragged([3]).map(lambda values: values[1:])
 
 
+@UNTIMED
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=5))
 def test_concatenate_joins_each_utterance(pairs: list[tuple[int, int]]) -> None:
     first, second = ragged([a for a, _ in pairs], seed=1), ragged([b for _, b in pairs], seed=2)
@@ -70,7 +77,7 @@ def test_concatenate_joins_each_utterance(pairs: list[tuple[int, int]]) -> None:
         assert torch.equal(whole, torch.cat([a, b]))
 
 
-@settings(deadline=None)  # the first comparison imports what is slow
+@UNTIMED
 @given(SIZES)
 def test_segment_mean_is_the_mean_of_each_sequence_and_zero_for_none(sizes: list[int]) -> None:
     x = ragged(sizes)
@@ -82,8 +89,8 @@ def test_segment_mean_is_the_mean_of_each_sequence_and_zero_for_none(sizes: list
 def add_as_a_gpu(self: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """Emulate `Tensor.index_add` with atomic additions: every partial sum is rounded to the dtype."""
     found = self.clone()
-    for place, row in zip(index.tolist(), source, strict=True):
-        found[place] += row
+    for place, frame in zip(index.tolist(), source, strict=True):
+        found[place] += frame
     return found
 
 

@@ -1,4 +1,4 @@
-"""No two purposes draw the same numbers, whatever the seed, the epoch, the step."""
+"""No two purposes draw the same numbers, for any seed, epoch or step."""
 
 import ast
 from collections.abc import Callable, Iterator
@@ -51,10 +51,10 @@ def test_control_seeds_without_purpose_or_width_coincide() -> None:
 
 def test_what_sampling_draws_first_is_not_what_augmentation_drops() -> None:
     count, batch, first = 400, 20, []
-    rows = np.ones((1, count), int)
+    lengths = np.ones((1, count), int)
     streams = {name: Ragged.from_lengths(torch.ones(batch, 1), [1] * batch) for name in ("text", "audio")}
     for epoch in range(40):
-        batches = epoch_batches("weighted", np.ones(count), np.ones(count), BatchSize(rows, batch), 0, epoch)
+        batches = epoch_batches("weighted", np.ones(count), np.ones(count), BatchSize(lengths, batch), 0, epoch)
         found = augment(streams, TrainingOptions(drop_text=0.2), (0, epoch, 0, 0), batch, range(batch))
         first += [index for index, size in zip(batches[0], found["text"].sizes, strict=True) if not size]
     assert np.mean(first) == pytest.approx(count / 2, abs=5 * count / 12**0.5 / len(first) ** 0.5)  # was 40

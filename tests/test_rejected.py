@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 from test_extract import run
-from test_scheduler import spoil, utterance
 from tiny import make_data, wave
+from tiny_extraction import decoded, spoil, utterance
 from tiny_store import TEXT_IDENTITY
 
 import features.extraction.encoder_input
@@ -21,6 +21,7 @@ from features.store.identity import create_store
 from features.store.rejected import (
     REJECTED_FILE,
     UNSETTLED,
+    RejectedEntry,
     Rejection,
     Rejections,
     append_rejected,
@@ -223,3 +224,52 @@ def test_rejected_entries_may_be_cut_short_anywhere(tmp_path: Path) -> None:
     for size in range(len(content)):
         (tmp_path / "rejected.jsonl").write_bytes(content + content[:size])
         assert list(read_rejected(tmp_path)) == ["ừ"]
+
+
+def test_what_was_rejected_while_encoding_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run used to encode every batch again that held a rejected utterance."""
+    data = make_data(tmp_path / "data")
+    spoil(data, "train-003", "valid-002")
+    first = run(data)
+    assert (first.encoded, first.rejected) == (40, 2)
+    counts = decoded(monkeypatch)
+    again = run(data)
+    assert (again.encoded, again.kept, again.rejected, counts.total()) == (0, 40, 2, 0)
+    assert set(read_rejected(Path(first.path))) == {"train-003", "valid-002"}
+    assert run(data, retry_rejected=True).rejected == 2 and counts["train-003"] == counts["valid-002"] == 1
+    soundfile.write(data / "train-003.wav", wave(0.5, 3), 16_000)  # its source has changed
+    repaired = run(data)
+    assert (repaired.encoded, repaired.rejected) == (1, 1)
+    assert set(read_rejected(Path(first.path))) == {"valid-002"}
+
+
+def test_a_rejection_that_lies_in_the_machine_is_not_settled(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
+    path = Path(run(data).path) / REJECTED_FILE
+    entry = {"utterance_id": "train-000", "reason": "out_of_memory", "detail": "", "input": "x"}
+    path.write_text(json.dumps(entry) + "\n")
+    assert Rejections(path.parent).settled(utterance("train-000"), "text") is None
+
+
+def test_rejections_are_read_as_they_are_added(tmp_path: Path) -> None:
+    info = create_store(tmp_path, TEXT_IDENTITY, {}, "m")
+    rejections = Rejections(info.path)
+    append_rejected(info, [Rejection(utterance("a"), "no_samples", "empty")])
+    assert rejections.refresh() == ["a"] and rejections.refresh() == []
+    with (info.path / REJECTED_FILE).open("ab") as file:
+        file.write('{"utterance_id": "b", "detail": "ứ'.encode()[:-1])  # killed in the middle of a letter
+    assert rejections.refresh() == [] and set(read_rejected(info.path)) == {"a"}
+    append_rejected(info, [Rejection(utterance("c"), "no_samples", "empty")])
+    assert rejections.refresh() == ["c"] and set(rejections) == {"a", "c"} == set(read_rejected(info.path))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("utterance_id", 1), ("reason", None), ("detail", []), ("input", 5), ("line", "1"), ("file", 2)]
+)
+def test_an_invalid_entry_is_skipped(tmp_path: Path, key: str, value: object) -> None:
+    entry = {"utterance_id": "a", "file": "train.jsonl", "line": 1, "reason": "x", "detail": "y", "input": "z"}
+    assert RejectedEntry.from_json(entry).as_json() == entry
+    (tmp_path / REJECTED_FILE).write_text(json.dumps(entry | {key: value}) + "\n")
+    assert read_rejected(tmp_path) == {}
+    with pytest.raises(ValueError, match=f"{key} must be|line an integer"):
+        RejectedEntry.from_json(entry | {key: value})

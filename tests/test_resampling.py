@@ -1,4 +1,4 @@
-"""Resampling: torchaudio's numbers, and bounded memory at any rate."""
+"""Resampling: equal to torchaudio, with bounded memory for any pair of rates."""
 
 import math
 import subprocess

@@ -11,8 +11,8 @@ from test_pretrain import SMALL as SMALL_ENCODER
 from test_train_head import SMALL, data, made, outcome, train
 
 from cli.main import run as mervn
+from features import atomic_files
 from features.atomic_files import temporary_beside, write_atomically
-from features.store import identity
 from mervn.config import FinetuneOptions, PretrainOptions
 from mervn.finetuning.finetune import finetune
 from mervn.pretraining.pretrain import pretrain
@@ -189,7 +189,7 @@ def test_a_failed_write_names_the_file_and_leaves_nothing(tmp_path: Path, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     write_atomically(tmp_path / "a.json", "before")
-    monkeypatch.setattr(identity.os, "fsync", full)
+    monkeypatch.setattr(atomic_files.os, "fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*a.json'"):
         write_atomically(tmp_path / "a.json", "after")
     assert (tmp_path / "a.json").read_text() == "before" and len(list(tmp_path.iterdir())) == 1

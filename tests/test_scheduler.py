@@ -1,6 +1,5 @@
 """Scheduler: settled rejections, one budget per store, and linear cost."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -9,72 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 from test_extract import content, run
-from tiny import make_data, wave
+from tiny import make_data
+from tiny_extraction import decoded, spoil, utterance
 from tiny_store import TEXT_IDENTITY
 
-import features.extraction.encoder_input
-from features.errors import InputError, UsageError
 from features.extraction.plan import Plan, Target, make_plan, plan_units
 from features.extraction.report import StoreResult
 from features.extraction.scheduler import ROUNDS, Scheduler
-from features.extraction.worker import Destination, Unit, UnitResult, Worker
-from features.manifests.manifest import Utterance
+from features.extraction.worker import Destination, Unit, UnitResult
 from features.progress import SILENT
-from features.store.batching_budget import BUDGET_FILE, read_budget
 from features.store.claims import FOLDER, Claims
 from features.store.identity import StoreInfo, create_store
 from features.store.part import StoredUtterance
 from features.store.reader import FeatureStore
-from features.store.rejected import REJECTED_FILE, Rejection, Rejections, append_rejected, read_rejected
 from features.store.writer import StoreWriter
-
-
-def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count how often the audio of an utterance is decoded."""
-    counts: Counter[str] = Counter()
-    decode = features.extraction.encoder_input.decode_segment
-
-    def counting(path: Path, *rest: Any) -> Any:
-        counts[path.stem] += 1
-        return decode(path, *rest)
-
-    monkeypatch.setattr("features.extraction.encoder_input.decode_segment", counting)
-    return counts
-
-
-def spoil(data: Path, *names: str) -> None:
-    """Put a NaN, which only decoding finds, into the audio of utterances."""
-    for name in names:
-        samples = wave(0.5, 3)
-        samples[70] = np.nan
-        soundfile.write(data / f"{name}.wav", samples, 16_000, subtype="FLOAT")
-
-
-def test_what_was_rejected_while_encoding_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second run used to encode every batch again that held a rejected utterance."""
-    data = make_data(tmp_path / "data")
-    spoil(data, "train-003", "valid-002")
-    first = run(data)
-    assert (first.encoded, first.rejected) == (40, 2)
-    counts = decoded(monkeypatch)
-    again = run(data)
-    assert (again.encoded, again.kept, again.rejected, counts.total()) == (0, 40, 2, 0)
-    assert set(read_rejected(Path(first.path))) == {"train-003", "valid-002"}
-    assert run(data, retry_rejected=True).rejected == 2 and counts["train-003"] == counts["valid-002"] == 1
-    soundfile.write(data / "train-003.wav", wave(0.5, 3), 16_000)  # its source has changed
-    repaired = run(data)
-    assert (repaired.encoded, repaired.rejected) == (1, 1)
-    assert set(read_rejected(Path(first.path))) == {"valid-002"}
-
-
-def test_a_rejection_that_lies_in_the_machine_is_not_settled(tmp_path: Path) -> None:
-    data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
-    path = Path(run(data).path) / REJECTED_FILE
-    entry = {"utterance_id": "train-000", "reason": "out_of_memory", "detail": "", "input": "x"}
-    path.write_text(json.dumps(entry) + "\n")
-    assert Rejections(path.parent).settled(utterance("train-000"), "text") is None
 
 
 def test_a_process_knows_at_once_what_others_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,61 +47,6 @@ def test_a_process_knows_at_once_what_others_reject(tmp_path: Path, monkeypatch:
     assert counts and max(counts.values()) == 1
     monkeypatch.undo()
     assert content(outer.path) == content(run(data, features_dir=tmp_path / "alone").path)
-
-
-def test_rejections_are_read_as_they_are_added(tmp_path: Path) -> None:
-    info = create_store(tmp_path, TEXT_IDENTITY, {}, "m")
-    rejections = Rejections(info.path)
-    append_rejected(info, [Rejection(utterance("a"), "no_samples", "empty")])
-    assert rejections.refresh() == ["a"] and rejections.refresh() == []
-    with (info.path / REJECTED_FILE).open("ab") as file:
-        file.write('{"utterance_id": "b", "detail": "ứ'.encode()[:-1])  # killed in the middle of a letter
-    assert rejections.refresh() == [] and set(read_rejected(info.path)) == {"a"}
-    append_rejected(info, [Rejection(utterance("c"), "no_samples", "empty")])
-    assert rejections.refresh() == ["c"] and set(rejections) == {"a", "c"} == set(read_rejected(info.path))
-
-
-def test_the_first_extraction_decides_the_budget(tmp_path: Path) -> None:
-    """A process on a GPU beside one on a CPU claimed other units and encoded the same utterances."""
-    data = make_data(tmp_path / "data")
-    first = run(data, batch_seconds=1.5, shard=(1, 2))
-    assert read_budget(Path(first.path)) == 1.5
-    units: list[str] = []
-    encode = Worker.encode
-
-    def noting(self: Worker, unit: Unit) -> UnitResult:
-        units.append(unit.name)
-        padded = [max(0.3 + 0.05 * (u.extra["take"] % 7) for u in batch) * len(batch) for batch in unit.batches]
-        assert max(padded) <= 1.5 + 1e-9  # not the 8 s of a CPU
-        return encode(self, unit)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Worker, "encode", noting)
-        second = run(data, batch_seconds=None)
-    assert units and first.encoded + second.encoded == 42
-    assert content(first.path) == content(run(data, batch_seconds=1.5, features_dir=tmp_path / "alone").path)
-
-
-def test_another_budget_is_taken_over_unless_somebody_extracts(tmp_path: Path) -> None:
-    data = make_data(tmp_path / "data")
-    path = Path(run(data, batch_seconds=1.5).path)
-    with Claims([path]) as other:
-        assert other.take("unit")
-        with pytest.raises(UsageError, match=r"--batch-seconds must be 1\.5, as in the extraction of .*, found 3"):
-            run(data, batch_seconds=3.0)
-        assert run(data, batch_seconds=1.5).kept == 42
-    run(data, batch_seconds=3.0)
-    assert read_budget(path) == 3.0
-    for broken in ("{", "[]", '{"budget": "8"}', '{"budget": NaN}', '{"budget": -1}', "[" * 10_000):
-        (path / BUDGET_FILE).write_text(broken)
-        with pytest.raises(InputError, match=r"batching\.json.*remove"):
-            run(data, batch_seconds=None)
-
-
-def utterance(name: str) -> Utterance:
-    return Utterance(
-        name, "s", "a.wav", Path("a.wav"), 0.0, None, "mix", "xin chào", None, "train", "train.jsonl", 1, {}
-    )
 
 
 def to(info: StoreInfo) -> Destination:

@@ -1,4 +1,4 @@
-"""Word segmentation and tone marks: a text encoder reads transcripts in the form that it was trained on."""
+"""Word segmentation and tone marks: text encoders read transcripts in the form that they were trained on."""
 
 import importlib.metadata
 import json
@@ -104,10 +104,10 @@ def test_segmenters_join_the_syllables_of_a_word_or_are_named_when_absent(monkey
         segment, version = load_segmenter(name)
         assert "sinh_viên" in segment("tôi là sinh viên") and version.startswith(f"{name} ")
     monkeypatch.setitem(sys.modules, "pyvi", None)
-    with pytest.raises(InputError, match=r"pip install 'mervn\[segment\]', or give --segmenter underthesea or none"):
+    with pytest.raises(InputError, match=r"pip install 'mervn\[segment\]', or use --segmenter underthesea or none"):
         load_segmenter("pyvi")
     monkeypatch.setitem(sys.modules, "py_vncorenlp", None)
-    with pytest.raises(InputError, match=r"vncorenlp is not installed .*pip install 'mervn\[vncorenlp\]', or give"):
+    with pytest.raises(InputError, match=r"vncorenlp is not installed .*pip install 'mervn\[vncorenlp\]', or use"):
         load_segmenter("vncorenlp")
 
 
@@ -203,8 +203,8 @@ def test_extraction_tells_how_the_vocabulary_fits(
 ) -> None:
     data = make_data(tmp_path / "data", {"train": 4})
     texts = ["Toà_án huỷ_bỏ bản_án cũ", "Tòa án hủy bỏ bản án cũ", "Ж", None]  # 4 words, 4 words, one <unk>, none
-    rows = [row | {"transcript": text} for row, text in zip(read_jsonl(data / "train.jsonl"), texts, strict=True)]
-    write_manifest(data / "train.jsonl", rows)
+    lines = [line | {"transcript": text} for line, text in zip(read_jsonl(data / "train.jsonl"), texts, strict=True)]
+    write_manifest(data / "train.jsonl", lines)
     with pytest.warns(UserWarning, match=r"^1 transcripts are segmented already .* are not segmented again") as caught:
         assert extract(data, phobert, "--splits", "train") == 0
     assert len(caught) == 1
@@ -223,8 +223,8 @@ def test_extraction_tells_how_the_vocabulary_fits(
 def test_finetuning_warns_of_segmented_transcripts_too(phobert: Path, tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", {"train": 4, "valid": 4})
     for split in ("train", "valid"):
-        rows = [row | {"transcript": "Toà_án huỷ_bỏ bản_án cũ"} for row in read_jsonl(data / f"{split}.jsonl")]
-        write_manifest(data / f"{split}.jsonl", rows)
+        lines = [line | {"transcript": "Toà_án huỷ_bỏ bản_án cũ"} for line in read_jsonl(data / f"{split}.jsonl")]
+        write_manifest(data / f"{split}.jsonl", lines)
     arguments = ["finetune", "--data", str(data), "--text-encoder", f"phobert={phobert}", "--fusion", "text"]
     with pytest.warns(UserWarning, match="^8 transcripts are segmented already"):
         assert run([*arguments, "--epochs", "1", "--output", str(tmp_path / "run"), "--workers", "0"]) == 0

@@ -1,4 +1,4 @@
-"""DeBERTa-v3 checkpoints whose word embedding is only the difference to their generator's."""
+"""DeBERTa-v3 checkpoints that contain only the difference to their generator's word embeddings."""
 
 import shutil
 from pathlib import Path

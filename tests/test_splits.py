@@ -22,7 +22,7 @@ __all__ = ["data", "made"]  # fixtures
 
 
 def ids(data: Path, *splits: str) -> list[str]:
-    return [row["utterance_id"] for split in splits for row in read_jsonl(data / f"{split}.jsonl")]
+    return [entry["utterance_id"] for split in splits for entry in read_jsonl(data / f"{split}.jsonl")]
 
 
 def write_folds(data: Path, count: int = 3, splits: tuple[str, ...] = ("train", "valid"), **changes: Any) -> Path:
@@ -47,7 +47,7 @@ def test_a_fold_is_trained_on_its_own_utterances(data: Path, tmp_path: Path) -> 
     (data / "test.jsonl").unlink()  # what no fold asks for is not read
     run = train(data, tmp_path / "run", fold="2").path
     fold = read_folds(path).fold(2)
-    found = [row["utterance_id"] for row in read_jsonl(run / "predictions-valid.jsonl")]
+    found = [entry["utterance_id"] for entry in read_jsonl(run / "predictions-valid.jsonl")]
     assert sorted(found) == sorted(fold["valid"]) and found != fold["valid"]  # in the order of the manifests
     inputs = read_config(run).inputs
     assert inputs["folds"] == {"file": "folds-3.json", "sha256": read_folds(path).sha256}
@@ -75,7 +75,7 @@ def test_a_run_of_a_fold_is_evaluated_on_that_folds_test(data: Path, tmp_path: P
     run = train(data, tmp_path / "run", fold="3").path
     metrics = evaluate(run, EvaluateOptions(split="test"))
     assert metrics["test"]["n"] == len(read_folds(path).fold(3)["test"]) and metrics["fold"] == 3
-    found = {row["utterance_id"] for row in read_jsonl(run / "predictions-test.jsonl")}
+    found = {entry["utterance_id"] for entry in read_jsonl(run / "predictions-test.jsonl")}
     assert found == set(read_folds(path).fold(3)["test"])
     assert json.loads((run / "test_access.jsonl").read_text())["split"] == "test"
     path.write_text(path.read_text() + " ")
@@ -85,10 +85,10 @@ def test_a_run_of_a_fold_is_evaluated_on_that_folds_test(data: Path, tmp_path: P
 
 def test_a_fold_may_take_utterances_from_the_test_manifest(data: Path) -> None:
     folds = read_folds(write_folds(data, splits=("train", "valid", "test")))
-    rows, manifests = read_fold(data, folds, 1, ("train", "valid"), None)
+    utterances, manifests = read_fold(data, folds, 1, ("train", "valid"), None)
     assert tuple(manifests) == ("train", "valid", "test")
-    assert {u.utterance_id for u in rows["train"]} == set(folds.fold(1)["train"])
-    assert all(u.split == split for split, some in rows.items() for u in some)
+    assert {u.utterance_id for u in utterances["train"]} == set(folds.fold(1)["train"])
+    assert all(u.split == split for split, some in utterances.items() for u in some)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Seeding touches the device that computes, and no other."""
+"""Seeding changes the generators of the CPU and of the device in use, and no others."""
 
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ def test_training_on_a_cpu_touches_no_gpu(tmp_path: Path, three_gpus: list[tuple
 
 def test_mps_is_refused_where_float64_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("mps", "mps:0"):
-        with pytest.raises(UsageError, match="must be a device with float64, in which losses and scores are summed"):
+        with pytest.raises(UsageError, match="must support float64, in which losses and scores are summed"):
             resolve_device(name, float64=True)
     if not torch.backends.mps.is_available():
         with pytest.raises(InputError, match="--device must be a device that torch can use here"):

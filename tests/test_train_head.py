@@ -440,14 +440,16 @@ def test_labels_that_only_look_different_are_one_or_refused(data: Path, tmp_path
     assert run.metrics["labels"] == ["buồn", "vui vẻ"]
     assert not train(data, tmp_path / "one", labels=("buồn", "vui vẻ")).trained  # the same options
     rename("valid", {3: "Vui  vẻ"})
-    with pytest.raises(InputError, match=r"valid.jsonl:4: emotion 'Vui  vẻ' only looks .* 'vui vẻ' of train.jsonl:2;"):
+    with pytest.raises(
+        InputError, match=r"valid.jsonl:4: emotion 'Vui  vẻ' looks the same as 'vui vẻ' in train.jsonl:2;"
+    ):
         train(data, tmp_path / "two")
     merged = train(data, tmp_path / "three", label_map=("Vui  vẻ=vui vẻ",))
     assert merged.metrics["labels"] == ["buồn", "vui vẻ"]
     assert train(data, tmp_path / "four", drop_label=("Vui  vẻ",)).metrics["dropped"]["valid"] == {"Vui  vẻ": 1}
     rename("test", dict.fromkeys(range(8), "Buồn"))
     for trained in (run, merged):  # with --labels and without
-        with pytest.raises(InputError, match="'Buồn' only looks different from 'buồn'"):
+        with pytest.raises(InputError, match="'Buồn' looks the same as 'buồn'"):
             evaluate(trained.path, EvaluateOptions(split="test"))
     with pytest.raises(ValueError, match="--labels: 'Buồn' only looks different from 'buồn'"):
         TrainHeadOptions(labels=("buồn", "Buồn"))

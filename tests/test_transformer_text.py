@@ -1,4 +1,4 @@
-"""PhoBERT, ViDeBERTa and their like: the right tokenizer, the right form of the text, nothing cut in silence."""
+"""PhoBERT, ViDeBERTa and similar models: tokenizer, form of the text, and counted truncation."""
 
 import json
 import shutil
@@ -60,7 +60,7 @@ def test_nfd_gives_the_ids_of_nfc(phobert: Path) -> None:
 
 def test_too_many_tokens_are_cut_and_counted(phobert: Path) -> None:
     encoder = load(phobert, segmenter="none")
-    assert encoder.longest == 256
+    assert encoder.max_length == 256
     fits, long = "tôi " * 254, "tôi " * 300
     assert not encoder.is_truncated(fits.strip()) and encoder.is_truncated(long.strip())
     ids = encoder.prepare(long.strip())
@@ -112,9 +112,9 @@ def test_a_checkpoint_goes_through_extraction_and_training(name: str, tmp_path: 
     data = make_data(tmp_path / "data")
     model = {"phobert": make_phobert, "videberta": make_videberta}[name](tmp_path / "model")
     row = json.loads((data / "train.jsonl").read_text("utf-8").splitlines()[0])
-    rows = [row | {"utterance_id": "long", "transcript": "tôi " * 400}]
+    lines = [row | {"utterance_id": "long", "transcript": "tôi " * 400}]
     with (data / "train.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(rows[0]) + "\n")
+        file.write(json.dumps(lines[0]) + "\n")
     encoder = ["--text-encoder", f"{name}={model}", "--segmenter", "none"]
     assert run(["extract", "--data", str(data), *encoder]) == 0
     (path,) = (data / "stores" / "text").iterdir()
@@ -139,5 +139,5 @@ def test_what_is_cut_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     arguments = ["extract", "--data", str(data), "--splits", "train", "--text-encoder", encoder, "--segmenter", "none"]
     assert run([*arguments, "--json"]) == 0
     found = capsys.readouterr()
-    assert "1 transcripts are longer than the encoder takes and cut" in found.err
+    assert "1 transcripts exceed the maximum length and are truncated" in found.err
     assert json.loads(found.out.splitlines()[-1])["stores"][0]["truncated"] == 1

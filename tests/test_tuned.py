@@ -1,4 +1,4 @@
-"""tuned.json: what a fine-tuned encoder learned from, and what is said of a file that was edited."""
+"""tuned.json: the record of a fine-tuned encoder, and messages about invalid records."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""VGGish against the public PyTorch port: front end, network, and how many patches."""
+"""VGGish equals the public PyTorch port: front end, network, and number of patches."""
 
 import sys
 import types
@@ -58,15 +58,15 @@ def test_the_network_is_the_references(reference: tuple[Any, Any], dropping: Vgg
 def test_nothing_is_dropped_by_default(tmp_path: Path) -> None:
     encoder = load_encoder(parse_selector(f"vggish={make_vggish(tmp_path / 'v')}", "audio"))
     for n in LENGTHS:
-        rows = encoder(Ragged.from_sequences([encoder.prepare(wave(n / 16_000, n))])).values
-        assert rows.shape == (1 + -(-max(0, n - 15_600) // 15_360), 128)
+        features = encoder(Ragged.from_sequences([encoder.prepare(wave(n / 16_000, n))])).values
+        assert features.shape == (1 + -(-max(0, n - 15_600) // 15_360), 128)
 
 
 def test_weights_are_looked_for_and_checked(tmp_path: Path) -> None:
     def load(model: str) -> None:
         load_encoder(parse_selector(f"vggish{model}", "audio"))
 
-    with pytest.raises(InputError, match="has no weights of its own; give --audio-encoder vggish=FILE"):
+    with pytest.raises(InputError, match="has no default weights; use --audio-encoder vggish=FILE"):
         load("")
     with pytest.raises(InputError, match="found none"):
         load(f"={tmp_path}")
@@ -74,5 +74,5 @@ def test_weights_are_looked_for_and_checked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must hold the weights of VGGish"):
         load(f"={tmp_path}")
     torch.save({"features.0.weight": torch.zeros(64, 1, 3, 3)}, tmp_path / "bad.pth")
-    with pytest.raises(InputError, match="every weight of VGGish and no other"):
+    with pytest.raises(InputError, match="every weight of VGGish and no others"):
         load(f"={tmp_path / 'bad.pth'}")

@@ -49,22 +49,22 @@ class Messages(Silent):
         self.said.append(text)
 
 
-def write_manifest(path: Path, rows: list[Mapping[str, Any]]) -> None:
-    """Write rows as JSONL."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+def write_manifest(path: Path, lines: list[Mapping[str, Any]]) -> None:
+    """Write lines as JSONL."""
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
 
 
 def make_data(folder: Path, counts: Mapping[str, int] | None = None, rate: int = RATE) -> Path:
     """Write a data folder in which pitch and words both tell the emotion; one transcript in five is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in (counts or {"train": 24, "valid": 10, "test": 8}).items():
-        rows = []
+        lines = []
         for i in range(count):
             happy = i % 2
             name = f"{split}-{i:03d}"
             samples = wave(0.3 + 0.05 * (i % 7), i, rate, 150.0 + 150 * happy)
             soundfile.write(folder / f"{name}.wav", samples, rate)
-            rows.append(
+            lines.append(
                 {
                     "utterance_id": name,
                     "speaker_id": f"{split}-speaker-{i % 3}",
@@ -74,7 +74,7 @@ def make_data(folder: Path, counts: Mapping[str, int] | None = None, rate: int =
                     "take": i,
                 }
             )
-        write_manifest(folder / f"{split}.jsonl", rows)
+        write_manifest(folder / f"{split}.jsonl", lines)
     return folder
 
 

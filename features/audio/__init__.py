@@ -1,1 +1,1 @@
-"""Audio files to waveforms: segments, containers, resampling."""
+"""Audio files: segments, containers, resampling."""

@@ -1,4 +1,4 @@
-"""Audio containers: is the audio that a header declares in the file? libsndfile silently shortens a truncated file."""
+"""Audio containers: detection of truncated files, which libsndfile silently shortens."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 UNKNOWN_SIZES = (0, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
-"""What a writer leaves in the header of a stream whose size it did not know."""
+"""Sizes that writers put into the header of a stream whose size they did not know."""
 STREAMED_RIFF = 0x7FFFF000 - 64
-"""From here on a RIFF size that is more than there is was written for a stream: sox and others put about 2 GB."""
+"""A RIFF size from here on that exceeds the file means a stream: sox and others write a size of
+about 2 GB."""
 OGG_TAIL = 1 << 17
-"""The last page begins within these bytes at the end: a page has at most 65 307."""
+"""Bytes at the end within which the last page begins: a page has at most 65 307."""
 OGG_LAST = 4
-"""Flag of the last page of a stream."""
+"""Header flag of the last page of a stream."""
 HEADER_ENDS = "the header ends before the audio"
 
 
 def find_truncation(path: Path, container: str) -> str | None:
-    """Return what a file lacks of the audio that its header declares; None if nothing, or if the size is not declared.
+    """Return what audio is missing of what the header declares.
 
-    `container` is libsndfile's name of it. FLAC and MP3 are not looked at: their decoders find what is missing.
+    None if nothing is, or if no size is declared. `container` is libsndfile's name of the format.
+    FLAC and MP3 are not checked here: their decoders detect it.
     """
     reader = READERS.get(container)
     if reader is None:
@@ -40,7 +42,7 @@ def _unpack(file: BinaryIO, offset: int, form: str) -> tuple[int, ...]:
 
 
 def _compare(declared: int, first: int, size: int) -> str | None:
-    """Compare a declared number of bytes with those from offset `first` to the end."""
+    """Compare the declared number of bytes with the bytes from offset `first` to the end of the file."""
     found = size - first
     if declared in UNKNOWN_SIZES or declared <= found:
         return None
@@ -48,27 +50,31 @@ def _compare(declared: int, first: int, size: int) -> str | None:
 
 
 def _chunks(file: BinaryIO, offset: int, size: int, form: str, align: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, size and first byte of each chunk; a chunk begins with its name and size, laid out as `form`."""
+    """Yield name, size and first byte of each chunk.
+
+    `form` is the struct format of its header (name, size).
+    """
     while offset + struct.calcsize(form) <= size:
         first = offset + struct.calcsize(form)
         file.seek(offset)
         name, length = struct.unpack(form, file.read(first - offset))
         yield name, length, first
-        offset = first + -(-length // align) * align
+        offset = first + -(-length // align) * align  # chunks are padded to a multiple of `align`
 
 
 def _riff(file: BinaryIO, size: int) -> str | None:
-    """WAV, and RF64, whose 64-bit sizes stand in the chunk `ds64` before the audio.
+    """Check WAV and RF64, whose 64-bit sizes are in the chunk `ds64` before the audio.
 
-    A pipe cannot be rewound to correct its sizes, and programs leave different ones of 2 GB and more. What is lost by
-    that: a real WAV of 2 GB or more that was cut is taken for a stream that is whole.
+    A program that writes into a pipe cannot correct the size afterwards, and writes one of 2 GB or
+    more. The price of accepting these: a truncated WAV of really 2 GB or more is taken for a
+    complete stream.
     """
     file.seek(0)
     form = ">4sI" if file.read(4) == b"RIFX" else "<4sI"
     large = None
     for name, length, first in _chunks(file, 12, size, form, 2):
         if name == b"ds64":
-            (large,) = _unpack(file, first + 8, "<Q")
+            (large,) = _unpack(file, first + 8, "<Q")  # after the 64-bit size of the whole file
         if name == b"data":
             if large is None and length >= STREAMED_RIFF:
                 return None
@@ -77,14 +83,14 @@ def _riff(file: BinaryIO, size: int) -> str | None:
 
 
 def _w64(file: BinaryIO, size: int) -> str | None:
-    """Sony Wave64: names of 16 bytes, sizes that count their own chunk's header."""
+    """Check Sony Wave64: names of 16 bytes, sizes that include the chunk's own header."""
     offset = 40
     while offset + 24 <= size:
         file.seek(offset)
         name, length = struct.unpack("<16sQ", file.read(24))
         if name[:4] == b"data":
             return _compare(length - 24, offset + 24, size) if length >= 24 else None
-        offset += max(24, -(-length // 8) * 8)
+        offset += max(24, -(-length // 8) * 8)  # padded to 8 bytes; at least the header, so that the loop ends
     return HEADER_ENDS
 
 
@@ -109,7 +115,7 @@ def _au(file: BinaryIO, size: int) -> str | None:
 
 
 def _nist(file: BinaryIO, size: int) -> str | None:
-    """NIST SPHERE: a header of text, its size in its second line."""
+    """Check NIST SPHERE: a text header, whose second line is its size."""
     header = file.read(1024).decode("latin-1")
     fields = {name: int(value) for name, value in re.findall(r"^(\w+) -i (\d+)", header, re.MULTILINE)}
     try:
@@ -121,14 +127,15 @@ def _nist(file: BinaryIO, size: int) -> str | None:
 
 
 def _ogg(file: BinaryIO, size: int) -> str | None:
-    """Ogg (RFC 3533): the last page has the flag of a last page, and is complete."""
+    """Check Ogg (RFC 3533): the last page must be complete and have the flag of a last page."""
     first = max(0, size - OGG_TAIL)
     file.seek(first)
     tail = file.read()
     page = tail.rfind(b"OggS")
+    # a page header: 26 bytes, the number of segments, then the size of each segment
     segments = tail[page + 27 : page + 27 + tail[page + 26]] if 0 <= page < len(tail) - 26 else b""
-    whole = bool(segments) and page + 27 + len(segments) + sum(segments) <= len(tail)
-    return None if whole and tail[page + 5] & OGG_LAST else "the last page of the stream is missing"
+    complete = bool(segments) and page + 27 + len(segments) + sum(segments) <= len(tail)
+    return None if complete and tail[page + 5] & OGG_LAST else "the last page of the stream is missing"
 
 
 READERS = {
@@ -136,4 +143,4 @@ READERS = {
     "OGG": _ogg,
 }  # fmt: skip
 CONTAINERS = frozenset({*READERS, "FLAC", "MP3"})
-"""Containers, as libsndfile calls them, in which a truncated file is recognised; no others are read."""
+"""Containers (libsndfile's names) in which truncation is detected; no others are read."""

@@ -1,4 +1,4 @@
-"""Resampling by windowed-sinc interpolation, with bounded memory at any pair of rates."""
+"""Resampling by windowed-sinc interpolation, with bounded memory for any pair of rates."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import numpy as np
 
 Samples = np.ndarray[Any, np.dtype[np.float32]]
 ZEROS, ROLLOFF = 6, 0.99
-"""Zero crossings of the sinc on each side, and the cutoff over the Nyquist frequency: torchaudio's defaults."""
+"""Zero crossings of the sinc on each side, and the cutoff as a fraction of Nyquist: torchaudio's
+defaults."""
 MATRIX_ENTRIES = 1 << 21
-"""torchaudio holds a kernel of as many filters as the reduced new rate, each as long as the reduced old rate."""
+"""Maximum size of torchaudio's kernel: one filter per unit of the reduced new rate, each as long as
+the reduced old."""
 CHUNK_ENTRIES = 1 << 21
-"""Filter taps applied at once."""
+"""Filter taps applied at once; bounds the memory of a step."""
 
 
 def resampled_length(length: int, old_rate: int, new_rate: int) -> int:
@@ -25,8 +27,8 @@ def resampled_length(length: int, old_rate: int, new_rate: int) -> int:
 def resample(samples: Samples, old_rate: int, new_rate: int) -> Samples:
     """Resample float32 (S,) to ceil(S * new / old) samples by windowed-sinc interpolation.
 
-    torchaudio does it for rates with a large common divisor. For others its kernel would take gigabytes: the same
-    filters are then applied directly, without the zeros that fill most of that kernel.
+    Rates with a large common divisor use torchaudio. For others its kernel would take gigabytes,
+    most of it zeros: the same filters are then applied directly.
     """
     if old_rate == new_rate:
         return samples
@@ -42,7 +44,7 @@ def resample(samples: Samples, old_rate: int, new_rate: int) -> Samples:
 
 @lru_cache(maxsize=16)
 def _resampler(old_rate: int, new_rate: int) -> Any:
-    """Return torchaudio's resampling with its kernel made: making it takes several times as long as using it."""
+    """Return torchaudio's resampling module, cached: building its kernel takes several times as long as using it."""
     import torch
 
     from features.audio.torchaudio_import import import_torchaudio
@@ -50,13 +52,14 @@ def _resampler(old_rate: int, new_rate: int) -> Any:
     import_torchaudio()
     from torchaudio.transforms import Resample
 
-    return Resample(old_rate, new_rate, dtype=torch.float32)  # computed in it too, as functional.resample does
+    return Resample(old_rate, new_rate, dtype=torch.float32)  # the kernel is computed in float32 too
 
 
 def resample_directly(samples: Samples, old: int, new: int) -> Samples:
-    """Resample (S,) by `new` / `old`, two numbers without a common divisor: each output sample by its own filter.
+    """Resample (S,) by `new` / `old`, two coprime numbers, with one filter per output sample.
 
-    Output n stands at n * old / new of the input; its filter is that of the phase (n * old) % new.
+    Output sample n is at position n * old / new of the input; its filter is that of phase (n * old)
+    % new.
     """
     filters = _filters(old, new)  # (new, K)
     taps = filters.shape[1]

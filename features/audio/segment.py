@@ -1,4 +1,4 @@
-"""Audio segments: inspected from the header, decoded at the file's rate, resampled to the encoder's."""
+"""Audio segments: inspect them from the file's header, decode them at the file's rate, resample them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,29 @@ from features.errors import InputError
 
 Channel = int | Literal["mix"]
 END_TOLERANCE_S = 0.05
-"""An `end` up to this far past the file is cut, and counted; further is rejected."""
+"""An `end` up to this much past the end of the file is clipped and counted; beyond it, the segment
+is rejected."""
 SEEKABLE_FORMATS = CONTAINERS - {"OGG", "MP3"}
 SEEKABLE_SUBTYPES = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
-"""Where format and encoding are of these, seeking gives exactly the samples of decoding from the start."""
+"""For these formats and encodings, seeking gives exactly the samples that decoding from the start
+gives."""
 MIN_RATE, MAX_RATE = 1_000, 768_000
-"""Hz; what lies outside is a damaged header."""
+"""Hz; a rate outside this range means a damaged header."""
 MP3_SAMPLES_PER_BYTE = 32
-"""More than any MP3 has: at most 24, of 8 kbit/s at 24 kHz."""
+"""Upper bound for plausible MP3 files: the maximum is 24 (8 kbit/s at 24 kHz)."""
 SYSTEM_ERROR, NOT_FOUND = "system_error", "not_found"
-"""Reasons that say nothing about the content of a file."""
+"""Rejection reasons that say nothing about the content of a file."""
 LIBSNDFILE_SYSTEM_ERROR = 2
-"""The code of libsndfile's error for whatever the system refused."""
+"""libsndfile's error code for a failed system call."""
 UNKNOWN_FRAMES = 2**63 - 1
-"""What libsndfile says of a FLAC stream whose header has no number of samples."""
+"""libsndfile's number of samples for a FLAC stream whose header does not say it."""
 
 
 class AudioError(InputError):
-    """Audio that cannot be used; `reason` is a short word for rejected.jsonl, the message says the rest."""
+    """Audio that cannot be used.
+
+    `reason` is a short word for rejected.jsonl; the message has the details.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -44,7 +49,7 @@ class AudioError(InputError):
 
 @dataclass(frozen=True)
 class SegmentInfo:
-    """A segment in samples of its file, and how many samples it will have at the rate asked for."""
+    """A segment in samples of its file, and its number of samples after resampling."""
 
     file_rate: int
     first: int
@@ -57,94 +62,102 @@ class SegmentInfo:
 def inspect_segment(
     path: Path, start: float, end: float | None, channel: Channel, sample_rate: int = 16_000
 ) -> SegmentInfo:
-    """Return the segment that times (seconds) mean, from the file's header alone.
+    """Convert times (seconds) to a segment in samples, from the file's header alone.
 
-    AudioError where the file cannot be read, the channel does not exist, the segment has no samples or ends more than
-    0.05 s past the file, or where it reaches the end of a file that is truncated or does not say how long it is.
+    AudioError if the file cannot be read, the channel does not exist, the segment has no samples or
+    ends more than 0.05 s past the file, or if it reaches the end of a file that is truncated or
+    does not declare its length.
     """
     with _open(path) as file:
         return _segment(path, file, start, end, channel, sample_rate)
 
 
 def read_segment(path: Path, start: float, end: float | None, channel: Channel, sample_rate: int = 16_000) -> Samples:
-    """Return a segment as float32 (S,) in [-1, 1] at `sample_rate`: crop, channel or mean, then resample."""
+    """Read a segment as float32 (S,) in [-1, 1] at `sample_rate`: crop, select or average channels, then resample."""
     samples, rate = decode_segment(path, start, end, channel)
     return resample(samples, rate, sample_rate)
 
 
 def decode_segment(path: Path, start: float, end: float | None, channel: Channel) -> tuple[Samples, int]:
-    """Return a segment as float32 (S,) in [-1, 1] at the file's own rate, and that rate.
+    """Decode a segment as float32 (S,) in [-1, 1] at the file's own rate; return it with that rate.
 
-    Raises AudioError as `inspect_segment` does, and if the file holds fewer samples than its header says, if they do
-    not fit into memory, or if any sample of the segment is not finite.
+    AudioError as for `inspect_segment`, and if the file has fewer samples than its header says, if
+    the samples do not fit into memory, or if any sample of the segment is not finite.
     """
     with _open(path) as file:
         info = _segment(path, file, start, end, channel, file.samplerate)
         wanted = info.last - info.first
-        skipped = 0
+        skipped = 0  # samples to decode and drop, where seeking is not exact
         if file.format in SEEKABLE_FORMATS and file.subtype in SEEKABLE_SUBTYPES:
             file.seek(info.first)
         else:
             skipped = info.first
         frames = file.read(skipped + wanted, dtype="float32", always_2d=True)[skipped:]  # (S, channels)
         if frames.shape[0] != wanted:
-            found = f"found {info.first + len(frames)}"
-            raise AudioError("truncated", f"{path} must hold the {info.last} samples its header says, {found}")
+            count = info.first + len(frames)
+            raise AudioError("truncated", f"{path} must have the {info.last} samples its header says, found {count}")
         samples = frames[:, channel] if isinstance(channel, int) else frames.mean(axis=1, dtype=np.float32)
     if not np.isfinite(samples).all():
-        bad = int(info.first + np.flatnonzero(~np.isfinite(samples))[0])
-        raise AudioError("non_finite", f"{path}: samples must be finite, found {samples[bad - info.first]} at {bad}")
+        index = int(np.flatnonzero(~np.isfinite(samples))[0])
+        found = f"found {samples[index]} at {info.first + index}"
+        raise AudioError("non_finite", f"{path}: samples must be finite, {found}")
     return np.ascontiguousarray(samples), info.file_rate
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[soundfile.SoundFile]:
-    """Open a file; whatever goes wrong in it until it is closed is an AudioError, but for too many open files."""
+    """Open an audio file.
+
+    Any error until it is closed becomes an AudioError, except for too many open files.
+    """
     try:
         if not path.is_file():
-            raise AudioError(NOT_FOUND, f"{path} must be an audio file; there is no such file")
+            raise AudioError(NOT_FOUND, f"{path} must be an audio file, but it does not exist")
         with soundfile.SoundFile(path) as file:
             if file.format not in CONTAINERS:
                 known = ", ".join(sorted(CONTAINERS))
                 raise AudioError(
-                    "format", f"{path}: the format must be one of {known}, found {file.format}: convert it"
+                    "format", f"{path}: the format must be one of {known}, found {file.format}; convert the file"
                 )
             if not MIN_RATE <= file.samplerate <= MAX_RATE:
                 raise AudioError(
-                    "sample_rate", f"{path}: the rate must be {MIN_RATE} to {MAX_RATE} Hz, found {file.samplerate}"
+                    "sample_rate", f"{path}: the rate must be {MIN_RATE}..{MAX_RATE} Hz, found {file.samplerate}"
                 )
             yield file
     except MemoryError as error:
-        raise AudioError("out_of_memory", f"{path}: its samples must fit into memory, found: {error}") from error
+        raise AudioError("out_of_memory", f"{path}: the samples must fit into memory, found: {error}") from error
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise _explain(path, error) from error
 
 
 def _explain(path: Path, error: Exception) -> InputError:
-    """Return what an error while reading a file means: it cannot be decoded, or the system is in trouble."""
-    if not _is_of_system(error):
+    """Turn an error while reading into one that says whether the file or the system is at fault."""
+    if not _is_system_error(error):
         return AudioError("unreadable", f"{path} must be audio that libsndfile can decode, found: {error}")
-    why = error if isinstance(error, OSError) else _why_unreadable(path) or error
-    if isinstance(why, OSError) and why.errno in (errno.EMFILE, errno.ENFILE):
+    cause = error if isinstance(error, OSError) else _open_error(path) or error
+    if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
         return InputError(
-            f"{path}: too many files are open ({why}): raise the limit of open files (`ulimit -n`) and run the same "
-            "command again; nothing is rejected for it"
+            f"{path}: too many files are open ({cause}): raise the limit of open files (`ulimit -n`) and run the same "
+            "command again; no utterance is rejected because of this"
         )
     return AudioError(
         SYSTEM_ERROR,
-        f"{path} cannot be read now, found: {why}. This says nothing about its content: run the command again",
+        f"{path} cannot be read now, found: {cause}. This says nothing about its content: run the command again",
     )
 
 
-def _is_of_system(error: Exception) -> bool:
-    """Tell whether an error comes from the disk, the network or the system's limits, not from a file's content."""
+def _is_system_error(error: Exception) -> bool:
+    """Tell whether an error comes from the disk, the network or a system limit, and not from the file's content."""
     if isinstance(error, OSError):
         return error.errno is not None
     return isinstance(error, soundfile.LibsndfileError) and error.code == LIBSNDFILE_SYSTEM_ERROR
 
 
-def _why_unreadable(path: Path) -> OSError | None:
-    """Return why the system does not open a file, which libsndfile does not say; None if it does."""
+def _open_error(path: Path) -> OSError | None:
+    """Return the error of opening a file, which libsndfile does not report.
+
+    None if it can be opened.
+    """
     try:
         path.open("rb").close()
     except OSError as error:
@@ -164,10 +177,10 @@ def _segment(
     if end is not None and end > seconds + END_TOLERANCE_S:
         raise AudioError("end_past_file", f"{path}: end must be at most the file's {seconds:.3f} s, found {end}")
     if start > seconds:
-        raise AudioError("no_samples", f"{path}: start must be before the file's end at {seconds:.3f} s, found {start}")
+        raise AudioError("no_samples", f"{path}: start must be less than the file's {seconds:.3f} s, found {start}")
     first = round(start * rate)
     last = frames if end is None else round(end * rate)
-    clipped = end is not None and round(end * rate - frames, 6) >= 1  # less than a sample is rounding
+    clipped = end is not None and round(end * rate - frames, 6) >= 1  # less than one sample is a rounding error
     last = min(last, frames)
     if last <= first:
         raise AudioError("no_samples", f"{path}: a segment must have samples, found {first} to {last} of {frames}")
@@ -175,23 +188,23 @@ def _segment(
 
 
 def _check_length(path: Path, file: soundfile.SoundFile) -> None:
-    """Raise AudioError if the file's end is not where its header says: a segment up to the end would be another."""
+    """Raise AudioError if the file does not end where its header says: a segment up to its end would be cut short."""
     if file.frames == UNKNOWN_FRAMES:
         raise AudioError(
-            "unknown_length", f"{path}: its header must say how many samples it holds, found 0: encode it again"
+            "unknown_length", f"{path}: the header must say how many samples there are, found 0; encode the file again"
         )
-    lacking = find_truncation(path, file.format)
+    missing = find_truncation(path, file.format)
     if file.format == "MP3" and file.frames > MP3_SAMPLES_PER_BYTE * path.stat().st_size:
-        lacking = f"the header says {file.frames} samples, too many for its bytes"
-    if lacking is not None:
-        raise AudioError("truncated", f"{path} must hold all of its audio: {lacking}")
-    if file.frames and file.format == "FLAC":
+        missing = f"the header says {file.frames} samples, too many for its bytes"
+    if missing is not None:
+        raise AudioError("truncated", f"{path} must hold all of its audio: {missing}")
+    if file.frames and file.format == "FLAC":  # its header declares samples, not bytes: decode the last one
         try:
             file.seek(file.frames - 1)
             found = len(file.read(1))
         except RuntimeError as error:
-            if _is_of_system(error):
+            if _is_system_error(error):
                 raise
             found = 0
         if not found:
-            raise AudioError("truncated", f"{path} must hold the {file.frames} samples its header says, found fewer")
+            raise AudioError("truncated", f"{path} must have the {file.frames} samples its header says, found fewer")

@@ -1,4 +1,7 @@
-"""The encoders by name. To add one: a module with a final `Encoder`, and an entry here."""
+"""Registry of the encoders.
+
+To add one, write a module with an `Encoder` subclass and add an entry here.
+"""
 
 from __future__ import annotations
 
@@ -10,34 +13,36 @@ TEXT_FILES = ("config.json", "tokenizer.json|vocab.txt|vocab.json|*.model")
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What is known of an encoder without importing it."""
+    """Metadata of an encoder, available without importing it."""
 
     target: str
-    """`module:Class` of the Encoder."""
+    """The Encoder subclass, as `module:Class`."""
     description: str
     model: str | None
-    """Hub id or folder used when the selector names none; None: see `makes_weights`."""
+    """Default model (hub id or folder); None: see `makes_weights`."""
     depth: float | None
-    """Default layer as a share of the encoder's layers; None: its last output."""
+    """Default layer as a fraction of the encoder's layers; None: the last output."""
     width: str
     layers: str
     rate: str
-    """Output rows, per second of audio or per what of text."""
+    """Frames per second of audio, or tokens per unit of text."""
     needs: str
-    """What must be there to load it."""
+    """What loading it requires."""
     licence: str
     reason: str = ""
-    """Why the default layer is what it is."""
+    """Reason for the default layer."""
     settings: tuple[str, ...] = ()
-    """The fields of EncoderSettings that it knows."""
+    """The fields of EncoderSettings that it supports."""
     files: tuple[str, ...] = ()
-    """What is loaded of a checkpoint besides its weights: patterns, `|` between alternatives."""
+    """Files of a checkpoint that are loaded besides its weights: patterns, with `|` between
+    alternatives."""
     makes_weights: bool = True
-    """Whether it needs no checkpoint where `model` is None."""
+    """If `model` is None: whether weights are initialized from a seed when the selector names no
+    model."""
     stride: int = 0
-    """Samples at 16 kHz from one row to the next; 0 for text."""
+    """Hop between frames, in samples at 16 kHz; 0 for text."""
     centre: float = 0.0
-    """Sample at 16 kHz on which the first row is centred."""
+    """Centre of the first frame, in samples at 16 kHz."""
 
 
 TEXT_ENCODERS: dict[str, EncoderSpec] = {
@@ -48,7 +53,7 @@ TEXT_ENCODERS: dict[str, EncoderSpec] = {
         depth=None,
         width="768 base, 1024 large",
         layers="12 base, 24 large",
-        rate="1 a subword, [CLS] first",
+        rate="1 per subword, [CLS] first",
         needs="a checkpoint: hub id or folder; pyvi (extra `segment`), or another --segmenter",
         licence="MIT (base, large), AGPL-3.0 (base-v2)",
         files=("config.json", "vocab.txt", "bpe.codes"),
@@ -61,9 +66,9 @@ TEXT_ENCODERS: dict[str, EncoderSpec] = {
         depth=None,
         width="384 xsmall, 768 base",
         layers="12",
-        rate="1 a subword, [CLS] first",
+        rate="1 per subword, [CLS] first",
         needs="videberta=FOLDER with config.json, spm.model, the released weights as pytorch_model.bin and the "
-        "generator's as pytorch_model.generator.bin (the release holds only the difference to the generator's "
+        "generator's as pytorch_model.generator.bin (the release has only the difference to the generator's "
         "embedding, under other file names); sentencepiece, protobuf and pyvi (extra `segment`)",
         licence="see the checkpoint",
         files=TEXT_FILES,
@@ -76,7 +81,7 @@ TEXT_ENCODERS: dict[str, EncoderSpec] = {
         depth=None,
         width="the model's",
         layers="the model's",
-        rate="1 a subword",
+        rate="1 per subword",
         needs="a checkpoint: transformer=ID or transformer=FOLDER",
         licence="see the checkpoint",
         files=TEXT_FILES,
@@ -85,12 +90,12 @@ TEXT_ENCODERS: dict[str, EncoderSpec] = {
     ),
     "hashed_ngrams": EncoderSpec(
         target="features.encoders.hashed_ngrams:HashedNgrams",
-        description="hashed syllable and character n-grams with positions; a baseline that knows no meaning",
+        description="hashed syllable and character n-grams with positions; a baseline without semantics",
         model=None,
         depth=None,
         width="256",
         layers="1",
-        rate="1 a syllable, [CLS] first",
+        rate="1 per syllable, [CLS] first",
         needs="nothing",
         licence="Apache-2.0",
     ),
@@ -146,7 +151,7 @@ AUDIO_ENCODERS: dict[str, EncoderSpec] = {
     ),
     "data2vec": EncoderSpec(
         target="features.encoders.wav2vec2:Data2VecAudio",
-        description="data2vec-audio, any size; one utterance at a time, for its positions cannot be masked",
+        description="data2vec-audio, any size; encodes one utterance at a time: its positions cannot be masked",
         model="facebook/data2vec-audio-base",
         depth=0.5,
         width="768 base, 1024 large",
@@ -192,7 +197,7 @@ AUDIO_ENCODERS: dict[str, EncoderSpec] = {
     ),
     "fourier2vec": EncoderSpec(
         target="features.encoders.fourier2vec:Fourier2Vec",
-        description="log-mel spectrogram, convolutions and a Transformer; random features unless pretrained",
+        description="log-mel spectrogram, convolutions and a Transformer; random weights unless pretrained",
         model=None,
         depth=None,
         width="256",
@@ -207,4 +212,4 @@ AUDIO_ENCODERS: dict[str, EncoderSpec] = {
 
 ENCODERS: dict[str, dict[str, EncoderSpec]] = {"text": TEXT_ENCODERS, "audio": AUDIO_ENCODERS}
 DEFAULT_ENCODERS = {"audio": "wav2vec2", "text": "phobert"}
-"""What `mervn extract` takes when it is given none."""
+"""Defaults of `mervn extract`."""

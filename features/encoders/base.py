@@ -1,4 +1,4 @@
-"""What every encoder is, and how one is loaded from a selector."""
+"""Base class of all encoders, and loading of an encoder from a selector."""
 
 from __future__ import annotations
 
@@ -22,103 +22,117 @@ from features.lazy_import import import_target
 from features.ragged import Ragged
 from features.text.normalize import TokenCounts
 
-Lengths = Any  # an int, a numpy array or a tensor of ints: the closed forms below work on each
+Lengths = Any  # an int, a numpy array or a tensor of ints
 
 
 class Encoder(nn.Module, ABC):
-    """A frozen network from prepared input to feature sequences, exact under any batch.
+    """Base class of encoders: maps prepared input to feature sequences that do not depend on the rest of the batch.
 
-    Final subclasses set `dim`, `layers`, `num_layers` and `config`, and say what they are made of in `weights_note`.
+    Subclasses are final. They set `dim`, `layers`, `num_layers`, `config`, `model_name` and
+    `weights_note`.
     """
 
     name: ClassVar[str]
-    """As in the registry."""
+    """Name in the registry."""
     modality: ClassVar[str]
     numerics_version: ClassVar[int]
-    """Raised by any fix that changes numbers; part of a store's identity."""
+    """Increased by every change of the numbers it computes; part of a store's identity."""
 
     dim: int
-    """D, the width of a feature row."""
+    """D, the width of the features."""
     layers: tuple[Layer, ...]
-    """The layers returned: k is transformers' `hidden_states[k]` (0: the first block's input), "last" the output."""
+    """Layers to return: k is transformers' `hidden_states[k]` (0: input of the first block), "last"
+    the output."""
     num_layers: int
     config: dict[str, Any]
-    """Every setting that changes numbers and is not in the weights; part of a store's identity."""
+    """Every setting besides the weights that changes the numbers; part of a store's identity."""
     model_name: str
-    """Short name of the weights, for the store's folder."""
+    """Short name of the model, for the name of a store's folder."""
     weights_sha256: str
-    """Over the state dict as loaded, before `drop_unused`: the same for every layer of one model."""
+    """Hash of the state dict before `drop_unused_blocks`: the same for every layer of one model."""
     weights_note: str
     """Where the weights come from, for people: "random, seed 0", a hub id, a folder."""
     is_random: bool = False
-    """True if the weights are initialised from a seed and were never trained."""
-    fixed: frozenset[str] = frozenset()
-    """Names of parameters that the model is built with as constants (`requires_grad=False`): never trained."""
+    """True if the weights are initialized from a seed and were never trained."""
+    constants: frozenset[str] = frozenset()
+    """Names of parameters that the architecture creates with `requires_grad=False`; they are never
+    trained."""
     source: ModelSource = ModelSource()
-    """Where the weights were found, for the record of a store."""
+    """Where the weights were found, recorded with a store."""
     fine_tuning: FineTuning | None = None
     """The record of the fine-tuning that the weights come from, if any."""
     lora_targets: ClassVar[tuple[str, ...]] = ()
-    """Names of the linear maps in a block that low-rank adapters sit on; none: adapters are of no use."""
+    """Names of the linear layers in a block that get LoRA adapters; empty: LoRA is not
+    supported."""
 
     @classmethod
     @abstractmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> Encoder:
-        """Build the encoder a selector names, in float32 on the CPU; InputError says what was looked for."""
+        """Load the encoder that a selector names, in float32 on the CPU.
+
+        InputError if it cannot be loaded.
+        """
 
     def is_truncated(self, raw: Any) -> bool:
-        """Tell whether a transcript is longer than this encoder takes, so that `prepare` cuts it."""
+        """Tell whether `prepare` truncates this transcript, because it exceeds the encoder's maximum length."""
         return False
 
     def count_tokens(self, transcripts: Iterable[str]) -> TokenCounts | None:
-        """Count what a subword tokenizer makes of normalised transcripts; None without such a tokenizer."""
+        """Count tokens of normalized transcripts.
+
+        None for an encoder without a subword tokenizer.
+        """
         return None
 
-    def drop_unused(self) -> None:
-        """Let go of what the layers wanted do not need."""
+    def drop_unused_blocks(self) -> None:
+        """Drop the blocks above the requested layers."""
 
     def get_blocks(self) -> Sequence[nn.Module]:
-        """Return what is unfrozen block by block, from the last; the first is the nearest to the input."""
+        """Return the blocks that fine-tuning can unfreeze one by one, from the input to the output."""
         return ()
 
     def get_trainable(self) -> list[nn.Parameter]:
-        """Return the parameters that fine-tuning may train: all but the constants of the model."""
-        return [parameter for name, parameter in self.named_parameters() if name not in self.fixed]
+        """Return the parameters that fine-tuning may train: all but the constants."""
+        return [parameter for name, parameter in self.named_parameters() if name not in self.constants]
 
     def get_front_end(self) -> Sequence[nn.Module]:
-        """Return the convolutions over the signal, which fine-tuning leaves frozen where they are pretrained."""
+        """Return the convolutional front end, which fine-tuning keeps frozen if it is pretrained."""
         return ()
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the weights and all else that `load` needs, for NAME=folder.
+        """Write the weights and all other files that `load` needs, for NAME=folder.
 
-        Where a checkpoint is there already, the weights that this encoder still holds replace those of it.
+        If the folder already has a checkpoint, the weights that this encoder still holds replace
+        those in it.
         """
 
     @abstractmethod
     def prepare(self, raw: Any) -> Tensor:
-        """Turn one utterance into the rows `forward` takes: samples float32 (S,) or a normalised transcript (str)."""
+        """Convert one utterance, samples float32 (S,) or a normalized transcript (str), to the input of `forward`."""
 
     @abstractmethod
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
-        """Return how many rows `forward` gives for so many rows of prepared input (samples at 16 kHz, tokens)."""
+        """Return the number of output frames for a number of prepared samples (16 kHz) or tokens."""
 
     def get_padded_length(self, length: int) -> int:
-        """Return how many samples or tokens are computed for an input of so many: those that `forward` pads it to."""
+        """Return the number of samples or tokens that `forward` pads an input of this length to."""
         return length
 
     @abstractmethod
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
-        """Encode packed prepared inputs into features (sum T, D) of each of `layers`, one sequence an utterance."""
+        """Encode a batch of prepared inputs into features (sum T, D) of each of `layers`."""
 
     def forward(self, inputs: Ragged) -> Ragged:
-        """Encode packed prepared inputs into features (sum T, D) of the first of `layers`."""
+        """Encode a batch of prepared inputs into features (sum T, D) of the first of `layers`."""
         return self.forward_layers(inputs)[0]
 
 
 def resolve_layers(selector: Selector, num_layers: int) -> tuple[Layer, ...]:
-    """Return the layers a selector means for an encoder of `num_layers`: numbers 0..N or "last"."""
+    """Return the layers that a selector requests, by default the encoder's own.
+
+    InputError for one above the top.
+    """
     if selector.layers is None:
         depth = selector.spec.depth
         return ("last",) if depth is None else (max(1, round(depth * num_layers)),)
@@ -130,13 +144,13 @@ def resolve_layers(selector: Selector, num_layers: int) -> tuple[Layer, ...]:
 
 
 @contextmanager
-def captured(
+def capture_hidden_states(
     blocks: Sequence[nn.Module], layers: Sequence[Layer], after_first: nn.Module | None = None
 ) -> Iterator[dict[Layer, Tensor]]:
-    """Collect hidden states of numbered layers while a model runs: 0 is the input of `blocks[0]`, k block k's output.
+    """Collect hidden states with hooks while a model runs: 0 is the input of `blocks[0]`, k the output of block k.
 
-    A module that changes the first block's output before the second one reads it is `after_first`. "last" is not
-    collected: it is the model's own output.
+    `after_first` is a module, if any, that changes the output of the first block before the second
+    one reads it. "last" is not collected: it is the model's own output.
     """
     sources = [after_first or blocks[0], *blocks[1:]]
     states: dict[Layer, Tensor] = {}
@@ -150,8 +164,12 @@ def captured(
 
         return hook
 
-    handles = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)] if 0 in layers else []
-    handles += [sources[k - 1].register_forward_hook(after(k)) for k in layers if isinstance(k, int) and k > 0]
+    handles = []
+    for layer in layers:
+        if layer == 0:
+            handles.append(blocks[0].register_forward_pre_hook(before, with_kwargs=True))
+        elif isinstance(layer, int):
+            handles.append(sources[layer - 1].register_forward_hook(after(layer)))
     try:
         yield states
     finally:
@@ -159,13 +177,22 @@ def captured(
             handle.remove()
 
 
+def forward_each(forward_layers: Callable[[Ragged], list[Ragged]], inputs: Ragged) -> list[Ragged]:
+    """Encode each sequence in a batch of its own, and join the features of each layer."""
+    alone = [forward_layers(Ragged.from_sequences([sequence])) for sequence in inputs.split()]
+    joined = []
+    for parts in zip(*alone, strict=True):  # the features of one layer, by sequence
+        joined.append(Ragged.from_sequences([part.values for part in parts]))
+    return joined
+
+
 def blocks_needed(layers: Sequence[Layer], num_layers: int) -> int:
-    """Return how many blocks must run for these layers; at least one, for its input is layer 0."""
+    """Return how many blocks must run for these layers: at least one, whose input is layer 0."""
     return num_layers if "last" in layers else max(1, *(int(layer) for layer in layers))
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """Hash a state dict: for each entry in order of name, its name, dtype, shape and bytes."""
+    """Return the SHA-256 of a state dict: name, dtype, shape and bytes of each entry, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
@@ -174,18 +201,19 @@ def weights_sha256(module: nn.Module) -> str:
 
 
 def load_encoder(selector: Selector, settings: EncoderSettings = DEFAULT_SETTINGS) -> Encoder:
-    """Build the encoder that a selector names, frozen and in eval mode, on the CPU.
+    """Load the encoder that a selector names, frozen and in eval mode, on the CPU.
 
-    Settings that this encoder does not know are not for it. The model may be a fine-tuned run.
+    The model may be the run of a fine-tuning. Settings that this encoder does not support are
+    ignored.
     """
-    encoder = load_whole(selector, settings)
-    encoder.drop_unused()
+    encoder = load_all_blocks(selector, settings)
+    encoder.drop_unused_blocks()
     return encoder
 
 
-def load_whole(selector: Selector, settings: EncoderSettings = DEFAULT_SETTINGS) -> Encoder:
-    """Build an encoder as `load_encoder` does, with the blocks above the layers wanted."""
-    settings, named = settings.only(selector.spec.settings), selector
+def load_all_blocks(selector: Selector, settings: EncoderSettings = DEFAULT_SETTINGS) -> Encoder:
+    """Load an encoder as `load_encoder` does, but keep the blocks above the requested layers."""
+    settings, requested = settings.only(selector.spec.settings), selector
     record = find_fine_tuning(selector)
     if record is not None:
         selector = replace(selector, model=str(record.folder), layers=record.resolve_layers(selector))
@@ -195,14 +223,18 @@ def load_whole(selector: Selector, settings: EncoderSettings = DEFAULT_SETTINGS)
     if record is not None:
         encoder.fine_tuning, encoder.model_name, encoder.weights_note = record, record.run, record.weights_note
         encoder.is_random = False  # the checkpoint still has the note of the weights that training began with
-    encoder.weights_sha256, encoder.source = weights_sha256(encoder), find_source(named)
-    encoder.fixed = frozenset(name for name, parameter in encoder.named_parameters() if not parameter.requires_grad)
+    encoder.weights_sha256, encoder.source = weights_sha256(encoder), find_source(requested)
+    constants = [name for name, parameter in encoder.named_parameters() if not parameter.requires_grad]
+    encoder.constants = frozenset(constants)
     encoder.requires_grad_(False)
     return encoder.eval()
 
 
 def samples_tensor(samples: np.ndarray[Any, np.dtype[np.float32]]) -> Tensor:
-    """Return audio samples (S,) as a float32 tensor; ValueError for another shape or an empty array."""
+    """Convert audio samples (S,) to a float32 tensor.
+
+    ValueError for another shape or an empty array.
+    """
     if samples.ndim != 1 or samples.size == 0:
         raise ValueError(f"samples must be a non-empty (S,) array, found shape {samples.shape}")
     return torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))

@@ -1,22 +1,22 @@
-"""The files of a checkpoint folder, checked before transformers reads them and gives a misleading error."""
+"""Checks of the files of a checkpoint folder, for damage that transformers reports with misleading errors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from features.encoders.hub import find_index, is_beside, read_index
+from features.encoders.hub import find_index, is_file_name, read_index
 from features.encoders.selector import Selector
 from features.errors import InputError
 
 WEIGHTS = (".safetensors", ".bin")
 TEXTS = (".json", ".txt", ".codes", ".model")
-STAND_INS = {
+PLACEHOLDERS = {
     b"version https://git-lfs": "a git-lfs pointer in place of the file: run `git lfs pull` in that folder",
     b"<!doctype html": "an HTML page in place of the file: download the file itself",
     b"<html": "an HTML page in place of the file: download the file itself",
 }
-"""What a download leaves in place of a file, by how it begins."""
+"""What a failed download leaves in place of a file, by the first bytes."""
 
 
 def check_files(selector: Selector, location: str, suffixes: Sequence[str]) -> None:
@@ -30,21 +30,22 @@ def check_files(selector: Selector, location: str, suffixes: Sequence[str]) -> N
             start = file.read(64).lstrip().lower()
         if not start and path.suffix in WEIGHTS:
             raise InputError(f"{selector.flag}: {path} is empty: copy the file again")
-        for beginning, what in STAND_INS.items():
+        for beginning, description in PLACEHOLDERS.items():
             if start.startswith(beginning):
-                raise InputError(f"{selector.flag}: {path} is {what}")
+                raise InputError(f"{selector.flag}: {path} is {description}")
 
 
 def check_shards(selector: Selector, location: str) -> None:
-    """Raise InputError if the index of weights that is read of a folder names anything but files beside it."""
+    """Raise InputError if the index of sharded weights names anything but files in the same folder."""
     index = find_index(Path(location))
-    for name in (read_index(index) or ()) if index is not None else ():
-        if not is_beside(name):
-            raise InputError(f"{selector.flag}: {index} must name files beside it, found {name!r}")
+    names = read_index(index) if index is not None else None
+    for name in names or ():
+        if not is_file_name(name):
+            raise InputError(f"{selector.flag}: {index} must name files in its own folder, found {name!r}")
 
 
 def require_files(selector: Selector, location: str, names: Sequence[str]) -> None:
-    """Raise InputError if a local folder lacks one of these files."""
+    """Raise InputError if one of these files is missing in a local folder."""
     missing = [name for name in names if not (Path(location) / name).is_file()]
     if missing and Path(location).is_dir():
         raise InputError(

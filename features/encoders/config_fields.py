@@ -1,10 +1,12 @@
-"""The fields of a transformers config that belong to a store's identity: those that change numbers.
+"""Identity of a transformers model besides its weights: config fields that change the numbers, tokenizer.
 
-Sizes are left out: they show in the names and shapes of the weights, whose hash stands in the identity too.
+Sizes are not listed: they determine the names and shapes of the weights, whose hash is part of the
+identity too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -17,15 +19,16 @@ NUMERIC_FIELDS: dict[str, tuple[str, ...]] = {
     "data2vec-audio": WAVEFORM,
     "whisper": ("activation_function", "encoder_attention_heads"),
     "bert": BERT,
-    "roberta": (*BERT, "pad_token_id"),  # positions begin after it
+    "roberta": (*BERT, "pad_token_id"),  # position ids start after it
     "xlm-roberta": (*BERT, "pad_token_id"),
     "deberta-v2": (
         "hidden_act", "layer_norm_eps", "num_attention_heads", "max_position_embeddings", "max_relative_positions",
         "position_buckets", "pos_att_type", "conv_act",
     ),
 }  # fmt: skip
-"""By model type, the fields that can change the outputs of the same weights. tests/test_config_fields.py tries each."""
-NOTES = frozenset(
+"""model_type -> fields that can change the output of the same weights; tests/test_config_fields.py
+tests each."""
+IRRELEVANT = frozenset(
     {
         "_name_or_path", "_attn_implementation", "_attn_implementation_internal", "architectures", "dtype", "id2label",
         "label2id", "tokenizer_class", "torch_dtype", "transformers_version", "use_cache", "layerdrop",
@@ -33,20 +36,35 @@ NOTES = frozenset(
         "return_dict", "output_hidden_states", "output_attentions",
     }
 )  # fmt: skip
-"""Fields of any config that change nothing in eval mode."""
+"""Fields of any config that do not change the output in eval mode."""
 
 
 def config_identity(config: Any) -> dict[str, Any]:
-    """Return what of a transformers config can change numbers.
+    """Return the fields of a transformers config that can change the numbers.
 
-    A model type without a list has every difference from its defaults but for `NOTES`, which may be too much: an
-    unchanged model is then extracted again, never mistaken for another.
+    For a model type that is not listed, these are all fields that differ from their defaults,
+    except `IRRELEVANT`. That may be too many: then an unchanged model is extracted again, but two
+    models are never confused.
     """
+    fields: dict[str, Any] = {}
     listed = NUMERIC_FIELDS.get(config.model_type)
     if listed is not None:
-        kept = {name: getattr(config, name, None) for name in listed}
+        for name in listed:
+            fields[name] = getattr(config, name, None)
     else:
-        fields: dict[str, Any] = config.to_diff_dict()
-        kept = {key: value for key, value in fields.items() if key not in NOTES and "dropout" not in key}
-    identity: dict[str, Any] = json.loads(json.dumps(kept, default=str))
+        changed: dict[str, Any] = config.to_diff_dict()
+        fields = {name: changed[name] for name in changed if name not in IRRELEVANT and "dropout" not in name}
+    identity: dict[str, Any] = json.loads(json.dumps(fields, default=str))
     return identity
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """Return the SHA-256 of everything that converts text to ids: vocabulary, merges, normalization, special tokens."""
+    parts: dict[str, Any] = {"class": type(tokenizer).__name__, "special": str(tokenizer.special_tokens_map)}
+    if tokenizer.is_fast:
+        parts["backend"] = json.loads(tokenizer.backend_tokenizer.to_str())
+    else:
+        parts["vocabulary"] = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+        ranks: dict[tuple[str, str], int] = getattr(tokenizer, "bpe_ranks", {})
+        parts["merges"] = [[*map(str, pair), rank] for pair, rank in sorted(ranks.items())]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

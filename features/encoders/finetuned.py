@@ -1,7 +1,7 @@
 """Records of fine-tuning: `tuned.json` beside a fine-tuned encoder lists the utterances that it was trained on.
 
-Features of a training utterance leak its label. The record is what lets other commands refuse such utterances in valid
-and test.
+Features of a training utterance leak its label. The record is what lets other commands refuse such
+utterances in valid and test.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class FineTuning:
     settings: EncoderSettings
     modality: str
     seen: Mapping[str, str]
-    """SHA-256 of the audio or transcript of each training utterance, by utterance id; empty if it stayed frozen."""
+    """SHA-256 of the audio or transcript of each training utterance, by utterance id; empty if it
+    stayed frozen."""
     final: bool = True
     """False while the run is training: its weights are not final, and the encoder is not loaded."""
 
@@ -61,7 +62,10 @@ class FineTuning:
         return f"fine-tuned on {len(self.seen)} utterances, {self.run}" if self.seen else f"kept frozen by {self.run}"
 
     def resolve_layers(self, selector: Selector) -> tuple[Layer, ...]:
-        """Return the layers of a selector, by default the fine-tuned ones; UsageError for a layer above those."""
+        """Return the layers of a selector, by default the fine-tuned ones.
+
+        UsageError for a layer above those.
+        """
         if selector.layers is None:
             return self.layers
         if "last" not in self.layers:
@@ -81,7 +85,8 @@ class FineTuning:
     def was_trained_on(self, utterance_id: str, input_sha256: str) -> bool:
         """Tell whether the encoder was trained on this input.
 
-        Audio counts under any id. A transcript counts only under the same id: different speakers say the same words.
+        Audio counts under any id. A transcript counts only under the same id: different speakers
+        say the same words.
         """
         if self.modality == "audio":
             return input_sha256 in self._hashes
@@ -112,6 +117,7 @@ class FineTuning:
 
     def save(self, folder: Path) -> None:
         """Write tuned.json."""
+        # the folder is not recorded, so that a run can be moved
         document: dict[str, Any] = asdict(self) | {"schema": SCHEMA, "seen": dict(self.seen)}
         del document["folder"]
         folder.mkdir(parents=True, exist_ok=True)
@@ -162,8 +168,8 @@ def _is_object(value: object, kind: Any) -> bool:
 def find_fine_tuning(selector: Selector) -> FineTuning | None:
     """Return the record of the fine-tuned encoder that a selector names; None for any other model.
 
-    The model may be the folder of a run or the folder of one encoder in it. InputError if the run has no encoder of
-    that name, or is not complete.
+    The model may be the folder of a run or the folder of one encoder in it. InputError if the run
+    has no encoder of that name, or is not complete.
     """
     if selector.model is None:
         return None
@@ -174,6 +180,7 @@ def find_fine_tuning(selector: Selector) -> FineTuning | None:
         candidates = sorted((folder / ENCODERS_FOLDER).iterdir())
     else:
         return None
+    # A run has one folder per encoder; those of the other modality are skipped below.
     records = []
     for candidate in candidates:
         record = read_fine_tuning(candidate)

@@ -1,7 +1,7 @@
-"""Fourier2Vec: short-time Fourier transform, log-mel, two convolutions and a pre-norm Transformer, at 50 Hz.
+"""Fourier2Vec: log-mel spectrogram, two convolutions and a pre-norm Transformer, at 50 Hz.
 
-Without a checkpoint its weights are random: legitimate as a baseline (a random projection of the spectrogram and its
-context), and recorded as such in the store and in every report.
+Without a checkpoint its weights are random: a baseline (a random projection of the spectrogram and
+its context), which stores and reports record as random.
 """
 
 from __future__ import annotations
@@ -42,14 +42,17 @@ RANDOM_SEED = 0
 
 
 def num_frames(lengths: Lengths) -> Lengths:
-    """Return how many 25 ms frames every 10 ms fit into so many samples; shorter audio is padded to one frame."""
+    """Return the number of 25 ms frames, every 10 ms, in a number of samples.
+
+    Shorter audio is padded to one frame.
+    """
     if isinstance(lengths, int):
         return (max(lengths, WINDOW) - WINDOW) // HOP + 1
     return (lengths.clip(WINDOW) - WINDOW) // HOP + 1
 
 
 class Block(nn.Module):
-    """A pre-norm Transformer block; only attention sees a padded view."""
+    """Pre-norm Transformer block; only attention uses a padded view."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -72,8 +75,8 @@ class Block(nn.Module):
 class Fourier2Vec(Encoder):
     """Log-mel frames (25 / 10 ms, Hann, 80 mels), conv k3 s1, conv k3 s2, convolutional positions, 4 blocks, D 256.
 
-    The frames of an utterance are normalised per mel to zero mean and unit variance over the utterance. Padding is
-    cut away after every convolution, so that an utterance never sees its batch.
+    The mel bands of an utterance are normalized to zero mean and unit variance over its frames.
+    Padding is removed after every convolution, so that features do not depend on the batch.
     """
 
     name: ClassVar[str] = "fourier2vec"
@@ -103,7 +106,7 @@ class Fourier2Vec(Encoder):
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> Fourier2Vec:
-        """Load a checkpoint folder, or make random weights from a fixed seed where the selector names no model."""
+        """Load a checkpoint folder, or initialize weights from a fixed seed if the selector names no model."""
         if selector.model is None:
             with seeded(torch.device("cpu"), RANDOM_SEED):
                 return cls(DEFAULTS, resolve_layers(selector, DEFAULTS["num_layers"]))
@@ -117,7 +120,7 @@ class Fourier2Vec(Encoder):
         save_native(self, folder)
 
     def get_blocks(self) -> Sequence[nn.Module]:
-        """Return the Transformer's blocks that the layers wanted need."""
+        """Return the Transformer blocks that the requested layers need."""
         return list(self.blocks)[: blocks_needed(self.layers, self.num_layers)]
 
     def get_front_end(self) -> Sequence[nn.Module]:
@@ -140,7 +143,7 @@ class Fourier2Vec(Encoder):
         return frames.replace(torch.log(power @ self.filters + 1e-6))
 
     def log_mel(self, samples: Ragged) -> Ragged:
-        """Return normalised log-mel frames (sum F, num_mels) of samples (sum S,)."""
+        """Return normalized log-mel frames (sum F, num_mels) of samples (sum S,)."""
         log_mel = self.raw_log_mel(samples)
         centred = log_mel.replace(log_mel.values - segment_mean(log_mel)[log_mel.segments])
         deviation = segment_mean(centred.map(torch.square)).sqrt()
@@ -148,14 +151,15 @@ class Fourier2Vec(Encoder):
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Encode samples (sum S,) at 16 kHz, each sequence >= 400 long, into (sum T, D) of each layer."""
-        with torch.autocast(inputs.values.device.type, enabled=False):  # in bf16 it would lose what is soft
+        with torch.autocast(inputs.values.device.type, enabled=False):  # bf16 would lose quiet sounds
             mel = self.log_mel(inputs)
         return self.encode_frames(mel)
 
     def encode_frames(self, mel: Ragged) -> list[Ragged]:
-        """Encode normalised log-mel frames (sum F, num_mels) into (sum T, D) of each layer, T = ceil(F / 2)."""
+        """Encode normalized log-mel frames (sum F, num_mels) into (sum T, D) of each layer, T = ceil(F / 2)."""
         hidden = mel.pack(functional.gelu(self.conv_in(mel.pad(0.0).transpose(1, 2))).transpose(1, 2))
         halved = functional.gelu(self.conv_down(hidden.pad(0.0).transpose(1, 2))).transpose(1, 2)  # (B, T, D)
+        # stride 2 halves the frames: ceil(F / 2) per sequence
         x = Ragged.without_values([(size + 1) // 2 for size in mel.sizes], halved.device).pack(halved)
         positions = functional.gelu(self.positions(x.pad(0.0).transpose(1, 2))).transpose(1, 2)
         x = x.replace(x.values + x.pack(positions).values)

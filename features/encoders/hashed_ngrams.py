@@ -1,8 +1,9 @@
-"""Hashed n-grams: a text encoder that needs no download and knows no meaning; a baseline, named so.
+"""Hashed n-grams: a baseline text encoder with random embeddings, without semantics, that needs no download.
 
-A token (white-space syllable) is the mean of seeded random embeddings of the syllable and of its character bi- and
-trigrams (the hashing of Bojanowski et al. 2017, "Enriching word vectors with subword information", with a random
-table), plus a sinusoidal position. The first row, [CLS], is the mean of the token rows.
+The embedding of a token (a syllable between white space) is the scaled sum of random embeddings of
+the syllable and of its character bi- and trigrams, plus a sinusoidal position. The hashing is that
+of Bojanowski et al. 2017, "Enriching word vectors with subword information". The first token,
+[CLS], is the mean of the others.
 """
 
 from __future__ import annotations
@@ -26,32 +27,38 @@ from features.text.normalize import syllables
 from features.torch_seed import seeded
 
 DEFAULTS: dict[str, Any] = {"dim": 256, "buckets": 1 << 14, "slots": 32, "position_scale": 0.1}
-"""`slots`: the most n-grams of a token that count (a Vietnamese syllable of 7 letters has 16); `position_scale`: words
-weigh more than places (an entry of a token's row has variance about 1)."""
+"""`slots`: maximum number of n-grams per token (a Vietnamese syllable of 7 letters has 16).
+`position_scale`: weight of the position; the elements of a token embedding have a variance of
+about 1."""
 RANDOM_SEED = 0
 
 
 def ngrams(syllable: str, slots: int) -> list[str]:
     """Return the syllable itself and the character bi- and trigrams of <syllable>, at most `slots`, in order."""
     marked = f"<{syllable.lower()}>"
-    parts = [marked[i : i + n] for n in (2, 3) for i in range(len(marked) - n + 1)]
-    return list(dict.fromkeys([marked, *parts]))[:slots]
+    parts = [marked]
+    for n in (2, 3):
+        parts += [marked[i : i + n] for i in range(len(marked) - n + 1)]
+    return list(dict.fromkeys(parts))[:slots]
 
 
 def bucket(ngram: str, buckets: int) -> int:
-    """Return the row of an n-gram in the table, 1..buckets; 0 means no n-gram."""
+    """Return the index of an n-gram in the embedding table, 1..buckets; 0 means no n-gram."""
     return int.from_bytes(hashlib.blake2b(ngram.encode(), digest_size=8).digest(), "little") % buckets + 1
 
 
 def sinusoids(positions: Tensor, dim: int) -> Tensor:
-    """Return sine and cosine positions (sum T, dim) of Vaswani et al. 2017, section 3.5."""
+    """Return sinusoidal position embeddings (sum T, dim) (Vaswani et al. 2017, section 3.5)."""
     rates = torch.exp(torch.arange(0, dim, 2, device=positions.device) * (-math.log(10_000.0) / dim))
     angles = positions[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 class HashedNgrams(Encoder):
-    """Mean of hashed n-gram embeddings per syllable, plus position; [CLS] first, the mean of the token rows."""
+    """Hashed n-gram embeddings of each syllable, plus position.
+
+    The first token is [CLS], the mean of the others.
+    """
 
     name: ClassVar[str] = "hashed_ngrams"
     modality: ClassVar[str] = "text"
@@ -67,7 +74,7 @@ class HashedNgrams(Encoder):
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> HashedNgrams:
-        """Load a checkpoint folder, or make the table from a fixed seed where the selector names no model."""
+        """Load a checkpoint folder, or initialize the table from a fixed seed if the selector names no model."""
         if selector.layers not in (None, ("last",)):
             raise UsageError(f"{selector.flag}: hashed_ngrams has one layer, 'last'")
         if selector.model is None:
@@ -83,29 +90,31 @@ class HashedNgrams(Encoder):
         save_native(self, folder)
 
     def get_blocks(self) -> Sequence[nn.Module]:
-        """Return the table: all there is."""
+        """Return the embedding table, the only module with parameters."""
         return [self.table]
 
     def prepare(self, raw: Any) -> Tensor:
-        """Return the n-gram buckets int64 (T, slots) of a normalised transcript; 0 fills unused slots."""
+        """Return the n-gram buckets int64 (T, slots) of a normalized transcript.
+
+        Unused slots are 0.
+        """
         slots, buckets = self.config["slots"], self.config["buckets"]
-        rows = [[bucket(ngram, buckets) for ngram in ngrams(syllable, slots)] for syllable in syllables(raw)]
-        filled = [row + [0] * (slots - len(row)) for row in rows]
-        return torch.tensor(filled, dtype=torch.int64).reshape(len(rows), slots)
+        tokens = []
+        for syllable in syllables(raw):
+            indices = [bucket(ngram, buckets) for ngram in ngrams(syllable, slots)]
+            tokens.append(indices + [0] * (slots - len(indices)))
+        return torch.tensor(tokens, dtype=torch.int64).reshape(len(tokens), slots)
 
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
-        """Return one row a token and one for [CLS]; nothing for an empty transcript."""
+        """Return the number of tokens plus one for [CLS]; 0 for an empty transcript."""
         return lengths + (lengths > 0)
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Embed buckets (sum T, slots) int64 into [(sum (T + 1), D)]."""
-        rows = (
-            functional.embedding_bag(  # scaled so that a row's entries have variance 1, however many n-grams
-                inputs.values, self.table.weight, mode="sum", padding_idx=0
-            )
-            / (inputs.values > 0).sum(1, keepdim=True).clamp(min=1).sqrt()
-        )
-        tokens = inputs.replace(rows + self.config["position_scale"] * sinusoids(inputs.positions, self.dim))
-        spoken = [int(size > 0) for size in inputs.sizes]
+        summed = functional.embedding_bag(inputs.values, self.table.weight, mode="sum", padding_idx=0)
+        count = (inputs.values > 0).sum(1, keepdim=True).clamp(min=1)
+        embeddings = summed / count.sqrt()  # (sum T, D): variance 1, whatever the number of n-grams
+        tokens = inputs.replace(embeddings + self.config["position_scale"] * sinusoids(inputs.positions, self.dim))
+        num_cls = [min(size, 1) for size in inputs.sizes]  # an empty transcript has no [CLS]
         cls = segment_mean(tokens)[inputs.lengths > 0]
-        return [concatenate(Ragged.from_lengths(cls, spoken), tokens)]
+        return [concatenate(Ragged.from_lengths(cls, num_cls), tokens)]

@@ -1,4 +1,4 @@
-"""The time-mean of every layer: one short sequence an utterance, cheap to store, to choose a layer by."""
+"""Time-means of every layer: one short sequence per utterance, cheap to store, for choosing a layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from features.text.normalize import TokenCounts
 
 
 class LayerMeans(Encoder):
-    """Wraps an encoder of several layers: one row a layer, in their order, each the mean over time."""
+    """Time-means of the layers of a wrapped encoder.
+
+    The output has one frame per layer, in order: the mean of that layer over time.
+    """
 
     def __init__(self, inner: Encoder) -> None:
         super().__init__()
@@ -31,31 +34,31 @@ class LayerMeans(Encoder):
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> LayerMeans:
-        """Refuse: it wraps an encoder that is loaded already."""
+        """Raise TypeError: it wraps an encoder that is already loaded."""
         raise TypeError("LayerMeans wraps a loaded encoder: LayerMeans(load_encoder(selector))")
 
     def save(self, folder: Path) -> None:
-        """Write the encoder it wraps."""
+        """Save the wrapped encoder."""
         self.inner.save(folder)
 
     def prepare(self, raw: Any) -> Tensor:
-        """Prepare as the encoder does."""
+        """Prepare the input for the wrapped encoder."""
         return self.inner.prepare(raw)
 
     def is_truncated(self, raw: Any) -> bool:
-        """Tell whether the encoder cuts this input."""
+        """Tell whether the wrapped encoder truncates this input."""
         return self.inner.is_truncated(raw)
 
     def count_tokens(self, transcripts: Iterable[str]) -> TokenCounts | None:
-        """Count as the encoder does."""
+        """Count tokens with the wrapped encoder."""
         return self.inner.count_tokens(transcripts)
 
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
-        """Return the number of layers, and nothing for an empty input."""
+        """Return the number of layers; 0 for an empty input."""
         return len(self.inner.layers) * (lengths > 0)
 
     def get_padded_length(self, length: int) -> int:
-        """Return the encoder's."""
+        """Return the padded length of the wrapped encoder."""
         return self.inner.get_padded_length(length)
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:

@@ -9,7 +9,7 @@ SAMPLE_RATE, FFT = 16_000, 512
 
 
 def mel_filters(num_mels: int, low_hz: float, high_hz: float) -> Tensor:
-    """Return filters float64 (FFT // 2 + 1, num_mels), triangles linear in mel = 1127 ln(1 + f / 700) (HTK's)."""
+    """Return filters float64 (FFT // 2 + 1, num_mels): triangles on HTK's scale, mel = 1127 ln(1 + f / 700)."""
 
     def mel(hz: Tensor) -> Tensor:
         return 1127 * torch.log1p(hz / 700)

@@ -1,8 +1,9 @@
-"""Where an encoder's weights were found: what a store records of its model, and how a selector finds it again.
+"""Source of an encoder's weights: what a store records of its model, and how a selector finds that store again.
 
-A folder or file is known by a fingerprint of what is read of it, so that a copy of it is the same model and another of
-the same name is not. Files above 16 MiB are sampled: the ends of every tensor of safetensors, the checksums that a
-.bin holds of its tensors, and blocks all over the file. That takes milliseconds for weights of gigabytes.
+A folder or file is identified by a fingerprint of the files that are read of it: a copy is the same
+model, and another model of the same name is not. Files above 16 MiB are sampled: the ends of every
+tensor in safetensors, the checksums of the tensors in a .bin, and blocks across the file. This
+takes milliseconds for gigabytes of weights.
 """
 
 from __future__ import annotations
@@ -16,37 +17,40 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from features.encoders.finetuned import RECORD_FILE, find_fine_tuning
-from features.encoders.hub import CONFIG_FILES, cached_snapshot, is_path, split_revision, weights_in
+from features.encoders.hub import CONFIG_FILES, cached_snapshot, find_weights, is_path, split_revision
 from features.encoders.selector import Selector
 from features.errors import InputError
 
-WHOLE = 16 << 20
-"""Bytes up to which a file is hashed whole."""
+MAX_FULL_HASH = 16 << 20
+"""Maximum size in bytes of a file that is hashed completely."""
 EDGE = 512
-"""Bytes hashed on either side of where two tensors meet."""
+"""Bytes hashed on either side of the boundary of two tensors."""
 BLOCK, BLOCKS = 4096, 64
-"""Size and number of the blocks that are hashed all over a file."""
+"""Size and number of the blocks that are hashed across a file."""
 TAIL = 1 << 20
-"""Bytes hashed at the end: there a .bin (a zip) lists the CRC-32 of every tensor."""
+"""Bytes hashed at the end, where a .bin (a zip archive) lists the CRC-32 of every tensor."""
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What a selector's model was resolved to; all None for weights that are made from a seed."""
+    """What a selector's model was resolved to.
+
+    All None for weights that are initialized from a seed.
+    """
 
     model: str | None = None
-    """An absolute path, or a hub id with its #revision if one was given."""
+    """An absolute path, or a hub id with its #revision, if any."""
     commit: str | None = None
     """The commit of the hub's repository."""
     fingerprint: str | None = None
-    """Over the files that were read."""
+    """Hash of the files that were read."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return a JSON object; `ModelSource(**object)` takes it back."""
+        """Return a JSON object; `ModelSource(**object)` is the inverse."""
         return asdict(self)
 
     def is_named(self, model: str) -> bool:
-        """Tell whether a selector's model that is no existing folder or file is the exact path or hub id of this."""
+        """Tell whether a selector's model, which does not exist as a path, is exactly this path or hub id."""
         if self.commit is None:
             return self.model == absolute(model)
         repository, revision = split_revision(model)
@@ -59,7 +63,7 @@ class ModelSource:
 
     @property
     def usable(self) -> str | None:
-        """The model to load the same weights by: the path, or the hub id at the commit if the cache holds it."""
+        """The model name that loads the same weights: the path, or the hub id at the commit if it is cached."""
         if self.commit is None:
             return self.model
         pinned = f"{self.repository}#{self.commit}"
@@ -67,21 +71,21 @@ class ModelSource:
 
     @property
     def exists(self) -> bool:
-        """Tell whether `usable` names something that is still there, or that the hub may hold."""
+        """Tell whether `usable` still exists, or may exist on the hub."""
         return self.commit is not None or self.model is None or Path(self.model).exists()
 
     def __str__(self) -> str:
         commit = f" at commit {self.commit}" if self.commit is not None else ""
-        return f"{self.model}{commit}" if self.model is not None else "made from a seed"
+        return f"{self.model}{commit}" if self.model is not None else "initialized from a seed"
 
 
 def absolute(model: str) -> str:
-    """Return a path without `~`, `..` or the current folder; links stay as they are."""
+    """Return an absolute path without `~` or `..`; symbolic links are not resolved."""
     return os.path.abspath(Path(model).expanduser())  # noqa: PTH100 (resolve would follow links)
 
 
 def find_source(selector: Selector) -> ModelSource:
-    """Return what a selector's model, or the encoder's default one, is now: a path, a cached snapshot, or nothing."""
+    """Resolve a selector's model, or the encoder's default, to its current path or cached snapshot."""
     model = selector.model or selector.spec.model
     if model is None:
         return ModelSource()
@@ -93,7 +97,10 @@ def find_source(selector: Selector) -> ModelSource:
 
 
 def local_fingerprint(selector: Selector) -> str | None:
-    """Return the fingerprint of the folder or file that a selector names, or of its fine-tuned encoder; else None."""
+    """Return the fingerprint of a local model, or of the fine-tuned encoder in a run.
+
+    None for any other model.
+    """
     model = selector.model or selector.spec.model
     path = Path(model).expanduser() if model is not None else None
     if path is None or not path.exists():
@@ -103,9 +110,10 @@ def local_fingerprint(selector: Selector) -> str | None:
 
 
 def fingerprint(path: Path) -> str:
-    """Hash the names, sizes and contents of the files that are read of a checkpoint, the big ones by samples.
+    """Hash the names, sizes and contents (sampled, for large files) of the files that are read of a checkpoint.
 
-    A folder that holds one file of weights and no config.json is as that file, whose name does not count.
+    A folder with one file of weights and no config.json counts as that file; the file's name is
+    ignored.
     """
     digest = hashlib.sha256()
     try:
@@ -120,38 +128,48 @@ def fingerprint(path: Path) -> str:
 def _files(path: Path) -> list[tuple[str, Path]]:
     if path.is_file():
         return [("", path)]
-    weights = [path / name for name in weights_in(path) if (path / name).is_file()]
+    weights = [path / name for name in find_weights(path) if (path / name).is_file()]
+    # such as a VGGish file, which may also be named directly
     if len(weights) == 1 and not (path / "config.json").is_file():
         return [("", weights[0])]
-    patterns = (*CONFIG_FILES, RECORD_FILE)
-    read = [file for file in path.iterdir() if file.is_file() and any(fnmatch(file.name, p) for p in patterns)]
-    return [(file.name, file) for file in sorted({*read, *weights})]
+    files = set(weights)
+    for file in path.iterdir():
+        if file.is_file() and any(fnmatch(file.name, pattern) for pattern in (*CONFIG_FILES, RECORD_FILE)):
+            files.add(file)
+    return [(file.name, file) for file in sorted(files)]
 
 
 def _hash_file(digest: Any, path: Path) -> None:
-    """Add a file's bytes, or samples of them, to a hash."""
+    """Add the bytes of a file, or samples of them, to a hash."""
     with path.open("rb") as file:
         size = path.stat().st_size
-        if size <= WHOLE:
+        if size <= MAX_FULL_HASH:
             digest.update(file.read())
             return
+        # (offset, length) of each sample
         places = [(number * (size // BLOCKS), BLOCK) for number in range(BLOCKS)]
         places += [(max(0, edge - EDGE), 2 * EDGE) for edge in _tensor_edges(file, path, size)]
         places.append((max(0, size - TAIL), TAIL))
-        for place, length in sorted(places):
+        for place, length in sorted(places):  # in file order, to read forward only
             file.seek(place)
             digest.update(file.read(length))
 
 
 def _tensor_edges(file: BinaryIO, path: Path, size: int) -> list[int]:
-    """Return where in a safetensors file its tensors begin and end; none for other files, or beyond its size."""
+    """Return the byte offsets within a safetensors file at which its tensors begin and end.
+
+    Empty for other files.
+    """
     if path.suffix != ".safetensors":
         return []
     length = int.from_bytes(file.read(8), "little")
+    data = 8 + length  # after the 8 bytes of the header's length and the header
+    edges = set()
     try:
         header = json.loads(file.read(min(length, 100 << 20)))
-        offsets = [offset for name, each in header.items() if name != "__metadata__" for offset in each["data_offsets"]]
+        header.pop("__metadata__", None)
+        for tensor in header.values():
+            edges |= {data + offset for offset in tensor["data_offsets"] if isinstance(offset, int) and offset >= 0}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return []  # not safetensors; loading it says so
-    edges = {8 + length + offset for offset in offsets if isinstance(offset, int) and offset >= 0}
+        return []  # not valid safetensors; loading it reports the error
     return sorted(edge for edge in edges if edge <= size)

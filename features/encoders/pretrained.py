@@ -1,4 +1,4 @@
-"""Loading checkpoints, complete or not at all: in the Hugging Face layout, and this project's own."""
+"""Loading and saving of checkpoints, in the Hugging Face format and in this project's own; all weights must match."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ from features.encoders.shared_embeddings import fill_shared_embeddings
 from features.errors import InputError, UsageError
 
 BUFFERS = frozenset({"position_ids", "token_type_ids", "inv_freq", "_weight", "num_batches_tracked"})
-"""Last parts of keys that old checkpoints hold and that no model reads."""
-NEEDED = {"audio": "preprocessor_config.json", "text": "the tokenizer's files"}
-LONGEST_REASON = 300
+"""Last parts of weight names that old checkpoints contain and no model reads."""
+PREPROCESSING_FILES = {"audio": "preprocessor_config.json", "text": "the tokenizer's files"}
+MAX_REASON = 300
+"""Characters of an error of transformers that a message repeats."""
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 RANDOM_NOTE = "random"
 """How the note of weights that were never trained begins."""
 
 
 def checkpoint_location(selector: Selector) -> str:
-    """Return the folder to load: one that exists, else the snapshot of a hub model, downloaded if it is not cached.
+    """Return the folder to load: a local folder, else the snapshot of a hub model, downloaded if it is not cached.
 
-    InputError if the model can only be a folder and there is none, or if neither the cache nor the hub has it.
+    InputError if the model can only be a folder and does not exist, or if neither the cache nor the
+    hub has it.
     """
     model = selector.model or selector.spec.model
     if model is None:
@@ -46,34 +48,35 @@ def checkpoint_location(selector: Selector) -> str:
     if folder.exists():
         raise InputError(f"{selector.flag}: needs a folder with config.json and weights, found the file {model}")
     if is_path(model):
-        raise UsageError(f"{selector.flag}: there is no folder {model} (looked for {folder.absolute()})")
+        raise UsageError(f"{selector.flag}: the folder {model} does not exist (looked for {folder.absolute()})")
     try:
         return str(fetch(model, selector.spec.files))
     except UsageError as error:
         raise UsageError(f"{selector.flag}: {error}") from error
     except InputError as error:
         raise InputError(
-            f"{selector.flag}: {error}\n{_give_folder(selector)}\n{selector.name} needs {selector.spec.needs}"
+            f"{selector.flag}: {error}\n{_folder_hint(selector)}\n{selector.name} needs {selector.spec.needs}"
         ) from error
 
 
 def describe_model(selector: Selector) -> tuple[str, str]:
-    """Return the short name of a checkpoint, and where its weights come from."""
+    """Return the short name of a checkpoint, and the note that says where its weights come from."""
     model = str(selector.model or selector.spec.model)
     return short_model_name(model), f"pretrained, {model}"
 
 
-def _give_folder(selector: Selector) -> str:
+def _folder_hint(selector: Selector) -> str:
     return (
-        f"Give a local folder with config.json, {NEEDED[selector.modality]} and model.safetensors: "
+        f"Use a local folder with config.json, {PREPROCESSING_FILES[selector.modality]} and model.safetensors: "
         f"--{selector.modality}-encoder {selector.name}=/path/to/folder"
     )
 
 
 def read_config(selector: Selector, location: str, model_type: str | None) -> None:
-    """Check config.json of a folder before anything is loaded: there, readable, of the model_type wanted.
+    """Check the small files of a checkpoint before anything is loaded.
 
-    InputError for it, for a text file that is none, and for an index of weights that leads out of the folder.
+    InputError if config.json is missing, invalid or of another model_type, if a text file is a
+    placeholder, or if an index of weights names files outside the folder.
     """
     check_files(selector, location, TEXTS)
     check_shards(selector, location)
@@ -81,7 +84,7 @@ def read_config(selector: Selector, location: str, model_type: str | None) -> No
     try:
         config = json.loads(path.read_text("utf-8"))
         if not isinstance(config, dict):
-            raise ValueError(f"it holds a {type(config).__name__}")
+            raise ValueError(f"it contains a {type(config).__name__}")
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{selector.flag}: {path} must be a JSON file of the checkpoint: {error}") from error
     found = config.get("model_type")
@@ -90,18 +93,18 @@ def read_config(selector: Selector, location: str, model_type: str | None) -> No
 
 
 @contextmanager
-def explained(selector: Selector, location: str) -> Iterator[None]:
-    """Turn the errors of a failed load into one InputError that says what was looked for and how to fix it."""
+def loading_errors(selector: Selector, location: str) -> Iterator[None]:
+    """Turn the errors of transformers into one InputError that says what failed and how to fix it."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # transformers raises nearly any type for a damaged file
+    except Exception as error:  # transformers raises almost any type for a damaged file
         check_files(selector, location, WEIGHTS)
         files = ", ".join(sorted(path.name for path in Path(location).iterdir())) or "nothing"
         raise InputError(
-            f"{selector.flag}: the checkpoint could not be loaded from the folder {location}, which holds {files}: "
-            f"{_reason(error)}\n{_give_folder(selector)}"
+            f"{selector.flag}: the checkpoint could not be loaded from the folder {location}, which contains {files}: "
+            f"{_reason(error)}\n{_folder_hint(selector)}"
         ) from error
 
 
@@ -109,16 +112,18 @@ def _reason(error: Exception) -> str:
     """Return why a load failed, in one line."""
     text = " ".join(str(error).split())
     if "trust_remote_code" in text or "contains custom code" in text:
-        return "it needs code of its own (auto_map), which is never executed; only architectures of transformers load"
+        return (
+            "it needs custom code (auto_map), which is never executed; only architectures of transformers are supported"
+        )
     if isinstance(error, UnpicklingError | EOFError):
-        return "its .bin file is damaged, or holds other objects than tensors"
+        return "its .bin file is damaged, or contains objects that are not tensors"
     plain = isinstance(error, OSError | ValueError | RuntimeError | ImportError | SafetensorError) and text
-    return (text if plain else f"{type(error).__name__} {text}".strip())[:LONGEST_REASON]
+    return (text if plain else f"{type(error).__name__} {text}".strip())[:MAX_REASON]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers from printing while it loads: what matters of its reports is checked and raised here."""
+    """Silence transformers while it loads a model: its reports are checked here, and raised as errors."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -132,27 +137,28 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_complete(
+def load_model(
     selector: Selector, location: str, model_class: Any, prefix: str, unused: tuple[str, ...] = ()
 ) -> nn.Module:
-    """Load a model in float32 and refuse weights under `prefix` that do not fit its config, but for the `unused`.
+    """Load a model of a transformers class in float32; InputError if its weights do not match its config exactly.
 
-    `model_class` is one of transformers'. Without this check a checkpoint of another layout would be initialised at
-    random, and one of more blocks than its config says would be cut, silently.
+    Only the weights under `prefix` are checked, without the `unused` ones. Without this check,
+    transformers would silently initialize missing weights at random, and drop the blocks beyond
+    those in the config.
     """
-    with _quiet(), explained(selector, location), torch.random.fork_rng(devices=[]):
+    with _quiet(), loading_errors(selector, location), torch.random.fork_rng(devices=[]):
         model, info = model_class.from_pretrained(
             location,
             config=_plain_config(location),
             dtype=torch.float32,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, with their names
+            ignore_mismatched_sizes=True,  # refused below, with their names
             trust_remote_code=False,
         )
         fill_shared_embeddings(selector, location, model, info)
         _restore_constants(model)
     if getattr(model, "_hf_peft_config_loaded", False):
-        raise InputError(f"{selector.flag}: {location} must hold merged weights, found adapters: merge them first")
+        raise InputError(f"{selector.flag}: {location} must hold merged weights, found LoRA adapters: merge them first")
     _refuse_misfits(selector, location, model, info, prefix, unused)
     loaded: nn.Module = model
     return loaded
@@ -161,17 +167,16 @@ def load_complete(
 def _refuse_misfits(
     selector: Selector, location: str, model: Any, info: Mapping[str, Any], prefix: str, unused: tuple[str, ...]
 ) -> None:
-    """Raise InputError for weights that are missing, of another shape, or without a place by the config."""
+    """Raise InputError for weights that are missing, of another shape, or not described by the config."""
 
     def wanted(key: str) -> bool:
         return key.startswith(prefix) and not key.startswith(unused)
 
     missing = sorted(filter(wanted, info["missing_keys"]))
-    mismatched = sorted(
-        f"{key}: {tuple(found)} in the weights, {tuple(expected)} by config.json"
-        for key, found, expected in info["mismatched_keys"]
-        if wanted(key)
-    )
+    mismatched = []
+    for key, found, expected in sorted(info["mismatched_keys"]):
+        if wanted(key):
+            mismatched.append(f"{key}: {tuple(found)} in the weights, {tuple(expected)} by config.json")
     if missing or mismatched:
         raise InputError(
             f"{selector.flag}: the checkpoint at {location} must hold every weight of the encoder, but {len(missing)} "
@@ -186,7 +191,7 @@ def _refuse_misfits(
 
 
 def _plain_config(location: str) -> Any:
-    """Load a config without what would change how the model runs, but not what it computes."""
+    """Load a config with default values for the fields that change how a model runs, but not what it computes."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(location, trust_remote_code=False)
@@ -197,15 +202,18 @@ def _plain_config(location: str) -> Any:
 
 
 def _unread_keys(model: Any, unexpected: Iterable[str]) -> list[str]:
-    """Return keys of the model's own parts that it has no weight for; those of heads, quantizers, ... are fine."""
-    parts = {name for name, _ in model.named_children()}
+    """Return unexpected keys within the model's own modules.
+
+    Those of heads, quantizers, ... are ignored.
+    """
+    parts = {name for name, _ in model.named_children()}  # such as encoder, embeddings, feature_extractor
     keys = [key.removeprefix(f"{model.base_model_prefix}.") for key in unexpected]
     return [key for key in keys if key.split(".")[0] in parts and key.rsplit(".", 1)[-1] not in BUFFERS]
 
 
 def _restore_constants(model: Any) -> None:
-    """Set `requires_grad=False` where the architecture does: transformers forgets it when it loads."""
-    with torch.device("meta"):
+    """Set `requires_grad=False` for constants of the architecture: transformers loses it while loading."""
+    with torch.device("meta"):  # builds the architecture without allocating weights
         built = type(model)(model.config)
     constants = {name for name, parameter in built.named_parameters() if not parameter.requires_grad}
     for name, parameter in model.named_parameters():
@@ -213,11 +221,15 @@ def _restore_constants(model: Any) -> None:
 
 
 def save_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write model.safetensors in the layout of Hugging Face, over what is there of the same names."""
+    """Write model.safetensors in the Hugging Face format.
+
+    Tensors of other names in an existing file are kept.
+    """
     path = folder / WEIGHTS_FILE
-    there = load_file(path) if path.is_file() else {}
-    there |= {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(there, {"format": "pt"}))
+    merged = load_file(path) if path.is_file() else {}
+    for name, tensor in tensors.items():
+        merged[name] = tensor.detach().cpu().contiguous()
+    write_atomically(path, save(merged, {"format": "pt"}))
 
 
 def save_native(encoder: Encoder, folder: Path) -> None:
@@ -239,11 +251,17 @@ class NativeCheckpoint:
 
     @property
     def is_random(self) -> bool:
-        """True if the weights were never trained; the format records it only as the beginning of the note."""
+        """True if the weights were never trained.
+
+        The file format records this only in the note.
+        """
         return self.weights_note.startswith(RANDOM_NOTE)
 
     def load_into(self, selector: Selector, encoder: Encoder) -> None:
-        """Copy the weights into an encoder; InputError if any is missing, unexpected or of another shape."""
+        """Copy the weights into an encoder.
+
+        InputError if any is missing, unexpected or of another shape.
+        """
         try:
             encoder.load_state_dict(self.tensors, strict=True)
         except RuntimeError as error:
@@ -254,7 +272,10 @@ class NativeCheckpoint:
 
 
 def read_native(selector: Selector, config_keys: Collection[str]) -> NativeCheckpoint:
-    """Read a folder that `save_native` wrote; InputError unless its config has exactly these keys."""
+    """Read a folder that `save_native` wrote.
+
+    InputError unless its config has exactly these keys.
+    """
     folder = Path(str(selector.model)).expanduser()
     config, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     if not (config.is_file() and weights.is_file()):

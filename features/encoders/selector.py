@@ -1,6 +1,6 @@
-"""How encoders are named everywhere: NAME[=MODEL][@LAYER[,LAYER...]], audio streams joined by +.
+"""Encoder selectors: NAME[=MODEL][@LAYER[,LAYER...]], with `+` between two audio streams.
 
-MODEL is a folder, a file, or a hub id, which may end in #REVISION (a branch, tag or commit).
+MODEL is a folder, a file, or a hub id with an optional #REVISION (branch, tag or commit).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Layer = int | str
 
 @dataclass(frozen=True)
 class Selector:
-    """One encoder: a name of the registry, a model (None: unsaid) and layers (None: unsaid)."""
+    """One encoder: a name in the registry, a model and layers (None: the encoder's default)."""
 
     modality: str
     name: str
     model: str | None = None
     layers: tuple[Layer, ...] | None = None
-    """Numbers, "last", or "all" alone."""
+    """Numbers and "last", or "all" alone."""
 
     def __str__(self) -> str:
         model = f"={self.model}" if self.model is not None else ""
@@ -40,48 +40,51 @@ class Selector:
 
     @property
     def flag(self) -> str:
-        """How this selector is given on the command line."""
+        """The command-line option with this selector, for messages."""
         return f"--{self.modality}-encoder {self}"
 
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """What encoders are told besides their selectors; None means an encoder's own default."""
+    """Settings of encoders besides their selectors; None means the encoder's default."""
 
     segmenter: str | None = None
     tone_style: str | None = None
     whisper_mode: str | None = None
 
-    def only(self, known: Sequence[str]) -> EncoderSettings:
-        """Return the settings that an encoder knows."""
-        return EncoderSettings(**{name: getattr(self, name) for name in known})
+    def only(self, supported: Sequence[str]) -> EncoderSettings:
+        """Return these settings without those that an encoder does not support."""
+        return EncoderSettings(**{name: getattr(self, name) for name in supported})
 
     def check(self, selectors: Sequence[Selector]) -> None:
-        """Raise UsageError for a setting that was given and that none of these encoders knows."""
+        """Raise UsageError for a setting that none of these encoders supports."""
         for field in fields(self):
             if getattr(self, field.name) is not None and not any(field.name in s.spec.settings for s in selectors):
                 flag = f"--{field.name.replace('_', '-')}"
-                raise UsageError(f"{flag} changes nothing of {', '.join(map(str, selectors))}: leave it out")
+                raise UsageError(f"{flag} has no effect on {', '.join(map(str, selectors))}: leave it out")
 
 
 DEFAULT_SETTINGS = EncoderSettings()
 
 
 def short_model_name(model: str) -> str:
-    """Return the last part of a hub id, folder or file of weights, for names; without suffix and #revision."""
+    """Return the last part of a hub id, folder or file of weights, without suffix and #revision."""
     path = Path(model).expanduser()
     name = path.resolve().name if path.exists() else model.partition("#")[0].rstrip("/").rsplit("/", 1)[-1]
     return re.sub(r"\.(pth|pt|safetensors)$", "", name)
 
 
 def expand_layers(layers: tuple[Layer, ...], num_layers: int) -> tuple[Layer, ...]:
-    """Return the layers with "all" written out: 0..N."""
+    """Return the layers, with "all" expanded to 0..N."""
     return tuple(range(num_layers + 1)) if layers == ("all",) else layers
 
 
 def parse_selectors(text: str, modality: str) -> list[Selector]:
-    """Read one selector, or for audio two joined by `+`; `dual` stands for wav2vec2+vggish."""
-    names = "|".join(map(re.escape, ENCODERS[modality]))  # a + in a path is no seam
+    """Parse one selector, or for audio two with `+` between them.
+
+    `dual` is an alias of wav2vec2+vggish.
+    """
+    names = "|".join(map(re.escape, ENCODERS[modality]))  # a + within a path does not separate selectors
     parts = re.split(rf"\+(?=(?:{names})(?:[=@+]|$))", ALIASES.get(text.strip(), text.strip()))
     if modality == "text" and len(parts) > 1:
         raise UsageError(f"--text-encoder takes one encoder, found {text!r}")
@@ -94,7 +97,7 @@ def parse_selectors(text: str, modality: str) -> list[Selector]:
 
 
 def parse_selector(text: str, modality: str) -> Selector:
-    """Read `NAME[=MODEL][@LAYER[,LAYER...]]`; UsageError says what is allowed instead."""
+    """Parse `NAME[=MODEL][@LAYER[,LAYER...]]`; UsageError says what is allowed."""
     flag = f"--{modality}-encoder"
     match = re.fullmatch(r"(?P<name>[^=@+]+)(?:=(?P<model>.+?))?(?:@(?P<layer>[^@/]*))?", text.strip())
     if match is None:
@@ -103,7 +106,7 @@ def parse_selector(text: str, modality: str) -> Selector:
     registry = ENCODERS[modality]
     if name not in registry:
         other = "audio" if modality == "text" else "text"
-        hint = f" ({name} is an encoder of {other}: --{other}-encoder)" if name in ENCODERS[other] else ""
+        hint = f" ({name} is an encoder for {other}: --{other}-encoder)" if name in ENCODERS[other] else ""
         hint = hint or did_you_mean(name, registry)
         raise UsageError(f"{flag} must name one of {', '.join(sorted(registry))}, found {name!r}{hint}")
     return Selector(modality, name, model, _parse_layers(flag, layer_text) if layer_text is not None else None)
@@ -121,4 +124,4 @@ def _parse_layers(flag: str, text: str) -> tuple[Layer, ...]:
 
 
 MEANS = "means"
-"""What stands in place of a layer where a store holds the time-mean of every layer."""
+"""Stands for the layer in a store that holds the time-mean of every layer."""

@@ -1,7 +1,8 @@
-"""Word embeddings of a DeBERTa-v3 checkpoint that holds only their difference to its generator's.
+"""Word embeddings of DeBERTa-v3 checkpoints that contain only the difference to their generator's embeddings.
 
-In replaced-token training with gradient-disentangled sharing (He et al. 2021, arXiv 2111.09543) the discriminator's
-embedding is the generator's `weight` plus a `_weight` of its own. ViDeBERTa was released with the `_weight` alone.
+In replaced-token training with gradient-disentangled sharing (He et al. 2021, arXiv 2111.09543) the
+discriminator's embedding is the generator's `weight` plus a `_weight` of its own. ViDeBERTa was
+released with the `_weight` alone.
 """
 
 from __future__ import annotations
@@ -20,30 +21,29 @@ EMBEDDING = "embeddings.word_embeddings.weight"
 DIFFERENCE = "embeddings.word_embeddings._weight"
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 GENERATOR_FILES = ("model.generator.safetensors", "pytorch_model.generator.bin")
-"""The second is the name that Microsoft gives to the generators of its own DeBERTa-v3 checkpoints."""
+"""The second is the name of the generators of Microsoft's own DeBERTa-v3 checkpoints."""
 
 
 def fill_shared_embeddings(selector: Selector, location: str, model: Any, info: dict[str, Any]) -> None:
-    """Add the generator's embedding to the difference that a checkpoint holds in its place.
+    """Set the word embedding to generator's embedding + difference, if the checkpoint contains only the difference.
 
-    `info` is what transformers tells of the load; the embedding is no longer missing in it. InputError without the
-    generator's weights.
+    `info` is the loading info of transformers; the embedding is removed from its missing keys.
+    InputError if the generator's weights are missing.
     """
-    lacks = EMBEDDING in info["missing_keys"]
-    if not lacks or not any(key.endswith(DIFFERENCE) for key in info["unexpected_keys"]):
+    is_missing = EMBEDDING in info["missing_keys"]
+    if not is_missing or not any(key.endswith(DIFFERENCE) for key in info["unexpected_keys"]):
         return
     folder = _folder(location)
-    difference, generator = (_read(folder, *wanted) for wanted in ((WEIGHTS_FILES, DIFFERENCE),
-                                                                  (GENERATOR_FILES, EMBEDDING)))  # fmt: skip
+    difference = _read_tensor(folder, WEIGHTS_FILES, DIFFERENCE)
+    generator = _read_tensor(folder, GENERATOR_FILES, EMBEDDING)
     if difference is None or generator is None:
         raise InputError(
-            f"{selector.flag}: {location} holds {DIFFERENCE}, the difference to the generator's embedding in "
+            f"{selector.flag}: {location} contains {DIFFERENCE}, the difference to the generator's embedding in "
             "DeBERTa-v3's training, and not the embedding itself. Put the generator's weights into that folder as "
             f"{' or '.join(GENERATOR_FILES)} (with the key {EMBEDDING}), so that both are added"
         )
     embedding = model.get_input_embeddings().weight
-    shapes = {tuple(tensor.shape) for tensor in (embedding, difference, generator)}
-    if len(shapes) > 1:
+    if not embedding.shape == difference.shape == generator.shape:
         raise InputError(
             f"{selector.flag}: the generator's word embedding must have the shape {tuple(embedding.shape)} of "
             f"config.json, as the difference in {location}; found {tuple(generator.shape)} and "
@@ -55,7 +55,7 @@ def fill_shared_embeddings(selector: Selector, location: str, model: Any, info: 
 
 
 def _folder(location: str) -> Path:
-    """Return a local folder, or the snapshot of a hub id in the local cache."""
+    """Return a local folder, or the cached snapshot of a hub id."""
     if Path(location).is_dir():
         return Path(location)
     from huggingface_hub import try_to_load_from_cache
@@ -64,14 +64,24 @@ def _folder(location: str) -> Path:
     return Path(config).parent if isinstance(config, str) else Path(location)
 
 
-def _read(folder: Path, names: tuple[str, ...], ending: str) -> Tensor | None:
-    """Return the tensor whose key ends so, of the first of these files that exists; None without one."""
-    path = next((folder / name for name in names if (folder / name).is_file()), None)
-    if path is None:
+def _read_tensor(folder: Path, names: tuple[str, ...], ending: str) -> Tensor | None:
+    """Return the tensor with this end of its key, from the first of these files that exists.
+
+    None if missing.
+    """
+    paths = [folder / name for name in names if (folder / name).is_file()]
+    if not paths:
         return None
+    path = paths[0]
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
-            key = next((key for key in file.keys() if key.endswith(ending)), None)  # noqa: SIM118, no mapping
-            return file.get_tensor(key) if key is not None else None
+            for key in file.keys():  # noqa: SIM118 (it is not a mapping)
+                if key.endswith(ending):
+                    found: Tensor = file.get_tensor(key)
+                    return found
+        return None
     tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return next((tensor for key, tensor in tensors.items() if key.endswith(ending)), None)
+    for key, tensor in tensors.items():
+        if key.endswith(ending):
+            return tensor
+    return None

@@ -1,4 +1,4 @@
-"""VGGish (Hershey et al. 2017, arXiv 1609.09430): log-mel patches of 0.96 s through a VGG network, 128 numbers each."""
+"""VGGish (Hershey et al. 2017, arXiv 1609.09430): a VGG network over log-mel patches of 0.96 s, of width 128."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from features.ragged import Ragged
 WINDOW, HOP = 400, 160
 MELS, LOW_HZ, HIGH_HZ = 64, 125.0, 7500.0
 PATCH = 96
-"""Frames a patch; patches do not overlap."""
+"""Mel frames per patch; patches do not overlap."""
 FIRST, NEXT = 15_600, 15_360
-"""Samples of the first patch (96 frames with the last window's end), and of each further one."""
+"""Samples of the first patch (95 hops and the last window), and of each further patch."""
 CHANNELS = (64, "P", 128, "P", 256, 256, "P", 512, 512, "P")
-"""The convolutions of configuration A without its last block; P halves both axes."""
+"""Output channels of the convolutions (VGG configuration A without its last block); P is a max
+pooling by 2."""
 
 
 def make_features() -> nn.Sequential:
-    """Return the convolutions, numbered as in the public checkpoint."""
+    """Build the convolutions, with the indices of the public checkpoint."""
     layers: list[nn.Module] = []
     width = 1
     for channels in CHANNELS:
@@ -44,10 +45,12 @@ def make_features() -> nn.Sequential:
 
 
 class Vggish(Encoder):
-    """One row a patch; an utterance is zero-padded to 15 600 + 15 360 k samples, so that nothing of it is dropped.
+    """VGGish, one frame per patch.
 
-    `final_relu` is False, as Google defined it; the public PyTorch port ends with a ReLU. The embeddings are those
-    before PCA and quantisation. The last patch may be part padding: the reference drops it (`partial="drop"`).
+    Input is zero-padded to 15 600 + 15 360 k samples, so that no audio is dropped. The embeddings
+    are those before PCA and quantization. `final_relu` is False, as in Google's definition; the
+    public PyTorch port ends with a ReLU. The last patch may contain padding; the reference drops it
+    (`partial="drop"`).
     """
 
     name: ClassVar[str] = "vggish"
@@ -73,7 +76,7 @@ class Vggish(Encoder):
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> Vggish:
-        """Load the public weights (.pth) or safetensors of the same keys: a file, or the only one of a folder."""
+        """Load the public weights (.pth), or safetensors with the same keys: a file, or the only one in a folder."""
         if selector.layers not in (None, ("last",)):
             raise UsageError(f"{selector.flag}: vggish has one layer, 'last'")
         path = _weights_file(selector)
@@ -88,18 +91,18 @@ class Vggish(Encoder):
             encoder.load_state_dict(state, strict=True)
         except RuntimeError as error:
             raise InputError(
-                f"{selector.flag}: {path} must hold every weight of VGGish and no other: {error}"
+                f"{selector.flag}: {path} must hold every weight of VGGish and no others: {error}"
             ) from error
         encoder.model_name, encoder.weights_note = short_model_name(str(selector.model)), f"pretrained, {path}"
         return encoder
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `load` takes."""
+        """Write a folder that `load` can read."""
         folder.mkdir(parents=True, exist_ok=True)
         save_weights(folder, self.state_dict())
 
     def get_blocks(self) -> Sequence[nn.Module]:
-        """Return the convolutions, then the fully connected layers."""
+        """Return the convolutions and the fully connected layers."""
         return [self.features, self.embeddings]
 
     def prepare(self, raw: Any) -> Tensor:
@@ -122,30 +125,39 @@ class Vggish(Encoder):
         """Return log(mel + 0.01) of magnitude spectra, (F, 64), of samples (S,)."""
         if samples.shape[0] < WINDOW:
             return samples.new_zeros((0, MELS))
-        exact = samples if samples.device.type == "mps" else samples.double()  # next to the 72 M parameters it is free
+        # float64 costs nothing next to the 72 M parameters; mps does not support it
+        exact = samples if samples.device.type == "mps" else samples.double()
         spectrum = torch.fft.rfft(exact.unfold(0, WINDOW, HOP) * self.window.to(exact.dtype), FFT).abs()
         return torch.log(spectrum @ self.filters.to(exact.dtype) + 0.01).float()
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Encode samples (sum S,) at 16 kHz, whole patches each, into [(sum T, 128)]."""
-        frames = [self.log_mel(samples) for samples in inputs.split()]
-        sizes = [mel.shape[0] // PATCH for mel in frames]
-        patches = torch.cat([mel[: size * PATCH] for mel, size in zip(frames, sizes, strict=True)])
-        hidden = self.features(patches.reshape(-1, 1, PATCH, MELS))  # (T, 512, 6, 4)
-        rows = self.embeddings(hidden.permute(0, 2, 3, 1).flatten(1))  # the channels last, as Google flattened them
-        return [Ragged.from_lengths(functional.relu(rows) if self.final_relu else rows, sizes)]
+        parts, sizes = [], []
+        for samples in inputs.split():
+            mel = self.log_mel(samples)  # (F, 64)
+            size = mel.shape[0] // PATCH
+            parts.append(mel[: size * PATCH])
+            sizes.append(size)
+        patches = torch.cat(parts).reshape(-1, 1, PATCH, MELS)  # (sum T, 1, 96, 64)
+        hidden = self.features(patches)  # (sum T, 512, 6, 4)
+        features = self.embeddings(hidden.permute(0, 2, 3, 1).flatten(1))  # channels last, as in the original weights
+        return [Ragged.from_lengths(functional.relu(features) if self.final_relu else features, sizes)]
 
 
 def _weights_file(selector: Selector) -> Path:
-    """Return the file of weights that a selector means."""
-    need = "give --audio-encoder vggish=FILE (vggish-10086976.pth of the public release, or safetensors of its keys)"
+    """Return the file of weights that a selector names."""
+    hint = "use --audio-encoder vggish=FILE (vggish-10086976.pth of the public release, or safetensors of its keys)"
     if selector.model is None:
-        raise InputError(f"{selector.flag}: has no weights of its own; {need}")
+        raise InputError(f"{selector.flag}: has no default weights; {hint}")
     path = Path(selector.model).expanduser()
     if path.is_file():
         return path
-    found = sorted(file for suffix in ("*.safetensors", "*.pth", "*.pt") for file in path.glob(suffix))
+    found: list[Path] = []
+    for pattern in ("*.safetensors", "*.pth", "*.pt"):
+        found += path.glob(pattern)
     if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise InputError(f"{selector.flag}: {path} must be a file or hold one of weights, found {names}; {need}")
+        names = ", ".join(sorted(file.name for file in found)) or "none"
+        raise InputError(
+            f"{selector.flag}: {path} must be a file of weights, or a folder with exactly one, found {names}; {hint}"
+        )
     return found[0]

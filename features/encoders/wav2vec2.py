@@ -1,7 +1,7 @@
-"""Encoders over waveforms in the layout of wav2vec 2.0: wav2vec2 (XLSR-53), HuBERT, WavLM, data2vec-audio; 50 Hz.
+"""Audio encoders over waveforms, of the wav2vec 2.0 family: wav2vec2 (XLSR-53), HuBERT, WavLM, data2vec-audio; 50 Hz.
 
-Baevski et al. 2020 (arXiv 2006.11477), Hsu et al. 2021 (2106.07447), Chen et al. 2022 (2110.13900), Baevski et al.
-2022 (2202.03555).
+Baevski et al. 2020 (arXiv 2006.11477), Hsu et al. 2021 (2106.07447), Chen et al. 2022 (2110.13900),
+Baevski et al. 2022 (2202.03555).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from features.encoders.base import (
     Encoder,
     Lengths,
     blocks_needed,
-    captured,
+    capture_hidden_states,
+    forward_each,
     resolve_layers,
     samples_tensor,
 )
@@ -28,8 +29,8 @@ from features.encoders.config_fields import config_identity
 from features.encoders.pretrained import (
     checkpoint_location,
     describe_model,
-    explained,
-    load_complete,
+    load_model,
+    loading_errors,
     read_config,
     save_weights,
 )
@@ -37,29 +38,31 @@ from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError
 from features.ragged import Ragged, padding_mask
 
-SHORTEST = 400
-"""Samples that the convolutions need for one row; shorter audio is zero-padded to it, alone and in a batch alike."""
+MIN_SAMPLES = 400
+"""Samples that the convolutions need for one frame; shorter audio is zero-padded to it, alone and
+in a batch."""
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 
 
 class MaskedGroupNorm(nn.Module):
-    """Group norm with one channel a group whose statistics run over the real frames alone.
+    """Group norm, one channel per group, with statistics over the real frames only.
 
-    `nn.GroupNorm` averages over the padded time axis, so that an utterance's features depend on its batch.
+    `nn.GroupNorm` averages over the padded time axis, so that the features of an utterance would
+    depend on its batch.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
         self.lengths: Tensor | None = None
-        """(B,) real frames of the next input, set by the encoder before each forward."""
+        """(B,) number of real frames of the next input; the encoder sets it before each forward."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T)."""
         if self.lengths is None:
             raise RuntimeError("lengths must be set before a masked group norm is used")
         mask = padding_mask(self.lengths, x.shape[2])[:, None]  # (B, 1, T)
-        exact = torch.promote_types(x.dtype, torch.float32)  # fp16 ends at 65519: a count of frames and a sum pass it
+        exact = torch.promote_types(x.dtype, torch.float32)  # counts and sums can exceed fp16's maximum
         count = self.lengths[:, None, None].to(exact)
         mean = x.masked_fill(~mask, 0.0).sum(2, keepdim=True, dtype=exact) / count
         centred = (x - mean).masked_fill(~mask, 0.0)
@@ -69,9 +72,10 @@ class MaskedGroupNorm(nn.Module):
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch norm before the positional convolution: always by its running statistics, and padding stays zero.
+    """Batch norm before the positional convolution: it uses its running statistics and keeps padding at zero.
 
-    Without the second mask the norm's bias turns zero padding into values that the convolution reads.
+    Without the mask, the bias of the norm would turn zero padding into values that the convolution
+    reads.
     """
 
     running_mean: Tensor
@@ -83,7 +87,7 @@ class MaskedBatchNorm(nn.Module):
         for name, buffer in norm.named_buffers():
             self.register_buffer(name, buffer)
         self.lengths: Tensor | None = None
-        """(B,) real frames of the next input, set by the encoder before each forward."""
+        """(B,) number of real frames of the next input; the encoder sets it before each forward."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, T) -> (B, D, T)."""
@@ -94,10 +98,11 @@ class MaskedBatchNorm(nn.Module):
 
 
 class ChannelsLastConvolution(nn.Module):
-    """A convolution of the front end that keeps the channels of a frame beside each other in memory.
+    """A front-end convolution with a channels-last memory layout on a CPU.
 
-    `nn.Conv1d` on a CPU makes its input and output contiguous over time, and each layer norm between two of them turns
-    the activations over, twice: a fifth of the time of a base-sized front end. Equal but for rounding (6e-6).
+    `nn.Conv1d` on a CPU makes its input and output contiguous over time, so that each layer norm
+    between two of them transposes the activations twice: a fifth of the runtime of a base-sized
+    front end. Equal up to rounding (6e-6).
     """
 
     def __init__(self, convolution: nn.Conv1d) -> None:
@@ -116,10 +121,11 @@ class ChannelsLastConvolution(nn.Module):
 
 
 class WaveformTransformer(Encoder):
-    """A convolutional front end (25 ms every 20 ms) and a Transformer, each utterance masked to its own frames.
+    """A convolutional front end (25 ms every 20 ms) and a Transformer.
 
-    Layer k is `hidden_states[k]` of transformers, "last" is `last_hidden_state`. With `do_stable_layer_norm` (XLSR-53)
-    the top one of the numbered layers lies before the final LayerNorm and "last" after it; otherwise they are equal.
+    Padding is masked everywhere. Layer k is `hidden_states[k]` of transformers, "last" is
+    `last_hidden_state`. With `do_stable_layer_norm` (XLSR-53) the top numbered layer is before the
+    final LayerNorm and "last" after it; otherwise they are equal.
     """
 
     modality: ClassVar[str] = "audio"
@@ -129,7 +135,8 @@ class WaveformTransformer(Encoder):
     model_class: ClassVar[str]
     """Name of the class in transformers."""
     batched: ClassVar[bool] = True
-    """False where a layer reads across the edge of an utterance whatever the mask: one utterance at a time."""
+    """False if some layer reads padding despite the mask: utterances are then encoded one at a
+    time."""
 
     model: Any
 
@@ -143,8 +150,8 @@ class WaveformTransformer(Encoder):
         self.config = {"model": config_identity(model.config), "do_normalize": do_normalize}
         self.extractor = extractor
         model.config.apply_spec_augment = False
-        model.config.layerdrop = 0.0  # a block left out gives no features
-        if hasattr(model, "masked_spec_embed"):  # used in pretraining alone, and random where a checkpoint lacks it
+        model.config.layerdrop = 0.0  # never skip a block
+        if hasattr(model, "masked_spec_embed"):  # only for pretraining, and missing in some checkpoints
             del model.masked_spec_embed
         for layer in model.feature_extractor.conv_layers:
             layer.conv = ChannelsLastConvolution(layer.conv)
@@ -159,46 +166,47 @@ class WaveformTransformer(Encoder):
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> WaveformTransformer:
         """Load a checkpoint (hub id or folder) in float32."""
-        import_torchaudio()  # transformers imports it too, and would fail where the plain import does
+        import_torchaudio()  # before transformers, which imports torchaudio and could fail
         import transformers
 
         location = checkpoint_location(selector)
         read_config(selector, location, cls.model_type)
-        with explained(selector, location):
+        with loading_errors(selector, location):
             extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(location)
-        model: Any = load_complete(
-            selector, location, getattr(transformers, cls.model_class), "", ("masked_spec_embed",)
-        )
+        model_class = getattr(transformers, cls.model_class)
+        model: Any = load_model(selector, location, model_class, "", ("masked_spec_embed",))
         if model.config.model_type != cls.model_type:
             raise InputError(
                 f"{selector.flag}: must be a checkpoint of {cls.model_type}, found {model.config.model_type}"
             )
-        geometry = tuple(model.config.conv_kernel), tuple(model.config.conv_stride)
-        if (
-            geometry != (KERNELS, STRIDES)
-            or getattr(model.config, "add_adapter", False)
-            or extractor.sampling_rate != 16_000
-        ):
-            raise InputError(
-                f"{selector.flag}: must be a checkpoint for 16 kHz with convolution kernels {KERNELS}, strides "
-                f"{STRIDES} and no adapter, found {extractor.sampling_rate} Hz, {geometry[0]}, {geometry[1]}"
-            )
+        cls._check_front_end(selector, model.config, extractor.sampling_rate)
         encoder = cls(model, extractor, resolve_layers(selector, len(model.encoder.layers)))
         encoder.model_name, encoder.weights_note = describe_model(selector)
         return encoder
 
-    def drop_unused(self) -> None:
-        """Cut the blocks above the layers wanted."""
+    @staticmethod
+    def _check_front_end(selector: Selector, config: Any, sample_rate: int) -> None:
+        """Raise InputError unless the front end has the usual kernels and strides, on which all lengths depend."""
+        kernels, strides = tuple(config.conv_kernel), tuple(config.conv_stride)
+        is_usual = (kernels, strides, sample_rate) == (KERNELS, STRIDES, 16_000)
+        if not is_usual or getattr(config, "add_adapter", False):
+            raise InputError(
+                f"{selector.flag}: must be a checkpoint for 16 kHz with convolution kernels {KERNELS}, strides "
+                f"{STRIDES} and no adapter, found {sample_rate} Hz, {kernels}, {strides}"
+            )
+
+    def drop_unused_blocks(self) -> None:
+        """Drop the blocks above the requested layers."""
         self.model.encoder.layers = self.model.encoder.layers[: blocks_needed(self.layers, self.num_layers)]
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `load` takes."""
+        """Write a folder that `load` can read."""
         self.model.config.save_pretrained(folder)
         self.extractor.save_pretrained(folder)
         save_weights(folder, self.model.state_dict())
 
     def get_blocks(self) -> Sequence[nn.Module]:
-        """Return the Transformer's blocks."""
+        """Return the Transformer blocks."""
         return list(self.model.encoder.layers)
 
     def get_front_end(self) -> Sequence[nn.Module]:
@@ -206,41 +214,42 @@ class WaveformTransformer(Encoder):
         return [self.model.feature_extractor]
 
     def prepare(self, raw: Any) -> Tensor:
-        """Return samples float32 (S,) at 16 kHz, zero-padded to the 400 of one row.
+        """Return samples float32 (S,) at 16 kHz, zero-padded to at least the 400 of one frame.
 
-        They are normalised over the utterance before that if the checkpoint was trained so.
+        Before padding they are normalized to zero mean and unit variance, if the checkpoint was
+        trained that way.
         """
         samples = samples_tensor(raw)
         if self.do_normalize:
             samples = (samples - samples.mean()) / torch.sqrt(samples.var(unbiased=False) + 1e-7)
-        return functional.pad(samples, (0, max(0, SHORTEST - samples.shape[0])))
+        return functional.pad(samples, (0, max(0, MIN_SAMPLES - samples.shape[0])))
 
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
         """Return (max(n, 400) - 400) // 320 + 1."""
         if isinstance(lengths, int):
-            return (max(lengths, SHORTEST) - SHORTEST) // 320 + 1
-        return (lengths.clip(SHORTEST) - SHORTEST) // 320 + 1
+            return (max(lengths, MIN_SAMPLES) - MIN_SAMPLES) // 320 + 1
+        return (lengths.clip(MIN_SAMPLES) - MIN_SAMPLES) // 320 + 1
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Encode samples (sum S,) at 16 kHz, each sequence >= 400 long, into (sum T, D) of each layer."""
         if self.batched or inputs.batch_size == 1:
             return self._forward_batch(inputs)
-        parts = [self._forward_batch(Ragged.from_sequences([samples])) for samples in inputs.split()]
-        return [Ragged.from_sequences([part[i].values for part in parts]) for i in range(len(self.layers))]
+        return forward_each(self._forward_batch, inputs)
 
     def _forward_batch(self, inputs: Ragged) -> list[Ragged]:
         norm = getattr(self.model.feature_extractor.conv_layers[0], "layer_norm", None)
         if isinstance(norm, MaskedGroupNorm):
             norm.lengths = (inputs.lengths - KERNELS[0]) // STRIDES[0] + 1
-        rows = Ragged.without_values([self.get_feat_lengths(size) for size in inputs.sizes], inputs.values.device)
+        sizes = [self.get_feat_lengths(size) for size in inputs.sizes]
+        frames = Ragged.without_values(sizes, inputs.values.device)
         batch_norm = getattr(self.model.encoder.pos_conv_embed, "batch_norm", None)
         if isinstance(batch_norm, MaskedBatchNorm):
-            batch_norm.lengths = rows.lengths
-        with captured(self.model.encoder.layers, self.layers) as states, warnings.catch_warnings():
+            batch_norm.lengths = frames.lengths
+        with capture_hidden_states(self.model.encoder.layers, self.layers) as states, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")  # inside transformers' WavLM
             output = self.model(inputs.pad(), attention_mask=inputs.mask.long())
             states["last"] = output.last_hidden_state
-        return [rows.pack(states[layer]) for layer in self.layers]
+        return [frames.pack(states[layer]) for layer in self.layers]
 
 
 class Wav2Vec2(WaveformTransformer):
@@ -266,11 +275,12 @@ class WavLM(WaveformTransformer):
     model_type: ClassVar[str] = "wavlm"
     model_class: ClassVar[str] = "WavLMModel"
     lora_targets: ClassVar[tuple[str, ...]] = ("intermediate_dense", "output_dense")
-    """Its attention reads the weights of its maps and never calls them."""
+    """Not q_proj and v_proj: its attention uses their weights without calling the modules, and so
+    without adapters."""
 
 
 class Data2VecAudio(WaveformTransformer):
-    """data2vec-audio, whose positional convolutions read across the edge of an utterance: one at a time."""
+    """data2vec-audio, one utterance at a time: its positional convolutions read padding."""
 
     name: ClassVar[str] = "data2vec"
     model_type: ClassVar[str] = "data2vec-audio"

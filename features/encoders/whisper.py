@@ -1,4 +1,4 @@
-"""The encoder of Whisper and PhoWhisper (Radford et al. 2022), in windows of 30 s, with right output lengths."""
+"""The encoder of Whisper and PhoWhisper (Radford et al. 2022), in windows of 30 s, without the frames of padding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from features.encoders.base import (
     Encoder,
     Lengths,
     blocks_needed,
-    captured,
+    capture_hidden_states,
     resolve_layers,
     samples_tensor,
 )
@@ -23,8 +23,8 @@ from features.encoders.config_fields import config_identity
 from features.encoders.pretrained import (
     checkpoint_location,
     describe_model,
-    explained,
-    load_complete,
+    load_model,
+    loading_errors,
     read_config,
     save_weights,
 )
@@ -33,17 +33,19 @@ from features.errors import InputError
 from features.ragged import Ragged, padding_mask
 
 EXTRACTOR_FIELDS = ("feature_size", "hop_length", "n_fft", "n_samples", "padding_value")
-"""What of the feature extractor changes numbers."""
+"""Fields of the feature extractor that change the numbers."""
 SAMPLES_PER_FRAME = 320
-"""20 ms at 16 kHz: a hop of 160 and a convolution of stride 2."""
+"""20 ms at 16 kHz: a hop of 160 samples and a convolution of stride 2."""
 
 
 class Whisper(Encoder):
-    """Every window is padded to the 30 s the model was trained on; only its ceil(n / 320) real rows are kept.
+    """Whisper's encoder.
 
-    Longer audio is cut into windows of 30 s, whose rows are joined: 480 000 is a multiple of 320, so the lengths add
-    up. Layer k is `hidden_states[k]` of transformers: the top one, like "last", lies after the final LayerNorm.
-    In mode `trimmed` the blocks see the real rows alone: faster, and another feature than the model was trained on.
+    Each window is padded to 30 s, as in training; only its ceil(n / 320) real frames are kept.
+    Longer audio is split into windows of 30 s, whose frames are joined: 480 000 is a multiple of
+    320, so the lengths add up. Layer k is `hidden_states[k]` of transformers; the top one, like
+    "last", is after the final LayerNorm. Mode `trimmed` encodes only the real frames: faster, but
+    not how the model was trained.
     """
 
     name: ClassVar[str] = "whisper"
@@ -64,28 +66,28 @@ class Whisper(Encoder):
             "model": config_identity(encoder.config),
             "extractor": {key: getattr(extractor, key) for key in EXTRACTOR_FIELDS},
         }
-        encoder.layerdrop = 0.0  # a block left out gives no features
-        extractor.dither = 0.0  # random noise
+        encoder.layerdrop = 0.0  # never skip a block
+        extractor.dither = 0.0  # no random noise
         self.encoder = encoder
         self.extractor = extractor
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> Whisper:
         """Load the encoder half of a Whisper checkpoint (hub id or folder) in float32."""
-        import_torchaudio()  # transformers imports it too, and would fail where the plain import does
+        import_torchaudio()  # before transformers, which imports torchaudio and could fail
         from transformers import WhisperFeatureExtractor, WhisperModel
 
         location = checkpoint_location(selector)
         read_config(selector, location, "whisper")
-        with explained(selector, location):
+        with loading_errors(selector, location):
             extractor = WhisperFeatureExtractor.from_pretrained(location)
-        model = load_complete(selector, location, WhisperModel, "encoder.")
+        model = load_model(selector, location, WhisperModel, "encoder.")
         encoder: Any = model.encoder
-        rows, mels = encoder.config.max_source_positions, encoder.config.num_mel_bins
+        frames, mels = encoder.config.max_source_positions, encoder.config.num_mel_bins
         sizes = extractor.n_samples, extractor.feature_size, extractor.sampling_rate
-        if sizes != (rows * SAMPLES_PER_FRAME, mels, 16_000):
+        if sizes != (frames * SAMPLES_PER_FRAME, mels, 16_000):
             raise InputError(
-                f"{selector.flag}: preprocessor_config.json must fit config.json: a window of {rows} rows x "
+                f"{selector.flag}: preprocessor_config.json must fit config.json: a window of {frames} frames x "
                 f"{SAMPLES_PER_FRAME} samples and {mels} mels at 16000 Hz, found {sizes[0]} samples and {sizes[1]} "
                 f"mels at {sizes[2]} Hz"
             )
@@ -94,20 +96,20 @@ class Whisper(Encoder):
         whisper.model_name, whisper.weights_note = describe_model(selector)
         return whisper
 
-    def drop_unused(self) -> None:
-        """Cut the blocks above the layers wanted, and the final LayerNorm if none of them goes through it."""
+    def drop_unused_blocks(self) -> None:
+        """Drop the blocks above the requested layers, and the final LayerNorm if no requested layer needs it."""
         self.encoder.layers = self.encoder.layers[: blocks_needed(self.layers, self.num_layers)]
         if not {"last", self.num_layers} & set(self.layers):
             self.encoder.layer_norm = nn.Identity()
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `load` takes: the encoder half of a Whisper checkpoint."""
+        """Write a folder that `load` can read: the encoder half of a Whisper checkpoint."""
         self.encoder.config.save_pretrained(folder)
         self.extractor.save_pretrained(folder)
         save_weights(folder, self.state_dict())
 
     def get_blocks(self) -> Sequence[nn.Module]:
-        """Return the Transformer's blocks."""
+        """Return the Transformer blocks."""
         return list(self.encoder.layers)
 
     def get_front_end(self) -> Sequence[nn.Module]:
@@ -119,17 +121,17 @@ class Whisper(Encoder):
         return samples_tensor(raw)
 
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
-        """Return ceil(n / 320): 50 rows a second."""
+        """Return ceil(n / 320): 50 frames per second."""
         return -(-lengths // SAMPLES_PER_FRAME)
 
     def get_padded_length(self, length: int) -> int:
-        """Return the samples of whole windows, unless the mode is `trimmed`."""
+        """Round up to whole windows, unless the mode is `trimmed`."""
         return length if self.mode == "trimmed" else -(-length // self.window) * self.window
 
     def log_mel(self, windows: list[Tensor]) -> Tensor:
-        """Return log-mel spectrograms (windows, mels, 3000) of windows of up to 30 s, each on its own."""
+        """Return log-mel spectrograms (windows, mels, 3000) of windows of up to 30 s."""
         device = windows[0].device
-        with torch.autocast(device.type, enabled=False):  # a spectrogram in bf16 would lose what is soft
+        with torch.autocast(device.type, enabled=False):  # bf16 would lose quiet sounds
             batch = self.extractor(
                 [window.cpu().numpy() for window in windows],
                 sampling_rate=self.extractor.sampling_rate,
@@ -142,34 +144,41 @@ class Whisper(Encoder):
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Encode samples (sum S,) at 16 kHz into (sum T, D) of each layer."""
-        windows = [window for samples in inputs.split() for window in samples.split(self.window)]
+        windows: list[Tensor] = []
+        for samples in inputs.split():
+            windows += samples.split(self.window)
+        # Several windows at once are no faster on a CPU, and its kernels round differently for each batch size.
+        batch = len(windows) if self.mode == "trimmed" or inputs.values.device.type != "cpu" else 1
+        chunks = [self._forward_windows(windows[i : i + batch]) for i in range(0, len(windows), batch)]
         sizes = [self.get_feat_lengths(size) for size in inputs.sizes]
-        # a CPU gains nothing from several windows at once, and its kernels round by the size of the batch
-        together = len(windows) if self.mode == "trimmed" or inputs.values.device.type != "cpu" else 1
-        chunks = [self._forward_windows(windows[i : i + together]) for i in range(0, len(windows), together)]
-        return [Ragged.from_lengths(torch.cat([chunk[i] for chunk in chunks]), sizes) for i in range(len(self.layers))]
+        return [Ragged.from_lengths(torch.cat(parts), sizes) for parts in zip(*chunks, strict=True)]
 
     def _forward_windows(self, windows: list[Tensor]) -> list[Tensor]:
-        """Encode windows of up to 30 s into their real rows (sum T, D), for each layer."""
-        rows = Ragged.without_values([self.get_feat_lengths(window.shape[0]) for window in windows], windows[0].device)
+        """Encode windows of up to 30 s into their real frames (sum T, D), for each layer."""
+        sizes = [self.get_feat_lengths(window.shape[0]) for window in windows]
+        frames = Ragged.without_values(sizes, windows[0].device)
         mel = self.log_mel(windows)
-        with captured(self.encoder.layers, self.layers) as states:
-            states["last"] = self._trimmed(mel, rows) if self.mode == "trimmed" else self.encoder(mel).last_hidden_state
+        with capture_hidden_states(self.encoder.layers, self.layers) as states:
+            if self.mode == "trimmed":
+                states["last"] = self._forward_trimmed(mel, frames)
+            else:
+                states["last"] = self.encoder(mel).last_hidden_state
             states[self.num_layers] = states["last"]
-        return [rows.pack(states[layer][:, : rows.max_length]).values for layer in self.layers]
+        return [frames.pack(states[layer][:, : frames.max_length]).values for layer in self.layers]
 
-    def _trimmed(self, mel: Tensor, rows: Ragged) -> Tensor:
-        """Run the encoder over the real rows alone: (windows, max T, D).
+    def _forward_trimmed(self, mel: Tensor, frames: Ragged) -> Tensor:
+        """Run the encoder over the real frames only: (windows, max T, D).
 
-        The mel spectrogram is that of the padded window; it and the first convolution's output are zeroed beyond an
-        utterance's 2 T frames and keys beyond its T rows masked, so that no window sees how long its batch is.
+        The mel spectrogram is that of the padded window. It and the output of the first convolution
+        are zeroed beyond the 2 T mel frames of a window, and keys beyond its T frames are masked:
+        features do not depend on the batch.
         """
-        encoder, length = self.encoder, rows.max_length
-        frames = padding_mask(2 * rows.lengths, 2 * length)[:, None]  # (windows, 1, 2 T)
-        x = functional.gelu(encoder.conv1(mel[..., : 2 * length].masked_fill(~frames, 0.0)))
-        x = functional.gelu(encoder.conv2(x.masked_fill(~frames, 0.0))).transpose(1, 2)  # (windows, T, D)
+        encoder, length = self.encoder, frames.max_length
+        is_real = padding_mask(2 * frames.lengths, 2 * length)[:, None]  # (windows, 1, 2 T)
+        x = functional.gelu(encoder.conv1(mel[..., : 2 * length].masked_fill(~is_real, 0.0)))
+        x = functional.gelu(encoder.conv2(x.masked_fill(~is_real, 0.0))).transpose(1, 2)  # (windows, T, D)
         x = x + encoder.embed_positions.weight[:length]
-        mask = rows.mask[:, None, None].expand(-1, 1, length, -1)
+        mask = frames.mask[:, None, None].expand(-1, 1, length, -1)
         for block in encoder.layers:
             x = block(x, mask)
         normed: Tensor = encoder.layer_norm(x)

@@ -123,7 +123,7 @@ def _key(item: Input, encoder: Encoder) -> str:
 def _too_long(item: Input, encoder: Encoder, device: torch.device) -> Rejection:
     """Return the rejection of an utterance that does not fit into memory alone.
 
-    InputError if it is short.
+    Raises InputError if it is short.
     """
     where = "the memory" if device.type == "cpu" else f"the memory of {device}"
     seconds = item.num_inputs / SAMPLE_RATE

@@ -100,7 +100,7 @@ class RayEngine:
     def _reports(self, reporter: Reporter) -> list[Report]:
         """Wait until every actor has loaded the encoder.
 
-        InputError if one cannot be used, or dies repeatedly.
+        Raises InputError if one cannot be used, or dies repeatedly.
         """
         # reference of the pending call -> actor
         waiting = {actor.report.remote(): actor for actor in self._idle}
@@ -141,7 +141,7 @@ class RayEngine:
     def collect(self) -> list[UnitResult]:
         """Wait until a unit is done.
 
-        InputError if an actor has a fault, or the actors of one unit die repeatedly.
+        Raises InputError if an actor has a fault, or the actors of one unit die repeatedly.
         """
         results: list[UnitResult] = []
         while not results:

@@ -81,7 +81,7 @@ class RayWorker:
     def encode(self, unit: Unit, destinations: Sequence[Destination], token: str) -> UnitResult:
         """Encode a unit and commit its features.
 
-        InputError if this machine lacks a file that it needs.
+        Raises InputError if this machine lacks a file that it needs.
         """
         lacking = None if self.fault else self._lacking_file(unit, destinations)
         if lacking is not None:

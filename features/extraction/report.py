@@ -129,7 +129,7 @@ def announce(
 def _announce_tokens(counts: TokenCounts, encoder: Encoder, reporter: Reporter) -> None:
     """Print how well the tokenizer's vocabulary covers the transcripts.
 
-    Warn of transcripts segmented before.
+    Warns of transcripts that were segmented before.
     """
     reporter.say(
         f"  segmenter {encoder.config['segmenter']}, tone marks {encoder.config['tone_style']}: "

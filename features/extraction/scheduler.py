@@ -127,7 +127,7 @@ class Scheduler:
     def _claim(self, update: Callable[[int], object]) -> Unit | None:
         """Return the next claimed unit that is not committed.
 
-        None if other processes hold all open units.
+        Returns None if other processes hold all open units.
         """
         while self._claimed or self._claim_round(update):
             name = self._claimed.popleft()
@@ -193,7 +193,7 @@ class Scheduler:
     def _settle(self, number: int, utterance_ids: Iterable[str]) -> list[str]:
         """Remove utterances that a store no longer lacks.
 
-        Return the units that are complete now.
+        Returns the units that are complete now.
         """
         target, complete = self.plan.targets[number], []
         for utterance_id in utterance_ids:

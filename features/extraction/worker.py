@@ -111,7 +111,7 @@ class Engine(Protocol):
     def start(self, destinations: Sequence[Destination], token: str) -> None:
         """Set the stores and the token of the temporary files.
 
-        Must be called before the first `submit`.
+        It must be called before the first `submit`.
         """
 
     def submit(self, unit: Unit) -> None:

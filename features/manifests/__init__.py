@@ -1,1 +1,1 @@
-"""Manifests and folds: which utterances there are, with their faults and labels."""
+"""Manifests and cross-validation folds: the utterances of a corpus and their labels."""

@@ -1,4 +1,4 @@
-"""The fields of one line of a manifest: what each must hold, and keys that were meant to be one of them."""
+"""Fields of one line of a manifest: parsing, validation, and detection of misspelt keys."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from features.manifests.label_names import normalize_label
 MAX_ID_LENGTH = 256
 MAX_SECONDS = 1e9
 MAX_CHANNELS = 1024
-"""libsndfile reads no more."""
+"""Limit of libsndfile."""
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4096
-"""Of a file's name and of a whole path; file systems take no more."""
+"""Limits of file systems, for a file name and a whole path."""
 MAX_DEPTH = 32
-"""Lists and objects within each other in a key that travels into predictions."""
-NEAR = 0.85
-"""Similarity (difflib) from which a key counts as a field misspelt."""
+"""Maximum nesting of the value of an extra key, which is copied into predictions."""
+MIN_SIMILARITY = 0.85
+"""Similarity (difflib) from which a key counts as a misspelt field."""
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "utterance_id": ("id", "utt_id", "uid", "name"),
     "speaker_id": ("speaker", "spk", "spk_id"),
@@ -32,7 +32,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 
 
 class FieldError(Exception):
-    """What a field must hold, and what it holds."""
+    """An invalid field: what it must hold, and what was found."""
 
     def __init__(self, rule: str, found: str = "") -> None:
         super().__init__(rule + found)
@@ -41,56 +41,67 @@ class FieldError(Exception):
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields of one line that could be read, and the faults of the others."""
+    """The parsed fields of one line, and the faults of the invalid ones."""
 
     values: dict[str, Any]
     extra: dict[str, Any]
     faults: list[FieldError]
-    near: dict[str, str]
+    similar: dict[str, str]
     """For each missing optional field, a key that may be a misspelling of it."""
 
 
 def parse_fields(document: Mapping[str, Any]) -> Fields:
-    """Read every field of a line; keys that are not of the format are kept."""
+    """Parse every field of a line; keys that are no fields are kept in `extra`."""
     values: dict[str, Any] = {}
     faults = []
     extra = {key: value for key, value in document.items() if key not in _PARSERS}
     misspelt: dict[str, list[str]] = {}
-    near: dict[str, str] = {}
+    similar: dict[str, str] = {}
     for key in extra:
-        field = _misspelt(key, document)
+        field = _misspelt_field(key, document)
         if field in OPTIONAL and _letters(key) != _letters(field):
-            near[field] = key  # a corpus may have a key of such a name
+            similar[field] = key  # only a warning: a corpus may have a key of such a name
         elif field is not None:
             misspelt.setdefault(field, []).append(key)
     for field, parse in _PARSERS.items():
-        try:
+        try:  # each parser raises for its own field, so that all faults of a line are reported
             if field in misspelt:
-                names = " and ".join(map(shown, misspelt[field]))
-                verb = "is no key" if len(misspelt[field]) == 1 else "are no keys"
+                names = " and ".join(map(short_repr, misspelt[field]))
+                verb = "is not a field" if len(misspelt[field]) == 1 else "are not fields"
                 raise FieldError(f"{names} {verb} of a manifest; did you mean {field}?")
             values[field] = parse(document, field)
         except FieldError as fault:
             faults.append(fault)
-    faults += [fault for key, value in extra.items() for fault in _unwritable(key, value)]
-    return Fields(values, extra, faults, near)
+    for key, value in extra.items():
+        faults += _check_writable(key, value)
+    return Fields(values, extra, faults, similar)
 
 
-def meant(field: str, keys: Mapping[str, Any]) -> str | None:
-    """Return a key that may have been meant to be a field that is missing."""
-    return next((key for key in keys if key.casefold() in SYNONYMS.get(field, ())), None)
+def find_synonym(field: str, keys: Mapping[str, Any]) -> str | None:
+    """Return a key that is a common synonym of a field (such as `text` of `transcript`).
+
+    None if there is none.
+    """
+    for key in keys:
+        if key.casefold() in SYNONYMS.get(field, ()):
+            return key
+    return None
 
 
-def _misspelt(key: str, document: Mapping[str, Any]) -> str | None:
-    """Return the missing field that a key is a misspelling of; transcript_asr, channels and emotion2 are none."""
+def _misspelt_field(key: str, document: Mapping[str, Any]) -> str | None:
+    """Return the missing field that a key misspells.
+
+    None for other keys, such as transcript_asr or channels.
+    """
     plain = _plain(key)
     for field in _PARSERS:
         if field in document or plain in SYNONYMS.get(field, ()):
             continue
         if _letters(key) == _letters(field):
             return field
-        other = plain.startswith(field) or plain.endswith(f"_{field}") or len(field) <= 5  # short words are all near
-        if not other and difflib.SequenceMatcher(None, plain, field).ratio() >= NEAR:
+        # a prefix or suffix makes another name, and short words are all similar
+        is_other = plain.startswith(field) or plain.endswith(f"_{field}") or len(field) <= 5
+        if not is_other and difflib.SequenceMatcher(None, plain, field).ratio() >= MIN_SIMILARITY:
             return field
     return None
 
@@ -103,34 +114,41 @@ def _letters(key: str) -> str:
     return _plain(key).replace("_", "")
 
 
-def _unwritable(key: str, value: Any) -> Iterator[FieldError]:
-    """Yield why a key could not be written into predictions."""
+def _check_writable(key: str, value: Any) -> Iterator[FieldError]:
+    """Yield a fault if a key cannot be written into predictions as JSON."""
     if not _is_text(key):
-        yield FieldError("a key must be valid Unicode", f", found a lone surrogate in {shown(key)}")
-    elif (why := _why_unwritable(value, MAX_DEPTH)) is not None:
-        yield FieldError(f"{shown(key)} must be JSON that can be written again", f", found {why}")
+        yield FieldError("a key must be valid Unicode", f", found a lone surrogate in {short_repr(key)}")
+    elif (problem := _writing_problem(value, MAX_DEPTH)) is not None:
+        yield FieldError(f"{short_repr(key)} must be JSON that can be written again", f", found {problem}")
 
 
-def _why_unwritable(value: Any, depth: int) -> str | None:
+def _writing_problem(value: Any, depth: int) -> str | None:
+    """Return why a value, nested at most `depth` deep, cannot be written as JSON in UTF-8.
+
+    None if it can.
+    """
     if isinstance(value, str):
-        return None if _is_text(value) else f"a lone surrogate in {shown(value)}"
+        return None if _is_text(value) else f"a lone surrogate in {short_repr(value)}"
     if isinstance(value, float):
-        return None if math.isfinite(value) else f"{value}, which JSON does not have"
+        return None if math.isfinite(value) else f"{value}, which JSON does not support"
     if not isinstance(value, dict | list):
         return None
     if depth == 0:
-        return f"more than {MAX_DEPTH} lists or objects within each other"
-    inside = [*value, *value.values()] if isinstance(value, dict) else value
-    return next((why for each in inside if (why := _why_unwritable(each, depth - 1)) is not None), None)
+        return f"lists or objects nested more than {MAX_DEPTH} deep"
+    for child in [*value, *value.values()] if isinstance(value, dict) else value:
+        problem = _writing_problem(child, depth - 1)
+        if problem is not None:
+            return problem
+    return None
 
 
 def _is_text(value: str) -> bool:
-    """Tell whether a string can be written as UTF-8: half of a surrogate pair cannot."""
+    """Tell whether a string can be written as UTF-8: a lone surrogate cannot."""
     return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
 
 
-def shown(value: Any) -> str:
-    """Return a value for a message, cut if it is long."""
+def short_repr(value: Any) -> str:
+    """Return the repr of a value for a message, shortened if it is long."""
     return _SHORT.repr(value)
 
 
@@ -140,19 +158,20 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 def _text(document: Mapping[str, Any], field: str) -> str:
     if field not in document:
-        near = meant(field, document)
-        raise FieldError(f"{field} is missing" + (f"; is it the key {near!r}? Call it {field}" if near else ""))
+        synonym = find_synonym(field, document)
+        hint = f"; is it the key {synonym!r}? Rename it to {field}" if synonym else ""
+        raise FieldError(f"{field} is missing{hint}")
     value = document[field]
     if not isinstance(value, str) or not value.strip():
-        raise FieldError(f"{field} must be a non-empty string", f", found {shown(value)}")
+        raise FieldError(f"{field} must be a non-empty string", f", found {short_repr(value)}")
     if not _is_text(value):
-        raise FieldError(f"{field} must be valid Unicode", f", found a lone surrogate in {shown(value)}")
-    space = next((character for character in value if character != " " and unicodedata.category(character) == "Zs"), "")
-    if space:
-        named = f"{unicodedata.name(space)} (U+{ord(space):04X})"
-        raise FieldError(f"{field} must not hold spaces but the plain one", f", found {named} in {shown(value)}")
+        raise FieldError(f"{field} must be valid Unicode", f", found a lone surrogate in {short_repr(value)}")
+    for character in value:
+        if character != " " and unicodedata.category(character) == "Zs":
+            name = f"{unicodedata.name(character)} (U+{ord(character):04X})"
+            raise FieldError(f"{field} must not contain special spaces", f", found {name} in {short_repr(value)}")
     if not value.isprintable():
-        raise FieldError(f"{field} must not hold control characters", f", found {shown(value)}")
+        raise FieldError(f"{field} must not contain control characters", f", found {short_repr(value)}")
     return value
 
 
@@ -171,7 +190,7 @@ def _path(document: Mapping[str, Any], field: str) -> str:
     value = _text(document, field)
     longest = max(len(name.encode()) for name in value.split("/"))
     if longest > MAX_NAME_BYTES:
-        raise FieldError(f"{field}: a name in it must have at most {MAX_NAME_BYTES} bytes", f", found {longest}")
+        raise FieldError(f"{field}: a file name must have at most {MAX_NAME_BYTES} bytes", f", found {longest}")
     if len(value.encode()) > MAX_PATH_BYTES:
         raise FieldError(f"{field} must have at most {MAX_PATH_BYTES} bytes", f", found {len(value.encode())}")
     return value
@@ -182,10 +201,10 @@ def _time(document: Mapping[str, Any], field: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise FieldError(f"{field} must be a number of seconds", f", found {shown(value)}")
-    seconds = float(value) if abs(value) < MAX_SECONDS else math.inf  # an int can be too large for a float
+        raise FieldError(f"{field} must be a number of seconds", f", found {short_repr(value)}")
+    seconds = float(value) if abs(value) < MAX_SECONDS else math.inf  # a huge int does not fit into a float
     if not math.isfinite(seconds) or seconds < 0:
-        raise FieldError(f"{field} must be finite and at least 0", f", found {shown(value)}")
+        raise FieldError(f"{field} must be finite and at least 0", f", found {short_repr(value)}")
     return seconds
 
 
@@ -197,15 +216,15 @@ def _channel(document: Mapping[str, Any], field: str) -> int | str:
     value = document.get(field, "mix")
     if value == "mix" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_CHANNELS):
         return str(value) if isinstance(value, str) else int(value)
-    raise FieldError(f"{field} must be 0, 1, ... or 'mix'", f", found {shown(value)}")
+    raise FieldError(f"{field} must be 0, 1, ... or 'mix'", f", found {short_repr(value)}")
 
 
 def _transcript(document: Mapping[str, Any], field: str) -> str | None:
     value = document.get(field)
     if value is not None and not isinstance(value, str):
-        raise FieldError(f"{field} must be a string or null", f", found {shown(value)}")
+        raise FieldError(f"{field} must be a string or null", f", found {short_repr(value)}")
     if value is not None and not _is_text(value):
-        raise FieldError(f"{field} must be valid Unicode", f", found a lone surrogate in {shown(value)}")
+        raise FieldError(f"{field} must be valid Unicode", f", found a lone surrogate in {short_repr(value)}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Names of emotions: one normal form, and the names that a reader would take for the same."""
+"""Emotion labels: their normal form, and different labels that look the same to a reader."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from features.text.normalize import ZERO_WIDTH, apply_tone_style
 
 
 def normalize_label(label: str) -> str:
-    """Return an emotion in NFC without white space at its ends."""
+    """Return a label in NFC without leading and trailing white space."""
     return unicodedata.normalize("NFC", label).strip()
 
 
 def lookalike_key(label: str) -> str:
-    """Return what two names share that only look different.
+    """Return a key that is equal for labels that look the same.
 
-    Case, white space, zero-width characters, compatibility forms and the place of a tone mark (hòa, hoà) do not count.
+    It ignores case, white space, zero-width characters, compatibility forms and the position of a
+    tone mark (hòa, hoà).
     """
     plain = unicodedata.normalize("NFKC", label.translate(ZERO_WIDTH)).casefold()
     return "".join(apply_tone_style(unicodedata.normalize("NFC", plain), "new").split())
 
 
 def lookalikes(labels: Iterable[str]) -> list[tuple[str, str]]:
-    """Return each label that looks like one before it, after that one; equal labels do not count."""
+    """Return pairs (earlier label, later label) of different labels that look the same."""
     first: dict[str, str] = {}
     found = []
     for label in dict.fromkeys(labels):
@@ -34,7 +35,14 @@ def lookalikes(labels: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def lookalike_hint(labels: Iterable[str], among: Sequence[str]) -> str:
-    """Return which of some unknown labels look like known ones, to end a message with; empty if none does."""
+    """Return the end of a message that names unknown labels which look like known ones.
+
+    Empty if there are none.
+    """
     known = {lookalike_key(label): label for label in among}
-    pairs = [(label, known.get(lookalike_key(label))) for label in sorted(set(labels) - set(among))]
-    return "".join(f"; {label!r} only looks different from {one!r}" for label, one in pairs if one is not None)
+    hint = ""
+    for label in sorted(set(labels) - set(among)):
+        similar = known.get(lookalike_key(label))
+        if similar is not None:
+            hint += f"; {label!r} looks the same as {similar!r}"
+    return hint

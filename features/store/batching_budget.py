@@ -23,7 +23,7 @@ BUDGET_FILE = "batching.json"
 def read_budget(store: Path) -> float | None:
     """Return the recorded budget, in padded seconds of audio or tokens per batch.
 
-    None if none is recorded.
+    Returns None if none is recorded.
     """
     path = store / BUDGET_FILE
     try:
@@ -61,7 +61,7 @@ def refuse_other_budget(info: StoreInfo, wanted: float, claims: Claims) -> None:
 def agree_on_budget(infos: Sequence[StoreInfo], planned: float, replace: bool) -> float:
     """Record the budget if a store has none, or if `replace`.
 
-    Return the budget to use, that of the first store.
+    Returns the budget to use, that of the first store.
     """
     agreed = planned
     for number, info in enumerate(infos):

@@ -109,7 +109,7 @@ class Claims:
     def take(self, unit: str) -> bool:
         """Claim a unit.
 
-        False if another process holds it. InputError if the store is being removed.
+        Returns False if another process holds it. Raises InputError if the store is being removed.
         """
         taken: list[Path] = []
         for store in self.stores:
@@ -162,7 +162,7 @@ class Claims:
     def _sweep_claims(self, store: Path, now: float) -> tuple[set[str], set[str]]:
         """Remove a store's dead claims.
 
-        Return the tokens of processes that live and of those that have ended.
+        Returns the tokens of processes that live and of those that have ended.
         """
         alive, dead = {self.token}, set[str]()
         for path in (store / FOLDER).glob(".clock-*"):
@@ -268,7 +268,7 @@ def _machine() -> list[str]:
 def _started(pid: int) -> int | None:
     """Return the start time of a process, in clock ticks since boot; it tells a reused process id.
 
-    None if the process has ended, or if the system does not provide it.
+    Returns None if the process has ended, or if the system does not provide it.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8")

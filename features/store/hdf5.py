@@ -116,7 +116,7 @@ def _strings(texts: list[str]) -> Array:
 def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
     """Read columns and attributes, and locate the values.
 
-    ValueError if the file is too short for them.
+    Raises ValueError if the file is too short for them.
     """
     with h5py.File(path, "r", locking=False) as file:
         found: dict[str, Column] = {}

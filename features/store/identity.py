@@ -50,7 +50,7 @@ class StoreIdentity:
     def from_json(cls, document: Mapping[str, Any]) -> StoreIdentity:
         """Read the JSON object of an identity.
 
-        ValueError names a key that is missing, unknown or invalid.
+        Raises ValueError for a key that is missing, unknown or invalid.
         """
         wanted = set(_TYPES) if document.get("modality") == "audio" else set(_TYPES) - {"sample_rate"}
         if document.keys() != wanted:
@@ -161,7 +161,8 @@ def write_store_info(info: StoreInfo) -> None:
 def read_store_info(path: Path) -> StoreInfo:
     """Read store.json.
 
-    UsageError if the folder is not a store, InputError if it is damaged or of another schema.
+    Raises UsageError if the folder is not a store, InputError if it is damaged or of another
+    schema.
     """
     file = path / STORE_FILE
     try:

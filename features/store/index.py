@@ -126,8 +126,8 @@ def _prefer_default_model(found: list[StoreInfo], selector: Selector | None) -> 
 def select_store(place: DataPlace, modality: str, selector: Selector | None, path: Path | None) -> StoreInfo:
     """Return the store at `path` if given, else the only store that matches the selector.
 
-    InputError with the `mervn extract` command to run if no store matches. UsageError if several
-    match, or if `path` is not a store of the selector.
+    Raises InputError with the `mervn extract` command to run if no store matches. Raises UsageError
+    if several match, or if `path` is not a store of the selector.
     """
     query = StoreQuery(selector) if selector is not None else None
     if path is not None:

@@ -90,7 +90,7 @@ def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> Ver
 def _set_aside(path: Path, inode: int) -> Path | None:
     """Rename a damaged part and return its new path.
 
-    None if it was removed or replaced since it was read.
+    Returns None if it was removed or replaced since it was read.
     """
     count = 1
     target = path.with_name(path.name + DAMAGED)
@@ -192,7 +192,7 @@ def _is_full(part: Part, live: list[str]) -> bool:
 def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
     """Rewrite parts of other formats as `kind`, one by one.
 
-    Return their number. InputError names a damaged part.
+    Returns their number. Raises InputError if a part is damaged.
     """
     with _maintaining(store) as claims:
         opened = FeatureStore(store)
@@ -212,7 +212,7 @@ def _rewrite(
 ) -> set[Path]:
     """Write the live utterances of parts into new parts, after checking them.
 
-    Return the new parts.
+    Returns the new parts.
     """
     # a part has one generation, one format and one made_with
     groups: dict[tuple[int, str, str], list[str]] = {}
@@ -233,8 +233,8 @@ def _rewrite(
 def remove_store(store: Path) -> int:
     """Remove a store and return its number of utterances.
 
-    InputError if it is not a store or another process writes. If `store` is a symbolic link, both
-    the link and the store are removed.
+    Raises InputError if it is not a store or another process writes. If `store` is a symbolic link,
+    both the link and the store are removed.
     """
     read_store_info(store)
     try:

@@ -22,8 +22,8 @@ resolved."""
 def recorded_models(info: StoreInfo) -> list[ModelSource] | None:
     """Return the models that a store was extracted with.
 
-    None if an earlier version wrote it and did not record them. InputError if the record is not a
-    list of at least one model.
+    Returns None if an earlier version wrote it and did not record them. Raises InputError if the
+    record is not a list of at least one model.
     """
     if MODELS not in info.provenance:
         return None
@@ -64,7 +64,7 @@ def describe_models(info: StoreInfo) -> str:
 def recorded_selector(info: StoreInfo) -> Selector:
     """Return the selector of a store's encoder, model and layer.
 
-    If it has several models, of the first that exists.
+    If it has several models, uses the first that exists.
     """
     if recorded_models(info) is None:
         selector = parse_selector(str(info.provenance["selector"]), info.modality)
@@ -76,7 +76,7 @@ def recorded_selector(info: StoreInfo) -> Selector:
 def recorded_source(info: StoreInfo) -> ModelSource:
     """Return the model that a store was extracted with.
 
-    If it has several, the first that still exists.
+    If it has several models, returns the first that still exists.
     """
     recorded = recorded_models(info)
     if recorded is None:

@@ -68,7 +68,7 @@ class Part:
     def values(self) -> Array:
         """Values (sum T, D) of all utterances, mapped from disk.
 
-        PartError if they cannot be mapped any more.
+        Raises PartError if they cannot be mapped any more.
         """
         try:
             return self.mapped.array()
@@ -81,7 +81,7 @@ class Part:
     def made_with(self) -> dict[str, str]:
         """Versions and device that computed the values.
 
-        Empty if not recorded. PartError if the record is damaged.
+        Empty if they are not recorded. Raises PartError if the record is damaged.
         """
         try:
             attributes = (
@@ -173,7 +173,7 @@ def _rewritten(store: Path) -> bytes | None:
 def read_part(path: Path) -> Part:
     """Open a part: read and check its index, and locate its values.
 
-    PartError if it cannot be used.
+    Raises PartError if it cannot be used.
     """
     try:
         content = format_module(path).read(path, INDEX, ("generation", "index_crc32"), with_values=True)

@@ -103,7 +103,7 @@ def _free_path(folder: Path, utterances: Sequence[StoredUtterance], generation: 
 def _holds(path: Path, ids: list[str], generation: int) -> bool:
     """Return whether a part holds these utterances.
 
-    True if it was removed meanwhile, because its name is free then.
+    Returns True if it was removed meanwhile, because its name is free then.
     """
     try:
         part = read_part(path)

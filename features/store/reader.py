@@ -68,7 +68,7 @@ class FeatureStore:
     def refresh(self) -> list[str]:
         """Open parts that were added and drop parts that were removed.
 
-        Return the utterance ids of the added parts.
+        Returns the utterance ids of the added parts.
         """
         known = set(self._parts)
         for _ in range(ATTEMPTS):
@@ -121,7 +121,7 @@ class FeatureStore:
     def _locate(self, utterance_id: str) -> tuple[Part, int]:
         """Return the part that holds an utterance, and its index there.
 
-        KeyError if the store lacks it.
+        Raises KeyError if the store lacks it.
         """
         number, index = self._places[utterance_id]
         return self._numbered[number], index
@@ -138,7 +138,7 @@ class FeatureStore:
     def _read(self, utterance_id: str, read: Callable[[Part, int], Result]) -> Result:
         """Call `read` on an utterance's part and index.
 
-        If the part was removed, on the part that replaced it.
+        If the part was removed, calls it on the part that replaced it.
         """
         part, index = self._locate(utterance_id)
         for _ in range(ATTEMPTS):
@@ -183,7 +183,7 @@ class FeatureStore:
     def utterance_info(self, utterance_id: str) -> UtteranceInfo:
         """Return the length and input of an utterance's features.
 
-        KeyError if the store lacks it.
+        Raises KeyError if the store lacks it.
         """
         return self._read(utterance_id, self._utterance_info)
 
@@ -198,7 +198,7 @@ class FeatureStore:
     def check(self, utterance_id: str) -> Array:
         """Return the features (T, D) of an utterance after comparing their crc32.
 
-        InputError if it differs.
+        Raises InputError if it differs.
         """
         values = self[utterance_id]
         if crc32(values) != self.utterance_info(utterance_id).crc32:

@@ -125,7 +125,7 @@ class Rejections(Mapping[str, RejectedEntry]):
     def settled(self, utterance: Utterance, modality: str) -> Rejection | None:
         """Return the rejection of an utterance if its input is still the rejected one.
 
-        Else None.
+        Returns None otherwise.
         """
         entry = self._entries.get(utterance.utterance_id)
         if entry is None or entry.reason in UNSETTLED or entry.input is None:
@@ -138,7 +138,7 @@ class Rejections(Mapping[str, RejectedEntry]):
 def _parse(line: bytes) -> RejectedEntry | None:
     """Return the entry of a line.
 
-    None if a crash cut the line short: the utterance is then tried once more.
+    Returns None if a crash cut the line short: the utterance is then tried once more.
     """
     try:
         document = json.loads(line)
@@ -155,7 +155,7 @@ def read_rejected(store: Path) -> dict[str, RejectedEntry]:
 def append_rejected(info: StoreInfo, rejections: Sequence[Rejection]) -> None:
     """Append rejections to rejected.jsonl, for other processes that extract into the same store.
 
-    InputError if the file cannot be written.
+    Raises InputError if the file cannot be written.
     """
     if not rejections:
         return
@@ -177,7 +177,7 @@ def record_rejected(info: StoreInfo, tried: Collection[str], rejections: Sequenc
     """Rewrite rejected.jsonl: these rejections, and the entries of utterances not tried now.
 
     A rejection without an input keeps the input of an existing entry with the same reason and
-    detail. InputError if the file cannot be written.
+    detail. Raises InputError if the file cannot be written.
     """
     path = info.path / REJECTED_FILE
     with store_lock(info.path):

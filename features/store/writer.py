@@ -37,7 +37,7 @@ def choose_format(info: StoreInfo, wanted: str | None) -> str:
 class StoreWriter:
     """Collects utterances and commits parts: at 256 MiB, 256 utterances, 60 s, and at the end.
 
-    The end of the block commits the added utterances also after an error or Ctrl-C. A full disk
+    Leaving the `with` block commits the added utterances also after an error or Ctrl-C. A full disk
     raises InputError; parts that were committed before stay.
     """
 

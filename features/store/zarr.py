@@ -55,7 +55,7 @@ def write(
 def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
     """Read columns and attributes, and locate the values.
 
-    ValueError if the shard is not one whole array.
+    Raises ValueError if the shard is not one whole array.
     """
     stored = json.loads((path / METADATA).read_text("utf-8"))["attributes"]
     values = {name: stored[name] for name in attributes if name in stored}
@@ -96,7 +96,7 @@ def _read_strings(data: bytes, length: int) -> list[str]:
 def _find_values(path: Path) -> MappedArray:
     """Locate the values.
 
-    ValueError unless they are one shard whose inner chunks form one contiguous array.
+    Raises ValueError unless they are one shard whose inner chunks form one contiguous array.
     """
     metadata = json.loads((path / METADATA).read_text("utf-8"))
     num_frames, width = metadata["shape"]

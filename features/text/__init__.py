@@ -1,1 +1,1 @@
-"""Transcripts: normalization, tone marks, word segmentation."""
+"""Transcripts: normalization, tone marks and word segmentation."""

@@ -1,4 +1,4 @@
-"""Transcripts: one normal form, so that the same words are the same text, and the two styles of tone marks."""
+"""Text normalization: equal words get equal text. Also the two styles of Vietnamese tone marks."""
 
 from __future__ import annotations
 
@@ -8,82 +8,85 @@ import unicodedata
 from dataclasses import dataclass
 
 ZERO_WIDTH = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))
-"""Characters that show nothing and would split or double a word: removed."""
+"""Invisible characters, which would make two spellings of one word; they are removed."""
 TONES = "\u0300\u0301\u0309\u0303\u0323"
-"""Grave, acute, hook above, tilde, dot below: the combining tone marks."""
+"""The combining tone marks: grave, acute, hook above, tilde, dot below."""
 TONE_STYLES = ("keep", "old", "new")
 LETTER = r"[^\W\d_]"
 MOVABLE = re.compile(
     rf"(q?)(o(?=[{TONES}]?[ae])|u(?=[{TONES}]?y))([{TONES}]?)([aey])([{TONES}]?)(?![\u0300-\u036f])(?=({LETTER})?)",
     re.IGNORECASE,
 )
-"""oa, oe or uy with at most a tone mark on each letter, in decomposed text: q, first, mark, second, mark, coda."""
+"""oa, oe or uy in decomposed text. Groups: q, first vowel, its tone, second vowel, its tone,
+coda."""
 
 
 def normalize_text(text: str) -> str:
-    """Return NFC text without zero-width characters, runs of white space made one space, ends stripped.
+    """Normalize text to NFC, remove zero-width characters, and collapse and strip white space.
 
-    NFC and not NFKC: compatibility forms carry meaning. Case and tone marks stay as they are.
+    NFC and not NFKC, because compatibility forms carry meaning. Case and tone marks do not change.
     """
     return " ".join(unicodedata.normalize("NFC", text.translate(ZERO_WIDTH)).split())
 
 
 def syllables(text: str) -> list[str]:
-    """Return the white-space syllables; Vietnamese writes a space between syllables, not between words."""
+    """Split text at white space into syllables: Vietnamese writes a space between syllables, not words."""
     return text.split()
 
 
 def text_sha256(text: str) -> str:
-    """Hash a normalised transcript."""
+    """Return the SHA-256 of a normalized transcript."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def apply_tone_style(text: str, style: str) -> str:
-    """Return NFC text with the tone of oa, oe and uy on the first letter (`old`: hòa) or the second (`new`: hoà).
+    """Move the tone mark of oa, oe and uy to the first letter (`old`: hòa) or the second (`new`: hoà); return NFC text.
 
-    Both styles write it on the second letter before a coda (hoàn) and in quy, whose u is no vowel (quý). A space, `_`,
-    a digit or punctuation ends a syllable.
+    Both styles put it on the second letter before a coda (hoàn) and in quy, whose u is not a vowel
+    (quý). A space, `_`, a digit or punctuation ends a syllable.
     """
     if style == "keep":
         return text
 
     def place(match: re.Match[str]) -> str:
         q, first, on_first, second, on_second, coda = match.groups()
-        if on_first and on_second:  # two tones: no Vietnamese syllable
+        if on_first and on_second:  # two tones: not a Vietnamese syllable
             return match[0]
         tone = on_first or on_second
-        return q + (first + second + tone if style == "new" or q or coda else first + tone + second)
+        if style == "new" or q or coda:
+            return q + first + second + tone
+        return q + first + tone + second
 
     return unicodedata.normalize("NFC", MOVABLE.sub(place, unicodedata.normalize("NFD", text)))
 
 
 def is_segmented(text: str) -> bool:
-    """Tell whether syllables are joined into words by `_` already (sinh_viên)."""
+    """Tell whether the syllables of words are already joined by `_` (sinh_viên)."""
     return re.search(rf"{LETTER}_{LETTER}", text) is not None
 
 
 def segmented_message(count: int) -> str:
-    """Return the warning of transcripts whose words came joined by `_`."""
+    """Return the warning about transcripts that are already segmented."""
     return (
-        f"{count} transcripts are segmented already (syllables joined by _) and are not segmented again; give all "
-        "transcripts raw, or all segmented with --segmenter none"
+        f"{count} transcripts are segmented already (syllables joined by _) and are not segmented again; pass all "
+        "transcripts unsegmented, or all segmented with --segmenter none"
     )
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """What a tokenizer made of transcripts."""
+    """Token statistics of transcripts."""
 
     tokens: int
-    """Without special tokens."""
+    """Number of tokens, without special tokens."""
     unknown: int
-    """Tokens that are `<unk>`."""
+    """Number of `<unk>` tokens."""
     words: int
-    """As separated by white space, after segmentation."""
+    """Number of words, separated by white space after segmentation."""
     single_token: int
-    """Words that are one token of the vocabulary."""
+    """Number of words that are a single token of the vocabulary."""
     segmented: int
-    """Transcripts that came with their words joined by `_`, and were not segmented again."""
+    """Number of transcripts that were already segmented."""
 
     @property
     def unk_fraction(self) -> float:
@@ -92,5 +95,5 @@ class TokenCounts:
 
     @property
     def single_token_fraction(self) -> float:
-        """Fraction of words that are one token of the vocabulary."""
+        """Fraction of words that are a single token of the vocabulary."""
         return round(self.single_token / max(1, self.words), 4)

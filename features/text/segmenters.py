@@ -1,4 +1,4 @@
-"""Word segmenters: they join the syllables of a Vietnamese word by `_`, as PhoBERT and ViDeBERTa were trained."""
+"""Word segmenters: they join the syllables of a Vietnamese word by `_`, the input of PhoBERT and ViDeBERTa."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from features.errors import InputError
 SEGMENTERS = ("pyvi", "underthesea", "vncorenlp", "none")
 Segment = Callable[[str], str]
 VNCORENLP_VARIABLE = "MERVN_VNCORENLP"
-"""The environment variable that names VnCoreNLP's folder: it is a place on a machine, not a setting of a run."""
+"""Environment variable with the folder of VnCoreNLP: it belongs to a machine, not to the settings
+of a run."""
 VNCORENLP_JAR = "VnCoreNLP-1.2.jar"
 VNCORENLP_FILES = (VNCORENLP_JAR, "models/wordsegmenter/vi-vocab", "models/wordsegmenter/wordsegmenter.rdr")
 
 
 def load_segmenter(name: str) -> tuple[Segment, str]:
-    """Return a word segmenter (text -> text with the syllables of a word joined by _) and its name with version.
+    """Load a word segmenter (text -> text with `_` between the syllables of a word).
 
-    InputError if its package, or what it needs besides, is missing.
+    Return it, and name and version. InputError if its package, or anything else that it needs, is
+    missing.
     """
     if name == "none":
         return str, "none"
@@ -40,34 +42,38 @@ def load_segmenter(name: str) -> tuple[Segment, str]:
         return lambda text: str(ViTokenizer.tokenize(text)), f"pyvi {version('pyvi')}"
     except ImportError as error:
         extra = "vncorenlp" if name == "vncorenlp" else "segment"
+        others = [other for other in SEGMENTERS if other not in (name, "vncorenlp")]
         raise InputError(
-            f"the word segmenter {name} is not installed ({error}): pip install 'mervn[{extra}]', or give --segmenter "
-            f"{' or '.join(other for other in SEGMENTERS if other not in (name, 'vncorenlp'))}"
+            f"the word segmenter {name} is not installed ({error}): pip install 'mervn[{extra}]', or use --segmenter "
+            f"{' or '.join(others)}"
         ) from error
 
 
 def _load_vncorenlp() -> tuple[Segment, str]:
-    """Return VnCoreNLP's segmenter; its version holds a hash of its jar and models, which the user provides."""
-    import py_vncorenlp  # before anything else: the package is the first thing to install
+    """Load VnCoreNLP's segmenter.
 
-    named = os.environ.get(VNCORENLP_VARIABLE)
-    if not named:
+    The user provides its jar and models, so that its version includes their hash.
+    """
+    import py_vncorenlp  # first: without the package, the other errors would be misleading
+
+    path = os.environ.get(VNCORENLP_VARIABLE)
+    if not path:
         raise InputError(
             f"--segmenter vncorenlp needs the folder of {VNCORENLP_JAR} and its models in {VNCORENLP_VARIABLE}, which "
             "is not set. python -c \"import py_vncorenlp; py_vncorenlp.download_model(save_dir='/path/to/vncorenlp')\" "
             f"fills an empty folder; then export {VNCORENLP_VARIABLE}=/path/to/vncorenlp"
         )
-    folder = Path(named).expanduser().resolve()
-    lacking = [name for name in VNCORENLP_FILES if not (folder / name).is_file()]
-    if lacking:
+    folder = Path(path).expanduser().resolve()
+    missing = [name for name in VNCORENLP_FILES if not (folder / name).is_file()]
+    if missing:
         raise InputError(
             f"{VNCORENLP_VARIABLE} must name a folder that holds {', '.join(VNCORENLP_FILES)}; {folder} lacks "
-            f"{', '.join(lacking)}"
+            f"{', '.join(missing)}"
         )
     if shutil.which("java") is None and not os.environ.get("JAVA_HOME"):
         raise InputError(
             "--segmenter vncorenlp needs Java 8 or later: found no java in PATH and no JAVA_HOME; install a Java "
-            "runtime, or give --segmenter pyvi"
+            "runtime, or use --segmenter pyvi"
         )
     digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in VNCORENLP_FILES)).hexdigest()[:8]
     model = _start_vncorenlp(py_vncorenlp, folder)
@@ -75,19 +81,19 @@ def _load_vncorenlp() -> tuple[Segment, str]:
     return lambda text: " ".join(model.word_segment(text)) if text else "", name
 
 
-@cache  # a process can start only one Java machine
+@cache  # a process can start only one Java virtual machine
 def _start_vncorenlp(package: Any, folder: Path) -> Any:
-    """Start VnCoreNLP's segmenter in this process; InputError says why Java would not."""
+    """Start VnCoreNLP's segmenter in this process; InputError says why Java could not start."""
     import jnius_config
 
     before = Path.cwd()
     try:
-        jnius_config.add_options("-Xrs")  # leave Ctrl-C and SIGTERM to Python, which commits what is finished
+        jnius_config.add_options("-Xrs")  # leave SIGINT and SIGTERM to Python, which then saves finished work
         return package.VnCoreNLP(annotators=["wseg"], save_dir=str(folder))
-    except Exception as error:  # the package and the bridge to Java raise everything from Exception to SystemError
+    except Exception as error:  # the package and its Java bridge raise many types
         raise InputError(
             f"--segmenter vncorenlp could not start Java with {folder / VNCORENLP_JAR} ({type(error).__name__}: "
-            f"{error}); install a Java runtime 8 or later and set JAVA_HOME, or give --segmenter pyvi"
+            f"{error}); install a Java runtime 8 or later and set JAVA_HOME, or use --segmenter pyvi"
         ) from error
     finally:
-        os.chdir(before)  # the package moves into its folder
+        os.chdir(before)  # the package changes the working directory

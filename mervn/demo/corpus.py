@@ -1,7 +1,8 @@
 """The demo corpus: synthetic Vietnamese speech with four label sets whose labels have a known cause.
 
-The cause of the label is prosody in `audio`, words in `text`, the exclusive or of the two in `both`, and chance in
-`none`. All four share audio, transcripts and ids. The corpus tests a pipeline; it says nothing about real emotion.
+The cause of the label is prosody in `audio`, words in `text`, the exclusive or of the two in
+`both`, and chance in `none`. All four share audio, transcripts and ids. The corpus tests a
+pipeline; it says nothing about real emotion.
 """
 
 from __future__ import annotations
@@ -112,8 +113,8 @@ class PlannedUtterance:
 def make_corpus(output: Path, seed: int = 0) -> CorpusSummary:
     """Make the corpus of a seed in `output`: wav/ and {audio,text,both,none}/{train,valid,test}.jsonl.
 
-    The files depend only on the seed, and `output` appears only when it is complete. An existing corpus of the same
-    seed and version is kept. Raises UsageError if `output` holds anything else.
+    The files depend only on the seed, and `output` appears only when it is complete. An existing
+    corpus of the same seed and version is kept. Raises UsageError if `output` holds anything else.
     """
     started = time.perf_counter()
     marker = {"corpus": "mervn-demo", "version": VERSION, "seed": seed}
@@ -165,9 +166,9 @@ class Reading:
 def plan(split: str, seed: int) -> list[PlannedUtterance]:
     """Return the utterances of a split by speaker, in random order within each speaker.
 
-    The readings are balanced, so that only the intended cause predicts a label. Passes come in pairs over the same
-    sentences: two passes of one speaker, or of two speakers if each has one. The second pass inverts the prosody class
-    and the random class of the first.
+    The readings are balanced, so that only the intended cause predicts a label. Passes come in
+    pairs over the same sentences: two passes of one speaker, or of two speakers if each has one.
+    The second pass inverts the prosody class and the random class of the first.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     planned = []

@@ -37,10 +37,10 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 def speak(text: str, voice: str, pitch: int, rate: int, pitch_range: int, volume: int, word_gap: int = 0) -> Samples:
     """Synthesise a text and return samples int16 (S,) at 22 050 Hz; the text is normalised to NFC.
 
-    `voice` is a language and a variant (`vi-vn-x-south+f3`); `rate` 80..450 is in words per minute; `volume` 0..200;
-    `pitch` and `pitch_range` 0..99 (50: the default of the voice); `word_gap` 0..100 is the pause between words in
-    units of 10 ms at the default rate. Raises InputError if espeakng-loader is not installed, a value is out of its
-    range, or espeak-ng returns an error.
+    `voice` is a language and a variant (`vi-vn-x-south+f3`); `rate` 80..450 is in words per minute;
+    `volume` 0..200; `pitch` and `pitch_range` 0..99 (50: the default of the voice); `word_gap`
+    0..100 is the pause between words in units of 10 ms at the default rate. Raises InputError if
+    espeakng-loader is not installed, a value is out of its range, or espeak-ng returns an error.
     """
     values = {"pitch": pitch, "rate": rate, "pitch_range": pitch_range, "volume": volume, "word_gap": word_gap}
     for name, value in values.items():
@@ -71,8 +71,8 @@ def speak(text: str, voice: str, pitch: int, rate: int, pitch_range: int, volume
 def _fresh_library(variant: str) -> Iterator[ctypes.CDLL]:
     """Load espeak-ng and unload it at the end; InputError if the voice variant does not exist.
 
-    The state of flutter and noise lives in static variables that espeak_Terminate does not reset. Only a freshly loaded
-    library (half a millisecond) synthesises an utterance the same way twice.
+    The state of flutter and noise lives in static variables that espeak_Terminate does not reset.
+    Only a freshly loaded library (half a millisecond) synthesises an utterance the same way twice.
     """
     path, data = _locate()
     if variant and not Path(data, "voices", "!v", variant).is_file():  # espeak-ng would ignore it silently

@@ -1,7 +1,8 @@
 """Sentences of the demo corpus: neutral templates, and cue words that decide the word class.
 
-Every template is read with a positive and with a negative cue, so only the cue predicts the class. Every cue occurs in
-all three splits: a text encoder without knowledge of meaning can learn the cues on train and find them on test.
+Every template is read with a positive and with a negative cue, so only the cue predicts the class.
+Every cue occurs in all three splits: a text encoder without knowledge of meaning can learn the cues
+on train and find them on test.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import torch
 from features.atomic_files import sync, write_jsonl
 from features.command_lines import recorded_settings
 from features.encoders import DEFAULT_ENCODERS, ENCODERS
-from features.encoders.base import Encoder, load_whole
+from features.encoders.base import Encoder, load_all_blocks
 from features.encoders.finetuned import ENCODERS_FOLDER, FineTuning
 from features.encoders.selector import EncoderSettings, Selector, parse_selectors
 from features.errors import UsageError
@@ -104,7 +104,7 @@ def finetune(options: FinetuneOptions, data: Path | None, reporter: Reporter = S
         started = processes.on_main_process(lambda: _begin(job))
         job = replace(job, resolved=replace(job.resolved, options=started))
         for encoder in job.encoders.values():
-            encoder.drop_unused()
+            encoder.drop_unused_blocks()
         with seeded(device, options.seed), deterministic(options.deterministic):
             metrics = _train(job, reporter)
     return RunResult(job.run, metrics, trained=True, is_main_process=processes.is_main_process)
@@ -165,9 +165,9 @@ def _selectors(options: FinetuneOptions) -> dict[str, Selector]:
 def _load_encoders(options: FinetuneOptions, init: InitHead | None) -> dict[str, Encoder]:
     """Load the encoders with every block of theirs; InputError for one that knows utterances of valid."""
     if init is not None:
-        return {name: load_whole(selector, init.settings(name)) for name, selector in init.selectors.items()}
+        return {name: load_all_blocks(selector, init.settings(name)) for name, selector in init.selectors.items()}
     settings = EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode)
-    return {name: load_whole(selector, settings) for name, selector in _selectors(options).items()}
+    return {name: load_all_blocks(selector, settings) for name, selector in _selectors(options).items()}
 
 
 def shapes_of(encoders: Mapping[str, Encoder]) -> dict[str, StreamShape]:

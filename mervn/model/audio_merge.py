@@ -12,11 +12,12 @@ from mervn.data.streams import StreamShape
 class AudioMerge(nn.Module):
     """Aligns a second audio stream to the frames of the first, then joins the two.
 
-    Alignment is by time within each utterance, so an utterance's result does not depend on its batch. Frame i of the
-    first stream is centred on sample t = centre + stride * i. `time` chooses the frame of the second stream: `repeat`
-    takes the frame whose stride contains t (frame floor(t / stride), at most the last one), `linear` interpolates
-    between the two frames whose centres are nearest to t. `merge` joins them: `concat` concatenates the features,
-    `sum` adds a learned projection of the second stream to the first.
+    Alignment is by time within each utterance, so an utterance's result does not depend on its
+    batch. Frame i of the first stream is centred on sample t = centre + stride * i. `time` chooses
+    the frame of the second stream: `repeat` takes the frame whose stride contains t (frame floor(t
+    / stride), at most the last one), `linear` interpolates between the two frames whose centres are
+    nearest to t. `merge` joins them: `concat` concatenates the features, `sum` adds a learned
+    projection of the second stream to the first.
     """
 
     def __init__(self, first: StreamShape, second: StreamShape, merge: str, time: str) -> None:
@@ -51,6 +52,7 @@ class AudioMerge(nn.Module):
         if not second.total:
             return second.values.new_zeros((first.total, second.values.shape[1]))
         starts = second.offsets[first.segments]
-        # The clamp keeps the index valid for an empty last sequence; its frames are set to zero below.
+        # The clamp keeps the index valid for an empty last sequence; its frames are set to zero
+        # below.
         frames = second.values[(starts + frame).clamp(max=second.total - 1)]
         return frames.masked_fill((second.lengths == 0)[first.segments][:, None], 0.0)

@@ -11,19 +11,21 @@ from features.ragged import Ragged, concatenate
 PLAIN_COST_BF16 = 1.5
 """Cost of a multiplication in plain attention, relative to absorbed attention, in bf16 on a CPU.
 
-There, torch's attention kernel gains little: both take the same time when plain attention needs a third fewer
-multiplications. In fp32 the number of multiplications alone predicts the faster one. Both were measured with
-benchmarks/benchmark_attention.py."""
+There, torch's attention kernel gains little: both take the same time when plain attention needs a
+third fewer multiplications. In fp32 the number of multiplications alone predicts the faster one.
+Both were measured with benchmarks/benchmark_attention.py."""
 
 
 class MultiheadAttention(nn.Module):
     """Multi-head attention between two Ragged batches (Vaswani et al. 2017, section 3.2.2).
 
-    The projections run on packed frames; only the scores use a padded view, in which padded keys are masked. A query
-    without any key gets zeros. The result equals `nn.MultiheadAttention` with the same weights.
+    The projections run on packed frames; only the scores use a padded view, in which padded keys
+    are masked. A query without any key gets zeros. The result equals `nn.MultiheadAttention` with
+    the same weights.
 
-    If one side is much shorter than the other, the projections of the long side are absorbed into the short side.
-    This is exact, and the long side needs no projections: see `absorb_keys` and `absorb_queries`.
+    If one side is much shorter than the other, the projections of the long side are absorbed into
+    the short side. This is exact, and the long side needs no projections: see `absorb_keys` and
+    `absorb_queries`.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
@@ -48,7 +50,8 @@ class MultiheadAttention(nn.Module):
         if not keys.max_length or not queries.max_length:
             return queries.replace(queries.values * 0.0)  # keeps the graph, so that gradients are zero, not missing
         has_keys = keys.lengths > 0  # (B,)
-        # A softmax over no keys would be NaN. Such utterances attend to padding, and are set to zero below.
+        # A softmax over no keys would be NaN. Such utterances attend to padding, and are set to
+        # zero below.
         mask = keys.mask | ~has_keys[:, None]
         methods = {"keys": self.absorb_keys, "queries": self.absorb_queries, "none": self.attend}
         output = methods[self.absorbed_side(queries, keys)](queries, keys, mask)
@@ -57,7 +60,8 @@ class MultiheadAttention(nn.Module):
     def absorbed_side(self, queries: Ragged, keys: Ragged) -> str:
         """Return the side whose projections to absorb, `keys`, `queries` or `none`, for the lowest cost.
 
-        The cost is the number of multiplications, with plain attention weighted by `PLAIN_COST_BF16` in bf16 on a CPU.
+        The cost is the number of multiplications, with plain attention weighted by
+        `PLAIN_COST_BF16` in bf16 on a CPU.
         """
         dim, heads = self.out.in_features, self.heads
         padded_queries = queries.batch_size * queries.max_length
@@ -87,9 +91,11 @@ class MultiheadAttention(nn.Module):
     def absorb_keys(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:
         """Return the same output for few queries and many keys: no projection runs over the keys.
 
-        q . (Wk a + bk) = (q Wk) . a + q . bk. The last term is the same for all keys, so the softmax cancels it.
-        sum_t p_t (Wv a_t + bv) = Wv (sum_t p_t a_t) + (sum_t p_t) bv. The p_t sum to 1, except under dropout, which
-        sets some to zero and scales the others.
+        Scores: q . (Wk a + bk) = (q Wk) . a + q . bk
+        Output: sum_t p_t (Wv a_t + bv) = Wv (sum_t p_t a_t) + (sum_t p_t) bv
+
+        The term q . bk is the same for all keys, so the softmax cancels it. The weights p_t sum to
+        1, except under dropout, which sets some to zero and scales the others.
         """
         heads, dim = self.heads, self.out.in_features
         weight_k, weight_v = self.key_value.weight.view(2, heads, dim // heads, dim)
@@ -109,7 +115,10 @@ class MultiheadAttention(nn.Module):
     def absorb_queries(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:
         """Return the same output for many queries and few keys: no projection runs over the queries.
 
-        (Wq a + bq) . k = a . (Wq^T k) + bq . k, and Wo sum_t p_t v_t + bo = sum_t p_t (Wo v_t) + bo, for each head.
+        For each head:
+
+        Scores: (Wq a + bq) . k = a . (Wq^T k) + bq . k
+        Output: Wo sum_t p_t v_t + bo = sum_t p_t (Wo v_t) + bo
         """
         heads, dim = self.heads, self.out.in_features
         key_value = keys.map(self.key_value).pad().unflatten(-1, (2, heads, -1))
@@ -144,8 +153,8 @@ class MultiheadAttention(nn.Module):
 class CrossAttentionBlock(nn.Module):
     """One direction of cross-attention: x' = MHA(x, y, y), with optional pre-norm, residual and feed-forward parts.
 
-    With all three it is the decoder block of Vaswani et al. 2017 without self-attention, with pre-norm (Xiong et al.
-    2020, arXiv 2002.04745).
+    With all three it is the decoder block of Vaswani et al. 2017 without self-attention, with
+    pre-norm (Xiong et al. 2020, arXiv 2002.04745).
     """
 
     def __init__(self, dim: int, heads: int, dropout: float, residual: bool, norm: bool, feed_forward: bool) -> None:

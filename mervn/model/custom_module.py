@@ -1,9 +1,14 @@
 """Custom modules: a user's fusion, pooling or loss, a class in one file, given as `FILE.py:Class`.
 
-A custom module is built and called like the built-in ones: a fusion as `Class(dim, heads, dropout)`, from streams to
-sequences; a pooling as `Class(dim)`; a loss as `Class(weights)`. Class attributes declare what differs from the
-defaults: `streams` and `outputs` of a fusion (default: both modalities, one sequence that begins with text), and
-`options` for the options that it takes as keyword arguments.
+A custom module is built and called like the built-in ones:
+
+- a fusion as `Class(dim, heads, dropout)`, and maps streams to sequences
+- a pooling as `Class(dim)`
+- a loss as `Class(weights)`
+
+Class attributes declare what differs from the defaults: `streams` and `outputs` of a fusion
+(default: both modalities, one sequence that begins with text), and `options` for the options that
+it takes as keyword arguments.
 """
 
 from __future__ import annotations
@@ -150,15 +155,19 @@ def loss_spec(name: str) -> LossSpec:
 
 def custom_modules(options: HeadOptions) -> dict[str, CustomModule]:
     """Return the custom modules that the options name, by role."""
-    references = {role: getattr(options, role, "") for role in ROLES}
-    return {role: read_module(reference) for role, reference in references.items() if is_own(reference)}
+    modules = {}
+    for role in ROLES:
+        reference = getattr(options, role, "")
+        if is_own(reference):
+            modules[role] = read_module(reference)
+    return modules
 
 
 def copy_modules(run: Path, options: HeadOptionsT, recorded: Mapping[str, Mapping[str, str]]) -> HeadOptionsT:
     """Copy the custom modules into a run and return options that name the copies.
 
-    `recorded` are the modules in the run's configuration. InputError if a file no longer has the hash recorded there,
-    that is, if it was edited after the command started.
+    `recorded` are the modules in the run's configuration. InputError if a file no longer has the
+    hash recorded there, that is, if it was edited after the command started.
     """
     changes = {}
     for role, module in custom_modules(options).items():
@@ -174,8 +183,9 @@ def copy_modules(run: Path, options: HeadOptionsT, recorded: Mapping[str, Mappin
 def saved_modules(run: Path, options: Mapping[str, Any], recorded: Any, trust_code: bool) -> dict[str, str]:
     """Return `FILE.py:Class` of the custom modules in a run, by role, given `options` and modules of its config.json.
 
-    Only `<run>/modules/<role>.py` is ever returned, and only if its hash is the recorded one. InputError for any other
-    code, trusted or not. UsageError without `trust_code`, because loading a custom module executes it.
+    Only `<run>/modules/<role>.py` is ever returned, and only if its hash is the recorded one.
+    InputError for any other code, trusted or not. UsageError without `trust_code`, because loading
+    a custom module executes it.
     """
     if not isinstance(recorded, Mapping):
         raise InputError(f"{run}: inputs.modules must be an object, found {recorded!r}")
@@ -185,9 +195,10 @@ def saved_modules(run: Path, options: Mapping[str, Any], recorded: Any, trust_co
             raise InputError(
                 f"{run}: {role} names the code {option}, which inputs.modules does not list: it is not loaded"
             )
-    references = {
-        role: _saved_reference(run, role, options.get(role), entry, trust_code) for role, entry in recorded.items()
-    }
+    # Validate every entry before any file is read.
+    references = {}
+    for role, entry in recorded.items():
+        references[role] = _saved_reference(run, role, options.get(role), entry, trust_code)
     for role, reference in references.items():
         if read_module(reference).sha256 != recorded[role]["sha256"]:
             path = split_reference(reference)[0]

@@ -65,8 +65,9 @@ class LayerMix(nn.Module):
 class Head(Trainable):
     """Classification head over feature streams: `forward({"text": Ragged, "audio": Ragged}) -> (B, C)`.
 
-    It receives its sub-modules already built. For each sequence that the fusion returns, `poolings` has one pooling
-    and `leads` the modality that the sequence begins with. `dual` merges two audio streams into one.
+    It receives its sub-modules already built. For each sequence that the fusion returns, `poolings`
+    has one pooling and `leads` the modality that the sequence begins with. `dual` merges two audio
+    streams into one.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Head(Trainable):
         self.classifier = classifier
 
     def encode(self, inputs: Mapping[str, Ragged]) -> dict[str, Ragged]:
-        """Return the inputs: they are features already."""
+        """Return the inputs unchanged: they are features already."""
         return dict(inputs)
 
     def parameter_groups(self, options: TrainingOptions) -> list[dict[str, Any]]:
@@ -101,7 +102,10 @@ class Head(Trainable):
 
     def classify(self, features: Mapping[str, Ragged]) -> Tensor:
         """Return logits (B, C) float32 from features (sum T, D), or (sum T, L, D) if layers are mixed."""
-        streams = {name: self.mixes[name](x) if name in self.mixes else x for name, x in features.items()}
+        streams = dict(features)
+        for name, mix in self.mixes.items():
+            if name in streams:
+                streams[name] = mix(streams[name])
         if self.dual is not None:
             streams["audio"] = self.dual(streams["audio"], streams[SECOND])
         projected = {name: projection(streams[name]) for name, projection in self.projections.items()}
@@ -134,7 +138,8 @@ class PaddedHead(nn.Module):
     ) -> Tensor:
         """Return logits (B, C) for text (B, Tt, Dt), audio (B, Ta, Da) and their lengths (B,); padding is ignored.
 
-        `audio_2` is the second audio stream of a head with two. Streams of several layers are (B, T, L, D).
+        `audio_2` is the second audio stream of a head with two. Streams of several layers are (B,
+        T, L, D).
         """
         streams = {}
         given = (("text", text, text_lengths), ("audio", audio, audio_lengths), (SECOND, audio_2, audio_2_lengths))
@@ -167,36 +172,35 @@ def pooling_names(fusion: str, pooling: str) -> list[str]:
 def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_classes: int) -> Head:
     """Build the head that the options describe, for streams of the given shapes."""
     spec = fusion_spec(options.fusion)
-    names = pooling_names(options.fusion, options.pooling)
-    token = options.missing == "token"
     widths = {name: shapes[name].width for name in spec.streams}
+    # The order of construction decides the initial weights for a given seed.
     dual = None
     if SECOND in shapes and "audio" in spec.streams:
         dual = AudioMerge(shapes["audio"], shapes[SECOND], options.dual_merge, options.dual_time)
         widths["audio"] = dual.width
-    return Head(
-        mixes={name: LayerMix(len(shape.layers)) for name, shape in shapes.items() if len(shape.layers) > 1},
-        dual=dual,
-        projections={
-            name: Projection(widths[name], options.dim, token, options.input_dropout) for name in spec.streams
-        },
-        fusion=import_target(spec.target)(
-            options.dim,
-            options.heads,
-            options.attention_dropout,
-            **{name: getattr(options, name) for name in spec.options},
-        ),
-        poolings=[import_target(pooling_target(name))(options.dim) for name in names],
-        leads=spec.outputs,
-        classifier=Classifier(options.dim * len(names), options.mlp, num_classes, options.dropout),
-    )
+    mixes = {}
+    for name, shape in shapes.items():
+        if len(shape.layers) > 1:
+            mixes[name] = LayerMix(len(shape.layers))
+    projections = {}
+    for name, width in widths.items():
+        projections[name] = Projection(width, options.dim, options.missing == "token", options.input_dropout)
+    keywords = {name: getattr(options, name) for name in spec.options}
+    fusion = import_target(spec.target)(options.dim, options.heads, options.attention_dropout, **keywords)
+    poolings = []
+    for name in pooling_names(options.fusion, options.pooling):
+        poolings.append(import_target(pooling_target(name))(options.dim))
+    classifier = Classifier(options.dim * len(poolings), options.mlp, num_classes, options.dropout)
+    return Head(mixes, dual, projections, fusion, poolings, spec.outputs, classifier)
 
 
 def head_groups(head: nn.Module, options: TrainingOptions) -> list[dict[str, Any]]:
     """Return the parameter groups of a head: no weight decay for biases, norms and missing-modality tokens."""
-    decayed = [p for name, p in head.named_parameters() if p.ndim > 1 and not name.endswith("missing")]
-    decayed_ids = set(map(id, decayed))
-    not_decayed = [p for p in head.parameters() if id(p) not in decayed_ids]
+    decayed: list[nn.Parameter] = []
+    not_decayed: list[nn.Parameter] = []
+    for name, parameter in head.named_parameters():
+        decays = parameter.ndim > 1 and not name.endswith("missing")
+        (decayed if decays else not_decayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": options.weight_decay},
         {"params": not_decayed, "weight_decay": 0.0},

@@ -1,7 +1,7 @@
 """Checks of losses: finite, independent of the batch order, a mean over the batch, lower for correct predictions.
 
-Each check returns what is wrong, or None. The tests run the checks on all built-in losses; `mervn check-module` runs
-them on custom losses.
+Each check returns what is wrong, or None. The tests run the checks on all built-in losses; `mervn
+check-module` runs them on custom losses.
 """
 
 from __future__ import annotations

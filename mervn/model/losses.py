@@ -34,7 +34,8 @@ class Focal(nn.Module):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Map (B, C) and (B,) to a scalar."""
         log_p = functional.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]  # (B,)
-        # expm1 keeps 1 - p exact for p close to 1; the clamp keeps the gradient finite for gamma < 1
+        # expm1 keeps 1 - p exact for p close to 1; the clamp keeps the gradient finite for gamma <
+        # 1
         losses = -((-torch.expm1(log_p)).clamp(min=1e-12) ** self.gamma) * log_p
         if self.weights is None:
             return losses.mean()

@@ -1,7 +1,7 @@
 """Invariance checks of heads: above all, an utterance's logits must not depend on its batch.
 
-Each check builds small heads and returns what is wrong, or None. The tests run the checks on all built-in fusions and
-poolings; `mervn check-module` runs them on custom modules.
+Each check builds small heads and returns what is wrong, or None. The tests run the checks on all
+built-in fusions and poolings; `mervn check-module` runs them on custom modules.
 """
 
 from __future__ import annotations
@@ -102,9 +102,10 @@ def independent_of_batch(make: HeadFactory) -> str | None:
 def independent_of_padding(make: HeadFactory) -> str | None:
     """Compare padded input, with NaN in the padding, with packed input: the logits must be identical."""
     head, streams = make(0), make_streams()
-    padded = {name: stream.pad(float("nan")) for name, stream in streams.items()}
-    lengths = {f"{name}_lengths": stream.lengths for name, stream in streams.items()}
-    difference = _distance(PaddedHead(head)(**padded, **lengths), head(streams))
+    padded: dict[str, Tensor] = {}
+    for name, stream in streams.items():
+        padded |= {name: stream.pad(float("nan")), f"{name}_lengths": stream.lengths}
+    difference = _distance(PaddedHead(head)(**padded), head(streams))
     return f"NaN in the padding of the input changes the logits by {difference:.2g}" if difference else None
 
 
@@ -119,8 +120,10 @@ def independent_of_order(make: HeadFactory) -> str | None:
 def finite_for_short_sequences(make: HeadFactory) -> str | None:
     """Require finite logits for sequences of length 0 and 1, and for a batch of empty sequences."""
     head, faults = make(0), []
-    empty = {name: Ragged.from_lengths(torch.empty(0, shape.width), (0, 0)) for name, shape in SHAPES.items()}
-    short = {name: Ragged.from_lengths(torch.ones(2, shape.width), (1, 0, 1)) for name, shape in SHAPES.items()}
+    empty, short = {}, {}
+    for name, shape in SHAPES.items():
+        empty[name] = Ragged.from_lengths(torch.empty(0, shape.width), (0, 0))
+        short[name] = Ragged.from_lengths(torch.ones(2, shape.width), (1, 0, 1))
     cases = {
         "if some sequences are empty": make_streams(),
         "if all sequences are empty": empty,

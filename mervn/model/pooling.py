@@ -18,7 +18,8 @@ class ClsPooling(nn.Module):
         """Map (sum T, D) to (B, D)."""
         if not sequence.total:
             return sequence.values.new_zeros((sequence.batch_size, sequence.values.shape[1]))
-        # The clamp keeps the index valid for an empty last sequence; the result for it is replaced by zeros.
+        # The clamp keeps the index valid for an empty last sequence; the result for it is replaced
+        # by zeros.
         first = sequence.values[sequence.offsets.clamp(max=sequence.total - 1)]
         return torch.where(sequence.lengths[:, None] > 0, first, torch.zeros_like(first))
 
@@ -75,7 +76,8 @@ class AttentivePooling(nn.Module):
     def weights(self, sequence: Ragged) -> Tensor:
         """Return the attention weights (sum T, 1); the weights of each sequence sum to 1."""
         scores = sequence.replace(self.score(torch.tanh(self.hidden(sequence.values))).float())  # (sum T, 1)
-        # Subtracting the maximum avoids overflow. It is detached: a constant does not change a softmax.
+        # Subtracting the maximum avoids overflow. It is detached: a constant does not change a
+        # softmax.
         maximum = _max_over_time(scores.replace(scores.values.detach()))  # (B, 1)
         exponentials = scores.replace((scores.values - maximum[scores.segments]).exp())
         return exponentials.values / segment_sum(exponentials)[scores.segments]

@@ -22,14 +22,15 @@ MODALITIES = ("text", "audio")
 class BiLSTM(nn.Module):
     """Bidirectional LSTM (Schuster and Paliwal 1997) over the real frames, with one or more layers.
 
-    Each direction is a separate LSTM. The backward one reads every sequence reversed within its own length: then
-    padding comes last in both directions and never affects a real frame. The result equals
-    `nn.LSTM(bidirectional=True)` over `pack_padded_sequence`, which is slower.
+    Each direction is a separate LSTM. The backward one reads every sequence reversed within its own
+    length: then padding comes last in both directions and never affects a real frame. The result
+    equals `nn.LSTM(bidirectional=True)` over `pack_padded_sequence`, which is slower.
     """
 
     def __init__(self, dim: int, hidden: int, layers: int) -> None:
         super().__init__()
         widths = [dim] + [2 * hidden] * (layers - 1)
+        # All forward layers first: the order decides the initial weights for a given seed.
         self.forwards = nn.ModuleList(nn.LSTM(width, hidden, batch_first=True) for width in widths)
         self.backwards = nn.ModuleList(nn.LSTM(width, hidden, batch_first=True) for width in widths)
         self.out = nn.Linear(2 * hidden, dim)
@@ -68,18 +69,20 @@ def _run_lstm(lstm: nn.Module, x: Ragged) -> Tensor:
 class TemporalCNN(nn.Module):
     """Dilated 1-D convolutions over time, each with pre-norm, GELU and a residual connection.
 
-    Padding is set to zero before every convolution, so a sequence's result does not depend on its batch.
+    Padding is set to zero before every convolution, so a sequence's result does not depend on its
+    batch.
     """
 
     def __init__(self, dim: int, layers: int, kernel: int, growth: int) -> None:
         super().__init__()
         if kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, found {kernel}")
-        dilations = [growth**layer for layer in range(layers)]
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in dilations)
-        self.convolutions = nn.ModuleList(
-            nn.Conv1d(dim, dim, kernel, dilation=dilation, padding=dilation * (kernel // 2)) for dilation in dilations
-        )
+        self.norms, self.convolutions = nn.ModuleList(), nn.ModuleList()
+        for layer in range(layers):
+            dilation = growth**layer
+            padding = dilation * (kernel // 2)  # keeps the length
+            self.norms.append(nn.LayerNorm(dim))
+            self.convolutions.append(nn.Conv1d(dim, dim, kernel, dilation=dilation, padding=padding))
 
     def forward(self, x: Ragged) -> Ragged:
         """Map (sum T, D) to (sum T, D)."""
@@ -120,9 +123,9 @@ class RecurrentSettings:
 class RecurrentAttention(nn.Module):
     """Recurrent fusion: [TemporalCNN and] BiLSTM per modality, then pre-norm cross-attention blocks, F = [T'; A'].
 
-    Both directions of a block read the output of the previous block. With `merge` set to "gate", a gate mixes the
-    output of the last block with the input of the first, per modality. The keyword arguments are the fields of
-    `RecurrentSettings`.
+    Both directions of a block read the output of the previous block. With `merge` set to "gate", a
+    gate mixes the output of the last block with the input of the first, per modality. The keyword
+    arguments are the fields of `RecurrentSettings`.
     """
 
     def __init__(self, dim: int, heads: int, dropout: float, **keywords: Any) -> None:
@@ -135,11 +138,14 @@ class RecurrentAttention(nn.Module):
                 self.convolutions[name] = TemporalCNN(
                     dim, settings.cnn_layers, settings.kernel, settings.dilation_growth
                 )
-        self.recurrent = nn.ModuleDict(
-            {name: BiLSTM(dim, settings.rnn_hidden, settings.rnn_layers) for name in MODALITIES}
-        )
+        self.recurrent = nn.ModuleDict()
+        for name in MODALITIES:
+            self.recurrent[name] = BiLSTM(dim, settings.rnn_hidden, settings.rnn_layers)
         self.blocks = nn.ModuleList(_two_way_block(dim, heads, dropout) for _ in range(settings.blocks))
-        self.gates = nn.ModuleDict({name: Gate(dim) for name in MODALITIES} if settings.merge == "gate" else {})
+        self.gates = nn.ModuleDict()
+        if settings.merge == "gate":
+            for name in MODALITIES:
+                self.gates[name] = Gate(dim)
 
     def forward(self, streams: dict[str, Ragged]) -> list[Ragged]:
         """Return [F], (sum (Tt + Ta), D)."""

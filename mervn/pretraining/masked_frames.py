@@ -1,9 +1,9 @@
 """Masked-frame prediction: predict the log-mel frames of masked spans from the visible frames.
 
-As in Mockingjay (Liu et al. 2020, arXiv:1910.12638), with the spans of wav2vec 2.0 (Baevski et al. 2020,
-arXiv:2006.11477): masked frames are zero, the mean, at the input of the convolutions, and a linear head on the last
-layer predicts them with an L1 loss. Masked frames do not leak into the input: each utterance is normalised with the
-mean and standard deviation of its visible frames only.
+As in Mockingjay (Liu et al. 2020, arXiv:1910.12638), with the spans of wav2vec 2.0 (Baevski et al.
+2020, arXiv:2006.11477): masked frames are zero, the mean, at the input of the convolutions, and a
+linear head on the last layer predicts them with an L1 loss. Masked frames do not leak into the
+input: each utterance is normalised with the mean and standard deviation of its visible frames only.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ MIN_MEL = 4
 def draw_positions(rng: np.random.Generator, num_mel: int, start: float, span: int) -> Tensor:
     """Draw the 50 Hz frames (M,) int64 to mask in an utterance of `num_mel` mel frames, sorted.
 
-    Spans of `span` frames begin at a fraction `start` of the frames: at least one span, and at most half of all frames.
-    A last frame with only one mel frame is never masked, and neither is a single frame.
+    Spans of `span` frames begin at a fraction `start` of the frames: at least one span, and at most
+    half of all frames. A last frame with only one mel frame is never masked, and neither is a
+    single frame.
     """
     frames = num_mel // MEL_PER_FRAME
     span = min(span, frames // 2)
@@ -49,8 +50,8 @@ class MaskedFrames(nn.Module):
     def forward(self, mel: Ragged, hidden: Ragged) -> tuple[Tensor, Tensor]:
         """Return predictions and targets (sum M, 2 * num_mels) of the masked 50 Hz frames.
 
-        `mel` holds raw log-mel frames (sum F, num_mels), `hidden` the indices (sum M,) int64 of each utterance's masked
-        50 Hz frames.
+        `mel` holds raw log-mel frames (sum F, num_mels), `hidden` the indices (sum M,) int64 of
+        each utterance's masked 50 Hz frames.
         """
         # Indices of the masked mel frames in the packed batch.
         first = (MEL_PER_FRAME * hidden.values + _starts(mel)[hidden.segments])[:, None]

@@ -1,7 +1,7 @@
 """`mervn pretrain-audio`: self-supervised pretraining of Fourier2Vec on the audio of a manifest.
 
-The result is a checkpoint folder for `--audio-encoder fourier2vec=FOLDER`. Labels and transcripts are not needed, and
-the test split is never read.
+The result is a checkpoint folder for `--audio-encoder fourier2vec=FOLDER`. Labels and transcripts
+are not needed, and the test split is never read.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class PretrainResult:
 def pretrain(options: PretrainOptions, data: Path, reporter: Reporter = SILENT) -> PretrainResult:
     """Pretrain Fourier2Vec on train and keep the epoch with the lowest loss on valid.
 
-    With the same configuration, a complete result is returned and an interrupted one is resumed. Raises UsageError if
-    the folder holds another configuration, InputError for invalid data.
+    With the same configuration, a complete result is returned and an interrupted one is resumed.
+    Raises UsageError if the folder holds another configuration, InputError for invalid data.
     """
     device = resolve_device(options.device, float64=True)
     manifests = read_manifests(data, SPLITS, audio_root=options.audio_root, require_emotion=False)
@@ -65,7 +65,7 @@ def pretrain(options: PretrainOptions, data: Path, reporter: Reporter = SILENT) 
     with locked(folder, PRETRAIN_FILE, "pretrained encoder"):
         existing = _prepare(folder, document, options.force)
         if existing is not None:
-            reporter.say(f"already complete: {folder} (--force trains again)")
+            reporter.say(f"complete already: {folder} (--force trains again)")
             return PretrainResult(folder, existing, trained=False)
         with seeded(device, options.seed), precision_context(device, "fp32"):
             model = MaskedFrames(Fourier2Vec(DEFAULTS))
@@ -146,16 +146,22 @@ def _read(
 
 
 def _result(trainer: Pretrainer, frames: Mapping[str, Frames], rejected: list[Rejection], note: str) -> dict[str, Any]:
+    """Return the `result` of pretrain.json."""
     best = trainer.best
+    utterances, hours, audio_sha256 = {}, {}, {}
+    for split, found in frames.items():
+        utterances[split] = len(found)
+        hours[split] = round(found.seconds / 3600, 6)
+        audio_sha256[split] = found.audio_sha256
     return {
         "weights": note,
         "selected_epoch": best.epoch,
         "epochs": trainer.next_epoch,
         "steps": trainer.steps,
         "valid": {"l1": trainer.best_l1, "mean_l1": trainer.mean_l1, "ratio": trainer.best_l1 / trainer.mean_l1},
-        "utterances": {split: len(found) for split, found in frames.items()},
-        "hours": {split: round(found.seconds / 3600, 6) for split, found in frames.items()},
-        "audio_sha256": {split: found.audio_sha256 for split, found in frames.items()},
+        "utterances": utterances,
+        "hours": hours,
+        "audio_sha256": audio_sha256,
         "rejected": len(rejected),
     }
 

@@ -1,7 +1,8 @@
 """Training loop of masked-frame prediction: AdamW, warm-up and cosine schedule, gradient clipping, best epoch on valid.
 
-With `epochs`, the result depends only on the audio, the options and the seed, and on a CPU a resumed training gives
-the same result as an uninterrupted one. With `minutes`, the schedule follows the clock.
+With `epochs`, the result depends only on the audio, the options and the seed, and on a CPU a
+resumed training gives the same result as an uninterrupted one. With `minutes`, the schedule follows
+the clock.
 """
 
 from __future__ import annotations
@@ -46,9 +47,13 @@ JITTER = (0.9, 1.1)
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return the parameters of a model with weight decay, and biases and norms without."""
+    decayed: list[nn.Parameter] = []
+    not_decayed: list[nn.Parameter] = []
+    for parameter in model.parameters():
+        (decayed if parameter.ndim > 1 else not_decayed).append(parameter)
     return [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": not_decayed, "weight_decay": 0.0},
     ]
 
 
@@ -179,8 +184,8 @@ class Pretrainer:
     def batch(self, frames: Frames, indices: list[int], epoch: int | None) -> tuple[Ragged, Ragged]:
         """Return raw log-mel frames (sum F, num_mels) and the indices (sum M,) of the 50 Hz frames to mask.
 
-        The crop and mask of an utterance depend on (seed, epoch, utterance), never on the batch. With epoch None, as
-        for valid, they never change.
+        The crop and mask of an utterance depend on (seed, epoch, utterance), never on the batch.
+        With epoch None, as for valid, they never change.
         """
         mels, positions = [], []
         for index in indices:

@@ -54,8 +54,8 @@ def draw(scores: Mapping[str, Mapping[str, float]], colors: Mapping[str, str]) -
     ]
     for number, label_set in enumerate(SETS):
         lines += _panel(label_set, scores[label_set], LEFT + number * (PANEL + GAP), colors)
-    for row, fusion in enumerate(FUSIONS):
-        lines.append(_text(LEFT - 8, TOP + row * STEP + BAR - 2, fusion, colors["text"], 'text-anchor="end"'))
+    for number, fusion in enumerate(FUSIONS):
+        lines.append(_text(LEFT - 8, TOP + number * STEP + BAR - 2, fusion, colors["text"], 'text-anchor="end"'))
     return "\n".join([*lines, *_legend(colors), "</svg>"]) + "\n"
 
 
@@ -64,8 +64,8 @@ def _panel(label_set: str, scores: Mapping[str, float], x: int, colors: Mapping[
     bottom = TOP + len(FUSIONS) * STEP - STEP + BAR
     for value in (0.0, 1.0):
         yield _line(x + value * PLOT, TOP - 4, bottom + 4, colors["grid"])
-    for row, (fusion, score) in enumerate(scores.items()):
-        y = TOP + row * STEP
+    for number, (fusion, score) in enumerate(scores.items()):
+        y = TOP + number * STEP
         fill = colors["can" if DECIDES[label_set] and DECIDES[label_set] <= READS[fusion] else "not"]
         yield f'<rect x="{x}" y="{y}" width="{score * PLOT:.1f}" height="{BAR}" rx="2" fill="{fill}"/>'
         yield _text(x + PLOT + 6, y + BAR - 2, f"{score:.3f}", colors["text"])

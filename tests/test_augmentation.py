@@ -47,9 +47,9 @@ def test_spans_of_audio_are_zero_and_text_is_whole() -> None:
     assert torch.equal(found["text"].values, streams["text"].values)
     shares = []
     for step in range(200):
-        for rows in augment(streams, options, (1, 2, step, 0), len(SIZES), ALL)["audio"].split():
-            zero = (rows == 0).all(1).numpy()
-            assert zero.sum() == (rows == 0).any(1).sum() and zero.sum() <= 0.5 * len(zero)
+        for frames in augment(streams, options, (1, 2, step, 0), len(SIZES), ALL)["audio"].split():
+            zero = (frames == 0).all(1).numpy()
+            assert zero.sum() == (frames == 0).any(1).sum() and zero.sum() <= 0.5 * len(zero)
             assert np.abs(np.diff(np.concatenate([[0], zero.astype(int), [0]]))).sum() in (0, 2)  # one span at most
             shares.append(zero.mean() if len(zero) > 50 else np.nan)
     assert np.nanmean(shares) == pytest.approx(0.25, abs=0.04)
@@ -104,5 +104,5 @@ def test_a_process_hides_of_its_share_what_one_alone_would() -> None:
         mine = {name: Ragged.from_sequences([stream.split()[i] for i in places]) for name, stream in streams.items()}
         found = augment(mine, options, (0, 1, 2, 0), len(SIZES), places)
         for name, stream in found.items():
-            for place, rows in zip(places, stream.split(), strict=True):
-                assert torch.equal(rows, whole[name].split()[place])
+            for place, frames in zip(places, stream.split(), strict=True):
+                assert torch.equal(frames, whole[name].split()[place])

@@ -124,9 +124,9 @@ def test_what_a_user_can_cause_is_a_message(
 
 
 def test_manifest_faults_end_an_extraction_before_anything_is_written(folder: Path, capsys: Captured) -> None:
-    rows = read_jsonl(folder / "data" / "train.jsonl")
-    rows[1]["start"], rows[2]["wav_path"] = -1, "gone.wav"
-    write_manifest(folder / "data" / "train.jsonl", rows)
+    entries = read_jsonl(folder / "data" / "train.jsonl")
+    entries[1]["start"], entries[2]["wav_path"] = -1, "gone.wav"
+    write_manifest(folder / "data" / "train.jsonl", entries)
     assert run(["extract", "--audio-encoder", "fourier2vec"]) == 1
     error = capsys.readouterr().err
     assert "2 faults" in error and "train.jsonl:2: start" in error and "train.jsonl:3: wav_path" in error

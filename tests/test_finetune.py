@@ -182,9 +182,9 @@ def test_parity_names_the_stage_that_differs(
     with pytest.raises(InputError, match="parity fails at the features: audio differ by"):
         tune(run, tmp_path / "features")
     monkeypatch.undo()
-    rows = read_jsonl(data / "valid.jsonl")
-    rows[1]["transcript"] = "khác hẳn"
-    write_manifest(data / "valid.jsonl", rows)
+    entries = read_jsonl(data / "valid.jsonl")
+    entries[1]["transcript"] = "khác hẳn"
+    write_manifest(data / "valid.jsonl", entries)
     with pytest.raises(InputError, match=r"parity fails at the input hash: valid.jsonl:2 'valid-001'"):
         tune(run, tmp_path / "hash")
 
@@ -214,9 +214,9 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> EndToEnd:
 
 
 def live(model: EndToEnd, made: Path) -> WaveformSplit:  # noqa: F811
-    rows = read_manifests(made, ("valid",))["valid"]
+    entries = read_manifests(made, ("valid",))["valid"]
     encoders = {name: model.encoder(name) for name in model.encoders}
-    return WaveformSplit("valid", rows, ["happy", "sad"], encoders, 0)
+    return WaveformSplit("valid", entries, ["happy", "sad"], encoders, 0)
 
 
 def test_an_utterance_alone_gives_what_it_gives_in_a_batch(model: EndToEnd, made: Path) -> None:  # noqa: F811
@@ -338,12 +338,12 @@ def test_a_tuned_encoder_extracts_but_not_what_it_saw(tuned: Path, data: Path, t
         soundfile.write(data / f"valid-{i:03d}.wav", wave(0.4, 100 + i), 16_000)
     selector = parse_selector(f"fourier2vec={tuned}", "audio")
     settings = ExtractSettings(features_dir=tmp_path / "stores")
-    rows = read_manifests(data, ("train", "valid"))
-    utterances = [u for some in rows.values() for u in some]
+    entries = read_manifests(data, ("train", "valid"))
+    utterances = [u for some in entries.values() for u in some]
     (result,) = extract_stream(utterances, selector, settings, SILENT)
     assert result.encoded == 34
     seen = json.loads((Path(result.path) / "tuned.json").read_text())["seen"]
-    assert seen.keys() == {u.utterance_id for u in rows["train"]}
+    assert seen.keys() == {u.utterance_id for u in entries["train"]}
     other = tmp_path / "other"  # the same audio, under another name, as test
     other.mkdir()
     line = read_jsonl(data / "train.jsonl")[2] | {"utterance_id": "new", "wav_path": str(data / "train-002.wav")}

@@ -186,9 +186,9 @@ def test_a_checkpoint_of_other_shapes_is_a_message(
 
 
 def test_a_character_that_shows_nothing_counts_as_no_syllable_in_both_trainings(data: Path, tmp_path: Path) -> None:
-    rows = read_jsonl(data / "train.jsonl")
-    rows[4]["transcript"] = "\u200b"  # was missing: the same text
-    write_manifest(data / "train.jsonl", rows)
+    entries = read_jsonl(data / "train.jsonl")
+    entries[4]["transcript"] = "\u200b"  # was missing: the same text
+    write_manifest(data / "train.jsonl", entries)
     stored = open_stored_data(resolve_head_options(TrainHeadOptions()), data, SILENT).splits["train"]
     utterances = read_manifests(data, ("train",))["train"]
     encoders = {

@@ -15,8 +15,8 @@ RNG = np.random.default_rng(0)
 TARGETS = RNG.choice(3, N, p=[0.7, 0.2, 0.1])
 LENGTHS = RNG.lognormal(1.2, 0.5, N) * (1 + TARGETS)
 WEIGHTS = sampling_weights(TARGETS, LENGTHS, 0.5)
-ROWS = np.array([np.maximum(1, LENGTHS * 50).astype(int), np.maximum(1, LENGTHS * RNG.uniform(2, 6, N)).astype(int)])
-CUTTING = BatchSize(ROWS, utterances=32)
+STREAM_LENGTHS = np.array([np.maximum(1, LENGTHS * 50).astype(int), np.maximum(1, LENGTHS * RNG.uniform(2, 6, N)).astype(int)])
+CUTTING = BatchSize(STREAM_LENGTHS, utterances=32)
 
 
 def padded_share(batches: list[list[int]]) -> float:
@@ -75,9 +75,9 @@ def test_an_unknown_sampling_is_refused() -> None:
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("budget", [3000, 20_000])
 def test_a_frame_budget_is_kept_and_used(sampling: str, budget: int) -> None:
-    cutting = BatchSize(ROWS, frame_budget=budget)
+    cutting = BatchSize(STREAM_LENGTHS, frame_budget=budget)
     batches = epoch_batches(sampling, LENGTHS, WEIGHTS, cutting, 0, 0)
-    costs = [int(ROWS[:, batch].max(1).sum()) * len(batch) for batch in batches]
+    costs = [int(STREAM_LENGTHS[:, batch].max(1).sum()) * len(batch) for batch in batches]
     assert all(cost <= budget or len(batch) == 1 for cost, batch in zip(costs, batches, strict=True))
     assert sum(map(len, batches)) == N and np.mean(costs) > 0.5 * budget
     if sampling in ("random", "bucket"):
@@ -86,16 +86,16 @@ def test_a_frame_budget_is_kept_and_used(sampling: str, budget: int) -> None:
 
 
 def test_an_utterance_longer_than_the_budget_is_a_batch() -> None:
-    rows = np.array([[5, 100, 3], [1, 1, 1]])
-    assert BatchSize(rows, frame_budget=12).split(np.arange(3)) == [[0], [1], [2]]
-    assert BatchSize(rows, frame_budget=12).split(np.array([0, 2, 1])) == [[0, 2], [1]]
+    lengths = np.array([[5, 100, 3], [1, 1, 1]])
+    assert BatchSize(lengths, frame_budget=12).split(np.arange(3)) == [[0], [1], [2]]
+    assert BatchSize(lengths, frame_budget=12).split(np.array([0, 2, 1])) == [[0, 2], [1]]
 
 
 def test_within_like_mixed_lengths_like_rows_come_together() -> None:
-    rows = np.array([LENGTHS * 50 * RNG.uniform(0.8, 1.2, N), LENGTHS]).astype(int)
-    plain = epoch_batches("bucket", LENGTHS, WEIGHTS, BatchSize(rows[1:], utterances=32), 0, 0)
-    found = epoch_batches("bucket", LENGTHS, WEIGHTS, BatchSize(rows, utterances=32), 0, 0)
-    assert padding_efficiency(rows[0], found) > padding_efficiency(rows[0], plain) + 0.05
+    lengths = np.array([LENGTHS * 50 * RNG.uniform(0.8, 1.2, N), LENGTHS]).astype(int)
+    plain = epoch_batches("bucket", LENGTHS, WEIGHTS, BatchSize(lengths[1:], utterances=32), 0, 0)
+    found = epoch_batches("bucket", LENGTHS, WEIGHTS, BatchSize(lengths, utterances=32), 0, 0)
+    assert padding_efficiency(lengths[0], found) > padding_efficiency(lengths[0], plain) + 0.05
 
 
 def test_padding_efficiency_is_real_over_padded_rows() -> None:

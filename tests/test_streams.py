@@ -36,9 +36,9 @@ def test_repeat_takes_the_row_that_covers_the_time() -> None:
     first, second = ragged("audio", 3), ragged(SECOND, 2)
     merged = AudioMerge(WAV2VEC2, VGGISH, "concat", "repeat")(first, second)
     for i, (found, a, v) in enumerate(zip(merged.split(), first.split(), second.split(), strict=True)):
-        for row in range(SIZES["audio"][i]):
-            patch = min(int((320 * row + 200) / 16_000 / 0.96), len(v) - 1)
-            assert torch.equal(found[row], torch.cat([a[row], v[patch]]))
+        for frame in range(SIZES["audio"][i]):
+            patch = min(int((320 * frame + 200) / 16_000 / 0.96), len(v) - 1)
+            assert torch.equal(found[frame], torch.cat([a[frame], v[patch]]))
 
 
 def test_linear_interpolates_between_the_centres_of_patches() -> None:

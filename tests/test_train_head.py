@@ -195,8 +195,8 @@ def test_a_signal_saves_the_step_it_comes_in(
 
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
 def test_accumulated_batches_are_one_step(data: Path, tmp_path: Path, class_weights: str) -> None:
-    rows = read_jsonl(data / "train.jsonl")
-    write_manifest(data / "train.jsonl", [row | {"emotion": "happy" if i % 4 else "sad"} for i, row in enumerate(rows)])
+    entries = read_jsonl(data / "train.jsonl")
+    write_manifest(data / "train.jsonl", [entry | {"emotion": "happy" if i % 4 else "sad"} for i, entry in enumerate(entries)])
     plain = {"sampling": "random", "batch_size": 8, "dropout": 0.0, "loss": "ce", "amp": "off", "epochs": 2}
     plain["class_weights"] = class_weights
     one = train(data, tmp_path / "one", **plain)
@@ -237,10 +237,10 @@ def test_a_seed_of_a_series_is_found_by_that_seed_alone(
 
 def test_labels_are_renamed_left_out_and_counted(data: Path, tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
-        rows = read_jsonl(data / f"{split}.jsonl")
-        for number, entry in enumerate(rows):
+        entries = read_jsonl(data / f"{split}.jsonl")
+        for number, entry in enumerate(entries):
             entry["emotion"] = {0: "joy", 1: "noise"}.get(number % 5, entry["emotion"])
-        write_manifest(data / f"{split}.jsonl", rows)
+        write_manifest(data / f"{split}.jsonl", entries)
     changes = {"label_map": ("joy=happy",), "drop_label": ("noise",), "labels": ("happy", "sad")}
     result = train(data, tmp_path / "run", **changes)
     assert result.metrics["labels"] == ["happy", "sad"]
@@ -258,8 +258,8 @@ def test_labels_are_renamed_left_out_and_counted(data: Path, tmp_path: Path) -> 
 
 def test_two_modalities_need_both(data: Path, tmp_path: Path) -> None:
     for split in ("train", "valid"):
-        rows = [{**row, "transcript": None} for row in read_jsonl(data / f"{split}.jsonl")]
-        write_manifest(data / f"{split}.jsonl", rows)
+        entries = [{**entry, "transcript": None} for entry in read_jsonl(data / f"{split}.jsonl")]
+        write_manifest(data / f"{split}.jsonl", entries)
     extract(data, "hashed_ngrams", update=True)
     with pytest.raises(UsageError, match="--fusion xattn needs text, but none of the 24 utterances .* --fusion audio"):
         train(data, tmp_path / "run")
@@ -311,9 +311,9 @@ def test_the_hash_of_a_manifest_is_of_what_was_read(
 
 def test_changed_data_is_another_configuration(data: Path, tmp_path: Path) -> None:
     train(data, tmp_path / "run")
-    rows = read_jsonl(data / "train.jsonl")
-    rows[0]["emotion"] = "happy"
-    write_manifest(data / "train.jsonl", rows)
+    entries = read_jsonl(data / "train.jsonl")
+    entries[0]["emotion"] = "happy"
+    write_manifest(data / "train.jsonl", entries)
     with pytest.raises(UsageError, match="inputs.manifests.train"):
         train(data, tmp_path / "run")
 
@@ -351,8 +351,8 @@ def test_the_same_look_at_test_is_counted_once_and_any_other_anew(data: Path, tm
     assert (first["test_looks"], again["test_looks"]) == (1, 1) and first["test"] == again["test"]
     other = train(data, tmp_path / "other", seed=1).path
     assert evaluate(other, look)["test_looks"] == 2
-    rows = read_jsonl(data / "test.jsonl")
-    write_manifest(data / "test.jsonl", rows[:-1])
+    entries = read_jsonl(data / "test.jsonl")
+    write_manifest(data / "test.jsonl", entries[:-1])
     assert evaluate(run, look)["test_looks"] == 3  # other data
     (run / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
     assert evaluate(run, look)["test_looks"] == 4  # other weights
@@ -407,8 +407,8 @@ def test_scores_of_other_inputs_replace_nothing(data: Path, tmp_path: Path) -> N
         found = evaluate(run, EvaluateOptions(data=other, split=split), said.append)
         (name,) = {path.name for path in run.glob(f"metrics-{split}-*.json")}
         assert found[split]["n"] == 4 and str(run / name) in said[-1] and len(name) == len(f"metrics-{split}-.json") + 8
-        rows = read_jsonl(run / f"{name.removesuffix('.json').replace('metrics', 'predictions')}.jsonl")
-        assert len(rows) == 4
+        entries = read_jsonl(run / f"{name.removesuffix('.json').replace('metrics', 'predictions')}.jsonl")
+        assert len(entries) == 4
     assert results(run).items() >= before.items() and len(results(run)) == 9
 
 
@@ -416,8 +416,8 @@ def test_scores_without_some_utterances_replace_nothing(data: Path, tmp_path: Pa
     run = train(data, tmp_path / "run").path
     before = results(run)
     for split in ("valid", "test"):
-        rows = read_jsonl(data / f"{split}.jsonl")
-        write_manifest(data / f"{split}.jsonl", [*rows, {**rows[0], "utterance_id": f"{split}-new"}])
+        entries = read_jsonl(data / f"{split}.jsonl")
+        write_manifest(data / f"{split}.jsonl", [*entries, {**entries[0], "utterance_id": f"{split}-new"}])
         evaluate(run, EvaluateOptions(split=split, allow_missing=True))
         assert len(list(run.glob(f"metrics-{split}-*.json"))) == 1
     assert results(run).items() >= before.items()
@@ -425,12 +425,12 @@ def test_scores_without_some_utterances_replace_nothing(data: Path, tmp_path: Pa
 
 def test_labels_that_only_look_different_are_one_or_refused(data: Path, tmp_path: Path) -> None:
     def rename(split: str, names: dict[int, str]) -> None:
-        rows = read_jsonl(data / f"{split}.jsonl")
-        for number, entry in enumerate(rows):
+        entries = read_jsonl(data / f"{split}.jsonl")
+        for number, entry in enumerate(entries):
             entry["emotion"] = names.get(
                 number, {"happy": "vui vẻ", "sad": "buồn"}.get(entry["emotion"], entry["emotion"])
             )
-        write_manifest(data / f"{split}.jsonl", rows)
+        write_manifest(data / f"{split}.jsonl", entries)
 
     nfd = unicodedata.normalize("NFD", "buồn")
     rename("train", {0: nfd, 1: " vui vẻ "})
@@ -456,9 +456,9 @@ def test_labels_that_only_look_different_are_one_or_refused(data: Path, tmp_path
 
 
 def test_features_of_another_transcript_are_refused(data: Path, tmp_path: Path) -> None:
-    rows = read_jsonl(data / "valid.jsonl")
-    rows[2]["transcript"] = "đã sửa"
-    write_manifest(data / "valid.jsonl", rows)
+    entries = read_jsonl(data / "valid.jsonl")
+    entries[2]["transcript"] = "đã sửa"
+    write_manifest(data / "valid.jsonl", entries)
     with pytest.raises(InputError, match=r"valid: the text features of 1 .*valid.jsonl:3 'valid-002'.*\n.*--update"):
         train(data, tmp_path / "run")
     assert train(data, tmp_path / "audio", fusion="audio").trained
@@ -466,20 +466,20 @@ def test_features_of_another_transcript_are_refused(data: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("change", ["end", "file"])
 def test_features_of_other_audio_are_refused(data: Path, tmp_path: Path, change: str) -> None:
-    rows = read_jsonl(data / "train.jsonl")
+    entries = read_jsonl(data / "train.jsonl")
     if change == "end":
-        rows[2]["end"] = 0.2
+        entries[2]["end"] = 0.2
     else:
         soundfile.write(data / "train-002.wav", wave(0.4, 77), 16_000)
-    write_manifest(data / "train.jsonl", rows)
+    write_manifest(data / "train.jsonl", entries)
     with pytest.raises(InputError, match=r"train: the audio features of 1 .*train.jsonl:3 'train-002'"):
         train(data, tmp_path / "run")
 
 
 def test_utterances_without_features_are_refused_or_counted(data: Path, tmp_path: Path) -> None:
-    rows = read_jsonl(data / "valid.jsonl")
-    rows.append({**rows[0], "utterance_id": "valid-new"})
-    write_manifest(data / "valid.jsonl", rows)
+    entries = read_jsonl(data / "valid.jsonl")
+    entries.append({**entries[0], "utterance_id": "valid-new"})
+    write_manifest(data / "valid.jsonl", entries)
     with pytest.raises(InputError, match=r"valid: 1 utterances(.|\n)*'valid-new'(.|\n)*--allow-missing"):
         train(data, tmp_path / "run")
     metrics = train(data, tmp_path / "run", allow_missing=True).metrics
@@ -494,7 +494,7 @@ def test_utterances_changed_to_audio_that_was_rejected_are_missing(data: Path, t
         soundfile.write(data / "valid-002.wav", np.full(8000, np.nan, np.float32), 16_000, subtype="FLOAT")
     with pytest.raises(InputError, match="--update"):
         train(data, tmp_path / "run")
-    extract(data, update=True)  # rejects the new file, and keeps the row of the old one
+    extract(data, update=True)  # rejects the new file, and keeps the entry of the old one
     with pytest.raises(
         InputError, match=r"valid: 1 utterances (.|\n)*valid.jsonl:3 'valid-002' in .*rejected: "
     ) as found:
@@ -502,7 +502,7 @@ def test_utterances_changed_to_audio_that_was_rejected_are_missing(data: Path, t
     assert "mervn extract" not in str(found.value) and "--allow-missing" in str(found.value)
     run = train(data, tmp_path / "run", allow_missing=True)
     assert (run.metrics["valid"]["n"], run.metrics["valid"]["missing"]) == (9, 1)
-    assert "valid-002" not in {row["utterance_id"] for row in read_jsonl(run.path / "predictions-valid.jsonl")}
+    assert "valid-002" not in {entry["utterance_id"] for entry in read_jsonl(run.path / "predictions-valid.jsonl")}
     soundfile.write(data / "valid-002.wav", np.zeros(8000, np.float32), 16_000)  # it can be extracted again
     with pytest.raises(InputError, match="--update"):
         train(data, tmp_path / "other")
@@ -528,8 +528,8 @@ def test_contradictions_are_refused_before_any_work(data: Path, tmp_path: Path) 
 
 def test_one_label_is_not_enough(data: Path, tmp_path: Path) -> None:
     for split in ("train", "valid"):
-        rows = [{**row, "emotion": "sad"} for row in read_jsonl(data / f"{split}.jsonl")]
-        write_manifest(data / f"{split}.jsonl", rows)
+        entries = [{**entry, "emotion": "sad"} for entry in read_jsonl(data / f"{split}.jsonl")]
+        write_manifest(data / f"{split}.jsonl", entries)
     with pytest.raises(InputError, match="at least two emotions, found sad"):
         train(data, tmp_path / "run")
 
@@ -598,12 +598,12 @@ def test_batches_hold_the_stored_rows(data: Path) -> None:
 
     options = TrainHeadOptions(**SMALL)
     stores = open_streams(options, data, ("audio", "text"))
-    rows = read_manifests(data, ("train",))["train"]
-    split = load_split("train", rows, stores, ["happy", "sad"])
+    entries = read_manifests(data, ("train",))["train"]
+    split = load_split("train", entries, stores, ["happy", "sad"])
     streams = read_batch(split, [5, 4, 5], torch.device("cpu")).inputs()
     for name, stream in streams.items():
         for found, i in zip(stream.split(), (5, 4, 5), strict=True):
-            np.testing.assert_array_equal(found.numpy(), stores[name].first[rows[i].utterance_id].astype(np.float32))
+            np.testing.assert_array_equal(found.numpy(), stores[name].first[entries[i].utterance_id].astype(np.float32))
     assert split.syllables[4] == 0 and split.syllables[0] == 5
     assert split.audio_seconds[0] == pytest.approx(0.3)
 

@@ -111,8 +111,8 @@ def test_videberta_reads_its_sentencepiece_model(tmp_path: Path) -> None:
 def test_a_checkpoint_goes_through_extraction_and_training(name: str, tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
     model = {"phobert": make_phobert, "videberta": make_videberta}[name](tmp_path / "model")
-    row = json.loads((data / "train.jsonl").read_text("utf-8").splitlines()[0])
-    lines = [row | {"utterance_id": "long", "transcript": "tôi " * 400}]
+    entry = json.loads((data / "train.jsonl").read_text("utf-8").splitlines()[0])
+    lines = [entry | {"utterance_id": "long", "transcript": "tôi " * 400}]
     with (data / "train.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(lines[0]) + "\n")
     encoder = ["--text-encoder", f"{name}={model}", "--segmenter", "none"]
@@ -133,8 +133,8 @@ def test_a_checkpoint_goes_through_extraction_and_training(name: str, tmp_path: 
 
 def test_what_is_cut_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = make_data(tmp_path / "data", {"train": 2})
-    row = json.loads((data / "train.jsonl").read_text("utf-8").splitlines()[0])
-    write_manifest(data / "train.jsonl", [row | {"transcript": "tôi " * 300}])
+    entry = json.loads((data / "train.jsonl").read_text("utf-8").splitlines()[0])
+    write_manifest(data / "train.jsonl", [entry | {"transcript": "tôi " * 300}])
     encoder = f"phobert={make_phobert(tmp_path / 'model')}"
     arguments = ["extract", "--data", str(data), "--splits", "train", "--text-encoder", encoder, "--segmenter", "none"]
     assert run([*arguments, "--json"]) == 0

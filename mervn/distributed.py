@@ -1,8 +1,8 @@
-"""Several processes that train one model: who does what, and the few things that they tell each other.
+"""Distributed training: processes that train one model on portions of each batch.
 
-They are started by `accelerate launch`. Every process has the whole model and a share of each global batch; gradients
-of sums are added up, so that the step is the one that a single process would take. A process may have no share,
-so gradients are added once a step and not, as DistributedDataParallel does, in hooks of the backward pass.
+`accelerate launch` starts them. Every process has the whole model and a portion of each global batch. Gradients of sums
+are added up, so that the step is the one that a single process would take. A process may have an empty portion of a
+batch, so gradients are summed once per step, and not in hooks of the backward pass as in DistributedDataParallel.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from mervn.fault_watch import FaultWatch, portable
 
 Result = TypeVar("Result")
 CHUNK = 1 << 24
-"""Gradient entries that travel at once: 64 MiB in fp32."""
+"""Gradient entries per all-reduce: 64 MiB in fp32."""
 
 
 class Processes:
-    """The processes that train together: one, unless `joined` says otherwise."""
+    """The processes that train together; this class is a single one."""
 
     process_index = 0
     num_processes = 1
 
     @property
     def is_main_process(self) -> bool:
-        """Tell whether this is the process that writes and speaks."""
+        """Tell whether this is rank 0, which writes files and prints."""
         return self.process_index == 0
 
     def portion(self, things: Sequence[Result]) -> Sequence[Result]:
-        """Return this process's things of a list: each has one owner."""
+        """Return this process's items of a list; each item belongs to one process."""
         return things[self.process_index :: self.num_processes]
 
     def gather(self, thing: Result) -> list[Result]:
-        """Return what every process gave, in the order of their ranks."""
+        """Return the values of all processes, in the order of their ranks."""
         return [thing]
 
     def any_process(self, flag: bool) -> bool:
-        """Tell whether any process said yes."""
+        """Tell whether the flag is set in any process."""
         return any(self.gather(flag))
 
     def on_main_process(self, work: Callable[[], Result]) -> Result:
-        """Have the main process do something; its result, or its error, is everybody's."""
+        """Run a function in the main process; all processes return its result or raise its error."""
         return work()
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Give each parameter the sum of its gradients; one that has none anywhere keeps none."""
+        """Sum each parameter's gradients over all processes; one without a gradient anywhere keeps none."""
 
     def broadcast_weights(self, module: torch.nn.Module, seed: int) -> None:
-        """Give every process the main one's weights, and dropout of its own."""
+        """Copy the weights of the main process to all, and give each process its own dropout."""
 
 
 SINGLE_PROCESS = Processes()
@@ -73,13 +73,13 @@ class ProcessGroup(Processes):
         self.faults = FaultWatch(self.process_index, self.num_processes, self.control)
 
     def gather(self, thing: Result) -> list[Result]:
-        """Return what every process gave, in the order of their ranks."""
+        """Return the values of all processes, in the order of their ranks."""
         found: list[Any] = [None] * self.num_processes
         distributed.all_gather_object(found, thing, self.control)
         return found
 
     def on_main_process(self, work: Callable[[], Result]) -> Result:
-        """Have the main process do something; its result, or its error, is everybody's."""
+        """Run a function in the main process; all processes return its result or raise its error."""
         outcome: list[Any] = [None, None]
         fault: BaseException | None = None
         if self.is_main_process:
@@ -98,7 +98,7 @@ class ProcessGroup(Processes):
         return result
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Give each parameter the sum of its gradients; one that has none anywhere keeps none."""
+        """Sum each parameter's gradients over all processes; one without a gradient anywhere keeps none."""
         parameters = [parameter for parameter in parameters if parameter.requires_grad]
         there = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
         distributed.all_reduce(there, group=self.control)
@@ -113,7 +113,7 @@ class ProcessGroup(Processes):
                 gradient.copy_(summed.view_as(gradient))
 
     def broadcast_weights(self, module: torch.nn.Module, seed: int) -> None:
-        """Give every process the main one's weights, and dropout of its own."""
+        """Copy the weights of the main process to all, and give each process its own dropout."""
         if not self.is_main_process:
             own = int(seed_sequence(Purpose.PROCESS, seed, self.process_index).generate_state(1)[0])
             seed_torch(next(module.parameters()).device, own)

@@ -182,9 +182,14 @@ def read_metrics(run: Path) -> dict[str, Any]:
     mixes = list(weights.values()) if isinstance(weights, dict) else [None]
     if not all(isinstance(number, int | float) for number in [*numbers, metrics.get("selected_epoch")]):
         raise InputError(f"{path} must hold the scores on valid and the selected epoch, found {numbers}")
-    if not all(isinstance(mix, dict) and all(isinstance(w, float) for w in mix.values()) for mix in mixes):
+    if not all(map(_is_mix, mixes)):
         raise InputError(f"{path}: layer_weights must hold the weight of each layer, found {weights!r}")
     return metrics
+
+
+def _is_mix(mix: Any) -> bool:
+    """Tell whether a value maps layers to weights."""
+    return isinstance(mix, dict) and all(isinstance(weight, float) for weight in mix.values())
 
 
 def prepare(run: Path, config: RunConfig, force: bool) -> bool:

@@ -15,7 +15,9 @@ RNG = np.random.default_rng(0)
 TARGETS = RNG.choice(3, N, p=[0.7, 0.2, 0.1])
 LENGTHS = RNG.lognormal(1.2, 0.5, N) * (1 + TARGETS)
 WEIGHTS = sampling_weights(TARGETS, LENGTHS, 0.5)
-STREAM_LENGTHS = np.array([np.maximum(1, LENGTHS * 50).astype(int), np.maximum(1, LENGTHS * RNG.uniform(2, 6, N)).astype(int)])
+STREAM_LENGTHS = np.array(
+    [np.maximum(1, LENGTHS * 50).astype(int), np.maximum(1, LENGTHS * RNG.uniform(2, 6, N)).astype(int)]
+)
 CUTTING = BatchSize(STREAM_LENGTHS, utterances=32)
 
 

@@ -196,7 +196,9 @@ def test_a_signal_saves_the_step_it_comes_in(
 @pytest.mark.parametrize("class_weights", ["none", "balanced"])
 def test_accumulated_batches_are_one_step(data: Path, tmp_path: Path, class_weights: str) -> None:
     entries = read_jsonl(data / "train.jsonl")
-    write_manifest(data / "train.jsonl", [entry | {"emotion": "happy" if i % 4 else "sad"} for i, entry in enumerate(entries)])
+    write_manifest(
+        data / "train.jsonl", [entry | {"emotion": "happy" if i % 4 else "sad"} for i, entry in enumerate(entries)]
+    )
     plain = {"sampling": "random", "batch_size": 8, "dropout": 0.0, "loss": "ce", "amp": "off", "epochs": 2}
     plain["class_weights"] = class_weights
     one = train(data, tmp_path / "one", **plain)

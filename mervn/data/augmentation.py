@@ -1,4 +1,4 @@
-"""What training may hide of a batch: a modality of some utterances, spans of audio frames, of time, of frequency."""
+"""Augmentation: modality dropout, time masks on features, and SpecAugment on waveforms."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mervn.config import TrainingOptions
 from mervn.data.streams import modality_of
 
 FFT_STEP = 1600
-"""Transforms are of a multiple of so many samples, for a prime number of them is slow."""
+"""The length of a Fourier transform is a multiple of this number of samples: prime lengths are slow."""
 MASKS = 2
-"""Spans of time, and bands of frequency, that a `SpecMask` silences: as in the policies LD and SM of the paper."""
+"""Number of time spans and of frequency bands that a `SpecMask` sets to zero, as in policies LD and SM of the paper."""
 
 
 def augment(
     streams: Mapping[str, Ragged], options: TrainingOptions, seed: tuple[int, ...], of: int, places: Sequence[int]
 ) -> dict[str, Ragged]:
-    """Return the streams of a batch with some utterances' text or audio empty, and spans of audio frames zero.
+    """Drop the text or audio of some utterances of a batch, and set spans of audio frames to zero.
 
-    The utterances are those at `places` of a batch `of` so many, which several processes may share: what happens to
-    each is a pure function of its rows, its place, the options and `seed`. Of an utterance for which both modalities
-    were drawn one is kept, either with a chance of one half. An audio span is a share of the utterance's frames,
-    uniform in [0, time_mask], at a uniform place (Park et al. 2019, arXiv 1904.08779, section 2, on features instead
-    of mels).
+    The utterances are those at `places` of a batch of `of` utterances, which several processes may divide: the result
+    for each is a pure function of its frames, its place, the options and `seed`. If both modalities of an utterance
+    are drawn, one of them is kept, each with probability 1/2. An audio span is a fraction of the utterance's frames,
+    uniform in [0, time_mask], at a uniform position (Park et al. 2019, arXiv 1904.08779, section 2, on features
+    instead of mels).
     """
     found = dict(streams)
     if not (options.drop_text or options.drop_audio or options.time_mask):
@@ -51,14 +51,14 @@ def augment(
 
 
 def _empty(stream: Ragged, drawn: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Ragged:
-    """Return the stream without any row of the utterances drawn."""
-    rows = [sequence[:0] if gone else sequence for sequence, gone in zip(stream.split(), drawn.tolist(), strict=True)]
-    return Ragged.from_sequences(rows)
+    """Return the stream without the frames of the utterances drawn."""
+    kept = [sequence[:0] if gone else sequence for sequence, gone in zip(stream.split(), drawn.tolist(), strict=True)]
+    return Ragged.from_sequences(kept)
 
 
 def _zero_spans(stream: Ragged, shares: np.ndarray[tuple[int], np.dtype[np.float64]],
                 places: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Ragged:  # fmt: skip
-    """Return the stream with a span of each utterance's rows zero."""
+    """Return the stream with a span of frames of each utterance set to zero."""
     kept = torch.ones(stream.total, dtype=stream.values.dtype)
     start = 0
     for size, share, place in zip(stream.sizes, shares.tolist(), places.tolist(), strict=True):
@@ -89,16 +89,16 @@ NO_MASKS = SpecAugment()
 
 @dataclass(frozen=True)
 class SpecMask:
-    """Silence over spans of time and bands of the mel scale (Park et al. 2019, arXiv 1904.08779, section 2).
+    """SpecAugment of one waveform: zero spans of time and bands of the mel scale (Park et al. 2019, section 2).
 
-    Done on the waveform, so that any encoder hears it whatever its own front end is: a span is zero, a band is cut out
-    of the utterance's Fourier transform.
+    It is applied to the waveform, so that it works with any encoder, whatever its own front end is: a span of samples
+    is set to zero, and a band is removed from the utterance's Fourier transform.
     """
 
     time: float
-    """Greatest share of the utterance that one span takes; its share is uniform up to here, and so is its place."""
+    """Maximum fraction of the utterance that one span covers; the fraction and the position are uniform."""
     frequency: float
-    """Greatest share of the mel scale, from 0 to half the sample rate, that one band takes."""
+    """Maximum fraction of the mel scale, from 0 to half the sample rate, that one band covers."""
     seed: tuple[int, ...]
 
     def apply(self, wave: np.ndarray[Any, np.dtype[np.float32]], rate: int) -> np.ndarray[Any, np.dtype[np.float32]]:

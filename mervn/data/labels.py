@@ -1,10 +1,11 @@
-"""Which emotions a head tells apart: renamed, merged or left out as the options say, and always counted."""
+"""Labels of the task: emotions are renamed, merged or left out as the options say, and always counted."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from features.errors import InputError, UsageError
 from features.manifests.label_names import lookalike_hint
@@ -45,7 +46,7 @@ def apply_labels(
     InputError where an emotion stands neither in --labels nor in --drop-label.
     """
     renamed, label_of = _parse_map(options.label_map), task_label(options)
-    known = {str(utterance.emotion) for rows in manifests.values() for utterance in rows}
+    known = {str(utterance.emotion) for utterance in chain.from_iterable(manifests.values())}
     after = {renamed.get(label, label) for label in known}
     if all_there:
         _require_known("--label-map", renamed, known)
@@ -54,9 +55,9 @@ def apply_labels(
     utterances: dict[str, list[Utterance]] = {}
     dropped: dict[str, dict[str, int]] = {}
     strangers: list[Utterance] = []
-    for split, rows in manifests.items():
-        kept = [u for u in rows if label_of(str(u.emotion)) is not None]
-        left_out = Counter(renamed.get(str(u.emotion), str(u.emotion)) for u in rows)
+    for split, every in manifests.items():
+        kept = [u for u in every if label_of(str(u.emotion)) is not None]
+        left_out = Counter(renamed.get(str(u.emotion), str(u.emotion)) for u in every)
         dropped[split] = {label: left_out[label] for label in sorted(options.drop_label) if left_out[label]}
         utterances[split] = [replace(u, emotion=label_of(str(u.emotion))) for u in kept]
         strangers += [u for u in utterances[split] if options.labels and u.emotion not in options.labels]

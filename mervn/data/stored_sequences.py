@@ -21,7 +21,7 @@ CHUNK_BYTES = 1 << 26
 
 
 class Sequences:
-    """N sequences (T_i, D) of one store, in the order of a split; every row's crc32 is checked before it is used."""
+    """N sequences (T_i, D) of one store, in the order of a split; the crc32 of each is checked before its first use."""
 
     def __init__(self, store: FeatureStore, utterance_ids: Sequence[str]) -> None:
         self.store, self.utterance_ids = store, list(utterance_ids)
@@ -74,7 +74,7 @@ class Sequences:
                 first = last
 
     def gather(self, indices: Sequence[int]) -> Tensor:
-        """Return the rows (sum T, D) of some sequences, one after another, in the store's dtype."""
+        """Return the frames (sum T, D) of some sequences, one after another, in the store's dtype."""
         if self._flat is not None:
             return torch.cat([self._flat[self._starts[i] : self._starts[i + 1]] for i in indices])
         return torch.from_numpy(np.concatenate([self._read(i) for i in indices]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from features.audio.segment import AudioError
 from features.batching import plan_batches
 from features.errors import InputError
-from features.extraction.encoder_input import InputComparison, transcript_of
+from features.extraction.encoder_input import transcript_of
 from features.manifests.label_names import lookalike_hint
 from features.manifests.manifest import Utterance
 from features.progress import Say, silent
 from features.ragged import Ragged, to_device
-from features.store.rejected import REJECTED_FILE, Rejections, read_rejected
 from features.text.normalize import syllables
+from mervn.data.feature_checks import refuse_changed, refuse_missing, refuse_training_utterances
 from mervn.data.split import SHOWN, Batch, BatchRequest
 from mervn.data.stored_sequences import Sequences
 from mervn.data.streams import Stream
@@ -99,46 +98,48 @@ def load_split(
     Raises InputError where a store lacks utterances or has rejected them as they are now (unless `allow_missing`),
     where features were made from another transcript or audio than the manifest names now, or where a label is unknown.
     """
-    absent = {u.utterance_id for u in utterances if any(u.utterance_id not in stream for stream in streams.values())}
-    _allow(name, [u for u in utterances if u.utterance_id in absent], streams, {}, allow_missing)
-    there = [utterance for utterance in utterances if utterance.utterance_id not in absent]
-    rejected = _check_current(name, there, streams, verify_inputs, say)
-    gone = absent.union(*rejected.values())
-    _allow(name, [u for u in there if u.utterance_id in gone], streams, rejected, allow_missing)
-    missing = [utterance for utterance in utterances if utterance.utterance_id in gone]
-    kept = [utterance for utterance in there if utterance.utterance_id not in gone]
+    stored = list(utterances)
+    for stream in streams.values():
+        stored = [utterance for utterance in stored if utterance.utterance_id in stream]
+    unusable = {u.utterance_id for u in utterances} - {u.utterance_id for u in stored}
+    if not allow_missing:
+        refuse_missing(name, [u for u in utterances if u.utterance_id in unusable], streams, {})
+    rejected = refuse_changed(name, stored, streams, verify_inputs, say)
+    unusable = unusable.union(*rejected.values())
+    if not allow_missing:
+        refuse_missing(name, [u for u in stored if u.utterance_id in unusable], streams, rejected)
+    missing = [utterance for utterance in utterances if utterance.utterance_id in unusable]
+    kept = [utterance for utterance in stored if utterance.utterance_id not in unusable]
     if not kept:
         raise InputError(f"{name}: none of the {len(utterances)} utterances has features in every store")
-    _refuse_seen(kept, streams)
+    refuse_training_utterances(kept, streams)
     return StoredSplit(
         name=name,
         utterances=kept,
         missing=missing,
         targets=index_targets(kept, labels),
-        streams={
-            name: [Sequences(store, [u.utterance_id for u in kept]) for store in stream.stores]
-            for name, stream in streams.items()
-        },
+        streams=_open_sequences(kept, streams),
         audio_seconds=_audio_seconds(kept, streams.get("audio")),
-        syllables=np.array([len(syllables(transcript_of(u))) if "text" in streams else 0 for u in kept], np.int64),
+        syllables=_count_syllables(kept) if "text" in streams else np.zeros(len(kept), np.int64),
         inputs_sha256=_inputs_sha256(kept, streams),
     )
 
 
-def _refuse_seen(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> None:
-    for stream in streams.values():
-        if stream.tuned is not None:
-            stream.tuned.refuse_training_utterances(
-                (u, stream.utterance_info(u.utterance_id).input_sha256) for u in utterances
-            )
+def _open_sequences(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> dict[str, list[Sequences]]:
+    """Return the sequences of each stream and layer, in the order of the utterances."""
+    ids = [utterance.utterance_id for utterance in utterances]
+    found = {}
+    for name, stream in streams.items():
+        found[name] = [Sequences(store, ids) for store in stream.stores]
+    return found
 
 
 def _inputs_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> str:
     digest = hashlib.sha256()
     for stream in sorted(streams.values(), key=lambda stream: stream.name):
         for utterance in utterances:
-            row = stream.utterance_info(utterance.utterance_id)
-            digest.update(f"{stream.name}|{utterance.utterance_id}|{row.input_sha256}|{row.generation}\n".encode())
+            info = stream.utterance_info(utterance.utterance_id)
+            digest.update(f"{stream.name}|{utterance.utterance_id}|{info.input_sha256}|{info.generation}\n".encode())
     return digest.hexdigest()
 
 
@@ -161,96 +162,5 @@ def _audio_seconds(utterances: Sequence[Utterance], stream: Stream | None) -> np
     return np.array([identity.duration_s(count) for count in num_samples])
 
 
-def _allow(
-    name: str,
-    missing: Sequence[Utterance],
-    streams: Mapping[str, Stream],
-    rejected: Mapping[str, Collection[str]],
-    allow_missing: bool,
-) -> None:
-    """Raise InputError where utterances are missing, unless they may be."""
-    if missing and not allow_missing:
-        raise _missing_error(name, missing, streams, rejected)
-
-
-def _missing_error(
-    name: str, missing: Sequence[Utterance], streams: Mapping[str, Stream], refused: Mapping[str, Collection[str]]
-) -> InputError:
-    """Return the error of missing utterances; `refused` are by stream those whose row is of an input of before."""
-    lines = [f"{name}: {len(missing)} utterances have no features in every store:"]
-    for stream in streams.values():
-        extractable, listed = False, set()
-        for store in stream.stores:
-            rejected = read_rejected(store.path)
-            stale = rejected.keys() & refused.get(stream.name, ())
-            lacking = [u for u in missing if u.utterance_id not in store or u.utterance_id in stale]
-            extractable = extractable or any(u.utterance_id not in rejected for u in lacking)
-            listed |= {store.path / REJECTED_FILE} if any(u.utterance_id in rejected for u in lacking) else set()
-            for utterance in lacking[:SHOWN]:
-                entry = rejected.get(utterance.utterance_id)
-                why = f"rejected: {entry.reason}" if entry else "not extracted"
-                lines.append(f"  {utterance.file}:{utterance.line} {utterance.utterance_id!r} in {store.path}: {why}")
-            if len(lacking) > SHOWN:
-                lines.append(f"  and {len(lacking) - SHOWN} more of {stream.name}")
-        lines += [f"  {path} says why utterances were rejected: repair their input first" for path in sorted(listed)]
-        if extractable:  # those that were rejected would be rejected again
-            lines.append(f"  extract what is not extracted:\n  {stream.extract_command()}")
-    lines.append("or train and score without them, counted in every result: --allow-missing")
-    return InputError("\n".join(lines))
-
-
-def _check_current(
-    name: str, utterances: Sequence[Utterance], streams: Mapping[str, Stream], decode: bool, say: Say
-) -> dict[str, set[str]]:
-    """Raise InputError where features were made from something else than the manifest names now.
-
-    Return by stream the utterances whose input was changed to one that a store has rejected: another extraction would
-    reject it again.
-    """
-    refused: dict[str, set[str]] = {}
-    for stream in streams.values():
-        stale, unusable = _find_stale(utterances, stream, decode, say)
-        refused[stream.name] = _rejected_again(stale, unusable, stream)
-        stale = [utterance for utterance in stale if utterance.utterance_id not in refused[stream.name]]
-        if stale:
-            places = ", ".join(f"{u.file}:{u.line} {u.utterance_id!r}" for u in stale[:SHOWN])
-            more = f" and {len(stale) - SHOWN} more" if len(stale) > SHOWN else ""
-            what = "transcript" if stream.modality == "text" else "audio or start, end, channel"
-            raise InputError(
-                f"{name}: the {stream.modality} features of {len(stale)} utterances in {stream.first.path} were made "
-                f"from another {what}: {places}{more}. Extract them again:\n  {stream.extract_command('--update')}"
-            )
-    return refused
-
-
-def _find_stale(
-    utterances: Sequence[Utterance], stream: Stream, decode: bool, say: Say
-) -> tuple[list[Utterance], set[str]]:
-    """Return the utterances whose input has changed since, and the ids of those whose audio cannot be used now."""
-    stale, unusable, moved = [], set[str](), dict[str, str]()
-    comparison = InputComparison(stream.modality, say, offline=True, decode=decode)
-    for utterance in utterances:
-        try:
-            found = comparison.compare(utterance, stream.utterance_info(utterance.utterance_id))
-        except AudioError:
-            found = "changed"
-            unusable.add(utterance.utterance_id)
-        if found == "changed":
-            stale.append(utterance)
-        elif found == "moved":
-            moved[utterance.utterance_id] = comparison.source(utterance).json_text()
-    for store in stream.stores if moved else ():
-        store.remember_sources(moved)
-    return stale, unusable
-
-
-def _rejected_again(stale: Sequence[Utterance], unusable: Collection[str], stream: Stream) -> set[str]:
-    """Return the ids of stale utterances that a store has rejected as they are now."""
-    rejections = [Rejections(store.path) for store in stream.stores] if stale else []
-    again = set()
-    for utterance in stale:
-        settled = any(each.settled(utterance, stream.modality) is not None for each in rejections)
-        listed = any(utterance.utterance_id in each for each in rejections)
-        if settled or (listed and utterance.utterance_id in unusable):
-            again.add(utterance.utterance_id)
-    return again
+def _count_syllables(utterances: Sequence[Utterance]) -> np.ndarray[Any, Any]:
+    return np.array([len(syllables(transcript_of(u))) for u in utterances], np.int64)

@@ -38,9 +38,9 @@ class StreamShape:
     layers: tuple[str, ...] = ("last",)
     """The layers that are mixed, as they are called in selectors."""
     stride: int = 0
-    """Samples at 16 kHz from one row to the next; 0 for text."""
+    """Samples at 16 kHz from one frame to the next; 0 for text."""
     centre: float = 0.0
-    """Sample at 16 kHz on which the first row is centred."""
+    """Sample at 16 kHz at the centre of the first frame."""
 
     def check(self, name: str) -> None:
         """Raise ValueError where a stream of this shape cannot be."""
@@ -91,8 +91,8 @@ class Stream:
         return str(self.first.info.provenance["weights"])
 
     @cached_property
-    def tuned(self) -> FineTuning | None:
-        """What the encoder learned from, where it was fine-tuned."""
+    def fine_tuning(self) -> FineTuning | None:
+        """What the encoder was fine-tuned on; None if it was not."""
         return read_fine_tuning(self.first.path)
 
     @property
@@ -134,15 +134,15 @@ class Stream:
         return StreamShape(self.first.dim, self.layers, spec.stride, spec.centre)
 
     def utterance_info(self, utterance_id: str) -> UtteranceInfo:
-        """Return what an utterance's rows were made from; InputError where the layers disagree about it."""
-        rows = [store.utterance_info(utterance_id) for store in self.stores]
-        for store, row in zip(self.stores, rows, strict=True):
-            if (row.input_sha256, row.length) != (rows[0].input_sha256, rows[0].length):
+        """Return the input of an utterance's features; InputError if the layers have different inputs."""
+        infos = [store.utterance_info(utterance_id) for store in self.stores]
+        for store, info in zip(self.stores, infos, strict=True):
+            if (info.input_sha256, info.length) != (infos[0].input_sha256, infos[0].length):
                 raise InputError(
                     f"{utterance_id!r} has another content in {self.first.path} than in {store.path}: "
                     f"extract it again:\n  {self.extract_command('--update')}"
                 )
-        return rows[0]
+        return infos[0]
 
 
 def open_streams(options: StoreOptions, data: Path, modalities: Sequence[str]) -> dict[str, Stream]:

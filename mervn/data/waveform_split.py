@@ -156,8 +156,11 @@ class WaveformSplit:
         audio = [encoder for encoder in self.encoders.values() if encoder.modality == "audio"]
         if not audio:
             return [float(sum(map(len, tokens))) for tokens in zip(*self.tokens.values(), strict=True)]
-        samples = [int(size) for size in self.num_samples]
-        return [max(encoder.get_padded_length(size) for encoder in audio) / SAMPLE_RATE for size in samples]
+        costs = []
+        for num_samples in self.num_samples.tolist():
+            padded = max(encoder.get_padded_length(num_samples) for encoder in audio)
+            costs.append(padded / SAMPLE_RATE)
+        return costs
 
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:
         """Return batches of utterances of similar cost, within what an extraction encodes at once."""

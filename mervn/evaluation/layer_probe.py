@@ -17,6 +17,7 @@ from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import Utterance, read_manifests
 from features.progress import Reporter
 from features.store.reader import FeatureStore
+from mervn.data.stored_split import index_targets
 from mervn.evaluation.metrics import Metrics, compute_metrics
 
 SPLITS = ("train", "valid")
@@ -66,7 +67,7 @@ def probe_layers(
         if len({utterance.emotion for utterance in some}) < 2:
             raise InputError(f"{name} must hold features of at least two emotions, found {len(some)} utterances")
     features = {name: _stack(some, store) for name, some in kept.items()}
-    targets = {name: np.array([labels.index(str(u.emotion)) for u in some]) for name, some in kept.items()}
+    targets = {name: index_targets(some, labels) for name, some in kept.items()}
     scores = []
     for layer in range(features["train"].shape[1]):
         metrics = _probe({name: values[:, layer] for name, values in features.items()}, targets, labels)

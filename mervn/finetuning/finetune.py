@@ -80,7 +80,7 @@ def finetune(options: FinetuneOptions, data: Path | None, reporter: Reporter = S
     """Train encoders and head end to end and select the epoch on valid; epoch 0 is the model before training.
 
     The test split is never read. The same configuration again returns the result that exists, or resumes what was
-    interrupted. Started by `accelerate launch`, several processes divide the work; the main one prints and writes.
+    interrupted. Started by `accelerate launch`, several processes divide the work; rank 0 prints and writes.
     Raises UsageError for contradictory options, InputError for data that cannot be used or if live features differ
     from those of the run that `--init-head` names.
     """

@@ -1,4 +1,4 @@
-"""Do live encoders give what the store holds? Asked before the first step of fine-tuning, stage by stage."""
+"""Parity of live encoders with the stores, compared stage by stage before the first step of fine-tuning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UTTERANCES = 32
 BATCH = 8
 LOGITS = 1e-4
 FEATURES = {"fp16": 2e-3, "fp32": 1e-4, "bf16": 2e-2}
-"""Greatest difference over the greatest feature of an utterance, by the store's dtype, or bf16 as it was computed."""
+"""Maximum difference relative to the largest feature of an utterance, by the store's dtype, or bf16 if computed so."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Parity:
 
     utterances: int
     features: dict[str, float]
-    """By stream the greatest difference of a feature, over the greatest feature of its utterance."""
+    """By stream the maximum difference of a feature, relative to the largest feature of its utterance."""
     logits: float | None
-    """Greatest difference of a logit; None for encoders that computed in bf16, whose logits have no bound."""
+    """Maximum difference of a logit; None for encoders that computed in bf16, whose logits have no bound."""
     raw_logits: float
     """The same with live features in fp32, not rounded as the store's are."""
 
@@ -167,7 +167,7 @@ def _judge(found: Parity, streams: Mapping[str, Stream]) -> None:
         kind = "bf16" if identity.encoder_precision == "bf16" else identity.store_dtype
         if not value <= FEATURES[kind]:
             raise InputError(
-                f"parity fails at the features: {name} differ by {value:.2e} of the greatest (at most "
+                f"parity fails at the features: {name} differ by {value:.2e} of the largest (at most "
                 f"{FEATURES[kind]:.0e}) from {streams[name].first.path}; extract again on this machine"
             )
     if found.logits is not None and not found.logits <= LOGITS:

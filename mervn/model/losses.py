@@ -6,6 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from features.lazy_import import import_target
+from mervn.config import TrainingOptions
+from mervn.model.custom_module import loss_spec
+
 
 class CrossEntropy(nn.Module):
     """Cross-entropy, -w_y log p_y, as a mean weighted by the class weights w (C,)."""
@@ -61,3 +65,11 @@ class LabelSmoothing(nn.Module):
 def balanced_weights(counts: Tensor) -> Tensor:
     """Return class weights N / (C n_c), float32 (C,), for the class counts n (C,) of the training split."""
     return (counts.sum() / (len(counts) * counts.clamp(min=1))).float()
+
+
+def build_loss(options: TrainingOptions, class_weights: Tensor | None) -> nn.Module:
+    """Build the loss that the options name, with class weights float32 (C,) or none."""
+    spec = loss_spec(options.loss)
+    arguments = {name: getattr(options, name) for name in spec.options}
+    loss: nn.Module = import_target(spec.target)(class_weights, **arguments)
+    return loss

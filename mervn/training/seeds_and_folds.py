@@ -84,12 +84,9 @@ class _Series:
 
 def _scores(runs: list[RunResult]) -> dict[str, dict[str, Any]]:
     """Return mean, standard deviation and values of each score on valid."""
-    scores = {name: [float(run.metrics["valid"][name]) for run in runs] for name in SCORES}
-    return {
-        name: {
-            "mean": statistics.mean(values),
-            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
-            "values": values,
-        }
-        for name, values in scores.items()
-    }
+    scores = {}
+    for name in SCORES:
+        values = [float(run.metrics["valid"][name]) for run in runs]
+        std = statistics.stdev(values) if len(values) > 1 else 0.0
+        scores[name] = {"mean": statistics.mean(values), "std": std, "values": values}
+    return scores

@@ -15,7 +15,7 @@ FOLDER = "tensorboard"
 
 
 def require_tensorboard() -> None:
-    """Raise a UsageError that says what to install where TensorBoard is not there."""
+    """Raise a UsageError that says what to install if TensorBoard is not installed."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from features.errors import InputError
-from features.lazy_import import import_target
 from features.memory import is_out_of_memory
 from features.progress import SILENT, Reporter
 from features.signals import interrupt, interrupted, interruptible
@@ -25,8 +24,7 @@ from mervn.data.split import Batch, Split
 from mervn.distributed import SINGLE_PROCESS, Processes
 from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.predict import predict
-from mervn.model.custom_module import loss_spec
-from mervn.model.losses import balanced_weights
+from mervn.model.losses import balanced_weights, build_loss
 from mervn.model.trainable import Trainable
 from mervn.training.batch_plan import BatchPlan
 from mervn.training.checkpoint import (
@@ -85,9 +83,13 @@ class Trainer:
         trained = {id(parameter) for group in groups for parameter in group["params"]}
         self.frozen = {name for name, p in model.named_parameters() if id(p) not in trained}
         self.precision = Precision(resolve_amp(options.amp, device), device)
+        counts = torch.from_numpy(np.bincount(self.train.targets, minlength=len(self.labels)))  # (C,)
+        class_weights = balanced_weights(counts) if options.class_weights == "balanced" else None
+        self.loss = build_loss(options, class_weights).to(device)
         self.sample_weights = np.ones(len(self.train))
         """(N,) weight of each utterance in the mean of a loss: the weight of its class."""
-        self.loss = self._make_loss()
+        if class_weights is not None:
+            self.sample_weights = class_weights.double().numpy()[self.train.targets]
         self.plan = BatchPlan(self.train, options, processes, spec_augment)
         self.best = BestEpoch(scores=(-1.0, -math.inf))  # macro-F1, then the lower NLL
         self.next_epoch = model.first_epoch
@@ -95,16 +97,6 @@ class Trainer:
         """The step of `next_epoch` to resume with."""
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=device)
         self.loader_seconds = 0.0
-
-    def _make_loss(self) -> nn.Module:
-        options, weights = self.options, None
-        if options.class_weights == "balanced":
-            counts = torch.from_numpy(np.bincount(self.train.targets, minlength=len(self.labels)))
-            weights = balanced_weights(counts)
-            self.sample_weights = weights.double().numpy()[self.train.targets]
-        spec = loss_spec(options.loss)
-        loss: nn.Module = import_target(spec.target)(weights, **{name: getattr(options, name) for name in spec.options})
-        return loss.to(self.device)
 
     def fit(self, folder: Path, checkpoints: CheckpointSchedule, reports: Sequence[Report] = ()) -> None:
         """Train until the last epoch or early stopping; `best` holds the result."""

@@ -113,7 +113,7 @@ class ThreadOptions(Options):
 
 
 class DeviceOptions(ThreadOptions):
-    """Where a command computes."""
+    """Device and number of CPU threads."""
 
     device: Annotated[str, Group.GENERAL, NOT_IN_HASH] = Field(
         "auto", description="cpu, cuda, cuda:1, ...; auto: a GPU if available."
@@ -140,7 +140,7 @@ class DataOptions(CorpusOptions):
 
 
 class SelectorOptions(Options):
-    """Which encoders are used."""
+    """Selectors of the encoders."""
 
     audio_encoder: Annotated[str | None, Group.ENCODERS, NOT_IN_HASH] = Field(
         None, description="NAME[=MODEL][@LAYERS], two joined by +; see `mervn encoders`."

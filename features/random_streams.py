@@ -12,7 +12,7 @@ WORD_BITS = 32
 
 @unique
 class Purpose(IntEnum):
-    """What a generator is used for. Each needs the numbers in parentheses, in this order."""
+    """Purpose of a generator. Each needs the numbers in parentheses, in this order."""
 
     SAMPLING = 1
     """(seed, epoch): the batches of an epoch."""

@@ -31,7 +31,7 @@ ENVIRONMENT_FILE, LEDGER_FILE = "environment.json", "test_access.jsonl"
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What a run is: its options, and what they pointed to when it began."""
+    """Configuration of a run: its options, and what they pointed to when it began."""
 
     command: str
     options: Mapping[str, Any]

@@ -47,7 +47,7 @@ def wrong_direction(root: Path) -> list[str]:
 
 
 def too_large(root: Path) -> list[str]:
-    """Return files of 300 lines and more, functions over 40 lines or 7 parameters, and folders below the second level."""
+    """Return files of 300 lines and more, functions over 40 lines or 7 parameters, and folders too deep."""
     found = []
     for path, tree in modules(root):
         if len((root / path).read_text("utf-8").splitlines()) >= 300:

@@ -58,7 +58,7 @@ class FineTuning:
 
     @property
     def weights_note(self) -> str:
-        """Where the weights come from, for people."""
+        """Origin of the weights, as people read it."""
         return f"fine-tuned on {len(self.seen)} utterances, {self.run}" if self.seen else f"kept frozen by {self.run}"
 
     def resolve_layers(self, selector: Selector) -> tuple[Layer, ...]:

@@ -33,7 +33,7 @@ TAIL = 1 << 20
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What a selector's model was resolved to.
+    """Source of a model: what its selector was resolved to.
 
     All None for weights that are initialized from a seed.
     """

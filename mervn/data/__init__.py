@@ -1,1 +1,1 @@
-"""What a model is trained on: splits of stored features or waveforms, labels, augmentation."""
+"""Training data: splits of stored features or waveforms, labels, augmentation."""

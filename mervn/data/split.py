@@ -84,7 +84,7 @@ class Split(Protocol):
 
     @property
     def costs(self) -> list[float]:
-        """What scoring each utterance costs, in any unit."""
+        """Cost of scoring each utterance, in any unit."""
 
     @property
     def inputs_sha256(self) -> str:

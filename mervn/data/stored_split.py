@@ -56,7 +56,7 @@ class StoredSplit:
 
     @property
     def costs(self) -> list[float]:
-        """What scoring each utterance costs: its frames and tokens."""
+        """Cost of scoring each utterance: its frames and tokens."""
         return [float(sum(sizes)) for sizes in zip(*self.lengths.values(), strict=True)]
 
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:

@@ -32,7 +32,7 @@ def modality_of(stream: str) -> str:
 
 @dataclass(frozen=True)
 class StreamShape:
-    """What a head must know of a stream to be built."""
+    """Shape of a stream's features, from which a head is built."""
 
     width: int
     layers: tuple[str, ...] = ("last",)
@@ -87,12 +87,12 @@ class Stream:
 
     @property
     def weights(self) -> str:
-        """Where the encoder's weights come from, for people."""
+        """Origin of the encoder's weights, as people read it."""
         return str(self.first.info.provenance["weights"])
 
     @cached_property
     def fine_tuning(self) -> FineTuning | None:
-        """What the encoder was fine-tuned on; None if it was not."""
+        """Utterances that the encoder was fine-tuned on; None if it was not fine-tuned."""
         return read_fine_tuning(self.first.path)
 
     @property
@@ -129,7 +129,7 @@ class Stream:
 
     @property
     def shape(self) -> StreamShape:
-        """What a head must know to be built."""
+        """Shape of the features, from which a head is built."""
         spec = ENCODERS[self.modality][self.encoder]
         return StreamShape(self.first.dim, self.layers, spec.stride, spec.centre)
 

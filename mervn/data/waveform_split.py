@@ -44,7 +44,7 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class Waves:
-    """What a worker read: waveforms at 16 kHz one after another, and for each its length, hash or fault."""
+    """Waveforms that a worker decoded: 16 kHz, one after another, each with its length, hash or fault."""
 
     values: Tensor
     """(sum S,) float32."""

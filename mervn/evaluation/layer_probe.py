@@ -25,7 +25,7 @@ SPLITS = ("train", "valid")
 
 @dataclass(frozen=True)
 class LayerScore:
-    """How well a linear map of one layer's time-mean tells the emotions of valid."""
+    """Scores on valid of a linear probe of one layer's time-mean."""
 
     layer: Layer
     accuracy: float

@@ -16,7 +16,7 @@ from mervn.run_folder import LEDGER_FILE
 
 @dataclass(frozen=True)
 class Look:
-    """What was looked at: the same again tells nothing new, and is the same look."""
+    """One look at the test split; the same run, weights and inputs again are the same look."""
 
     run_hash: str
     weights_sha256: str

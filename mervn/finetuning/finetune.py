@@ -59,7 +59,7 @@ from mervn.training.trainer import Trainer, TrainingData
 
 @dataclass(frozen=True)
 class Job:
-    """What is known before the first step."""
+    """Everything that is known before the first step of fine-tuning."""
 
     run: Path
     resolved: Resolved[FinetuneOptions]

@@ -1,4 +1,4 @@
-"""What `finetune --init-head RUN` takes from a `train-head` run: data, encoders, layers, head, labels and weights."""
+"""`finetune --init-head RUN`: data, encoders, layers, labels and the head of a `train-head` run."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ FEATURES = {"fp16": 2e-3, "fp32": 1e-4, "bf16": 2e-2}
 
 @dataclass(frozen=True)
 class Parity:
-    """What was compared and how far apart it was."""
+    """Result of a parity check: number of utterances and maximum differences."""
 
     utterances: int
     features: dict[str, float]

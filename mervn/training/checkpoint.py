@@ -127,7 +127,7 @@ def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tens
 
 @dataclass(frozen=True)
 class CheckpointSchedule:
-    """When checkpoints are written, and how many are kept."""
+    """Schedule of checkpoints: when they are written, and how many are kept."""
 
     epochs: int = 0
     """Every so many epochs; 0: never."""

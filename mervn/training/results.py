@@ -31,7 +31,7 @@ from mervn.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class RunResult:
-    """Where a run is and what it found on valid."""
+    """Folder of a run and its scores on valid."""
 
     path: Path
     metrics: Mapping[str, Any]

@@ -22,7 +22,7 @@ WINDOW = 8
 
 @dataclass(frozen=True)
 class BatchSize:
-    """When a batch is full: a number of utterances, or a budget of padded frames."""
+    """Size of a batch: a number of utterances, or a budget of padded frames."""
 
     lengths: Array
     """(S, N) int64: frames or tokens of each stream of each utterance."""

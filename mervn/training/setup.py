@@ -1,4 +1,4 @@
-"""What a training needs before it starts: resolved options, data, labels and features, and the run's configuration."""
+"""Set-up of a training: resolved options, data, labels and features, and the run's configuration."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ Report = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a model is trained and selected on."""
+    """The splits that a model is trained and selected on."""
 
     train: Split
     valid: Split

@@ -184,7 +184,7 @@ def one_trial(
         wait_for_work(process, features, encoder)
         time.sleep(delay)
         for victim in filter(None, (process, beside)):
-            os.kill(victim.pid, signal.SIGKILL)
+            victim.kill()
         process.communicate()
     path = store_of(features, encoder)
     before = content(path)
@@ -221,7 +221,7 @@ def check_interruptions(setting: Setting, folder: Path, expected: dict[str, tupl
         features = folder / name
         process = start(setting, features, "fourier2vec")
         wait_for_work(process, features, "fourier2vec")  # by then the random weights of the encoder are written
-        os.kill(process.pid, stop or signal.SIGKILL)
+        process.send_signal(stop or signal.SIGKILL)
         if stop is None:
             process.communicate()
             process = start(setting, features, "fourier2vec", before)

@@ -22,7 +22,7 @@ from features.ragged import Ragged
 from features.store.index import select_store
 from features.store.reader import FeatureStore
 from mervn.config import PretrainOptions
-from mervn.pretraining.masked_frames import MaskedFrames, draw_positions, l1_sums, normalise_visible
+from mervn.pretraining.masked_frames import MaskedFrames, draw_positions, l1_sums, normalize_visible
 from mervn.pretraining.pretrain import PretrainResult, pretrain
 from mervn.pretraining.pretrainer import Pretrainer, learning_rate_at
 
@@ -136,15 +136,15 @@ def test_an_utterance_has_the_same_loss_alone_and_in_a_batch(model: MaskedFrames
     assert not torch.allclose(together[1], together[2])
 
 
-def test_only_visible_frames_normalise_and_silence_stays_finite() -> None:
+def test_only_visible_frames_normalize_and_silence_stays_finite() -> None:
     mel = torch.randn(20, 3) * 4 + 2
-    normal, visible = normalise_visible(Ragged.from_sequences([mel]), torch.arange(4, 10))
+    normal, visible = normalize_visible(Ragged.from_sequences([mel]), torch.arange(4, 10))
     seen = torch.cat([mel[:4], mel[10:]])
     torch.testing.assert_close(normal, (mel - seen.mean(0)) / seen.std(0, correction=0))
     assert visible.sum() == 14
     silent = torch.full((20, 3), -13.8)
     silent[5] = 5.0
-    assert normalise_visible(Ragged.from_sequences([silent]), torch.arange(4, 10))[0].abs().max() < 200
+    assert normalize_visible(Ragged.from_sequences([silent]), torch.arange(4, 10))[0].abs().max() < 200
 
 
 def test_the_same_command_twice_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ TEMPLATES_PER_PASS = {"train": 20, "valid": 10, "test": 10}
 """Sentence templates per pass, each read with both cues. In train that is half of the templates, for more variety."""
 PAUSE_S = (0.2, 0.5)
 ROOM_NOISE = 60.0
-"""Standard deviation of the white noise in every file, in int16 units. Digital silence would distort a normalised
+"""Standard deviation of the white noise in every file, in int16 units. Digital silence would distort a normalized
 log-mel spectrogram."""
 AROUSAL_SPREAD = 0.48
 """Standard deviation of arousal around -1 (calm) and 1 (excited): the classes overlap, the best accuracy is 98 %."""
@@ -94,7 +94,7 @@ class Prosody:
 
 @dataclass(frozen=True)
 class PlannedUtterance:
-    """An utterance to synthesise, with its prosody class, its word class and a random class."""
+    """An utterance to synthesize, with its prosody class, its word class and a random class."""
 
     utterance_id: str
     speaker_id: str
@@ -229,7 +229,7 @@ def _draw_prosody(excited: bool, rng: np.random.Generator) -> Prosody:
 
 
 def _make(folder: Path, seed: int) -> dict[str, Any]:
-    """Synthesise every split into `folder`, write the manifests and return the counts."""
+    """Synthesize every split into `folder`, write the manifests and return the counts."""
     for name in ("wav", *LABELS):
         (folder / name).mkdir()
     counts, samples = {}, 0

@@ -35,7 +35,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 def speak(text: str, voice: str, pitch: int, rate: int, pitch_range: int, volume: int, word_gap: int = 0) -> Samples:
-    """Synthesise a text and return samples int16 (S,) at 22 050 Hz; the text is normalised to NFC.
+    """Synthesize a text and return samples int16 (S,) at 22 050 Hz; the text is normalized to NFC.
 
     `voice` is a language and a variant (`vi-vn-x-south+f3`); `rate` 80..450 is in words per minute;
     `volume` 0..200; `pitch` and `pitch_range` 0..99 (50: the default of the voice); `word_gap`
@@ -72,7 +72,7 @@ def _fresh_library(variant: str) -> Iterator[ctypes.CDLL]:
     """Load espeak-ng and unload it at the end; InputError if the voice variant does not exist.
 
     The state of flutter and noise lives in static variables that espeak_Terminate does not reset.
-    Only a freshly loaded library (half a millisecond) synthesises an utterance the same way twice.
+    Only a freshly loaded library (half a millisecond) synthesizes an utterance the same way twice.
     """
     path, data = _locate()
     if variant and not Path(data, "voices", "!v", variant).is_file():  # espeak-ng would ignore it silently

@@ -3,7 +3,7 @@
 As in Mockingjay (Liu et al. 2020, arXiv:1910.12638), with the spans of wav2vec 2.0 (Baevski et al.
 2020, arXiv:2006.11477): masked frames are zero, the mean, at the input of the convolutions, and a
 linear head on the last layer predicts them with an L1 loss. Masked frames do not leak into the
-input: each utterance is normalised with the mean and standard deviation of its visible frames only.
+input: each utterance is normalized with the mean and standard deviation of its visible frames only.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def draw_positions(rng: np.random.Generator, num_mel: int, start: float, span: i
 
 
 class MaskedFrames(nn.Module):
-    """Encoder with a linear head that predicts the two normalised mel frames of each masked 50 Hz frame."""
+    """Encoder with a linear head that predicts the two normalized mel frames of each masked 50 Hz frame."""
 
     def __init__(self, encoder: Fourier2Vec) -> None:
         super().__init__()
@@ -56,14 +56,14 @@ class MaskedFrames(nn.Module):
         # Indices of the masked mel frames in the packed batch.
         first = (MEL_PER_FRAME * hidden.values + _starts(mel)[hidden.segments])[:, None]
         masked = first + torch.arange(MEL_PER_FRAME, device=first.device)  # (sum M, 2)
-        normal, visible = normalise_visible(mel, masked.flatten())
+        normal, visible = normalize_visible(mel, masked.flatten())
         (encoded,) = self.encoder.encode_frames(mel.replace(normal * visible))
         chosen = encoded.values[hidden.values + _starts(encoded)[hidden.segments]]
         return self.head(chosen), normal[masked].flatten(1)
 
 
-def normalise_visible(mel: Ragged, hidden_frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Return frames (sum F, num_mels) normalised with the visible frames, and the mask (sum F, 1), 1 if visible."""
+def normalize_visible(mel: Ragged, hidden_frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Return frames (sum F, num_mels) normalized with the visible frames, and the mask (sum F, 1), 1 if visible."""
     visible = mel.values.new_ones(mel.total, 1).index_fill(0, hidden_frames, 0.0)
     count = segment_sum(mel.replace(visible)).clamp(min=1)  # (B, 1)
     mean = segment_sum(mel.replace(mel.values * visible)) / count

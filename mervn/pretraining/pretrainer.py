@@ -166,7 +166,7 @@ class Pretrainer:
     def validate(self) -> tuple[float, float]:
         """Return the L1 on the masked frames of valid, and the L1 of predicting the mean; the masks never change.
 
-        Normalised frames have mean zero in every mel band, so zero predicts the mean.
+        Normalized frames have mean zero in every mel band, so zero predicts the mean.
         """
         self.model.eval()
         totals, count = torch.zeros(2, dtype=torch.float64, device=self.device), 0

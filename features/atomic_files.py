@@ -21,7 +21,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
     OSError names the file, also if the disk is full.
     """
-    temporary = temporary_beside(path)  # the same folder: a rename is atomic only within one file system
+    # the same folder: a rename is atomic only within one file system
+    temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

@@ -267,7 +267,7 @@ def test_labels_do_not_matter_where_they_are_not_needed(data: Path) -> None:
 
 
 def test_missing_folders_and_files_say_what_was_looked_for(data: Path) -> None:
-    assert "give it with --data DIR or as `data" in fault(data / "nowhere")
+    assert "set it with --data DIR or as `data" in fault(data / "nowhere")
     assert f"train.jsonl: {data / 'train.jsonl'} does not exist" in fault(data)
 
 

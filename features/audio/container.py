@@ -90,7 +90,8 @@ def _w64(file: BinaryIO, size: int) -> str | None:
         name, length = struct.unpack("<16sQ", file.read(24))
         if name[:4] == b"data":
             return _compare(length - 24, offset + 24, size) if length >= 24 else None
-        offset += max(24, -(-length // 8) * 8)  # padded to 8 bytes; at least the header, so that the loop ends
+        # padded to 8 bytes; at least the header, so that the loop ends
+        offset += max(24, -(-length // 8) * 8)
     return HEADER_ENDS
 
 

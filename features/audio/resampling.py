@@ -52,7 +52,8 @@ def _resampler(old_rate: int, new_rate: int) -> Any:
     import_torchaudio()
     from torchaudio.transforms import Resample
 
-    return Resample(old_rate, new_rate, dtype=torch.float32)  # the kernel is computed in float32 too
+    # the kernel is computed in float32 too
+    return Resample(old_rate, new_rate, dtype=torch.float32)
 
 
 def resample_directly(samples: Samples, old: int, new: int) -> Samples:

@@ -180,7 +180,8 @@ def _segment(
         raise AudioError("no_samples", f"{path}: start must be less than the file's {seconds:.3f} s, found {start}")
     first = round(start * rate)
     last = frames if end is None else round(end * rate)
-    clipped = end is not None and round(end * rate - frames, 6) >= 1  # less than one sample is a rounding error
+    # less than one sample is a rounding error
+    clipped = end is not None and round(end * rate - frames, 6) >= 1
     last = min(last, frames)
     if last <= first:
         raise AudioError("no_samples", f"{path}: a segment must have samples, found {first} to {last} of {frames}")
@@ -198,7 +199,8 @@ def _check_length(path: Path, file: soundfile.SoundFile) -> None:
         missing = f"the header says {file.frames} samples, too many for its bytes"
     if missing is not None:
         raise AudioError("truncated", f"{path} must hold all of its audio: {missing}")
-    if file.frames and file.format == "FLAC":  # its header declares samples, not bytes: decode the last one
+    # its header declares samples, not bytes: decode the last one
+    if file.frames and file.format == "FLAC":
         try:
             file.seek(file.frames - 1)
             found = len(file.read(1))

@@ -222,7 +222,8 @@ def load_all_blocks(selector: Selector, settings: EncoderSettings = DEFAULT_SETT
     encoder = encoder_class.load(selector, settings)
     if record is not None:
         encoder.fine_tuning, encoder.model_name, encoder.weights_note = record, record.run, record.weights_note
-        encoder.is_random = False  # the checkpoint still has the note of the weights that training began with
+        # the checkpoint still has the note of the weights that training began with
+        encoder.is_random = False
     encoder.weights_sha256, encoder.source = weights_sha256(encoder), find_source(requested)
     constants = [name for name, parameter in encoder.named_parameters() if not parameter.requires_grad]
     encoder.constants = frozenset(constants)

@@ -45,4 +45,5 @@ def differs(first: Tensor, second: Tensor) -> bool:
     if first.shape != second.shape:
         return True
     scale = max(1.0, float(first.abs().max()))
-    return not float((first - second).abs().max()) <= TOLERANCE * scale  # `not <=`, so that NaN differs
+    # `not <=`, so that NaN differs
+    return not float((first - second).abs().max()) <= TOLERANCE * scale

@@ -151,7 +151,8 @@ class Fourier2Vec(Encoder):
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Encode samples (sum S,) at 16 kHz, each sequence >= 400 long, into (sum T, D) of each layer."""
-        with torch.autocast(inputs.values.device.type, enabled=False):  # bf16 would lose quiet sounds
+        # bf16 would lose quiet sounds
+        with torch.autocast(inputs.values.device.type, enabled=False):
             mel = self.log_mel(inputs)
         return self.encode_frames(mel)
 

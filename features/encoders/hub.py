@@ -54,7 +54,8 @@ def select_weights(names: Iterable[str], shards: Sequence[str] | None = None) ->
     """
     top_level = sorted(name for name in names if "/" not in name)
     weights = [name for name in top_level if name.endswith(WEIGHTS_SUFFIXES)]
-    for usual in WEIGHTS_FILES:  # transformers loads the first of these that exists, as a file or as shards
+    # transformers loads the first of these that exists, as a file or as shards
+    for usual in WEIGHTS_FILES:
         if usual in top_level:
             return [usual, *fnmatch_filter(weights, "*.generator.*")]
         if f"{usual}.index.json" in top_level:
@@ -70,7 +71,8 @@ def find_weights(folder: Path) -> list[str]:
 
 
 def _file_names(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.is_file()]  # not a link to a missing blob
+    # not a link to a missing blob
+    return [path.name for path in folder.iterdir() if path.is_file()]
 
 
 def find_index(folder: Path) -> Path | None:

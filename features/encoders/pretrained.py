@@ -206,7 +206,8 @@ def _unread_keys(model: Any, unexpected: Iterable[str]) -> list[str]:
 
     Those of heads, quantizers, ... are ignored.
     """
-    parts = {name for name, _ in model.named_children()}  # such as encoder, embeddings, feature_extractor
+    # such as encoder, embeddings, feature_extractor
+    parts = {name for name, _ in model.named_children()}
     keys = [key.removeprefix(f"{model.base_model_prefix}.") for key in unexpected]
     return [key for key in keys if key.split(".")[0] in parts and key.rsplit(".", 1)[-1] not in BUFFERS]
 

@@ -84,7 +84,8 @@ def parse_selectors(text: str, modality: str) -> list[Selector]:
 
     `dual` is an alias of wav2vec2+vggish.
     """
-    names = "|".join(map(re.escape, ENCODERS[modality]))  # a + within a path does not separate selectors
+    # a + within a path does not separate selectors
+    names = "|".join(map(re.escape, ENCODERS[modality]))
     parts = re.split(rf"\+(?=(?:{names})(?:[=@+]|$))", ALIASES.get(text.strip(), text.strip()))
     if modality == "text" and len(parts) > 1:
         raise UsageError(f"--text-encoder takes one encoder, found {text!r}")

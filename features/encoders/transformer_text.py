@@ -73,7 +73,8 @@ class TextTransformer(Encoder):
 
     def __init__(self, model: Any, tokenizer: Any, layers: tuple[Layer, ...], settings: EncoderSettings) -> None:
         super().__init__()
-        self._blocks_location = _find_blocks(model)  # a tuple: as an attribute, the module would be registered twice
+        # a tuple: as an attribute, the module would be registered twice
+        self._blocks_location = _find_blocks(model)
         self.num_layers = len(self.blocks)
         self.layers = layers
         self.dim = int(model.config.hidden_size)
@@ -155,9 +156,11 @@ class TextTransformer(Encoder):
     def words(self, text: str) -> str:
         """Return a normalized transcript as this encoder reads it: segmented, and with its style of tone marks."""
         if text not in self._words:
-            styled = apply_tone_style(text, self.tone_style)  # before, so that both styles are segmented alike
+            # before, so that both styles are segmented alike
+            styled = apply_tone_style(text, self.tone_style)
             segmented = styled if is_segmented(text) else self.segment(styled)
-            self._words[text] = apply_tone_style(segmented, self.tone_style)  # again: underthesea changes new to old
+            # again: underthesea changes new to old
+            self._words[text] = apply_tone_style(segmented, self.tone_style)
         return self._words[text]
 
     def tokens(self, text: str) -> list[int]:

@@ -140,7 +140,8 @@ class Vggish(Encoder):
             sizes.append(size)
         patches = torch.cat(parts).reshape(-1, 1, PATCH, MELS)  # (sum T, 1, 96, 64)
         hidden = self.features(patches)  # (sum T, 512, 6, 4)
-        features = self.embeddings(hidden.permute(0, 2, 3, 1).flatten(1))  # channels last, as in the original weights
+        # channels last, as in the original weights
+        features = self.embeddings(hidden.permute(0, 2, 3, 1).flatten(1))
         return [Ragged.from_lengths(functional.relu(features) if self.final_relu else features, sizes)]
 
 

@@ -62,7 +62,8 @@ class MaskedGroupNorm(nn.Module):
         if self.lengths is None:
             raise RuntimeError("lengths must be set before a masked group norm is used")
         mask = padding_mask(self.lengths, x.shape[2])[:, None]  # (B, 1, T)
-        exact = torch.promote_types(x.dtype, torch.float32)  # counts and sums can exceed fp16's maximum
+        # counts and sums can exceed fp16's maximum
+        exact = torch.promote_types(x.dtype, torch.float32)
         count = self.lengths[:, None, None].to(exact)
         mean = x.masked_fill(~mask, 0.0).sum(2, keepdim=True, dtype=exact) / count
         centred = (x - mean).masked_fill(~mask, 0.0)
@@ -151,7 +152,8 @@ class WaveformTransformer(Encoder):
         self.extractor = extractor
         model.config.apply_spec_augment = False
         model.config.layerdrop = 0.0  # never skip a block
-        if hasattr(model, "masked_spec_embed"):  # only for pretraining, and missing in some checkpoints
+        # only for pretraining, and missing in some checkpoints
+        if hasattr(model, "masked_spec_embed"):
             del model.masked_spec_embed
         for layer in model.feature_extractor.conv_layers:
             layer.conv = ChannelsLastConvolution(layer.conv)
@@ -246,7 +248,8 @@ class WaveformTransformer(Encoder):
         if isinstance(batch_norm, MaskedBatchNorm):
             batch_norm.lengths = frames.lengths
         with capture_hidden_states(self.model.encoder.layers, self.layers) as states, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")  # inside transformers' WavLM
+            # inside transformers' WavLM
+            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
             output = self.model(inputs.pad(), attention_mask=inputs.mask.long())
             states["last"] = output.last_hidden_state
         return [frames.pack(states[layer]) for layer in self.layers]

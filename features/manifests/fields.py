@@ -202,7 +202,8 @@ def _time(document: Mapping[str, Any], field: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FieldError(f"{field} must be a number of seconds", f", found {short_repr(value)}")
-    seconds = float(value) if abs(value) < MAX_SECONDS else math.inf  # a huge int does not fit into a float
+    # a huge int does not fit into a float
+    seconds = float(value) if abs(value) < MAX_SECONDS else math.inf
     if not math.isfinite(seconds) or seconds < 0:
         raise FieldError(f"{field} must be finite and at least 0", f", found {short_repr(value)}")
     return seconds

@@ -132,7 +132,8 @@ def read_fold(
     split_of: dict[str, Split] = {}
     for split in splits:
         split_of |= dict.fromkeys(fold.get(split, []), split)
-    for manifests in (SPLITS[:2], SPLITS):  # first without test.jsonl: it is read only if ids are missing
+    # first without test.jsonl: it is read only if ids are missing
+    for manifests in (SPLITS[:2], SPLITS):
         read = read_manifests(
             data, manifests, audio_root=audio_root, check_audio=False, labels_of_train=False, task_label=task_label
         )

@@ -86,12 +86,7 @@ def read_manifests(
     train does not have. `task_label` maps an emotion to the label of the task, or to None to leave
     it out.
     """
-    if not data.is_dir():
-        raise UsageError(
-            f'the data folder {data} does not exist; give it with --data DIR or as `data = "DIR"` in mervn.toml'
-        )
-    if audio_root is not None and not audio_root.is_dir():
-        raise UsageError(f"--audio-root must be a folder, but {audio_root} does not exist")
+    _check_folders(data, audio_root)
     faults: list[Fault] = []
     manifests = Manifests()
     for split in splits:
@@ -108,6 +103,16 @@ def read_manifests(
     if faults:
         raise InputError(describe_faults(faults, data))
     return manifests
+
+
+def _check_folders(data: Path, audio_root: Path | None) -> None:
+    """Raise UsageError if a folder does not exist."""
+    if not data.is_dir():
+        raise UsageError(
+            f'the data folder {data} does not exist; set it with --data DIR or as `data = "DIR"` in mervn.toml'
+        )
+    if audio_root is not None and not audio_root.is_dir():
+        raise UsageError(f"--audio-root must be a folder, but {audio_root} does not exist")
 
 
 class _Reader:

@@ -88,7 +88,8 @@ def _start_vncorenlp(package: Any, folder: Path) -> Any:
 
     before = Path.cwd()
     try:
-        jnius_config.add_options("-Xrs")  # leave SIGINT and SIGTERM to Python, which then saves finished work
+        # leave SIGINT and SIGTERM to Python, which then saves finished work
+        jnius_config.add_options("-Xrs")
         return package.VnCoreNLP(annotators=["wseg"], save_dir=str(folder))
     except Exception as error:  # the package and its Java bridge raise many types
         raise InputError(

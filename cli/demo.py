@@ -6,17 +6,16 @@ import time
 
 from cli.options import command
 from cli.output import Output
-from cli.reporter import CommandReporter
 from features.cpu_threads import set_threads
 from mervn.config import DemoOptions
 
 
 @command("demo")
 def demo(options: DemoOptions, output: Output) -> int:
-    """Make a Vietnamese speech corpus with known answers, extract it, train on it and check the answers, offline.
+    """Make a Vietnamese speech corpus, extract it, train on it and check known answers; works offline.
 
-    Four label sets over the same audio: prosody decides (audio), words decide (text), only both together decide
-    (both), nothing decides (none). Exits 1 if a known answer is missed.
+    The corpus has four label sets over the same audio. The label depends on the prosody (audio), on the words (text),
+    on both together (both), or on nothing (none). The exit code is 1 if a known answer is missed.
     """
     from mervn.demo.corpus import make_corpus
 
@@ -33,13 +32,13 @@ def demo(options: DemoOptions, output: Output) -> int:
 
     from mervn.demo.known_answers import ANSWERS, FUSIONS, SETS, extract_demo, train_and_score
 
-    extract_demo(options.output, CommandReporter(output))
-    result = train_and_score(options.output, options.seed, CommandReporter(output))
+    extract_demo(options.output, output)
+    result = train_and_score(options.output, options.seed, output)
     output.result(f"test macro-F1, {result.n_test} utterances (seed {options.seed}, chance 0.50):")
-    output.table(
-        ("fusion", *(f"{label_set} set" for label_set in SETS)),
-        [(fusion, *(f"{result.macro_f1[label_set][fusion]:.3f}" for label_set in SETS)) for fusion in FUSIONS],
-    )
+    rows = []
+    for fusion in FUSIONS:
+        rows.append((fusion, *(f"{result.macro_f1[label_set][fusion]:.3f}" for label_set in SETS)))
+    output.table(("fusion", *(f"{label_set} set" for label_set in SETS)), rows)
     for answer in result.missed:
         output.result(f"missed: {answer}")
     verdict = "all known answers hold" if result.met else f"{len(result.missed)} of {len(ANSWERS)} known answers missed"

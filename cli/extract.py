@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from cli.options import command
 from cli.output import Output
-from cli.reporter import CommandReporter
 from cli.settings import resolve_data
 from features.config import ExtractOptions
 from features.encoders import DEFAULT_ENCODERS
-from features.encoders.selector import EncoderSettings, parse_selectors
+from features.encoders.selector import EncoderSettings, Selector, parse_selectors
 
 if TYPE_CHECKING:
     from features.extraction.report import StoreResult
@@ -19,16 +18,12 @@ if TYPE_CHECKING:
 
 @command("extract")
 def extract(options: ExtractOptions, output: Output) -> None:
-    """Run frozen encoders once over every utterance and store their sequences.
+    """Run frozen encoders once over every utterance and store their features, one store per layer.
 
-    Encodes the streams it is given an encoder for, one store a layer; without any, phobert and wav2vec2. What is
-    stored already is kept; interrupted, it resumes where it was. Utterances whose audio cannot be used are listed in
-    the store's rejected.jsonl, and tried again once their audio has changed.
+    Without encoders, it uses phobert and wav2vec2. Stored features are kept, so repeat the command to resume it. The
+    store's rejected.jsonl lists the utterances whose audio cannot be used; they are retried when their audio changes.
     """
-    given: dict[str, str | None] = {"audio": options.audio_encoder, "text": options.text_encoder}
-    if not any(given.values()):
-        given |= DEFAULT_ENCODERS
-    selectors = [selector for modality, text in given.items() if text for selector in parse_selectors(text, modality)]
+    selectors = _selectors(options)
     EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check(selectors)
     data = resolve_data(options.data)
 
@@ -41,7 +36,9 @@ def extract(options: ExtractOptions, output: Output) -> None:
     manifests = read_manifests(
         data, options.splits, audio_root=options.audio_root, require_emotion=False, check_audio=with_audio
     )
-    utterances = [utterance for rows in manifests.values() for utterance in rows[: options.limit]]
+    utterances = []
+    for split in manifests.values():
+        utterances += split[: options.limit]
     number, count = map(int, (options.shard or "1/1").split("/"))
     settings = replace(
         settings_from(options, data), plan_only=options.plan, verify_inputs=options.verify_inputs,
@@ -50,17 +47,28 @@ def extract(options: ExtractOptions, output: Output) -> None:
     )  # fmt: skip
     results = []
     for selector in selectors:
-        stores = extract_stream(utterances, selector, settings, CommandReporter(output))
+        stores = extract_stream(utterances, selector, settings, output)
         results += stores
         for result in stores:
             output.result(_summary(result, planned=options.plan))
         if not options.plan:
             output.say("  " + "; ".join(_costs(stores[0])))
-    output.document({"stores": [as_json(result) for result in results]})
+    output.document({"stores": list(map(as_json, results))})
+
+
+def _selectors(options: ExtractOptions) -> list[Selector]:
+    """Return the encoders that were given, else the default ones."""
+    given: dict[str, str | None] = {"audio": options.audio_encoder, "text": options.text_encoder}
+    if not any(given.values()):
+        given |= DEFAULT_ENCODERS
+    found = []
+    for modality, text in given.items():
+        found += parse_selectors(text, modality) if text else []
+    return found
 
 
 def _summary(result: StoreResult, *, planned: bool) -> str:
-    """Return in a line what was done for a store; what there was none of is left out."""
+    """Return one line about the work done for a store; counts of zero are left out."""
     counts = {
         "left to other shards": result.left,
         "rejected (see rejected.jsonl)": result.rejected,
@@ -78,5 +86,5 @@ def _costs(result: StoreResult) -> list[str]:
     if result.real_time_factor is not None:
         costs.append(f"{result.real_time_factor:.1f}x real time")
     if result.gb_per_hour is not None:
-        costs.append(f"{result.gb_per_hour:.3f} GB an hour of audio")
+        costs.append(f"{result.gb_per_hour:.3f} GB per hour of audio")
     return [*costs, f"{100 * result.padding:.1f} % padding in the batches"]

@@ -1,4 +1,4 @@
-"""Turns an option model into a click command: one flag a field, the model the single source of defaults and help."""
+"""Turns an option model into a click command: one flag per field; the model is the only source of defaults and help."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
+from cli.grouped_help import GroupedCommand, GroupedOption
 from cli.main import COMMANDS
 from cli.output import Output
 from cli.settings import flag_name, resolve
-from features.config import OneOf, Options
+from features.config import ADVANCED, OneOf, Options
 from features.lazy_import import import_target
 
-METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
+METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}
+LONGEST_METAVAR = 12
+"""Choices of more characters are listed in the description instead, so that the columns of `--help` stay narrow."""
 
 
 def command(name: str, argument: str | None = None) -> Callable[[Callable[..., int | None]], click.Command]:
     """Make a command of the table from a function `(options, output)`, or `(argument, options, output)`.
 
-    Flags have no click defaults, so that a value from a file is told from a flag's; pydantic checks every value,
+    Flags have no click defaults, so that a value from a flag differs from one from a file; pydantic checks every value,
     wherever it came from.
     """
     spec = COMMANDS[name]
@@ -39,37 +42,46 @@ def command(name: str, argument: str | None = None) -> Callable[[Callable[..., i
             return function(*position, options, output) or 0
 
         params: list[click.Parameter] = [click.Argument([argument], required=True)] if argument else []
-        params += [_option(field, info) for field, info in model.model_fields.items()]
-        params += [
-            click.Option(
-                ["--config"], type=click.Path(path_type=Path), help="JSON file of options, as a run writes it."
-            ),
-            click.Option(["--print-config"], is_flag=True, help="Show each value and where it came from, then stop."),
-            click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document as the last line."),
-        ]
+        params += [_option(model, field) for field in model.model_fields]
         text = (function.__doc__ or spec.help).strip()
-        return click.Command(
-            name.split(" ")[-1], callback=callback, params=params, help=text, short_help=spec.help,
-            context_settings={"help_option_names": ["-h", "--help"]},
-        )  # fmt: skip
+        return GroupedCommand(
+            name.split(" ")[-1], callback=callback, params=[*params, *_general()], help=text, short_help=spec.help
+        )
 
     return decorate
 
 
-def _option(field: str, info: FieldInfo) -> click.Option:
+def _general() -> list[click.Parameter]:
+    """Return the options that every command has."""
+    return [
+        GroupedOption(
+            ["--config"], type=click.Path(path_type=Path), help="JSON file of options, such as a run's config.json."
+        ),
+        GroupedOption(["--print-config"], is_flag=True, help="Show each value and where it comes from, then stop."),
+        GroupedOption(["--json", "as_json"], is_flag=True, help="Print one JSON document as the last line of stdout."),
+    ]
+
+
+def _option(model: type[Options], field: str) -> click.Option:
+    info = model.model_fields[field]
     flag = flag_name(field)
     kind, several = _kind(info.annotation)
-    text = f"{info.description} [{_default(info)}]" if _default(info) else str(info.description)
+    attributes: dict[str, Any] = {"group": model.group(field), "advanced": ADVANCED in model.marks(field)}
+    text = str(info.description)
     if kind is bool:
-        return click.Option([f"{flag}/--no-{flag[2:]}", field], default=None, help=text)
-    names = [name for part in info.metadata if isinstance(part, OneOf) for name in part.choices]
-    if names:
-        metavar = "|".join(names)
-    elif get_origin(kind) is Literal:
-        metavar = "|".join(str(choice) for choice in get_args(kind))
-    else:
-        metavar = METAVARS[kind]
-    return click.Option([flag, field], type=str, default=None, metavar=metavar + (",..." if several else ""), help=text)
+        return GroupedOption([f"{flag}/--no-{flag[2:]}", field], default=None, help=text, **attributes)
+    choices = list(map(str, get_args(kind))) if get_origin(kind) is Literal else []
+    for part in info.metadata:
+        choices += part.choices if isinstance(part, OneOf) else []
+    metavar = "|".join(choices) or METAVARS[kind]
+    if len(metavar) > LONGEST_METAVAR:
+        metavar = "NAME"
+        if not all(choice in text for choice in choices):
+            text = f"{text.removesuffix('.')}: {', '.join(choices[:-1])} or {choices[-1]}."
+    metavar += ",..." if several else ""
+    return GroupedOption(
+        [flag, field], type=str, default=None, metavar=metavar, help=_with_default(text, info), **attributes
+    )
 
 
 def _kind(annotation: Any) -> tuple[Any, bool]:
@@ -84,9 +96,10 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
     return annotation, False
 
 
-def _default(info: FieldInfo) -> str:
+def _with_default(text: str, info: FieldInfo) -> str:
+    """Add the default to a description; that of an option that can be unset says its own."""
     default = info.get_default()
-    if default is None or default is False:
-        return ""
-    shown = ",".join(str(part) for part in default) if isinstance(default, tuple) else str(default)
-    return f"default: {shown}"
+    if default is None or default == ():
+        return text
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    return f"{text.removesuffix('.')} [default: {shown}]."

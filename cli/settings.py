@@ -1,4 +1,4 @@
-"""Where an option's value comes from: flag, then --config, then mervn.toml, then the default."""
+"""Values of the options: from the flag, else --config, else mervn.toml, else the default."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from cli.main import COMMANDS
-from features.config import OneOf, Options, is_own
+from features.config import Group, OneOf, Options, is_custom_module
 from features.errors import UsageError
 from features.lazy_import import import_target
 from features.regular_files import read_regular
@@ -27,7 +27,7 @@ SHARED_KEYS = ("data", "features-dir", "audio-root", "device")
 
 @dataclass(frozen=True)
 class Setting:
-    """A value and where it came from."""
+    """A value and its source."""
 
     value: Any
     source: str
@@ -36,53 +36,59 @@ class Setting:
 def resolve(
     command: str, model: type[Options], flags: Mapping[str, Any], config: Path | None
 ) -> tuple[Options, dict[str, Setting]]:
-    """Return the options of a command and where each value came from; UsageError lists every bad one."""
+    """Return the options of a command and the source of each value; UsageError lists every invalid value."""
     given: dict[str, Setting] = {}
-    told = {name: Setting(value, "flag") for name, value in flags.items() if value is not None}
-    for source in (_from_toml(command, model), _from_json(config, model) if config else {}, told):
-        _displace(given, source, model.rivals)
+    by_flag = {name: Setting(value, "flag") for name, value in flags.items() if value is not None}
+    for source in (_from_toml(command, model), _from_json(config, model) if config else {}, by_flag):
+        _drop_replaced(given, source, model.exclusive)
         given.update(source)
     _refuse_code(given)
     values = {name: _split(model, name, setting.value) for name, setting in given.items()}
     try:
         options = model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(model, detail, given) for detail in error.errors()]
-        raise UsageError("\n".join(lines)) from error
-    options = options.with_general(given.keys() - told.keys())
-    settings = {name: Setting(getattr(options, name), "default") for name in model.model_fields}
-    settings |= {name: Setting(getattr(options, name), setting.source) for name, setting in given.items()}
-    return options, settings
+        raise UsageError("\n".join(_explain(model, detail, given) for detail in error.errors())) from error
+    groups = list(Group)
+    settings: dict[str, Setting] = {}
+    for name in sorted(model.model_fields, key=lambda name: groups.index(model.group(name))):
+        source_name = given[name].source if name in given else "default"
+        settings[name] = Setting(getattr(options, name), source_name)
+    return options.with_general(given.keys() - by_flag.keys()), settings
 
 
-def _displace(given: dict[str, Setting], source: Mapping[str, Setting], rivals: tuple[tuple[str, ...], ...]) -> None:
-    """Remove what stands in place of an option that a stronger source gives."""
-    for names in rivals:
-        if any(name in source and source[name].value is not None for name in names):
+def _drop_replaced(
+    given: dict[str, Setting], source: Mapping[str, Setting], exclusive: tuple[tuple[str, ...], ...]
+) -> None:
+    """Remove the options that exclude an option of a source with higher priority."""
+    chosen = {name for name, setting in source.items() if setting.value is not None}
+    for names in exclusive:
+        if chosen.intersection(names):
             for name in names:
                 given.pop(name, None)
 
 
 def resolve_data(data: Path | None) -> Path:
-    """Return the data folder: the one given, else ./data; UsageError names both ways to give it."""
+    """Return the given data folder, else ./data; UsageError tells how to give it."""
     if data is not None:
         if not data.is_dir():
             raise UsageError(f"the data folder {data} does not exist; give another with --data DIR")
         return data
     if Path("data").is_dir():
         return Path("data")
-    raise UsageError('there is no folder ./data; give one with --data DIR or as `data = "DIR"` in mervn.toml')
+    raise UsageError(
+        'the folder ./data does not exist; give another with --data DIR or as `data = "DIR"` in mervn.toml'
+    )
 
 
 def _split(model: type[Options], name: str, value: Any) -> Any:
-    """Split "256,128" where a field takes several values."""
+    """Split "256,128" if a field takes several values."""
     if isinstance(value, str) and get_origin(model.model_fields[name].annotation) is tuple:
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
 
 
 def _explain(model: type[Options], detail: ErrorDetails, given: Mapping[str, Setting]) -> str:
-    """Say which option is wrong, what was found, what would be right, and where it was given."""
+    """Return the error of one option: what it must be, what was found, and where it was given."""
     message = detail["msg"].removeprefix("Value error, ")
     if not detail["loc"]:
         return message
@@ -95,7 +101,16 @@ def _explain(model: type[Options], detail: ErrorDetails, given: Mapping[str, Set
 
 def flag_name(field: str) -> str:
     """Return the flag of a field."""
-    return "--" + field.replace("_", "-")
+    return f"--{_key(field)}"
+
+
+def _key(field: str) -> str:
+    """Return the key of a field in mervn.toml."""
+    return field.replace("_", "-")
+
+
+def _keys(model: type[Options]) -> list[str]:
+    return list(map(_key, model.model_fields))
 
 
 def _from_json(path: Path, model: type[Options]) -> dict[str, Setting]:
@@ -105,34 +120,34 @@ def _from_json(path: Path, model: type[Options]) -> dict[str, Setting]:
         raise UsageError(f"--config must be a JSON file as a run writes it, found {path}: {error}") from error
     options = document.get("options", document) if isinstance(document, dict) else None
     if not isinstance(options, dict):
-        raise UsageError(f"--config must hold a JSON object of options, found another thing in {path}")
-    known = [field.replace("_", "-") for field in model.model_fields]
+        raise UsageError(f"--config must hold a JSON object of options, found another type in {path}")
+    known = _keys(model)
     for key in options:
-        if key.replace("_", "-") not in known:
-            raise UsageError(f"{path}: no option is called {key!r}{did_you_mean(key.replace('_', '-'), known)}")
+        if _key(key) not in known:
+            raise UsageError(f"{path}: no option is called {key!r}{did_you_mean(_key(key), known)}")
     return {key.replace("-", "_"): Setting(value, str(path)) for key, value in options.items()}
 
 
 def _refuse_code(settings: Mapping[str, Setting]) -> None:
-    """Raise UsageError where a file names a user's own class, or says trust_code: files can come from somebody else.
+    """Raise UsageError if a file names a custom module or sets trust_code.
 
-    Code runs only if the command line says so.
+    Files can come from other people, so code runs only if a flag allows it.
     """
     for name, setting in settings.items():
         flag = flag_name(name)
         if setting.source == "flag":
             continue
-        if isinstance(setting.value, str) and is_own(setting.value):
+        if isinstance(setting.value, str) and is_custom_module(setting.value):
             found = setting.value
             raise UsageError(f"{setting.source} names the code {found}; review it, then pass {flag} {found}")
         if name == "trust_code" and setting.value is not False:
-            raise UsageError(f"{setting.source} must not say trust_code; review the code of the run, then pass {flag}")
+            raise UsageError(f"{setting.source} must not set trust_code; review the code of the run, then pass {flag}")
 
 
 def _from_toml(command: str, model: type[Options]) -> dict[str, Setting]:
-    """Return what mervn.toml of the current folder says for a command.
+    """Return the options that mervn.toml of the current folder sets for a command.
 
-    A key that may have been meant for this command is an error; one of another command's alone is a warning.
+    An invalid key that may be meant for this command is an error; one of another command is a warning.
     """
     path = Path(TOML_FILE)
     if not path.exists():
@@ -150,8 +165,7 @@ def _from_toml(command: str, model: type[Options]) -> dict[str, Setting]:
         if fault is not None:
             (faults if concerns else warned).append(f"{path}: {fault}")
         elif isinstance(value, dict):
-            unknown = [f"{path} [{key}]: {each}" for each in _table_faults(key, value)]
-            (faults if key == table else warned).extend(unknown)
+            (faults if key == table else warned).extend(_table_faults(f"{path} [{key}]", key, value))
         elif key.replace("-", "_") in model.model_fields:
             found[key.replace("-", "_")] = Setting(value, str(path))
     for line in warned:
@@ -165,7 +179,7 @@ def _from_toml(command: str, model: type[Options]) -> dict[str, Setting]:
 
 
 def _top_fault(key: str, value: Any, table: str, model: type[Options]) -> tuple[str | None, bool]:
-    """Return what is wrong with a key outside all tables, or with a table's name, and whether this command is meant."""
+    """Return the fault of a top-level key or of a table's name, and whether it concerns this command."""
     tables = list(dict.fromkeys(name.split(" ")[0] for name in COMMANDS))
     if isinstance(value, dict):
         if key in tables:
@@ -173,30 +187,33 @@ def _top_fault(key: str, value: Any, table: str, model: type[Options]) -> tuple[
         near = difflib.get_close_matches(key, tables, n=3)
         hint = did_you_mean(key, tables) or f"; it must be one of {', '.join(tables)}"
         return f"no command is called [{key}]{hint}", table in near
-    if key.replace("_", "-") in SHARED_KEYS:
+    if _key(key) in SHARED_KEYS:
         return None, False
-    owners = [name for name in tables if key.replace("_", "-") in _options_of(name)]
+    owners = [name for name in tables if _key(key) in _options_of(name)]
     if owners:
-        places = " or ".join(f"[{name}]" for name in owners)
-        return f"{key} is no key for all commands ({', '.join(SHARED_KEYS)}); put it under {places}", table in owners
-    known = [*SHARED_KEYS, *(field.replace("_", "-") for field in model.model_fields), *tables]
+        places = " or ".join(map("[{}]".format, owners))
+        return f"{key} is not a key for all commands ({', '.join(SHARED_KEYS)}); put it under {places}", table in owners
+    known = [*SHARED_KEYS, *_keys(model), *tables]
     return f"no command knows {key!r}{did_you_mean(key, known)}", True
 
 
 def _options_of(table: str) -> set[str]:
     """Return the keys that a table can hold: the options of its command, or of all commands of a group."""
-    models = [import_target(spec.options) for name, spec in COMMANDS.items() if name.split(" ")[0] == table]
-    return {field.replace("_", "-") for model in models for field in model.model_fields}
+    found: set[str] = set()
+    for name, spec in COMMANDS.items():
+        if name.split(" ")[0] == table:
+            found.update(_keys(import_target(spec.options)))
+    return found
 
 
-def _table_faults(table: str, values: Mapping[str, Any]) -> list[str]:
+def _table_faults(place: str, table: str, values: Mapping[str, Any]) -> list[str]:
     known = _options_of(table)
-    unknown = [key for key in values if key.replace("_", "-") not in known]
-    return [f"no option is called {key!r}{did_you_mean(key, known)}" for key in unknown]
+    unknown = [key for key in values if _key(key) not in known]
+    return [f"{place}: no option is called {key!r}{did_you_mean(key, known)}" for key in unknown]
 
 
 def _choices(model: type[Options], name: str) -> list[str]:
-    """Return the values that an option can have, where they are few: of a Literal, or of a registry."""
+    """Return the valid values of an option that is a Literal or a name of a registry; else none."""
     found: list[str] = []
     parts: list[Any] = [model.model_fields[name].annotation, *model.model_fields[name].metadata]
     while parts:

@@ -1,45 +1,68 @@
-"""Option models of stage one: flag names, defaults, descriptions. Imports nothing heavy."""
+"""Option models of feature extraction: names, defaults, descriptions and help groups. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError, core_schema
 
 SPLITS: tuple[Literal["train", "valid", "test"], ...] = ("train", "valid", "test")
+CUSTOM_MODULE = re.compile(r".+\.py:[A-Za-z_]\w*")
 
 
-OWN = re.compile(r".+\.py:[A-Za-z_]\w*")
+class Group(Enum):
+    """Help group of an option, in the order in which `--help` shows them."""
+
+    DATA = "Data"
+    ENCODERS = "Encoders"
+    MODEL = "Model"
+    TRAINING = "Training"
+    SAMPLING = "Sampling"
+    OUTPUT = "Output"
+    GENERAL = "General"
 
 
-def is_own(name: str) -> bool:
-    """Tell whether a name means a class in a user's own file, `FILE.py:Class`."""
-    return OWN.fullmatch(name) is not None
+class Mark(Enum):
+    """Property of an option, declared in its annotation."""
+
+    ADVANCED = "ADVANCED"
+    """Only `--help-all` shows it."""
+    NOT_IN_HASH = "NOT_IN_HASH"
+    """It cannot change a result, or what it points to is in the inputs: it is no part of a run's hash."""
+
+
+ADVANCED, NOT_IN_HASH = Mark.ADVANCED, Mark.NOT_IN_HASH
+
+
+def is_custom_module(name: str) -> bool:
+    """Tell whether a name means a class in a user's file, `FILE.py:Class`."""
+    return CUSTOM_MODULE.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Restricts a str field to a registry's names, `Annotated[str, OneOf(FUSIONS)]`; with `own` also FILE.py:Class."""
+    """Restricts a str field to the names of a registry, or with `custom` to these and FILE.py:Class."""
 
     names: Iterable[str]
-    own: bool = False
+    custom: bool = False
 
     @property
     def choices(self) -> list[str]:
-        """What may stand there, for people."""
-        return [*self.names, "FILE.py:Class"] if self.own else [*self.names]
+        """The valid values, as help and errors show them."""
+        return [*self.names, "FILE.py:Class"] if self.custom else [*self.names]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
-        """Accept the names."""
+        """Return the schema of pydantic that checks the name."""
         return core_schema.no_info_plain_validator_function(self._check)
 
     def _check(self, value: Any) -> str:
-        if isinstance(value, str) and (value in list(self.names) or (self.own and is_own(value))):
+        if isinstance(value, str) and (value in list(self.names) or (self.custom and is_custom_module(value))):
             return value
         *first, last = self.choices
         raise PydanticCustomError("one_of", "input should be {choices}", {"choices": f"{', '.join(first)} or {last}"})
@@ -49,103 +72,163 @@ class Options(BaseModel):
     """Options of one command: frozen, unknown keys are errors, field name = flag name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-    rivals: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    """Options of which one stands in place of the others."""
+    exclusive: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Sets of options of which only one can be given; a flag replaces the others that a file gives."""
     _general: frozenset[str] = PrivateAttr(frozenset())
 
     @property
     def given(self) -> frozenset[str]:
-        """The options that were given for this call; not those of mervn.toml or --config, which are for many calls."""
+        """The options given for this call, without those from mervn.toml and --config, which serve many calls."""
         return frozenset(self.model_fields_set) - self._general
 
     def with_general(self, names: Iterable[str]) -> Self:
-        """Mark options as general defaults: one that the other options leave unread is no fault."""
+        """Return a copy in which these options are defaults for many calls: it is no error if nothing reads them."""
         found = self.model_copy()
         found._general = frozenset(names)
         return found
 
+    @classmethod
+    def marks(cls, name: str) -> list[Any]:
+        """Return the markers in a field's annotation; a field declared again keeps those of its base class."""
+        bases = [base for base in cls.__mro__ if issubclass(base, Options) and name in base.model_fields]
+        return [mark for base in bases for mark in base.model_fields[name].metadata]
+
+    @classmethod
+    def group(cls, name: str) -> Group:
+        """Return the help group of a field."""
+        return next((mark for mark in cls.marks(name) if isinstance(mark, Group)), Group.GENERAL)
+
+    @classmethod
+    def not_in_hash(cls) -> frozenset[str]:
+        """Return the fields that are no part of a run's hash."""
+        return frozenset(name for name in cls.model_fields if NOT_IN_HASH in cls.marks(name))
+
+
+class ThreadOptions(Options):
+    """Number of CPU threads."""
+
+    threads: Annotated[PositiveInt | None, Group.GENERAL, ADVANCED, NOT_IN_HASH] = Field(
+        None, description="Number of CPU threads [default: PyTorch's choice]."
+    )
+
+
+class DeviceOptions(ThreadOptions):
+    """Where a command computes."""
+
+    device: Annotated[str, Group.GENERAL, NOT_IN_HASH] = Field(
+        "auto", description="cpu, cuda, cuda:1, ...; auto: a GPU if available."
+    )
+
 
 class CorpusOptions(Options):
-    """Where the data is."""
+    """Location of the manifests and the audio."""
 
-    data: Path | None = Field(
-        None, description="Folder of train.jsonl, valid.jsonl, test.jsonl; else data in mervn.toml, else ./data."
+    data: Annotated[Path | None, Group.DATA, NOT_IN_HASH] = Field(
+        None, description="Folder with train.jsonl, valid.jsonl and test.jsonl [default: ./data]."
     )
-    audio_root: Path | None = Field(
-        None, description="Folder that wav_path is relative to; else the folder of the manifest."
+    audio_root: Annotated[Path | None, Group.DATA, ADVANCED, NOT_IN_HASH] = Field(
+        None, description="Folder that wav_path is relative to [default: the folder of the manifest]."
     )
 
 
 class DataOptions(CorpusOptions):
-    """Where the data and the stores are."""
+    """Location of the manifests, the audio and the feature stores."""
 
-    features_dir: Path | None = Field(
-        None, description="Folder of the feature stores; else $MERVN_FEATURES, else DATA/stores."
+    features_dir: Annotated[Path | None, Group.DATA, NOT_IN_HASH] = Field(
+        None, description="Feature stores [default: $MERVN_FEATURES or DATA/stores]."
     )
 
 
-class EncodeOptions(DataOptions):
-    """Which encoders to run, and how."""
+class SelectorOptions(Options):
+    """Which encoders are used."""
 
-    audio_encoder: str | None = Field(None, description="NAME[=MODEL][@LAYERS], two joined by +; see `mervn encoders`.")
-    text_encoder: str | None = Field(None, description="NAME[=MODEL][@LAYERS]; see `mervn encoders`.")
-    encoder_precision: Literal["fp32", "bf16"] = Field("fp32", description="Precision the encoder computes in.")
-    segmenter: Literal["pyvi", "underthesea", "vncorenlp", "none"] | None = Field(
+    audio_encoder: Annotated[str | None, Group.ENCODERS, NOT_IN_HASH] = Field(
+        None, description="NAME[=MODEL][@LAYERS], two joined by +; see `mervn encoders`."
+    )
+    text_encoder: Annotated[str | None, Group.ENCODERS, NOT_IN_HASH] = Field(
+        None, description="NAME[=MODEL][@LAYERS]; see `mervn encoders`."
+    )
+
+
+class EncoderOptions(Options):
+    """Settings of the encoders; each is read by some encoders only."""
+
+    segmenter: Annotated[Literal["pyvi", "underthesea", "vncorenlp", "none"] | None, Group.ENCODERS, ADVANCED] = Field(
         None,
-        description="Word segmenter of a text encoder; if unset pyvi for phobert and videberta, none for any other. "
+        description="Word segmenter of the text encoder [default: pyvi for phobert and videberta, else none]. "
         "vncorenlp needs Java and the folder $MERVN_VNCORENLP.",
     )
-    tone_style: Literal["keep", "old", "new"] | None = Field(
+    tone_style: Annotated[Literal["keep", "old", "new"] | None, Group.ENCODERS, ADVANCED] = Field(
         None,
-        description="Tone marks for a text encoder: as they are (keep), old (hòa) or new (hoà) style; if unset new for "
-        "phobert, keep for any other.",
+        description="Placement of tone marks for the text encoder: keep, old (hòa) or new (hoà) "
+        "[default: new for phobert, else keep].",
     )
-    whisper_mode: Literal["30s", "trimmed"] | None = Field(
-        None, description="Whisper over padded windows of 30 s (unset), or over the real rows alone: faster, less true."
-    )
-    store_dtype: Literal["fp16", "fp32"] = Field("fp16", description="Precision on disk.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if torch sees one.")
-    threads: Annotated[int, Field(ge=1)] | None = Field(None, description="CPU threads; torch's own choice if unset.")
-    batch_seconds: Annotated[float, Field(gt=0)] | None = Field(
+    whisper_mode: Annotated[Literal["30s", "trimmed"] | None, Group.ENCODERS, ADVANCED] = Field(
         None,
-        description="Padded seconds of audio per batch; if unset as the store's first extraction, which takes 8 on a "
-        "CPU and 480 on a GPU.",
+        description="Pad the audio to 30 s, as Whisper was trained, or encode only the real frames: faster, but not "
+        "how Whisper was trained [default: 30s].",
     )
-    update: bool = Field(False, description="Replace the features of utterances whose audio or transcript changed.")
+
+
+class EncodeOptions(DataOptions, SelectorOptions, EncoderOptions, DeviceOptions):
+    """Options of the commands that run encoders over the data."""
+
+    encoder_precision: Annotated[Literal["fp32", "bf16"], Group.ENCODERS] = Field(
+        "fp32", description="Precision in which the encoder computes."
+    )
+    store_dtype: Annotated[Literal["fp16", "fp32"], Group.OUTPUT] = Field(
+        "fp16", description="Precision of the features on disk."
+    )
+    batch_seconds: Annotated[PositiveFloat | None, Group.ENCODERS] = Field(
+        None,
+        description="Seconds of audio per batch, padding included [default: as in the store's first extraction; 8 on "
+        "CPU, 480 on GPU].",
+    )
+    update: Annotated[bool, Group.OUTPUT] = Field(
+        False, description="Replace the features of utterances whose audio or transcript changed."
+    )
 
 
 class ExtractOptions(EncodeOptions):
     """Options of `mervn extract`."""
 
-    splits: tuple[Literal["train", "valid", "test"], ...] = Field(SPLITS, description="Splits to extract.")
-    limit: Annotated[int, Field(ge=1)] | None = Field(None, description="Only the first N utterances of each split.")
-    verify_inputs: bool = Field(False, description="Decode all audio that was extracted before and compare it.")
-    plan: bool = Field(False, description="Print what would be done and what it would take, then stop.")
-    retry_rejected: bool = Field(
-        False, description="Try again what was rejected before, though neither audio nor transcript has changed."
+    splits: Annotated[tuple[Literal["train", "valid", "test"], ...], Group.DATA] = Field(
+        SPLITS, description="Splits to extract."
     )
-    format: Literal["hdf5", "zarr"] | None = Field(
-        None, description="Format of new parts; that of the store's other parts if unset, else hdf5."
+    limit: Annotated[PositiveInt | None, Group.DATA] = Field(
+        None, description="Extract only the first N utterances of each split."
     )
-    shard: Annotated[str, Field(pattern=r"^[1-9]\d*/[1-9]\d*$")] | None = Field(
-        None, description="I/N: only the I-th of N shares of the work, for job arrays."
+    verify_inputs: Annotated[bool, Group.DATA, ADVANCED] = Field(
+        False, description="Decode all audio that is already extracted and check that it has not changed."
     )
-    engine: Literal["local", "ray"] = Field("local", description="This process, or actors on a Ray cluster.")
-    workers: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Ray actors; one a GPU of the cluster if unset, or one a CPU where there is no GPU."
+    plan: Annotated[bool, Group.OUTPUT] = Field(False, description="Print what would be done, and its cost, then stop.")
+    retry_rejected: Annotated[bool, Group.DATA, ADVANCED] = Field(
+        False, description="Retry rejected utterances even if their audio and transcript have not changed."
     )
-    ray_address: str | None = Field(
-        None, description="A running Ray cluster (auto, or HOST:PORT); if unset one is started on this machine."
+    format: Annotated[Literal["hdf5", "zarr"] | None, Group.OUTPUT, ADVANCED] = Field(
+        None, description="File format of new parts [default: that of the store's other parts, else hdf5]."
+    )
+    shard: Annotated[Annotated[str, Field(pattern=r"^[1-9]\d*/[1-9]\d*$")] | None, Group.GENERAL, ADVANCED] = Field(
+        None, description="I/N: extract only the I-th of N parts of the data, for job arrays."
+    )
+    engine: Annotated[Literal["local", "ray"], Group.GENERAL, ADVANCED] = Field(
+        "local", description="Extract in this process, or in actors on a Ray cluster."
+    )
+    workers: Annotated[PositiveInt | None, Group.GENERAL, ADVANCED] = Field(
+        None, description="Number of Ray actors [default: one per GPU of the cluster, else one per CPU]."
+    )
+    ray_address: Annotated[str | None, Group.GENERAL, ADVANCED] = Field(
+        None, description="Address of a running Ray cluster, auto or HOST:PORT [default: start one on this machine]."
     )
 
     @model_validator(mode="after")
     def _check_engine(self) -> Any:
         if self.engine != "ray" and (self.workers is not None or self.ray_address is not None):
-            raise ValueError("workers and ray_address need --engine ray")
+            raise ValueError("--workers and --ray-address need --engine ray")
         if self.shard is not None:
             number, count = map(int, self.shard.split("/"))
             if number > count:
-                raise ValueError(f"shard must be I/N with I from 1 to N, found {self.shard}")
+                raise ValueError(f"--shard must be I/N with I from 1 to N, found {self.shard}")
         return self
 
 
@@ -164,7 +247,9 @@ class StoreInfoOptions(Options):
 class StoreVerifyOptions(Options):
     """Options of `mervn store verify`."""
 
-    set_aside: bool = Field(False, description="Rename damaged parts, so that extract encodes their utterances again.")
+    set_aside: Annotated[bool, Group.OUTPUT] = Field(
+        False, description="Rename damaged parts, so that `mervn extract` encodes their utterances again."
+    )
 
 
 class StoreCompactOptions(Options):
@@ -174,15 +259,15 @@ class StoreCompactOptions(Options):
 class StoreConvertOptions(Options):
     """Options of `mervn store convert`."""
 
-    format: Literal["hdf5", "zarr"] | None = Field(
-        None, description="The format to convert to; the other than its first part's if unset."
+    format: Annotated[Literal["hdf5", "zarr"] | None, Group.OUTPUT] = Field(
+        None, description="Format to convert to [default: the one that the first part does not have]."
     )
 
 
 class StoreRemoveOptions(Options):
     """Options of `mervn store rm`."""
 
-    yes: bool = Field(False, description="Do not ask.")
+    yes: Annotated[bool, Group.GENERAL] = Field(False, description="Remove the store without asking.")
 
 
 class EncodersOptions(Options):

@@ -16,9 +16,9 @@ from features.atomic_files import read_object
 from features.atomic_files import write_json as write_json
 from features.atomic_files import write_jsonl as write_jsonl
 from features.canonical import canonical_json
-from features.config import DataOptions, Options, is_own
+from features.config import DataOptions, Options, is_custom_module
 from features.errors import InputError, UsageError
-from mervn.config import NOT_CONFIGURATION, FoldOptions, HeadOptions, LabelOptions
+from mervn.config import FinetuneOptions, FoldOptions, HeadOptions, LabelOptions, TrainHeadOptions
 from mervn.data.streams import SECOND, StreamShape
 from mervn.result_folder import clear, require_same
 from mervn.result_folder import locked as folder_locked
@@ -47,7 +47,8 @@ class RunConfig:
     @property
     def configuration(self) -> dict[str, Any]:
         """Everything that decides the result, and nothing else."""
-        options = {key: _named(value) for key, value in self.options.items() if key not in NOT_CONFIGURATION}
+        outside = TrainHeadOptions.not_in_hash() | FinetuneOptions.not_in_hash()
+        options = {key: _named(value) for key, value in self.options.items() if key not in outside}
         return {"command": self.command, **options, "labels": list(self.labels), "inputs": dict(self.inputs)}
 
     @property
@@ -95,7 +96,7 @@ def find_run(folder: Path, config: RunConfig) -> Path:
 
 def _named(value: Any) -> Any:
     """Return a user's own module without its folder, for its content is in the inputs; anything else as it is."""
-    return Path(value).name if isinstance(value, str) and is_own(value) else value
+    return Path(value).name if isinstance(value, str) and is_custom_module(value) else value
 
 
 def read_config(run: Path) -> RunConfig:

@@ -92,7 +92,7 @@ def test_the_roles_are_the_options_that_take_a_class_of_a_file() -> None:
     roles = set()
     for name, info in fields:
         for constraint in info.metadata:
-            if isinstance(constraint, OneOf) and constraint.own:
+            if isinstance(constraint, OneOf) and constraint.custom:
                 roles.add(name)
     assert roles == set(ROLES)
 
@@ -195,7 +195,7 @@ def test_files_cannot_declare_code_as_trusted(
     options = {"init_head": str(attack.run), "trust_code": True, "epochs": 1, "output": str(tmp_path / "out")}
     (tmp_path / "theirs.json").write_text(json.dumps({"options": options}))
     assert mervn(["finetune", "--config", str(tmp_path / "theirs.json")]) == 2
-    assert "theirs.json must not say trust_code; review the code of the run, then pass --trust-code" in (
+    assert "theirs.json must not set trust_code; review the code of the run, then pass --trust-code" in (
         capsys.readouterr().err
     )
     monkeypatch.chdir(tmp_path)

@@ -177,7 +177,7 @@ def test_a_machine_that_cannot_see_the_audio_or_the_features_rejects_nothing(tmp
 def test_options_of_ray_need_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_data(tmp_path)
     assert run_command(["extract", "--data", str(tmp_path), "--workers", "2"]) == 2
-    assert "workers and ray_address need --engine ray" in capsys.readouterr().err
+    assert "--workers and --ray-address need --engine ray" in capsys.readouterr().err
     assert run_command(["extract", "--data", str(tmp_path), "--shard", "3/2"]) == 2
     assert "shard must be I/N with I from 1 to N, found 3/2" in capsys.readouterr().err
 

@@ -18,6 +18,7 @@ from features.encoders.selector import MEANS, Selector
 from features.errors import InputError, UsageError
 from features.store.identity import STORE_FILE, StoreInfo, read_store_info
 from features.store.models import KEPT_ENCODER, describe_models, recorded_models, recorded_selector
+from features.tables import aligned
 
 
 def list_stores(features_dir: Path, modality: str | None = None, *, means: bool = False) -> list[StoreInfo]:
@@ -139,8 +140,8 @@ def select_store(place: DataPlace, modality: str, selector: Selector | None, pat
         return found[0]
     if found:
         raise UsageError(
-            f"several {modality} stores match {selector or 'no selector'} in {place.features_dir}. "
-            f"Choose one with --{modality}-encoder or --{modality}-store PATH:\n{_table(found)}"
+            f"several {modality} stores match {selector or 'no selector'} in {place.features_dir}; "
+            f"choose one by adding its option:\n{_table(found)}"
         )
     raise not_extracted(place, modality, selector)
 
@@ -203,16 +204,22 @@ def _unrecorded(info: StoreInfo) -> str:
 
 
 def _table(stores: Sequence[StoreInfo]) -> str:
-    """Return the stores as text, with selectors and the fields that differ from the first store."""
-    lines = []
-    first = stores[0].identity.as_json()
-    for info in stores:
-        differing = differing_fields(first, info.identity.as_json())
-        fields = []
-        for key, (first_value, value) in differing.items():
-            fields.append(f"{key}={_short(value)} (first: {_short(first_value)})")
-        lines.append(f"  {info.path}, {recorded_selector(info).flag}" + (f": {', '.join(fields)}" if fields else ""))
-    return "\n".join(lines)
+    """List stores as `mervn store list` does, each with the option that selects it; then how they differ."""
+    from features.store.listing import COLUMNS, summarize
+
+    flags = [recorded_selector(info).flag for info in stores]
+    rows = []
+    for info, flag in zip(stores, flags, strict=True):
+        option = flag if flags.count(flag) == 1 else f"--{info.modality}-store {info.path}"
+        rows.append((option, *summarize(info).cells))
+    header, *lines = aligned(("option", *COLUMNS), rows)
+    listed = [f"  {header}"]
+    for info, line in zip(stores, lines, strict=True):
+        listed.append(f"  {line}")
+        differing = differing_fields(stores[0].identity.as_json(), info.identity.as_json())
+        fields = ", ".join(f"{key}={_short(pair[1])} (first: {_short(pair[0])})" for key, pair in differing.items())
+        listed += [f"    {fields}"] if fields else []
+    return "\n".join(listed)
 
 
 def _short(value: object) -> str:

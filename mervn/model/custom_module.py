@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from features.atomic_files import write_atomically
-from features.config import is_own
+from features.config import is_custom_module
 from features.errors import InputError, UsageError
 from mervn.config import HeadOptions, TrainHeadOptions
 from mervn.registry import FUSIONS, LOSSES, POOLINGS, FusionSpec, LossSpec
@@ -94,7 +94,7 @@ class CustomModule:
 
 def read_module(reference: str) -> CustomModule:
     """Read the file that `FILE.py:Class` names; UsageError if it cannot be read."""
-    if not is_own(reference):
+    if not is_custom_module(reference):
         raise UsageError(f"a custom module must be given as FILE.py:Class, found {reference}")
     path, name = split_reference(reference)
     try:
@@ -121,7 +121,7 @@ def error_location(error: BaseException, path: Path) -> str:
 
 def fusion_spec(name: str) -> FusionSpec:
     """Return the spec of a built-in or custom fusion."""
-    if not is_own(name):
+    if not is_custom_module(name):
         return FUSIONS[name]
     module = read_module(name)
     module.load()
@@ -137,7 +137,7 @@ def fusion_spec(name: str) -> FusionSpec:
 
 def pooling_target(name: str) -> str:
     """Return the `module:Class` of a built-in or custom pooling."""
-    if not is_own(name):
+    if not is_custom_module(name):
         return POOLINGS[name]
     module = read_module(name)
     module.load()
@@ -146,7 +146,7 @@ def pooling_target(name: str) -> str:
 
 def loss_spec(name: str) -> LossSpec:
     """Return the spec of a built-in or custom loss."""
-    if not is_own(name):
+    if not is_custom_module(name):
         return LOSSES[name]
     module = read_module(name)
     module.load()
@@ -158,7 +158,7 @@ def custom_modules(options: HeadOptions) -> dict[str, CustomModule]:
     modules = {}
     for role in ROLES:
         reference = getattr(options, role, "")
-        if is_own(reference):
+        if is_custom_module(reference):
             modules[role] = read_module(reference)
     return modules
 
@@ -191,7 +191,7 @@ def saved_modules(run: Path, options: Mapping[str, Any], recorded: Any, trust_co
         raise InputError(f"{run}: inputs.modules must be an object, found {recorded!r}")
     for role in ROLES:
         option = options.get(role)
-        if role not in recorded and isinstance(option, str) and is_own(option):
+        if role not in recorded and isinstance(option, str) and is_custom_module(option):
             raise InputError(
                 f"{run}: {role} names the code {option}, which inputs.modules does not list: it is not loaded"
             )
@@ -213,7 +213,7 @@ def _saved_reference(run: Path, role: str, option: Any, entry: Any, trust_code: 
     if not isinstance(entry, Mapping) or not all(isinstance(entry.get(key), str) for key in ("class", "sha256")):
         raise InputError(f"{run}: {role} in inputs.modules must have a class and a sha256, found {entry!r}")
     name = str(entry["class"])
-    if not isinstance(option, str) or not is_own(option) or split_reference(option)[1] != name:
+    if not isinstance(option, str) or not is_custom_module(option) or split_reference(option)[1] != name:
         raise InputError(f"{run}: {role} must name the class {name!r} that inputs.modules lists, found {option!r}")
     copy = run / FOLDER / f"{role}.py"
     # A link could lead to code outside the run.

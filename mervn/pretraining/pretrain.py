@@ -16,7 +16,6 @@ from typing import Any
 
 from features.atomic_files import read_object, write_json, write_jsonl
 from features.canonical import canonical_json
-from features.config import DataOptions
 from features.device import precision_context, resolve_device
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
 from features.encoders.pretrained import save_native
@@ -36,10 +35,6 @@ SCHEMA = 1
 PRETRAIN_FILE = "pretrain.json"
 SCORES = ("l1", "mean_l1", "ratio")
 SPLITS = ("train", "valid")
-NOT_CONFIGURATION = frozenset(DataOptions.model_fields) | {
-    "output", "device", "threads", "checkpoint_every", "force",
-}  # fmt: skip
-"""Options that do not change the result: paths and execution."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +86,9 @@ def _document(options: PretrainOptions, data: Path, manifests: Manifests) -> dic
 
 
 def _configuration(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of pretrain.json that determines the result."""
-    options = {key: value for key, value in document["options"].items() if key not in NOT_CONFIGURATION}
+    """Return everything that decides the result, and nothing else."""
+    outside = PretrainOptions.not_in_hash() | {"features_dir"}  # an option of earlier versions
+    options = {key: value for key, value in document["options"].items() if key not in outside}
     return {"command": document["command"], **options, "inputs": document["inputs"]}
 
 

@@ -34,7 +34,7 @@ class BatchPlan:
         self.mixed_lengths = mixed_lengths(train.audio_seconds, train.syllables, options.alpha)
         self.weights = sampling_weights(train.targets, self.mixed_lengths, options.beta)
         lengths = np.array(list(train.lengths.values()))  # (streams, N)
-        self.batch_size = BatchSize(lengths, options.utterances_a_batch, options.frame_budget)
+        self.batch_size = BatchSize(lengths, options.utterances_per_batch, options.frame_budget)
         self.usual_steps = self.num_steps(self.batches(0))
         """Steps of the first epoch; with a frame budget the others differ a little."""
 

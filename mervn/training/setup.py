@@ -57,7 +57,7 @@ def resolve(options: TrainingT, device: torch.device, given: Collection[str] | N
     require_pooling(options.fusion, options.pooling)
     refuse_unread(options, options.given if given is None else given)
     fusion, unread = fusion_spec(options.fusion), frozenset(unread_options(options))
-    amp, batch_size = resolve_amp(options.amp, device), options.utterances_a_batch
+    amp, batch_size = resolve_amp(options.amp, device), options.utterances_per_batch
     decided = without_unread(options).model_copy(update={"amp": amp, "batch_size": batch_size})
     return Resolved(decided, unread, fusion, custom_modules(options), device)
 

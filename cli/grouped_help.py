@@ -1,0 +1,69 @@
+"""Click command and option whose help comes in named groups: `--help` shows the common options, `--help-all` all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from features.config import Group
+
+WIDTH = 120
+"""Maximum width of the help in columns; a narrower terminal decides."""
+COLUMN = 29
+"""Maximum width of the options in the help; the help of a longer one starts on the next line."""
+
+
+class GroupedOption(click.Option):
+    """Click option with a help group; only `--help-all` shows one that is `advanced`."""
+
+    def __init__(self, *args: Any, group: Group = Group.GENERAL, advanced: bool = False, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.group, self.advanced = group, advanced
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the option and its help; a flag and its opposite as `--[no-]NAME`, which is narrower."""
+        if self.secondary_opts:
+            return f"--[no-]{self.opts[0].removeprefix('--')}", self.help or ""
+        return super().get_help_record(ctx)
+
+
+class GroupedCommand(click.Command):
+    """Click command that lists its options in the order of `Group`; it has `--help-all` if any option is advanced."""
+
+    def __init__(self, name: str, **attributes: Any) -> None:
+        settings = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
+        super().__init__(name, context_settings=settings, **attributes)
+        self.shows_all = not any(isinstance(param, GroupedOption) and param.advanced for param in self.params)
+        if not self.shows_all:
+            self.params.append(
+                GroupedOption(
+                    ["--help-all"], is_flag=True, expose_value=False, is_eager=True, callback=self._show_all,
+                    help="Show all options, of which --help shows the common ones.",
+                )
+            )  # fmt: skip
+
+    def _show_all(self, ctx: click.Context, _: click.Parameter, value: bool) -> None:
+        if value and not ctx.resilient_parsing:
+            self.shows_all = True
+            click.echo(ctx.get_help())
+            ctx.exit()
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section per group."""
+        sections: dict[Group, list[tuple[str, str]]] = {}
+        column = 0
+        for param in sorted(self.get_params(ctx), key=_rank):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
+            if record is not None and (self.shows_all or not getattr(param, "advanced", False)):
+                sections.setdefault(getattr(param, "group", Group.GENERAL), []).append(record)
+                column = max(column, len(record[0])) if len(record[0]) <= COLUMN else column
+        for group in Group:
+            if group in sections:
+                with formatter.section(group.value):  # names padded: all sections have equal columns
+                    formatter.write_dl([(name.ljust(column), text) for name, text in sections[group]], col_max=column)
+
+
+def _rank(param: click.Parameter) -> tuple[bool, bool]:
+    """Return the sort key of an option: common before advanced, options with a value before flags."""
+    return getattr(param, "advanced", False), getattr(param, "is_flag", False)

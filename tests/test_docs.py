@@ -305,7 +305,7 @@ def test_the_example_lines_of_a_manifest_are_valid() -> None:
     for block in examples:
         for line in block.text.splitlines():
             found = parse_fields(json.loads(line))
-            assert not found.faults and not found.near, f"{block.page}:{block.line}"
+            assert not found.faults and not found.similar, f"{block.page}:{block.line}"
 
 
 def anchors(page: Path) -> set[str]:

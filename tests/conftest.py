@@ -1,20 +1,28 @@
-"""Set-up shared by all tests: no network, and the same number of threads everywhere."""
+"""Set-up shared by all tests: no network, and one thread per process, for the tests run in several at once."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # of commands and benchmarks that tests start
 os.environ.pop("MERVN_FEATURES", None)
 
 import pytest
 import torch
 
-torch.set_num_threads(2)  # before fixtures of a module train: equal bytes are promised at equal numbers of threads
+torch.set_num_threads(1)  # before fixtures of a module train: equal bytes are promised at equal numbers of threads
+SLOW = ("test_benchmarks", "test_known_answers", "test_distributed", "test_finetune", "test_ray_engine", "test_docs")
+"""Files that begin first, so that no worker is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slow files first."""
+    items.sort(key=lambda item: item.path.stem not in SLOW)
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> None:
+def one_thread() -> None:
     """Undo what a command under test did to the number of threads."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(params=["hdf5", "zarr"])

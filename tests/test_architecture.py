@@ -140,3 +140,17 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.rstrip().endswith("HEAVY []"), result.stdout[-200:]
     assert "Usage: " in result.stdout
+
+
+ACROSS_MODULES = {
+    "architecture", "benchmarks", "checkpoint_loading", "docs", "earlier_files", "gpu", "hidden_states", "install",
+    "language", "masked_norms", "transfers",
+}  # fmt: skip
+"""Tests of what holds for several modules at once."""
+
+
+def test_test_files_are_named_after_the_module_they_test() -> None:
+    names = {path.stem for path, _ in modules(ROOT)} | ACROSS_MODULES
+    tests = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
+    assert tests - names == set()
+    assert ACROSS_MODULES - tests == set()

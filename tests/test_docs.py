@@ -160,19 +160,12 @@ def mervn_command(*arguments: str) -> int:
         return run(list(arguments))
 
 
-@pytest.fixture(autouse=True)
-def one_thread(two_threads: None) -> None:
-    """Use one thread: models of this size are faster so."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a corpus, two stores and a run; pages work on copies of it."""
     folder = tmp_path_factory.mktemp("docs") / "prepared"
     folder.mkdir()
     make_corpus(folder / "data")
-    torch.set_num_threads(1)
     (folder / "mervn.toml").write_text(SMALL)
     before = Path.cwd()
     os.chdir(folder)

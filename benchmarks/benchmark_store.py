@@ -125,12 +125,13 @@ STREAM = """
 import json, sys
 import numpy as np, torch
 from pathlib import Path
+from features.progress import SILENT
 from features.store.reader import FeatureStore
 from mervn.training.sampling import BatchSize, epoch_batches
 from mervn.data.stored_sequences import Sequences, make_resident
 store = FeatureStore(sys.argv[1])
 sequences = Sequences(store, list(store))
-make_resident([sequences], torch.device("cpu"), 0.5, lambda text: print(text, file=sys.stderr))
+make_resident([sequences], torch.device("cpu"), 0.5, SILENT)
 lengths = np.array(sequences.sizes, float)
 peak = total = 0
 cutting = BatchSize(np.array([sequences.sizes]), 32)

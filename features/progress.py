@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from tqdm import tqdm
-
-Say = Callable[[str], None]
-"""Prints one status line."""
-Progress = Callable[..., Any]
-"""(total, done, what="") -> a progress bar of `total` utterances with `done` done; has `update(n)`
-and `close()`."""
 
 
 class Reporter(Protocol):
@@ -45,10 +39,6 @@ class Silent:
 
 
 SILENT = Silent()
-
-
-def silent(line: str) -> None:
-    """Print nothing."""
 
 
 def no_bar(total: int, done: int, what: str = "") -> Any:

@@ -58,12 +58,14 @@ def test_a_device_is_filled_in_chunks(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_budget_decides_and_says_so(tmp_path: Path) -> None:
-    said: list[str] = []
+    recorder = Recorder()
     sequences = make_sequences(tmp_path)
-    make_resident([sequences], CPU, 0.0, said.append)
-    assert not sequences.resident and "streamed from disk: they do not fit into the budget of 0 GB" in said[-1]
-    make_resident([sequences], CPU, None, said.append)
-    assert sequences.resident and "resident in memory: they fit into half of the" in said[-1]
+    make_resident([sequences], CPU, 0.0, recorder)
+    assert (
+        not sequences.resident and "streamed from disk: they do not fit into the budget of 0 GB" in recorder.lines[-1]
+    )
+    make_resident([sequences], CPU, None, recorder)
+    assert sequences.resident and "resident in memory: they fit into half of the" in recorder.lines[-1]
     assert 0 < available_bytes(CPU) < 2**50
 
 

@@ -19,11 +19,11 @@ import pytest
 import soundfile
 import torch
 from test_extract import run as extract
-from tiny import make_data, read_jsonl, wave, write_manifest
+from tiny import Recorder, make_data, read_jsonl, wave, write_manifest
 
 from features.errors import InputError, UsageError
 from features.manifests.manifest import Manifests, read_manifests
-from features.progress import Silent
+from features.progress import SILENT, Silent
 from mervn.config import EvaluateOptions, TrainHeadOptions
 from mervn.data.split import read_batch
 from mervn.data.stored_split import load_split
@@ -378,16 +378,16 @@ def test_looks_of_two_evaluations_at_once_are_counted_once(tmp_path: Path, monke
         for run in [tmp_path / "one", tmp_path / "two"] * 2:
             run.mkdir(exist_ok=True)
             (tmp_path / "data").mkdir(exist_ok=True)
-            pool.submit(record_look, run, tmp_path / "data", look, print)
+            pool.submit(record_look, run, tmp_path / "data", look, SILENT)
     assert len(read_jsonl(tmp_path / "data" / "test_access.jsonl")) == 1
     assert len(read_jsonl(tmp_path / "one" / "test_access.jsonl")) == 1
 
 
 def test_a_data_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
-    said: list[str] = []
+    recorder = Recorder()
     (tmp_path / "run").mkdir()
-    assert record_look(tmp_path / "run", tmp_path / "nowhere", Look("0", "1", "2"), said.append) == 1
-    assert said[0].startswith("warning: the look at the test split could not be recorded in")
+    assert record_look(tmp_path / "run", tmp_path / "nowhere", Look("0", "1", "2"), recorder) == 1
+    assert recorder.lines[0].startswith("warning: the look at the test split could not be recorded in")
 
 
 def results(run: Path) -> dict[str, bytes]:

@@ -17,7 +17,7 @@ from features.audio.segment import AudioError, decode_segment
 from features.encoders.base import Encoder
 from features.manifests.manifest import Utterance
 from features.memory import is_out_of_memory
-from features.progress import Say, silent
+from features.progress import SILENT, Reporter
 from features.store.reader import UtteranceInfo
 from features.text.normalize import normalize_text, text_sha256
 
@@ -172,9 +172,11 @@ class InputComparison:
     once and each utterance is decoded once, for any number of stores.
     """
 
-    def __init__(self, modality: str, say: Say = silent, *, offline: bool = False, decode: bool = False) -> None:
+    def __init__(
+        self, modality: str, reporter: Reporter = SILENT, *, offline: bool = False, decode: bool = False
+    ) -> None:
         self.modality, self.offline, self.decode = modality, offline, decode
-        self._say = say
+        self._reporter = reporter
         self._announced = False
         self._fingerprints: dict[Path, str | None] = {}
         self._sha256: dict[tuple[Path, float, float | None, int | str], str] = {}
@@ -192,7 +194,7 @@ class InputComparison:
             return "same" if all(then[key] == now[key] for key in ("start", "end", "channel")) else "changed"
         if "fingerprint" not in then and not self._announced:
             self._announced = True
-            self._say(
+            self._reporter.say(
                 "these features were stored without fingerprints of the audio files: decoding and comparing the audio "
                 "now, then recording the fingerprints"
             )

@@ -168,7 +168,7 @@ def make_plan(
     """
     measured = measure(utterances, encoder)
     modality = encoder.modality
-    comparison = InputComparison(modality, reporter.say, decode=settings.verify_inputs)
+    comparison = InputComparison(modality, reporter, decode=settings.verify_inputs)
     targets = [_make_target(measured, identity, comparison, settings) for identity in identities]
     frame_bytes = encoder.dim * (2 if identities[0].store_dtype == "fp16" else 4)
     sizes = [count * frame_bytes for count in measured.num_frames]

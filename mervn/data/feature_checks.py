@@ -9,7 +9,7 @@ from features.audio.segment import AudioError
 from features.errors import InputError
 from features.extraction.encoder_input import InputComparison
 from features.manifests.manifest import Utterance
-from features.progress import Say
+from features.progress import Reporter
 from features.store.reader import FeatureStore
 from features.store.rejected import REJECTED_FILE, Rejections, read_rejected
 from mervn.data.split import SHOWN
@@ -85,7 +85,7 @@ def refuse_training_utterances(utterances: Sequence[Utterance], streams: Mapping
 
 
 def refuse_changed(
-    name: str, utterances: Sequence[Utterance], streams: Mapping[str, Stream], decode: bool, say: Say
+    name: str, utterances: Sequence[Utterance], streams: Mapping[str, Stream], decode: bool, reporter: Reporter
 ) -> dict[str, set[str]]:
     """Raise InputError if features were extracted from another input than the manifest names now.
 
@@ -94,7 +94,7 @@ def refuse_changed(
     """
     refused: dict[str, set[str]] = {}
     for stream in streams.values():
-        stale, unusable = _find_stale(utterances, stream, decode, say)
+        stale, unusable = _find_stale(utterances, stream, decode, reporter)
         refused[stream.name] = _rejected_again(stale, unusable, stream)
         stale = [utterance for utterance in stale if utterance.utterance_id not in refused[stream.name]]
         if stale:
@@ -109,11 +109,11 @@ def refuse_changed(
 
 
 def _find_stale(
-    utterances: Sequence[Utterance], stream: Stream, decode: bool, say: Say
+    utterances: Sequence[Utterance], stream: Stream, decode: bool, reporter: Reporter
 ) -> tuple[list[Utterance], set[str]]:
     """Return the utterances whose input has changed since, and the ids of those whose audio cannot be used now."""
     stale, unusable, moved = [], set[str](), dict[str, str]()
-    comparison = InputComparison(stream.modality, say, offline=True, decode=decode)
+    comparison = InputComparison(stream.modality, reporter, offline=True, decode=decode)
     for utterance in utterances:
         try:
             found = comparison.compare(utterance, stream.utterance_info(utterance.utterance_id))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from features.progress import Reporter
 from features.store.reader import FeatureStore
 
 SHARE = 0.5
@@ -88,7 +89,7 @@ class Sequences:
 
 
 def make_resident(
-    sequences: Iterable[Sequences], device: torch.device, memory_gb: float | None, say: Callable[[str], None]
+    sequences: Iterable[Sequences], device: torch.device, memory_gb: float | None, reporter: Reporter
 ) -> None:
     """Load the sequences onto the device if they fit into the budget, else leave them to be read batch by batch.
 
@@ -105,9 +106,9 @@ def make_resident(
     if size <= budget:
         for one in wanted:
             one.load(device)
-        say(f"{size / 1e9:.2f} GB of features resident {place}: they fit into {known}")
+        reporter.say(f"{size / 1e9:.2f} GB of features resident {place}: they fit into {known}")
     else:
-        say(f"{size / 1e9:.2f} GB of features streamed from disk: they do not fit into {known} {place}")
+        reporter.say(f"{size / 1e9:.2f} GB of features streamed from disk: they do not fit into {known} {place}")
 
 
 def available_bytes(device: torch.device) -> int:

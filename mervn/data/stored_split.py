@@ -16,7 +16,7 @@ from features.errors import InputError
 from features.extraction.encoder_input import transcript_of
 from features.manifests.label_names import lookalike_hint
 from features.manifests.manifest import Utterance
-from features.progress import Say, silent
+from features.progress import SILENT, Reporter
 from features.ragged import Ragged, to_device
 from features.text.normalize import syllables
 from mervn.data.feature_checks import refuse_changed, refuse_missing, refuse_training_utterances
@@ -91,7 +91,7 @@ def load_split(
     *,
     allow_missing: bool = False,
     verify_inputs: bool = False,
-    say: Say = silent,
+    reporter: Reporter = SILENT,
 ) -> StoredSplit:
     """Join a split with its streams.
 
@@ -104,7 +104,7 @@ def load_split(
     unusable = {u.utterance_id for u in utterances} - {u.utterance_id for u in stored}
     if not allow_missing:
         refuse_missing(name, [u for u in utterances if u.utterance_id in unusable], streams, {})
-    rejected = refuse_changed(name, stored, streams, verify_inputs, say)
+    rejected = refuse_changed(name, stored, streams, verify_inputs, reporter)
     unusable = unusable.union(*rejected.values())
     if not allow_missing:
         refuse_missing(name, [u for u in stored if u.utterance_id in unusable], streams, rejected)

@@ -61,7 +61,7 @@ def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -
     split = opened.split
     looks, inputs_sha256 = None, _inputs_sha256(sources, split)
     if options.split == "test":
-        looks = record_look(run, data, Look(config.hash, _weights_sha256(run, opened), inputs_sha256), reporter.say)
+        looks = record_look(run, data, Look(config.hash, _weights_sha256(run, opened), inputs_sha256), reporter)
     probabilities = predict(opened.model.to(device), split, device, reporter=opened.reporter)
     scores = compute_metrics(split.targets, probabilities, config.labels)
     metrics: dict[str, Any] = {
@@ -96,9 +96,9 @@ def _open(
     _, streams = data_and_streams(config, options)
     split = load_split(
         options.split, utterances, streams, config.labels,
-        allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, say=reporter.say,
+        allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, reporter=reporter,
     )  # fmt: skip
-    make_resident(chain.from_iterable(split.streams.values()), device, options.memory_gb, reporter.say)
+    make_resident(chain.from_iterable(split.streams.values()), device, options.memory_gb, reporter)
     return OpenedRun(head, split, WithoutBars(reporter))
 
 

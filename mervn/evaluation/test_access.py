@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from features.environment import now
-from features.progress import Say
+from features.progress import Reporter
 from features.store.locks import store_lock
 from mervn.run_folder import LEDGER_FILE
 
@@ -29,7 +29,7 @@ class Look:
         return any(mine.items() <= entry.items() for entry in map(_entry, _lines(ledger)))
 
 
-def record_look(run: Path, data: Path, look: Look, say: Say) -> int:
+def record_look(run: Path, data: Path, look: Look, reporter: Reporter) -> int:
     """Add a line to both ledgers unless they have this look; return how many looks this data has had."""
     entry = {"time": now(), "run": str(run.resolve()), "split": "test", **asdict(look)}
     own = {**entry, "data": str(data.resolve())}
@@ -41,7 +41,7 @@ def record_look(run: Path, data: Path, look: Look, say: Say) -> int:
             return len(_lines(ledger))
     except OSError as error:
         _add(run / LEDGER_FILE, look, own)  # raises where this one failed
-        say(f"warning: the look at the test split could not be recorded in {ledger}: {error}")
+        reporter.say(f"warning: the look at the test split could not be recorded in {ledger}: {error}")
     return len(_lines(run / LEDGER_FILE))
 
 

@@ -98,7 +98,7 @@ def finetune(options: FinetuneOptions, data: Path | None, reporter: Reporter = S
         if processes.on_main_process(lambda: prepare(job.run, job.config, options.force)):
             reporter.say(f"complete already: {job.run} (--force trains again)")
             if options.tensorboard and processes.is_main_process:
-                write_history(job.run, reporter.say)
+                write_history(job.run, reporter)
             metrics = read_metrics(job.run)
             return RunResult(job.run, metrics, trained=False, is_main_process=processes.is_main_process)
         started = processes.on_main_process(lambda: _begin(job))
@@ -222,7 +222,7 @@ def _train(job: Job, reporter: Reporter) -> dict[str, Any]:
     if job.init is not None:
         head.load_state_dict(job.init.head.state_dict())
     model = EndToEnd(job.encoders, head).to(device)
-    parity = check_parity(model, job.init.streams, splits, device, reporter.say) if job.init is not None else None
+    parity = check_parity(model, job.init.streams, splits, device, reporter) if job.init is not None else None
     model.choose_trained(options)
     _announce(model, splits["train"], processes, reporter)
     count = model.count()  # before adapters are merged

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from features.canonical import differing_fields
 from features.device import precision_context
 from features.encoders.base import Encoder
 from features.errors import InputError
+from features.progress import Reporter
 from features.ragged import Ragged
 from mervn.data.split import BatchRequest
 from mervn.data.streams import Stream
@@ -50,14 +51,14 @@ def check_parity(
     streams: Mapping[str, Stream],
     splits: Mapping[str, WaveformSplit],
     device: torch.device,
-    say: Callable[[str], None],
+    reporter: Reporter,
 ) -> Parity:
     """Compare inputs, lengths, features and logits with the cache; InputError names the stage that differs."""
     for name, stream in streams.items():
         _check_encoder(model.encoder(name), stream)
         for split in splits.values():
             _check_inputs(name, stream, split)
-    say("parity: encoders, input hashes and lengths are those of the stores")
+    reporter.say("parity: encoders, input hashes and lengths are those of the stores")
     split = splits["valid"]
     order = np.argsort(np.array(list(split.lengths.values())).sum(0), kind="stable")
     chosen = order[np.unique(np.linspace(0, len(order) - 1, min(UTTERANCES, len(order))).round().astype(int))].tolist()
@@ -79,7 +80,7 @@ def check_parity(
     bf16 = any(stream.first.info.identity.encoder_precision == "bf16" for stream in streams.values())
     found = Parity(len(chosen), features, None if bf16 else logits, raw)
     _judge(found, streams)
-    say(_within_tolerance(found, streams))
+    reporter.say(_within_tolerance(found, streams))
     return found
 
 

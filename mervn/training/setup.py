@@ -103,7 +103,7 @@ def open_stored_data(resolved: Resolved[TrainHeadOptions], folder: Path, reporte
     for name, utterances in labelled.utterances.items():
         splits[name] = load_split(
             name, utterances, streams, labelled.labels,
-            allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, say=reporter.say,
+            allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, reporter=reporter,
         )  # fmt: skip
     refuse_empty_stream(splits, options.fusion)
     for stream in streams.values():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import InputError, UsageError
-from features.progress import Say
+from features.progress import Reporter
 
 FOLDER = "tensorboard"
 
@@ -22,7 +22,7 @@ def require_tensorboard() -> None:
         raise UsageError('--tensorboard needs TensorBoard: pip install "mervn[tensorboard]"') from error
 
 
-def write_history(run: Path, say: Say) -> None:
+def write_history(run: Path, reporter: Reporter) -> None:
     """Write the whole history of a complete run for TensorBoard; InputError where history.jsonl is missing or damaged.
 
     What is there is replaced: a run that was resumed without --tensorboard has written a part of it alone.
@@ -31,7 +31,7 @@ def write_history(run: Path, say: Say) -> None:
     with closing(TensorBoard(run / FOLDER)) as board:
         for entry in entries:
             board.add(entry)
-    say(f"{run / FOLDER}: the history of the complete run, for TensorBoard")
+    reporter.say(f"{run / FOLDER}: the history of the complete run, for TensorBoard")
 
 
 def _entries(run: Path) -> list[dict[str, Any]]:

@@ -55,13 +55,13 @@ def train_on(data: StoredData, resolved: Resolved[TrainHeadOptions], reporter: R
         if prepare(run, config, options.force):
             reporter.say(f"complete already: {run} (--force trains again)")
             if options.tensorboard:
-                write_history(run, reporter.say)
+                write_history(run, reporter)
             return RunResult(run, read_metrics(run), trained=False)
         resolved = replace(resolved, options=copy_modules(run, options, config.inputs.get("modules", {})))
         _report_empty(data.splits, options, reporter)
         layers = [split.streams.values() for split in data.splits.values()]
         sequences = chain.from_iterable(chain.from_iterable(layers))
-        make_resident(sequences, resolved.device, options.memory_gb, reporter.say)
+        make_resident(sequences, resolved.device, options.memory_gb, reporter)
         with deterministic(options.deterministic):
             metrics = _train(run, resolved, config, data, reporter)
     return RunResult(run, metrics, trained=True)

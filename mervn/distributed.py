@@ -1,8 +1,8 @@
-"""Distributed training: processes that train one model on portions of each batch.
+"""Distributed training: several processes train one model, each on its portion of every batch.
 
-`accelerate launch` starts them. Every process has the whole model and a portion of each global batch. Gradients of sums
-are added up, so that the step is the one that a single process would take. A process may have an empty portion of a
-batch, so gradients are summed once per step, and not in hooks of the backward pass as in DistributedDataParallel.
+`accelerate launch` starts the processes. Each one holds the whole model. Gradients are summed over all processes, so
+the optimizer step equals that of a single process. A process may have an empty portion of a batch. Gradients are
+therefore summed once per step, not in hooks of the backward pass as in DistributedDataParallel.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHUNK = 1 << 24
 
 
 class Processes:
-    """The processes that train together; this class is a single one."""
+    """The processes that train together. This base class stands for a single process; `ProcessGroup` for several."""
 
     process_index = 0
     num_processes = 1
@@ -38,13 +38,13 @@ class Processes:
         """Tell whether this is rank 0, which writes files and prints."""
         return self.process_index == 0
 
-    def portion(self, things: Sequence[Result]) -> Sequence[Result]:
-        """Return this process's items of a list; each item belongs to one process."""
-        return things[self.process_index :: self.num_processes]
+    def portion(self, items: Sequence[Result]) -> Sequence[Result]:
+        """Return this process's portion of a list; each item belongs to exactly one process."""
+        return items[self.process_index :: self.num_processes]
 
-    def gather(self, thing: Result) -> list[Result]:
+    def gather(self, value: Result) -> list[Result]:
         """Return the values of all processes, in the order of their ranks."""
-        return [thing]
+        return [value]
 
     def any_process(self, flag: bool) -> bool:
         """Tell whether the flag is set in any process."""
@@ -65,27 +65,27 @@ SINGLE_PROCESS = Processes()
 
 
 class ProcessGroup(Processes):
-    """Processes joined by torch.distributed; what is not a gradient travels over gloo, from and to the CPU."""
+    """Processes joined by torch.distributed. Python objects and flags travel over gloo, on the CPU."""
 
     def __init__(self) -> None:
         self.process_index, self.num_processes = distributed.get_rank(), distributed.get_world_size()
         self.control = distributed.new_group(backend="gloo")
         self.faults = FaultWatch(self.process_index, self.num_processes, self.control)
 
-    def gather(self, thing: Result) -> list[Result]:
+    def gather(self, value: Result) -> list[Result]:
         """Return the values of all processes, in the order of their ranks."""
-        found: list[Any] = [None] * self.num_processes
-        distributed.all_gather_object(found, thing, self.control)
-        return found
+        values: list[Any] = [None] * self.num_processes
+        distributed.all_gather_object(values, value, self.control)
+        return values
 
     def on_main_process(self, work: Callable[[], Result]) -> Result:
         """Run a function in the main process; all processes return its result or raise its error."""
-        outcome: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]  # result, error
         fault: BaseException | None = None
         if self.is_main_process:
             try:
                 outcome[0] = work()
-                pickle.dumps(outcome[0])  # fails here and not in the broadcast, for which the others wait
+                pickle.dumps(outcome[0])  # fail here, not in the broadcast, where the other processes would wait
             except BaseException as error:
                 fault = error
                 outcome = [None, portable(error)]
@@ -100,17 +100,22 @@ class ProcessGroup(Processes):
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Sum each parameter's gradients over all processes; one without a gradient anywhere keeps none."""
         parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        there = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
-        distributed.all_reduce(there, group=self.control)
-        moved = [parameter for parameter, count in zip(parameters, there.tolist(), strict=True) if count]
-        for parameter in moved:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        for some in _chunks([parameter.grad for parameter in moved if parameter.grad is not None]):
-            flat = torch.cat([gradient.reshape(-1) for gradient in some])
+        # number of processes that have a gradient, by parameter: all must reduce the same list
+        counts = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
+        distributed.all_reduce(counts, group=self.control)
+        gradients = []
+        for parameter, count in zip(parameters, counts.tolist(), strict=True):
+            if count:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                gradients.append(parameter.grad)
+        for chunk in _chunks(gradients):
+            flat = torch.cat([gradient.reshape(-1) for gradient in chunk])
             distributed.all_reduce(flat)
-            for gradient, summed in zip(some, flat.split([g.numel() for g in some]), strict=True):
-                gradient.copy_(summed.view_as(gradient))
+            start = 0
+            for gradient in chunk:
+                gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+                start += gradient.numel()
 
     def broadcast_weights(self, module: torch.nn.Module, seed: int) -> None:
         """Copy the weights of the main process to all, and give each process its own dropout."""
@@ -122,23 +127,25 @@ class ProcessGroup(Processes):
 
 
 def _chunks(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Cut gradients of one dtype into lists of about CHUNK entries."""
-    some: list[Tensor] = []
+    """Split gradients into lists of at most CHUNK entries (or one larger gradient), each list of one dtype."""
+    chunk: list[Tensor] = []
+    entries = 0
     for gradient in gradients:
-        if some and (sum(g.numel() for g in some) + gradient.numel() > CHUNK or gradient.dtype != some[0].dtype):
-            yield some
-            some = []
-        some.append(gradient)
-    if some:
-        yield some
+        if chunk and (entries + gradient.numel() > CHUNK or gradient.dtype != chunk[0].dtype):
+            yield chunk
+            chunk, entries = [], 0
+        chunk.append(gradient)
+        entries += gradient.numel()
+    if chunk:
+        yield chunk
 
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
-    """Join the processes that `accelerate launch` started, and yield them and this one's device.
+    """Join the processes that `accelerate launch` started; yield them and the device of this process.
 
-    An error in one process ends all of them. UsageError where Accelerate is not installed, or where a single GPU is
-    named for several processes.
+    An error in one process ends all of them. UsageError if Accelerate is not installed, or if several processes are
+    given a single GPU.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield SINGLE_PROCESS, resolve_device(device, float64=True)
@@ -146,15 +153,17 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
     try:
         from accelerate import PartialState
     except ImportError as error:
-        raise UsageError(f"several processes need Accelerate ({error}): pip install 'mervn[accelerate]'") from error
+        raise UsageError(
+            f"training with several processes needs Accelerate ({error}): pip install 'mervn[accelerate]'"
+        ) from error
     if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"--device of several processes must be auto, cpu or cuda, found {device}")
+        raise UsageError(f"--device must be auto, cpu or cuda if several processes train together, found {device}")
     state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
     group = ProcessGroup()
     try:
         yield group, torch.device("cpu") if state.device.type == "cpu" else state.device
     except BaseException as error:
         group.faults.announce(error)
-        raise  # without leaving the group: that would wait for what the others have begun
+        raise  # destroying the group would wait for collective calls that other processes have started
     group.faults.close()
     state.destroy_process_group()

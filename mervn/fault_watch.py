@@ -1,7 +1,8 @@
-"""Faults of several processes: an error of one ends all of them with its message, and none waits for ever.
+"""Fault watch for several processes: an error in one of them ends all of them, and none waits for ever.
 
-A process that waits for the others in torch.distributed waits in C++, where no Python exception reaches it. So each has
-a thread that looks for a fault of another, prints it and ends the process; what is on disk is whole at any moment.
+A process that waits for the others in torch.distributed waits in C++, where no Python exception can reach it. Each
+process therefore runs a thread that looks for faults of the others, prints them and ends the process. Files are written
+atomically, so that ending a process at any moment leaves them intact.
 """
 
 from __future__ import annotations
@@ -20,65 +21,70 @@ from torch._C._distributed_c10d import TCPStore
 from features.errors import InputError
 
 FAULT, HEARD = "fault", "heard"
+"""Keys in the TCP store: the message of the first fault, and the number of processes that have read it."""
 INTERVAL_S = 0.25
-"""Between two looks."""
+"""Interval between two checks for a fault."""
 PATIENCE_S = 5.0
-"""How long the main process, which keeps the message, waits for the others to read it."""
+"""Maximum time that a process waits for the others to read its message."""
 
 
 class FaultWatch:
-    """Tells the other processes of this one's fault, and ends this one on a fault of another."""
+    """Announces this process's fault to the others, and ends this process on a fault of another."""
 
-    def __init__(self, rank: int, size: int, control: Any) -> None:
-        self.rank, self.size = rank, size
+    def __init__(self, process_index: int, num_processes: int, control: Any) -> None:
+        self.process_index, self.num_processes = process_index, num_processes
         host = os.environ.get("MASTER_ADDR", "localhost")
         timeout = timedelta(seconds=60)
-        place: list[Any] = [None]
-        if rank == 0:
-            self._keeper = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=timeout)
-            place[0] = self._keeper.port
-        distributed.broadcast_object_list(place, 0, control)
-        self._store = TCPStore(host, place[0], is_master=False, timeout=timeout)
-        self._over = threading.Event()
+        port: list[Any] = [None]
+        if process_index == 0:
+            # port 0: the system chooses a free one, which the other processes are then told
+            self._server = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=timeout)
+            port[0] = self._server.port
+        distributed.broadcast_object_list(port, 0, control)
+        self._store = TCPStore(host, port[0], is_master=False, timeout=timeout)
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="fault-watch")
         self._thread.start()
 
     def announce(self, error: BaseException) -> None:
-        """Tell the others of this process's fault, if no other fault came first, and wait until they know."""
+        """Announce this process's fault, unless another one came first, and wait until all processes have read it."""
         self.close()
         try:
-            told = self._store.compare_set(FAULT, "", f"{self.rank}\n{describe(error)}").decode()
-            if told.partition("\n")[0] == str(self.rank):
-                self._wait_until_heard()
+            first = self._store.compare_set(FAULT, "", f"{self.process_index}\n{describe(error)}").decode()
+            if first.partition("\n")[0] == str(self.process_index):
+                self._wait_for_readers()
             else:
                 self._store.add(HEARD, 1)
         except (RuntimeError, OSError):
-            return  # the main process, which keeps the message, has ended already
+            return  # the main process, which runs the TCP store, has already ended
 
     def close(self) -> None:
         """Stop watching."""
-        self._over.set()
+        self._stopped.set()
         self._thread.join(timeout=PATIENCE_S)
 
-    def _wait_until_heard(self) -> None:
+    def _wait_for_readers(self) -> None:
+        """Wait until all other processes have read the message, at most PATIENCE_S."""
         deadline = time.monotonic() + PATIENCE_S
-        while self._store.add(HEARD, 0) < self.size - 1 and time.monotonic() < deadline:
+        while self._store.add(HEARD, 0) < self.num_processes - 1 and time.monotonic() < deadline:
             time.sleep(INTERVAL_S)
 
     def _watch(self) -> None:
+        """Look for a fault of another process until `close`."""
         try:
-            while not self._over.wait(INTERVAL_S):
+            while not self._stopped.wait(INTERVAL_S):
                 if self._store.check([FAULT]):
                     rank, _, message = self._store.get(FAULT).decode().partition("\n")
                     self._store.add(HEARD, 1)
-                    if self.rank == 0:  # whose end takes the message from those that have not read it
-                        self._wait_until_heard()
+                    if self.process_index == 0:  # it runs the TCP store: the others must read the message first
+                        self._wait_for_readers()
                         time.sleep(2 * INTERVAL_S)
-                    self._end(f"error: process {rank} of {self.size} failed: {message}")
+                    self._end(f"error: process {rank} of {self.num_processes} failed: {message}")
         except (RuntimeError, OSError):
-            return  # the main process has ended; torch.distributed tells those that wait for it
+            return  # the main process has ended; torch.distributed raises in processes that wait for it
 
     def _end(self, message: str) -> None:
+        """Print a message and end the process without cleaning up: the main thread may be waiting in C++."""
         sys.stdout.flush()
         sys.stderr.write(f"{message}\n")
         sys.stderr.flush()
@@ -86,7 +92,7 @@ class FaultWatch:
 
 
 def describe(error: BaseException) -> str:
-    """Return an error for people who see no traceback: its type, unless its message is written for them."""
+    """Return the text of an error to show without a traceback: its type and message, or only the message of ours."""
     text = str(error)
     if isinstance(error, InputError):
         return text
@@ -96,9 +102,9 @@ def describe(error: BaseException) -> str:
 
 
 def portable(error: BaseException) -> BaseException:
-    """Return an error that another process can raise: itself if it can be pickled, else a RuntimeError."""
+    """Return an error that another process can raise: the error itself if it can be pickled, else a RuntimeError."""
     try:
         copy = pickle.loads(pickle.dumps(error))
-    except Exception:  # whatever the error's class does when it is pickled or made again
+    except Exception:  # a class may raise anything when it is pickled or unpickled
         return RuntimeError(describe(error))
     return error if type(copy) is type(error) else RuntimeError(describe(error))

@@ -1,4 +1,4 @@
-"""Result folders: one process writes the result of one configuration; a lock and a check protect the folder."""
+"""Result folders: a lock admits one writing process, and a check admits one configuration."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 @contextmanager
 def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
-    """Make a folder and lock it against other processes; the lock ends with the process, even if it is killed.
+    """Create a folder and lock it against other processes; the lock ends with the process, even if it is killed.
 
     `marker` is the file that identifies a folder of this `kind` ("run"). UsageError if the path
     holds something else, InputError if another process writes the folder.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} must be a folder for the {kind}, found a file")
-    if folder.is_dir() and not (folder / marker).is_file() and any(path.name != LOCK_FILE for path in folder.iterdir()):
+    if folder.is_dir() and not (folder / marker).is_file() and _has_files(folder):
         raise UsageError(f"{folder} is not empty and holds no {kind} ({marker} is missing); choose another --output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,6 +69,11 @@ def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
             _held.discard(file)
 
 
+def _has_files(folder: Path) -> bool:
+    """Tell whether a folder holds anything except its lock."""
+    return any(path.name != LOCK_FILE for path in folder.iterdir())
+
+
 def require_same(folder: Path, kind: str, existing: Mapping[str, Any], requested: Mapping[str, Any]) -> None:
     """Raise a UsageError that lists the differences if a folder holds another configuration."""
     if canonical_json(existing) == canonical_json(requested):
@@ -86,7 +91,7 @@ def clear(folder: Path, kept: Collection[str] = ()) -> None:
     before files, so that an interruption never leaves a checkpoint without the history that it
     continues.
     """
-    for path in sorted(folder.iterdir(), key=lambda path: not path.is_dir()):
+    for path in sorted(folder.iterdir(), key=lambda path: not path.is_dir()):  # folders first
         if path.name == LOCK_FILE or path.name in kept:
             continue
         if path.is_dir() and not path.is_symlink():

@@ -137,7 +137,7 @@ def test_an_edited_checkpoint_is_a_message(made: Path, run: Path, state: str) ->
         )
         checkpoints = [run / "checkpoints" / "epoch-00001"]
     (checkpoints[0] / "state.json").write_text(state)
-    with pytest.raises(InputError, match=r"epoch-.*(must be a whole checkpoint|was written by None processes)"):
+    with pytest.raises(InputError, match=r"epoch-.*(must be a complete checkpoint|was written by None processes)"):
         train(made, run, epochs=1)
 
 
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_other_shapes_is_a_message(
     tensors = load_file(checkpoint / "state.safetensors")
     name = next(name for name in tensors if name.startswith(damaged))
     save_file({**tensors, name: torch.zeros(7, 3, dtype=tensors[name].dtype)}, checkpoint / "state.safetensors")
-    with pytest.raises(InputError, match=r"must be (a whole checkpoint|those of this model)|must have the shapes"):
+    with pytest.raises(InputError, match=r"must be (a complete checkpoint|those of this model)|must have the shapes"):
         train(data, run)
     assert train(data, run, force=True).trained
 

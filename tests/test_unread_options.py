@@ -148,14 +148,14 @@ ARGUMENTS = ["--dim", "16", "--mlp", "8", "--epochs", "1"]
         (["--fusion", "text", "--heads", "2"], "--heads: --fusion text has no attention"),
         (["--loss", "ce", "--gamma", "1"], "--gamma: --loss ce does not read it"),
         (["--sampling", "random", "--beta", "1"], "--beta: --sampling random does not read it"),
-        (["--dual-time", "linear"], "--dual-time: there is no second audio stream"),
-        (["--fusion", "text", "--time-mask", "0.2"], "--time-mask: --fusion text reads no audio"),
+        (["--dual-time", "linear"], "--dual-time: the head has no second audio stream"),
+        (["--fusion", "text", "--time-mask", "0.2"], "--time-mask: --fusion text does not read audio"),
         (
             ["--fusion", "text", "--audio-encoder", "fourier2vec=/nowhere@7"],
-            "--audio-encoder: --fusion text reads no a",
+            "--audio-encoder: --fusion text does not read a",
         ),
-        (["--fusion", "text", "--audio-store", "nowhere"], "--audio-store: --fusion text reads no audio"),
-        (["--fusion", "audio", "--text-store", "nowhere"], "--text-store: --fusion audio reads no text"),
+        (["--fusion", "text", "--audio-store", "nowhere"], "--audio-store: --fusion text does not read audio"),
+        (["--fusion", "audio", "--text-store", "nowhere"], "--text-store: --fusion audio does not read text"),
         (["--fusion", "late", "--blocks", "1"], "--blocks: --fusion late does not read it"),  # the default, but given
     ],
 )
@@ -165,7 +165,7 @@ def test_an_option_without_effect_is_wrong_usage(
     command = ["train-head", "--data", str(made), "--output", str(tmp_path / "run"), *ARGUMENTS, *flags]
     assert mervn(command) == 2
     found = capsys.readouterr().err
-    assert "these options change nothing; leave them out:" in found and message in found
+    assert "these options have no effect here; leave them out:" in found and message in found
     assert not (tmp_path / "run").exists()
 
 
@@ -205,7 +205,7 @@ def test_an_unread_default_changes_no_number(data: Path, tmp_path: Path) -> None
     plain = train(data, tmp_path / "plain", **options)
     general = TrainHeadOptions(**options, drop_text=0.9, output=tmp_path / "general").with_general(["drop_text"])
     assert outcome(train_head(general, data).path) == outcome(plain.path)
-    with pytest.raises(UsageError, match="--drop-text: --fusion audio reads no text"):
+    with pytest.raises(UsageError, match="--drop-text: --fusion audio does not read text"):
         train(data, tmp_path / "given", **options, drop_text=0.9)
 
 
@@ -226,7 +226,7 @@ def test_fine_tuning_refuses_the_encoder_of_a_stream_that_is_not_read(
 ) -> None:
     command = ["finetune", "--data", str(made), "--output", str(tmp_path / "run"), "--fusion", "audio"]
     assert mervn([*command, "--audio-encoder", "fourier2vec", "--text-encoder", "hashed_ngrams"]) == 2
-    assert "--text-encoder: --fusion audio reads no text" in capsys.readouterr().err
+    assert "--text-encoder: --fusion audio does not read text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -17,68 +17,74 @@ from mervn.data.streams import modality_of
 FFT_STEP = 1600
 """The length of a Fourier transform is a multiple of this number of samples: prime lengths are slow."""
 MASKS = 2
-"""Number of time spans and of frequency bands that a `SpecMask` sets to zero, as in policies LD and SM of the paper."""
+"""Time spans, and frequency bands, that one `SpecMask` sets to zero, as in policies LD and SM of the paper."""
 
 
 def augment(
     streams: Mapping[str, Ragged], options: TrainingOptions, seed: tuple[int, ...], of: int, places: Sequence[int]
 ) -> dict[str, Ragged]:
-    """Drop the text or audio of some utterances of a batch, and set spans of audio frames to zero.
+    """Drop the text or audio of random utterances of a batch, and set spans of audio frames to zero.
 
-    The utterances are those at `places` of a batch of `of` utterances, which several processes may divide: the result
-    for each is a pure function of its frames, its place, the options and `seed`. If both modalities of an utterance
-    are drawn, one of them is kept, each with probability 1/2. An audio span is a fraction of the utterance's frames,
-    uniform in [0, time_mask], at a uniform position (Park et al. 2019, arXiv 1904.08779, section 2, on features
-    instead of mels).
+    `streams` holds the utterances at `places` of a batch of `of` utterances, because several processes may divide a
+    batch. The result for an utterance is a pure function of its frames, its place, the options and `seed`. If both
+    modalities of an utterance are drawn, only one is dropped, either with probability 1/2. The length of an audio span,
+    as a fraction of the utterance's frames, is uniform in [0, time_mask], and so is its position (Park et al. 2019,
+    arXiv 1904.08779, section 2, on features instead of mels).
     """
-    found = dict(streams)
+    augmented = dict(streams)
     if not (options.drop_text or options.drop_audio or options.time_mask):
-        return found
+        return augmented
     rng = generator(Purpose.AUGMENTATION, *seed)
-    draws = {"text": rng.random(of) < options.drop_text, "audio": rng.random(of) < options.drop_audio}
-    text_first = rng.random(of) < 0.5
-    both = draws["text"] & draws["audio"]
-    draws["text"] &= ~both | text_first
-    draws["audio"] &= ~both | ~text_first
+    # draw for the whole batch, so that an utterance gets the same numbers in whichever process it is
+    dropped = {"text": rng.random(of) < options.drop_text, "audio": rng.random(of) < options.drop_audio}  # (of,) bool
+    drop_text_only = rng.random(of) < 0.5
+    both = dropped["text"] & dropped["audio"]
+    dropped["text"] &= ~both | drop_text_only
+    dropped["audio"] &= ~both | ~drop_text_only
     spans = (rng.random(of) * options.time_mask)[places], rng.random(of)[places]
     for name, stream in streams.items():
-        drawn = draws[modality_of(name)][places]
+        dropped_here = dropped[modality_of(name)][places]
         if modality_of(name) == "audio" and options.time_mask:
-            found[name] = _zero_spans(stream, *spans)
-        if drawn.any():
-            found[name] = _empty(found[name], drawn)
-    return found
+            augmented[name] = _zero_spans(stream, *spans)
+        if dropped_here.any():
+            augmented[name] = _empty(augmented[name], dropped_here)
+    return augmented
 
 
-def _empty(stream: Ragged, drawn: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Ragged:
-    """Return the stream without the frames of the utterances drawn."""
-    kept = [sequence[:0] if gone else sequence for sequence, gone in zip(stream.split(), drawn.tolist(), strict=True)]
-    return Ragged.from_sequences(kept)
+def _empty(stream: Ragged, dropped: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Ragged:
+    """Return the stream with no frames for the dropped utterances."""
+    sequences = []
+    for sequence, is_dropped in zip(stream.split(), dropped.tolist(), strict=True):
+        sequences.append(sequence[:0] if is_dropped else sequence)
+    return Ragged.from_sequences(sequences)
 
 
-def _zero_spans(stream: Ragged, shares: np.ndarray[tuple[int], np.dtype[np.float64]],
-                places: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Ragged:  # fmt: skip
-    """Return the stream with a span of frames of each utterance set to zero."""
+def _zero_spans(stream: Ragged, fractions: np.ndarray[tuple[int], np.dtype[np.float64]],
+                positions: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Ragged:  # fmt: skip
+    """Return the stream with one span of frames of each utterance set to zero.
+
+    `fractions` are the lengths of the spans relative to the utterance; `positions` in [0, 1) place them within it.
+    """
     kept = torch.ones(stream.total, dtype=stream.values.dtype)
     start = 0
-    for size, share, place in zip(stream.sizes, shares.tolist(), places.tolist(), strict=True):
-        span = int(share * size)
-        first = start + int(place * (size - span + 1))
+    for size, fraction, position in zip(stream.sizes, fractions.tolist(), positions.tolist(), strict=True):
+        span = int(fraction * size)
+        first = start + int(position * (size - span + 1))
         kept[first : first + span] = 0
         start += size
-    shape = (-1,) + (1,) * (stream.values.ndim - 1)
+    shape = (-1,) + (1,) * (stream.values.ndim - 1)  # broadcast over layers and width
     return stream.replace(stream.values * to_device(kept, stream.values.device).view(shape))
 
 
 @dataclass(frozen=True)
 class SpecAugment:
-    """Maximum sizes of the masks that fine-tuning puts on waveforms: see `SpecMask`; 0: none."""
+    """Maximum sizes of the masks that fine-tuning applies to waveforms: see `SpecMask`. 0 disables a kind of mask."""
 
     time: float = 0.0
     frequency: float = 0.0
 
     def masks(self, seeds: Sequence[tuple[int, ...]]) -> list[SpecMask]:
-        """Return one mask per seed, or none at all if both sizes are 0."""
+        """Return one mask per seed, or an empty list if both sizes are 0."""
         if not (self.time or self.frequency):
             return []
         return [SpecMask(self.time, self.frequency, seed) for seed in seeds]
@@ -91,31 +97,33 @@ NO_MASKS = SpecAugment()
 class SpecMask:
     """SpecAugment of one waveform: zero spans of time and bands of the mel scale (Park et al. 2019, section 2).
 
-    It is applied to the waveform, so that it works with any encoder, whatever its own front end is: a span of samples
-    is set to zero, and a band is removed from the utterance's Fourier transform.
+    It masks the waveform instead of a spectrogram, so that it works with the front end of any encoder: a span of
+    samples is set to zero, and a band is removed from the utterance's Fourier transform.
     """
 
     time: float
-    """Maximum fraction of the utterance that one span covers; the fraction and the position are uniform."""
+    """Maximum fraction of the utterance that one span covers; fractions and positions are drawn uniformly."""
     frequency: float
     """Maximum fraction of the mel scale, from 0 to half the sample rate, that one band covers."""
     seed: tuple[int, ...]
 
     def apply(self, wave: np.ndarray[Any, np.dtype[np.float32]], rate: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Return a waveform (S,) masked; a pure function of it and of this mask."""
+        """Return the masked waveform (S,); a pure function of the waveform and this mask."""
         rng = generator(Purpose.SPEC_MASK, *self.seed)
-        widths, places = rng.random((2, MASKS)) * [[self.time], [self.frequency]], rng.random((2, MASKS))
-        found = np.array(wave)
+        widths = rng.random((2, MASKS)) * [[self.time], [self.frequency]]  # (time or frequency, MASKS), fractions
+        positions = rng.random((2, MASKS))
+        masked = np.array(wave)
         if self.frequency:
-            size = -(-len(wave) // FFT_STEP) * FFT_STEP
-            spectrum = np.fft.rfft(found, size)
+            size = -(-len(wave) // FFT_STEP) * FFT_STEP  # round up to a multiple of FFT_STEP
+            spectrum = np.fft.rfft(masked, size)
+            # mel of each bin, as a fraction of the mel of half the sample rate
             mels = np.log1p(np.fft.rfftfreq(size, 1 / rate) / 700) / np.log1p(rate / 2 / 700)
-            for width, place in zip(widths[1], places[1], strict=True):
-                first = place * (1 - width)
+            for width, position in zip(widths[1], positions[1], strict=True):
+                first = position * (1 - width)
                 spectrum[(mels >= first) & (mels < first + width)] = 0
-            found = np.fft.irfft(spectrum, size)[: len(wave)].astype(np.float32)
-        for width, place in zip(widths[0], places[0], strict=True):
+            masked = np.fft.irfft(spectrum, size)[: len(wave)].astype(np.float32)
+        for width, position in zip(widths[0], positions[0], strict=True):
             span = int(width * len(wave))
-            first = int(place * (len(wave) - span + 1))
-            found[first : first + span] = 0
-        return found
+            first = int(position * (len(wave) - span + 1))
+            masked[first : first + span] = 0
+        return masked

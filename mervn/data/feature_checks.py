@@ -1,4 +1,4 @@
-"""Checks that stored features fit a manifest: none is missing, none was extracted from another input."""
+"""Checks of stored features against a manifest: none may be missing, none extracted from an earlier input."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def refuse_missing(
 ) -> None:
     """Raise InputError if a store lacks utterances.
 
-    `changed` holds by stream the ids whose stored features are of an earlier input.
+    `changed` holds, by stream, the ids of utterances whose stored features come from an earlier input.
     """
     if not missing:
         return
-    lines = [f"{name}: {len(missing)} utterances have no features in every store:"]
+    lines = [f"{name}: {len(missing)} utterances have no features in at least one store:"]
     for stream in streams.values():
         rejected_files: set[Path] = set()
         extractable = False
@@ -38,34 +38,31 @@ def refuse_missing(
             extractable = extractable or lacking.extractable
             rejected_files |= lacking.rejected_files
         for path in sorted(rejected_files):
-            lines.append(f"  {path} says why utterances were rejected: repair their input first")
-        if extractable:  # those that were rejected would be rejected again
-            lines.append(f"  extract what is not extracted:\n  {stream.extract_command()}")
-    lines.append("or train and score without them, counted in every result: --allow-missing")
+            lines.append(f"  {path} says why utterances were rejected; fix their input first")
+        if extractable:  # extracting rejected utterances would only reject them again
+            lines.append(f"  extract the others:\n  {stream.extract_command()}")
+    lines.append("or leave them out of training and scoring (they are counted in every result): --allow-missing")
     raise InputError("\n".join(lines))
 
 
 class _Lacking:
-    """The utterances that one store lacks, and why."""
+    """The utterances that one store lacks, with the reasons."""
 
     def __init__(self, store: FeatureStore, missing: Sequence[Utterance], changed: Collection[str]) -> None:
         self.store, self.rejected = store, read_rejected(store.path)
         stale = self.rejected.keys() & changed
-        self.utterances = [u for u in missing if u.utterance_id not in store or u.utterance_id in stale]
-
-    @property
-    def extractable(self) -> bool:
-        """Tell whether any of them was not rejected."""
-        return any(u.utterance_id not in self.rejected for u in self.utterances)
-
-    @property
-    def rejected_files(self) -> set[Path]:
+        self.utterances: list[Utterance] = []
+        for utterance in missing:
+            if utterance.utterance_id not in store or utterance.utterance_id in stale:
+                self.utterances.append(utterance)
+        ids = {utterance.utterance_id for utterance in self.utterances}
+        self.extractable = not ids <= self.rejected.keys()
+        """True if at least one of them was not rejected."""
+        self.rejected_files = set() if ids.isdisjoint(self.rejected) else {store.path / REJECTED_FILE}
         """The store's rejected.jsonl, if it lists any of them."""
-        listed = any(u.utterance_id in self.rejected for u in self.utterances)
-        return {self.store.path / REJECTED_FILE} if listed else set()
 
     def lines(self, stream: str) -> list[str]:
-        """Return a line for each of the first of them."""
+        """Return lines of a message that name the first few of them."""
         lines = []
         for u in self.utterances[:SHOWN]:
             entry = self.rejected.get(u.utterance_id)
@@ -80,17 +77,19 @@ def refuse_training_utterances(utterances: Sequence[Utterance], streams: Mapping
     """Raise InputError if a fine-tuned encoder was trained on utterances of valid or test."""
     for stream in streams.values():
         if stream.fine_tuning is not None:
-            inputs = [(u, stream.utterance_info(u.utterance_id).input_sha256) for u in utterances]
+            inputs = []
+            for utterance in utterances:
+                inputs.append((utterance, stream.utterance_info(utterance.utterance_id).input_sha256))
             stream.fine_tuning.refuse_training_utterances(inputs)
 
 
 def refuse_changed(
     name: str, utterances: Sequence[Utterance], streams: Mapping[str, Stream], decode: bool, reporter: Reporter
 ) -> dict[str, set[str]]:
-    """Raise InputError if features were extracted from another input than the manifest names now.
+    """Raise InputError if stored features were extracted from an input that has changed since.
 
-    Return by stream the ids of utterances whose changed input a store has rejected: another extraction would reject
-    them again.
+    Return, by stream, the ids of utterances whose changed input a store has already rejected: extracting them again
+    would not help.
     """
     refused: dict[str, set[str]] = {}
     for stream in streams.values():
@@ -100,10 +99,10 @@ def refuse_changed(
         if stale:
             places = ", ".join(f"{u.file}:{u.line} {u.utterance_id!r}" for u in stale[:SHOWN])
             more = f" and {len(stale) - SHOWN} more" if len(stale) > SHOWN else ""
-            what = "transcript" if stream.modality == "text" else "audio or start, end, channel"
+            changed = "transcript" if stream.modality == "text" else "audio or start, end, channel"
             raise InputError(
                 f"{name}: the {stream.modality} features of {len(stale)} utterances in {stream.first.path} were made "
-                f"from another {what}: {places}{more}. Extract them again:\n  {stream.extract_command('--update')}"
+                f"from another {changed}: {places}{more}. Extract them again:\n  {stream.extract_command('--update')}"
             )
     return refused
 
@@ -111,18 +110,18 @@ def refuse_changed(
 def _find_stale(
     utterances: Sequence[Utterance], stream: Stream, decode: bool, reporter: Reporter
 ) -> tuple[list[Utterance], set[str]]:
-    """Return the utterances whose input has changed since, and the ids of those whose audio cannot be used now."""
+    """Return the utterances whose input has changed since extraction, and the ids of those with unusable audio."""
     stale, unusable, moved = [], set[str](), dict[str, str]()
     comparison = InputComparison(stream.modality, reporter, offline=True, decode=decode)
     for utterance in utterances:
         try:
-            found = comparison.compare(utterance, stream.utterance_info(utterance.utterance_id))
+            change = comparison.compare(utterance, stream.utterance_info(utterance.utterance_id))
         except AudioError:
-            found = "changed"
+            change = "changed"
             unusable.add(utterance.utterance_id)
-        if found == "changed":
+        if change == "changed":
             stale.append(utterance)
-        elif found == "moved":
+        elif change == "moved":  # the same audio under another path: note the path, so that the next check is fast
             moved[utterance.utterance_id] = comparison.source(utterance).json_text()
     for store in stream.stores if moved else ():
         store.remember_sources(moved)
@@ -130,12 +129,12 @@ def _find_stale(
 
 
 def _rejected_again(stale: Sequence[Utterance], unusable: Collection[str], stream: Stream) -> set[str]:
-    """Return the ids of stale utterances that a store has rejected as they are now."""
+    """Return the ids of stale utterances whose current input a store has rejected."""
     rejections = [Rejections(store.path) for store in stream.stores] if stale else []
-    again = set()
+    ids = set()
     for utterance in stale:
-        settled = any(each.settled(utterance, stream.modality) is not None for each in rejections)
-        listed = any(utterance.utterance_id in each for each in rejections)
-        if settled or (listed and utterance.utterance_id in unusable):
-            again.add(utterance.utterance_id)
-    return again
+        for rejected in rejections:
+            settled = rejected.settled(utterance, stream.modality) is not None
+            if settled or (utterance.utterance_id in rejected and utterance.utterance_id in unusable):
+                ids.add(utterance.utterance_id)
+    return ids

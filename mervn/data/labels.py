@@ -1,4 +1,4 @@
-"""Labels of the task: emotions are renamed, merged or left out as the options say, and always counted."""
+"""Task labels: emotions after renaming (--label-map) and dropping (--drop-label), with counts of what was dropped."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Labelled:
     """Utterances with the labels of the task."""
 
     utterances: dict[str, list[Utterance]]
-    """By split, their emotions renamed."""
+    """By split; the emotions are renamed."""
     dropped: dict[str, dict[str, int]]
-    """By split, how many utterances of each label were left out."""
+    """By split, the number of dropped utterances of each label."""
 
 
 def task_label(options: LabelOptions) -> Callable[[str], str | None]:
-    """Return what becomes of an emotion: renamed, or None if it is left out; UsageError for a wrong --label-map."""
+    """Return a function from an emotion to its task label, None if dropped; UsageError for an invalid --label-map."""
     renamed = _parse_map(options.label_map)
 
     def label_of(emotion: str) -> str | None:
@@ -38,50 +38,70 @@ def task_label(options: LabelOptions) -> Callable[[str], str | None]:
 
 
 def apply_labels(
-    manifests: Mapping[str, Sequence[Utterance]], options: LabelOptions, *, all_there: bool = True
+    manifests: Mapping[str, Sequence[Utterance]], options: LabelOptions, *, require_all: bool = True
 ) -> Labelled:
-    """Rename emotions, then leave out those to be dropped.
+    """Rename emotions, then drop utterances with a label of --drop-label.
 
-    UsageError where --label-map is not old=new or, if `all_there`, an option names an emotion that no split has;
-    InputError where an emotion stands neither in --labels nor in --drop-label.
+    UsageError if --label-map is not old=new or, with `require_all`, if an option names an emotion that no split has.
+    InputError for an emotion that is neither in --labels nor in --drop-label.
     """
     renamed, label_of = _parse_map(options.label_map), task_label(options)
-    known = {str(utterance.emotion) for utterance in chain.from_iterable(manifests.values())}
-    after = {renamed.get(label, label) for label in known}
-    if all_there:
-        _require_known("--label-map", renamed, known)
-        _require_known("--drop-label", options.drop_label, after)
-        _require_known("--labels", options.labels, after)
+    if require_all:
+        _require_emotions(options, renamed, manifests)
     utterances: dict[str, list[Utterance]] = {}
     dropped: dict[str, dict[str, int]] = {}
-    strangers: list[Utterance] = []
-    for split, every in manifests.items():
-        kept = [u for u in every if label_of(str(u.emotion)) is not None]
-        left_out = Counter(renamed.get(str(u.emotion), str(u.emotion)) for u in every)
-        dropped[split] = {label: left_out[label] for label in sorted(options.drop_label) if left_out[label]}
-        utterances[split] = [replace(u, emotion=label_of(str(u.emotion))) for u in kept]
-        strangers += [u for u in utterances[split] if options.labels and u.emotion not in options.labels]
-    if strangers:
-        places = ", ".join(f"{u.file}:{u.line} {u.emotion!r}" for u in strangers[:SHOWN])
-        raise InputError(
-            f"emotions must be one of --labels {','.join(options.labels)}; {len(strangers)} are not, such as {places}"
-            f"{lookalike_hint((str(u.emotion) for u in strangers), options.labels)}: "
-            "rename them with --label-map or leave them out with --drop-label"
-        )
+    unlisted: list[Utterance] = []
+    for split, labelled in manifests.items():
+        utterances[split] = []
+        counts = Counter[str]()
+        for utterance in labelled:
+            emotion = str(utterance.emotion)
+            label = label_of(emotion)
+            if label is None:
+                counts[renamed.get(emotion, emotion)] += 1
+                continue
+            utterances[split].append(replace(utterance, emotion=label))
+            if options.labels and label not in options.labels:
+                unlisted.append(utterances[split][-1])
+        dropped[split] = dict(sorted(counts.items()))
+    _refuse_unlisted(unlisted, options.labels)
     return Labelled(utterances, dropped)
 
 
-def _require_known(flag: str, names: Iterable[str], known: Collection[str]) -> None:
+def _refuse_unlisted(unlisted: Sequence[Utterance], labels: Sequence[str]) -> None:
+    """Raise InputError if there are utterances whose label is not one of --labels."""
+    if unlisted:
+        places = ", ".join(f"{u.file}:{u.line} {u.emotion!r}" for u in unlisted[:SHOWN])
+        hint = lookalike_hint((str(u.emotion) for u in unlisted), labels)
+        raise InputError(
+            f"emotions must be one of --labels {','.join(labels)}, but {len(unlisted)} are not: {places}{hint}; "
+            "rename them with --label-map or leave them out with --drop-label"
+        )
+
+
+def _require_emotions(
+    options: LabelOptions, renamed: Mapping[str, str], manifests: Mapping[str, Sequence[Utterance]]
+) -> None:
+    """Raise UsageError if a label option names an emotion that the manifests do not have."""
+    emotions = {str(utterance.emotion) for utterance in chain.from_iterable(manifests.values())}
+    labels = {renamed.get(emotion, emotion) for emotion in emotions}
+    _require_names("--label-map", renamed, emotions)
+    _require_names("--drop-label", options.drop_label, labels)
+    _require_names("--labels", options.labels, labels)
+
+
+def _require_names(flag: str, names: Iterable[str], existing: Collection[str]) -> None:
     """Raise UsageError for names that the manifests do not have."""
-    absent = sorted(set(names) - set(known))
+    absent = sorted(set(names) - set(existing))
     if absent:
-        near = [did_you_mean(label, known) for label in absent]
+        hints = "".join(did_you_mean(label, existing) for label in absent)
         raise UsageError(
-            f"{flag} must name emotions of the manifests ({', '.join(sorted(known))}), found {absent}{''.join(near)}"
+            f"{flag} must name emotions of the manifests ({', '.join(sorted(existing))}), found {absent}{hints}"
         )
 
 
 def _parse_map(entries: Sequence[str]) -> dict[str, str]:
+    """Return the new name of each old one."""
     renamed = {}
     for entry in entries:
         old, equals, new = entry.partition("=")

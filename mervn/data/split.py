@@ -1,6 +1,6 @@
-"""Split: the one interface through which training and evaluation read utterances.
+"""Split: the protocol through which training and evaluation read utterances.
 
-Stored features (`StoredSplit`) and live waveforms (`WaveformSplit`) implement it. There is one way in:
+Stored features (`StoredSplit`) and live waveforms (`WaveformSplit`) implement it. Callers read it with
 `for batch in split.batches(plan, device)`.
 """
 
@@ -19,32 +19,32 @@ from features.ragged import Ragged
 from mervn.data.augmentation import SpecMask
 
 SHOWN = 5
-"""Utterances that an error message names."""
+"""Maximum number of utterances that an error message names."""
 
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """Utterances to read as one batch, and how their audio is masked."""
+    """Utterances to read as one batch, with the masks of their audio."""
 
     indices: Sequence[int]
     """Indices into the split."""
     masks: Sequence[SpecMask] = ()
-    """One mask per utterance, or none at all. Stored features are never masked."""
+    """One mask per utterance, or empty. Stored features are never masked."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Utterances that were read; `inputs` moves them to the device."""
+    """Utterances that were read as one batch; `inputs` moves them to the device."""
 
     indices: list[int]
     """Indices into the split."""
     targets: Tensor
     """(B,) int64 on the device: indices into the labels."""
     read: Callable[[Sequence[int]], dict[str, Ragged]]
-    """Returns the streams of some of these utterances, on the device."""
+    """Function from indices, a subset of this batch, to their streams on the device."""
 
     def inputs(self, indices: Sequence[int] | None = None) -> dict[str, Ragged]:
-        """Return the streams of all utterances, or of some of `indices` if a whole batch does not fit into memory."""
+        """Return the streams of all utterances, or only of `indices` if the whole batch does not fit into memory."""
         return self.read(self.indices if indices is None else indices)
 
 
@@ -65,15 +65,15 @@ class Split(Protocol):
 
     @property
     def targets(self) -> np.ndarray[Any, Any]:
-        """(N,) int64, indices into the labels."""
+        """(N,) int64: indices into the labels."""
 
     @property
     def audio_seconds(self) -> np.ndarray[Any, Any]:
-        """(N,) float64; zeros if no stream is audio."""
+        """(N,) float64: durations; zeros if no stream is audio."""
 
     @property
     def syllables(self) -> np.ndarray[Any, Any]:
-        """(N,) int64; zeros if no stream is text."""
+        """(N,) int64: lengths of the transcripts; zeros if no stream is text."""
 
     def __len__(self) -> int:
         """Return N."""
@@ -94,7 +94,7 @@ class Split(Protocol):
         """Return batches of utterances of similar cost, as indices; each utterance is in exactly one."""
 
     def batches(self, plan: Sequence[BatchRequest], device: torch.device) -> Iterator[Batch]:
-        """Yield the batches of a plan in its order; some are read ahead."""
+        """Yield the batches of a plan in its order; an implementation may read ahead."""
 
 
 def read_batch(split: Split, indices: Sequence[int], device: torch.device) -> Batch:
@@ -103,5 +103,5 @@ def read_batch(split: Split, indices: Sequence[int], device: torch.device) -> Ba
 
 
 def count_empty(split: Split) -> dict[str, int]:
-    """Return how many utterances have no frames or tokens, by stream."""
+    """Return the number of utterances without frames or tokens, by stream."""
     return {name: lengths.count(0) for name, lengths in split.lengths.items()}

@@ -1,9 +1,9 @@
-"""StoredSplit: the utterances of a manifest joined with their features in one or more stores."""
+"""StoredSplit: the utterances of one split with their features from one or more stores."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,26 +25,27 @@ from mervn.data.stored_sequences import Sequences
 from mervn.data.streams import Stream
 
 EVALUATION_BATCH = 64
+"""Maximum number of utterances per batch when a split is scored."""
 
 
 @dataclass(frozen=True)
 class StoredSplit:
-    """The utterances of one split that have features, in the order of the manifest."""
+    """The utterances of one split that have features, in the order of the manifest. Implements `Split`."""
 
     name: str
     utterances: list[Utterance]
     missing: list[Utterance]
-    """Utterances that a store lacks, or has rejected as they are now; never trained on or scored, always counted."""
+    """Utterances that a store lacks, or whose current input it rejected; never trained on or scored, always counted."""
     targets: np.ndarray[Any, Any]
-    """(N,) int64, index into the labels."""
+    """(N,) int64: indices into the labels."""
     streams: Mapping[str, list[Sequences]]
-    """For each stream and each of its layers the N sequences (T, D)."""
+    """By stream, for each of its layers, the N sequences (T, D)."""
     audio_seconds: np.ndarray[Any, Any]
-    """(N,) float64; zeros for a head without audio."""
+    """(N,) float64; zeros if no stream is audio."""
     syllables: np.ndarray[Any, Any]
-    """(N,) int64; zeros for a head without text."""
+    """(N,) int64; zeros if no stream is text."""
     inputs_sha256: str
-    """Over the ids, input hashes and generations of the stored utterances used."""
+    """Hash over the ids, input hashes and generations of the N utterances."""
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -56,7 +57,7 @@ class StoredSplit:
 
     @property
     def costs(self) -> list[float]:
-        """Cost of scoring each utterance: its frames and tokens."""
+        """Cost of scoring each utterance: the number of its frames and tokens."""
         return [float(sum(sizes)) for sizes in zip(*self.lengths.values(), strict=True)]
 
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:
@@ -65,21 +66,20 @@ class StoredSplit:
         return plan_batches(costs, max(1.0, *costs) * EVALUATION_BATCH, EVALUATION_BATCH)
 
     def batches(self, plan: Sequence[BatchRequest], device: torch.device) -> Iterator[Batch]:
-        """Yield the batches of a plan in its order; their masks are not used, for the audio was encoded before."""
+        """Yield the batches of a plan in its order. Masks are ignored: the audio was encoded before."""
         for request in plan:
             indices = list(request.indices)
             targets = to_device(torch.from_numpy(self.targets[indices]), device)
             yield Batch(indices, targets, partial(self._read, device))
 
     def _read(self, device: torch.device, indices: Sequence[int]) -> dict[str, Ragged]:
-        """Return the packed float32 streams of some utterances: (sum T, D), or (sum T, L, D) of several layers."""
+        """Return the float32 streams of the given utterances: (sum T, D), or (sum T, L, D) for several layers."""
         streams = {}
         for name, layers in self.streams.items():
-            frames = [sequences.gather(indices) for sequences in layers]
+            frames = [sequences.gather(indices) for sequences in layers]  # L times (sum T, D)
             values = frames[0] if len(frames) == 1 else torch.stack(frames, dim=1)
-            streams[name] = Ragged.from_lengths(
-                to_device(values, device).float(), [layers[0].sizes[i] for i in indices]
-            )
+            lengths = [layers[0].sizes[i] for i in indices]
+            streams[name] = Ragged.from_lengths(to_device(values, device).float(), lengths)
         return streams
 
 
@@ -93,30 +93,29 @@ def load_split(
     verify_inputs: bool = False,
     reporter: Reporter = SILENT,
 ) -> StoredSplit:
-    """Join a split with its streams.
+    """Join the utterances of a split with their stored features.
 
-    Raises InputError where a store lacks utterances or has rejected them as they are now (unless `allow_missing`),
-    where features were made from another transcript or audio than the manifest names now, or where a label is unknown.
+    Raises InputError if a store lacks utterances or has rejected their current input (unless `allow_missing`), if
+    features were extracted from a transcript or audio that has changed since, or if a label is unknown.
     """
-    stored = list(utterances)
+    stored_ids = {utterance.utterance_id for utterance in utterances}
     for stream in streams.values():
-        stored = [utterance for utterance in stored if utterance.utterance_id in stream]
-    unusable = {u.utterance_id for u in utterances} - {u.utterance_id for u in stored}
+        stored_ids = {utterance_id for utterance_id in stored_ids if utterance_id in stream}
+    stored, absent = _partition(utterances, stored_ids)
     if not allow_missing:
-        refuse_missing(name, [u for u in utterances if u.utterance_id in unusable], streams, {})
-    rejected = refuse_changed(name, stored, streams, verify_inputs, reporter)
-    unusable = unusable.union(*rejected.values())
+        refuse_missing(name, absent, streams, {})
+    rejected_ids = refuse_changed(name, stored, streams, verify_inputs, reporter)  # by stream
+    rejected, kept = _partition(stored, set[str]().union(*rejected_ids.values()))
     if not allow_missing:
-        refuse_missing(name, [u for u in stored if u.utterance_id in unusable], streams, rejected)
-    missing = [utterance for utterance in utterances if utterance.utterance_id in unusable]
-    kept = [utterance for utterance in stored if utterance.utterance_id not in unusable]
+        refuse_missing(name, rejected, streams, rejected_ids)
     if not kept:
         raise InputError(f"{name}: none of the {len(utterances)} utterances has features in every store")
     refuse_training_utterances(kept, streams)
+    kept_ids = {utterance.utterance_id for utterance in kept}
     return StoredSplit(
         name=name,
         utterances=kept,
-        missing=missing,
+        missing=_partition(utterances, kept_ids)[1],
         targets=index_targets(kept, labels),
         streams=_open_sequences(kept, streams),
         audio_seconds=_audio_seconds(kept, streams.get("audio")),
@@ -125,16 +124,26 @@ def load_split(
     )
 
 
+def _partition(utterances: Sequence[Utterance], ids: Collection[str]) -> tuple[list[Utterance], list[Utterance]]:
+    """Return the utterances with one of these ids, and all others, in their order."""
+    inside: list[Utterance] = []
+    outside: list[Utterance] = []
+    for utterance in utterances:
+        (inside if utterance.utterance_id in ids else outside).append(utterance)
+    return inside, outside
+
+
 def _open_sequences(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> dict[str, list[Sequences]]:
     """Return the sequences of each stream and layer, in the order of the utterances."""
     ids = [utterance.utterance_id for utterance in utterances]
-    found = {}
+    sequences = {}
     for name, stream in streams.items():
-        found[name] = [Sequences(store, ids) for store in stream.stores]
-    return found
+        sequences[name] = [Sequences(store, ids) for store in stream.stores]
+    return sequences
 
 
 def _inputs_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> str:
+    """Hash the id, input hash and generation of each utterance in each stream."""
     digest = hashlib.sha256()
     for stream in sorted(streams.values(), key=lambda stream: stream.name):
         for utterance in utterances:
@@ -144,23 +153,26 @@ def _inputs_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream
 
 
 def index_targets(utterances: Sequence[Utterance], labels: Sequence[str]) -> np.ndarray[Any, Any]:
-    """Return the index (N,) int64 of each utterance's emotion in the labels; InputError for any other."""
+    """Return the index (N,) int64 of each utterance's emotion in the labels; InputError for an unknown emotion."""
     index = {label: i for i, label in enumerate(labels)}
     unknown = [u for u in utterances if u.emotion not in index]
     if unknown:
         places = ", ".join(f"{u.file}:{u.line} {u.emotion!r}" for u in unknown[:SHOWN])
         hint = lookalike_hint((str(u.emotion) for u in unknown), labels)
-        raise InputError(f"emotion must be one of {', '.join(labels)}; {len(unknown)} are not, such as {places}{hint}")
+        raise InputError(f"emotion must be one of {', '.join(labels)}, but {len(unknown)} are not: {places}{hint}")
     return np.array([index[str(u.emotion)] for u in utterances], np.int64)
 
 
 def _audio_seconds(utterances: Sequence[Utterance], stream: Stream | None) -> np.ndarray[Any, Any]:
-    if stream is None:
-        return np.zeros(len(utterances))
-    identity = stream.first.info.identity
-    num_samples = [stream.first.utterance_info(u.utterance_id).num_inputs for u in utterances]
-    return np.array([identity.duration_s(count) for count in num_samples])
+    """Return the durations (N,) float64 that the audio store recorded; zeros if no stream is audio."""
+    seconds = np.zeros(len(utterances))
+    if stream is not None:
+        for i, utterance in enumerate(utterances):
+            num_samples = stream.first.utterance_info(utterance.utterance_id).num_inputs
+            seconds[i] = stream.first.info.identity.duration_s(num_samples)
+    return seconds
 
 
 def _count_syllables(utterances: Sequence[Utterance]) -> np.ndarray[Any, Any]:
+    """Return the number of syllables (N,) int64 of each transcript."""
     return np.array([len(syllables(transcript_of(u))) for u in utterances], np.int64)

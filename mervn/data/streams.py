@@ -1,4 +1,4 @@
-"""The streams a head reads: text, audio, and a second audio stream; each of one or more layers of one encoder."""
+"""Streams that a head reads: text, audio, and a second audio stream. A stream has one or more layers of one encoder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SECOND = "audio_2"
 
 
 def modality_of(stream: str) -> str:
-    """Return `text` or `audio`."""
+    """Return the modality of a stream, `text` or `audio`."""
     return "text" if stream == "text" else "audio"
 
 
@@ -36,36 +36,37 @@ class StreamShape:
 
     width: int
     layers: tuple[str, ...] = ("last",)
-    """The layers that are mixed, as they are called in selectors."""
+    """The layers that are mixed, named as in selectors."""
     stride: int = 0
     """Samples at 16 kHz from one frame to the next; 0 for text."""
     centre: float = 0.0
     """Sample at 16 kHz at the centre of the first frame."""
 
     def check(self, name: str) -> None:
-        """Raise ValueError where a stream of this shape cannot be."""
-        names = isinstance(self.layers, list | tuple) and all(isinstance(layer, str) for layer in self.layers)
-        numbers = (self.width, self.stride, self.centre)
-        if not names or not self.layers or not all(isinstance(n, int | float) and n >= 0 for n in numbers):
-            raise ValueError(f"streams.{name} must be the shape of a stream, found {self}")
+        """Raise ValueError if no stream can have this shape."""
+        is_list = isinstance(self.layers, list | tuple) and len(self.layers) > 0
+        if not is_list or not all(isinstance(layer, str) for layer in self.layers):
+            raise ValueError(f"streams.{name}.layers must be a list of names of layers, found {self}")
+        for number in (self.width, self.stride, self.centre):
+            if not isinstance(number, int | float) or not number >= 0:  # `not >=` holds for NaN
+                raise ValueError(f"streams.{name} must have numbers of 0 or more, found {self}")
         if not isinstance(self.width, int) or self.width < 1 or (modality_of(name) == "audio" and self.stride < 1):
             raise ValueError(f"streams.{name} must have a width and, for audio, a stride of 1 or more, found {self}")
 
     def as_json(self) -> dict[str, Any]:
-        """Return a JSON object; `StreamShape(**object)` takes it back."""
+        """Return a JSON object; `StreamShape(**object)` is the inverse."""
         return asdict(self)
 
 
 class Stream:
-    """The stores of one encoder, one a layer; what one of them says of an utterance's input holds for all."""
+    """Stores of one encoder, one store per layer, all extracted from the same inputs."""
 
     def __init__(self, name: str, stores: Sequence[FeatureStore], place: DataPlace) -> None:
         self.name, self.stores, self.place = name, tuple(stores), place
         self.first = self.stores[0]
         for store in self.stores[1:]:
-            differing = set(differing_fields(self.first.info.identity.as_json(), store.info.identity.as_json())) - {
-                "layer"
-            }
+            first, other = self.first.info.identity.as_json(), store.info.identity.as_json()
+            differing = differing_fields(first, other).keys() - {"layer"}
             if differing:
                 raise InputError(
                     f"the layers of one stream must come from one encoder, but {self.first.path} and {store.path} "
@@ -77,7 +78,7 @@ class Stream:
 
     @property
     def modality(self) -> str:
-        """`text` or `audio`."""
+        """The modality, `text` or `audio`."""
         return modality_of(self.name)
 
     @property
@@ -87,43 +88,45 @@ class Stream:
 
     @property
     def weights(self) -> str:
-        """Origin of the encoder's weights, as people read it."""
+        """Origin of the encoder's weights, as text for messages."""
         return str(self.first.info.provenance["weights"])
 
     @cached_property
     def fine_tuning(self) -> FineTuning | None:
-        """Utterances that the encoder was fine-tuned on; None if it was not fine-tuned."""
+        """Record of the utterances that the encoder was fine-tuned on; None if it was not fine-tuned."""
         return read_fine_tuning(self.first.path)
 
     @property
     def hashes(self) -> list[str]:
-        """The 8 hex of each store's identity."""
+        """The hash of each store's identity."""
         return [store.info.hash for store in self.stores]
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The layers, as they are called in selectors."""
+        """The layers, named as in selectors."""
         return tuple(str(store.info.identity.layer) for store in self.stores)
 
     @property
     def selector(self) -> Selector:
-        """The selector of these layers; of the models they were extracted with, one that still exists."""
+        """The selector of these layers, with a model that still exists (its folder may have been moved)."""
         layers = tuple(store.info.identity.layer for store in self.stores)
         return replace(recorded_selector(self.first.info), layers=layers)
 
     def extract_command(self, *flags: str) -> str:
-        """Return the `mervn extract` that adds utterances to these stores."""
+        """Return the `mervn extract` command that adds utterances to these stores."""
+        # a store is features/<modality>/<store>: a shorter path is relative to a folder inside it
         path = self.first.path.absolute() if len(self.first.path.parts) < 3 else self.first.path
         place = replace(self.place, features_dir=path.parent.parent)
         return extract_command(place, self.selector, *self._identity_flags, *flags)
 
     @property
     def _identity_flags(self) -> list[str]:
+        """The flags of `mervn extract` that are part of the identity of the stores."""
         return identity_flags(self.first.info.identity, ENCODERS[self.modality][self.encoder].settings)
 
     @property
     def model(self) -> dict[str, Any]:
-        """The model, as it was resolved, and the flags to extract these stores by; for the record of a run."""
+        """The resolved model, and the flags that extract these stores; recorded in config.json."""
         flags = [f"--{self.modality}-encoder", str(self.selector), *self._identity_flags]
         return {**recorded_source(self.first.info).as_json(), "extract": shlex.join(flags)}
 
@@ -134,7 +137,7 @@ class Stream:
         return StreamShape(self.first.dim, self.layers, spec.stride, spec.centre)
 
     def utterance_info(self, utterance_id: str) -> UtteranceInfo:
-        """Return the input of an utterance's features; InputError if the layers have different inputs."""
+        """Return what the stores record about an utterance; InputError if the layers come from different inputs."""
         infos = [store.utterance_info(utterance_id) for store in self.stores]
         for store, info in zip(self.stores, infos, strict=True):
             if (info.input_sha256, info.length) != (infos[0].input_sha256, infos[0].length):
@@ -146,30 +149,33 @@ class Stream:
 
 
 def open_streams(options: StoreOptions, data: Path, modalities: Sequence[str]) -> dict[str, Stream]:
-    """Open the streams that the options mean; InputError says what is wrong with any of them."""
+    """Open the streams that the options select; one error lists the problems of all streams."""
     place = DataPlace(data, features_folder(options.features_dir, data), options.audio_root)
     wanted = _wanted(options, modalities)
     streams: dict[str, Stream] = {}
-    faults: list[InputError] = []
+    errors: list[InputError] = []
     for name, (selector, path) in wanted.items():
         try:
             infos = _select(place, modality_of(name), selector, path)
             streams[name] = Stream(name, [FeatureStore(info.path) for info in infos], place)
         except InputError as error:
-            faults.append(error)
-    if faults:
-        usage = any(isinstance(fault, UsageError) for fault in faults)
-        raise (UsageError if usage else InputError)("\n".join(dict.fromkeys(map(str, faults))))
+            errors.append(error)
+    if errors:
+        message = "\n".join(dict.fromkeys(map(str, errors)))  # each message once
+        if any(isinstance(error, UsageError) for error in errors):
+            raise UsageError(message)
+        raise InputError(message)
     return streams
 
 
 def _wanted(options: StoreOptions, modalities: Sequence[str]) -> dict[str, tuple[Selector | None, Path | None]]:
-    """Return the selector and the explicit store of each stream; UsageError where they contradict each other."""
+    """Return the selector and the explicit store of each stream; UsageError if they contradict each other."""
     given = {"audio": (options.audio_encoder, options.audio_store), "text": (options.text_encoder, options.text_store)}
     wanted: dict[str, tuple[Selector | None, Path | None]] = {}
     for modality, (text, path) in given.items():
         selectors = parse_selectors(text, modality) if text is not None else []
-        if path is not None and (len(selectors) > 1 or any(len(s.layers or ()) > 1 for s in selectors)):
+        num_stores = sum(len(selector.layers or ("last",)) for selector in selectors)
+        if path is not None and num_stores > 1:
             raise UsageError(f"--{modality}-store is one store, but --{modality}-encoder {text} means several")
         if modality in modalities:
             wanted[modality] = (selectors[0] if selectors else None, path)
@@ -179,19 +185,22 @@ def _wanted(options: StoreOptions, modalities: Sequence[str]) -> dict[str, tuple
 
 
 def _select(place: DataPlace, modality: str, selector: Selector | None, path: Path | None) -> list[StoreInfo]:
-    """Return the store of each layer that a selector means."""
+    """Return the stores that a selector means, one per layer."""
     if selector is None or selector.layers is None:
         return [select_store(place, modality, selector, path)]
     layers = selector.layers
     if layers == ("all",):
-        known = matching_stores(place.features_dir, replace(selector, layers=None))
-        if known:
-            layers = expand_layers(layers, max(int(info.provenance["num_layers"]) for info in known))
-    each = {layer: replace(selector, layers=(layer,)) for layer in layers}
-    missing = [layer for layer, one in each.items() if path is None and not matching_stores(place.features_dir, one)]
-    if len(missing) > 1:  # one command extracts them all
+        stores = matching_stores(place.features_dir, replace(selector, layers=None))
+        if stores:
+            layers = expand_layers(layers, max(int(info.provenance["num_layers"]) for info in stores))
+    by_layer = {layer: replace(selector, layers=(layer,)) for layer in layers}
+    missing = []
+    for layer, one_layer in by_layer.items():
+        if path is None and not matching_stores(place.features_dir, one_layer):
+            missing.append(layer)
+    if len(missing) > 1:  # name one command that extracts all of them
         raise not_extracted(place, modality, replace(selector, layers=tuple(missing)))
-    return [select_store(place, modality, one, path) for one in each.values()]
+    return [select_store(place, modality, one_layer, path) for one_layer in by_layer.values()]
 
 
 def find_streams(
@@ -200,10 +209,10 @@ def find_streams(
     explicit: Mapping[str, Path | None],
     models: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Stream]:
-    """Open the streams of exactly these identities, each a list of hashes; InputError names one that is missing.
+    """Open the streams of exactly these identities, a list of hashes per stream; InputError if a store is missing.
 
-    `explicit` holds, by modality, a store outside the folder that a run was trained on; `models` the run's record of
-    each stream's model.
+    `explicit` holds, by modality, the store outside the features folder that a run was trained on, if any. `models` is
+    the run's record of each stream's model.
     """
     streams = {}
     for name, hashes in wanted.items():
@@ -215,6 +224,7 @@ def find_streams(
 
 
 def _find(modality: str, wanted: str, folder: Path, explicit: Mapping[str, Path | None], command: str) -> Path:
+    """Return the store whose identity has the hash `wanted`; `command` is what the error suggests."""
     infos = list_stores(folder, modality)
     for info in infos:
         if info.hash == wanted:
@@ -222,8 +232,8 @@ def _find(modality: str, wanted: str, folder: Path, explicit: Mapping[str, Path 
     given = explicit.get(modality)
     if given is not None and FeatureStore(given).info.hash == wanted:
         return given
-    there = ", ".join(info.path.name for info in infos) or "none"
+    existing = ", ".join(info.path.name for info in infos) or "none"
     raise InputError(
-        f"the {modality} store of identity {wanted} that this run was trained on is not in {folder} (there: {there}); "
+        f"{folder} must hold the {modality} store of identity {wanted} that this run was trained on, found {existing}; "
         f"give --features-dir, or extract with the same encoder:\n  {command}"
     )

@@ -1,7 +1,7 @@
-"""WaveformSplit: decoded waveforms and tokenized transcripts for training end to end, in place of stored features.
+"""WaveformSplit: decoded waveforms and tokenized transcripts, for training end to end without stored features.
 
-Audio is decoded and resampled in worker processes, a bounded number of batches ahead. Every utterance is read once
-before training: what cannot be used is found then, not in the night.
+Worker processes decode and resample audio a bounded number of batches ahead. Every utterance is read once before
+training, so that unusable audio is reported at the start and not in the middle of an epoch.
 """
 
 from __future__ import annotations
@@ -38,24 +38,25 @@ from mervn.data.streams import modality_of
 from mervn.distributed import SINGLE_PROCESS, Processes
 
 SCAN_BATCH = 16
-AHEAD = 2
-"""Batches that each worker may be ahead."""
+"""Utterances per request when a split is read for the first time."""
+PREFETCH_FACTOR = 2
+"""Batches that each worker decodes in advance."""
 
 
 @dataclass(frozen=True)
 class Waves:
-    """Waveforms that a worker decoded: 16 kHz, one after another, each with its length, hash or fault."""
+    """Waveforms that a worker decoded: concatenated 16 kHz samples; length, hash or fault of each utterance."""
 
     values: Tensor
     """(sum S,) float32."""
     sizes: list[int]
     sha256: list[str]
     faults: list[tuple[str, str] | None]
-    """(reason, message) of what cannot be used; it has no samples."""
+    """(reason, message) if the audio cannot be used; then it has no samples. None otherwise."""
 
 
 class _Reader(Dataset[Waves]):
-    """Reads the audio of a list of utterances at once, and masks it."""
+    """Dataset whose items are batches: decoded, masked audio of the utterances of one request."""
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
         self.utterances = list(utterances)
@@ -78,17 +79,17 @@ class _Reader(Dataset[Waves]):
 
 
 def read_waves(utterances: Sequence[Utterance], plan: Sequence[BatchRequest], workers: int) -> Iterator[Waves]:
-    """Decode the batches of a plan in its order, ahead in `workers` processes; with 0 in this process, on demand."""
-    # a generator of its own: the loader draws a seed, which would change what dropout draws after a resume
+    """Decode the batches of a plan in order: in advance in `workers` processes, or on demand in this one if 0."""
+    # The loader draws a seed. Without its own generator that would change the dropout masks after a resume.
     loader = DataLoader(
         _Reader(utterances), batch_size=None, sampler=list(plan), num_workers=workers,
-        prefetch_factor=AHEAD if workers else None, generator=torch.Generator(),
+        prefetch_factor=PREFETCH_FACTOR if workers else None, generator=torch.Generator(),
     )  # fmt: skip
     return iter(loader)
 
 
 class WaveformSplit:
-    """The utterances of one split; their audio is decoded anew for every batch. Implements `Split`."""
+    """The utterances of one split; every batch decodes their audio again. Implements `Split`."""
 
     def __init__(
         self,
@@ -104,46 +105,44 @@ class WaveformSplit:
         self.rejected: list[Rejection] = []
         self.has_audio = any(encoder.modality == "audio" for encoder in encoders.values())
         self.num_samples, self.audio_sha256 = np.zeros(len(utterances), np.int64), [""] * len(utterances)
+        self.utterances = list(utterances)
         if self.has_audio:
             self._scan(utterances, reporter, processes)
-        rejected_ids = {rejection.utterance.utterance_id for rejection in self.rejected}
-        kept = [i for i, u in enumerate(utterances) if u.utterance_id not in rejected_ids]
-        self.utterances = [utterances[i] for i in kept]
-        self.missing = [u for u in utterances if u.utterance_id in rejected_ids]
-        self.num_samples = self.num_samples[kept]
-        self.audio_sha256 = [self.audio_sha256[i] for i in kept]
+            self._drop_rejected()
+        self.missing = [rejection.utterance for rejection in self.rejected]
         if not self.utterances:
             raise InputError(f"{name}: none of the {len(utterances)} utterances can be used: {self.rejected[0].detail}")
         self.targets = index_targets(self.utterances, labels)
         self.transcripts = [transcript_of(u) for u in self.utterances]
         self.tokens: dict[str, list[Tensor]] = {}
-        """Token ids of each utterance, by text stream."""
+        """By text stream, the token ids (T,) of each utterance."""
         for stream, encoder in encoders.items():
             if encoder.modality == "text":
                 self.tokens[stream] = [encoder.prepare(transcript) for transcript in self.transcripts]
         self.audio_seconds = self.num_samples / SAMPLE_RATE
-        counts = [len(syllables(transcript)) if self.tokens else 0 for transcript in self.transcripts]
-        self.syllables = np.array(counts, np.int64)
+        self.syllables = np.zeros(len(self.utterances), np.int64)
+        if self.tokens:
+            self.syllables[:] = [len(syllables(transcript)) for transcript in self.transcripts]
 
     def __len__(self) -> int:
         return len(self.utterances)
 
     @property
     def lengths(self) -> Mapping[str, list[int]]:
-        """Frames or tokens that each stream will have of each utterance."""
-        found = {}
+        """Frames or tokens of each utterance after its encoder, by stream."""
+        lengths = {}
         for name, encoder in self.encoders.items():
-            sizes = [len(t) for t in self.tokens[name]] if name in self.tokens else self.num_samples.tolist()
-            found[name] = [int(encoder.get_feat_lengths(int(size))) if size else 0 for size in sizes]
-        return found
+            sizes = list(map(len, self.tokens[name])) if name in self.tokens else self.num_samples.tolist()
+            lengths[name] = [int(encoder.get_feat_lengths(int(size))) if size else 0 for size in sizes]
+        return lengths
 
     def stream_sha256(self, stream: str) -> list[str]:
-        """Return the hash of each utterance's input to a stream, as a store records it."""
-        return self.audio_sha256 if modality_of(stream) == "audio" else [text_sha256(t) for t in self.transcripts]
+        """Return the hash of each utterance's audio or transcript, as a store records it."""
+        return self.audio_sha256 if modality_of(stream) == "audio" else list(map(text_sha256, self.transcripts))
 
     @property
     def inputs_sha256(self) -> str:
-        """Hash over the ids and input hashes of the utterances used."""
+        """Hash over the ids and input hashes of the N utterances."""
         digest = hashlib.sha256()
         for name in sorted(self.encoders):
             for utterance, sha256 in zip(self.utterances, self.stream_sha256(name), strict=True):
@@ -152,7 +151,7 @@ class WaveformSplit:
 
     @property
     def costs(self) -> list[float]:
-        """Seconds of audio that are computed for each utterance, padding included; tokens if there is no audio."""
+        """Seconds of audio, including padding, that encoding each utterance computes; tokens if no stream is audio."""
         audio = [encoder for encoder in self.encoders.values() if encoder.modality == "audio"]
         if not audio:
             return [float(sum(map(len, tokens))) for tokens in zip(*self.tokens.values(), strict=True)]
@@ -163,26 +162,27 @@ class WaveformSplit:
         return costs
 
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:
-        """Return batches of utterances of similar cost, within what an extraction encodes at once."""
+        """Return batches of utterances of similar cost, within the budget of one batch of an extraction."""
         modality = "audio" if self.num_samples.any() else "text"
         return plan_batches(self.costs, default_budget(modality, device), min(MAX_BATCH, 64))
 
     def batches(self, plan: Sequence[BatchRequest], device: torch.device) -> Iterator[Batch]:
-        """Yield the batches of a plan in its order; worker processes decode ahead.
+        """Yield the batches of a plan in its order; worker processes decode in advance.
 
-        InputError where a file is not what it was before training.
+        InputError if a file has changed since the training began.
         """
         decoded = read_waves(self.utterances, plan, self.workers) if self.has_audio else repeat(None)
-        for request, waves in zip(plan, decoded, strict=False):
+        for request, waves in zip(plan, decoded, strict=False):  # repeat(None) is endless
             indices = list(request.indices)
+            by_index: dict[int, Tensor] = {}
             if waves is not None:
                 self._refuse_changed(indices, waves)
-            by_index = dict(zip(indices, waves.values.split(waves.sizes), strict=True)) if waves is not None else {}
+                by_index = dict(zip(indices, waves.values.split(waves.sizes), strict=True))
             targets = to_device(torch.from_numpy(self.targets[indices]), device)
             yield Batch(indices, targets, partial(self._prepare, by_index, device))
 
     def _prepare(self, waves: Mapping[int, Tensor], device: torch.device, indices: Sequence[int]) -> dict[str, Ragged]:
-        """Return the prepared inputs of some utterances: samples (sum S,) or token ids (sum T,)."""
+        """Return the prepared inputs of the utterances at `indices`: samples (sum S,) or token ids (sum T,)."""
         streams = {}
         for name, encoder in self.encoders.items():
             if name in self.tokens:
@@ -193,47 +193,58 @@ class WaveformSplit:
         return streams
 
     def _refuse_changed(self, indices: Sequence[int], waves: Waves) -> None:
-        """Raise InputError for audio that cannot be read any more, or is not what it was before training."""
+        """Raise InputError for audio that has changed, or can no longer be read, since the training began."""
         for index, fault, sha256 in zip(indices, waves.faults, waves.sha256, strict=True):
             if fault is not None or sha256 != self.audio_sha256[index]:
                 u = self.utterances[index]
-                what = fault[1] if fault else f"{u.audio_path} was changed"
-                raise InputError(f"{u.file}:{u.line} {u.utterance_id!r} was readable when the training began: {what}")
+                change = fault[1] if fault else f"{u.audio_path} has other content"
+                raise InputError(
+                    f"{u.file}:{u.line} {u.utterance_id!r}: audio must not change during training, but now {change}"
+                )
 
     def _scan(self, utterances: Sequence[Utterance], reporter: Reporter, processes: Processes) -> None:
-        """Decode everything once: lengths, hashes, and what cannot be used. Several processes divide the work."""
+        """Decode all audio once to get lengths, hashes and rejections. Several processes divide the work."""
         mine = processes.portion(range(len(utterances)))
         plan = [BatchRequest(mine[i : i + SCAN_BATCH]) for i in range(0, len(mine), SCAN_BATCH)]
-        found: list[tuple[int, int, str, tuple[str, str] | None]] = []
+        scanned: list[tuple[int, int, str, tuple[str, str] | None]] = []  # index, size, sha256, fault
         with closing(reporter.progress(len(mine), 0, f"reading {self.name}")) as bar:
             for request, read in zip(plan, read_waves(utterances, plan, self.workers), strict=True):
-                found += zip(request.indices, read.sizes, read.sha256, read.faults, strict=True)
+                scanned += zip(request.indices, read.sizes, read.sha256, read.faults, strict=True)
                 bar.update(len(request.indices))
-        everyone = list(chain.from_iterable(processes.gather(found)))
-        for index, size, sha256, fault in sorted(everyone, key=lambda each: each[0]):
+        gathered = chain.from_iterable(processes.gather(scanned))
+        for index, size, sha256, fault in sorted(gathered, key=lambda entry: entry[0]):
             self.num_samples[index], self.audio_sha256[index] = size, sha256
             if fault is not None:
                 self.rejected.append(Rejection(utterances[index], *fault))
 
+    def _drop_rejected(self) -> None:
+        """Keep only the utterances whose audio can be used."""
+        rejected_ids = {rejection.utterance.utterance_id for rejection in self.rejected}
+        kept = [i for i, u in enumerate(self.utterances) if u.utterance_id not in rejected_ids]
+        self.utterances = [self.utterances[i] for i in kept]
+        self.num_samples = self.num_samples[kept]
+        self.audio_sha256 = [self.audio_sha256[i] for i in kept]
+
 
 def refuse_rejected(splits: Mapping[str, WaveformSplit], allow_missing: bool) -> None:
-    """Raise InputError where audio cannot be used, unless `allow_missing`; such utterances are always counted."""
-    rejected = [rejection for split in splits.values() for rejection in split.rejected]
-    if rejected and not allow_missing:
-        lines = []
-        for one in rejected[:SHOWN]:
-            u = one.utterance
-            lines.append(f"  {u.file}:{u.line} {u.utterance_id!r}: {one.reason}: {one.detail}")
-        more = [f"  and {len(rejected) - SHOWN} more"] if len(rejected) > SHOWN else []
-        raise InputError(
-            "\n".join([f"the audio of {len(rejected)} utterances cannot be used:", *lines, *more])
-            + "\nrepair it, or continue without them (counted in every result): --allow-missing"
-        )
+    """Raise InputError if audio cannot be used, unless `allow_missing`."""
+    rejected = list(chain.from_iterable(split.rejected for split in splits.values()))
+    if not rejected or allow_missing:
+        return
+    lines = [f"the audio of {len(rejected)} utterances cannot be used:"]
+    for rejection in rejected[:SHOWN]:
+        u = rejection.utterance
+        lines.append(f"  {u.file}:{u.line} {u.utterance_id!r}: {rejection.reason}: {rejection.detail}")
+    if len(rejected) > SHOWN:
+        lines.append(f"  and {len(rejected) - SHOWN} more")
+    lines.append("fix the audio, or leave these utterances out (they are counted in every result): --allow-missing")
+    raise InputError("\n".join(lines))
 
 
 def warn_segmented(splits: Mapping[str, WaveformSplit], encoders: Mapping[str, Encoder]) -> None:
-    """Warn of transcripts that came segmented and are not segmented again, once for each text encoder."""
+    """Warn about transcripts that are already word-segmented and are not segmented again, once per text encoder."""
     for encoder in encoders.values():
-        counts = encoder.count_tokens(text for split in splits.values() for text in split.transcripts)
+        transcripts = chain.from_iterable(split.transcripts for split in splits.values())
+        counts = encoder.count_tokens(transcripts)
         if counts is not None and counts.segmented:
             warnings.warn(segmented_message(counts.segmented), stacklevel=2)

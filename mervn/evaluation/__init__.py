@@ -1,1 +1,1 @@
-"""Predictions, metrics and the record of looks at the test split."""
+"""Evaluation: predictions, metrics, layer probe, and the record of accesses to the test split."""

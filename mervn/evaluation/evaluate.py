@@ -34,29 +34,29 @@ from mervn.run_folder import MODEL_FILE, SCHEMA, RunConfig, options_of, read_con
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A finished run with the split that it is scored on."""
+    """A loaded run with the split that it is scored on."""
 
     model: Trainable
     split: Split
     reporter: Reporter
     """Shows progress bars only if scoring takes long."""
     encoder_hashes: Mapping[str, str] = field(default_factory=dict)
-    """By stream the weights_sha256 of encoders that were trained with the head."""
+    """weights_sha256 of the encoders that were trained with the head, by stream."""
 
 
 def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -> dict[str, Any]:
     """Score a run on a split, write metrics-<split>.json and predictions-<split>.jsonl, and return the metrics.
 
-    Scores of other inputs than the run's own go to files with the first 8 hex of the inputs' hash in their names. A
-    look at the test split is first recorded in test_access.jsonl in the run and beside the data. Raises InputError
-    if the run is not complete or the features it was trained on are missing.
+    If the inputs are not those of the run, the file names also contain 8 hexadecimal digits of the inputs' hash. Each
+    access to the test split is first recorded in test_access.jsonl, in the run and beside the data. Raises InputError
+    if the run is incomplete or the features it was trained on are missing.
     """
     config = read_config(run)
     device = resolve_device(options.device, float64=True)
     data = options.data or Path(config.options["data"])
     label_options = options_of(run, config.options, LabelOptions)
     utterances, sources, manifests = _read(config, options, data, task_label(label_options))
-    labelled = apply_labels({options.split: utterances}, label_options, all_there=False)
+    labelled = apply_labels({options.split: utterances}, label_options, require_all=False)
     opened = _open(run, config, options, labelled.utterances[options.split], device, reporter)
     split = opened.split
     looks, inputs_sha256 = None, _inputs_sha256(sources, split)
@@ -75,7 +75,7 @@ def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -
     if not _is_own(config, data, manifests, split):
         name = f"{options.split}-{inputs_sha256[:8]}"
         path = run / f"metrics-{name}.json"
-        reporter.say(f"the inputs are not those of the run's own {options.split}: written to {path}")
+        reporter.say(f"the inputs differ from those of the run's own {options.split} split: results are in {path}")
     write_jsonl(run / f"predictions-{name}.jsonl", prediction_entries(split, probabilities, config.labels))
     write_json(run / f"metrics-{name}.json", metrics)
     return metrics | ({"test_looks": looks} if looks is not None else {})
@@ -89,7 +89,7 @@ def _open(
     device: torch.device,
     reporter: Reporter,
 ) -> OpenedRun:
-    """Load the model of a run, and the split as the model reads it: stored features, or audio and transcripts."""
+    """Load the model of a run, and the split in the form that it reads: stored features, or audio and transcripts."""
     if config.command == "finetune":
         return _open_finetuned(run, config, options, utterances, reporter)
     head = load_head(run, config, options.trust_code)
@@ -105,13 +105,14 @@ def _open(
 def _open_finetuned(
     run: Path, config: RunConfig, options: EvaluateOptions, utterances: list[Utterance], reporter: Reporter
 ) -> OpenedRun:
-    """Load the head and the encoders of a run of `finetune`, and decode the audio of the split once."""
+    """Load the head and encoders of a run of `finetune`, and read the audio of the split."""
     head = load_head(run, config, options.trust_code)
-    stores = ("features_dir", "memory_gb", "verify_inputs")
-    unread = [name for name in stores if name in options.given and getattr(options, name)]
+    unread = []
+    for name in ("features_dir", "memory_gb", "verify_inputs"):
+        if name in options.given and getattr(options, name):
+            unread.append(f"--{name.replace('_', '-')}")
     if unread:
-        flags = " and ".join(f"--{name.replace('_', '-')}" for name in unread)
-        raise UsageError(f"{run} reads audio and transcripts, not stores; leave out {flags}")
+        raise UsageError(f"{run} reads audio and transcripts, not stores; leave out {' and '.join(unread)}")
     encoders = {}
     for name, entry in config.inputs["encoders"].items():
         encoders[name] = load_tuned(run, name, str(entry.get("name")))
@@ -119,7 +120,8 @@ def _open_finetuned(
     split = WaveformSplit(options.split, utterances, config.labels, encoders, workers, reporter)
     refuse_rejected({options.split: split}, options.allow_missing)
     for name, encoder in encoders.items():
-        if encoder.fine_tuning is not None and options.data is not None:  # of the run's own data the manifests decide
+        # the run's own data needs no check: its manifests separate the splits
+        if encoder.fine_tuning is not None and options.data is not None:
             encoder.fine_tuning.refuse_training_utterances(
                 zip(split.utterances, split.stream_sha256(name), strict=True)
             )
@@ -133,27 +135,27 @@ def _read(
     data: Path,
     label_of: Callable[[str], str | None],
 ) -> tuple[list[Utterance], dict[str, Any], dict[str, str]]:
-    """Return the utterances of the split, of the run's own fold where it has one, and what they were read from.
+    """Return the utterances of the split, their sources for metrics.json, and the hashes of the manifests by name.
 
-    The last are the hashes of the manifests by their names.
+    A run that was trained on a fold is scored on that fold of its own data.
     """
     fold, split = config.options.get("fold"), options.split
     root = options.audio_root or config.options.get("audio_root")
     audio_root = Path(root) if root else None
     if fold is None or options.data is not None:
-        found = read_manifests(data, (split,), audio_root=audio_root, check_audio=False, task_label=label_of)
-        return found[split], {"manifest_sha256": found.sha256[split]}, found.sha256
+        read = read_manifests(data, (split,), audio_root=audio_root, check_audio=False, task_label=label_of)
+        return read[split], {"manifest_sha256": read.sha256[split]}, read.sha256
     folds = read_folds(Path(config.options["fold_file"]))
     if folds.sha256 != config.inputs["folds"]["sha256"]:
         raise InputError(f"{folds.path} must hold the folds that this run was trained on, but it has changed since")
-    kept, manifests = read_fold(data, folds, int(fold), (split,), audio_root, label_of)
-    if not kept[split]:
+    utterances, manifests = read_fold(data, folds, int(fold), (split,), audio_root, label_of)
+    if not utterances[split]:
         raise InputError(f"{folds.path}: fold {fold} has no {split} utterances")
-    return kept[split], {"fold": int(fold), "folds_sha256": folds.sha256}, manifests
+    return utterances[split], {"fold": int(fold), "folds_sha256": folds.sha256}, manifests
 
 
 def _weights_sha256(run: Path, opened: OpenedRun) -> str:
-    """Hash the weights that a run is scored with: of the head, and of encoders that were trained with it."""
+    """Hash the weights of the head, and of the encoders that were trained with it."""
     digest = hashlib.sha256((run / MODEL_FILE).read_bytes())
     for name in sorted(opened.encoder_hashes):
         digest.update(f"{name}|{opened.encoder_hashes[name]}".encode())
@@ -161,16 +163,16 @@ def _weights_sha256(run: Path, opened: OpenedRun) -> str:
 
 
 def _inputs_sha256(sources: Mapping[str, Any], split: Split) -> str:
-    """Hash what a split was read from, and the features or the audio and transcripts that were read."""
+    """Hash the sources of a split, and the features, or the audio and transcripts, that were read."""
     return hashlib.sha256(canonical_json({**sources, "read": split.inputs_sha256}).encode()).hexdigest()
 
 
 def _is_own(config: RunConfig, data: Path, manifests: Mapping[str, str], split: Split) -> bool:
-    """Tell whether a split is the run's own as the training read it; of test, which it never read, all of it."""
-    known, features = (config.inputs.get(key) for key in ("manifests", "features"))
-    if not isinstance(known, dict) or not isinstance(features, dict):
+    """Tell whether a split equals that of training; for test, which training did not read: whole, from its data."""
+    recorded, features = config.inputs.get("manifests"), config.inputs.get("features")
+    if not isinstance(recorded, dict) or not isinstance(features, dict):
         return False
-    if any(known.get(name, sha256) != sha256 for name, sha256 in manifests.items()):
+    if any(recorded.get(name, sha256) != sha256 for name, sha256 in manifests.items()):
         return False
     if split.name != "test":
         return bool(features.get(split.name) == split.inputs_sha256)

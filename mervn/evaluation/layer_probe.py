@@ -1,4 +1,4 @@
-"""Layer probe: which layer of an encoder to extract; a linear probe of the time-mean of each layer, scored on valid."""
+"""Layer probe: score a linear classifier on the time-mean of each layer, to choose the layer to extract."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPLITS = ("train", "valid")
 
 @dataclass(frozen=True)
 class LayerScore:
-    """Scores on valid of a linear probe of one layer's time-mean."""
+    """Scores on valid of the linear probe of one layer."""
 
     layer: Layer
     accuracy: float
@@ -34,18 +34,18 @@ class LayerScore:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """The scores of all layers, in their order."""
+    """Scores of all layers, in order."""
 
     store: Path
     scores: list[LayerScore]
     n: Mapping[str, int]
-    """Utterances by split."""
+    """Number of utterances, by split."""
     missing: Mapping[str, int]
-    """Utterances without features (no transcript, or rejected), by split."""
+    """Number of utterances without features (no transcript, or rejected), by split."""
 
     @property
     def best(self) -> LayerScore:
-        """The layer with the highest macro-F1 on valid; among equals the lowest."""
+        """The layer with the highest macro-F1 on valid; of equal ones the lowest."""
         return max(self.scores, key=lambda score: score.macro_f1)
 
 
@@ -56,50 +56,48 @@ def probe_layers(
     settings: ExtractSettings,
     reporter: Reporter,
 ) -> LayerReport:
-    """Extract the time-mean of every layer of train and valid (kept, as any store) and probe each; test is not read."""
+    """Extract the time-means of all layers for train and valid into a store, and probe each layer. Test is not read."""
     manifests = read_manifests(data, SPLITS, audio_root=audio_root, check_audio=selector.modality == "audio")
     utterances = list(chain.from_iterable(manifests.values()))
     (result,) = extract_stream(utterances, selector, settings, reporter)
     store = FeatureStore(result.path)
     labels = sorted({str(utterance.emotion) for utterance in manifests["train"]})
-    kept = {name: _with_features(some, store) for name, some in manifests.items()}
-    for name, some in kept.items():
-        if len({utterance.emotion for utterance in some}) < 2:
-            raise InputError(f"{name} must hold features of at least two emotions, found {len(some)} utterances")
-    features = {name: _stack(some, store) for name, some in kept.items()}
-    targets = {name: index_targets(some, labels) for name, some in kept.items()}
+    features, targets, num_used, num_missing = {}, {}, {}, {}
+    for name, in_manifest in manifests.items():
+        used = _with_features(in_manifest, store)
+        if len({utterance.emotion for utterance in used}) < 2:
+            raise InputError(f"{name} must hold features of at least two emotions, found {len(used)} utterances")
+        features[name], targets[name] = _stack(used, store), index_targets(used, labels)
+        num_used[name], num_missing[name] = len(used), len(in_manifest) - len(used)
     scores = []
     for layer in range(features["train"].shape[1]):
-        metrics = _probe({name: values[:, layer] for name, values in features.items()}, targets, labels)
+        of_layer = {name: values[:, layer] for name, values in features.items()}  # (N, D) by split
+        metrics = _probe(of_layer, targets, labels)
         scores.append(LayerScore(layer, metrics.accuracy, metrics.macro_f1))
-    return LayerReport(
-        store.path,
-        scores,
-        {name: len(some) for name, some in kept.items()},
-        {name: len(manifests[name]) - len(some) for name, some in kept.items()},
-    )
+    return LayerReport(store.path, scores, num_used, num_missing)
 
 
 def _with_features(utterances: Sequence[Utterance], store: FeatureStore) -> list[Utterance]:
+    """Return the utterances that have at least one frame in the store."""
     return [u for u in utterances if u.utterance_id in store and len(store[u.utterance_id])]
 
 
 def _stack(utterances: Sequence[Utterance], store: FeatureStore) -> np.ndarray[Any, Any]:
-    """Return the time-means of every layer (N, L, D) float32."""
+    """Return the time-means of all layers (N, L, D) float32."""
     return np.stack([store.check(u.utterance_id) for u in utterances]).astype(np.float32)
 
 
 def _probe(
     features: Mapping[str, np.ndarray[Any, Any]], targets: Mapping[str, np.ndarray[Any, Any]], labels: Sequence[str]
 ) -> Metrics:
-    """Return the metrics on valid of a logistic regression on standardised features, both fitted on train alone."""
+    """Fit standardisation and logistic regression on train (N, D); return the metrics on valid."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
     model.fit(features["train"], targets["train"])
-    found = model.predict_proba(features["valid"])
-    probabilities = np.zeros((len(found), len(labels)))
-    probabilities[:, model.classes_] = found  # a class without features is never predicted
+    predicted = model.predict_proba(features["valid"])  # (N, classes in train)
+    probabilities = np.zeros((len(predicted), len(labels)))
+    probabilities[:, model.classes_] = predicted  # a class without features is never predicted
     return compute_metrics(targets["valid"], probabilities, list(labels))

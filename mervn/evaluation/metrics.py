@@ -1,4 +1,4 @@
-"""Metrics of predictions: accuracy, macro-F1, UAR, NLL, ECE; over all utterances at once, never averaged by batch."""
+"""Metrics: accuracy, macro-F1, UAR, weighted F1, NLL and ECE, computed over all utterances, not averaged per batch."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Scores of N predictions over a fixed list of labels."""
+    """Scores of N predictions for a fixed list of labels."""
 
     n: int
     accuracy: float
     macro_f1: float
-    """Mean F1 over all labels; a label that is never predicted correctly counts 0."""
+    """Mean F1 over all labels; a label that is never predicted correctly has F1 0."""
     uar: float
-    """Unweighted average recall over the labels that occur."""
+    """Unweighted average recall over the labels that occur in the targets."""
     weighted_f1: float
     nll: float
     """Mean negative log-likelihood of the true class."""
@@ -48,13 +48,13 @@ class Metrics:
 
 
 def compute_metrics(targets: Array, probabilities: Array, labels: Sequence[str]) -> Metrics:
-    """Score probabilities (N, C), which sum to 1 over the classes, against targets (N,) int64, indices into labels."""
+    """Score probabilities (N, C) that sum to 1 over the classes against targets (N,) int64, indices into `labels`."""
     predictions = probabilities.argmax(1)
     classes = list(range(len(labels)))
     precision, recall, f1, support = precision_recall_fscore_support(
         targets, predictions, labels=classes, zero_division=0.0
     )
-    chosen = probabilities[np.arange(len(targets)), targets]  # (N,)
+    true_class = probabilities[np.arange(len(targets)), targets]  # (N,)
     per_class = {}
     for i, label in enumerate(labels):
         per_class[label] = ClassMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
@@ -64,7 +64,7 @@ def compute_metrics(targets: Array, probabilities: Array, labels: Sequence[str])
         macro_f1=float(f1.mean()),
         uar=float(recall[support > 0].mean()),
         weighted_f1=float((f1 * support).sum() / support.sum()),
-        nll=float(-np.log(np.clip(chosen, 1e-12, None)).mean()),
+        nll=float(-np.log(np.clip(true_class, 1e-12, None)).mean()),
         ece=calibration_error(targets, probabilities),
         per_class=per_class,
         confusion=confusion_matrix(targets, predictions, labels=classes).tolist(),
@@ -72,9 +72,10 @@ def compute_metrics(targets: Array, probabilities: Array, labels: Sequence[str])
 
 
 def calibration_error(targets: Array, probabilities: Array) -> float:
-    """Return the expected calibration error: |accuracy - confidence| per bin, weighted by the bin's fraction of N."""
+    """Return the expected calibration error: |accuracy - confidence| per bin, weighted by the size of the bin."""
     confidence = probabilities.max(1)
     correct = probabilities.argmax(1) == targets
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    # sum of (correct - confidence) per bin = bin size * (accuracy - mean confidence)
     sums = np.bincount(bins, weights=correct - confidence, minlength=CALIBRATION_BINS)
     return float(np.abs(sums).sum() / len(targets))

@@ -1,4 +1,4 @@
-"""Predict the probabilities of a split, and the entries of predictions.jsonl."""
+"""Prediction: class probabilities of a split, and the entries of predictions.jsonl."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def predict(
 ) -> Array:
     """Return probabilities (N, C) float64 in the order of the split, in eval mode; several processes divide the work.
 
-    They are computed in exact fp32, whatever precision the model is trained in. A batch that does not fit into memory
+    Prediction always uses exact fp32, independent of the precision of training. A batch that does not fit into memory
     is halved; InputError if a single utterance does not fit.
     """
     plan = [BatchRequest(indices) for indices in processes.portion(split.evaluation_batches(device))]
     costs, budget = split.costs, MemoryBudget(device)
-    found: list[tuple[list[int], Array]] = []
+    scored: list[tuple[list[int], Array]] = []
     was_training = model.training
     model.eval()
     total = sum(len(request.indices) for request in plan)
@@ -48,11 +48,11 @@ def predict(
             for part, probabilities in budget.run(batch.indices, costs, _scorer(model, batch)):
                 if probabilities is None:
                     u = split.utterances[part[0]]
-                    raise InputError(f"{u.file}:{u.line} {u.utterance_id!r} alone must fit into the memory of {device}")
-                found.append((part, probabilities))
+                    raise InputError(f"{u.file}:{u.line} {u.utterance_id!r} must fit into the memory of {device}")
+                scored.append((part, probabilities))
                 bar.update(len(part))
     model.train(was_training)
-    pairs = list(chain.from_iterable(processes.gather(found)))
+    pairs = list(chain.from_iterable(processes.gather(scored)))
     result = np.empty((len(split), pairs[0][1].shape[1]))
     for part, probabilities in pairs:
         result[part] = probabilities
@@ -60,7 +60,7 @@ def predict(
 
 
 def _scorer(model: nn.Module, batch: Batch) -> Any:
-    """Return a function from some indices of a batch to their probabilities (B, C) float64."""
+    """Return a function from indices, a subset of a batch, to their probabilities (B, C) float64."""
 
     def score(part: list[int]) -> Array:
         logits: torch.Tensor = model(batch.inputs(part))
@@ -71,16 +71,17 @@ def _scorer(model: nn.Module, batch: Batch) -> Any:
 
 
 def prediction_entries(split: Split, probabilities: Array, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one object per utterance, in the order of the manifest, with the manifest's own extra keys."""
+    """Return one JSON object per utterance, in the order of the manifest, with the extra keys of the manifest."""
     entries = []
     for utterance, scores in zip(split.utterances, probabilities, strict=True):
-        chosen: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "utterance_id": utterance.utterance_id,
             "speaker_id": utterance.speaker_id,
             "label": utterance.emotion,
             "prediction": labels[int(scores.argmax())],
-            "probabilities": {label: float(p) for label, p in zip(labels, scores, strict=True)},
+            "probabilities": dict(zip(labels, scores.tolist(), strict=True)),
         }
-        extra = {key: value for key, value in utterance.extra.items() if key not in chosen}
-        entries.append(chosen | extra)
+        for key, value in utterance.extra.items():
+            entry.setdefault(key, value)  # extra keys never replace ours
+        entries.append(entry)
     return entries

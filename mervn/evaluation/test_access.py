@@ -1,4 +1,4 @@
-"""test_access.jsonl: the record of every look at a test split, in the run and beside the data."""
+"""test_access.jsonl: a record of every look at (evaluation on) the test split, in the run and beside the data."""
 
 from __future__ import annotations
 
@@ -16,53 +16,57 @@ from mervn.run_folder import LEDGER_FILE
 
 @dataclass(frozen=True)
 class Look:
-    """One look at the test split; the same run, weights and inputs again are the same look."""
+    """One look at the test split. Looks with the same run, weights and inputs are the same look."""
 
     run_hash: str
     weights_sha256: str
     inputs_sha256: str
-    """Of the manifest and of the features, or the audio and transcripts, that were read."""
+    """Hash of the manifest and of the features, or audio and transcripts, that were read."""
 
     def is_in(self, ledger: Path) -> bool:
-        """Tell whether a ledger has this look already."""
-        mine = asdict(self)
-        return any(mine.items() <= entry.items() for entry in map(_entry, _lines(ledger)))
+        """Tell whether a ledger already has this look."""
+        fields = asdict(self).items()
+        return any(fields <= entry.items() for entry in map(_entry, _lines(ledger)))
 
 
 def record_look(run: Path, data: Path, look: Look, reporter: Reporter) -> int:
-    """Add a line to both ledgers unless they have this look; return how many looks this data has had."""
+    """Add a look to both ledgers unless they already have it; return the number of looks at this data."""
     entry = {"time": now(), "run": str(run.resolve()), "split": "test", **asdict(look)}
     own = {**entry, "data": str(data.resolve())}
     ledger = data / LEDGER_FILE
     try:
-        with store_lock(data):  # two evaluations at once are one look, too
+        with store_lock(data):  # so that two evaluations at once do not record the same look twice
             _add(run / LEDGER_FILE, look, own)
             _add(ledger, look, entry)
             return len(_lines(ledger))
     except OSError as error:
-        _add(run / LEDGER_FILE, look, own)  # raises where this one failed
+        _add(run / LEDGER_FILE, look, own)  # raises if it was the run's own ledger that failed
         reporter.say(f"warning: the look at the test split could not be recorded in {ledger}: {error}")
     return len(_lines(run / LEDGER_FILE))
 
 
 def _add(ledger: Path, look: Look, entry: Mapping[str, Any]) -> None:
+    """Append an entry unless the ledger already has this look."""
     if not look.is_in(ledger):
         _append(ledger, entry)
 
 
 def _append(ledger: Path, entry: Mapping[str, Any]) -> None:
-    """Add a line, on a line of its own also where the last one was cut."""
-    cut = ledger.exists() and not ledger.read_bytes().endswith(b"\n")
+    """Append one line; if an interruption cut off the last line, start a new one."""
+    cut_off = ledger.exists() and not ledger.read_bytes().endswith(b"\n")
     with ledger.open("a", encoding="utf-8") as file:
-        file.write(("\n" if cut else "") + json.dumps(entry, ensure_ascii=False) + "\n")
+        file.write(("\n" if cut_off else "") + json.dumps(entry, ensure_ascii=False) + "\n")
 
 
 def _lines(ledger: Path) -> list[bytes]:
-    return [line for line in ledger.read_bytes().splitlines() if line.strip()] if ledger.exists() else []
+    """Return the lines of a ledger that are not blank; none if it does not exist."""
+    if not ledger.exists():
+        return []
+    return [line for line in ledger.read_bytes().splitlines() if line.strip()]
 
 
 def _entry(line: bytes) -> dict[str, object]:
-    """Return what a line says; a damaged one counts as a look, and as no other's repeat."""
+    """Parse one line. A damaged line gives an empty entry: it counts as a look, but never equals one."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,1 +1,1 @@
-"""Training encoders and head end to end."""
+"""Fine-tuning: encoders and head trained end to end."""

@@ -1,13 +1,12 @@
-"""`finetune`: train encoders and head end to end, from waveforms and transcripts to a finished run."""
+"""`finetune`: train encoders and head end to end on waveforms and transcripts, and write a finished run."""
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from mervn.training.results import (
     environment,
     fit_best,
     layer_weights,
+    peak_memory_gb,
     score_best,
     write_results,
     write_weights,
@@ -59,7 +59,7 @@ from mervn.training.trainer import Trainer, TrainingData
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that is known before the first step of fine-tuning."""
+    """Everything that fine-tuning needs before its first step."""
 
     run: Path
     resolved: Resolved[FinetuneOptions]
@@ -79,10 +79,10 @@ class Job:
 def finetune(options: FinetuneOptions, data: Path | None, reporter: Reporter = SILENT) -> RunResult:
     """Train encoders and head end to end and select the epoch on valid; epoch 0 is the model before training.
 
-    The test split is never read. The same configuration again returns the result that exists, or resumes what was
-    interrupted. Started by `accelerate launch`, several processes divide the work; rank 0 prints and writes.
-    Raises UsageError for contradictory options, InputError for data that cannot be used or if live features differ
-    from those of the run that `--init-head` names.
+    The test split is never read. Calling it again with the same configuration returns the existing result, or resumes
+    an interrupted run. Started by `accelerate launch`, several processes divide the work; rank 0 prints and writes.
+    Raises UsageError for contradictory options, InputError for data that cannot be used, or for live features that
+    differ from those of the run that `--init-head` names.
     """
     given = options.given
     options, init = take_head(options)
@@ -101,8 +101,8 @@ def finetune(options: FinetuneOptions, data: Path | None, reporter: Reporter = S
                 write_history(job.run, reporter)
             metrics = read_metrics(job.run)
             return RunResult(job.run, metrics, trained=False, is_main_process=processes.is_main_process)
-        started = processes.on_main_process(lambda: _begin(job))
-        job = replace(job, resolved=replace(job.resolved, options=started))
+        with_copies = processes.on_main_process(lambda: _begin(job))
+        job = replace(job, resolved=replace(job.resolved, options=with_copies))
         for encoder in job.encoders.values():
             encoder.drop_unused_blocks()
         with seeded(device, options.seed), deterministic(options.deterministic):
@@ -111,7 +111,7 @@ def finetune(options: FinetuneOptions, data: Path | None, reporter: Reporter = S
 
 
 def _read(resolved: Resolved[FinetuneOptions], init: InitHead | None, processes: Processes, reporter: Reporter) -> Job:
-    """Read the manifests, load the encoders, decode everything once, and refuse what cannot be trained on."""
+    """Read the manifests, load the encoders, decode all audio once, and check that the data can be trained on."""
     options = resolved.options
     labelled = read_labelled(options, Path(str(options.data)))
     encoders = _load_encoders(options, init)
@@ -134,49 +134,51 @@ def _read(resolved: Resolved[FinetuneOptions], init: InitHead | None, processes:
 
 
 def _begin(job: Job) -> FinetuneOptions:
-    """Write what a run holds before it is trained; return options that name the run's copies of a user's own code."""
-    rejected = [rejection.entry.as_json() for split in job.splits.values() for rejection in split.rejected]
-    write_jsonl(job.run / REJECTED_FILE, rejected)
+    """Write the files that a run holds before training; return options that name its copies of custom modules."""
+    rejections = chain.from_iterable(split.rejected for split in job.splits.values())
+    write_jsonl(job.run / REJECTED_FILE, [rejection.entry.as_json() for rejection in rejections])
     for name, encoder in job.encoders.items():
         folder = job.run / ENCODERS_FOLDER / name
-        _tuned(folder, encoder, _seen(encoder, name, job.splits["train"]), final=False).save(folder)
-        encoder.save(folder)  # with the blocks that are cut before the training
+        _record(folder, encoder, _seen(encoder, name, job.splits["train"]), final=False).save(folder)
+        encoder.save(folder)  # all blocks, before unused ones are dropped
     return copy_modules(job.run, job.options, job.config.inputs.get("modules", {}))
 
 
 def _selectors(options: FinetuneOptions) -> dict[str, Selector]:
-    """Return the encoder of each stream that the fusion reads; without any flag the defaults of `extract`."""
+    """Return the encoder of each stream that the fusion reads; the defaults of `extract` if no encoder is given."""
     wanted = fusion_spec(options.fusion).streams
     given = {"audio": options.audio_encoder, "text": options.text_encoder}
     if not any(given.values()):
         given = dict(DEFAULT_ENCODERS)
-    found: dict[str, Selector] = {}
+    by_stream: dict[str, Selector] = {}
     for modality, text in given.items():
         if modality not in wanted:
             continue
         if text is None:
-            raise UsageError(f"--fusion {options.fusion} reads {modality} too: give --{modality}-encoder")
+            raise UsageError(f"--fusion {options.fusion} also reads {modality}: give --{modality}-encoder")
         selectors = parse_selectors(text, modality)
-        found |= dict(zip((modality, SECOND), selectors, strict=False))
-    EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check(list(found.values()))
-    return found
+        by_stream |= dict(zip((modality, SECOND), selectors, strict=False))
+    EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check(list(by_stream.values()))
+    return by_stream
 
 
 def _load_encoders(options: FinetuneOptions, init: InitHead | None) -> dict[str, Encoder]:
-    """Load the encoders with every block of theirs; InputError for one that knows utterances of valid."""
-    if init is not None:
-        return {name: load_all_blocks(selector, init.settings(name)) for name, selector in init.selectors.items()}
+    """Load the encoders with all of their blocks."""
     settings = EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode)
-    return {name: load_all_blocks(selector, settings) for name, selector in _selectors(options).items()}
+    selectors = init.selectors if init is not None else _selectors(options)
+    encoders = {}
+    for name, selector in selectors.items():
+        encoders[name] = load_all_blocks(selector, init.settings(name) if init is not None else settings)
+    return encoders
 
 
 def shapes_of(encoders: Mapping[str, Encoder]) -> dict[str, StreamShape]:
-    """Return what a head must know of the encoders' features."""
-    found = {}
+    """Return the shape of each encoder's features, from which a head is built."""
+    shapes = {}
     for name, encoder in encoders.items():
         spec = ENCODERS[encoder.modality][encoder.name]
-        found[name] = StreamShape(encoder.dim, tuple(map(str, encoder.layers)), spec.stride, spec.centre)
-    return found
+        shapes[name] = StreamShape(encoder.dim, tuple(map(str, encoder.layers)), spec.stride, spec.centre)
+    return shapes
 
 
 def _configuration(
@@ -188,12 +190,12 @@ def _configuration(
 ) -> RunConfig:
     """Return the configuration of a run of `finetune`."""
     paths = {"features_dir", "audio_root", "init_head", "fold_file"}
-    known = recorded_options(resolved, paths, {"trust_code"})
-    known["data"] = str(Path(str(resolved.options.data)).resolve())
+    recorded = recorded_options(resolved, paths, {"trust_code"})
+    recorded["data"] = str(Path(str(resolved.options.data)).resolve())
     for name in ("audio_encoder", "text_encoder", "segmenter", "tone_style", "whisper_mode"):
-        if name in known:
-            known[name] = known[name] and str(known[name])
-    identities = {}
+        if name in recorded:
+            recorded[name] = recorded[name] and str(recorded[name])
+    identities, models = {}, {}
     for name, encoder in encoders.items():
         identities[name] = {
             "name": encoder.name,
@@ -201,6 +203,7 @@ def _configuration(
             "config": encoder.config,
             "layers": list(encoder.layers),
         }
+        models[name] = encoder.source.as_json()
     inputs: dict[str, Any] = {
         **labelled.sources,
         "encoders": identities,
@@ -209,8 +212,7 @@ def _configuration(
         **recorded_modules(resolved),
     }
     shapes = {name: shape.as_json() for name, shape in shapes_of(encoders).items()}
-    models = {name: encoder.source.as_json() for name, encoder in encoders.items()}
-    return RunConfig("finetune", known, labelled.labels, inputs, shapes, models)
+    return RunConfig("finetune", recorded, labelled.labels, inputs, shapes, models)
 
 
 def _train(job: Job, reporter: Reporter) -> dict[str, Any]:
@@ -224,20 +226,20 @@ def _train(job: Job, reporter: Reporter) -> dict[str, Any]:
     model = EndToEnd(job.encoders, head).to(device)
     parity = check_parity(model, job.init.streams, splits, device, reporter) if job.init is not None else None
     model.choose_trained(options)
-    _announce(model, splits["train"], processes, reporter)
-    count = model.count()  # before adapters are merged
+    _report_trained(model, splits["train"], processes, reporter)
+    counts = model.count()  # before adapters are merged
     processes.broadcast_weights(model, options.seed)
     data = TrainingData(splits["train"], splits["valid"], job.labelled.labels)
     masks = SpecAugment(options.spec_time, options.spec_frequency)
     trainer = Trainer(model, data, options, device, spec_augment=masks, processes=processes, reporter=reporter)
     fit_best(trainer, job.run, options)
     merge_lora(model)
-    sources = {name: encoder.weights_note for name, encoder in job.encoders.items()}
-    scores = score_best(trainer, sources, layer_weights(head, shapes), job.labelled.dropped)
+    origins = {name: encoder.weights_note for name, encoder in job.encoders.items()}
+    scores = score_best(trainer, origins, layer_weights(head, shapes), job.labelled.dropped)
     peak = max(processes.gather(peak_memory_gb(device)))
     reporter.say(f"peak memory {peak:.2f} GB" + (" per process" if processes.num_processes > 1 else ""))
     seconds = time.perf_counter() - started
-    cost = {"peak_memory_gb": peak, "parity": parity.as_json() if parity else None, "parameter_counts": count}
+    cost = {"peak_memory_gb": peak, "parity": parity.as_json() if parity else None, "parameter_counts": counts}
 
     def write() -> None:
         _save_model(job.run, model.cpu(), splits["train"])
@@ -247,52 +249,46 @@ def _train(job: Job, reporter: Reporter) -> dict[str, Any]:
     return scores.metrics
 
 
-def _announce(model: EndToEnd, train: WaveformSplit, processes: Processes, reporter: Reporter) -> None:
-    """Print what is trained, and on how much audio."""
-    count = model.count()
+def _report_trained(model: EndToEnd, train: WaveformSplit, processes: Processes, reporter: Reporter) -> None:
+    """Report the number of trained parameters and the hours of audio."""
+    counts = model.count()
     for name, parameters in model.tuned.items():
         if not parameters:
-            reporter.say(f"{name}: {model.encoder(name).name} stays frozen: none of its parameters is trained")
-    fraction = count["encoders_trained"] / max(1, count["encoders"])
+            reporter.say(f"{name}: {model.encoder(name).name} stays frozen, because none of its parameters is trained")
+    fraction = counts["encoders_trained"] / max(1, counts["encoders"])
     several = processes.num_processes > 1
     reporter.say(
-        f"{count['encoders_trained']:,} of the encoders' {count['encoders']:,} parameters are trained "
-        f"({fraction:.2%}), with {count['head']:,} of the head; {train.audio_seconds.sum() / 3600:.2f} h of audio per "
+        f"{counts['encoders_trained']:,} of the encoders' {counts['encoders']:,} parameters are trained "
+        f"({fraction:.2%}), with {counts['head']:,} of the head; {train.audio_seconds.sum() / 3600:.2f} h of audio per "
         "epoch" + (f", divided among {processes.num_processes} processes" if several else "")
     )
 
 
 def _save_model(run: Path, model: EndToEnd, train: WaveformSplit) -> None:
-    """Write the head as any run does, and each encoder as a checkpoint that says what it learned from.
+    """Write the weights of the head, and a checkpoint of each encoder with a record of its training utterances.
 
-    Since `_begin` each checkpoint is marked incomplete; the mark goes once the final weights are on disk.
+    `_begin` marked each checkpoint as incomplete. The mark is removed only when the final weights are on disk.
     """
     write_weights(run, model.head)
     for name in model.encoders:
         encoder, folder = model.encoder(name), run / ENCODERS_FOLDER / name
         encoder.save(folder)
         sync(folder)
-        seen = _seen(encoder, name, train) if model.tuned[name] else _seen(encoder, name, None)
-        _tuned(folder, encoder, seen, final=True).save(folder)
+        seen = _seen(encoder, name, train if model.tuned[name] else None)  # a frozen encoder learned nothing here
+        _record(folder, encoder, seen, final=True).save(folder)
 
 
 def _seen(encoder: Encoder, name: str, train: WaveformSplit | None) -> dict[str, str]:
-    """Return what an encoder learned from before, and with `train` what it learns from in this run."""
-    before = dict(encoder.fine_tuning.seen) if encoder.fine_tuning is not None else {}
-    if train is None:
-        return before
-    return before | {u.utterance_id: s for u, s in zip(train.utterances, train.stream_sha256(name), strict=True)}
+    """Return input hashes, by id, of utterances that an encoder was trained on before, and of those of `train`."""
+    seen = dict(encoder.fine_tuning.seen) if encoder.fine_tuning is not None else {}
+    if train is not None:
+        for utterance, sha256 in zip(train.utterances, train.stream_sha256(name), strict=True):
+            seen[utterance.utterance_id] = sha256
+    return seen
 
 
-def _tuned(folder: Path, encoder: Encoder, seen: Mapping[str, str], final: bool) -> FineTuning:
+def _record(folder: Path, encoder: Encoder, seen: Mapping[str, str], final: bool) -> FineTuning:
+    """Return the record of fine-tuning that is saved beside an encoder's weights."""
     settings = recorded_settings(encoder.config)
     run = folder.parent.parent.name
     return FineTuning(folder, run, encoder.name, encoder.layers, settings, encoder.modality, seen, final)
-
-
-def peak_memory_gb(device: torch.device) -> float:
-    """Return the most memory this process had: on a GPU torch's, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

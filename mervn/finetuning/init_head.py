@@ -1,9 +1,9 @@
-"""`finetune --init-head RUN`: data, encoders, layers, labels and the head of a `train-head` run."""
+"""`finetune --init-head RUN`: take data, encoders, layers, labels and head from a `train-head` run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from mervn.model.saved_run import data_and_streams, load_head
 from mervn.run_folder import RunConfig, options_of, read_config
 
 TAKEN = {*HeadOptions.model_fields, *LabelOptions.model_fields, *FoldOptions.model_fields, "data", "audio_root"}
+"""Options of `finetune` that the run provides."""
 
 
 @dataclass(frozen=True)
 class InitHead:
-    """A finished head, and the stores it was trained on."""
+    """The trained head of a run, and the stores it was trained on."""
 
     run: Path
     config: RunConfig
@@ -35,21 +36,22 @@ class InitHead:
 
     @property
     def selectors(self) -> dict[str, Selector]:
-        """The encoder of each stream, as it was extracted; random weights come from the store that keeps them."""
-        found = {}
+        """The encoder of each stream, as it was extracted. Random weights are read from the copy in the store."""
+        selectors = {}
         for name, stream in self.streams.items():
-            kept, selector = stream.first.path / KEPT_ENCODER, stream.selector
-            random = selector.model is None and (kept / CONFIG_FILE).is_file()
-            found[name] = replace(selector, model=str(kept)) if random else selector
-        return found
+            copy, selector = stream.first.path / KEPT_ENCODER, stream.selector
+            if selector.model is None and (copy / CONFIG_FILE).is_file():
+                selector = replace(selector, model=str(copy))
+            selectors[name] = selector
+        return selectors
 
     def settings(self, name: str) -> EncoderSettings:
-        """Return what the encoder of a stream was told besides its selector."""
+        """Return the settings, besides its selector, with which the encoder of a stream was extracted."""
         return recorded_settings(self.streams[name].first.info.identity.config)
 
 
 def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | None]:
-    """Return the options with what the run gives; UsageError lists every flag that contradicts it."""
+    """Return the options completed from the run; UsageError lists all flags that contradict it."""
     if options.init_head is None:
         return options, None
     run = options.init_head
@@ -61,45 +63,56 @@ def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | Non
     _, streams = data_and_streams(config, EvaluateOptions(features_dir=options.features_dir))
     init = InitHead(run, config, head, streams)
     taken = {name: value for name, value in {**config.options, **kept}.items() if name in TAKEN}
-    known = options_of(run, taken, FinetuneOptions)
-    faults = [
-        f"  --{name.replace('_', '-')}: the run has {getattr(known, name)}, found {getattr(options, name)}"
-        for name in sorted(TAKEN & options.model_fields_set)
-        if name in taken or name in options.given
-        if _plain(getattr(options, name)) != _plain(getattr(known, name))
-    ]
-    faults += _encoder_faults(options, init)
-    if faults:
-        raise UsageError(f"--init-head {run} decides what these say otherwise; leave them out:\n" + "\n".join(faults))
-    changes = {name: getattr(known, name) for name in taken}
+    of_run = options_of(run, taken, FinetuneOptions)
+    conflicts = _option_conflicts(options, of_run, taken) + _encoder_conflicts(options, init)
+    if conflicts:
+        message = f"options must agree with the run of --init-head, {run}; leave these out:\n"
+        raise UsageError(message + "\n".join(conflicts))
+    changes = {name: getattr(of_run, name) for name in taken}
     for modality in ("audio", "text"):
-        names = [str(s) for n, s in init.selectors.items() if modality_of(n) == modality]
-        changes[f"{modality}_encoder"] = "+".join(names) or None
+        changes[f"{modality}_encoder"] = "+".join(_selectors_of(init, modality)) or None
     return options.model_copy(update=changes), init
 
 
+def _option_conflicts(options: FinetuneOptions, of_run: FinetuneOptions, taken: Collection[str]) -> list[str]:
+    """Return a line of a message for each option that differs from the run's."""
+    conflicts = []
+    for name in sorted(TAKEN & options.model_fields_set):
+        in_run, found = getattr(of_run, name), getattr(options, name)
+        if (name in taken or name in options.given) and _plain(found) != _plain(in_run):
+            conflicts.append(f"  --{name.replace('_', '-')}: the run has {in_run}, found {found}")
+    return conflicts
+
+
+def _selectors_of(init: InitHead, modality: str) -> list[str]:
+    """Return the selectors of the streams of one modality, as text."""
+    return [str(selector) for name, selector in init.selectors.items() if modality_of(name) == modality]
+
+
 def _plain(value: Any) -> Any:
-    """Return a value to compare: paths absolute."""
+    """Return a value that can be compared: paths as absolute strings, tuples as lists."""
     if isinstance(value, Path):
         return str(value.resolve())
     return json.loads(json.dumps(value))
 
 
-def _encoder_faults(options: FinetuneOptions, init: InitHead) -> list[str]:
-    faults = []
+def _encoder_conflicts(options: FinetuneOptions, init: InitHead) -> list[str]:
+    """Return a line of a message for each modality whose encoders differ from the run's."""
+    conflicts = []
     for modality in ("audio", "text"):
         text = getattr(options, f"{modality}_encoder")
         if text is None:
             continue
         streams = [stream for name, stream in init.streams.items() if modality_of(name) == modality]
-        there = [init.selectors[stream.name] for stream in streams]
         given = parse_selectors(text, modality)
-        if len(given) != len(streams) or not all(map(_is_stream, given, streams)):
-            faults.append(f"  --{modality}-encoder: the run has {'+'.join(map(str, there)) or 'none'}, found {text}")
-    return faults
+        if len(given) != len(streams) or not all(map(_selects, given, streams)):
+            in_run = "+".join(_selectors_of(init, modality)) or "none"
+            conflicts.append(f"  --{modality}-encoder: the run has {in_run}, found {text}")
+    return conflicts
 
 
-def _is_stream(selector: Selector, stream: Stream) -> bool:
-    """Tell whether a selector means the encoder, and the layers if it names any, of a stream."""
-    anywhere = replace(selector, layers=None)
-    return selector.layers in (None, stream.selector.layers) and not StoreQuery(anywhere).differences(stream.first.info)
+def _selects(selector: Selector, stream: Stream) -> bool:
+    """Tell whether a selector means the encoder of a stream and, if it names layers, its layers."""
+    if selector.layers not in (None, stream.selector.layers):
+        return False
+    return not StoreQuery(replace(selector, layers=None)).differences(stream.first.info)

@@ -1,4 +1,4 @@
-"""Parity of live encoders with the stores, compared stage by stage before the first step of fine-tuning."""
+"""Parity check before fine-tuning: live encoders must reproduce the stored features, compared stage by stage."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from mervn.data.waveform_split import WaveformSplit
 from mervn.model.end_to_end import EndToEnd, encode_inputs
 
 UTTERANCES = 32
-"""Of valid, spread over their lengths, whose features and logits are compared; inputs and lengths are of all."""
+"""Utterances of valid whose features and logits are compared; they cover all lengths. Inputs are compared for all."""
 BATCH = 8
-LOGITS = 1e-4
-FEATURES = {"fp16": 2e-3, "fp32": 1e-4, "bf16": 2e-2}
-"""Maximum difference relative to the largest feature of an utterance, by the store's dtype, or bf16 if computed so."""
+LOGIT_TOLERANCE = 1e-4
+FEATURE_TOLERANCES = {"fp16": 2e-3, "fp32": 1e-4, "bf16": 2e-2}
+"""Maximum difference relative to the largest feature of an utterance, by the precision that limits it."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Parity:
 
     utterances: int
     features: dict[str, float]
-    """By stream the maximum difference of a feature, relative to the largest feature of its utterance."""
+    """By stream, the maximum difference of a feature relative to the largest feature of its utterance."""
     logits: float | None
-    """Maximum difference of a logit; None for encoders that computed in bf16, whose logits have no bound."""
+    """Maximum difference of a logit; None if encoders computed in bf16, for which there is no tolerance."""
     raw_logits: float
-    """The same with live features in fp32, not rounded as the store's are."""
+    """Maximum difference of a logit if live features are not rounded to the store's dtype."""
 
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object."""
@@ -53,50 +53,62 @@ def check_parity(
     device: torch.device,
     reporter: Reporter,
 ) -> Parity:
-    """Compare inputs, lengths, features and logits with the cache; InputError names the stage that differs."""
+    """Compare inputs, lengths, features and logits with the stores; InputError names the stage that differs."""
     for name, stream in streams.items():
         _check_encoder(model.encoder(name), stream)
         for split in splits.values():
             _check_inputs(name, stream, split)
-    reporter.say("parity: encoders, input hashes and lengths are those of the stores")
+    reporter.say("parity: encoders, input hashes and lengths match the stores")
     split = splits["valid"]
-    order = np.argsort(np.array(list(split.lengths.values())).sum(0), kind="stable")
-    chosen = order[np.unique(np.linspace(0, len(order) - 1, min(UTTERANCES, len(order))).round().astype(int))].tolist()
+    chosen = _spread_over_lengths(split)
     plan = [BatchRequest(chosen[i : i + BATCH]) for i in range(0, len(chosen), BATCH)]
     features, logits, raw = dict.fromkeys(streams, 0.0), 0.0, 0.0
     model.eval()
     for batch in split.batches(plan, device):
         inputs = batch.inputs()
         ids = [split.utterances[i].utterance_id for i in batch.indices]
-        cached = {name: _cached(stream, ids).to(device) for name, stream in streams.items()}
+        stored: dict[str, Ragged] = {}
+        live: dict[str, Ragged] = {}
         with torch.inference_mode():
-            live = {name: _live(model, name, inputs[name], stream, device) for name, stream in streams.items()}
+            for name, stream in streams.items():
+                stored[name] = _stored(stream, ids).to(device)
+                live[name] = _live(model, name, inputs[name], stream, device)
+                features[name] = max(features[name], _difference(live[name], stored[name]))
             with precision_context(device, "fp32"):
-                wanted = model.head(dict(cached))
-                logits = max(logits, float((model.head(dict(live)) - wanted).abs().max()))
-                raw = max(raw, float((model(inputs) - wanted).abs().max()))
-        for name in streams:
-            features[name] = max(features[name], _difference(live[name], cached[name]))
+                expected = model.head(stored)  # (B, C)
+                logits = max(logits, _max_difference(model.head(live), expected))
+                raw = max(raw, _max_difference(model(inputs), expected))
     bf16 = any(stream.first.info.identity.encoder_precision == "bf16" for stream in streams.values())
-    found = Parity(len(chosen), features, None if bf16 else logits, raw)
-    _judge(found, streams)
-    reporter.say(_within_tolerance(found, streams))
-    return found
+    parity = Parity(len(chosen), features, None if bf16 else logits, raw)
+    _check_tolerances(parity, streams)
+    reporter.say(_within_tolerance(parity, streams))
+    return parity
+
+
+def _spread_over_lengths(split: WaveformSplit) -> list[int]:
+    """Return the indices of at most UTTERANCES utterances, evenly spaced in the order of their lengths."""
+    order = np.argsort(np.array(list(split.lengths.values())).sum(0), kind="stable")
+    places = np.unique(np.linspace(0, len(order) - 1, min(UTTERANCES, len(order))).round().astype(int))
+    chosen: list[int] = order[places].tolist()
+    return chosen
 
 
 def _check_encoder(encoder: Encoder, stream: Stream) -> None:
+    """Raise InputError if a live encoder is not the one that the store was extracted with."""
     identity = stream.first.info.identity
-    now = {"weights_sha256": encoder.weights_sha256, "config": encoder.config,
-           "numerics_version": encoder.numerics_version}  # fmt: skip
-    differing = differing_fields({key: getattr(identity, key) for key in now}, now)
+    live = {"weights_sha256": encoder.weights_sha256, "config": encoder.config,
+            "numerics_version": encoder.numerics_version}  # fmt: skip
+    stored = {key: getattr(identity, key) for key in live}
+    differing = differing_fields(stored, live)
     if differing:
-        lines = [f"  {key}: the store {before!r}, live {after!r}" for key, (before, after) in differing.items()]
-        raise InputError(
-            f"parity fails at the encoder: {stream.name} of {stream.first.path} came from another:\n" + "\n".join(lines)
-        )
+        message = f"parity fails at the encoder: {stream.name} of {stream.first.path} was extracted with another one:"
+        for key, (before, after) in differing.items():
+            message += f"\n  {key}: stored {before!r}, live {after!r}"
+        raise InputError(message)
 
 
 def _check_inputs(name: str, stream: Stream, split: WaveformSplit) -> None:
+    """Raise InputError if an utterance is missing in the store, or has another input or length there."""
     hashes, lengths = split.stream_sha256(name), split.lengths[name]
     for utterance, sha256, length in zip(split.utterances, hashes, lengths, strict=True):
         place = f"{utterance.file}:{utterance.line} {utterance.utterance_id!r}"
@@ -117,8 +129,8 @@ def _check_inputs(name: str, stream: Stream, split: WaveformSplit) -> None:
             )
 
 
-def _cached(stream: Stream, ids: list[str]) -> Ragged:
-    """Return the stored features of some utterances, float32."""
+def _stored(stream: Stream, ids: list[str]) -> Ragged:
+    """Return the stored features of the utterances with these ids, float32."""
     sequences = []
     for utterance_id in ids:
         layers = [torch.from_numpy(np.array(store[utterance_id], np.float32)) for store in stream.stores]
@@ -127,49 +139,61 @@ def _cached(stream: Stream, ids: list[str]) -> Ragged:
 
 
 def _live(model: EndToEnd, name: str, inputs: Ragged, stream: Stream, device: torch.device) -> Ragged:
-    """Return live features at the store's encoder precision, rounded through its dtype, float32."""
+    """Return live features float32, computed in the store's encoder precision and rounded to its dtype."""
     identity = stream.first.info.identity
     with precision_context(device, identity.encoder_precision):
         live = encode_inputs(model.encoder(name), inputs)
-    kind = torch.float16 if identity.store_dtype == "fp16" else torch.float32
-    return live.replace(live.values.to(kind).float())
+    dtype = torch.float16 if identity.store_dtype == "fp16" else torch.float32
+    return live.replace(live.values.to(dtype).float())
 
 
-def _difference(live: Ragged, cached: Ragged) -> float:
-    pairs = zip(live.split(), cached.split(), strict=True)
-    return max((_relative(a, b) for a, b in pairs if b.numel()), default=0.0)
+def _difference(live: Ragged, stored: Ragged) -> float:
+    """Return the maximum over utterances of the largest difference, relative to the largest stored feature."""
+    differences = [0.0]
+    for of_live, of_stored in zip(live.split(), stored.split(), strict=True):
+        if of_stored.numel():
+            scale = of_stored.abs().max().clamp(min=1e-12)
+            differences.append(float((of_live - of_stored).abs().max() / scale))
+    return max(differences)
 
 
-def _relative(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
+def _max_difference(logits: Tensor, expected: Tensor) -> float:
+    """Return the maximum absolute difference."""
+    return float((logits - expected).abs().max())
 
 
-def _within_tolerance(found: Parity, streams: Mapping[str, Stream]) -> str:
-    """Return the message about the figures of a comparison that passed."""
-    lines = [f"parity: live features are those of the stores, within tolerance ({found.utterances} valid utterances)"]
-    for name, value in found.features.items():
-        identity = streams[name].first.info.identity
-        bound = FEATURES["bf16" if identity.encoder_precision == "bf16" else identity.store_dtype]
+def _tolerance(stream: Stream) -> float:
+    """Return the maximum relative difference of features of a stream."""
+    identity = stream.first.info.identity
+    return FEATURE_TOLERANCES["bf16" if identity.encoder_precision == "bf16" else identity.store_dtype]
+
+
+def _within_tolerance(parity: Parity, streams: Mapping[str, Stream]) -> str:
+    """Return the message of a check that passed."""
+    lines = [f"parity: live features match the stores within tolerance ({parity.utterances} utterances of valid)"]
+    for name, value in parity.features.items():
         lines.append(
-            f"  {name}: largest difference {value:.1e} of the utterance's largest feature (at most {bound:.0e})"
+            f"  {name}: maximum difference {value:.1e} of the utterance's largest feature "
+            f"(at most {_tolerance(streams[name]):.0e})"
         )
-    if found.logits is None:
-        lines.append("  logits: not compared, for the stored features were computed in bf16")
+    if parity.logits is None:
+        lines.append("  logits: not compared, because the stored features were computed in bf16")
     else:
-        lines.append(f"  logits: largest difference {found.logits:.1e} (at most {LOGITS:.0e})")
-    lines.append(f"  logits from live features that are not rounded as the stored ones: {found.raw_logits:.1e} away")
+        lines.append(f"  logits: maximum difference {parity.logits:.1e} (at most {LOGIT_TOLERANCE:.0e})")
+    lines.append(f"  logits without rounding live features to the store's dtype: difference {parity.raw_logits:.1e}")
     return "\n".join(lines)
 
 
-def _judge(found: Parity, streams: Mapping[str, Stream]) -> None:
-    """Raise InputError where a stage is over its tolerance."""
-    for name, value in found.features.items():
-        identity = streams[name].first.info.identity
-        kind = "bf16" if identity.encoder_precision == "bf16" else identity.store_dtype
-        if not value <= FEATURES[kind]:
+def _check_tolerances(parity: Parity, streams: Mapping[str, Stream]) -> None:
+    """Raise InputError for the first stage that exceeds its tolerance."""
+    for name, value in parity.features.items():
+        tolerance = _tolerance(streams[name])
+        if not value <= tolerance:
             raise InputError(
                 f"parity fails at the features: {name} differ by {value:.2e} of the largest (at most "
-                f"{FEATURES[kind]:.0e}) from {streams[name].first.path}; extract again on this machine"
+                f"{tolerance:.0e}) from {streams[name].first.path}; extract again on this machine"
             )
-    if found.logits is not None and not found.logits <= LOGITS:
-        raise InputError(f"parity fails at the logits: they differ by {found.logits:.2e}, at most {LOGITS:.0e}")
+    if parity.logits is not None and not parity.logits <= LOGIT_TOLERANCE:
+        raise InputError(
+            f"parity fails at the logits: they differ by {parity.logits:.2e}, at most {LOGIT_TOLERANCE:.0e}"
+        )

@@ -1,8 +1,9 @@
-"""EndToEnd: encoders and head as one model, from waveforms and token ids to logits; which parameters are trained."""
+"""EndToEnd: encoders and head as one model, from waveforms and token ids to logits, with partial or LoRA training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -27,12 +28,12 @@ class EndToEnd(Trainable):
         self.encoders = nn.ModuleDict(dict(encoders))
         self.head = head
         self.tuned: dict[str, list[nn.Parameter]] = {}
-        """By stream the encoder's parameters that are trained, from the epoch in which they are unfrozen."""
+        """By stream, the parameters of the encoder that are trained from epoch `unfreeze_at` on."""
         self.options: FinetuneOptions | None = None
-        """What is trained, and how fast; set by `choose_trained`."""
+        """Options of `choose_trained`, which select the trained parameters; None before."""
 
     def encode(self, inputs: Mapping[str, Ragged]) -> dict[str, Ragged]:
-        """Return the features (sum T, D) float32 of prepared inputs, or (sum T, L, D) where layers are mixed."""
+        """Return the features (sum T, D) float32 of prepared inputs, or (sum T, L, D) if layers are mixed."""
         return {name: encode_inputs(self.encoder(name), stream) for name, stream in inputs.items()}
 
     def classify(self, features: Mapping[str, Ragged]) -> Tensor:
@@ -42,13 +43,13 @@ class EndToEnd(Trainable):
 
     def encoder(self, stream: str) -> Encoder:
         """Return the encoder of a stream."""
-        found = self.encoders[stream]
-        if not isinstance(found, Encoder):
-            raise TypeError(f"an Encoder is needed, found {type(found).__name__}")
-        return found
+        encoder = self.encoders[stream]
+        if not isinstance(encoder, Encoder):
+            raise TypeError(f"encoders must be of class Encoder, found {type(encoder).__name__}")
+        return encoder
 
     def train(self, mode: bool = True) -> EndToEnd:
-        """Set training mode on what is trained; dropout in frozen parts stays off."""
+        """Set training mode on the trained parts; dropout in frozen parts stays off."""
         self.training = mode
         self.head.train(mode)
         for name in self.encoders:
@@ -57,28 +58,29 @@ class EndToEnd(Trainable):
         return self
 
     def choose_trained(self, options: FinetuneOptions) -> None:
-        """Decide which parameters of the encoders are trained, and freeze all of them until `start_epoch`."""
+        """Select the parameters of the encoders to train, and freeze all of them until `start_epoch`."""
         self.options = options
         for name in self.encoders:
             encoder = self.encoder(name)
-            self.tuned[name] = (
-                _add_lora(encoder, options, options.lora_rank) if options.lora_rank else _chosen(encoder, options)
-            )
+            if options.lora_rank:
+                self.tuned[name] = _add_lora(encoder, options, options.lora_rank)
+            else:
+                self.tuned[name] = _select_parameters(encoder, options)
             if options.gradient_checkpointing:
                 for block in encoder.get_blocks():
                     _checkpoint(block)
         self.encoders.requires_grad_(False)
 
     def start_epoch(self, epoch: int) -> None:
-        """Unfreeze what this epoch trains; epochs count from 1."""
-        for parameters in self.tuned.values():
-            for parameter in parameters:
-                parameter.requires_grad_(self.options is not None and epoch >= self.options.unfreeze_at)
+        """Unfreeze the selected parameters from epoch `unfreeze_at` on; epochs count from 1."""
+        is_trained = self.options is not None and epoch >= self.options.unfreeze_at
+        for parameter in chain.from_iterable(self.tuned.values()):
+            parameter.requires_grad_(is_trained)
 
     def parameter_groups(self, options: TrainingOptions) -> list[dict[str, Any]]:
         """Return AdamW's parameter groups; `scale` is the learning rate of a group relative to the head's.
 
-        Block k of N learns at encoder_learning_rate * layer_decay^(N - k), what is below the blocks at the power N.
+        Block k of N learns at encoder_learning_rate * layer_decay^(N - k); parameters below the blocks use k = 0.
         """
         groups = [group | {"scale": 1.0} for group in head_groups(self.head, options)]
         if self.options is not None:
@@ -88,44 +90,55 @@ class EndToEnd(Trainable):
 
     def _encoder_groups(self, name: str, options: FinetuneOptions) -> list[dict[str, Any]]:
         """Return the parameter groups of one encoder, by block, with and without weight decay."""
-        chosen = {id(parameter) for parameter in self.tuned[name]}
+        tuned_ids = set(map(id, self.tuned[name]))
         blocks = self.encoder(name).get_blocks()
-        depth: dict[int, int] = {}
+        block_of: dict[int, int] = {}  # id of a parameter -> number of its block, from 1
         for k, block in enumerate(blocks, 1):
-            depth |= dict.fromkeys(map(id, block.parameters()), k)
+            block_of |= dict.fromkeys(map(id, block.parameters()), k)
+        decayed: list[list[nn.Parameter]] = [[] for _ in range(len(blocks) + 1)]
+        not_decayed: list[list[nn.Parameter]] = [[] for _ in range(len(blocks) + 1)]
+        for parameter in self.encoders[name].parameters():
+            if id(parameter) in tuned_ids:
+                # biases and norms, which have one dimension, get no weight decay
+                by_block = decayed if parameter.ndim > 1 else not_decayed
+                by_block[block_of.get(id(parameter), 0)].append(parameter)
         groups = []
         for k in range(len(blocks) + 1):
             scale = options.encoder_learning_rate / options.learning_rate * options.layer_decay ** (len(blocks) - k)
-            here = [p for p in self.encoders[name].parameters() if id(p) in chosen and depth.get(id(p), 0) == k]
-            decayed, kept = [p for p in here if p.ndim > 1], [p for p in here if p.ndim <= 1]
-            for parameters, decay in ((decayed, options.weight_decay), (kept, 0.0)):
+            for parameters, decay in ((decayed[k], options.weight_decay), (not_decayed[k], 0.0)):
                 if parameters:
                     groups.append({"params": parameters, "weight_decay": decay, "scale": scale})
         return groups
 
     def count(self) -> dict[str, int]:
-        """Return the numbers of parameters: all, of the encoders, trained of the encoders, of the head."""
-        encoders = sum(p.numel() for p in self.encoders.parameters())
-        head = sum(p.numel() for p in self.head.parameters())
-        trained = sum(p.numel() for some in self.tuned.values() for p in some)
+        """Return numbers of parameters: in total, of the encoders, of their trained part, and of the head."""
+        encoders, head = _count(self.encoders.parameters()), _count(self.head.parameters())
+        trained = _count(chain.from_iterable(self.tuned.values()))
         return {"all": encoders + head, "encoders": encoders, "encoders_trained": trained, "head": head}
 
 
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    """Return the number of entries of parameters."""
+    return sum(parameter.numel() for parameter in parameters)
+
+
 def encode_inputs(encoder: Encoder, inputs: Ragged) -> Ragged:
-    """Return the features of a batch, no frames for an empty input; several layers are (sum T, L, D)."""
-    spoken = [size for size in inputs.sizes if size]
+    """Return the features of a batch (sum T, D), or (sum T, L, D) for several layers. An empty input has no frames."""
+    non_empty = [size for size in inputs.sizes if size]
     sizes = [int(encoder.get_feat_lengths(size)) if size else 0 for size in inputs.sizes]
-    if not spoken:
+    if not non_empty:
         shape = (0, encoder.dim) if len(encoder.layers) == 1 else (0, len(encoder.layers), encoder.dim)
         return Ragged.from_lengths(torch.zeros(shape, device=inputs.values.device), sizes)
-    layers = [layer.values.float() for layer in encoder.forward_layers(Ragged.from_lengths(inputs.values, spoken))]
+    # encoders do not accept empty sequences; without them the packed values are the same
+    encoded = encoder.forward_layers(Ragged.from_lengths(inputs.values, non_empty))
+    layers = [layer.values.float() for layer in encoded]
     return Ragged.from_lengths(layers[0] if len(layers) == 1 else torch.stack(layers, dim=1), sizes)
 
 
 def merge_lora(model: EndToEnd) -> None:
-    """Merge the adapters into the weights that they adapt, and remove them."""
+    """Merge LoRA adapters into the weights that they adapt, and remove them."""
     for encoder in model.encoders.values():
-        for module in list(encoder.modules()):
+        for module in list(encoder.modules()):  # a copy, because the loop replaces modules
             for name, child in list(module.named_children()):
                 if hasattr(child, "lora_A"):
                     adapted: Any = child
@@ -133,20 +146,35 @@ def merge_lora(model: EndToEnd) -> None:
                     setattr(module, name, adapted.get_base_layer())
 
 
-def _chosen(encoder: Encoder, options: FinetuneOptions) -> list[nn.Parameter]:
-    """Return the parameters of an encoder that are trained: those of its last blocks, or all but its front end.
+def _select_parameters(encoder: Encoder, options: FinetuneOptions) -> list[nn.Parameter]:
+    """Return the parameters of an encoder to train: those of its last blocks, or all except its front end.
 
-    Constants of the model, such as Whisper's sinusoidal positions, stay as they are.
+    Constants of the model, such as Whisper's sinusoidal positions, are never trained.
     """
     trainable = encoder.get_trainable()
     if options.unfreeze_last is not None:
-        blocks = list(encoder.get_blocks())
-        last = blocks[max(0, len(blocks) - options.unfreeze_last) :]
-        inside = {id(p) for block in last for p in block.parameters()}
-        return [p for p in trainable if id(p) in inside]
-    keep = encoder.is_random if options.train_front_end is None else options.train_front_end
-    front = set() if keep else {id(p) for part in encoder.get_front_end() for p in part.parameters()}
-    return [p for p in trainable if id(p) not in front]
+        in_last_blocks = _parameter_ids(_last_blocks(encoder, options.unfreeze_last))
+        return [parameter for parameter in trainable if id(parameter) in in_last_blocks]
+    # by default a front end is trained only if its weights are random
+    train_front_end = encoder.is_random if options.train_front_end is None else options.train_front_end
+    if train_front_end:
+        return list(trainable)
+    in_front_end = _parameter_ids(encoder.get_front_end())
+    return [parameter for parameter in trainable if id(parameter) not in in_front_end]
+
+
+def _last_blocks(encoder: Encoder, number: int) -> list[nn.Module]:
+    """Return the last `number` blocks, or all if an encoder has fewer."""
+    blocks = list(encoder.get_blocks())
+    return blocks[max(0, len(blocks) - number) :]
+
+
+def _parameter_ids(modules: Iterable[nn.Module]) -> set[int]:
+    """Return the ids of all parameters of modules."""
+    ids = set[int]()
+    for module in modules:
+        ids.update(map(id, module.parameters()))
+    return ids
 
 
 def _add_lora(encoder: Encoder, options: FinetuneOptions, rank: int) -> list[nn.Parameter]:
@@ -157,13 +185,15 @@ def _add_lora(encoder: Encoder, options: FinetuneOptions, rank: int) -> list[nn.
         raise UsageError(f"--lora-rank needs peft ({error}): pip install 'mervn[lora]'") from error
     blocks = list(encoder.get_blocks())
     if options.unfreeze_last is not None:
-        blocks = blocks[max(0, len(blocks) - options.unfreeze_last) :]
-    inside = {id(module) for block in blocks for module in block.modules()}
-    targets = [
-        name
-        for name, module in encoder.named_modules()
-        if isinstance(module, nn.Linear) and id(module) in inside and name.split(".")[-1] in encoder.lora_targets
-    ]
+        blocks = _last_blocks(encoder, options.unfreeze_last)
+    in_blocks = set[int]()
+    for block in blocks:
+        in_blocks.update(map(id, block.modules()))
+    targets = []
+    for name, module in encoder.named_modules():
+        is_target = isinstance(module, nn.Linear) and name.split(".")[-1] in encoder.lora_targets
+        if is_target and id(module) in in_blocks:
+            targets.append(name)
     if not targets:
         return []
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
@@ -172,25 +202,29 @@ def _add_lora(encoder: Encoder, options: FinetuneOptions, rank: int) -> list[nn.
 
 
 def _set_mode(module: nn.Module, mode: bool, inherited: bool, trainable: frozenset[int]) -> None:
-    """Set training mode on modules whose parameters are all trained; one without parameters follows its parent."""
+    """Set training mode on modules whose parameters are all trained; modules without parameters follow their parent.
+
+    `trainable` holds the ids of parameters that are not constants of the model.
+    """
     parameters = [parameter for parameter in module.parameters() if id(parameter) in trainable]
-    whole = all(parameter.requires_grad for parameter in parameters) if parameters else inherited
-    module.training = mode and whole
+    all_trained = all(parameter.requires_grad for parameter in parameters) if parameters else inherited
+    module.training = mode and all_trained
     for child in module.children():
-        _set_mode(child, mode, whole, trainable)
+        _set_mode(child, mode, all_trained, trainable)
 
 
 def _checkpoint(block: nn.Module) -> None:
-    """Checkpoint a block: recompute its activations in the backward pass (Chen et al. 2016, arXiv 1604.06174)."""
-    plain: Callable[..., Any] = block.forward
+    """Recompute a block's activations in the backward pass to save memory (Chen et al. 2016, arXiv 1604.06174)."""
+    plain_forward: Callable[..., Any] = block.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         if torch.is_grad_enabled() and _any_trained(block.parameters()):
-            return checkpoint(plain, *args, use_reentrant=False, **kwargs)
-        return plain(*args, **kwargs)
+            return checkpoint(plain_forward, *args, use_reentrant=False, **kwargs)
+        return plain_forward(*args, **kwargs)
 
     block.forward = forward
 
 
-def _any_trained(parameters: Any) -> bool:
+def _any_trained(parameters: Iterable[nn.Parameter]) -> bool:
+    """Tell whether any parameter requires gradients."""
     return any(parameter.requires_grad for parameter in parameters)

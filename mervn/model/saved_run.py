@@ -1,4 +1,4 @@
-"""Load what a finished run holds: the head with its weights, fine-tuned encoders, and the stores it was trained on."""
+"""Loading of finished runs: the head with its weights, fine-tuned encoders, and the stores it was trained on."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from mervn.run_folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE, RunConfig, o
 def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
     """Build the head of a complete run and load its weights, on the CPU.
 
-    UsageError where it is built of a user's own modules without `trust_code`, for that runs their code. InputError
-    where the run is not complete, or its weights are not of the head that config.json says.
+    UsageError if it contains custom modules and `trust_code` is not set, because loading runs their code. InputError if
+    the run is not complete, or if its weights do not fit the head that config.json describes.
     """
     if not (run / METRICS_FILE).is_file():
-        raise InputError(f"{run} is not complete: run the {config.command} command that made it again, it goes on")
+        raise InputError(f"{run} is not complete: run the same {config.command} command again to resume it")
     kept = saved_modules(run, config.options, config.inputs.get("modules", {}), trust_code)
     options = options_of(run, {**config.options, **kept}, HeadOptions)
     shapes = {name: StreamShape(**shape) for name, shape in config.streams.items()}
-    lacking = [name for name in fusion_spec(options.fusion).streams if name not in shapes]
-    if lacking:
-        raise InputError(f"{run / CONFIG_FILE}: streams must hold {' and '.join(lacking)}, found {', '.join(shapes)}")
-    if not kept:  # a user's own module may not be built without memory
+    missing = [name for name in fusion_spec(options.fusion).streams if name not in shapes]
+    if missing:
+        raise InputError(f"{run / CONFIG_FILE}: streams must hold {' and '.join(missing)}, found {', '.join(shapes)}")
+    if not kept:  # custom modules may not support the meta device
         _check_shapes(run, options, shapes, len(config.labels))
     head = build_head(options, shapes, len(config.labels))
     try:
@@ -47,36 +47,42 @@ def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
 
 
 def _check_shapes(run: Path, options: HeadOptions, shapes: Mapping[str, StreamShape], num_classes: int) -> None:
-    """Raise InputError where the weights are not of the head that config.json says, before memory is taken for it."""
+    """Raise InputError if the weights do not fit the head of config.json, before any memory is allocated for it."""
     try:
         with torch.device("meta"):
             head = build_head(options, shapes, num_classes)
         with safe_open(run / MODEL_FILE, "pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            saved = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, RuntimeError, ValueError, OverflowError, TypeError, SafetensorError) as error:
         raise InputError(f"{run / MODEL_FILE} must hold the weights of this run's head, found: {error}") from error
-    wanted = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
-    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    if wrong:
-        shown = f"{wrong[0]} of {found.get(wrong[0])}, not {wanted.get(wrong[0])}"
-        raise InputError(f"{run / MODEL_FILE} must hold the weights of the head of {CONFIG_FILE}, found {shown}")
+    expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    for name in sorted(expected.keys() | saved.keys()):
+        if expected.get(name) != saved.get(name):
+            raise InputError(
+                f"{run / MODEL_FILE} must hold the weights of the head of {CONFIG_FILE}, found {name} of shape "
+                f"{saved.get(name)}, not {expected.get(name)}"
+            )
 
 
 def load_tuned(run: Path, stream: str, name: str) -> Encoder:
-    """Load the encoder of a stream of a finetune run."""
+    """Load the encoder of a stream from a run of `finetune`."""
     if name not in ENCODERS[modality_of(stream)]:
-        raise InputError(f"{run / CONFIG_FILE}: the encoder of {stream} must be a known one, found {name!r}")
+        names = ", ".join(ENCODERS[modality_of(stream)])
+        raise InputError(f"{run / CONFIG_FILE}: the encoder of {stream} must be one of {names}, found {name!r}")
     return load_encoder(Selector(modality_of(stream), name, str(run / ENCODERS_FOLDER / stream)))
 
 
 def data_and_streams(config: RunConfig, options: EvaluateOptions) -> tuple[Path, dict[str, Stream]]:
-    """Return the data folder and the streams of exactly the identities the run was trained on."""
+    """Return the data folder, and the streams with exactly the store identities that the run was trained on."""
     data = options.data or Path(config.options["data"])
     folder = options.features_dir
     if folder is None and options.data is None and config.options.get("features_dir"):
         folder = Path(config.options["features_dir"])
-    given = {m: config.options.get(f"{m}_store") for m in ("audio", "text")} if options.data is None else {}
-    explicit = {modality: Path(path) if path else None for modality, path in given.items()}
+    explicit: dict[str, Path | None] = {}  # stores that the run was given by path; only for its own data
+    for modality in ("audio", "text"):
+        path = config.options.get(f"{modality}_store")
+        if path and options.data is None:
+            explicit[modality] = Path(path)
     audio_root = options.audio_root or config.options.get("audio_root")
     place = DataPlace(data, features_folder(folder, data), Path(audio_root) if audio_root else None)
     return data, find_streams(config.inputs["stores"], place, explicit, config.models)

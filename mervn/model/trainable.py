@@ -1,4 +1,4 @@
-"""Trainable: the one interface of what the trainer trains, a head alone or encoders and head end to end."""
+"""Trainable: base class of models that the trainer trains, either a head or encoders and head end to end."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mervn.config import TrainingOptions
 
 
 class Trainable(nn.Module, ABC):
-    """Maps the inputs of a split to logits in two steps, so that training can augment the features between them."""
+    """Model from inputs of a split to logits, in two steps, so that training can augment the features between them."""
 
     first_epoch = 1
-    """0 if the model is scored once before it is trained."""
+    """0 if the model is scored once before training, else 1."""
 
     @abstractmethod
     def encode(self, inputs: Mapping[str, Ragged]) -> dict[str, Ragged]:
@@ -32,7 +32,7 @@ class Trainable(nn.Module, ABC):
 
     @abstractmethod
     def start_epoch(self, epoch: int) -> None:
-        """Freeze and unfreeze what an epoch trains; epochs count from 1."""
+        """Set which parameters this epoch trains; epochs count from 1."""
 
     def forward(self, inputs: Mapping[str, Ragged]) -> Tensor:
         """Return logits (B, C) float32 from the inputs of a split."""

@@ -1,1 +1,1 @@
-"""Training: batches, optimizer, checkpoints, and what a run leaves."""
+"""Training: batches, optimizer, checkpoints, and the files of a run."""

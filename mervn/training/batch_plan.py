@@ -1,4 +1,4 @@
-"""BatchPlan: the batches of each epoch and step, and which utterances of them each process reads."""
+"""BatchPlan: the batches of every epoch and optimizer step, and the portion of them that this process reads."""
 
 from __future__ import annotations
 
@@ -36,46 +36,47 @@ class BatchPlan:
         lengths = np.array(list(train.lengths.values()))  # (streams, N)
         self.batch_size = BatchSize(lengths, options.utterances_per_batch, options.frame_budget)
         self.usual_steps = self.num_steps(self.batches(0))
-        """Steps of the first epoch; with a frame budget the others differ a little."""
+        """Optimizer steps of epoch 0; with a frame budget the number varies a little between epochs."""
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """Return the global batches of an epoch, as indices into the split."""
+        """Return the batches of an epoch, before they are divided among processes, as indices into the split."""
         options = self.options
         return epoch_batches(options.sampling, self.mixed_lengths, self.weights, self.batch_size, options.seed, epoch)
 
     def num_steps(self, batches: Batches) -> int:
-        """Return the number of optimizer steps that these batches make."""
+        """Return the number of optimizer steps for these batches."""
         return math.ceil(len(batches) / self.options.accumulate)
 
     def group(self, batches: Batches, step: int) -> Batches:
-        """Return the batches whose gradients make a step."""
+        """Return the batches whose gradients are accumulated for an optimizer step."""
         return batches[step * self.options.accumulate : (step + 1) * self.options.accumulate]
 
     def places(self, group: Batches) -> list[list[int]]:
-        """Return the places of this process's utterances within each batch of a step; a list may be empty."""
+        """Return the positions of this process's utterances within each batch of a step; a list may be empty."""
         if self.processes.num_processes == 1:
             return [list(range(len(batch))) for batch in group]
-        costs = [self.batch_size.lengths[:, list(batch)].sum(0) for batch in group]
-        return [
-            portions[self.processes.process_index] for portions in divide_batches(costs, self.processes.num_processes)
-        ]
+        costs = [self.batch_size.lengths[:, list(batch)].sum(0) for batch in group]  # frames over all streams, (B,)
+        divided = divide_batches(costs, self.processes.num_processes)
+        return [portions[self.processes.process_index] for portions in divided]
 
     def requests(self, epoch: int, batches: Batches, first_step: int) -> list[BatchRequest]:
-        """Return what this process reads from a step of an epoch on, in order; batches without a portion are left out.
+        """Return what this process reads from `first_step` to the end of the epoch, in order.
 
-        The mask of an utterance depends on the seed, epoch, step, batch and place alone, never on the process.
+        Batches of which this process has no portion are left out. The mask of an utterance depends only on the seed,
+        epoch, step, batch and place, not on the process.
         """
-        found = []
+        requests = []
         for step in range(first_step, self.num_steps(batches)):
             group = self.group(batches, step)
             for number, (batch, places) in enumerate(zip(group, self.places(group), strict=True)):
                 seeds = [(self.options.seed, epoch, step, number, place) for place in places]
                 if places:
-                    found.append(BatchRequest([batch[place] for place in places], self.spec_augment.masks(seeds)))
-        return found
+                    indices = [batch[place] for place in places]
+                    requests.append(BatchRequest(indices, self.spec_augment.masks(seeds)))
+        return requests
 
     def describe(self, batches: Batches, labels: Sequence[str]) -> Mapping[str, Any]:
-        """Return what the sampler drew: real over padded frames, the fraction of each class and of the utterances."""
+        """Return statistics of batches: real over padded frames, class fractions, fraction of utterances used."""
         indices = np.concatenate(batches)
         fractions = np.bincount(self.train.targets[indices], minlength=len(labels)) / len(indices)
         efficiency = {}

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a training needs to resume exactly; a checkpoint folder exists whole or not at all."""
+"""Checkpoints: everything that training needs to resume exactly. A checkpoint folder is written atomically."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TENSORS_FILE, STATE_FILE = "state.safetensors", "state.json"
 
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write tensors and JSON state as `folder`: made under a temporary name, fsynced, renamed."""
+    """Write tensors and JSON state to `folder`: under a temporary name first, then fsynced and renamed."""
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -39,51 +39,54 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text("utf-8"))
         if not isinstance(state, dict):
-            raise ValueError(f"{STATE_FILE} holds no JSON object")
+            raise ValueError(f"{STATE_FILE} must hold a JSON object")
         return load_file(folder / TENSORS_FILE), state
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
-        raise InputError(f"{folder} must be a whole checkpoint, found: {error}; train again with --force") from error
+        raise InputError(f"{folder} must be a complete checkpoint, found: {error}; train again with --force") from error
 
 
 def checkpoint_name(epoch: int, step: int | None = None) -> str:
-    """Return the name of the folder of a checkpoint after an epoch, or after a step of it; epochs count from 1."""
+    """Return the folder name of a checkpoint after an epoch, or after a step within it; epochs count from 1."""
     return f"epoch-{epoch:05d}" if step is None else f"epoch-{epoch:05d}-step-{step:06d}"
 
 
 def _order(folder: Path) -> tuple[str, str]:
-    """Sort checkpoints by time: the end of an epoch comes after its steps."""
+    """Return a sort key of checkpoints by time: the end of an epoch sorts after its steps."""
     epoch, step, number = folder.name.partition("-step-")
     return epoch, number if step else "end"
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the latest checkpoint of a `checkpoints` folder, by name."""
-    return max(_whole(folder), default=None, key=_order)
+    """Return the latest complete checkpoint of a `checkpoints` folder; None if it has none."""
+    return max(_complete(folder), default=None, key=_order)
 
 
 def remove_older(folder: Path, latest: Path, keep: int = 1) -> None:
-    """Remove every checkpoint of a `checkpoints` folder but the `keep` latest; what comes after `latest` goes too."""
-    before = [path for path in _whole(folder) if _order(path) <= _order(latest)]
-    kept = sorted(before, key=_order)[-keep:]
+    """Remove all checkpoints of a `checkpoints` folder except the last `keep` up to and including `latest`."""
+    until_latest = [path for path in _complete(folder) if _order(path) <= _order(latest)]
+    kept = sorted(until_latest, key=_order)[-keep:]
     for path in folder.glob("epoch-*"):
         if path not in kept:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _whole(folder: Path) -> list[Path]:
+def _complete(folder: Path) -> list[Path]:
+    """Return the complete checkpoints of a `checkpoints` folder."""
     return [path for path in folder.glob("epoch-*") if path.suffix != ".tmp" and (path / STATE_FILE).is_file()]
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     """Return the optimizer's state as tensors named `optimizer.<parameter>.<entry>`."""
-    states = optimizer.state_dict()["state"]
-    return {f"optimizer.{i}.{key}": value for i, entries in states.items() for key, value in entries.items()}
+    tensors: dict[str, Tensor] = {}
+    for i, entries in optimizer.state_dict()["state"].items():
+        tensors |= with_prefix(f"optimizer.{i}.", entries)
+    return tensors
 
 
 def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave; the parameter groups stay as they were built.
+    """Load tensors that `optimizer_tensors` returned; the parameter groups keep their settings.
 
-    InputError where an entry has another shape than its parameter.
+    InputError if an entry has another shape than its parameter.
     """
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -93,22 +96,25 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) 
             states.setdefault(int(number), {})[key] = tensor
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, entries in optimizer.state.items():
-        wrong = [key for key, entry in entries.items() if entry.ndim and entry.shape != parameter.shape]
-        if wrong:
-            found = f"{tuple(entries[wrong[0]].shape)}, not {tuple(parameter.shape)}"
-            raise InputError(f"the state of the optimizer must have the shapes of its parameters, found {found}")
+        for key, entry in entries.items():
+            if entry.ndim and entry.shape != parameter.shape:  # scalars, such as the step, have no shape
+                raise InputError(
+                    f"the state of the optimizer must have the shapes of its parameters, found {key} of shape "
+                    f"{tuple(entry.shape)} for a parameter of {tuple(parameter.shape)}"
+                )
 
 
 def rng_tensors() -> dict[str, Tensor]:
-    """Return the states of torch's global generators, which dropout draws from."""
+    """Return the states of torch's global random generators, which dropout draws from."""
     states = {"rng.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        states.update({f"rng.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())})
+        for i, state in enumerate(torch.cuda.get_rng_state_all()):
+            states[f"rng.cuda.{i}"] = state
     return states
 
 
 def load_rng_tensors(tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `rng_tensors` gave."""
+    """Restore generator states that `rng_tensors` returned."""
     torch.set_rng_state(tensors["rng.cpu"])
     for name, state in tensors.items():
         if name.startswith("rng.cuda.") and torch.cuda.is_available():
@@ -116,28 +122,28 @@ def load_rng_tensors(tensors: Mapping[str, Tensor]) -> None:
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors named `<prefix><name>`, as a checkpoint holds several groups of them."""
+    """Return tensors renamed to `<prefix><name>`, so that one checkpoint can hold several groups."""
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the group of a prefix, under the names it had before `with_prefix`."""
+    """Return the tensors whose names begin with `prefix`, without it: the inverse of `with_prefix`."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 @dataclass(frozen=True)
 class CheckpointSchedule:
-    """Schedule of checkpoints: when they are written, and how many are kept."""
+    """Checkpoint schedule: intervals, and the number of checkpoints to keep."""
 
     epochs: int = 0
-    """Every so many epochs; 0: never."""
+    """Interval in epochs; 0: never."""
     steps: int = 0
-    """Every so many steps within an epoch; 0: never."""
+    """Interval in steps within an epoch; 0: never."""
     keep: int = 1
 
     @property
     def is_active(self) -> bool:
-        """Tell whether checkpoints are written at all; then an interrupt writes one too."""
+        """Tell whether checkpoints are written; if so, an interruption writes one too."""
         return bool(self.epochs or self.steps)
 
 
@@ -146,17 +152,17 @@ NO_CHECKPOINTS = CheckpointSchedule()
 
 @dataclass
 class BestEpoch:
-    """The weights of the best epoch so far; the earlier one among equals."""
+    """Weights and scores of the best epoch so far; of epochs with equal scores the first."""
 
     scores: tuple[float, ...]
-    """Higher is better, compared in order; at first lower than any."""
+    """Scores in order of priority, higher is better. The initial ones must be lower than any real score."""
     epoch: int = -1
     improved: int = -1
-    """The last epoch whose first score was above all before it; a tie that the next score decides does not count."""
+    """Last epoch that improved the first score, for early stopping; a tie broken by the second score does not count."""
     weights: dict[str, Tensor] | None = None
 
     def offer(self, epoch: int, scores: tuple[float, ...], weights: Mapping[str, Tensor]) -> bool:
-        """Keep a copy of this epoch's weights if it is the best; return whether it is."""
+        """Copy the weights of this epoch if it is the best so far; return True if it is."""
         if scores[0] > self.scores[0]:
             self.improved = epoch
         if scores <= self.scores:

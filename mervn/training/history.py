@@ -1,4 +1,4 @@
-"""history.jsonl: what each epoch of a training brought."""
+"""history.jsonl: losses, scores and times of each epoch of a training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HISTORY_FILE = "history.jsonl"
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """One epoch of training a head; epochs count from 1, epoch 0 is a model that was scored before its training."""
+    """One epoch of training. Epochs count from 1; epoch 0 is the model before training, scored only."""
 
     epoch: int
     valid: Mapping[str, float]
@@ -23,13 +23,13 @@ class HistoryEntry:
     best_epoch: int
     seconds: float
     loader_seconds: float
-    """Time spent waiting for data."""
+    """Time spent waiting for batches."""
     train_loss: float | None = None
-    """Mean over the utterances; None for epoch 0, as are the following."""
+    """Mean over the utterances. None for epoch 0, like the following fields."""
     learning_rate: float | None = None
-    """Of the last step."""
+    """Learning rate of the last step of the epoch."""
     drawn: Mapping[str, Any] | None = None
-    """What the sampler drew: see `BatchPlan.describe`."""
+    """Statistics of the sampled batches: see `BatchPlan.describe`."""
 
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object without the fields that are None."""
@@ -37,7 +37,7 @@ class HistoryEntry:
 
 
 class History:
-    """The history.jsonl of one folder."""
+    """Writer of the history.jsonl of one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / HISTORY_FILE
@@ -48,6 +48,6 @@ class History:
             file.write(json.dumps(entry, sort_keys=True) + "\n")
 
     def cut(self, count: int) -> None:
-        """Keep the first `count` entries: a training that is resumed writes the others again."""
+        """Keep only the first `count` entries; a resumed training writes the others again."""
         lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
-        write_atomically(self.path, "".join(line + "\n" for line in lines[:count]))
+        write_atomically(self.path, "\n".join([*lines[:count], ""]))

@@ -1,4 +1,4 @@
-"""Optimization: AdamW, the learning-rate schedule, mixed precision, deterministic algorithms."""
+"""Optimization: AdamW, learning-rate schedules, mixed precision, deterministic algorithms."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class OptimizerOptions(Protocol):
 
 CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
-"""As Linux calls the instructions that multiply in bf16."""
+"""Names that Linux gives to the CPU instructions for bf16 multiplication."""
 
 
 def learning_rate(step: int | float, total: int, warmup: float, peak: float, schedule: str = "cosine") -> float:
@@ -34,18 +34,18 @@ def learning_rate(step: int | float, total: int, warmup: float, peak: float, sch
 
     A cosine ends at zero (Loshchilov and Hutter 2017, SGDR, eq. 5, without restarts).
     """
-    rising = max(1, round(warmup * total))
-    if step < rising:
-        return peak * min(1.0, (step + 1) / rising)
+    warmup_steps = max(1, round(warmup * total))
+    if step < warmup_steps:
+        return peak * min(1.0, (step + 1) / warmup_steps)
     if schedule == "constant":
         return peak
-    return _cosine(peak, (step - rising) / max(1, total - rising))
+    return _cosine(peak, (step - warmup_steps) / max(1, total - warmup_steps))
 
 
 def learning_rate_at(progress: float, warmup: float, peak: float) -> float:
     """Return the learning rate at a fraction of the training: linear during `warmup`, then a cosine to zero.
 
-    For training by the clock, whose number of steps is not known.
+    For training of a fixed duration, whose number of steps is unknown in advance.
     """
     if progress < warmup:
         return peak * progress / warmup
@@ -53,6 +53,7 @@ def learning_rate_at(progress: float, warmup: float, peak: float) -> float:
 
 
 def _cosine(peak: float, fraction: float) -> float:
+    """Return the learning rate at a fraction of a cosine decay from `peak` to zero."""
     return peak * 0.5 * (1 + math.cos(math.pi * fraction))
 
 
@@ -62,7 +63,7 @@ def make_optimizer(groups: list[dict[str, Any]], options: OptimizerOptions) -> t
 
 
 def resolve_amp(amp: str, device: torch.device) -> str:
-    """Return off, bf16 or fp16: `auto` is bf16 where the machine computes in it. UsageError where it cannot be."""
+    """Return off, bf16 or fp16: `auto` is bf16 if the device has instructions for it. UsageError for fp16 on a CPU."""
     if amp == "auto":
         return "bf16" if computes_bf16(device) else "off"
     if amp == "fp16" and device.type != "cuda":
@@ -71,20 +72,20 @@ def resolve_amp(amp: str, device: torch.device) -> str:
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Tell whether a device has instructions for bf16; where it emulates them, bf16 is slower than fp32."""
+    """Tell whether a device has instructions for bf16; emulated bf16 is slower than fp32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
     try:
-        known: Mapping[str, Any] = torch.cpu.get_capabilities()
-        return any(known.get(name) for name in BF16_FLAGS)
-    except (AttributeError, RuntimeError):  # an older torch, or a wheel without it
+        capabilities: Mapping[str, Any] = torch.cpu.get_capabilities()
+        return any(capabilities.get(name) for name in BF16_FLAGS)
+    except (AttributeError, RuntimeError):  # an older torch, or a wheel without this function
         return bool(BF16_FLAGS & _cpu_flags(CPUINFO))
 
 
 def _cpu_flags(cpuinfo: Path) -> set[str]:
-    """Return what Linux says that an x86 processor can do; nothing on other systems and processors."""
+    """Return the feature flags of an x86 processor under Linux; an empty set on other systems and processors."""
     with suppress(OSError):
         for line in cpuinfo.read_text("utf-8", errors="replace").splitlines():
             if line.startswith("flags"):
@@ -94,14 +95,14 @@ def _cpu_flags(cpuinfo: Path) -> set[str]:
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Have torch take only algorithms that give the same bytes again; RuntimeError names one that has none.
+    """Make torch use only deterministic algorithms; it raises RuntimeError for an operation that has none.
 
-    fp32 is exact then (no TF32). On a CPU, at one number of threads, the algorithms are the usual ones.
-    https://pytorch.org/docs/stable/notes/randomness.html
+    It also computes fp32 exactly (no TF32). On a CPU, for a fixed number of threads, the usual algorithms are already
+    deterministic. https://pytorch.org/docs/stable/notes/randomness.html
     """
     before = torch.are_deterministic_algorithms_enabled()
     if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, at its first use
     torch.use_deterministic_algorithms(wanted or before)
     try:
         with exact_fp32() if wanted else nullcontext():
@@ -111,7 +112,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
 
 class Precision:
-    """Runs the forward pass in a precision, and scales the loss in fp16 so that small gradients survive.
+    """Mixed precision: autocast for the forward pass, and in fp16 loss scaling so that small gradients survive.
 
     Micikevicius et al. 2018 (arXiv 1710.03740). Parameters, loss and optimizer stay in fp32.
     """
@@ -119,22 +120,22 @@ class Precision:
     def __init__(self, amp: str, device: torch.device) -> None:
         self.amp, self.device = amp, device
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-        self.scaler.scale(torch.zeros((), device=device))  # its state is there though this process have no loss
+        self.scaler.scale(torch.zeros((), device=device))  # create its state now: this process may never have a loss
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context of the forward pass."""
-        kind = torch.float16 if self.amp == "fp16" else torch.bfloat16
-        return torch.autocast(self.device.type, kind, enabled=self.amp != "off")
+        dtype = torch.float16 if self.amp == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.amp != "off")
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a loss."""
+        """Accumulate the gradients of a loss."""
         self.scaler.scale(loss).backward()
 
-    def step(self, head: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
+    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
         """Clip the gradients, take one optimizer step and clear the gradients; fp16 skips a step that overflowed."""
         self.scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(head.parameters(), clip_norm)
-        self.scaler.step(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        self.scaler.step(optimizer)  # skips the step if gradients are inf or NaN
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
 

@@ -1,9 +1,11 @@
-"""The files that a training writes into its run: weights, metrics and predictions on valid, environment."""
+"""Results of a training: weights, metrics and predictions on valid, environment, written into the run's folder."""
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -36,9 +38,9 @@ class RunResult:
     path: Path
     metrics: Mapping[str, Any]
     trained: bool
-    """False where a complete run was there already."""
+    """False if the run was already complete."""
     is_main_process: bool = True
-    """False in all but one of the processes that trained it together."""
+    """True in exactly one of the processes that trained together."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +50,24 @@ class ValidScores:
     metrics: dict[str, Any]
     """The content of metrics.json."""
     probabilities: np.ndarray[Any, Any]
-    """(N, C) float64 in the order of the split."""
+    """(N, C) float64, in the order of the split."""
 
 
 def fit_best(trainer: Trainer, run: Path, options: TrainHeadOptions | FinetuneOptions) -> None:
     """Train to the end and load the weights of the best epoch."""
     checkpoints = CheckpointSchedule(options.checkpoint_every, options.checkpoint_steps, options.keep_checkpoints)
     with closing(TensorBoard(run / FOLDER)) as board:
-        wanted = options.tensorboard and trainer.processes.is_main_process
-        trainer.fit(run, checkpoints, [board.add] if wanted else [])
+        use_board = options.tensorboard and trainer.processes.is_main_process
+        trainer.fit(run, checkpoints, [board.add] if use_board else [])
     if trainer.best.weights is None:
-        raise InputError("no epoch was scored: --epochs must be at least 1")
+        raise InputError("--epochs must be at least 1, so that an epoch is trained and scored")
     trainer.load_weights(trainer.best.weights)
 
 
 def score_best(
     trainer: Trainer, weights: Mapping[str, str], layer_weights: Mapping[str, Any], dropped: Mapping[str, Any]
 ) -> ValidScores:
-    """Score the best weights on valid; `weights` says by stream where the weights of the encoders come from."""
+    """Score the best weights on valid; `weights` describes, by stream, the origin of the encoder's weights."""
     train, valid = trainer.train, trainer.valid
     probabilities = predict(trainer.model, valid, trainer.device, trainer.processes, trainer.reporter)
     scores = compute_metrics(valid.targets, probabilities, trainer.labels)
@@ -89,16 +91,18 @@ def write_weights(run: Path, head: Head) -> None:
     write_atomically(run / MODEL_FILE, save(tensors))
 
 
-def write_results(run: Path, trainer: Trainer, found: ValidScores, environment: Mapping[str, Any]) -> None:
-    """Write everything but the weights; metrics.json comes last: its existence means complete."""
-    write_jsonl(run / "predictions-valid.jsonl", prediction_entries(trainer.valid, found.probabilities, trainer.labels))
+def write_results(run: Path, trainer: Trainer, scores: ValidScores, environment: Mapping[str, Any]) -> None:
+    """Write all results except the weights. metrics.json comes last: it marks the run as complete."""
+    write_jsonl(
+        run / "predictions-valid.jsonl", prediction_entries(trainer.valid, scores.probabilities, trainer.labels)
+    )
     write_json(run / ENVIRONMENT_FILE, environment)
-    write_json(run / METRICS_FILE, found.metrics)
+    write_json(run / METRICS_FILE, scores.metrics)
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
 
 
 def layer_weights(head: Head, shapes: Mapping[str, StreamShape]) -> dict[str, dict[str, float]]:
-    """Return the learned weight of each layer, for the streams of which the head mixes several layers."""
+    """Return the learned weight of each layer, for streams of which the head mixes several layers."""
     weights: dict[str, dict[str, float]] = {}
     for name, mix in head.mixes.items():
         if isinstance(mix, LayerMix):
@@ -109,7 +113,7 @@ def layer_weights(head: Head, shapes: Mapping[str, StreamShape]) -> dict[str, di
 def environment(
     config: RunConfig, trainer: Trainer, stores: Mapping[str, Sequence[Mapping[str, Any]]], seconds: float
 ) -> dict[str, Any]:
-    """Return the content of environment.json: where a run's numbers came from, and what they cost."""
+    """Return the content of environment.json: software, machine, inputs and cost of a run."""
     return {
         "time": now(),
         "versions": package_versions(),
@@ -119,15 +123,23 @@ def environment(
         "threads": torch.get_num_threads(),
         "commit": _commit(),
         "inputs": dict(config.inputs),
-        "stores": {name: list(some) for name, some in stores.items()},
+        "stores": {name: list(layers) for name, layers in stores.items()},
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "seconds": round(seconds, 3),
         "seconds_per_epoch": round(seconds / max(1, trainer.next_epoch - 1), 4),
     }
 
 
+def peak_memory_gb(device: torch.device) -> float:
+    """Return the peak memory of this process: allocated by torch on a GPU, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS reports bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
 def _commit() -> str | None:
-    """Return the git commit of the current folder, if it is in a repository."""
+    """Return the git commit of the current folder; None if it is not in a repository."""
     try:
         result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Samplers: which utterances make a batch in which epoch; a pure function of (seed, epoch)."""
+"""Samplers: the batches of each epoch, as a pure function of (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from mervn.registry import SAMPLINGS
 
 Array = np.ndarray[Any, Any]
 RANK_JITTER = 0.25
-"""Standard deviation, in batches, of the noise on an utterance's rank by length: about half of a batch is new in every
-epoch, and padding hardly grows, however large the corpus."""
+"""Standard deviation, in batches, of the noise on an utterance's rank by length. At 0.25 about half of each batch is
+new in every epoch, and padding hardly grows, for corpora of any size."""
 WINDOW = 8
-"""Batches of similar l_mix within which utterances are sorted by the frames of the longest stream, which pads most."""
+"""Number of batches of similar l_mix within which utterances are sorted by the frames of the longest stream, because
+that stream causes most of the padding."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,11 @@ class BatchSize:
     """Size of a batch: a number of utterances, or a budget of padded frames."""
 
     lengths: Array
-    """(S, N) int64: frames or tokens of each stream of each utterance."""
+    """(streams, N) int64: frames or tokens of each utterance in each stream."""
     utterances: int | None = None
     frame_budget: int | None = None
-    """Maximum padded frames per batch: maximum length times utterances, summed over the streams. A longer utterance is
-    a batch of its own."""
+    """Maximum padded frames per batch: maximum length times utterances, summed over the streams. An utterance that is
+    longer than the budget forms a batch of its own."""
 
     @property
     def average(self) -> float:
@@ -40,21 +41,21 @@ class BatchSize:
 
     @property
     def longest_stream(self) -> Array:
-        """(N,) lengths of the stream that has the most frames in all."""
+        """(N,) lengths in the stream that has the most frames in total."""
         longest: Array = self.lengths[self.lengths.sum(1).argmax()]
         return longest
 
     def split(self, order: Array) -> list[list[int]]:
-        """Return the batches of an order (N,) of utterances."""
+        """Split an order (N,) of utterances into consecutive batches."""
         if self.utterances is not None:
             return [order[i : i + self.utterances].tolist() for i in range(0, len(order), self.utterances)]
         batches: list[list[int]] = []
-        maximum: list[int] = []  # (S,) of the last batch
+        maximum: list[int] = []  # length of the longest utterance of the last batch, by stream
         for index, lengths in zip(order.tolist(), self.lengths[:, order].T.tolist(), strict=True):
-            wider = [max(pair) for pair in zip(maximum, lengths, strict=True)] if batches else lengths
-            if batches and sum(wider) * (len(batches[-1]) + 1) <= (self.frame_budget or 0):
+            padded = list(map(max, maximum, lengths)) if batches else lengths  # if the utterance joins the last batch
+            if batches and sum(padded) * (len(batches[-1]) + 1) <= (self.frame_budget or 0):
                 batches[-1].append(index)
-                maximum = wider
+                maximum = padded
             else:
                 batches.append([index])
                 maximum = lengths
@@ -62,18 +63,17 @@ class BatchSize:
 
 
 def mixed_lengths(audio_seconds: Array, syllables: Array, alpha: float) -> Array:
-    """Return l_mix = audio seconds + alpha * white-space syllables, (N,)."""
+    """Return l_mix = audio seconds + alpha * syllables (split at white space), (N,)."""
     return audio_seconds + alpha * syllables
 
 
 def sampling_weights(targets: Array, lengths: Array, beta: float) -> Array:
     """Return sample weights (N,): w_c = 1 / (f_c r_c^beta) for an utterance of class c.
 
-    f_c is the class frequency over the mean frequency, r_c the class's mean l_mix over the mean of the class means;
-    classes without utterances do not count.
+    f_c is the class frequency over the mean frequency; r_c is the class's mean l_mix over the mean of the class means.
+    Classes without utterances are left out of the means.
     """
-    classes = np.unique(targets)
-    frequencies = np.array([(targets == c).sum() for c in classes], np.float64)
+    classes, frequencies = np.unique(targets, return_counts=True)
     means = np.array([lengths[targets == c].mean() for c in classes], np.float64)
     relative = means / means.mean() if means.mean() > 0 else np.ones_like(means)
     relative = np.where(relative > 0, relative, 1.0)
@@ -87,8 +87,8 @@ def epoch_batches(
 ) -> list[list[int]]:
     """Return the batches of one epoch as indices into the N utterances.
 
-    `random` and `bucket` hold every utterance exactly once; `weighted` and `both` hold N draws with replacement by
-    `weights`. `bucket` and `both` put utterances of similar l_mix, and among those of similar lengths, into one batch.
+    `random` and `bucket` contain every utterance exactly once; `weighted` and `both` contain N draws with replacement,
+    in proportion to `weights`. `bucket` and `both` form batches of utterances of similar l_mix and similar length.
     Batches and their order change every epoch.
     """
     if sampling not in SAMPLINGS:
@@ -101,6 +101,7 @@ def epoch_batches(
         drawn = generator.permutation(count)
     if sampling in ("random", "weighted"):
         return batch_size.split(drawn)
+    # sort by l_mix, then within windows by length, then add noise to the ranks so that batches vary between epochs
     ranked = drawn[np.argsort(lengths[drawn], kind="stable")]
     windows = np.arange(count) // max(1, round(WINDOW * batch_size.average))
     ranked = ranked[np.lexsort((batch_size.longest_stream[ranked], windows))]
@@ -110,25 +111,29 @@ def epoch_batches(
 
 
 def divide_batches(batches: Sequence[Array], num_processes: int) -> list[list[list[int]]]:
-    """Return the places (ascending) of each batch of a step that each process gets, given the costs of utterances.
+    """Divide each batch of a step among processes; return, by batch and process, ascending places in the batch.
 
-    `batches` are costs (B,). The most expensive utterance that is left of a batch goes to the process with the lowest
-    cost so far in the step (Graham 1969): in a single batch no process gets more than 4/3 of the best division's.
+    `batches` are the costs (B,) of the utterances of each batch. Utterances are assigned in order of falling cost, each
+    to the process with the lowest total cost in this step (Graham 1969). For a single batch the maximum cost of a
+    process is at most 4/3 of the optimum.
     """
     loads = [0.0] * num_processes
-    found = []
+    divided = []
     for costs in batches:
         portions: list[list[int]] = [[] for _ in range(num_processes)]
         for place in np.argsort(-costs, kind="stable").tolist():
             lightest = loads.index(min(loads))
             portions[lightest].append(place)
             loads[lightest] += float(costs[place])
-        found.append([sorted(portion) for portion in portions])
-    return found
+        divided.append(list(map(sorted, portions)))
+    return divided
 
 
 def padding_efficiency(lengths: Array, batches: Sequence[Sequence[int]]) -> float:
-    """Return real over padded frames of one stream in these batches; 1 for a stream without frames."""
-    real = sum(int(lengths[list(batch)].sum()) for batch in batches)
-    padded = sum(int(lengths[list(batch)].max()) * len(batch) for batch in batches)
+    """Return the ratio of real to padded frames of one stream in these batches; 1 if the stream has no frames."""
+    real = padded = 0
+    for batch in batches:
+        in_batch = lengths[list(batch)]
+        real += int(in_batch.sum())
+        padded += int(in_batch.max()) * len(batch)
     return real / padded if padded else 1.0

@@ -1,4 +1,4 @@
-"""`train-head --num-seeds` and `--fold all`: runs that differ only in their seed or fold, and their mean scores."""
+"""Series of runs that differ only in seed or fold (`train-head --num-seeds`, `--fold all`), and their mean scores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCORES = ("accuracy", "macro_f1")
 
 @dataclass(frozen=True)
 class SeriesResult:
-    """Runs that differ in their seed or fold alone."""
+    """Runs that differ only in their seed or fold, with a summary of their scores."""
 
     path: Path
     runs: list[RunResult]
@@ -31,10 +31,10 @@ class SeriesResult:
 
 
 def train_series(options: TrainHeadOptions, data: Path, reporter: Reporter = SILENT) -> SeriesResult:
-    """Train `num_seeds` heads on each fold that `fold` means; each is a run of its own below one folder.
+    """Train `num_seeds` heads on the fold, or on every fold; each head is a run of its own below one folder.
 
-    The features of a fold are opened once for all seeds. Writes summary.json: the scores on valid of every run, their
-    mean and standard deviation (of the sample, n - 1) over all runs, and of each fold over its seeds.
+    The features of a fold are opened once for all seeds. Writes summary.json: the scores of every run on valid, with
+    mean and sample standard deviation (n - 1) over all runs, and per fold over its seeds.
     """
     folds = [options.fold]
     if options.fold == "all":
@@ -50,30 +50,32 @@ def train_series(options: TrainHeadOptions, data: Path, reporter: Reporter = SIL
             parts = series.parts(fold, seed)
             reporter.say(", ".join(part.replace("-", " ") for part in parts) + ":")
             output = series.folder(chosen, opened).joinpath(*parts)
-            changed = chosen.with_options(seed=seed, num_seeds=1, output=output)  # equal to the run of this seed alone
-            runs[fold].append(train_on(opened, changed, reporter))
-    every = list(chain.from_iterable(runs.values()))
-    summary: dict[str, Any] = {"schema": SCHEMA, "seeds": list(seeds), "valid": _scores(every)}
+            # num_seeds=1: the configuration then equals that of a single run with this seed
+            single = chosen.with_options(seed=seed, num_seeds=1, output=output)
+            runs[fold].append(train_on(opened, single, reporter))
+    all_runs = list(chain.from_iterable(runs.values()))
+    summary: dict[str, Any] = {"schema": SCHEMA, "seeds": list(seeds), "valid": _scores(all_runs)}
     if len(folds) > 1:
-        summary["folds"] = {str(fold): _scores(some) for fold, some in runs.items()}
-    path = [every[0].path, *every[0].path.parents][len(series.parts(folds[0], seeds[0]))]
+        summary["folds"] = {str(fold): _scores(fold_runs) for fold, fold_runs in runs.items()}
+    # the runs lie zero, one or two levels below the folder of the series
+    path = [all_runs[0].path, *all_runs[0].path.parents][len(series.parts(folds[0], seeds[0]))]
     write_json(path / SUMMARY_FILE, summary)
-    return SeriesResult(path, every, summary)
+    return SeriesResult(path, all_runs, summary)
 
 
 class _Series:
-    """Names the folders of a series: `fold-K` if there are several folds, then `seed-S` if there are several seeds."""
+    """Names of the folders of a series: `fold-K` for several folds, then `seed-S` for several seeds."""
 
     def __init__(self, num_folds: int, num_seeds: int, output: Path | None) -> None:
         self.num_folds, self.num_seeds, self._folder = num_folds, num_seeds, output
 
     def parts(self, fold: str | None, seed: int) -> list[str]:
-        """Return the names of the folders of a run below that of the series."""
+        """Return the folder names that lead from the series to a run."""
         parts = [f"fold-{fold}"] if self.num_folds > 1 else []
         return [*parts, f"seed-{seed}"] if self.num_seeds > 1 else parts
 
     def folder(self, resolved: Resolved[TrainHeadOptions], data: StoredData) -> Path:
-        """Return the folder of the series: --output, or one named after its first run."""
+        """Return the folder of the series: --output, or a name derived from its first run."""
         if self._folder is None:
             first = default_folder(configuration(resolved, data), data.encoders)
             counts = [f"{self.num_folds}-folds"] if self.num_folds > 1 else []
@@ -83,7 +85,7 @@ class _Series:
 
 
 def _scores(runs: list[RunResult]) -> dict[str, dict[str, Any]]:
-    """Return mean, standard deviation and values of each score on valid."""
+    """Return the mean, standard deviation and values of each score on valid."""
     scores = {}
     for name in SCORES:
         values = [float(run.metrics["valid"][name]) for run in runs]

@@ -1,4 +1,4 @@
-"""Set-up of a training: resolved options, data, labels and features, and the run's configuration."""
+"""Setup of a training: resolved options, labelled data, features, and the run's configuration."""
 
 from __future__ import annotations
 
@@ -33,50 +33,50 @@ TrainingT = TypeVar("TrainingT", bound=TrainingOptions)
 
 @dataclass(frozen=True)
 class Resolved(Generic[TrainingT]):
-    """Options with everything decided that depends on the machine or on other options."""
+    """Resolved options: every value that depends on the machine or on other options is set."""
 
     options: TrainingT
-    """`amp` and `batch_size` are decided; options that nothing reads have their defaults."""
+    """`amp` and `batch_size` are set; options without effect have their defaults."""
     unread: frozenset[str]
-    """Names of the options that nothing reads; they are not part of the configuration."""
+    """Names of the options without effect; they are not part of the configuration."""
     fusion: FusionSpec
     custom_modules: Mapping[str, CustomModule]
-    """By role, the files with code of the user, as they were read."""
+    """Custom modules (files with the user's code), by role."""
     device: torch.device
 
     def with_options(self, **changes: Any) -> Resolved[TrainingT]:
-        """Return the same with other values of options that nothing here depends on, such as the seed."""
+        """Return a copy with changed options; only for options that nothing else depends on, such as the seed."""
         return replace(self, options=self.options.model_copy(update=changes))
 
 
 def resolve(options: TrainingT, device: torch.device, given: Collection[str] | None = None) -> Resolved[TrainingT]:
-    """Decide what is open in the options; UsageError for options that contradict each other or have no effect.
+    """Resolve options; UsageError for options that contradict each other or have no effect.
 
-    `given` are the options that the user gave, if `options` were changed since.
+    `given` names the options that the user gave, if `options` were changed since.
     """
     require_pooling(options.fusion, options.pooling)
     refuse_unread(options, options.given if given is None else given)
     fusion, unread = fusion_spec(options.fusion), frozenset(unread_options(options))
     amp, batch_size = resolve_amp(options.amp, device), options.utterances_per_batch
-    decided = without_unread(options).model_copy(update={"amp": amp, "batch_size": batch_size})
-    return Resolved(decided, unread, fusion, custom_modules(options), device)
+    resolved = without_unread(options).model_copy(update={"amp": amp, "batch_size": batch_size})
+    return Resolved(resolved, unread, fusion, custom_modules(options), device)
 
 
 @dataclass(frozen=True)
 class LabelledData:
-    """The utterances of train and valid with the labels of the task, and what they were read from."""
+    """The utterances of train and valid with the labels of the task, and the files they were read from."""
 
     utterances: Mapping[str, list[Utterance]]
     labels: list[str]
     dropped: Mapping[str, Mapping[str, int]]
     sources: Mapping[str, Any]
-    """Hashes of the files that say which utterances there are."""
+    """Hashes of the manifests and, if folds are used, of the fold file."""
     fold_file: Path | None
 
 
 @dataclass(frozen=True)
 class StoredData:
-    """Train and valid with their stored features, opened once for any number of seeds."""
+    """Train and valid with their stored features; opened once, for any number of seeds."""
 
     folder: Path
     labelled: LabelledData
@@ -90,12 +90,12 @@ class StoredData:
 
 
 def resolve_head_options(options: TrainHeadOptions) -> Resolved[TrainHeadOptions]:
-    """Decide what is open in the options of `train-head`, the device included."""
+    """Resolve the options of `train-head`, including the device."""
     return resolve(options, resolve_device(options.device, float64=True))
 
 
 def open_stored_data(resolved: Resolved[TrainHeadOptions], folder: Path, reporter: Reporter) -> StoredData:
-    """Read train and valid and open their features; the errors of `train_head`."""
+    """Read train and valid and open their features; raises the errors of `train_head`."""
     options = resolved.options
     labelled = read_labelled(options, folder)
     streams = open_streams(options, folder, resolved.fusion.streams)
@@ -111,12 +111,13 @@ def open_stored_data(resolved: Resolved[TrainHeadOptions], folder: Path, reporte
             reporter.say(f"{stream.name} features: {store.path} ({stream.weights})")
     for name, counts in labelled.dropped.items():
         if counts:
-            reporter.say(f"{name}: left out " + ", ".join(f"{count} {label}" for label, count in counts.items()))
+            parts = [f"{count} {label}" for label, count in counts.items()]
+            reporter.say(f"{name}: left out {', '.join(parts)}")
     return StoredData(folder, labelled, streams, splits)
 
 
 def read_labelled(options: TrainHeadOptions | FinetuneOptions, data: Path) -> LabelledData:
-    """Read train and valid with the labels of the task; InputError if train has fewer than two of them."""
+    """Read train and valid with the labels of the task; InputError if train has fewer than two labels."""
     utterances, sources, fold_file = _read(options, data)
     labelled = apply_labels(utterances, options)
     labels = sorted({str(utterance.emotion) for utterance in labelled.utterances["train"]})
@@ -129,46 +130,46 @@ def read_labelled(options: TrainHeadOptions | FinetuneOptions, data: Path) -> La
 def _read(
     options: TrainHeadOptions | FinetuneOptions, data: Path
 ) -> tuple[dict[str, list[Utterance]], dict[str, Any], Path | None]:
-    """Return train and valid, hashes of the files they were read from, and the file of folds if there is one."""
+    """Return train and valid, the hashes of their files, and the fold file, or None without --fold."""
     root = options.audio_root
     if options.fold is None:
         if options.fold_file is not None:
-            raise UsageError(f"--fold-file {options.fold_file} needs --fold, K or all")
-        found = read_manifests(data, SPLITS[:2], audio_root=root, check_audio=False, task_label=task_label(options))
-        return found, {"manifests": found.sha256}, None
+            raise UsageError(f"--fold-file {options.fold_file} needs --fold K or --fold all")
+        manifests = read_manifests(data, SPLITS[:2], audio_root=root, check_audio=False, task_label=task_label(options))
+        return manifests, {"manifests": manifests.sha256}, None
     if options.fold == "all":
-        raise ValueError("one fold at a time; train_series takes all of them")
+        raise ValueError("fold must be a number here, found 'all'; train_series trains on all folds")
     folds = find_folds(data, options.fold_file)
     kept, hashes = read_fold(data, folds, int(options.fold), SPLITS[:2], root, task_label(options))
     return kept, {"manifests": hashes, "folds": folds.as_json()}, folds.path
 
 
 def refuse_empty_stream(splits: Mapping[str, Split], fusion: str) -> None:
-    """Raise UsageError if a fusion of two modalities would learn from only one."""
+    """Raise UsageError if one of several streams is empty for all utterances of a split."""
     for split in splits.values():
         for name, count in count_empty(split).items():
             if count == len(split) and len(split.lengths) > 1:
                 other = next(stream for stream in split.lengths if modality_of(stream) != modality_of(name))
                 raise UsageError(
                     f"--fusion {fusion} needs {name}, but none of the {len(split)} utterances of {split.name} "
-                    f"has any; use --fusion {modality_of(other)}"
+                    f"has it; use --fusion {modality_of(other)}"
                 )
 
 
 def recorded_options(resolved: Resolved[Any], paths: set[str], excluded: set[str]) -> dict[str, Any]:
-    """Return the options that config.json records: those that are read, with the named `paths` absolute."""
+    """Return the options that config.json records: those with an effect, with the options in `paths` made absolute."""
     options: Options = resolved.options
-    known: dict[str, Any] = json.loads(options.model_dump_json(exclude={*resolved.unread, *excluded}))
-    for key in known.keys() & paths:
-        known[key] = str(Path(known[key]).resolve()) if known[key] else None
+    recorded: dict[str, Any] = json.loads(options.model_dump_json(exclude={*resolved.unread, *excluded}))
+    for key in recorded.keys() & paths:
+        recorded[key] = str(Path(recorded[key]).resolve()) if recorded[key] else None
     for role, module in resolved.custom_modules.items():
-        known[role] = f"{module.path.resolve()}:{module.name}"
-    known["output"] = None  # the folder itself says where it is
-    return known
+        recorded[role] = f"{module.path.resolve()}:{module.name}"
+    recorded["output"] = None  # a run may be moved
+    return recorded
 
 
 def recorded_modules(resolved: Resolved[Any]) -> dict[str, Any]:
-    """Return the entry of the inputs in config.json for custom modules; empty if there are none."""
+    """Return the entry `modules` of the inputs in config.json; an empty dict without custom modules."""
     if not resolved.custom_modules:
         return {}
     return {"modules": {role: module.as_json() for role, module in resolved.custom_modules.items()}}
@@ -176,15 +177,16 @@ def recorded_modules(resolved: Resolved[Any]) -> dict[str, Any]:
 
 def configuration(resolved: Resolved[TrainHeadOptions], data: StoredData) -> RunConfig:
     """Return the configuration of a run of `train-head`."""
-    known = recorded_options(resolved, {"features_dir", "audio_root", "audio_store", "text_store"}, set())
-    known["data"] = str(data.folder.resolve())
-    known["fold_file"] = str(data.labelled.fold_file.resolve()) if data.labelled.fold_file else None
+    recorded = recorded_options(resolved, {"features_dir", "audio_root", "audio_store", "text_store"}, set())
+    recorded["data"] = str(data.folder.resolve())
+    recorded["fold_file"] = str(data.labelled.fold_file.resolve()) if data.labelled.fold_file else None
+    stores, shapes, models = {}, {}, {}
+    for name, stream in data.streams.items():
+        stores[name], shapes[name], models[name] = stream.hashes, stream.shape.as_json(), stream.model
     inputs = {
         **data.labelled.sources,
-        "stores": {name: stream.hashes for name, stream in data.streams.items()},
+        "stores": stores,
         "features": {name: split.inputs_sha256 for name, split in data.splits.items()},
         **recorded_modules(resolved),
     }
-    shapes = {name: stream.shape.as_json() for name, stream in data.streams.items()}
-    models = {name: stream.model for name, stream in data.streams.items()}
-    return RunConfig("train-head", known, data.labelled.labels, inputs, shapes, models)
+    return RunConfig("train-head", recorded, data.labelled.labels, inputs, shapes, models)

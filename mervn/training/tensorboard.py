@@ -1,4 +1,4 @@
-"""The history of a run as TensorBoard shows it, beside history.jsonl."""
+"""TensorBoard event files of a run, with the same values as history.jsonl."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = "tensorboard"
 
 
 def require_tensorboard() -> None:
-    """Raise a UsageError that says what to install if TensorBoard is not installed."""
+    """Raise UsageError if TensorBoard is not installed; the message tells how to install it."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
@@ -23,58 +23,69 @@ def require_tensorboard() -> None:
 
 
 def write_history(run: Path, reporter: Reporter) -> None:
-    """Write the whole history of a complete run for TensorBoard; InputError where history.jsonl is missing or damaged.
+    """Write the whole history of a complete run for TensorBoard; InputError if history.jsonl is missing or damaged.
 
-    What is there is replaced: a run that was resumed without --tensorboard has written a part of it alone.
+    It replaces existing event files: those of a run that was resumed without --tensorboard lack epochs.
     """
     entries = _entries(run)
     with closing(TensorBoard(run / FOLDER)) as board:
         for entry in entries:
             board.add(entry)
-    reporter.say(f"{run / FOLDER}: the history of the complete run, for TensorBoard")
+    reporter.say(f"history of the complete run written for TensorBoard: {run / FOLDER}")
 
 
 def _entries(run: Path) -> list[dict[str, Any]]:
+    """Read and check history.jsonl."""
     path = run / "history.jsonl"
+    entries, epochs = [], []
     try:
-        entries = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        found = [(int(entry["epoch"]), _scalars(entry))[0] for entry in entries]
+        for line in path.read_text("utf-8").splitlines():
+            entry = json.loads(line)
+            _scalars(entry)  # fails if an entry lacks values
+            entries.append(entry)
+            epochs.append(int(entry["epoch"]))
     except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} must hold the history of the run, an object an epoch, found: {error!r}") from error
-    if not found or found != list(range(found[0], found[0] + len(found))):
-        raise InputError(f"{path} must hold the history of the run, epoch by epoch, found the epochs {found}")
+        raise InputError(
+            f"{path} must hold the history of the run, one JSON object per epoch, found: {error!r}"
+        ) from error
+    if not epochs or epochs != list(range(epochs[0], epochs[0] + len(epochs))):
+        raise InputError(f"{path} must hold the history of the run with consecutive epochs, found epochs {epochs}")
     return entries
 
 
 def _scalars(entry: Mapping[str, Any]) -> dict[str, float]:
-    """Return what TensorBoard shows of one epoch."""
-    scalars = {f"valid/{name}": value for name, value in entry["valid"].items()}
-    if "drawn" in entry:  # epoch 0 of a whole model is scored, not trained
-        scalars |= {"train/loss": entry["train_loss"], "train/learning_rate": entry["learning_rate"]}
+    """Return the scalars of one epoch by their TensorBoard tags."""
+    groups = {"valid": entry["valid"]}
+    if "drawn" in entry:  # epoch 0 of `finetune` is scored, not trained
         drawn = entry["drawn"]
-        scalars |= {f"drawn/{name}": share for name, share in drawn["classes"].items()}
-        scalars |= {f"padding_efficiency/{name}": share for name, share in drawn["padding_efficiency"].items()}
-    return {name: float(value) for name, value in scalars.items()}
+        groups["train"] = {"loss": entry["train_loss"], "learning_rate": entry["learning_rate"]}
+        groups |= {"drawn": drawn["classes"], "padding_efficiency": drawn["padding_efficiency"]}
+    scalars = {}
+    for group, values in groups.items():
+        for name, value in values.items():
+            scalars[f"{group}/{name}"] = float(value)
+    return scalars
 
 
 class TensorBoard:
-    """Writes entries of the history, and before the first one those of earlier epochs, in place of what is there."""
+    """Writer of event files. With its first entry it rewrites the earlier epochs from history.jsonl."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._writer: Any = None
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Write the entry of one epoch; InputError where the history of the epochs before it is damaged."""
+        """Write the entry of one epoch; InputError if the history of earlier epochs is damaged."""
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            earlier = [each for each in _entries(self.folder.parent) if each["epoch"] < entry["epoch"]]
-            for path in self.folder.glob("events.*"):  # may lack epochs, or go beyond the one that is resumed
+            history = _entries(self.folder.parent)
+            for path in self.folder.glob("events.*"):  # may lack epochs, or have later ones than the resumed epoch
                 path.unlink()
             self._writer = SummaryWriter(str(self.folder))
-            for each in earlier:
-                self._write(each)
+            for earlier in history:
+                if earlier["epoch"] < entry["epoch"]:
+                    self._write(earlier)
         self._write(entry)
         self._writer.flush()
 
@@ -83,6 +94,6 @@ class TensorBoard:
             self._writer.add_scalar(name, value, entry["epoch"])
 
     def close(self) -> None:
-        """End the file."""
+        """Close the event file."""
         if self._writer is not None:
             self._writer.close()

@@ -1,4 +1,4 @@
-"""`train-head`: train a fusion head on stored features, from manifests and stores to a finished run."""
+"""`train-head`: train a fusion head on stored features and write a finished run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from features.progress import SILENT, Reporter, WithoutBars
 from features.torch_seed import seeded
 from mervn.config import TrainHeadOptions
 from mervn.data.split import count_empty
-from mervn.data.stored_sequences import make_resident
+from mervn.data.stored_sequences import Sequences, make_resident
 from mervn.data.stored_split import StoredSplit
 from mervn.model.custom_module import copy_modules
 from mervn.model.head import build_head
@@ -37,15 +37,15 @@ from mervn.training.trainer import Trainer, TrainingData
 def train_head(options: TrainHeadOptions, data: Path, reporter: Reporter = SILENT) -> RunResult:
     """Train the head that the options describe on the train split and select its best epoch on valid.
 
-    The test split is never read. The same configuration again returns the result that exists, or resumes what was
-    interrupted. Raises UsageError for contradictory options, InputError for data that cannot be used.
+    The test split is never read. Calling it again with the same configuration returns the existing result, or resumes
+    an interrupted run. Raises UsageError for contradictory options, InputError for data that cannot be used.
     """
     resolved = resolve_head_options(options)
     return train_on(open_stored_data(resolved, data, reporter), resolved, reporter)
 
 
 def train_on(data: StoredData, resolved: Resolved[TrainHeadOptions], reporter: Reporter) -> RunResult:
-    """Train one head on opened features, or return the complete run that exists."""
+    """Train one head on opened features, or return the existing result of the same configuration."""
     options = resolved.options
     if options.tensorboard:
         require_tensorboard()
@@ -59,8 +59,9 @@ def train_on(data: StoredData, resolved: Resolved[TrainHeadOptions], reporter: R
             return RunResult(run, read_metrics(run), trained=False)
         resolved = replace(resolved, options=copy_modules(run, options, config.inputs.get("modules", {})))
         _report_empty(data.splits, options, reporter)
-        layers = [split.streams.values() for split in data.splits.values()]
-        sequences = chain.from_iterable(chain.from_iterable(layers))
+        sequences: list[Sequences] = []
+        for split in data.splits.values():
+            sequences += chain.from_iterable(split.streams.values())
         make_resident(sequences, resolved.device, options.memory_gb, reporter)
         with deterministic(options.deterministic):
             metrics = _train(run, resolved, config, data, reporter)
@@ -68,16 +69,16 @@ def train_on(data: StoredData, resolved: Resolved[TrainHeadOptions], reporter: R
 
 
 def _report_empty(splits: Mapping[str, StoredSplit], options: TrainHeadOptions, reporter: Reporter) -> None:
-    """Count the utterances that have no frames in a stream, such as those without a transcript."""
+    """Report how many utterances have no frames in a stream, for example because they have no transcript."""
     for split in splits.values():
         for modality, count in count_empty(split).items():
             if count and options.missing == "token":
-                what = "transcripts are missing or empty" if modality == "text" else f"{modality} streams are empty"
-                reporter.say(f"{split.name}: {count} of {len(split)} {what}; a learned token stands for each")
+                empty = "transcripts are missing or empty" if modality == "text" else f"{modality} streams are empty"
+                reporter.say(f"{split.name}: {count} of {len(split)} {empty}; a learned token replaces each of them")
             elif count:
                 warnings.warn(
-                    f"{split.name}: {count} of {len(split)} {modality} streams are empty; with --missing none nothing "
-                    "attends to them and pooling over them gives zeros",
+                    f"{split.name}: {count} of {len(split)} {modality} streams are empty; with --missing none, no "
+                    "query attends to them, and pooling them gives zeros",
                     stacklevel=2,
                 )
 
@@ -91,11 +92,11 @@ def _train(
     shapes = {name: stream.shape for name, stream in streams.items()}
     with seeded(device, options.seed):
         head = build_head(options, shapes, len(labels)).to(device)
-        splits = TrainingData(data.splits["train"], data.splits["valid"], labels)
-        trainer = Trainer(head, splits, options, device, reporter=WithoutBars(reporter))
+        training_data = TrainingData(data.splits["train"], data.splits["valid"], labels)
+        trainer = Trainer(head, training_data, options, device, reporter=WithoutBars(reporter))
         fit_best(trainer, run, options)
-    sources = {name: stream.weights for name, stream in streams.items()}
-    scores = score_best(trainer, sources, layer_weights(head, shapes), data.labelled.dropped)
+    origins = {name: stream.weights for name, stream in streams.items()}
+    scores = score_best(trainer, origins, layer_weights(head, shapes), data.labelled.dropped)
     write_weights(run, head)
     stores = {}
     for name, stream in streams.items():

@@ -1,4 +1,4 @@
-"""Trainer: epochs, early stopping and exact resumption; a pure function of the data, the options and the seed."""
+"""Trainer: training loop with early stopping and exact resumption. Data, options and seed determine its result."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ from mervn.training.history import History, HistoryEntry
 from mervn.training.optimization import Precision, learning_rate, make_optimizer, resolve_amp
 
 Report = Callable[[Mapping[str, Any]], None]
-"""Called with the history entry of an epoch, as JSON."""
+"""Callback that receives the history entry of an epoch as a JSON object."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The splits that a model is trained and selected on."""
+    """The split to train on, and the split to select the best epoch on."""
 
     train: Split
     valid: Split
@@ -60,9 +60,9 @@ class TrainingData:
 
 
 class Trainer:
-    """Trains one model; `fit` resumes from the latest checkpoint of its folder, exactly as if never interrupted.
+    """Trains one model. `fit` resumes from the latest checkpoint, with the same result as without an interruption.
 
-    Several `processes` divide each batch by the costs of its utterances, and take the step that a single one would.
+    Several `processes` divide each batch by the costs of its utterances; their step equals that of a single process.
     """
 
     def __init__(
@@ -87,19 +87,19 @@ class Trainer:
         class_weights = balanced_weights(counts) if options.class_weights == "balanced" else None
         self.loss = build_loss(options, class_weights).to(device)
         self.sample_weights = np.ones(len(self.train))
-        """(N,) weight of each utterance in the mean of a loss: the weight of its class."""
+        """(N,) weight of each utterance in the mean of the loss: the weight of its class."""
         if class_weights is not None:
             self.sample_weights = class_weights.double().numpy()[self.train.targets]
         self.plan = BatchPlan(self.train, options, processes, spec_augment)
-        self.best = BestEpoch(scores=(-1.0, -math.inf))  # macro-F1, then the lower NLL
+        self.best = BestEpoch(scores=(-1.0, -math.inf))  # macro-F1, then -NLL
         self.next_epoch = model.first_epoch
         self.next_step = 0
-        """The step of `next_epoch` to resume with."""
+        """The step at which `next_epoch` begins; not 0 after resuming within an epoch."""
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=device)
         self.loader_seconds = 0.0
 
     def fit(self, folder: Path, checkpoints: CheckpointSchedule, reports: Sequence[Report] = ()) -> None:
-        """Train until the last epoch or early stopping; `best` holds the result."""
+        """Train until the last epoch or until early stopping; `best` then holds the result."""
         history = History(folder)
         self._resume(folder / "checkpoints", history)
         with interruptible():
@@ -107,8 +107,9 @@ class Trainer:
                 entry = self._epoch(self.next_epoch, folder / "checkpoints", checkpoints).as_json()
                 if self.processes.is_main_process:
                     history.append(entry)
-                done, self.next_epoch, self.next_step = self.next_epoch, self.next_epoch + 1, 0
-                if checkpoints.epochs and done % checkpoints.epochs == 0:
+                finished_epoch = self.next_epoch
+                self.next_epoch, self.next_step = finished_epoch + 1, 0
+                if checkpoints.epochs and finished_epoch % checkpoints.epochs == 0:
                     self._save(folder / "checkpoints", checkpoints.keep)
                 for report in (*reports, self.reporter.epoch):
                     report(entry)
@@ -119,6 +120,7 @@ class Trainer:
         return self.best.improved >= 0 and self.next_epoch - 1 - self.best.improved >= self.options.patience
 
     def _epoch(self, epoch: int, folder: Path, checkpoints: CheckpointSchedule) -> HistoryEntry:
+        """Train and score one epoch; epoch 0 is only scored."""
         started = time.perf_counter()
         self.loader_seconds = 0.0
         if epoch == 0:
@@ -139,7 +141,7 @@ class Trainer:
         rate: float | None = None,
         drawn: Mapping[str, Any] | None = None,
     ) -> HistoryEntry:
-        """Score the model on valid, offer it as the best, and return the history entry of the epoch."""
+        """Score the model on valid, keep its weights if it is the best, and return the history entry of the epoch."""
         probabilities = predict(self.model, self.valid, self.device, self.processes, self.reporter)
         metrics = compute_metrics(self.valid.targets, probabilities, self.labels)
         self.best.offer(epoch, (metrics.macro_f1, -metrics.nll), self.trained_weights())
@@ -155,31 +157,30 @@ class Trainer:
         )
 
     def trained_weights(self) -> dict[str, Tensor]:
-        """Return the weights that training can change."""
+        """Return the weights that training can change: all except frozen parameters."""
         return {name: tensor for name, tensor in self.model.state_dict().items() if name not in self.frozen}
 
     def train_epoch(
         self, epoch: int, folder: Path | None = None, checkpoints: CheckpointSchedule = NO_CHECKPOINTS
     ) -> float:
-        """Train one epoch, or what is left of it, and return its mean loss over the utterances."""
-        options = self.options
+        """Train one epoch from `next_step` on; return its mean loss over the utterances."""
         self.model.start_epoch(epoch)
         self.model.train()
         batches = self.plan.batches(epoch)
         steps = self.plan.num_steps(batches)
         read = self.train.batches(self.plan.requests(epoch, batches, self.next_step), self.device)
-        if not self.next_step:
+        if self.next_step == 0:
             self.epoch_loss.zero_()
-        done = sum(map(len, batches[: self.next_step * options.accumulate]))
+        done = sum(map(len, batches[: self.next_step * self.options.accumulate]))
         with closing(self.reporter.progress(len(self.train), done, f"epoch {epoch}")) as bar:
             for step in range(self.next_step, steps):
                 group = self.plan.group(batches, step)
                 for parameters in self.optimizer.param_groups:
                     parameters["lr"] = self._learning_rate(epoch, steps, step) * parameters.get("scale", 1.0)
-                self._step(group, read, (options.seed, epoch, step))
+                self._step(group, read, (self.options.seed, epoch, step))
                 bar.update(sum(map(len, group)))
                 due = checkpoints.steps and (step + 1) % checkpoints.steps == 0
-                stop = self.processes.any_process(interrupted())
+                stop = self.processes.any_process(interrupted())  # all stop at the same step
                 if folder is not None and (due or (checkpoints.is_active and stop)):
                     self.next_step = step + 1
                     self._save(folder, checkpoints.keep)
@@ -189,15 +190,15 @@ class Trainer:
         return float(sum(self.processes.gather(float(self.epoch_loss)))) / len(self.train)
 
     def _learning_rate(self, epoch: int, steps: int, step: int) -> float:
-        """Return the rate of a step; where a frame budget gives epochs of other lengths, each counts as the first."""
+        """Return the learning rate of a step. Every epoch has the same length in the schedule, whatever its steps."""
         options, usual = self.options, self.plan.usual_steps
-        done = (epoch - 1) * usual + step * usual / steps
+        done = (epoch - 1) * usual + step * usual / steps  # a frame budget makes epochs of different lengths
         return learning_rate(done, options.epochs * usual, options.warmup, options.learning_rate, options.schedule)
 
     def _step(self, group: Sequence[Sequence[int]], read: Iterator[Batch], seed: tuple[int, ...]) -> None:
-        """Take one optimizer step on the mean loss over the utterances of the batches of a group.
+        """Take one optimizer step on the mean loss over all utterances of a group of batches.
 
-        `read` yields this process's portion of each batch in which it has one.
+        `read` yields this process's portion of each batch, and nothing for batches of which it has none.
         """
         total = sum(map(len, group))
         weight = sum(self.sample_weights[list(indices)].sum() for indices in group)
@@ -213,6 +214,7 @@ class Trainer:
                 augmented = augment(features, self.options, (*seed, number), len(indices), places)
                 logits = self.model.classify(augmented)
             loss = self.loss(logits, batch.targets)
+            # the loss is a mean over this portion: scale it to its part of the mean over the whole group
             fraction = float(self.sample_weights[batch.indices].sum() / weight)
             self.precision.backward(loss * fraction)
             self.epoch_loss += loss.detach().double() * (fraction * total)
@@ -220,14 +222,14 @@ class Trainer:
         self.precision.step(self.model, self.optimizer, self.options.clip_norm)
 
     def _save(self, checkpoints: Path, keep: int) -> None:
-        """Write a checkpoint: weights, best weights, optimizer, and each process's generators and loss."""
-        after_epoch = None if self.next_step == 0 else self.next_step
-        name = checkpoint_name(self.next_epoch if self.next_step else self.next_epoch - 1, after_epoch)
+        """Write a checkpoint: weights, best weights, optimizer, and random states and loss of each process."""
+        in_epoch = (self.next_epoch, self.next_step)
+        name = checkpoint_name(*in_epoch) if self.next_step else checkpoint_name(self.next_epoch - 1)
         tensors = with_prefix("model.", self.trained_weights()) | with_prefix("best.", self.best.weights or {})
         tensors |= optimizer_tensors(self.optimizer)
-        own = {name: tensor.cpu() for name, tensor in (rng_tensors() | {"epoch_loss": self.epoch_loss}).items()}
-        for process_index, theirs in enumerate(self.processes.gather(own)):
-            tensors |= with_prefix(f"process.{process_index}.", theirs)
+        own = rng_tensors() | {"epoch_loss": self.epoch_loss.cpu()}
+        for process_index, process_tensors in enumerate(self.processes.gather(own)):
+            tensors |= with_prefix(f"process.{process_index}.", process_tensors)
         macro_f1, negative_nll = self.best.scores
         best = {"epoch": self.best.epoch, "macro_f1": macro_f1, "nll": -negative_nll, "improved": self.best.improved}
         state = {"epoch": self.next_epoch, "next_step": self.next_step, "best": best}
@@ -240,21 +242,23 @@ class Trainer:
         self.processes.on_main_process(write)
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Load what `trained_weights` returned; InputError for weights of other names or shapes."""
+        """Load weights that `trained_weights` returned; InputError if names or shapes differ."""
         self._check_weights(weights)
         self.model.load_state_dict(dict(weights), strict=False)
 
     def _check_weights(self, weights: Mapping[str, Tensor]) -> None:
-        mine = self.trained_weights()
-        differing = mine.keys() ^ weights.keys()
-        differing |= {name for name in mine.keys() & weights.keys() if mine[name].shape != weights[name].shape}
+        expected = self.trained_weights()
+        differing = expected.keys() ^ weights.keys()
+        for name in expected.keys() & weights.keys():
+            if expected[name].shape != weights[name].shape:
+                differing.add(name)
         if differing:
             raise InputError(
-                f"the weights must be those of this model, but {len(differing)} differ, such as {min(differing)}"
+                f"the weights must be those of this model, but {len(differing)} differ: {min(differing)}, ..."
             )
 
     def _resume(self, checkpoints: Path, history: History) -> None:
-        """Load the latest checkpoint, if there is one, and cut the history to it."""
+        """Load the latest checkpoint, if any, and cut the history to its epoch."""
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
             tensors, state = load_checkpoint(latest)
@@ -264,25 +268,28 @@ class Trainer:
                 )
             if state.get("processes") != self.processes.num_processes:
                 raise InputError(
-                    f"{latest} was written by {state.get('processes')} processes, now there are "
-                    f"{self.processes.num_processes}: start as many, or train again with --force"
+                    f"{latest} was written by {state.get('processes')} processes, now {self.processes.num_processes} "
+                    "are running: start the same number, or train again with --force"
                 )
             try:
                 self._restore(tensors, state)
             except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
                 if is_out_of_memory(error):
                     raise
-                raise InputError(f"{latest} must be a complete checkpoint, found: {error!r}; use --force") from error
+                raise InputError(
+                    f"{latest} must be a complete checkpoint, found: {error!r}; train again with --force"
+                ) from error
         if self.processes.is_main_process:
             history.cut(self.next_epoch - self.model.first_epoch)
 
     def _restore(self, tensors: dict[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Load a checkpoint; errors of any kind mean that it is damaged."""
         self.load_weights(without_prefix("model.", tensors))
         load_optimizer_tensors(self.optimizer, tensors)
         own = without_prefix(f"process.{self.processes.process_index}.", tensors)
         load_rng_tensors(own)
-        best = {"improved": state["best"]["epoch"]} | state["best"]
-        scores = (best["macro_f1"] + 0.0, -best["nll"])
+        best = {"improved": state["best"]["epoch"]} | state["best"]  # checkpoints of earlier versions lack `improved`
+        scores = (best["macro_f1"] + 0.0, -best["nll"])  # the arithmetic raises TypeError for values of another type
         weights = without_prefix("best.", tensors) or None
         self.best = BestEpoch(scores, best["epoch"], best["improved"], weights)
         if weights is not None:

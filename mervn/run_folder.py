@@ -139,8 +139,9 @@ def _check_config(config: RunConfig) -> None:
         raise ValueError(f"labels must be a list of at least two names, found {labels!r}")
     if not streams or set(streams) - {"text", "audio", SECOND}:
         raise ValueError(f"streams must be one or more of text, audio and {SECOND}, found {list(streams)}")
-    if not all(isinstance(model, dict) for model in config.models.values()):
-        raise ValueError(f"models must hold one object per stream, found {config.models!r}")
+    for name, model in config.models.items():
+        if not isinstance(model, dict):
+            raise ValueError(f"models.{name} must be an object, found {model!r}")
     for name, shape in streams.items():
         if not isinstance(shape, dict):
             raise ValueError(f"streams.{name} must be an object, found {shape!r}")

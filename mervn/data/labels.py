@@ -71,12 +71,19 @@ def apply_labels(
 def _refuse_unlisted(unlisted: Sequence[Utterance], labels: Sequence[str]) -> None:
     """Raise InputError if there are utterances whose label is not one of --labels."""
     if unlisted:
-        places = ", ".join(f"{u.file}:{u.line} {u.emotion!r}" for u in unlisted[:SHOWN])
-        hint = lookalike_hint((str(u.emotion) for u in unlisted), labels)
         raise InputError(
-            f"emotions must be one of --labels {','.join(labels)}, but {len(unlisted)} are not: {places}{hint}; "
+            f"emotions must be one of --labels {','.join(labels)}, but {describe_emotions(unlisted, labels)}; "
             "rename them with --label-map or leave them out with --drop-label"
         )
+
+
+def describe_emotions(utterances: Sequence[Utterance], labels: Sequence[str]) -> str:
+    """Return the part of a message that says how many emotions are not among the labels, and names the first few."""
+    places = []
+    for utterance in utterances[:SHOWN]:
+        places.append(f"{utterance.file}:{utterance.line} {utterance.emotion!r}")
+    hint = lookalike_hint((str(utterance.emotion) for utterance in utterances), labels)
+    return f"{len(utterances)} are not: {', '.join(places)}{hint}"
 
 
 def _require_emotions(

@@ -14,13 +14,13 @@ import torch
 from features.batching import plan_batches
 from features.errors import InputError
 from features.extraction.encoder_input import transcript_of
-from features.manifests.label_names import lookalike_hint
 from features.manifests.manifest import Utterance
 from features.progress import SILENT, Reporter
 from features.ragged import Ragged, to_device
 from features.text.normalize import syllables
 from mervn.data.feature_checks import refuse_changed, refuse_missing, refuse_training_utterances
-from mervn.data.split import SHOWN, Batch, BatchRequest
+from mervn.data.labels import describe_emotions
+from mervn.data.split import Batch, BatchRequest
 from mervn.data.stored_sequences import Sequences
 from mervn.data.streams import Stream
 
@@ -155,12 +155,16 @@ def _inputs_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream
 def index_targets(utterances: Sequence[Utterance], labels: Sequence[str]) -> np.ndarray[Any, Any]:
     """Return the index (N,) int64 of each utterance's emotion in the labels; InputError for an unknown emotion."""
     index = {label: i for i, label in enumerate(labels)}
-    unknown = [u for u in utterances if u.emotion not in index]
+    unknown: list[Utterance] = []
+    targets = np.zeros(len(utterances), np.int64)
+    for i, utterance in enumerate(utterances):
+        if utterance.emotion in index:
+            targets[i] = index[utterance.emotion]
+        else:
+            unknown.append(utterance)
     if unknown:
-        places = ", ".join(f"{u.file}:{u.line} {u.emotion!r}" for u in unknown[:SHOWN])
-        hint = lookalike_hint((str(u.emotion) for u in unknown), labels)
-        raise InputError(f"emotion must be one of {', '.join(labels)}, but {len(unknown)} are not: {places}{hint}")
-    return np.array([index[str(u.emotion)] for u in utterances], np.int64)
+        raise InputError(f"emotion must be one of {', '.join(labels)}, but {describe_emotions(unknown, labels)}")
+    return targets
 
 
 def _audio_seconds(utterances: Sequence[Utterance], stream: Stream | None) -> np.ndarray[Any, Any]:

@@ -13,7 +13,7 @@ from features.canonical import differing_fields
 from features.command_lines import DataPlace, extract_command, features_folder, identity_flags, recorded_flags
 from features.encoders import ENCODERS
 from features.encoders.finetuned import FineTuning, read_fine_tuning
-from features.encoders.selector import Selector, expand_layers, parse_selectors
+from features.encoders.selector import Layer, Selector, expand_layers, parse_selectors
 from features.errors import InputError, UsageError
 from features.store.identity import StoreInfo
 from features.store.index import list_stores, matching_stores, not_extracted, select_store
@@ -104,13 +104,16 @@ class Stream:
     @property
     def layers(self) -> tuple[str, ...]:
         """The layers, named as in selectors."""
-        return tuple(str(store.info.identity.layer) for store in self.stores)
+        return tuple(map(str, self._layers))
+
+    @property
+    def _layers(self) -> tuple[Layer, ...]:
+        return tuple(store.info.identity.layer for store in self.stores)
 
     @property
     def selector(self) -> Selector:
         """The selector of these layers, with a model that still exists (its folder may have been moved)."""
-        layers = tuple(store.info.identity.layer for store in self.stores)
-        return replace(recorded_selector(self.first.info), layers=layers)
+        return replace(recorded_selector(self.first.info), layers=self._layers)
 
     def extract_command(self, *flags: str) -> str:
         """Return the `mervn extract` command that adds utterances to these stores."""
@@ -138,14 +141,15 @@ class Stream:
 
     def utterance_info(self, utterance_id: str) -> UtteranceInfo:
         """Return what the stores record about an utterance; InputError if the layers come from different inputs."""
-        infos = [store.utterance_info(utterance_id) for store in self.stores]
-        for store, info in zip(self.stores, infos, strict=True):
-            if (info.input_sha256, info.length) != (infos[0].input_sha256, infos[0].length):
+        first = self.first.utterance_info(utterance_id)
+        for store in self.stores[1:]:
+            info = store.utterance_info(utterance_id)
+            if (info.input_sha256, info.length) != (first.input_sha256, first.length):
                 raise InputError(
                     f"{utterance_id!r} has another content in {self.first.path} than in {store.path}: "
                     f"extract it again:\n  {self.extract_command('--update')}"
                 )
-        return infos[0]
+        return first
 
 
 def open_streams(options: StoreOptions, data: Path, modalities: Sequence[str]) -> dict[str, Stream]:
@@ -218,13 +222,16 @@ def find_streams(
     for name, hashes in wanted.items():
         flags = recorded_flags(str(models.get(name, {}).get("extract", "")))
         command = shlex.join(["mervn", "extract", *place.flags, *flags])
-        paths = [_find(modality_of(name), text, place.features_dir, explicit, command) for text in hashes]
-        streams[name] = Stream(name, [FeatureStore(path) for path in paths], place)
+        stores = []
+        for identity_hash in hashes:
+            path = _find(modality_of(name), identity_hash, place.features_dir, explicit, command)
+            stores.append(FeatureStore(path))
+        streams[name] = Stream(name, stores, place)
     return streams
 
 
 def _find(modality: str, wanted: str, folder: Path, explicit: Mapping[str, Path | None], command: str) -> Path:
-    """Return the store whose identity has the hash `wanted`; `command` is what the error suggests."""
+    """Return the store whose identity has the hash `wanted`; the error suggests `command` to extract it."""
     infos = list_stores(folder, modality)
     for info in infos:
         if info.hash == wanted:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, compress, repeat
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class _Reader(Dataset[Waves]):
         self.utterances = list(utterances)
 
     def __getitem__(self, request: BatchRequest) -> Waves:
-        waves, hashes, faults = [], [], []
+        waves, sizes, hashes, faults = [], [], [], []
         masks: Sequence[SpecMask | None] = request.masks or [None] * len(request.indices)
         for index, mask in zip(request.indices, masks, strict=True):
             u, fault = self.utterances[index], None
@@ -73,9 +73,10 @@ class _Reader(Dataset[Waves]):
             except AudioError as error:
                 fault = (error.reason, str(error))
             waves.append(wave)
+            sizes.append(len(wave))
             hashes.append(sha256)
             faults.append(fault)
-        return Waves(torch.from_numpy(np.concatenate(waves)), [len(wave) for wave in waves], hashes, faults)
+        return Waves(torch.from_numpy(np.concatenate(waves)), sizes, hashes, faults)
 
 
 def read_waves(utterances: Sequence[Utterance], plan: Sequence[BatchRequest], workers: int) -> Iterator[Waves]:
@@ -113,12 +114,12 @@ class WaveformSplit:
         if not self.utterances:
             raise InputError(f"{name}: none of the {len(utterances)} utterances can be used: {self.rejected[0].detail}")
         self.targets = index_targets(self.utterances, labels)
-        self.transcripts = [transcript_of(u) for u in self.utterances]
+        self.transcripts = list(map(transcript_of, self.utterances))
         self.tokens: dict[str, list[Tensor]] = {}
         """By text stream, the token ids (T,) of each utterance."""
         for stream, encoder in encoders.items():
             if encoder.modality == "text":
-                self.tokens[stream] = [encoder.prepare(transcript) for transcript in self.transcripts]
+                self.tokens[stream] = list(map(encoder.prepare, self.transcripts))
         self.audio_seconds = self.num_samples / SAMPLE_RATE
         self.syllables = np.zeros(len(self.utterances), np.int64)
         if self.tokens:
@@ -152,12 +153,14 @@ class WaveformSplit:
     @property
     def costs(self) -> list[float]:
         """Seconds of audio, including padding, that encoding each utterance computes; tokens if no stream is audio."""
-        audio = [encoder for encoder in self.encoders.values() if encoder.modality == "audio"]
-        if not audio:
+        if not self.has_audio:
             return [float(sum(map(len, tokens))) for tokens in zip(*self.tokens.values(), strict=True)]
         costs = []
         for num_samples in self.num_samples.tolist():
-            padded = max(encoder.get_padded_length(num_samples) for encoder in audio)
+            padded = 0
+            for encoder in self.encoders.values():
+                if encoder.modality == "audio":
+                    padded = max(padded, encoder.get_padded_length(num_samples))
             costs.append(padded / SAMPLE_RATE)
         return costs
 
@@ -185,10 +188,9 @@ class WaveformSplit:
         """Return the prepared inputs of the utterances at `indices`: samples (sum S,) or token ids (sum T,)."""
         streams = {}
         for name, encoder in self.encoders.items():
-            if name in self.tokens:
-                prepared = [self.tokens[name][i] for i in indices]
-            else:
-                prepared = [encoder.prepare(waves[i].numpy()) for i in indices]
+            prepared = []
+            for i in indices:
+                prepared.append(self.tokens[name][i] if name in self.tokens else encoder.prepare(waves[i].numpy()))
             streams[name] = Ragged.from_sequences(prepared).to(device)
         return streams
 
@@ -219,11 +221,13 @@ class WaveformSplit:
 
     def _drop_rejected(self) -> None:
         """Keep only the utterances whose audio can be used."""
+        usable = np.ones(len(self.utterances), bool)
         rejected_ids = {rejection.utterance.utterance_id for rejection in self.rejected}
-        kept = [i for i, u in enumerate(self.utterances) if u.utterance_id not in rejected_ids]
-        self.utterances = [self.utterances[i] for i in kept]
-        self.num_samples = self.num_samples[kept]
-        self.audio_sha256 = [self.audio_sha256[i] for i in kept]
+        for i, utterance in enumerate(self.utterances):
+            usable[i] = utterance.utterance_id not in rejected_ids
+        self.utterances = list(compress(self.utterances, usable))
+        self.audio_sha256 = list(compress(self.audio_sha256, usable))
+        self.num_samples = self.num_samples[usable]
 
 
 def refuse_rejected(splits: Mapping[str, WaveformSplit], allow_missing: bool) -> None:

@@ -84,7 +84,8 @@ def _with_features(utterances: Sequence[Utterance], store: FeatureStore) -> list
 
 def _stack(utterances: Sequence[Utterance], store: FeatureStore) -> np.ndarray[Any, Any]:
     """Return the time-means of all layers (N, L, D) float32."""
-    return np.stack([store.check(u.utterance_id) for u in utterances]).astype(np.float32)
+    means = [store.check(utterance.utterance_id) for utterance in utterances]
+    return np.stack(means).astype(np.float32)
 
 
 def _probe(

@@ -33,14 +33,14 @@ def predict(
     Prediction always uses exact fp32, independent of the precision of training. A batch that does not fit into memory
     is halved; InputError if a single utterance does not fit.
     """
-    plan = [BatchRequest(indices) for indices in processes.portion(split.evaluation_batches(device))]
+    mine = processes.portion(split.evaluation_batches(device))
+    plan = list(map(BatchRequest, mine))
     costs, budget = split.costs, MemoryBudget(device)
     scored: list[tuple[list[int], Array]] = []
     was_training = model.training
     model.eval()
-    total = sum(len(request.indices) for request in plan)
     with (
-        closing(reporter.progress(total, 0, f"scoring {split.name}")) as bar,
+        closing(reporter.progress(sum(map(len, mine)), 0, f"scoring {split.name}")) as bar,
         exact_fp32(),
         torch.inference_mode(),
     ):

@@ -10,8 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from features.atomic_files import sync, write_jsonl
 from features.command_lines import recorded_settings
 from features.encoders import DEFAULT_ENCODERS, ENCODERS

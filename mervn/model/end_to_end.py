@@ -15,7 +15,7 @@ from features.errors import UsageError
 from features.ragged import Ragged
 from mervn.config import FinetuneOptions, TrainingOptions
 from mervn.model.head import Head, head_groups
-from mervn.model.trainable import Trainable
+from mervn.model.trainable import Trainable, count_parameters
 
 
 class EndToEnd(Trainable):
@@ -95,31 +95,24 @@ class EndToEnd(Trainable):
         block_of: dict[int, int] = {}  # id of a parameter -> number of its block, from 1
         for k, block in enumerate(blocks, 1):
             block_of |= dict.fromkeys(map(id, block.parameters()), k)
-        decayed: list[list[nn.Parameter]] = [[] for _ in range(len(blocks) + 1)]
-        not_decayed: list[list[nn.Parameter]] = [[] for _ in range(len(blocks) + 1)]
+        members: dict[tuple[int, bool], list[nn.Parameter]] = {}  # by block and weight decay
         for parameter in self.encoders[name].parameters():
             if id(parameter) in tuned_ids:
-                # biases and norms, which have one dimension, get no weight decay
-                by_block = decayed if parameter.ndim > 1 else not_decayed
-                by_block[block_of.get(id(parameter), 0)].append(parameter)
-        groups = []
+                is_decayed = parameter.ndim > 1  # biases and norms have one dimension
+                members.setdefault((block_of.get(id(parameter), 0), is_decayed), []).append(parameter)
+        groups: list[dict[str, Any]] = []
         for k in range(len(blocks) + 1):
             scale = options.encoder_learning_rate / options.learning_rate * options.layer_decay ** (len(blocks) - k)
-            for parameters, decay in ((decayed[k], options.weight_decay), (not_decayed[k], 0.0)):
-                if parameters:
-                    groups.append({"params": parameters, "weight_decay": decay, "scale": scale})
+            for is_decayed, decay in ((True, options.weight_decay), (False, 0.0)):
+                if (k, is_decayed) in members:
+                    groups.append({"params": members[k, is_decayed], "weight_decay": decay, "scale": scale})
         return groups
 
     def count(self) -> dict[str, int]:
         """Return numbers of parameters: in total, of the encoders, of their trained part, and of the head."""
-        encoders, head = _count(self.encoders.parameters()), _count(self.head.parameters())
-        trained = _count(chain.from_iterable(self.tuned.values()))
+        encoders, head = count_parameters(self.encoders.parameters()), count_parameters(self.head.parameters())
+        trained = count_parameters(chain.from_iterable(self.tuned.values()))
         return {"all": encoders + head, "encoders": encoders, "encoders_trained": trained, "head": head}
-
-
-def _count(parameters: Iterable[nn.Parameter]) -> int:
-    """Return the number of entries of parameters."""
-    return sum(parameter.numel() for parameter in parameters)
 
 
 def encode_inputs(encoder: Encoder, inputs: Ragged) -> Ragged:

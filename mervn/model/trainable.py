@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,3 +37,8 @@ class Trainable(nn.Module, ABC):
     def forward(self, inputs: Mapping[str, Ragged]) -> Tensor:
         """Return logits (B, C) float32 from the inputs of a split."""
         return self.classify(self.encode(inputs))
+
+
+def count_parameters(parameters: Iterable[nn.Parameter]) -> int:
+    """Return the total number of elements of parameters."""
+    return sum(parameter.numel() for parameter in parameters)

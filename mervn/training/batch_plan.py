@@ -55,8 +55,8 @@ class BatchPlan:
         """Return the positions of this process's utterances within each batch of a step; a list may be empty."""
         if self.processes.num_processes == 1:
             return [list(range(len(batch))) for batch in group]
-        costs = [self.batch_size.lengths[:, list(batch)].sum(0) for batch in group]  # frames over all streams, (B,)
-        divided = divide_batches(costs, self.processes.num_processes)
+        frames = self.batch_size.lengths.sum(0)  # (N,) over all streams
+        divided = divide_batches([frames[list(batch)] for batch in group], self.processes.num_processes)
         return [portions[self.processes.process_index] for portions in divided]
 
     def requests(self, epoch: int, batches: Batches, first_step: int) -> list[BatchRequest]:
@@ -69,9 +69,11 @@ class BatchPlan:
         for step in range(first_step, self.num_steps(batches)):
             group = self.group(batches, step)
             for number, (batch, places) in enumerate(zip(group, self.places(group), strict=True)):
-                seeds = [(self.options.seed, epoch, step, number, place) for place in places]
+                indices, seeds = [], []
+                for place in places:
+                    indices.append(batch[place])
+                    seeds.append((self.options.seed, epoch, step, number, place))
                 if places:
-                    indices = [batch[place] for place in places]
                     requests.append(BatchRequest(indices, self.spec_augment.masks(seeds)))
         return requests
 

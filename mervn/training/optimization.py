@@ -94,18 +94,18 @@ def _cpu_flags(cpuinfo: Path) -> set[str]:
 
 
 @contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
+def deterministic(enabled: bool) -> Iterator[None]:
     """Make torch use only deterministic algorithms; it raises RuntimeError for an operation that has none.
 
     It also computes fp32 exactly (no TF32). On a CPU, for a fixed number of threads, the usual algorithms are already
     deterministic. https://pytorch.org/docs/stable/notes/randomness.html
     """
     before = torch.are_deterministic_algorithms_enabled()
-    if wanted:
+    if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, at its first use
-    torch.use_deterministic_algorithms(wanted or before)
+    torch.use_deterministic_algorithms(enabled or before)
     try:
-        with exact_fp32() if wanted else nullcontext():
+        with exact_fp32() if enabled else nullcontext():
             yield
     finally:
         torch.use_deterministic_algorithms(before)

@@ -25,6 +25,7 @@ from mervn.data.streams import StreamShape
 from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.predict import predict, prediction_entries
 from mervn.model.head import Head, LayerMix
+from mervn.model.trainable import count_parameters
 from mervn.run_folder import ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, SCHEMA, RunConfig, write_json, write_jsonl
 from mervn.training.checkpoint import CheckpointSchedule
 from mervn.training.tensorboard import FOLDER, TensorBoard
@@ -75,8 +76,8 @@ def score_best(
         "schema": SCHEMA,
         "labels": trainer.labels,
         "selected_epoch": trainer.best.epoch,
-        "missing": {split.name: len(split.missing) for split in (train, valid)},
-        "empty": {split.name: count_empty(split) for split in (train, valid)},
+        "missing": {train.name: len(train.missing), valid.name: len(valid.missing)},
+        "empty": {train.name: count_empty(train), valid.name: count_empty(valid)},
         "dropped": dropped,
         "features": dict(weights),
         "layer_weights": layer_weights,
@@ -124,7 +125,7 @@ def environment(
         "commit": _commit(),
         "inputs": dict(config.inputs),
         "stores": {name: list(layers) for name, layers in stores.items()},
-        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "parameters": count_parameters(trainer.model.parameters()),
         "seconds": round(seconds, 3),
         "seconds_per_epoch": round(seconds / max(1, trainer.next_epoch - 1), 4),
     }

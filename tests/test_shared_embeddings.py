@@ -79,7 +79,7 @@ def test_difference_and_generator_give_the_merged_model(
 def test_the_difference_alone_is_explained(released: tuple[Path, torch.Tensor]) -> None:
     folder, generator = released
     message = (
-        r"released holds embeddings.word_embeddings._weight, the difference to the generator's embedding in .*"
+        r"released contains embeddings.word_embeddings._weight, the difference to the generator's embedding in .*"
         r"Put the generator's weights into that folder as model.generator.safetensors or pytorch_model.generator.bin"
     )
     with pytest.raises(InputError, match=message):

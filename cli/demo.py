@@ -12,10 +12,10 @@ from mervn.config import DemoOptions
 
 @command("demo")
 def demo(options: DemoOptions, output: Output) -> int:
-    """Make a Vietnamese speech corpus with known answers, extract it, train on it and check the answers, offline.
+    """Make a Vietnamese speech corpus, extract it, train on it and check known answers; works offline.
 
-    Four label sets over the same audio: prosody decides (audio), words decide (text), only both together decide
-    (both), nothing decides (none). Exits 1 if a known answer is missed.
+    The corpus has four label sets over the same audio. The label depends on the prosody (audio), on the words (text),
+    on both together (both), or on nothing (none). The exit code is 1 if a known answer is missed.
     """
     from mervn.demo.corpus import make_corpus
 

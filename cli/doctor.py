@@ -18,26 +18,30 @@ from features.errors import InputError
 
 @dataclass(frozen=True)
 class Finding:
-    """One part of the installation: what was found, whether it will do, and how to mend it."""
+    """State of one part of the installation, and how to fix it."""
 
     part: str
     state: str
     """`ok`, `absent` (optional) or `broken`."""
     found: str
-    mend: str = ""
+    fix: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """Return a JSON object."""
+        return {"part": self.part, "state": self.state, "found": self.found, "mend": self.fix}
 
 
 @command("doctor")
 def doctor(options: DoctorOptions, output: Output) -> int:
-    """Show what of this installation works, and how to mend the rest; exits 1 if a needed part is broken."""
+    """Check the installation and explain how to fix problems; the exit code is 1 if a required part is broken."""
     findings = [_examine(part, look) for part, look in CHECKS.items()]
     output.table(("part", "state", "found"), [(finding.part, finding.state, finding.found) for finding in findings])
     for finding in findings:
-        if finding.mend:
-            output.result(f"{finding.part}: {finding.mend}")
+        if finding.fix:
+            output.result(f"{finding.part}: {finding.fix}")
     broken = [finding.part for finding in findings if finding.state == "broken"]
-    output.result(f"broken: {', '.join(broken)}" if broken else "everything needed works")
-    output.document({"ok": not broken, "parts": [vars(finding) for finding in findings]})
+    output.result(f"broken: {', '.join(broken)}" if broken else "all required parts work")
+    output.document({"ok": not broken, "parts": [finding.as_json() for finding in findings]})
     return 1 if broken else 0
 
 
@@ -128,8 +132,8 @@ def _soundfile() -> tuple[str, str, str]:
     import soundfile
 
     formats = [name for name in ("WAV", "FLAC", "OGG", "MP3") if name in soundfile.available_formats()]
-    mend = "" if "MP3" in formats else "MP3 needs libsndfile 1.1: pip install --upgrade soundfile"
-    return "ok", f"{soundfile.__version__}, reads {', '.join(formats)}", mend
+    fix = "" if "MP3" in formats else "MP3 needs libsndfile 1.1: pip install --upgrade soundfile"
+    return "ok", f"{soundfile.__version__}, reads {', '.join(formats)}", fix
 
 
 def _scikit_learn() -> tuple[str, str, str]:

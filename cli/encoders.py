@@ -10,23 +10,24 @@ from features.encoders import ENCODERS, EncoderSpec
 
 @command("encoders")
 def encoders(options: EncodersOptions, output: Output) -> None:
-    """List every encoder: model, width, rate, layers, needs, licence, and whether its weights are here."""
+    """List the encoders: model, width, frame rate, layers, needs, licence, and whether the weights are local."""
     rows, documents = [], []
     for modality, registry in ENCODERS.items():
         for name, spec in registry.items():
-            here = _present(spec)
-            rows.append((modality, name, spec.model or "-", spec.width, spec.rate, spec.layers, _depth(spec), here))
+            local = _local(spec)
+            rows.append((modality, name, spec.model or "-", spec.width, spec.rate, spec.layers, _depth(spec), local))
             documents.append({
                 "modality": modality, "name": name, "description": spec.description, "model": spec.model,
                 "width": spec.width, "rate": spec.rate, "layers": spec.layers, "default_layer": _depth(spec),
-                "reason": spec.reason, "needs": spec.needs, "licence": spec.licence, "here": here,
+                "reason": spec.reason, "needs": spec.needs, "licence": spec.licence, "here": local,
             })  # fmt: skip
-    output.table(("modality", "name", "model", "width", "rows", "layers", "default layer", "here"), rows)
+    output.table(("modality", "name", "model", "width", "frame rate", "layers", "default layer", "local"), rows)
     for registry in ENCODERS.values():
         for name, spec in registry.items():
             output.result(f"{name}: {spec.description}. Needs {spec.needs}. Licence: {spec.licence}.")
     output.result(
-        "name one as NAME[=MODEL][@LAYER], MODEL a folder or a hub id (ID#REVISION): whisper=openai/whisper-base@4"
+        "select one with NAME[=MODEL][@LAYER]; MODEL is a folder or a hub id, ID or ID#REVISION: "
+        "whisper=openai/whisper-base@4"
     )
     output.document({"encoders": documents})
 
@@ -35,8 +36,8 @@ def _depth(spec: EncoderSpec) -> str:
     return "last" if spec.depth is None else f"{spec.depth:.2f} of them"
 
 
-def _present(spec: EncoderSpec) -> str:
-    """Say whether the default model can be loaded without the hub: from the local cache, or because it needs none."""
+def _local(spec: EncoderSpec) -> str:
+    """Tell whether the default model loads without the hub: from the local cache, or with random weights."""
     if spec.model is None:
         return "yes" if spec.makes_weights else "give one"
     from features.encoders.hub import is_cached

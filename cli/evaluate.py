@@ -12,7 +12,7 @@ from mervn.config import EvaluateOptions
 
 @command("evaluate", argument="run")
 def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> None:
-    """Score a finished run on a split; a look at test is recorded in the run and beside the data."""
+    """Evaluate a trained run on a split; each evaluation on test is recorded in the run and beside the data."""
     from mervn.evaluation.evaluate import evaluate
 
     set_threads(options.threads)
@@ -31,7 +31,7 @@ def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> Non
         f"UAR {scores['uar']:.4f} ({scores['n']} utterances{missing})"
     )
     if "test_looks" in metrics:
-        looks = metrics["test_looks"]
-        times = "once" if looks == 1 else f"{looks} times"
-        output.say(f"this data's test split has been looked at {times} (test_access.jsonl)")
+        count = metrics["test_looks"]
+        times = "once" if count == 1 else f"{count} times"
+        output.say(f"the test split of this data has been evaluated {times} (test_access.jsonl)")
     output.document({"run": str(run), "metrics": metrics})

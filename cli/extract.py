@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 @command("extract")
 def extract(options: ExtractOptions, output: Output) -> None:
-    """Run frozen encoders once over every utterance and store their sequences.
+    """Run frozen encoders once over every utterance and store their features, one store per layer.
 
-    Encodes the streams it is given an encoder for, one store a layer; without any, phobert and wav2vec2. What is
-    stored already is kept; interrupted, it resumes where it was. Utterances whose audio cannot be used are listed in
-    the store's rejected.jsonl, and tried again once their audio has changed.
+    Without encoders, it uses phobert and wav2vec2. Stored features are kept, so repeat the command to resume it. The
+    store's rejected.jsonl lists the utterances whose audio cannot be used; they are retried when their audio changes.
     """
     given: dict[str, str | None] = {"audio": options.audio_encoder, "text": options.text_encoder}
     if not any(given.values()):
@@ -40,7 +39,7 @@ def extract(options: ExtractOptions, output: Output) -> None:
     manifests = read_manifests(
         data, options.splits, audio_root=options.audio_root, require_emotion=False, check_audio=with_audio
     )
-    utterances = [utterance for rows in manifests.values() for utterance in rows[: options.limit]]
+    utterances = [utterance for split in manifests.values() for utterance in split[: options.limit]]
     number, count = map(int, (options.shard or "1/1").split("/"))
     settings = replace(
         settings_from(options, data), plan_only=options.plan, verify_inputs=options.verify_inputs,
@@ -59,7 +58,7 @@ def extract(options: ExtractOptions, output: Output) -> None:
 
 
 def _summary(result: StoreResult, *, planned: bool) -> str:
-    """Return in a line what was done for a store; what there was none of is left out."""
+    """Return one line about the work done for a store; counts of zero are left out."""
     counts = {
         "left to other shards": result.left,
         "rejected (see rejected.jsonl)": result.rejected,
@@ -77,5 +76,5 @@ def _costs(result: StoreResult) -> list[str]:
     if result.real_time_factor is not None:
         costs.append(f"{result.real_time_factor:.1f}x real time")
     if result.gb_per_hour is not None:
-        costs.append(f"{result.gb_per_hour:.3f} GB an hour of audio")
+        costs.append(f"{result.gb_per_hour:.3f} GB per hour of audio")
     return [*costs, f"{100 * result.padding:.1f} % padding in the batches"]

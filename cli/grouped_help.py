@@ -8,7 +8,6 @@ import click
 
 from features.config import Group
 
-
 WIDTH = 120
 """Maximum width of the help in columns; a narrower terminal decides."""
 COLUMN = 29
@@ -32,9 +31,9 @@ class GroupedOption(click.Option):
 class GroupedCommand(click.Command):
     """Click command that lists its options in the order of `Group`; it has `--help-all` if any option is advanced."""
 
-    def __init__(self, *args: Any, **attributes: Any) -> None:
+    def __init__(self, name: str, **attributes: Any) -> None:
         settings = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
-        super().__init__(*args, context_settings=settings, **attributes)
+        super().__init__(name, context_settings=settings, **attributes)
         self.shows_all = not any(isinstance(param, GroupedOption) and param.advanced for param in self.params)
         if not self.shows_all:
             self.params.append(
@@ -53,7 +52,8 @@ class GroupedCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section per group."""
         sections: dict[Group, list[tuple[str, str]]] = {group: [] for group in Group}
-        for param in sorted(self.get_params(ctx), key=_rank):
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        for param in sorted(options, key=_rank):
             record = param.get_help_record(ctx)
             if record is not None and (self.shows_all or not getattr(param, "advanced", False)):
                 sections[getattr(param, "group", Group.GENERAL)].append(record)

@@ -14,10 +14,10 @@ from features.errors import UsageError
 
 @command("layers")
 def layers(options: LayersOptions, output: Output) -> None:
-    """Probe every layer of an encoder to see which one tells the emotions best.
+    """Find the layer of an encoder whose features classify the emotions best, with a linear probe.
 
-    One pass stores the time-mean of each layer (a store of its own kind); a logistic regression on each is trained on
-    train and scored on valid. Then extract the best layer: `mervn extract --audio-encoder NAME=MODEL@LAYER`.
+    One pass stores the mean over time of each layer. A logistic regression per layer is trained on train and evaluated
+    on valid. Then extract the best layer: `mervn extract --audio-encoder NAME=MODEL@LAYER`.
     """
     selector = _whole_encoder(options)
     EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check([selector])
@@ -34,7 +34,7 @@ def layers(options: LayersOptions, output: Output) -> None:
         [(score.layer, f"{score.macro_f1:.4f}", f"{score.accuracy:.4f}") for score in report.scores],
     )
     missing = sum(report.missing.values())
-    left_out = f", {missing} without features left out" if missing else ""
+    left_out = f", {missing} without features" if missing else ""
     output.result(
         f"best on valid: layer {report.best.layer}, macro-F1 {report.best.macro_f1:.4f} "
         f"({report.n['train']} train, {report.n['valid']} valid utterances{left_out})"
@@ -54,7 +54,7 @@ def layers(options: LayersOptions, output: Output) -> None:
 
 
 def _whole_encoder(options: LayersOptions) -> Selector:
-    """Return the one encoder that was given, with all its layers."""
+    """Return the one encoder that was given, with all of its layers."""
     given = {"audio": options.audio_encoder, "text": options.text_encoder}
     named = [(modality, text) for modality, text in given.items() if text]
     if len(named) != 1:

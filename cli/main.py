@@ -1,4 +1,4 @@
-"""`mervn`: the group of commands. Nothing is imported before the command that needs it is called."""
+"""`mervn`: the group of commands. Each command is imported when it is called."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from cli.output import echo
 from features.cpu_threads import bound_spinning
 from features.errors import InputError, UsageError
 from features.lazy_import import import_target
@@ -20,7 +21,7 @@ from features.suggestions import did_you_mean
 
 @dataclass(frozen=True)
 class CommandSpec:
-    """What is known of a command without importing it."""
+    """Description of a command that is not imported yet."""
 
     target: str
     """`module:name` of the click command."""
@@ -31,23 +32,25 @@ class CommandSpec:
 
 COMMANDS: dict[str, CommandSpec] = {
     "demo": CommandSpec(
-        "cli.demo:demo", "mervn.config:DemoOptions", "Corpus, extraction, training and known answers, offline."
+        "cli.demo:demo",
+        "mervn.config:DemoOptions",
+        "Make a corpus, extract it, train on it and check known answers, offline.",
     ),
     "doctor": CommandSpec(
         "cli.doctor:doctor",
         "features.config:DoctorOptions",
-        "What of this installation works, and how to mend the rest.",
+        "Check the installation and explain how to fix problems.",
     ),
     "encoders": CommandSpec(
         "cli.encoders:encoders",
         "features.config:EncodersOptions",
-        "Every encoder: model, width, rate, layers, licence.",
+        "List the encoders: model, width, frame rate, layers, licence.",
     ),
     "extract": CommandSpec(
-        "cli.extract:extract", "features.config:ExtractOptions", "Run frozen encoders once and store their sequences."
+        "cli.extract:extract", "features.config:ExtractOptions", "Run frozen encoders once and store their features."
     ),
     "layers": CommandSpec(
-        "cli.layers:layers", "features.config:LayersOptions", "Probe every layer of an encoder on valid."
+        "cli.layers:layers", "features.config:LayersOptions", "Find the best layer of an encoder with a linear probe."
     ),
     "pretrain-audio": CommandSpec(
         "cli.pretrain_audio:pretrain_audio",
@@ -55,23 +58,25 @@ COMMANDS: dict[str, CommandSpec] = {
         "Pretrain fourier2vec on the audio of train, without labels.",
     ),
     "store list": CommandSpec(
-        "cli.store:list_", "features.config:StoreListOptions", "The stores of a features folder."
+        "cli.store:list_", "features.config:StoreListOptions", "List the stores of a features folder."
     ),
     "store info": CommandSpec(
-        "cli.store:info", "features.config:StoreInfoOptions", "What one store holds and what it was made from."
+        "cli.store:info",
+        "features.config:StoreInfoOptions",
+        "Show the content of a store and what it was extracted from.",
     ),
     "store verify": CommandSpec(
-        "cli.store:verify", "features.config:StoreVerifyOptions", "Compare every byte of a store with its checksums."
+        "cli.store:verify", "features.config:StoreVerifyOptions", "Check a store against its checksums."
     ),
     "store compact": CommandSpec(
-        "cli.store:compact", "features.config:StoreCompactOptions", "Gather small parts, drop rows that were replaced."
+        "cli.store:compact", "features.config:StoreCompactOptions", "Merge small parts and remove replaced features."
     ),
     "store convert": CommandSpec(
-        "cli.store:convert", "features.config:StoreConvertOptions", "Rewrite a store as HDF5 or as Zarr."
+        "cli.store:convert", "features.config:StoreConvertOptions", "Convert a store to HDF5 or Zarr."
     ),
     "store rm": CommandSpec("cli.store:remove", "features.config:StoreRemoveOptions", "Remove a store."),
     "train-head": CommandSpec(
-        "cli.train_head:train_head_command", "mervn.config:TrainHeadOptions", "Train a fusion head on stored sequences."
+        "cli.train_head:train_head_command", "mervn.config:TrainHeadOptions", "Train a fusion head on stored features."
     ),
     "finetune": CommandSpec(
         "cli.finetune:finetune_command", "mervn.config:FinetuneOptions", "Train encoders and head end to end."
@@ -79,15 +84,15 @@ COMMANDS: dict[str, CommandSpec] = {
     "check-module": CommandSpec(
         "cli.check_module:check_module_command",
         "mervn.config:CheckModuleOptions",
-        "Check a fusion, pooling or loss of your own.",
+        "Check a custom fusion, pooling or loss.",
     ),
     "evaluate": CommandSpec(
-        "cli.evaluate:evaluate_command", "mervn.config:EvaluateOptions", "Score a finished run on a split."
+        "cli.evaluate:evaluate_command", "mervn.config:EvaluateOptions", "Evaluate a trained run on a split."
     ),
 }
 UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP)
-"""Of paths that no file can have, as a user may give them."""
-GROUPS = {"store": "Look into feature stores, and look after them."}
+"""Errors of paths that no file can have."""
+GROUPS = {"store": "List, check and convert feature stores."}
 
 
 class LazyGroup(click.Group):
@@ -115,14 +120,14 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; an unknown one is an error that names those near it."""
+        """Find the command; the error of an unknown one suggests similar names."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             near = did_you_mean(args[0], self.list_commands(ctx))
             ctx.fail(f"No such command {args[0]!r}{near}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands from the table alone."""
+        """Write the list of commands without importing them."""
         rows = [
             (name, GROUPS[name] if name in GROUPS and not self.prefix else COMMANDS[self.prefix + name].help)
             for name in self.list_commands(ctx)
@@ -133,23 +138,30 @@ class LazyGroup(click.Group):
 
 def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import version  # costs more than the rest of this module
+        from importlib.metadata import version  # slower than the rest of this module
 
         click.echo(f"mervn {version('mervn')}")
         ctx.exit()
 
 
 @click.group(cls=LazyGroup, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show it.")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 def mervn() -> None:
     """Vietnamese multimodal emotion recognition from transcript and speech."""
 
 
 def main() -> None:
-    """Run `mervn`; exit 0 done, 1 failed, 2 wrong usage. What a user can cause ends in a message, not a traceback."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's notice before the kill: commit, then end
-    bound_spinning()  # before torch is loaded, which reads it once
-    warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
+    """Run `mervn`; exit code 0 done, 1 failed, 2 wrong usage. Errors of the user end in a message, not a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster sends it before the kill: save, then end
+    bound_spinning()  # before torch is imported, which reads it once
+    warnings.showwarning = lambda message, *_: echo(f"warning: {message}")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -164,17 +176,17 @@ def run(arguments: list[str]) -> int:
         click.echo(f"error: {error}", err=True)
         return 2 if isinstance(error, UsageError) else 1
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted; run the same command again to go on", err=True)
+        click.echo("interrupted; run the same command again to resume", err=True)
         return 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: nothing left to flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone: nothing is left to flush
         return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG, *UNUSABLE):
             raise
         place = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "; what was finished before is kept: make room and run the same command again" if full else ""
+        hint = "; finished work is kept: make room and run the same command again" if full else ""
         click.echo(f"error: {place}{error.strerror}{hint}", err=True)
         return 2 if error.errno in UNUSABLE else 1
     return result if isinstance(result, int) else 0

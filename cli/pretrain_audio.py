@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from cli.epochs import EpochLog
 from cli.options import command
 from cli.output import Output
 from cli.settings import resolve_data
@@ -13,29 +15,27 @@ from mervn.config import PretrainOptions
 
 @command("pretrain-audio")
 def pretrain_audio(options: PretrainOptions, output: Output) -> None:
-    """Pretrain fourier2vec on the audio of train by predicting masked frames; labels and transcripts are not needed.
+    """Pretrain fourier2vec on the audio of train by predicting masked frames; it needs no labels and no transcripts.
 
-    The epoch is chosen by the loss on valid, test is never read. The folder is then an encoder: --audio-encoder
-    fourier2vec=FOLDER. The same configuration again prints the result that is there, or goes on with what was
-    interrupted. Utterances whose audio cannot be used are listed in the folder's rejected.jsonl.
+    The best epoch is chosen by the loss on valid, test is never read. Use the folder as an encoder: --audio-encoder
+    fourier2vec=FOLDER. Repeat the command to resume it. The folder's rejected.jsonl lists the utterances whose audio
+    cannot be used.
     """
     data = resolve_data(options.data)
 
     from mervn.pretraining.pretrain import pretrain
 
     set_threads(options.threads)
-
-    def report(entry: dict[str, Any]) -> None:
-        valid = entry["valid"]
-        output.say(
-            f"epoch {entry['epoch']}: loss {entry['train_loss']:.4f}, valid L1 {valid['l1']:.4f}, "
-            f"{valid['ratio']:.4f} of predicting the mean (best: epoch {entry['best_epoch']}), "
-            f"{entry['seconds']:.1f} s, {entry['seconds_left']:.0f} s left"
-        )
-
-    found = pretrain(options, data, output.say, output.progress, report)
+    output.epochs = EpochLog(options.epochs, _scores)
+    found = pretrain(options, data, output.say, output.progress, output.epoch)
     valid = found.result["valid"]
-    output.result(f"{found.path}: {found.result['weights']}, epoch {found.result['selected_epoch']} chosen on valid")
-    output.result(f"valid: L1 {valid['l1']:.4f}, {valid['ratio']:.4f} of predicting the mean ({valid['mean_l1']:.4f})")
+    output.result(f"{found.path}: {found.result['weights']}, best epoch {found.result['selected_epoch']} on valid")
+    output.result(f"{_scores(found.result)} ({valid['mean_l1']:.4f})")
     output.result(f"use it with --audio-encoder fourier2vec={found.path}")
     output.document({"output": str(found.path), "trained": found.trained, "result": found.result})
+
+
+def _scores(entry: Mapping[str, Any]) -> str:
+    """Return the scores on valid of an epoch."""
+    valid = entry["valid"]
+    return f"valid L1 {valid['l1']:.4f}, {valid['ratio']:.4f} of the error of predicting the mean"

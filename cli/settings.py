@@ -1,4 +1,4 @@
-"""Where an option's value comes from: flag, then --config, then mervn.toml, then the default."""
+"""Values of the options: from the flag, else --config, else mervn.toml, else the default."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHARED_KEYS = ("data", "features-dir", "audio-root", "device")
 
 @dataclass(frozen=True)
 class Setting:
-    """A value and where it came from."""
+    """A value and its source."""
 
     value: Any
     source: str
@@ -36,11 +36,11 @@ class Setting:
 def resolve(
     command: str, model: type[Options], flags: Mapping[str, Any], config: Path | None
 ) -> tuple[Options, dict[str, Setting]]:
-    """Return the options of a command and where each value came from; UsageError lists every bad one."""
+    """Return the options of a command and the source of each value; UsageError lists every invalid value."""
     given: dict[str, Setting] = {}
-    told = {name: Setting(value, "flag") for name, value in flags.items() if value is not None}
-    for source in (_from_toml(command, model), _from_json(config, model) if config else {}, told):
-        _displace(given, source, model.exclusive)
+    by_flag = {name: Setting(value, "flag") for name, value in flags.items() if value is not None}
+    for source in (_from_toml(command, model), _from_json(config, model) if config else {}, by_flag):
+        _drop_replaced(given, source, model.exclusive)
         given.update(source)
     _refuse_code(given)
     values = {name: _split(model, name, setting.value) for name, setting in given.items()}
@@ -49,14 +49,16 @@ def resolve(
     except ValidationError as error:
         lines = [_explain(model, detail, given) for detail in error.errors()]
         raise UsageError("\n".join(lines)) from error
-    options = options.with_general(given.keys() - told.keys())
+    options = options.with_general(given.keys() - by_flag.keys())
     settings = {name: Setting(getattr(options, name), "default") for name in model.model_fields}
     settings |= {name: Setting(getattr(options, name), setting.source) for name, setting in given.items()}
     return options, settings
 
 
-def _displace(given: dict[str, Setting], source: Mapping[str, Setting], exclusive: tuple[tuple[str, ...], ...]) -> None:
-    """Remove what stands in place of an option that a stronger source gives."""
+def _drop_replaced(
+    given: dict[str, Setting], source: Mapping[str, Setting], exclusive: tuple[tuple[str, ...], ...]
+) -> None:
+    """Remove the options that exclude an option of a source with higher priority."""
     for names in exclusive:
         if any(name in source and source[name].value is not None for name in names):
             for name in names:
@@ -64,25 +66,27 @@ def _displace(given: dict[str, Setting], source: Mapping[str, Setting], exclusiv
 
 
 def resolve_data(data: Path | None) -> Path:
-    """Return the data folder: the one given, else ./data; UsageError names both ways to give it."""
+    """Return the given data folder, else ./data; UsageError tells how to give it."""
     if data is not None:
         if not data.is_dir():
             raise UsageError(f"the data folder {data} does not exist; give another with --data DIR")
         return data
     if Path("data").is_dir():
         return Path("data")
-    raise UsageError('there is no folder ./data; give one with --data DIR or as `data = "DIR"` in mervn.toml')
+    raise UsageError(
+        'the folder ./data does not exist; give another with --data DIR or as `data = "DIR"` in mervn.toml'
+    )
 
 
 def _split(model: type[Options], name: str, value: Any) -> Any:
-    """Split "256,128" where a field takes several values."""
+    """Split "256,128" if a field takes several values."""
     if isinstance(value, str) and get_origin(model.model_fields[name].annotation) is tuple:
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
 
 
 def _explain(model: type[Options], detail: ErrorDetails, given: Mapping[str, Setting]) -> str:
-    """Say which option is wrong, what was found, what would be right, and where it was given."""
+    """Return the error of one option: what it must be, what was found, and where it was given."""
     message = detail["msg"].removeprefix("Value error, ")
     if not detail["loc"]:
         return message
@@ -105,7 +109,7 @@ def _from_json(path: Path, model: type[Options]) -> dict[str, Setting]:
         raise UsageError(f"--config must be a JSON file as a run writes it, found {path}: {error}") from error
     options = document.get("options", document) if isinstance(document, dict) else None
     if not isinstance(options, dict):
-        raise UsageError(f"--config must hold a JSON object of options, found another thing in {path}")
+        raise UsageError(f"--config must hold a JSON object of options, found another type in {path}")
     known = [field.replace("_", "-") for field in model.model_fields]
     for key in options:
         if key.replace("_", "-") not in known:
@@ -114,9 +118,9 @@ def _from_json(path: Path, model: type[Options]) -> dict[str, Setting]:
 
 
 def _refuse_code(settings: Mapping[str, Setting]) -> None:
-    """Raise UsageError where a file names a user's own class, or says trust_code: files can come from somebody else.
+    """Raise UsageError if a file names a custom module or sets trust_code.
 
-    Code runs only if the command line says so.
+    Files can come from other people, so code runs only if a flag allows it.
     """
     for name, setting in settings.items():
         flag = flag_name(name)
@@ -126,13 +130,13 @@ def _refuse_code(settings: Mapping[str, Setting]) -> None:
             found = setting.value
             raise UsageError(f"{setting.source} names the code {found}; review it, then pass {flag} {found}")
         if name == "trust_code" and setting.value is not False:
-            raise UsageError(f"{setting.source} must not say trust_code; review the code of the run, then pass {flag}")
+            raise UsageError(f"{setting.source} must not set trust_code; review the code of the run, then pass {flag}")
 
 
 def _from_toml(command: str, model: type[Options]) -> dict[str, Setting]:
-    """Return what mervn.toml of the current folder says for a command.
+    """Return the options that mervn.toml of the current folder sets for a command.
 
-    A key that may have been meant for this command is an error; one of another command's alone is a warning.
+    An invalid key that may be meant for this command is an error; one of another command is a warning.
     """
     path = Path(TOML_FILE)
     if not path.exists():
@@ -165,7 +169,7 @@ def _from_toml(command: str, model: type[Options]) -> dict[str, Setting]:
 
 
 def _top_fault(key: str, value: Any, table: str, model: type[Options]) -> tuple[str | None, bool]:
-    """Return what is wrong with a key outside all tables, or with a table's name, and whether this command is meant."""
+    """Return the fault of a top-level key or of a table's name, and whether it concerns this command."""
     tables = list(dict.fromkeys(name.split(" ")[0] for name in COMMANDS))
     if isinstance(value, dict):
         if key in tables:
@@ -178,7 +182,7 @@ def _top_fault(key: str, value: Any, table: str, model: type[Options]) -> tuple[
     owners = [name for name in tables if key.replace("_", "-") in _options_of(name)]
     if owners:
         places = " or ".join(f"[{name}]" for name in owners)
-        return f"{key} is no key for all commands ({', '.join(SHARED_KEYS)}); put it under {places}", table in owners
+        return f"{key} is not a key for all commands ({', '.join(SHARED_KEYS)}); put it under {places}", table in owners
     known = [*SHARED_KEYS, *(field.replace("_", "-") for field in model.model_fields), *tables]
     return f"no command knows {key!r}{did_you_mean(key, known)}", True
 
@@ -196,7 +200,7 @@ def _table_faults(table: str, values: Mapping[str, Any]) -> list[str]:
 
 
 def _choices(model: type[Options], name: str) -> list[str]:
-    """Return the values that an option can have, where they are few: of a Literal, or of a registry."""
+    """Return the valid values of an option that is a Literal or a name of a registry; else none."""
     found: list[str] = []
     parts: list[Any] = [model.model_fields[name].annotation, *model.model_fields[name].metadata]
     while parts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,44 +26,36 @@ from features.errors import InputError, UsageError
 @command("store list")
 def list_(options: StoreListOptions, output: Output) -> None:
     """List the stores of a features folder."""
-    from features.store.faults import UnreadablePartError
     from features.store.index import damaged_stores, features_folder, list_stores
-    from features.store.models import describe_models
-    from features.store.reader import FeatureStore
+    from features.store.listing import COLUMNS, StoreSummary, summarize
+
+    def document(found: StoreSummary) -> dict[str, object]:
+        about: dict[str, object] = {
+            "path": str(found.info.path), "identity": found.info.hash, "encoder": found.info.encoder,
+            "model": found.model,
+        }  # fmt: skip
+        if found.unreadable is not None:
+            return {**about, "unreadable": found.unreadable}
+        if found.damaged:
+            return {**about, "damaged": True}
+        return {**about, "utterances": found.utterances, "bytes": found.num_bytes, "weights": found.weights}
 
     folder = options.features_dir or features_folder(None, resolve_data(options.data))
-    rows: list[Sequence[object]] = []
-    documents: list[dict[str, object]] = []
-    for info in list_stores(folder, means=True):
-        model, weights, dtype = describe_models(info), str(info.provenance["weights"]), info.identity["store_dtype"]
-        document: dict[str, object] = {
-            "path": str(info.path), "identity": info.hash, "encoder": info.encoder, "model": model
-        }  # fmt: skip
-        try:
-            store = FeatureStore(info.path)
-        except UnreadablePartError as error:
-            rows.append((info.path, "unreadable", "-", dtype, error.why, model))
-            documents.append({**document, "unreadable": error.why})
-            continue
-        except InputError:
-            rows.append((info.path, "damaged", "-", dtype, "mervn store verify says which part", model))
-            documents.append({**document, "damaged": True})
-            continue
-        rows.append((info.path, len(store), f"{store.num_bytes / 1e6:.1f}", dtype, weights, model))
-        documents.append({**document, "utterances": len(store), "bytes": store.num_bytes, "weights": weights})
-    if rows:
-        output.table(("store", "utterances", "MB", "dtype", "weights", "model"), rows)
+    stores = [summarize(info) for info in list_stores(folder, means=True)]
+    if stores:
+        output.table(("store", *COLUMNS), [(found.info.path, *found.cells) for found in stores])
     else:
         output.result(f"no stores in {folder}")
     refused = [str(error) for error in damaged_stores(folder)]
     for text in refused:
         output.say(f"warning: {text}")
+    documents = [document(found) for found in stores]
     output.document({"features_dir": str(folder), "stores": documents, "refused": refused})
 
 
 @command("store info", argument="store")
 def info(store: Path, options: StoreInfoOptions, output: Output) -> None:
-    """Show what one store holds and what it was made from."""
+    """Show the content of a store and what it was extracted from."""
     from features.store.reader import FeatureStore
     from features.store.rejected import read_rejected
 
@@ -82,10 +73,10 @@ def info(store: Path, options: StoreInfoOptions, output: Output) -> None:
 
 @command("store verify", argument="store")
 def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
-    """Read every byte of a store and compare it with its checksums.
+    """Read every byte of a store and check it against its checksums.
 
-    Exit 1 and the damaged parts by name, if there are any. With --set-aside they are renamed, and the next
-    `mervn extract` encodes their utterances again. Parts that cannot be read now are named too, and never renamed.
+    Lists the damaged parts; the exit code is 1 if there are any. --set-aside renames them, and the next `mervn extract`
+    encodes their utterances again. Parts that cannot be read now are listed too, but never renamed.
     """
     from features.store.identity import read_store_info
     from features.store.maintenance import verify as verify_store
@@ -106,9 +97,9 @@ def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
     ]
     unreadable = [{"path": str(f.path), "why": f.why} for f in found.faults if not f.damaged]
     unknown = f", {len(unreadable)} could not be read" if unreadable else ""
-    output.result(f"{store}: {found.whole} utterances are whole, {len(damaged)} parts damaged{unknown}")
+    output.result(f"{store}: {found.whole} utterances are valid, {len(damaged)} parts are damaged{unknown}")
     if len(found.made_with) > 1:
-        output.result("parts were made with different versions or devices, which can change numbers:")
+        output.result("the parts were extracted with different versions or devices, which can change numbers:")
         for origin in found.made_with:
             output.result("  " + ", ".join(f"{key} {value}" for key, value in origin.items()))
     document = {"path": str(store), "whole": found.whole, "damaged": damaged, "unreadable": unreadable}
@@ -118,19 +109,22 @@ def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
 
 @command("store compact", argument="store")
 def compact(store: Path, options: StoreCompactOptions, output: Output) -> None:
-    """Gather small parts into full ones and drop rows that newer ones replaced; other processes may go on reading."""
+    """Merge small parts and remove features that newer ones replaced; other processes can keep reading."""
     from features.store.identity import read_store_info
     from features.store.maintenance import compact as compact_store
 
     read_store_info(store)
     done = compact_store(store)
-    output.result(f"{store}: {done.parts_before} parts before, {done.parts_after} now, {done.superseded} rows dropped")
+    output.result(
+        f"{store}: {done.parts_before} parts before, {done.parts_after} after; replaced features of "
+        f"{done.superseded} utterances removed"
+    )
     output.document({"path": str(store), **asdict(done)})
 
 
 @command("store convert", argument="store")
 def convert(store: Path, options: StoreConvertOptions, output: Output) -> None:
-    """Rewrite a store's parts as HDF5 or as Zarr, in place, one after another; interrupted, it can be run again."""
+    """Convert the parts of a store to HDF5 or Zarr, in place; repeat the command to resume it."""
     from features.store.identity import read_store_info
     from features.store.maintenance import convert as convert_store
     from features.store.part import format_of, part_paths
@@ -138,7 +132,7 @@ def convert(store: Path, options: StoreConvertOptions, output: Output) -> None:
     read_store_info(store)
     parts = part_paths(store)
     if not parts:
-        raise InputError(f"{store} must be a feature store with parts in it, found none")
+        raise InputError(f"{store} must be a feature store with parts, found none")
     wanted = options.format or {"hdf5": "zarr", "zarr": "hdf5"}[format_of(parts[0])]
     bar = output.progress(sum(format_of(path) != wanted for path in parts), 0, unit=" parts")
     count = convert_store(store, wanted, bar.update)
@@ -149,7 +143,7 @@ def convert(store: Path, options: StoreConvertOptions, output: Output) -> None:
 
 @command("store rm", argument="store")
 def remove(store: Path, options: StoreRemoveOptions, output: Output) -> None:
-    """Remove a store, after asking; refused while a process writes to it."""
+    """Remove a store, after asking; not possible while a process writes to it."""
     from features.store.identity import read_store_info
     from features.store.maintenance import remove_store
 

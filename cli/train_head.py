@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cli.epochs import EpochLog
 from cli.options import command
 from cli.output import Output
-from cli.settings import resolve_data
+from cli.settings import flag_name, resolve_data
+from features.config import is_custom_module
 from features.cpu_threads import set_threads
 from mervn.config import TrainHeadOptions
 
@@ -28,63 +32,73 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
     from mervn.training.train_head import train_head
 
     set_threads(options.threads)
-    seconds: list[float] = []
-    drawn: list[dict[str, Any]] = []
-
-    def report(entry: dict[str, Any]) -> None:
-        seconds.append(entry["seconds"])
-        drawn.append(entry["drawn"])
-        left = (options.epochs - entry["epoch"]) * sum(seconds) / len(seconds)
-        output.say(
-            f"epoch {entry['epoch']}/{options.epochs}: loss {entry['train_loss']:.4f}, valid macro-F1 "
-            f"{entry['valid']['macro_f1']:.4f} (best: epoch {entry['best_epoch']}), {entry['seconds']:.2f} s, "
-            f"at most {left:.0f} s left"
-        )
-
+    output.epochs = EpochLog(options.epochs)
     if options.num_seeds > 1 or options.fold == "all":
-        _print_series(train_series(options, data, output.say, report), output)
+        _print_series(train_series(options, data, output.say, output.epoch), output)
         return
-    result = train_head(options, data, output.say, report)
-    if seconds:
-        output.say(f"{len(seconds)} epochs, {sum(seconds) / len(seconds):.2f} s an epoch")
-        output.say(_sampled(options.sampling, drawn))
-    _print_result(result, output)
+    result = train_head(options, data, output.say, output.epoch)
+    if output.epochs.entries:
+        output.say(output.epochs.summary())
+        output.say(_sampled(options.sampling, [entry["drawn"] for entry in output.epochs.entries]))
+    print_run(result, output)
+    output.say(f"evaluate it:\n  {_evaluate_command(result.path)}")
+    output.say(f"or train it with another seed:\n  {_next_seed_command(result.path)}")
 
 
-def _print_result(result: RunResult, output: Output) -> None:
-    """Print the chosen epoch of a run, its scores on valid and the weights of its layers."""
+def print_run(result: RunResult, output: Output) -> None:
+    """Print the best epoch of a run, its scores on valid and the weights of its layers."""
     valid = result.metrics["valid"]
     missing = f", {valid['missing']} missing" if valid["missing"] else ""
-    output.result(f"{result.path}: epoch {result.metrics['selected_epoch']} chosen on valid")
+    epoch = result.metrics["selected_epoch"]
+    output.result(f"{result.path}: best epoch {epoch}{'' if epoch else ' (the initial model)'}, chosen on valid")
     output.result(
         f"valid: macro-F1 {valid['macro_f1']:.4f}, accuracy {valid['accuracy']:.4f} ({valid['n']} utterances{missing})"
     )
     for name, weights in result.metrics["layer_weights"].items():
         output.result(f"{name} layers: " + ", ".join(f"{layer} {weight:.3f}" for layer, weight in weights.items()))
+    warning = output.epochs.small_valid_warning(valid) if output.epochs.entries else None
+    if warning is not None:
+        output.say(warning)
     output.document({"run": str(result.path), "trained": result.trained, "metrics": result.metrics})
 
 
 def _print_series(done: SeriesResult, output: Output) -> None:
-    """Print what the runs of several seeds or folds scored together."""
+    """Print the scores over the runs of several seeds or folds."""
     for fold, scores in done.summary.get("folds", {}).items():
         output.result(f"fold {fold}: valid macro-F1 {scores['macro_f1']['mean']:.4f}")
     for name, found in done.summary["valid"].items():
         output.result(f"valid {name}: {found['mean']:.4f} ± {found['std']:.4f} over {len(done.runs)} runs")
     output.result(f"{done.path}: the runs and summary.json")
+    commands = "\n  ".join(_evaluate_command(run.path) for run in done.runs)
+    output.say(f"evaluate them:\n  {commands}")
     output.document({"run": str(done.path), "summary": done.summary, "runs": [str(run.path) for run in done.runs]})
 
 
+def _evaluate_command(run: Path) -> str:
+    return shlex.join(["mervn", "evaluate", str(run), "--split", "test"])
+
+
+def _next_seed_command(run: Path) -> str:
+    """Return the command that trains the configuration of a run with the next seed."""
+    from mervn.run_folder import CONFIG_FILE, read_config
+
+    options = read_config(run).options
+    flags = ["--seed", str(int(options["seed"]) + 1)]
+    for name in ("fusion", "pooling", "loss"):
+        if is_custom_module(str(options.get(name))):  # code of a file runs only if a flag names it
+            flags += [flag_name(name), str(options[name])]
+    return shlex.join(["mervn", "train-head", "--config", str(run / CONFIG_FILE), *flags])
+
+
 def _sampled(sampling: str, drawn: Sequence[Mapping[str, Any]]) -> str:
-    """Return in words what the sampling drew, on the mean over the epochs."""
+    """Return what the sampling drew, as means over the epochs."""
 
-    def mean(values: Iterable[float]) -> float:
-        return sum(values) / len(drawn)
+    def mean_of(key: str) -> str:
+        means = {name: sum(one[key][name] for one in drawn) / len(drawn) for name in drawn[0][key]}
+        return ", ".join(f"{name} {mean:.0%}" for name, mean in means.items())
 
-    real = ", ".join(
-        f"{mean(d['padding_efficiency'][name] for d in drawn):.0%} of {name}" for name in drawn[0]["padding_efficiency"]
-    )
-    shares = ", ".join(f"{label} {mean(d['classes'][label] for d in drawn):.0%}" for label in drawn[0]["classes"])
+    covered = sum(one["covered"] for one in drawn) / len(drawn)
     return (
-        f"sampling {sampling}: {mean(d['covered'] for d in drawn):.0%} of the utterances an epoch, drawn {shares}; "
-        f"of the padded rows were real {real}"
+        f"sampling {sampling}: {covered:.0%} of the utterances per epoch; drawn classes: {mean_of('classes')}; "
+        f"real frames in the padded batches: {mean_of('padding_efficiency')}"
     )

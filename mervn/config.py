@@ -102,7 +102,7 @@ class EvaluateOptions(FeatureOptions, TrustOptions, DeviceOptions):
     """Options of `mervn evaluate RUN`."""
 
     split: Annotated[Literal["train", "valid", "test"], Group.DATA] = Field(
-        "valid", description="Split to evaluate; each evaluation on test is recorded in test_access.jsonl."
+        "valid", description="train, valid or test; each evaluation on test is recorded in test_access.jsonl."
     )
     data: Annotated[Path | None, Group.DATA] = Field(None, description="Folder of other data [default: the run's].")
     features_dir: Annotated[Path | None, Group.DATA] = Field(

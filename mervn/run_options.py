@@ -77,7 +77,7 @@ class FoldOptions(Options):
     """Cross-validation folds in place of the manifests' splits."""
 
     fold: Annotated[Annotated[str, Field(pattern=r"^([1-9]\d*|all)$")] | None, Group.DATA] = Field(
-        None, description="Fold K of folds-*.json beside the manifests; all: every fold in turn."
+        None, description="Fold K of folds-*.json beside the manifests; train-head: or all in turn."
     )
     fold_file: Annotated[Path | None, Group.DATA, ADVANCED, NOT_IN_HASH] = Field(
         None, description="File of the folds, if there is more than one beside the manifests."

@@ -38,7 +38,7 @@ def test_the_commands_of_a_day_are_complete_as_they_stand(folder: Path, capsys: 
     (store,) = last_json(captured.out)["stores"]  # type: ignore[misc]
     assert store["encoded"] == 42 and set(store) >= {"path", "identity", "encoded", "kept", "rejected"}
     assert "42 utterances, 0.01 h: 42 to encode on cpu" in captured.err and "GB free" in captured.err
-    assert "x real time" in captured.err and "GB an hour" in captured.err
+    assert "x real time" in captured.err and "GB per hour" in captured.err
     assert run(["extract", "--text-encoder", "hashed_ngrams"]) == 0
     assert run(["train-head", "--fusion", "xattn", *FAST, "--json"]) == 0
     captured = capsys.readouterr()
@@ -193,7 +193,7 @@ def test_faults_in_mervn_toml_are_named(folder: Path, capsys: Captured, toml: st
 @pytest.mark.parametrize(
     ("toml", "message"),
     [
-        ("audio-encoder = 'whisper'", "audio-encoder is no key for all commands (data, features-dir, audio-root, "
+        ("audio-encoder = 'whisper'", "audio-encoder is not a key for all commands (data, features-dir, audio-root, "
          "device); put it under [extract] or [layers] or [train-head] or [finetune]"),
         ("epochs = 3", "put it under [pretrain-audio] or [train-head] or [finetune]"),
         ("deviec = 'cpu'", "no command knows 'deviec'; did you mean device?"),
@@ -213,7 +213,7 @@ def test_keys_of_mervn_toml_in_the_wrong_place_are_told_where_they_belong(
     [
         ("[finetune]\nepoch = 3", "warning: mervn.toml [finetune]: no option is called 'epoch'; did you mean epochs"),
         ("[finetun]\nepochs = 3", "warning: mervn.toml: no command is called [finetun]; did you mean finetune?"),
-        ("batch-size = 3", "warning: mervn.toml: batch-size is no key for all commands"),
+        ("batch-size = 3", "warning: mervn.toml: batch-size is not a key for all commands"),
     ],
 )
 def test_faults_of_other_commands_in_mervn_toml_are_warnings(
@@ -268,7 +268,7 @@ def test_a_killed_extraction_goes_on_and_holds_equal_content(folder: Path, signa
     assert "Traceback" not in errors
     if signal_number != signal.SIGKILL:
         assert process.returncode == 1
-        assert "run the same command again to go on" in errors
+        assert "run the same command again to resume" in errors
     (path,) = stores.iterdir()
     committed = len(FeatureStore(path))
     assert 16 <= committed < 540

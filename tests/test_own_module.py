@@ -190,7 +190,7 @@ def test_files_cannot_say_that_code_is_trusted(
     options = {"init_head": str(attack.run), "trust_code": True, "epochs": 1, "output": str(tmp_path / "out")}
     (tmp_path / "theirs.json").write_text(json.dumps({"options": options}))
     assert mervn(["finetune", "--config", str(tmp_path / "theirs.json")]) == 2
-    assert "theirs.json must not say trust_code; review the code of the run, then pass --trust-code" in (
+    assert "theirs.json must not set trust_code; review the code of the run, then pass --trust-code" in (
         capsys.readouterr().err
     )
     monkeypatch.chdir(tmp_path)

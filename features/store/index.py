@@ -18,6 +18,7 @@ from features.encoders.selector import MEANS, Selector
 from features.errors import InputError, UsageError
 from features.store.identity import STORE_FILE, StoreInfo, read_store_info
 from features.store.models import KEPT_ENCODER, describe_models, recorded_models, recorded_selector
+from features.tables import aligned
 
 
 def list_stores(features_dir: Path, modality: str | None = None, *, means: bool = False) -> list[StoreInfo]:
@@ -121,7 +122,7 @@ def select_store(place: DataPlace, modality: str, selector: Selector | None, pat
     if found:
         raise UsageError(
             f"several {modality} stores match {selector or 'no selector'} in {place.features_dir}; "
-            f"choose one with --{modality}-encoder or --{modality}-store PATH:\n{_table(found)}"
+            f"choose one by adding its option:\n{_table(found)}"
         )
     raise not_extracted(place, modality, selector)
 
@@ -181,13 +182,22 @@ def _unrecorded(info: StoreInfo) -> str:
 
 
 def _table(stores: Sequence[StoreInfo]) -> str:
-    """List stores with their selectors, and with the fields in which they differ from the first."""
-    lines = []
-    for info in stores:
-        differing = differing_fields(stores[0].identity, info.identity) if info is not stores[0] else {}
+    """List stores as `mervn store list` does, each with the option that selects it; then how they differ."""
+    from features.store.listing import COLUMNS, summarize
+
+    flags = [recorded_selector(info).flag for info in stores]
+    rows = []
+    for info, flag in zip(stores, flags, strict=True):
+        option = flag if flags.count(flag) == 1 else f"--{info.modality}-store {info.path}"
+        rows.append((option, *summarize(info).cells))
+    header, *lines = aligned(("option", *COLUMNS), rows)
+    listed = [f"  {header}"]
+    for info, line in zip(stores, lines, strict=True):
+        listed.append(f"  {line}")
+        differing = differing_fields(stores[0].identity, info.identity)
         fields = ", ".join(f"{key}={_short(pair[1])} (first: {_short(pair[0])})" for key, pair in differing.items())
-        lines.append(f"  {info.path}, {recorded_selector(info).flag}" + (f": {fields}" if fields else ""))
-    return "\n".join(lines)
+        listed += [f"    {fields}"] if fields else []
+    return "\n".join(listed)
 
 
 def _short(value: object) -> str:

@@ -79,9 +79,7 @@ def check_parity(
     bf16 = any(stream.first.info.identity["encoder_precision"] == "bf16" for stream in streams.values())
     found = Parity(len(chosen), features, None if bf16 else logits, raw)
     _judge(found, streams)
-    shown = ", ".join(f"{name} {value:.1e}" for name, value in features.items())
-    bound = "no bound in bf16" if found.logits is None else f"{found.logits:.1e} (at most {LOGITS:.0e})"
-    say(f"parity over {len(chosen)} utterances of valid: features {shown}; logits {bound}; unrounded fp32 {raw:.1e}")
+    say(_within_tolerance(found, streams))
     return found
 
 
@@ -139,6 +137,23 @@ def _difference(live: Ragged, cached: Ragged) -> float:
 
 def _relative(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
+
+
+def _within_tolerance(found: Parity, streams: Mapping[str, Stream]) -> str:
+    """Return the message about the figures of a comparison that passed."""
+    lines = [f"parity: live features are those of the stores, within tolerance ({found.utterances} valid utterances)"]
+    for name, value in found.features.items():
+        identity = streams[name].first.info.identity
+        bound = FEATURES["bf16" if identity["encoder_precision"] == "bf16" else str(identity["store_dtype"])]
+        lines.append(
+            f"  {name}: largest difference {value:.1e} of the utterance's largest feature (at most {bound:.0e})"
+        )
+    if found.logits is None:
+        lines.append("  logits: not compared, for the stored features were computed in bf16")
+    else:
+        lines.append(f"  logits: largest difference {found.logits:.1e} (at most {LOGITS:.0e})")
+    lines.append(f"  logits from live features that are not rounded as the stored ones: {found.raw_logits:.1e} away")
+    return "\n".join(lines)
 
 
 def _judge(found: Parity, streams: Mapping[str, Stream]) -> None:

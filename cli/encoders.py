@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
+
+from cli.grouped_help import WIDTH
 from cli.options import command
 from cli.output import Output
 from features.config import EncodersOptions
@@ -15,21 +19,31 @@ def encoders(options: EncodersOptions, output: Output) -> None:
     for modality, registry in ENCODERS.items():
         for name, spec in registry.items():
             local = _local(spec)
-            rows.append((modality, name, spec.model or "-", spec.width, spec.rate, spec.layers, _depth(spec), local))
+            rows.append((modality, name, spec.rate, spec.model or "-", local))
             documents.append({
                 "modality": modality, "name": name, "description": spec.description, "model": spec.model,
                 "width": spec.width, "rate": spec.rate, "layers": spec.layers, "default_layer": _depth(spec),
                 "reason": spec.reason, "needs": spec.needs, "licence": spec.licence, "here": local,
             })  # fmt: skip
-    output.table(("modality", "name", "model", "width", "frame rate", "layers", "default layer", "local"), rows)
+    output.table(("modality", "name", "frame rate", "default model", "local"), rows)
+    width = min(shutil.get_terminal_size().columns, WIDTH)
     for registry in ENCODERS.values():
         for name, spec in registry.items():
-            output.result(f"{name}: {spec.description}. Needs {spec.needs}. Licence: {spec.licence}.")
+            output.result(textwrap.fill(_describe(name, spec), width, subsequent_indent="  "))
     output.result(
-        "select one with NAME[=MODEL][@LAYER]; MODEL is a folder or a hub id, ID or ID#REVISION: "
-        "whisper=openai/whisper-base@4"
+        "select one with NAME[=MODEL][@LAYER]; MODEL is a folder or a hub id, ID or ID#REVISION:\n"
+        "  --audio-encoder whisper=openai/whisper-base@4"
     )
     output.document({"encoders": documents})
+
+
+def _describe(name: str, spec: EncoderSpec) -> str:
+    """Return the description of an encoder."""
+    depth = "last" if spec.depth is None else f"at {spec.depth:.0%} of them"
+    return (
+        f"{name}: {spec.description}. Width {spec.width}. Layers {spec.layers}; default layer {depth}. "
+        f"Needs {spec.needs}. Licence: {spec.licence}."
+    )
 
 
 def _depth(spec: EncoderSpec) -> str:

@@ -49,12 +49,14 @@ class EpochLog:
         if entry["epoch"] == 0:
             return f"epoch 0, initial model: {found}"
         name = f"epoch {entry['epoch']}" + (f"/{self.total}" if self.total is not None else "")
-        return f"{name}: loss {entry['train_loss']:.4f}, {found}, at most {duration(self._left(entry))} left"
+        left = self._left(entry)
+        return f"{name}: loss {entry['train_loss']:.4f}, {found}" + (f", at most {duration(left)} left" if left else "")
 
     def _left(self, entry: Mapping[str, Any]) -> float:
+        """Return the most seconds that are left; 0 if that is not known."""
         if "seconds_left" in entry:
             return float(entry["seconds_left"])
-        epochs_left = self.total - int(entry["epoch"]) if self.total is not None else math.nan
+        epochs_left = self.total - int(entry["epoch"]) if self.total is not None else 0
         return epochs_left * self.seconds_per_epoch
 
     @property
@@ -69,7 +71,8 @@ class EpochLog:
 
     def summary(self) -> str:
         """Return the number of trained epochs and their mean time."""
-        return f"{len(self.trained)} epochs, {duration(self.seconds_per_epoch)} per epoch"
+        count = "1 epoch" if len(self.trained) == 1 else f"{len(self.trained)} epochs"
+        return f"{count}, {duration(self.seconds_per_epoch)} per epoch"
 
     def timed(self, bar: Any, total: int, what: str, say: Callable[[str], None]) -> Any:
         """Return a progress bar that tells the time of all epochs once, if this is the bar of a training epoch."""

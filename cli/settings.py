@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from cli.main import COMMANDS
-from features.config import OneOf, Options, is_custom_module
+from features.config import Group, OneOf, Options, is_custom_module
 from features.errors import UsageError
 from features.lazy_import import import_target
 from features.regular_files import read_regular
@@ -50,7 +50,9 @@ def resolve(
         lines = [_explain(model, detail, given) for detail in error.errors()]
         raise UsageError("\n".join(lines)) from error
     options = options.with_general(given.keys() - by_flag.keys())
-    settings = {name: Setting(getattr(options, name), "default") for name in model.model_fields}
+    groups = list(Group)
+    names = sorted(model.model_fields, key=lambda name: groups.index(model.group(name)))
+    settings = {name: Setting(getattr(options, name), "default") for name in names}
     settings |= {name: Setting(getattr(options, name), setting.source) for name, setting in given.items()}
     return options, settings
 

@@ -41,7 +41,6 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
         output.say(output.epochs.summary())
         output.say(_sampled(options.sampling, [entry["drawn"] for entry in output.epochs.entries]))
     print_run(result, output)
-    output.say(f"evaluate it:\n  {_evaluate_command(result.path)}")
     output.say(f"or train it with another seed:\n  {_next_seed_command(result.path)}")
 
 
@@ -59,6 +58,7 @@ def print_run(result: RunResult, output: Output) -> None:
     warning = output.epochs.small_valid_warning(valid) if output.epochs.entries else None
     if warning is not None:
         output.say(warning)
+    output.say(f"evaluate it:\n  {_evaluate_command(result.path)}")
     output.document({"run": str(result.path), "trained": result.trained, "metrics": result.metrics})
 
 
@@ -100,5 +100,5 @@ def _sampled(sampling: str, drawn: Sequence[Mapping[str, Any]]) -> str:
     covered = sum(one["covered"] for one in drawn) / len(drawn)
     return (
         f"sampling {sampling}: {covered:.0%} of the utterances per epoch; drawn classes: {mean_of('classes')}; "
-        f"real frames in the padded batches: {mean_of('padding_efficiency')}"
+        f"real frames and tokens in the padded batches: {mean_of('padding_efficiency')}"
     )

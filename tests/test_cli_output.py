@@ -160,9 +160,10 @@ def test_an_epoch_is_a_line_with_its_scores_and_the_time_left(capsys: Captured) 
         "epoch 1/10: loss 1.2500, valid macro-F1 0.5000 (best: epoch 1), 2.00 s, at most 18 s left",
         "epoch 2/10: loss 1.2500, valid macro-F1 0.7500 (best: epoch 2), 4.00 s, at most 24 s left",
     ]
+    assert EpochLog(1).line(entry(1)) == "epoch 1/1: loss 1.2500, valid macro-F1 0.5000 (best: epoch 1), 2.00 s"
     assert output.epochs.summary() == "2 epochs, 3.00 s per epoch"
     output.epoch(entry(1, seconds=7200))  # the next seed
-    assert output.epochs.summary() == "1 epochs, 2.0 h per epoch"
+    assert output.epochs.summary() == "1 epoch, 2.0 h per epoch"
 
 
 def test_the_time_of_a_training_is_estimated_once_after_some_batches(

@@ -35,10 +35,10 @@ def demo(options: DemoOptions, output: Output) -> int:
     extract_demo(options.output, output.say, output.progress)
     result = train_and_score(options.output, options.seed, output.say)
     output.result(f"test macro-F1, {result.n_test} utterances (seed {options.seed}, chance 0.50):")
-    output.table(
-        ("fusion", *(f"{label_set} set" for label_set in SETS)),
-        [(row, *(f"{result.macro_f1[label_set][row]:.3f}" for label_set in SETS)) for row in ROWS],
-    )
+    rows = []
+    for row in ROWS:
+        rows.append((row, *(f"{result.macro_f1[label_set][row]:.3f}" for label_set in SETS)))
+    output.table(("fusion", *(f"{label_set} set" for label_set in SETS)), rows)
     for answer in result.missed:
         output.result(f"missed: {answer}")
     verdict = "all known answers hold" if result.met else f"{len(result.missed)} of {len(ANSWERS)} known answers missed"

@@ -35,13 +35,17 @@ class Finding:
 def doctor(options: DoctorOptions, output: Output) -> int:
     """Check the installation and explain how to fix problems; the exit code is 1 if a required part is broken."""
     findings = [_examine(part, look) for part, look in CHECKS.items()]
-    output.table(("part", "state", "found"), [(finding.part, finding.state, finding.found) for finding in findings])
+    rows, broken = [], []
+    for finding in findings:
+        rows.append((finding.part, finding.state, finding.found))
+        if finding.state == "broken":
+            broken.append(finding.part)
+    output.table(("part", "state", "found"), rows)
     for finding in findings:
         if finding.fix:
             output.result(f"{finding.part}: {finding.fix}")
-    broken = [finding.part for finding in findings if finding.state == "broken"]
     output.result(f"broken: {', '.join(broken)}" if broken else "all required parts work")
-    output.document({"ok": not broken, "parts": [finding.as_json() for finding in findings]})
+    output.document({"ok": not broken, "parts": list(map(Finding.as_json, findings))})
     return 1 if broken else 0
 
 
@@ -76,7 +80,7 @@ def _gpu() -> tuple[str, str, str]:
             f"torch sees no GPU ({built})",
             "" if not torch.version.cuda else "check the driver: nvidia-smi",
         )
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    names = list(map(torch.cuda.get_device_name, range(torch.cuda.device_count())))
     return "ok", ", ".join(names), ""
 
 

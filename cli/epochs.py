@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from statistics import fmean
 from typing import Any
 
 ESTIMATE_AFTER_S = 5.0
@@ -67,7 +68,7 @@ class EpochLog:
     @property
     def seconds_per_epoch(self) -> float:
         """Mean seconds of a trained epoch."""
-        return sum(float(entry["seconds"]) for entry in self.trained) / len(self.trained)
+        return fmean(entry["seconds"] for entry in self.trained)
 
     def summary(self) -> str:
         """Return the number of trained epochs and their mean time."""
@@ -78,7 +79,8 @@ class EpochLog:
         """Return a progress bar that tells the time of all epochs once, if this is the bar of a training epoch."""
         if self.total is None or self.estimated or not what.startswith("epoch "):
             return bar
-        scoring = sum(entry["seconds"] for entry in self.entries if entry["epoch"] == 0)
+        first = self.entries[0] if self.entries else {"epoch": 1}
+        scoring = first["seconds"] if first["epoch"] == 0 else 0.0  # epoch 0 only scores valid
 
         def tell(rate: float) -> None:
             self.estimated = True
@@ -89,18 +91,17 @@ class EpochLog:
 
     def small_valid_warning(self, valid: Mapping[str, Any]) -> str | None:
         """Return a warning if the accuracy on valid is too uncertain to tell the epochs apart; None if it is not."""
-        best = [entry for entry in self.entries if entry["epoch"] == self.entries[-1]["best_epoch"]]
-        if not best:  # chosen before this process resumed the run
+        accuracies = {entry["epoch"]: entry["valid"]["accuracy"] for entry in self.entries}
+        accuracy, count = accuracies.pop(self.entries[-1]["best_epoch"], None), valid["n"]
+        if accuracy is None:  # the best epoch was trained before this process resumed the run
             return None
-        accuracy, count = best[0]["valid"]["accuracy"], valid["n"]
         half = half_width(accuracy, count)
-        others = [entry["valid"]["accuracy"] for entry in self.entries if entry is not best[0]]
-        near = sum(abs(other - accuracy) <= half for other in others)
+        near = sum(abs(other - accuracy) <= half for other in accuracies.values())
         if half <= WIDE_INTERVAL or not near:
             return None
         return (
             f"warning: valid has only {count} utterances: its accuracy {accuracy:.2f} has a 95 % interval of "
-            f"± {half:.2f}, which cannot tell {near} of the {len(others)} other epochs from the best one; a larger "
+            f"± {half:.2f}, which cannot tell {near} of the {len(accuracies)} other epochs from the best one; a larger "
             "valid split, or the mean over folds, chooses more reliably"
         )
 

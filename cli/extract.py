@@ -10,7 +10,7 @@ from cli.output import Output
 from cli.settings import resolve_data
 from features.config import ExtractOptions
 from features.encoders import DEFAULT_ENCODERS
-from features.encoders.selector import EncoderSettings, parse_selectors
+from features.encoders.selector import EncoderSettings, Selector, parse_selectors
 from features.extraction.settings import settings_from
 
 if TYPE_CHECKING:
@@ -24,10 +24,7 @@ def extract(options: ExtractOptions, output: Output) -> None:
     Without encoders, it uses phobert and wav2vec2. Stored features are kept, so repeat the command to resume it. The
     store's rejected.jsonl lists the utterances whose audio cannot be used; they are retried when their audio changes.
     """
-    given: dict[str, str | None] = {"audio": options.audio_encoder, "text": options.text_encoder}
-    if not any(given.values()):
-        given |= DEFAULT_ENCODERS
-    selectors = [selector for modality, text in given.items() if text for selector in parse_selectors(text, modality)]
+    selectors = _selectors(options)
     EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check(selectors)
     data = resolve_data(options.data)
 
@@ -39,7 +36,9 @@ def extract(options: ExtractOptions, output: Output) -> None:
     manifests = read_manifests(
         data, options.splits, audio_root=options.audio_root, require_emotion=False, check_audio=with_audio
     )
-    utterances = [utterance for split in manifests.values() for utterance in split[: options.limit]]
+    utterances = []
+    for split in manifests.values():
+        utterances += split[: options.limit]
     number, count = map(int, (options.shard or "1/1").split("/"))
     settings = replace(
         settings_from(options, data), plan_only=options.plan, verify_inputs=options.verify_inputs,
@@ -54,7 +53,18 @@ def extract(options: ExtractOptions, output: Output) -> None:
             output.result(_summary(result, planned=options.plan))
         if not options.plan:
             output.say("  " + "; ".join(_costs(stores[0])))
-    output.document({"stores": [as_json(result) for result in results]})
+    output.document({"stores": list(map(as_json, results))})
+
+
+def _selectors(options: ExtractOptions) -> list[Selector]:
+    """Return the encoders that were given, else the default ones."""
+    given: dict[str, str | None] = {"audio": options.audio_encoder, "text": options.text_encoder}
+    if not any(given.values()):
+        given |= DEFAULT_ENCODERS
+    found = []
+    for modality, text in given.items():
+        found += parse_selectors(text, modality) if text else []
+    return found
 
 
 def _summary(result: StoreResult, *, planned: bool) -> str:

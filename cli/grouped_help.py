@@ -51,18 +51,17 @@ class GroupedCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section per group."""
-        sections: dict[Group, list[tuple[str, str]]] = {group: [] for group in Group}
-        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
-        for param in sorted(options, key=_rank):
-            record = param.get_help_record(ctx)
+        sections: dict[Group, list[tuple[str, str]]] = {}
+        column = 0
+        for param in sorted(self.get_params(ctx), key=_rank):
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None and (self.shows_all or not getattr(param, "advanced", False)):
-                sections[getattr(param, "group", Group.GENERAL)].append(record)
-        names = [name for records in sections.values() for name, _ in records]
-        column = max((len(name) for name in names if len(name) <= COLUMN), default=0)
-        for group, records in sections.items():
-            if records:
+                sections.setdefault(getattr(param, "group", Group.GENERAL), []).append(record)
+                column = max(column, len(record[0])) if len(record[0]) <= COLUMN else column
+        for group in Group:
+            if group in sections:
                 with formatter.section(group.value):  # names padded: all sections have equal columns
-                    formatter.write_dl([(name.ljust(column), text) for name, text in records], col_max=column)
+                    formatter.write_dl([(name.ljust(column), text) for name, text in sections[group]], col_max=column)
 
 
 def _rank(param: click.Parameter) -> tuple[bool, bool]:

@@ -70,9 +70,9 @@ def _option(model: type[Options], field: str) -> click.Option:
     text = str(info.description)
     if kind is bool:
         return GroupedOption([f"{flag}/--no-{flag[2:]}", field], default=None, help=text, **attributes)
-    choices = [name for part in info.metadata if isinstance(part, OneOf) for name in part.choices]
-    if get_origin(kind) is Literal:
-        choices = [str(choice) for choice in get_args(kind)]
+    choices = list(map(str, get_args(kind))) if get_origin(kind) is Literal else []
+    for part in info.metadata:
+        choices += part.choices if isinstance(part, OneOf) else []
     metavar = "|".join(choices) or METAVARS[kind]
     if len(metavar) > LONGEST_METAVAR:
         metavar = "NAME"

@@ -47,22 +47,22 @@ def resolve(
     try:
         options = model.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(model, detail, given) for detail in error.errors()]
-        raise UsageError("\n".join(lines)) from error
-    options = options.with_general(given.keys() - by_flag.keys())
+        raise UsageError("\n".join(_explain(model, detail, given) for detail in error.errors())) from error
     groups = list(Group)
-    names = sorted(model.model_fields, key=lambda name: groups.index(model.group(name)))
-    settings = {name: Setting(getattr(options, name), "default") for name in names}
-    settings |= {name: Setting(getattr(options, name), setting.source) for name, setting in given.items()}
-    return options, settings
+    settings: dict[str, Setting] = {}
+    for name in sorted(model.model_fields, key=lambda name: groups.index(model.group(name))):
+        source_name = given[name].source if name in given else "default"
+        settings[name] = Setting(getattr(options, name), source_name)
+    return options.with_general(given.keys() - by_flag.keys()), settings
 
 
 def _drop_replaced(
     given: dict[str, Setting], source: Mapping[str, Setting], exclusive: tuple[tuple[str, ...], ...]
 ) -> None:
     """Remove the options that exclude an option of a source with higher priority."""
+    chosen = {name for name, setting in source.items() if setting.value is not None}
     for names in exclusive:
-        if any(name in source and source[name].value is not None for name in names):
+        if chosen.intersection(names):
             for name in names:
                 given.pop(name, None)
 
@@ -101,7 +101,16 @@ def _explain(model: type[Options], detail: ErrorDetails, given: Mapping[str, Set
 
 def flag_name(field: str) -> str:
     """Return the flag of a field."""
-    return "--" + field.replace("_", "-")
+    return f"--{_key(field)}"
+
+
+def _key(field: str) -> str:
+    """Return the key of a field in mervn.toml."""
+    return field.replace("_", "-")
+
+
+def _keys(model: type[Options]) -> list[str]:
+    return list(map(_key, model.model_fields))
 
 
 def _from_json(path: Path, model: type[Options]) -> dict[str, Setting]:
@@ -112,10 +121,10 @@ def _from_json(path: Path, model: type[Options]) -> dict[str, Setting]:
     options = document.get("options", document) if isinstance(document, dict) else None
     if not isinstance(options, dict):
         raise UsageError(f"--config must hold a JSON object of options, found another type in {path}")
-    known = [field.replace("_", "-") for field in model.model_fields]
+    known = _keys(model)
     for key in options:
-        if key.replace("_", "-") not in known:
-            raise UsageError(f"{path}: no option is called {key!r}{did_you_mean(key.replace('_', '-'), known)}")
+        if _key(key) not in known:
+            raise UsageError(f"{path}: no option is called {key!r}{did_you_mean(_key(key), known)}")
     return {key.replace("-", "_"): Setting(value, str(path)) for key, value in options.items()}
 
 
@@ -156,8 +165,7 @@ def _from_toml(command: str, model: type[Options]) -> dict[str, Setting]:
         if fault is not None:
             (faults if concerns else warned).append(f"{path}: {fault}")
         elif isinstance(value, dict):
-            unknown = [f"{path} [{key}]: {each}" for each in _table_faults(key, value)]
-            (faults if key == table else warned).extend(unknown)
+            (faults if key == table else warned).extend(_table_faults(f"{path} [{key}]", key, value))
         elif key.replace("-", "_") in model.model_fields:
             found[key.replace("-", "_")] = Setting(value, str(path))
     for line in warned:
@@ -179,26 +187,29 @@ def _top_fault(key: str, value: Any, table: str, model: type[Options]) -> tuple[
         near = difflib.get_close_matches(key, tables, n=3)
         hint = did_you_mean(key, tables) or f"; it must be one of {', '.join(tables)}"
         return f"no command is called [{key}]{hint}", table in near
-    if key.replace("_", "-") in SHARED_KEYS:
+    if _key(key) in SHARED_KEYS:
         return None, False
-    owners = [name for name in tables if key.replace("_", "-") in _options_of(name)]
+    owners = [name for name in tables if _key(key) in _options_of(name)]
     if owners:
-        places = " or ".join(f"[{name}]" for name in owners)
+        places = " or ".join(map("[{}]".format, owners))
         return f"{key} is not a key for all commands ({', '.join(SHARED_KEYS)}); put it under {places}", table in owners
-    known = [*SHARED_KEYS, *(field.replace("_", "-") for field in model.model_fields), *tables]
+    known = [*SHARED_KEYS, *_keys(model), *tables]
     return f"no command knows {key!r}{did_you_mean(key, known)}", True
 
 
 def _options_of(table: str) -> set[str]:
     """Return the keys that a table can hold: the options of its command, or of all commands of a group."""
-    models = [import_target(spec.options) for name, spec in COMMANDS.items() if name.split(" ")[0] == table]
-    return {field.replace("_", "-") for model in models for field in model.model_fields}
+    found: set[str] = set()
+    for name, spec in COMMANDS.items():
+        if name.split(" ")[0] == table:
+            found.update(_keys(import_target(spec.options)))
+    return found
 
 
-def _table_faults(table: str, values: Mapping[str, Any]) -> list[str]:
+def _table_faults(place: str, table: str, values: Mapping[str, Any]) -> list[str]:
     known = _options_of(table)
-    unknown = [key for key in values if key.replace("_", "-") not in known]
-    return [f"no option is called {key!r}{did_you_mean(key, known)}" for key in unknown]
+    unknown = [key for key in values if _key(key) not in known]
+    return [f"{place}: no option is called {key!r}{did_you_mean(key, known)}" for key in unknown]
 
 
 def _choices(model: type[Options], name: str) -> list[str]:

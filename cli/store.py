@@ -41,15 +41,15 @@ def list_(options: StoreListOptions, output: Output) -> None:
         return {**about, "utterances": found.utterances, "bytes": found.num_bytes, "weights": found.weights}
 
     folder = options.features_dir or features_folder(None, resolve_data(options.data))
-    stores = [summarize(info) for info in list_stores(folder, means=True)]
+    stores = list(map(summarize, list_stores(folder, means=True)))
     if stores:
         output.table(("store", *COLUMNS), [(found.info.path, *found.cells) for found in stores])
     else:
         output.result(f"no stores in {folder}")
-    refused = [str(error) for error in damaged_stores(folder)]
+    refused = list(map(str, damaged_stores(folder)))
     for text in refused:
         output.say(f"warning: {text}")
-    documents = [document(found) for found in stores]
+    documents = list(map(document, stores))
     output.document({"features_dir": str(folder), "stores": documents, "refused": refused})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cli.epochs import EpochLog
@@ -94,10 +95,12 @@ def _sampled(sampling: str, drawn: Sequence[Mapping[str, Any]]) -> str:
     """Return what the sampling drew, as means over the epochs."""
 
     def mean_of(key: str) -> str:
-        means = {name: sum(one[key][name] for one in drawn) / len(drawn) for name in drawn[0][key]}
-        return ", ".join(f"{name} {mean:.0%}" for name, mean in means.items())
+        means = []
+        for name in drawn[0][key]:
+            means.append(f"{name} {fmean(one[key][name] for one in drawn):.0%}")
+        return ", ".join(means)
 
-    covered = sum(one["covered"] for one in drawn) / len(drawn)
+    covered = fmean(one["covered"] for one in drawn)
     return (
         f"sampling {sampling}: {covered:.0%} of the utterances per epoch; drawn classes: {mean_of('classes')}; "
         f"real frames and tokens in the padded batches: {mean_of('padding_efficiency')}"

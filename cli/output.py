@@ -14,6 +14,7 @@ from features.tables import aligned
 
 if TYPE_CHECKING:
     from cli.settings import Setting
+    from features.progress import Reporter
 
 QUIET_INTERVAL_S = 15.0
 """Seconds between the lines of progress in a log or a pipe; shorter work prints none."""
@@ -61,7 +62,7 @@ class Output:
             click.echo(json.dumps(document, ensure_ascii=False, default=str))
 
     def print_settings(self, settings: Mapping[str, Setting]) -> None:
-        """Print each value and where it came from."""
+        """Print each value and its source."""
         self.table(
             ("option", "value", "from"),
             [(name.replace("_", "-"), _plain(setting.value), setting.source) for name, setting in settings.items()],
@@ -102,3 +103,7 @@ class WholeLines:
 
 def _plain(value: Any) -> str:
     return ",".join(str(part) for part in value) if isinstance(value, tuple) else str(value)
+
+
+if TYPE_CHECKING:
+    _reporter: Reporter = Output(False)  # a type checker compares it with the protocol, and nothing imports tqdm

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import pytest
 from test_train_head import data, made
+from tiny import make_data, make_whisper
 
 from cli import epochs
 from cli.epochs import EpochLog, half_width
@@ -206,3 +207,30 @@ def test_train_head_ends_with_commands_to_paste(data: Path, monkeypatch: pytest.
     assert run(shlex.split(evaluate)) == 0
     assert run(shlex.split(again)) == 0
     assert "runs" in capsys.readouterr().out
+
+
+def test_stores_that_match_are_listed_each_with_the_option_that_selects_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_data(tmp_path / "data")
+    model = make_whisper(tmp_path / "tiny")
+    for flags in (["@1"], ["@1", "--whisper-mode", "trimmed"], ["@2"]):
+        assert run(["extract", "--audio-encoder", f"whisper={model}{flags[0]}", *flags[1:]]) == 0
+    assert run(["layers", "--audio-encoder", f"whisper={model}"]) == 0
+    capsys.readouterr()
+    assert run(["store", "list"]) == 0
+    listed = [line.split()[1:4] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(listed[1:]) == [
+        ["1", "30s", "42"],
+        ["1", "trimmed", "42"],
+        ["2", "30s", "42"],
+        ["means", "of", "all"],
+    ]
+    command = ["train-head", "--fusion", "audio", "--epochs", "1", "--dim", "16", "--mlp", "8"]
+    assert run(command) == 2
+    error = capsys.readouterr().err
+    options = re.findall(r"^  (--audio-\S+ \S+) +(\S+) +(\S+) +42 ", error, re.MULTILINE)
+    assert sorted(row[1:] for row in options) == [("1", "30s"), ("1", "trimmed"), ("2", "30s")]
+    for option, layer, mode in options:
+        assert run([*command, *option.split(" "), "--output", f"{layer}-{mode}"]) == 0

@@ -65,6 +65,6 @@ def summarize(info: StoreInfo) -> StoreSummary:
 def _settings(info: StoreInfo) -> str:
     """Return the settings and the precision of the encoder, such as `30s` or `pyvi, new, bf16`."""
     found = [value for value in asdict(recorded_settings(info.identity["config"])).values() if value is not None]
-    if info.identity["encoder_precision"] != "fp32":
+    if info.identity.get("encoder_precision", "fp32") != "fp32":
         found.append(info.identity["encoder_precision"])
     return ", ".join(found) or "-"

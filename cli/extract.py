@@ -11,7 +11,6 @@ from cli.settings import resolve_data
 from features.config import ExtractOptions
 from features.encoders import DEFAULT_ENCODERS
 from features.encoders.selector import EncoderSettings, Selector, parse_selectors
-from features.extraction.settings import settings_from
 
 if TYPE_CHECKING:
     from features.extraction.report import StoreResult
@@ -30,6 +29,7 @@ def extract(options: ExtractOptions, output: Output) -> None:
 
     from features.extraction.extract import extract_stream
     from features.extraction.report import as_json
+    from features.extraction.settings import settings_from
     from features.manifests.manifest import read_manifests
 
     with_audio = any(selector.modality == "audio" for selector in selectors)

@@ -227,7 +227,7 @@ def obstacles(setting: Setting, folder: Path, expected: dict[str, tuple[str, byt
             process.communicate()
             process = start(setting, features, "fourier2vec", before)
         code, errors = finish(process)
-        wanted = "the disk is full" if stop is None else "run the same command again to go on"
+        wanted = "the disk is full" if stop is None else "run the same command again to resume"
         said = wanted in errors and "Traceback" not in errors
         resumed, _ = finish(start(setting, features, "fourier2vec"))
         met[name] = code == 1 and said and resumed == 0 and committed(store_of(features, "fourier2vec")) == expected

@@ -29,7 +29,7 @@ from mervn.data.split import read_batch
 from mervn.data.stored_split import load_split
 from mervn.data.streams import open_streams
 from mervn.evaluation.evaluate import evaluate
-from mervn.evaluation.test_access import Look, record_look
+from mervn.evaluation.ledger import Look, record_look
 from mervn.model.saved_run import load_head
 from mervn.run_folder import locked, read_config
 from mervn.training.checkpoint import CheckpointSchedule

@@ -1,4 +1,7 @@
-"""Checkpoints: everything that a training needs to resume exactly; a checkpoint folder exists whole or not at all."""
+"""Checkpoints of a training: everything it needs to resume exactly; a folder exists whole or not at all.
+
+`Trainer` and `Pretrainer` write them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""test_access.jsonl: the record of every look at a test split, in the run and beside the data."""
+"""Ledger of looks at the test split: test_access.jsonl in the run and beside the data; `evaluate` writes it."""
 
 from __future__ import annotations
 

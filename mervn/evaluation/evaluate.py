@@ -23,9 +23,9 @@ from mervn.data.split import Split
 from mervn.data.stored_sequences import make_resident
 from mervn.data.stored_split import load_split
 from mervn.data.waveform_split import WaveformSplit, refuse_rejected
+from mervn.evaluation.ledger import Look, record_look
 from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.predict import predict, prediction_entries
-from mervn.evaluation.ledger import Look, record_look
 from mervn.model.end_to_end import EndToEnd
 from mervn.model.saved_run import data_and_streams, load_head, load_tuned
 from mervn.model.trainable import Trainable

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_result_folder import tune
 from test_train_head import SMALL, data, made, stopped, train
-from tiny import read_jsonl, write_manifest
+from tiny import Recorder, read_jsonl, write_manifest
 
 from cli.main import run as mervn
 from features.encoders.base import load_encoder
@@ -137,18 +137,18 @@ def test_an_edited_checkpoint_is_a_message(made: Path, run: Path, state: str) ->
         )
         checkpoints = [run / "checkpoints" / "epoch-00001"]
     (checkpoints[0] / "state.json").write_text(state)
-    with pytest.raises(InputError, match=r"epoch-.*(must be a whole checkpoint|was written by None processes)"):
+    with pytest.raises(InputError, match=r"epoch-.*(must be a complete checkpoint|was written by None processes)"):
         train(made, run, epochs=1)
 
 
 def test_evaluate_keeps_within_its_memory_budget_and_gives_the_same_numbers(run: Path) -> None:
-    said: dict[float, list[str]] = {0.0: [], 1.0: []}
-    found = [
-        evaluate(run, EvaluateOptions(split="valid", memory_gb=budget), said[budget].append)["valid"] for budget in said
-    ]
+    reporters = {0.0: Recorder(), 1.0: Recorder()}
+    found = []
+    for budget, reporter in reporters.items():
+        found.append(evaluate(run, EvaluateOptions(split="valid", memory_gb=budget), reporter)["valid"])
     assert found[0] == found[1]
-    assert any("streamed from disk" in line for line in said[0.0])
-    assert any("resident in memory" in line for line in said[1.0])
+    assert any("streamed from disk" in line for line in reporters[0.0].lines)
+    assert any("resident in memory" in line for line in reporters[1.0].lines)
 
 
 def test_a_budget_for_a_run_without_stores_is_wrong_usage(made: Path, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_other_shapes_is_a_message(
     tensors = load_file(checkpoint / "state.safetensors")
     name = next(name for name in tensors if name.startswith(damaged))
     save_file({**tensors, name: torch.zeros(7, 3, dtype=tensors[name].dtype)}, checkpoint / "state.safetensors")
-    with pytest.raises(InputError, match=r"must be (a whole checkpoint|those of this model)|must have the shapes"):
+    with pytest.raises(InputError, match=r"must be (a complete checkpoint|those of this model)|must have the shapes"):
         train(data, run)
     assert train(data, run, force=True).trained
 

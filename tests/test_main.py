@@ -89,7 +89,11 @@ def test_the_configuration_of_a_run_is_taken_back(folder: Path, capsys: Captured
         (["extract", "--audio-encoder", "wisper"], 2, "found 'wisper'; did you mean whisper?"),
         (["train-head", "--fusion", "audio", "--audio-store", "nowhere"], 2, "nowhere must be a feature store"),
         (["train-head", "--audio-root", "nowhere"], 2, "--audio-root must be a folder, but nowhere does not exist"),
-        (["train-head", "--fold", "1", "--fold-file", "no.json"], 2, "no.json must be a JSON file of folds, but it does not exist"),
+        (
+            ["train-head", "--fold", "1", "--fold-file", "no.json"],
+            2,
+            "no.json must be a JSON file of folds, but it does not exist",
+        ),
         (["train-head", "--data", "x" * 300], 2, "File name too long"),
         (["store", "list", "--data", "nowhere"], 2, "the data folder nowhere does not exist"),
         (["extract", "--audio-encoder", "whisper=/nowhere/at/all"], 2, "the folder /nowhere/at/all does not exist"),

@@ -45,7 +45,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise ValueError(f"{STATE_FILE} holds no JSON object")
         return load_file(folder / TENSORS_FILE), state
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
-        raise InputError(f"{folder} must be a whole checkpoint, found: {error}; train again with --force") from error
+        raise InputError(f"{folder} must be a complete checkpoint, found: {error}; train again with --force") from error
 
 
 def checkpoint_name(epoch: int, step: int | None = None) -> str:

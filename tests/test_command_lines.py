@@ -144,8 +144,8 @@ def test_the_best_layer_is_extracted_by_the_suggested_command(folder: Path, caps
     (command,) = suggested(captured.err)
     assert run(command) == 0
     (info,) = list_stores(folder / "my features")
-    assert info.identity["layer"] == json.loads(captured.out.splitlines()[-1])["best"]
-    assert info.identity["config"]["mode"] == "trimmed"
+    assert info.identity.layer == json.loads(captured.out.splitlines()[-1])["best"]
+    assert info.identity.config["mode"] == "trimmed"
 
 
 def test_folders_that_a_command_finds_by_itself_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

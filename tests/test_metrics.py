@@ -12,19 +12,19 @@ PROBABILITIES = RNG.dirichlet([1, 1, 1], 200)
 def test_metrics_equal_those_of_scikit_learn_over_all_utterances() -> None:
     found = compute_metrics(TARGETS, PROBABILITIES, ["a", "b", "c"])
     predicted = PROBABILITIES.argmax(1)
-    assert found["accuracy"] == pytest.approx(accuracy_score(TARGETS, predicted))
-    assert found["macro_f1"] == pytest.approx(f1_score(TARGETS, predicted, average="macro"))
-    assert found["weighted_f1"] == pytest.approx(f1_score(TARGETS, predicted, average="weighted"))
-    assert found["uar"] == pytest.approx(recall_score(TARGETS, predicted, average="macro"))
-    assert found["nll"] == pytest.approx(log_loss(TARGETS, PROBABILITIES))
-    assert sum(entry["support"] for entry in found["per_class"].values()) == found["n"] == 200
-    assert np.trace(found["confusion"]) == pytest.approx(200 * found["accuracy"])
+    assert found.accuracy == pytest.approx(accuracy_score(TARGETS, predicted))
+    assert found.macro_f1 == pytest.approx(f1_score(TARGETS, predicted, average="macro"))
+    assert found.weighted_f1 == pytest.approx(f1_score(TARGETS, predicted, average="weighted"))
+    assert found.uar == pytest.approx(recall_score(TARGETS, predicted, average="macro"))
+    assert found.nll == pytest.approx(log_loss(TARGETS, PROBABILITIES))
+    assert sum(entry.support for entry in found.per_class.values()) == found.n == 200
+    assert np.trace(found.confusion) == pytest.approx(200 * found.accuracy)
 
 
 def test_a_label_without_utterances_counts_zero_in_macro_f1_and_not_in_uar() -> None:
     found = compute_metrics(np.array([0, 1]), np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0]]), ["a", "b", "c"])
-    assert found["macro_f1"] == pytest.approx(2 / 3)
-    assert found["uar"] == 1.0
+    assert found.macro_f1 == pytest.approx(2 / 3)
+    assert found.uar == 1.0
 
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:

@@ -193,7 +193,7 @@ def test_random_weights_kept_in_a_store_are_its_model(tmp_path: Path, capsys: Ca
 def test_fingerprints_of_big_files_see_every_tensor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    monkeypatch.setattr(model_source, "WHOLE", 1 << 12)
+    monkeypatch.setattr(model_source, "MAX_FULL_HASH", 1 << 12)
     first = make_wave_transformer(tmp_path / "a")
     second = shutil.copytree(first, tmp_path / "b")
     assert fingerprint(first) == fingerprint(second)
@@ -212,7 +212,7 @@ def test_fingerprints_of_big_files_see_every_tensor(
 
 
 def test_fingerprints_of_big_pickled_weights_see_every_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_source, "WHOLE", 1 << 12)
+    monkeypatch.setattr(model_source, "MAX_FULL_HASH", 1 << 12)
     weights = {f"layer.{number}": torch.randn(64, 64) for number in range(8)}
     for name, number in (("a", None), ("b", None), ("c", 4)):
         (tmp_path / name).mkdir()
@@ -236,7 +236,7 @@ OFFSETS = '{"a": {"data_offsets": %s}}'
 def test_a_damaged_header_of_weights_does_not_stop_a_fingerprint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: str
 ) -> None:
-    monkeypatch.setattr(model_source, "WHOLE", 1 << 12)
+    monkeypatch.setattr(model_source, "MAX_FULL_HASH", 1 << 12)
     path = tmp_path / "model.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(1 << 14))
     before = fingerprint(path)

@@ -231,6 +231,6 @@ def test_stores_that_match_are_listed_each_with_the_option_that_selects_it(
     assert run(command) == 2
     error = capsys.readouterr().err
     options = re.findall(r"^  (--audio-\S+ \S+) +(\S+) +(\S+) +42 ", error, re.MULTILINE)
-    assert sorted(row[1:] for row in options) == [("1", "30s"), ("1", "trimmed"), ("2", "30s")]
+    assert sorted(cells[1:] for cells in options) == [("1", "30s"), ("1", "trimmed"), ("2", "30s")]
     for option, layer, mode in options:
         assert run([*command, *option.split(" "), "--output", f"{layer}-{mode}"]) == 0

@@ -115,7 +115,7 @@ def test_too_many_open_files_end_the_run_and_reject_nothing(tmp_path: Path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(soundfile.SoundFile, "read", full)
-        with pytest.raises(InputError, match=r"\.wav: too many files are open.*`ulimit -n`.*nothing is rejected"):
+        with pytest.raises(InputError, match=r"\.wav: too many files are open.*`ulimit -n`.*no utterance is rejected"):
             run(data)
     (store,) = (data / "stores" / "audio").iterdir()
     assert read_rejected(store) == {}

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_result_folder import tune
 from test_train_head import SMALL, data, made, stopped, train
-from tiny import read_jsonl, write_manifest
+from tiny import Recorder, read_jsonl, write_manifest
 
 from cli.main import run as mervn
 from features.encoders.base import load_encoder
@@ -142,13 +142,13 @@ def test_an_edited_checkpoint_is_a_message(made: Path, run: Path, state: str) ->
 
 
 def test_evaluate_keeps_within_its_memory_budget_and_gives_the_same_numbers(run: Path) -> None:
-    said: dict[float, list[str]] = {0.0: [], 1.0: []}
-    found = [
-        evaluate(run, EvaluateOptions(split="valid", memory_gb=budget), said[budget].append)["valid"] for budget in said
-    ]
+    reporters = {0.0: Recorder(), 1.0: Recorder()}
+    found = []
+    for budget, reporter in reporters.items():
+        found.append(evaluate(run, EvaluateOptions(split="valid", memory_gb=budget), reporter)["valid"])
     assert found[0] == found[1]
-    assert any("streamed from disk" in line for line in said[0.0])
-    assert any("resident in memory" in line for line in said[1.0])
+    assert any("streamed from disk" in line for line in reporters[0.0].lines)
+    assert any("resident in memory" in line for line in reporters[1.0].lines)
 
 
 def test_a_budget_for_a_run_without_stores_is_wrong_usage(made: Path, tmp_path: Path) -> None:

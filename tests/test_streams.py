@@ -169,11 +169,11 @@ def test_layer_means_are_the_means_of_the_layers_and_feed_no_head(tmp_path: Path
         layers = "" if command == ["layers"] else "@0,2"
         common = ["--data", str(data), "--store-dtype", "fp32"]
         assert run([*command, *common, "--audio-encoder", f"wav2vec2={model}{layers}"]) == 0
-    stores = {str(info.identity["layer"]): FeatureStore(info.path) for info in list_stores(data / "stores", means=True)}
+    stores = {str(info.identity.layer): FeatureStore(info.path) for info in list_stores(data / "stores", means=True)}
     assert sorted(stores) == ["0", "2", "means"]
     for name in ("train-000", "valid-003"):
         means = stores["means"][name]
         assert means.shape == (4, 32)
         for layer in (0, 2):
             np.testing.assert_allclose(means[layer], stores[str(layer)][name].mean(0), atol=2e-5)
-    assert [info.identity["layer"] for info in list_stores(data / "stores", "audio")] == [0, 2]
+    assert [info.identity.layer for info in list_stores(data / "stores", "audio")] == [0, 2]

@@ -76,4 +76,4 @@ def test_mps_is_refused_where_float64_is_needed(tmp_path: Path, capsys: pytest.C
         assert run(["extract", "--data", str(data), *encoders]) == 0
         capsys.readouterr()
         assert run([*command, "--data", str(data), "--device", "mps"]) == 2
-        assert "mps has none; use --device cpu" in capsys.readouterr().err
+        assert "mps does not; use --device cpu" in capsys.readouterr().err

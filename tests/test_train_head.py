@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from features.errors import InputError, UsageError
 from features.manifests.manifest import Manifests, read_manifests
 from features.progress import SILENT, Silent
 from mervn.config import EvaluateOptions, TrainHeadOptions
-from mervn.data.split import read_batch
+from mervn.data.split import Batch, read_batch
 from mervn.data.stored_split import load_split
 from mervn.data.streams import open_streams
 from mervn.evaluation.evaluate import evaluate
-from mervn.evaluation.test_access import Look, record_look
+from mervn.evaluation.ledger import Look, record_look
 from mervn.model.saved_run import load_head
 from mervn.run_folder import locked, read_config
 from mervn.training.checkpoint import CheckpointSchedule
@@ -175,11 +175,11 @@ def test_a_signal_saves_the_step_it_comes_in(
     train(data, tmp_path / "whole", **changes)
     original, count = Trainer._step, [0]
 
-    def step(self: Trainer, group: Sequence[Sequence[int]], seed: tuple[int, ...]) -> None:
+    def step(self: Trainer, group: Sequence[Sequence[int]], read: Iterator[Batch], seed: tuple[int, ...]) -> None:
         count[0] += 1
         if count[0] == stop:
             signal.raise_signal(signal.SIGINT)
-        original(self, group, seed)
+        original(self, group, read, seed)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     with monkeypatch.context() as patch:
@@ -405,10 +405,14 @@ def test_scores_of_other_inputs_replace_nothing(data: Path, tmp_path: Path) -> N
     assert results(run) == before  # equal inputs, wherever they lie
     for split in ("valid", "test"):
         write_manifest(other / f"{split}.jsonl", read_jsonl(other / f"{split}.jsonl")[:4])
-        said: list[str] = []
-        found = evaluate(run, EvaluateOptions(data=other, split=split), said.append)
+        recorder = Recorder()
+        found = evaluate(run, EvaluateOptions(data=other, split=split), recorder)
         (name,) = {path.name for path in run.glob(f"metrics-{split}-*.json")}
-        assert found[split]["n"] == 4 and str(run / name) in said[-1] and len(name) == len(f"metrics-{split}-.json") + 8
+        assert (
+            found[split]["n"] == 4
+            and str(run / name) in recorder.lines[-1]
+            and len(name) == len(f"metrics-{split}-.json") + 8
+        )
         entries = read_jsonl(run / f"{name.removesuffix('.json').replace('metrics', 'predictions')}.jsonl")
         assert len(entries) == 4
     assert results(run).items() >= before.items() and len(results(run)) == 9

@@ -164,6 +164,7 @@ class Whisper(Encoder):
             else:
                 states["last"] = self.encoder(mel).last_hidden_state
             states[self.num_layers] = states["last"]
+        # drop the frames of the padding: a window of 30 s has 1500 frames, of which only the first are real
         return [frames.pack(states[layer][:, : frames.max_length]).values for layer in self.layers]
 
     def _forward_trimmed(self, mel: Tensor, frames: Ragged) -> Tensor:

@@ -23,9 +23,9 @@ from mervn.data.split import Split
 from mervn.data.stored_sequences import make_resident
 from mervn.data.stored_split import load_split
 from mervn.data.waveform_split import WaveformSplit, refuse_rejected
+from mervn.evaluation.ledger import Look, record_look
 from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.predict import predict, prediction_entries
-from mervn.evaluation.test_access import Look, record_look
 from mervn.model.end_to_end import EndToEnd
 from mervn.model.saved_run import data_and_streams, load_head, load_tuned
 from mervn.model.trainable import Trainable
@@ -48,8 +48,8 @@ def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -
     """Score a run on a split, write metrics-<split>.json and predictions-<split>.jsonl, and return the metrics.
 
     If the inputs are not those of the run, the file names also contain 8 hexadecimal digits of the inputs' hash. Each
-    access to the test split is first recorded in test_access.jsonl, in the run and beside the data. Raises InputError
-    if the run is incomplete or the features it was trained on are missing.
+    look at the test split is recorded in test_access.jsonl, in the run and beside the data, before it is scored.
+    Raises InputError if the run is incomplete or the features it was trained on are missing.
     """
     config = read_config(run)
     device = resolve_device(options.device, float64=True)

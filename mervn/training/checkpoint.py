@@ -1,4 +1,7 @@
-"""Checkpoints: everything that training needs to resume exactly. A checkpoint folder is written atomically."""
+"""Checkpoints: everything that training needs to resume exactly. A checkpoint folder is written atomically.
+
+`Trainer` and `Pretrainer` write them.
+"""
 
 from __future__ import annotations
 

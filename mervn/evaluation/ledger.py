@@ -1,4 +1,4 @@
-"""test_access.jsonl: a record of every look at (evaluation on) the test split, in the run and beside the data."""
+"""Ledger of looks at the test split: `evaluate` records each in test_access.jsonl, in the run and beside the data."""
 
 from __future__ import annotations
 

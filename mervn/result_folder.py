@@ -35,8 +35,8 @@ os.register_at_fork(after_in_child=_close_in_child)
 def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
     """Create a folder and lock it against other processes; the lock ends with the process, even if it is killed.
 
-    `marker` is the file that identifies a folder of this `kind` ("run"). UsageError if the path
-    holds something else, InputError if another process writes the folder.
+    `marker` is the file that identifies a folder of this `kind` ("run"). UsageError if the path holds something else,
+    InputError if another process is writing to the folder.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} must be a folder for the {kind}, found a file")
@@ -62,7 +62,7 @@ def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
                 f"{folder} must be on a file system that can lock files, found: {error.strerror}; mount Lustre with "
                 "`-o flock`, or choose an --output on another file system"
             ) from error
-        _held.add(file)
+        _held.add(file)  # forked workers close their copy: see _close_in_child
         try:
             yield
         finally:
@@ -87,9 +87,8 @@ def require_same(folder: Path, kind: str, existing: Mapping[str, Any], requested
 def clear(folder: Path, kept: Collection[str] = ()) -> None:
     """Remove everything in a folder except its lock and the files in `kept`.
 
-    The caller must first remove the file that marks the folder as complete. Folders are removed
-    before files, so that an interruption never leaves a checkpoint without the history that it
-    continues.
+    The caller must first remove the file that marks the folder as complete. Folders are removed before files, so that
+    an interruption never leaves a checkpoint without its history.
     """
     for path in sorted(folder.iterdir(), key=lambda path: not path.is_dir()):  # folders first
         if path.name == LOCK_FILE or path.name in kept:

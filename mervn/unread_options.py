@@ -29,6 +29,7 @@ def unread_options(options: TrainingOptions) -> dict[str, str]:
     fusion, loss = fusion_spec(options.fusion), loss_spec(options.loss)
     streams = _streams(options, fusion.streams)
     unread: dict[str, str] = {}
+    # mark the options of all fusions, losses and samplings as unread, then remove those of the chosen ones
     for spec in FUSIONS.values():
         unread |= dict.fromkeys(spec.options, f"--fusion {options.fusion} does not read it")
     if not fusion.attention:
@@ -46,7 +47,6 @@ def unread_options(options: TrainingOptions) -> dict[str, str]:
             unread |= dict.fromkeys(names, why)
     if isinstance(options, FinetuneOptions):
         unread |= _unread_by_finetune(options)
-    # several fusions or losses can share an option: it is read if the chosen one has it
     for name in list(unread):
         if name not in type(options).model_fields or name in (*fusion.options, *loss.options):
             del unread[name]

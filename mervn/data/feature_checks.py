@@ -50,7 +50,7 @@ class _Lacking:
 
     def __init__(self, store: FeatureStore, missing: Sequence[Utterance], changed: Collection[str]) -> None:
         self.store, self.rejected = store, read_rejected(store.path)
-        stale = self.rejected.keys() & changed
+        stale = self.rejected.keys() & changed  # stored, but their input has changed and was rejected since
         self.utterances: list[Utterance] = []
         for utterance in missing:
             if utterance.utterance_id not in store or utterance.utterance_id in stale:
@@ -117,7 +117,7 @@ def _find_stale(
         try:
             change = comparison.compare(utterance, stream.utterance_info(utterance.utterance_id))
         except AudioError:
-            change = "changed"
+            change = "changed"  # it was readable when it was extracted
             unusable.add(utterance.utterance_id)
         if change == "changed":
             stale.append(utterance)

@@ -58,7 +58,7 @@ def apply_labels(
             emotion = str(utterance.emotion)
             label = label_of(emotion)
             if label is None:
-                counts[renamed.get(emotion, emotion)] += 1
+                counts[renamed.get(emotion, emotion)] += 1  # count by the new name, as in --drop-label
                 continue
             utterances[split].append(replace(utterance, emotion=label))
             if options.labels and label not in options.labels:
@@ -90,6 +90,7 @@ def _require_emotions(
     options: LabelOptions, renamed: Mapping[str, str], manifests: Mapping[str, Sequence[Utterance]]
 ) -> None:
     """Raise UsageError if a label option names an emotion that the manifests do not have."""
+    # --label-map renames emotions of the manifests; the other options name labels after renaming
     emotions = {str(utterance.emotion) for utterance in chain.from_iterable(manifests.values())}
     labels = {renamed.get(emotion, emotion) for emotion in emotions}
     _require_names("--label-map", renamed, emotions)

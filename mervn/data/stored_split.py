@@ -104,7 +104,8 @@ def load_split(
     stored, absent = _partition(utterances, stored_ids)
     if not allow_missing:
         refuse_missing(name, absent, streams, {})
-    rejected_ids = refuse_changed(name, stored, streams, verify_inputs, reporter)  # by stream
+    # features of a changed input are an error, unless the store has rejected the new input; by stream
+    rejected_ids = refuse_changed(name, stored, streams, verify_inputs, reporter)
     rejected, kept = _partition(stored, set[str]().union(*rejected_ids.values()))
     if not allow_missing:
         refuse_missing(name, rejected, streams, rejected_ids)
@@ -146,6 +147,7 @@ def _inputs_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream
     """Hash the id, input hash and generation of each utterance in each stream."""
     digest = hashlib.sha256()
     for stream in sorted(streams.values(), key=lambda stream: stream.name):
+        # the generation changes when the features are extracted again
         for utterance in utterances:
             info = stream.utterance_info(utterance.utterance_id)
             digest.update(f"{stream.name}|{utterance.utterance_id}|{info.input_sha256}|{info.generation}\n".encode())

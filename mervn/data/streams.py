@@ -66,7 +66,7 @@ class Stream:
         self.first = self.stores[0]
         for store in self.stores[1:]:
             first, other = self.first.info.identity.as_json(), store.info.identity.as_json()
-            differing = differing_fields(first, other).keys() - {"layer"}
+            differing = differing_fields(first, other).keys() - {"layer"}  # only the layer may differ
             if differing:
                 raise InputError(
                     f"the layers of one stream must come from one encoder, but {self.first.path} and {store.path} "
@@ -108,6 +108,7 @@ class Stream:
 
     @property
     def _layers(self) -> tuple[Layer, ...]:
+        """The layer of each store."""
         return tuple(store.info.identity.layer for store in self.stores)
 
     @property
@@ -117,7 +118,7 @@ class Stream:
 
     def extract_command(self, *flags: str) -> str:
         """Return the `mervn extract` command that adds utterances to these stores."""
-        # a store is features/<modality>/<store>: a shorter path is relative to a folder inside it
+        # the features folder is two levels up: a relative path that is too short must be made absolute
         path = self.first.path.absolute() if len(self.first.path.parts) < 3 else self.first.path
         place = replace(self.place, features_dir=path.parent.parent)
         return extract_command(place, self.selector, *self._identity_flags, *flags)
@@ -129,7 +130,7 @@ class Stream:
 
     @property
     def model(self) -> dict[str, Any]:
-        """The resolved model, and the flags that extract these stores; recorded in config.json."""
+        """The resolved model, and the flags to extract these stores; recorded in config.json."""
         flags = [f"--{self.modality}-encoder", str(self.selector), *self._identity_flags]
         return {**recorded_source(self.first.info).as_json(), "extract": shlex.join(flags)}
 
@@ -146,7 +147,7 @@ class Stream:
             info = store.utterance_info(utterance_id)
             if (info.input_sha256, info.length) != (first.input_sha256, first.length):
                 raise InputError(
-                    f"{utterance_id!r} has another content in {self.first.path} than in {store.path}: "
+                    f"{utterance_id!r} must have one input in all layers, {self.first.path} and {store.path} differ: "
                     f"extract it again:\n  {self.extract_command('--update')}"
                 )
         return first
@@ -183,7 +184,7 @@ def _wanted(options: StoreOptions, modalities: Sequence[str]) -> dict[str, tuple
             raise UsageError(f"--{modality}-store is one store, but --{modality}-encoder {text} means several")
         if modality in modalities:
             wanted[modality] = (selectors[0] if selectors else None, path)
-            if len(selectors) > 1:
+            if len(selectors) > 1:  # a second audio encoder; it has no explicit store
                 wanted[SECOND] = (selectors[1], None)
     return wanted
 
@@ -195,7 +196,7 @@ def _select(place: DataPlace, modality: str, selector: Selector | None, path: Pa
     layers = selector.layers
     if layers == ("all",):
         stores = matching_stores(place.features_dir, replace(selector, layers=None))
-        if stores:
+        if stores:  # otherwise `all` stays in the command that the error suggests
             layers = expand_layers(layers, max(int(info.provenance["num_layers"]) for info in stores))
     by_layer = {layer: replace(selector, layers=(layer,)) for layer in layers}
     missing = []
@@ -236,7 +237,7 @@ def _find(modality: str, wanted: str, folder: Path, explicit: Mapping[str, Path 
     for info in infos:
         if info.hash == wanted:
             return info.path
-    given = explicit.get(modality)
+    given = explicit.get(modality)  # opened only if the folder has no match
     if given is not None and FeatureStore(given).info.hash == wanted:
         return given
     existing = ", ".join(info.path.name for info in infos) or "none"

@@ -66,7 +66,7 @@ class _Reader(Dataset[Waves]):
         masks: Sequence[SpecMask | None] = request.masks or [None] * len(request.indices)
         for index, mask in zip(request.indices, masks, strict=True):
             u, fault = self.utterances[index], None
-            wave, sha256 = np.zeros(0, np.float32), ""
+            wave, sha256 = np.zeros(0, np.float32), ""  # of audio that cannot be used
             try:
                 wave, sha256 = read_audio(u)
                 wave = wave if mask is None else mask.apply(wave, SAMPLE_RATE)
@@ -165,7 +165,7 @@ class WaveformSplit:
         return costs
 
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:
-        """Return batches of utterances of similar cost, within the budget of one batch of an extraction."""
+        """Return batches of utterances of similar cost, limited like the batches of an extraction."""
         modality = "audio" if self.num_samples.any() else "text"
         return plan_batches(self.costs, default_budget(modality, device), min(MAX_BATCH, 64))
 
@@ -182,6 +182,7 @@ class WaveformSplit:
                 self._refuse_changed(indices, waves)
                 by_index = dict(zip(indices, waves.values.split(waves.sizes), strict=True))
             targets = to_device(torch.from_numpy(self.targets[indices]), device)
+            # _prepare runs later, so that the caller can retry with fewer utterances if memory runs out
             yield Batch(indices, targets, partial(self._prepare, by_index, device))
 
     def _prepare(self, waves: Mapping[int, Tensor], device: torch.device, indices: Sequence[int]) -> dict[str, Ragged]:
@@ -197,6 +198,7 @@ class WaveformSplit:
     def _refuse_changed(self, indices: Sequence[int], waves: Waves) -> None:
         """Raise InputError for audio that has changed, or can no longer be read, since the training began."""
         for index, fault, sha256 in zip(indices, waves.faults, waves.sha256, strict=True):
+            # a mask is applied after hashing, so that the hashes are comparable
             if fault is not None or sha256 != self.audio_sha256[index]:
                 u = self.utterances[index]
                 change = fault[1] if fault else f"{u.audio_path} has other content"
@@ -213,6 +215,7 @@ class WaveformSplit:
             for request, read in zip(plan, read_waves(utterances, plan, self.workers), strict=True):
                 scanned += zip(request.indices, read.sizes, read.sha256, read.faults, strict=True)
                 bar.update(len(request.indices))
+        # every process needs all results; sort them, because each process read every n-th utterance
         gathered = chain.from_iterable(processes.gather(scanned))
         for index, size, sha256, fault in sorted(gathered, key=lambda entry: entry[0]):
             self.num_samples[index], self.audio_sha256[index] = size, sha256

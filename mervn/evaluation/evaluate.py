@@ -59,6 +59,7 @@ def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -
     labelled = apply_labels({options.split: utterances}, label_options, require_all=False)
     opened = _open(run, config, options, labelled.utterances[options.split], device, reporter)
     split = opened.split
+    # record the look before any score exists, so that none can go unrecorded
     looks, inputs_sha256 = None, _inputs_sha256(sources, split)
     if options.split == "test":
         looks = record_look(run, data, Look(config.hash, _weights_sha256(run, opened), inputs_sha256), reporter)
@@ -142,7 +143,7 @@ def _read(
     fold, split = config.options.get("fold"), options.split
     root = options.audio_root or config.options.get("audio_root")
     audio_root = Path(root) if root else None
-    if fold is None or options.data is not None:
+    if fold is None or options.data is not None:  # folds apply only to the run's own data
         read = read_manifests(data, (split,), audio_root=audio_root, check_audio=False, task_label=label_of)
         return read[split], {"manifest_sha256": read.sha256[split]}, read.sha256
     folds = read_folds(Path(config.options["fold_file"]))
@@ -172,6 +173,7 @@ def _is_own(config: RunConfig, data: Path, manifests: Mapping[str, str], split: 
     recorded, features = config.inputs.get("manifests"), config.inputs.get("features")
     if not isinstance(recorded, dict) or not isinstance(features, dict):
         return False
+    # a manifest that training did not read, such as test, has no recorded hash
     if any(recorded.get(name, sha256) != sha256 for name, sha256 in manifests.items()):
         return False
     if split.name != "test":

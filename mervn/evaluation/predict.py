@@ -53,6 +53,7 @@ def predict(
                 bar.update(len(part))
     model.train(was_training)
     pairs = list(chain.from_iterable(processes.gather(scored)))
+    # every process gets all predictions, in the order of the split
     result = np.empty((len(split), pairs[0][1].shape[1]))
     for part, probabilities in pairs:
         result[part] = probabilities

@@ -92,6 +92,7 @@ def finetune(options: FinetuneOptions, data: Path | None, reporter: Reporter = S
     with joined(options.device) as (processes, device), ExitStack() as stack:
         reporter = reporter if processes.is_main_process else SILENT
         job = _read(resolve(options, device, given), init, processes, reporter)
+        # only the main process locks and writes the folder; the others wait for its result or error
         processes.on_main_process(lambda: stack.enter_context(locked(job.run)))
         if processes.on_main_process(lambda: prepare(job.run, job.config, options.force)):
             reporter.say(f"complete already: {job.run} (--force trains again)")
@@ -223,7 +224,7 @@ def _train(job: Job, reporter: Reporter) -> dict[str, Any]:
         head.load_state_dict(job.init.head.state_dict())
     model = EndToEnd(job.encoders, head).to(device)
     parity = check_parity(model, job.init.streams, splits, device, reporter) if job.init is not None else None
-    model.choose_trained(options)
+    model.choose_trained(options)  # after the parity check: adapters change the modules
     _report_trained(model, splits["train"], processes, reporter)
     counts = model.count()  # before adapters are merged
     processes.broadcast_weights(model, options.seed)
@@ -231,7 +232,7 @@ def _train(job: Job, reporter: Reporter) -> dict[str, Any]:
     masks = SpecAugment(options.spec_time, options.spec_frequency)
     trainer = Trainer(model, data, options, device, spec_augment=masks, processes=processes, reporter=reporter)
     fit_best(trainer, job.run, options)
-    merge_lora(model)
+    merge_lora(model)  # scores below are of the merged weights, as they are saved
     origins = {name: encoder.weights_note for name, encoder in job.encoders.items()}
     scores = score_best(trainer, origins, layer_weights(head, shapes), job.labelled.dropped)
     peak = max(processes.gather(peak_memory_gb(device)))

@@ -68,6 +68,7 @@ def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | Non
     if conflicts:
         message = f"options must agree with the run of --init-head, {run}; leave these out:\n"
         raise UsageError(message + "\n".join(conflicts))
+    # config.json has plain JSON values: take the validated ones
     changes = {name: getattr(of_run, name) for name in taken}
     for modality in ("audio", "text"):
         changes[f"{modality}_encoder"] = "+".join(_selectors_of(init, modality)) or None
@@ -79,6 +80,7 @@ def _option_conflicts(options: FinetuneOptions, of_run: FinetuneOptions, taken: 
     conflicts = []
     for name in sorted(TAKEN & options.model_fields_set):
         in_run, found = getattr(of_run, name), getattr(options, name)
+        # an option that the run does not record counts only if the user gave it
         if (name in taken or name in options.given) and _plain(found) != _plain(in_run):
             conflicts.append(f"  --{name.replace('_', '-')}: the run has {in_run}, found {found}")
     return conflicts

@@ -62,6 +62,7 @@ def check_parity(
     split = splits["valid"]
     chosen = _spread_over_lengths(split)
     plan = [BatchRequest(chosen[i : i + BATCH]) for i in range(0, len(chosen), BATCH)]
+    # maxima over all batches
     features, logits, raw = dict.fromkeys(streams, 0.0), 0.0, 0.0
     model.eval()
     for batch in split.batches(plan, device):
@@ -74,7 +75,7 @@ def check_parity(
                 stored[name] = _stored(stream, ids).to(device)
                 live[name] = _live(model, name, inputs[name], stream, device)
                 features[name] = max(features[name], _difference(live[name], stored[name]))
-            with precision_context(device, "fp32"):
+            with precision_context(device, "fp32"):  # heads always compute in fp32 here, whatever the encoders use
                 expected = model.head(stored)  # (B, C)
                 logits = max(logits, _max_difference(model.head(live), expected))
                 raw = max(raw, _max_difference(model(inputs), expected))
@@ -108,7 +109,7 @@ def _check_encoder(encoder: Encoder, stream: Stream) -> None:
 
 
 def _check_inputs(name: str, stream: Stream, split: WaveformSplit) -> None:
-    """Raise InputError if an utterance is missing in the store, or has another input or length there."""
+    """Raise InputError if an utterance is missing in the store, or has a different input or length in it."""
     hashes, lengths = split.stream_sha256(name), split.lengths[name]
     for utterance, sha256, length in zip(split.utterances, hashes, lengths, strict=True):
         place = f"{utterance.file}:{utterance.line} {utterance.utterance_id!r}"

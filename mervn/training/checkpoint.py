@@ -33,7 +33,7 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
     write_atomically(temporary / TENSORS_FILE, content)
     write_atomically(temporary / STATE_FILE, json.dumps(state, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+    temporary.replace(folder)  # atomic: a folder without the suffix is complete
     sync_folder(folder.parent)
 
 
@@ -56,7 +56,7 @@ def checkpoint_name(epoch: int, step: int | None = None) -> str:
 def _order(folder: Path) -> tuple[str, str]:
     """Return a sort key of checkpoints by time: the end of an epoch sorts after its steps."""
     epoch, step, number = folder.name.partition("-step-")
-    return epoch, number if step else "end"
+    return epoch, number if step else "end"  # letters sort after digits
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -65,7 +65,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def remove_older(folder: Path, latest: Path, keep: int = 1) -> None:
-    """Remove all checkpoints of a `checkpoints` folder except the last `keep` up to and including `latest`."""
+    """Keep the `keep` last checkpoints up to and including `latest`; remove all others, later ones too."""
     until_latest = [path for path in _complete(folder) if _order(path) <= _order(latest)]
     kept = sorted(until_latest, key=_order)[-keep:]
     for path in folder.glob("epoch-*"):
@@ -97,6 +97,7 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) 
         if kind == "optimizer":
             number, _, key = rest.partition(".")
             states.setdefault(int(number), {})[key] = tensor
+    # load_state_dict requires groups: pass the current ones
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, entries in optimizer.state.items():
         for key, entry in entries.items():

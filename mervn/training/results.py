@@ -99,6 +99,7 @@ def write_results(run: Path, trainer: Trainer, scores: ValidScores, environment:
     )
     write_json(run / ENVIRONMENT_FILE, environment)
     write_json(run / METRICS_FILE, scores.metrics)
+    # a complete run is not resumed
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
 
 

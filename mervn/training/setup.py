@@ -57,6 +57,7 @@ def resolve(options: TrainingT, device: torch.device, given: Collection[str] | N
     require_pooling(options.fusion, options.pooling)
     refuse_unread(options, options.given if given is None else given)
     fusion, unread = fusion_spec(options.fusion), frozenset(unread_options(options))
+    # resolve what depends on the machine, so that config.json records the actual values
     amp, batch_size = resolve_amp(options.amp, device), options.utterances_per_batch
     resolved = without_unread(options).model_copy(update={"amp": amp, "batch_size": batch_size})
     return Resolved(resolved, unread, fusion, custom_modules(options), device)

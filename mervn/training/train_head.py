@@ -57,6 +57,7 @@ def train_on(data: StoredData, resolved: Resolved[TrainHeadOptions], reporter: R
             if options.tensorboard:
                 write_history(run, reporter)
             return RunResult(run, read_metrics(run), trained=False)
+        # train from the run's copies of custom modules, so that the run does not depend on the original files
         resolved = replace(resolved, options=copy_modules(run, options, config.inputs.get("modules", {})))
         _report_empty(data.splits, options, reporter)
         sequences: list[Sequences] = []
@@ -90,7 +91,7 @@ def _train(
     started = time.perf_counter()
     options, device, labels, streams = resolved.options, resolved.device, data.labelled.labels, data.streams
     shapes = {name: stream.shape for name, stream in streams.items()}
-    with seeded(device, options.seed):
+    with seeded(device, options.seed):  # initialisation and dropout
         head = build_head(options, shapes, len(labels)).to(device)
         training_data = TrainingData(data.splits["train"], data.splits["valid"], labels)
         trainer = Trainer(head, training_data, options, device, reporter=WithoutBars(reporter))

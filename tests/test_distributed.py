@@ -136,7 +136,7 @@ def test_two_processes_that_were_stopped_go_on_exactly(
     assert not (broken / "run" / "metrics.json").exists()
     assert (broken / "run" / "checkpoints" / checkpoint).is_dir()
     alone = start(broken, 1, options)
-    assert alone.returncode == 1 and "written by 2 processes, now there are 1" in alone.stderr
+    assert alone.returncode == 1 and "written by 2 processes, found 1 now" in alone.stderr
     assert start(broken, 2, options).returncode == 0
     for name in ("metrics.json", "model.safetensors", "predictions-valid.jsonl", "encoders/audio/model.safetensors"):
         assert (broken / "run" / name).read_bytes() == (whole / "run" / name).read_bytes()

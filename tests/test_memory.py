@@ -212,7 +212,7 @@ def test_scoring_end_to_end_halves_its_batches_too(
     np.testing.assert_allclose(parts, whole, atol=1e-5)
     assert sorted(read) == ([] if workers else list(range(12)))  # each once, by the workers if there are any
     device(1000)
-    with pytest.raises(InputError, match=r"valid.jsonl:\d+ '.*' alone must fit into the memory of cpu"):
+    with pytest.raises(InputError, match=r"valid.jsonl:\d+ '.*' must fit into the memory of cpu"):
         predict(model, split, CPU)
 
 

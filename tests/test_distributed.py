@@ -173,4 +173,5 @@ def test_one_alone_is_everybody() -> None:
         and SINGLE_PROCESS.any_process(True)
         and not SINGLE_PROCESS.any_process(False)
     )
-    assert list(SINGLE_PROCESS.share([1, 2])) == [1, 2] and SINGLE_PROCESS.on_main(lambda: 7) == 7
+    assert list(SINGLE_PROCESS.portion([1, 2])) == [1, 2]
+    assert SINGLE_PROCESS.on_main_process(lambda: 7) == 7

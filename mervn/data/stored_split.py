@@ -76,7 +76,7 @@ class StoredSplit:
         """Return the float32 streams of the given utterances: (sum T, D), or (sum T, L, D) for several layers."""
         streams = {}
         for name, layers in self.streams.items():
-            frames = [sequences.gather(indices) for sequences in layers]  # L times (sum T, D)
+            frames = [sequences.gather(indices) for sequences in layers]  # L tensors (sum T, D)
             values = frames[0] if len(frames) == 1 else torch.stack(frames, dim=1)
             lengths = [layers[0].sizes[i] for i in indices]
             streams[name] = Ragged.from_lengths(to_device(values, device).float(), lengths)

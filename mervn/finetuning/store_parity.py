@@ -79,8 +79,8 @@ def check_parity(
                 expected = model.head(stored)  # (B, C)
                 logits = max(logits, _max_difference(model.head(live), expected))
                 raw = max(raw, _max_difference(model(inputs), expected))
-    bf16 = any(stream.first.info.identity.encoder_precision == "bf16" for stream in streams.values())
-    parity = Parity(len(chosen), features, None if bf16 else logits, raw)
+    precisions = {stream.first.info.identity.encoder_precision for stream in streams.values()}
+    parity = Parity(len(chosen), features, None if "bf16" in precisions else logits, raw)
     _check_tolerances(parity, streams)
     reporter.say(_within_tolerance(parity, streams))
     return parity

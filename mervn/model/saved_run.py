@@ -56,7 +56,7 @@ def _check_shapes(run: Path, options: HeadOptions, shapes: Mapping[str, StreamSh
     except (OSError, RuntimeError, ValueError, OverflowError, TypeError, SafetensorError) as error:
         raise InputError(f"{run / MODEL_FILE} must hold the weights of this run's head, found: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
-    for name in sorted(expected.keys() | saved.keys()):
+    for name in sorted(expected.keys() | saved.keys()):  # a missing name has shape None
         if expected.get(name) != saved.get(name):
             raise InputError(
                 f"{run / MODEL_FILE} must hold the weights of the head of {CONFIG_FILE}, found {name} of shape "

@@ -66,8 +66,10 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 def remove_older(folder: Path, latest: Path, keep: int = 1) -> None:
     """Keep the `keep` last checkpoints up to and including `latest`; remove all others, later ones too."""
-    until_latest = [path for path in _complete(folder) if _order(path) <= _order(latest)]
-    kept = sorted(until_latest, key=_order)[-keep:]
+    checkpoints = sorted(_complete(folder), key=_order)
+    while checkpoints and _order(checkpoints[-1]) > _order(latest):
+        checkpoints.pop()  # of an earlier attempt, which went further
+    kept = checkpoints[-keep:]
     for path in folder.glob("epoch-*"):
         if path not in kept:
             shutil.rmtree(path, ignore_errors=True)
@@ -132,7 +134,11 @@ def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors whose names begin with `prefix`, without it: the inverse of `with_prefix`."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    group = {}
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            group[name.removeprefix(prefix)] = tensor
+    return group
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ def configuration(resolved: Resolved[TrainHeadOptions], data: StoredData) -> Run
     recorded = recorded_options(resolved, {"features_dir", "audio_root", "audio_store", "text_store"}, set())
     recorded["data"] = str(data.folder.resolve())
     recorded["fold_file"] = str(data.labelled.fold_file.resolve()) if data.labelled.fold_file else None
-    stores, shapes, models = {}, {}, {}
+    stores, shapes, models = {}, {}, {}  # by stream
     for name, stream in data.streams.items():
         stores[name], shapes[name], models[name] = stream.hashes, stream.shape.as_json(), stream.model
     inputs = {

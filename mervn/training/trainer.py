@@ -80,8 +80,8 @@ class Trainer:
         self.options, self.device, self.processes, self.reporter = options, device, processes, reporter
         groups = model.parameter_groups(options)
         self.optimizer = make_optimizer(groups, options)
-        trained = {id(parameter) for group in groups for parameter in group["params"]}
-        self.frozen = {name for name, p in model.named_parameters() if id(p) not in trained}
+        trained_ids = {id(parameter) for group in groups for parameter in group["params"]}
+        self.frozen = {name for name, p in model.named_parameters() if id(p) not in trained_ids}
         self.precision = Precision(resolve_amp(options.amp, device), device)
         counts = torch.from_numpy(np.bincount(self.train.targets, minlength=len(self.labels)))  # (C,)
         class_weights = balanced_weights(counts) if options.class_weights == "balanced" else None

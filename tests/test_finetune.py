@@ -162,10 +162,12 @@ def test_a_flag_against_the_head_is_wrong_usage(head: Path, tmp_path: Path, caps
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("shift", [0.1, float("nan")])
 def test_parity_names_the_stage_that_differs(
     data: Path,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    shift: float,
 ) -> None:
     run = train(data, tmp_path / "head").path
     original = EndToEnd.encoder
@@ -175,7 +177,7 @@ def test_parity_names_the_stage_that_differs(
         if stream == "audio" and not hasattr(found, "moved"):
             found.moved = True
             with torch.no_grad():
-                found.norm.bias.add_(0.1)
+                found.norm.bias.add_(shift)
         return found
 
     monkeypatch.setattr(EndToEnd, "encoder", moved)

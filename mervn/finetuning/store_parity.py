@@ -74,11 +74,11 @@ def check_parity(
             for name, stream in streams.items():
                 stored[name] = _stored(stream, ids).to(device)
                 live[name] = _live(model, name, inputs[name], stream, device)
-                features[name] = max(features[name], _difference(live[name], stored[name]))
+                features[name] = _largest(features[name], _difference(live[name], stored[name]))
             with precision_context(device, "fp32"):  # heads always compute in fp32 here, whatever the encoders use
                 expected = model.head(stored)  # (B, C)
-                logits = max(logits, _max_difference(model.head(live), expected))
-                raw = max(raw, _max_difference(model(inputs), expected))
+                logits = _largest(logits, _max_difference(model.head(live), expected))
+                raw = _largest(raw, _max_difference(model(inputs), expected))
     precisions = {stream.first.info.identity.encoder_precision for stream in streams.values()}
     parity = Parity(len(chosen), features, None if "bf16" in precisions else logits, raw)
     _check_tolerances(parity, streams)
@@ -155,7 +155,12 @@ def _difference(live: Ragged, stored: Ragged) -> float:
         if of_stored.numel():
             scale = of_stored.abs().max().clamp(min=1e-12)
             differences.append(float((of_live - of_stored).abs().max() / scale))
-    return max(differences)
+    return _largest(*differences)
+
+
+def _largest(*values: float) -> float:
+    """Return the maximum, or NaN if any value is NaN: Python's `max(0.0, nan)` is 0.0."""
+    return float(np.max(values))
 
 
 def _max_difference(logits: Tensor, expected: Tensor) -> float:

@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/mervn demo $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup
 	$(BIN)/ruff format --check .

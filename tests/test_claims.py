@@ -68,6 +68,21 @@ def test_a_refreshed_claim_lives_and_others_expire(tmp_path: Path, monkeypatch: 
             assert claim_of(tmp_path, "a").exists()
 
 
+@pytest.mark.parametrize(("pid", "machine", "kept"), [("ended", "here", 0), ("own", "here", 1), ("ended", "else", 1)])
+def test_an_empty_file_of_a_process_killed_before_it_wrote_is_removed(
+    tmp_path: Path, pid: str, machine: str, kept: int
+) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    number = ended.pid if pid == "ended" else os.getpid()
+    token = f"{number}-0123abcd-{module._machine_digest() if machine == 'here' else '00000000'}"
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / f".clock-{token}").touch()
+    with Claims([tmp_path]) as claims:
+        claims.sweep()
+    assert len(list(tmp_path.glob(f"{FOLDER}/.clock-*"))) == kept
+
+
 @pytest.mark.parametrize("lie", ["pid", "started"])
 def test_a_claim_of_an_ended_process_is_dead_at_once(tmp_path: Path, lie: str) -> None:
     with Claims([tmp_path]) as first:

@@ -9,6 +9,7 @@ immutable, and parts of equal utterances have equal names.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import platform
@@ -81,7 +82,7 @@ class Claims:
     """
 
     def __init__(self, stores: Sequence[Path]) -> None:
-        self.token = new_token()
+        self.token = f"{new_token()}-{_machine_digest()}"  # so that an empty file tells its process, too
         self.stores = list(stores)
         self._held: set[Path] = set()
         self._stop = threading.Event()
@@ -167,8 +168,8 @@ class Claims:
         alive, dead = {self.token}, set[str]()
         for path in (store / FOLDER).glob(".clock-*"):
             owner = _read(path)
-            if owner is not None and owner.has_ended:
-                dead.add(owner.token)
+            if owner.has_ended if owner is not None else _has_ended(_token(path)):
+                dead.add(_token(path))
         for path in (store / FOLDER).glob("*.json"):
             owner = _read(path)
             # The absolute difference: an mtime in the future is not being updated either.
@@ -263,6 +264,25 @@ def _machine() -> list[str]:
         found.append(Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip())
         found.append(str(Path("/proc/self/ns/pid").readlink()))
     return found
+
+
+def _machine_digest() -> str:
+    """Return 8 hex of `_machine`."""
+    return hashlib.sha256("|".join(_machine()).encode()).hexdigest()[:8]
+
+
+def _has_ended(token: str) -> bool:
+    """Tell whether the process of a token is known to have ended, killed before it wrote its claim or clock."""
+    pid, machine = token.partition("-")[0], token.rpartition("-")[2]
+    if machine != _machine_digest() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass
+    return False
 
 
 def _started(pid: int) -> int | None:

@@ -55,6 +55,23 @@ class StoreResult:
     """Fraction of padding in the batches."""
 
 
+def _rejected_and_left(plan: Plan, target: Target, path: str, store: FeatureStore | None) -> tuple[set[int], set[int]]:
+    """Return the utterances of the plan that were rejected, and those that are left to other shards."""
+    rejected, left = set(plan.rejected) | set(target.settled), set[int]()
+    if store is None:
+        return rejected, left
+    listed = Rejections(Path(path))
+    # a pending utterance that is still not stored was rejected, or belongs to another shard
+    for i in target.pending:
+        if i in rejected or not target.is_uncommitted(i, plan.utterances[i], store):
+            continue
+        if plan.utterances[i].utterance_id in listed:
+            rejected.add(i)
+        else:
+            left.add(i)
+    return rejected, left
+
+
 def make_result(
     plan: Plan,
     target: Target,
@@ -66,17 +83,7 @@ def make_result(
 ) -> StoreResult:
     """Count the content of `store`; if it is None, the utterances of the plan."""
     utterances, counts = plan.utterances, plan.token_counts
-    rejected, left = set(plan.rejected) | set(target.settled), set[int]()
-    if store is not None:
-        listed = Rejections(Path(path))
-        # a pending utterance that is still not stored was rejected, or belongs to another shard
-        for i in target.pending:
-            if i in rejected or not target.is_uncommitted(i, utterances[i], store):
-                continue
-            if utterances[i].utterance_id in listed:
-                rejected.add(i)
-            else:
-                left.add(i)
+    rejected, left = _rejected_and_left(plan, target, path, store)
     stored_before = len(utterances) - len(rejected | left) - encoded
     return StoreResult(
         path=path,

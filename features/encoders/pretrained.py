@@ -72,7 +72,7 @@ def _folder_hint(selector: Selector) -> str:
     )
 
 
-def read_config(selector: Selector, location: str, model_type: str | None) -> None:
+def check_config(selector: Selector, location: str, model_type: str | None) -> None:
     """Check the small files of a checkpoint before anything is loaded.
 
     InputError if config.json is missing, invalid or of another model_type, if a text file is a

@@ -20,11 +20,11 @@ from features.encoders.batch_probe import depends_on_batch, mismatched_layers, p
 from features.encoders.checkpoint_files import require_files
 from features.encoders.config_fields import NUMERIC_FIELDS, config_identity, tokenizer_sha256
 from features.encoders.pretrained import (
+    check_config,
     checkpoint_location,
     describe_model,
     load_model,
     loading_errors,
-    read_config,
     save_weights,
 )
 from features.encoders.selector import EncoderSettings, Layer, Selector
@@ -100,7 +100,7 @@ class TextTransformer(Encoder):
         import transformers
 
         location = checkpoint_location(selector)
-        read_config(selector, location, cls.model_type)
+        check_config(selector, location, cls.model_type)
         require_files(selector, location, cls.tokenizer_files)
         with loading_errors(selector, location):
             tokenizer_class = getattr(transformers, cls.tokenizer_class)

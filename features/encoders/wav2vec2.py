@@ -27,11 +27,11 @@ from features.encoders.base import (
 )
 from features.encoders.config_fields import config_identity
 from features.encoders.pretrained import (
+    check_config,
     checkpoint_location,
     describe_model,
     load_model,
     loading_errors,
-    read_config,
     save_weights,
 )
 from features.encoders.selector import EncoderSettings, Layer, Selector
@@ -172,7 +172,7 @@ class WaveformTransformer(Encoder):
         import transformers
 
         location = checkpoint_location(selector)
-        read_config(selector, location, cls.model_type)
+        check_config(selector, location, cls.model_type)
         with loading_errors(selector, location):
             extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(location)
         model_class = getattr(transformers, cls.model_class)

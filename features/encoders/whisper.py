@@ -21,11 +21,11 @@ from features.encoders.base import (
 )
 from features.encoders.config_fields import config_identity
 from features.encoders.pretrained import (
+    check_config,
     checkpoint_location,
     describe_model,
     load_model,
     loading_errors,
-    read_config,
     save_weights,
 )
 from features.encoders.selector import EncoderSettings, Layer, Selector
@@ -78,7 +78,7 @@ class Whisper(Encoder):
         from transformers import WhisperFeatureExtractor, WhisperModel
 
         location = checkpoint_location(selector)
-        read_config(selector, location, "whisper")
+        check_config(selector, location, "whisper")
         with loading_errors(selector, location):
             extractor = WhisperFeatureExtractor.from_pretrained(location)
         model = load_model(selector, location, WhisperModel, "encoder.")

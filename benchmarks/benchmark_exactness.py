@@ -1,6 +1,7 @@
 """Measure how much an utterance's features depend on its batch, for every encoder, with a negative control.
 
-    python benchmarks/benchmark_exactness.py [--tiny] [--json] [--whisper FOLDER] [--transformer FOLDER]
+    python benchmarks/benchmark_exactness.py [--tiny] [--json] [--device cuda] [--whisper FOLDER]
+        [--transformer FOLDER]
 
 For each encoder of the registries, three figures: the maximum |batched - alone| in fp32, with NaN
 in all padding that the encoder creates; the same without the mask, which must be large; and the
@@ -33,6 +34,7 @@ from torch.nn.utils.rnn import pad_sequence
 import features.encoders.wav2vec2
 import features.encoders.whisper
 import features.ragged
+from features.device import exact_fp32
 from features.encoders import ENCODERS
 from features.encoders.base import Encoder, load_encoder
 from features.encoders.selector import EncoderSettings, parse_selector
@@ -67,13 +69,13 @@ def make_checkpoints(folder: Path) -> dict[str, str]:
     return selectors | {name: name for name in ("fourier2vec", "hashed_ngrams")}
 
 
-def load(case: str, selector: str) -> Encoder:
-    """Load the encoder of a case with several layers."""
+def load(case: str, selector: str, device: str) -> Encoder:
+    """Load the encoder of a case with several layers onto a device."""
     name = selector.partition("=")[0]
     modality = "audio" if name in ENCODERS["audio"] else "text"
     layers = "" if name in ("vggish", "hashed_ngrams") else "@0,1,last"
     mode = "trimmed" if case.endswith("_trimmed") else None
-    return load_encoder(parse_selector(selector + layers, modality), EncoderSettings(whisper_mode=mode))
+    return load_encoder(parse_selector(selector + layers, modality), EncoderSettings(whisper_mode=mode)).to(device)
 
 
 def make_inputs(encoder: Encoder, tiny: bool) -> list[Tensor]:
@@ -123,7 +125,7 @@ def no_mask() -> Iterator[None]:
 
 
 def make_batch(inputs: list[Tensor]) -> Ragged:
-    """Return a batch made from a padded tensor with NaN in the padding."""
+    """Return a batch on the CPU, made from a padded tensor with NaN in the padding."""
     filler = float("nan") if inputs[0].dtype.is_floating_point else 0
     lengths = torch.tensor([item.shape[0] for item in inputs])
     return Ragged.from_padded(pad_sequence(inputs, batch_first=True, padding_value=filler), lengths)
@@ -135,25 +137,26 @@ def batched_minus_alone(encoder: Encoder, inputs: list[Tensor], batch: Ragged) -
     with torch.inference_mode():
         together = [layer.split() for layer in encoder.forward_layers(batch)]
         for i, item in enumerate(inputs):
-            for layer, alone in zip(together, encoder.forward_layers(Ragged.from_sequences([item])), strict=True):
+            one = Ragged.from_sequences([item]).to(batch.values.device)
+            for layer, alone in zip(together, encoder.forward_layers(one), strict=True):
                 difference = (layer[i] - alone.values).abs().max().item()
                 maximum = max(maximum, difference if difference == difference else float("inf"))
     return maximum
 
 
-def length_mismatches(encoder: Encoder, inputs: list[Tensor]) -> int:
+def length_mismatches(encoder: Encoder, inputs: list[Tensor], device: str) -> int:
     """Return the number of inputs for which `get_feat_lengths` differs from the number of frames of the model."""
     with torch.inference_mode():
-        sizes = encoder(Ragged.from_sequences(inputs)).sizes
+        sizes = encoder(Ragged.from_sequences(inputs).to(device)).sizes
     return sum(size != encoder.get_feat_lengths(item.shape[0]) for size, item in zip(sizes, inputs, strict=True))
 
 
-def measure(case: str, selector: str, tiny: bool) -> list[Figure]:
+def measure(case: str, selector: str, tiny: bool, device: str) -> list[Figure]:
     """Return the figures of one encoder."""
-    encoder = load(case, selector)
+    encoder = load(case, selector, device)
     inputs = make_inputs(encoder, tiny)
-    batch = make_batch(inputs)
-    goal = 0.0 if case in ("whisper", "whisper_base") else TOLERANCE
+    batch = make_batch(inputs).to(device)
+    goal = 0.0 if case in ("whisper", "whisper_base") and device == "cpu" else TOLERANCE
     with nan_in_padding():
         alone = batched_minus_alone(encoder, inputs, batch)
     figures = [Figure(f"exactness.{case}.alone", "maximum |batched - alone|, NaN in the padding", alone, goal, "lower")]
@@ -161,7 +164,7 @@ def measure(case: str, selector: str, tiny: bool) -> list[Figure]:
         with no_mask():
             leak = batched_minus_alone(encoder, inputs, batch)
         figures.append(Figure(f"exactness.{case}.no_mask", "the same without the mask", leak, MIN_LEAK, "higher"))
-    wrong = length_mismatches(encoder, inputs)
+    wrong = length_mismatches(encoder, inputs, device)
     figures.append(
         Figure(f"exactness.{case}.length_mismatches", "lengths that differ from get_feat_lengths", wrong, 0, "lower")
     )
@@ -182,9 +185,10 @@ def real_selectors(whisper: Path | None, transformer: Path | None) -> dict[str, 
 @click.command()
 @click.option("--tiny", is_flag=True, help="Smoke test with few lengths.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+@click.option("--device", default="cpu", help="cpu or cuda.")
 @click.option("--whisper", type=click.Path(path_type=Path, exists=True), help="Real Whisper weights.")
 @click.option("--transformer", type=click.Path(path_type=Path, exists=True), help="Real weights of a text encoder.")
-def main(tiny: bool, as_json: bool, whisper: Path | None, transformer: Path | None) -> None:
+def main(tiny: bool, as_json: bool, device: str, whisper: Path | None, transformer: Path | None) -> None:
     """Measure and print."""
     figures: list[Figure] = []
     from features.audio.torchaudio_import import import_torchaudio
@@ -195,8 +199,9 @@ def main(tiny: bool, as_json: bool, whisper: Path | None, transformer: Path | No
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         cases: dict[str, Any] = make_checkpoints(Path(folder)) | real_selectors(whisper, transformer)
-        for case, selector in cases.items():
-            figures += measure(case, selector, tiny)
+        with exact_fp32():
+            for case, selector in cases.items():
+                figures += measure(case, selector, tiny, device)
     report("exactness", figures, as_json)
 
 

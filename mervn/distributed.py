@@ -144,8 +144,8 @@ def _chunks(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
     """Join the processes that `accelerate launch` started; yield them and the device of this process.
 
-    An error in one process ends all of them. UsageError if Accelerate is not installed, or if several processes are
-    given a single GPU.
+    An error in one process ends all of them. UsageError if Accelerate is not installed, or if a machine has fewer
+    GPUs than processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield SINGLE_PROCESS, resolve_device(device, float64=True)
@@ -158,7 +158,14 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
         ) from error
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device must be auto, cpu or cuda if several processes train together, found {device}")
-    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+    on_gpus = device != "cpu" and torch.cuda.is_available()
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if on_gpus and here > torch.cuda.device_count():
+        raise UsageError(
+            f"{here} processes on this machine need a GPU each, found {torch.cuda.device_count()}: "
+            "start as many processes as there are GPUs, or use --device cpu"
+        )
+    state = PartialState(cpu=not on_gpus)
     group = ProcessGroup()
     try:
         yield group, torch.device("cpu") if state.device.type == "cpu" else state.device

@@ -1,6 +1,7 @@
 """Set-up shared by all tests: no network, and one thread per process, for the tests run in several at once."""
 
 import os
+from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # of commands and benchmarks that tests start
@@ -17,6 +18,16 @@ SLOW = ("test_benchmarks", "test_known_answers", "test_distributed", "test_finet
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slow files first."""
     items.sort(key=lambda item: item.path.stem not in SLOW)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Hide GPUs from all tests but test_gpu: equal bytes, which many tests compare, are promised on a CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ != "test_gpu":
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the processes that tests start
+        yield
 
 
 @pytest.fixture(autouse=True)

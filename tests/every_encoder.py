@@ -41,9 +41,10 @@ def inputs(encoder: Encoder) -> list[torch.Tensor]:
     return [encoder.prepare(item) for item in raw]
 
 
-def differences(encoder: Encoder) -> list[float]:
-    """Return the maximum difference of each input's features between a batch and alone."""
-    prepared = [item for item in inputs(encoder) if item.shape[0]]
+def differences(encoder: Encoder, device: str = "cpu") -> list[float]:
+    """Return the maximum difference of each input's features between a batch and alone, computed on a device."""
+    encoder.to(device)
+    prepared = [item.to(device) for item in inputs(encoder) if item.shape[0]]
     with torch.inference_mode():
         together = encoder(Ragged.from_sequences(prepared)).split()
         alone = [encoder(Ragged.from_sequences([item])).values for item in prepared]

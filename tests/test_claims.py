@@ -212,9 +212,23 @@ def _claim_all_units(claims: Claims, data: Path, store: Path, pid: int) -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
 
+TOGETHER = """
+import os, sys, time
+from pathlib import Path
+import features.extraction.extract
+from cli.main import main
+Path("{ready}" + str(os.getpid())).touch()
+while len(list(Path().glob("{ready}*"))) < {count}:
+    time.sleep(0.01)
+sys.argv[1:] = {arguments!r}
+main()
+"""
+"""A process that starts its extraction when all have imported what they need."""
+
+
 def commands(features: str, count: int) -> Sequence[list[str]]:
     arguments = ["extract", "--audio-encoder", "fourier2vec", "--threads", "1", "--features-dir", features, "--json"]
-    program = f"import sys; sys.argv[1:] = {arguments!r}; from cli.main import main; main()"
+    program = TOGETHER.format(arguments=arguments, count=count, ready=f"{features}-ready-")
     return [[sys.executable, "-c", program]] * count
 
 

@@ -1,17 +1,31 @@
 """What only a GPU can show; skipped without one."""
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from every_encoder import EVERY, differences, load
+from test_extract import run as extract
 from test_train_head import RESULTS, data, made, train  # noqa: F401
+from tiny import make_data, make_wave_transformer, wave
 from torch import Tensor
 
+import features.memory
 from features.device import exact_fp32
 from features.ragged import Ragged, to_device
-from mervn.config import HeadOptions
+from features.store.reader import FeatureStore
+from features.store.rejected import read_rejected
+from mervn.config import FinetuneOptions, HeadOptions
 from mervn.data.streams import StreamShape
+from mervn.finetuning.finetune import finetune
 from mervn.model.head import Head, build_head
 from mervn.registry import FUSIONS, POOLINGS
 from mervn.training.optimization import Precision
@@ -94,3 +108,99 @@ def test_layouts_are_those_of_a_cpu() -> None:
         here, there = Ragged.from_lengths(values, sizes), Ragged.from_lengths(values.to(CUDA), sizes)
         for name in ("lengths", "segments", "index"):
             assert torch.equal(getattr(here, name), getattr(there, name).cpu())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_features_alone_are_those_of_a_batch(name: str, checkpoints: dict[str, str]) -> None:
+    encoder = load(name, checkpoints)
+    with exact_fp32():
+        assert max(differences(encoder, "cuda")) <= 2e-5
+
+
+@pytest.fixture
+def memory_limit() -> Iterator[Any]:
+    """A function that leaves the process this many bytes of the GPU."""
+    total = torch.cuda.get_device_properties(CUDA).total_memory
+    yield lambda size: torch.cuda.set_per_process_memory_fraction(min(1.0, size / total))
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_batches_that_do_not_fit_are_halved_and_what_never_fits_is_rejected(
+    tmp_path: Path, memory_limit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_wave_transformer(tmp_path / "wav2vec2")
+    data = make_data(tmp_path / "data", {"train": 24, "valid": 2, "test": 2})  # noqa: F811
+    for i in range(24):
+        soundfile.write(data / f"train-{i:03d}.wav", wave(4.0 + i / 8, i), 16_000)
+    settings: dict[str, Any] = {"device": "cuda", "store_dtype": "fp32"}
+    selector = f"wav2vec2={model}"
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    whole = FeatureStore(extract(data, selector, batch_seconds=14.0, features_dir=tmp_path / "whole", **settings).path)
+    allowed = torch.cuda.max_memory_reserved()
+    soundfile.write(data / "valid-000.wav", wave(600.0, 1), 16_000)
+    torch.cuda.empty_cache()
+    released: list[torch.device] = []
+    release = features.memory.release_memory
+    monkeypatch.setattr(features.memory, "release_memory", lambda device: (released.append(device), release(device)))
+    memory_limit(allowed + 8_000_000)
+    result = extract(data, selector, batch_seconds=100_000.0, features_dir=tmp_path / "halved", **settings)
+    assert (result.encoded, result.rejected) == (27, 1)
+    assert len(released) >= 3  # of the batch, of a half of it, and of the long utterance alone
+    (rejected,) = read_rejected(Path(result.path)).values()
+    assert rejected.utterance_id == "valid-000" and "memory" in rejected.reason
+    halved = FeatureStore(result.path)
+    for name in halved:
+        np.testing.assert_allclose(halved[name], whole[name], atol=2e-5, rtol=0)
+
+
+def test_two_extractions_share_a_gpu(tmp_path: Path) -> None:
+    model = make_wave_transformer(tmp_path / "wav2vec2")
+    data = make_data(tmp_path / "data", {"train": 700, "valid": 20, "test": 20})  # noqa: F811
+
+    def start(folder: str) -> Any:
+        command = [
+            *(sys.executable, "-c", "from cli.main import main; main()", "extract", "--data", str(data), "--json"),
+            *("--audio-encoder", f"wav2vec2={model}", "--features-dir", str(tmp_path / folder)),
+            *("--device", "cuda", "--batch-seconds", "30", "--store-dtype", "fp32"),
+        ]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    processes = [start("both"), start("both"), start("alone")]
+    answers = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], answers
+    results = [json.loads(out.splitlines()[-1])["stores"][0] for out, _ in answers]
+    assert sum(result["encoded"] for result in results[:2]) == 740, results
+    both, alone = (FeatureStore(result["path"]) for result in results[1:])
+    assert len(both) == len(alone) == 740
+    for name in alone:
+        np.testing.assert_allclose(both[name], alone[name], atol=2e-5, rtol=0)
+
+
+def test_fine_tuning_gives_the_same_bytes_twice(tmp_path: Path) -> None:
+    model = make_wave_transformer(tmp_path / "wav2vec2")
+    options: dict[str, Any] = {
+        "data": make_data(tmp_path / "data"), "audio_encoder": f"wav2vec2={model}", "text_encoder": "hashed_ngrams",
+        "dim": 16, "heads": 2, "mlp": (8,), "epochs": 2, "batch_size": 8, "device": "cuda", "deterministic": True,
+        "workers": 0,
+    }  # fmt: skip
+    runs = [finetune(FinetuneOptions(output=tmp_path / name, **options), None).path for name in ("first", "second")]
+    for name in (*RESULTS, "encoders/audio/model.safetensors"):
+        assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
+    parity = json.loads((runs[0] / "environment.json").read_text()).get("parity")
+    assert parity is None or parity["logits"] <= 1e-4
+
+
+def test_processes_need_a_gpu_each(tmp_path: Path) -> None:
+    count = torch.cuda.device_count() + 1
+    options = FinetuneOptions(
+        data=make_data(tmp_path / "data"), audio_encoder="fourier2vec", text_encoder="hashed_ngrams", device="cuda"
+    )
+    code = "import sys; from mervn.config import FinetuneOptions; from mervn.finetuning.finetune import finetune; "
+    code += "finetune(FinetuneOptions.model_validate_json(sys.argv[1]), None)"
+    world = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "RANK": "0", "LOCAL_RANK": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, options.model_dump_json(exclude_unset=True)],
+        capture_output=True, text=True, timeout=120, env=os.environ | world,
+    )  # fmt: skip
+    assert f"{count} processes on this machine need a GPU each, found {count - 1}" in done.stderr

@@ -137,17 +137,22 @@ class Fourier2Vec(Encoder):
         return (num_frames(lengths) + 1) // 2
 
     def raw_log_mel(self, samples: Ragged) -> Ragged:
-        """Return log-mel frames (sum F, num_mels) of samples (sum S,), every 10 ms."""
+        """Return log-mel frames (sum F, num_mels) of samples (sum S,), every 10 ms.
+
+        On a GPU they are float64. A GPU rounds spectra and sums differently in each batch, and bands that hardly vary
+        enlarge the differences of fp32 to 4e-4 when they are normalized.
+        """
+        exact = torch.float64 if samples.values.is_cuda else torch.float32
         frames = Ragged.from_sequences([wave.unfold(0, WINDOW, HOP) for wave in samples.split()])  # (sum F, 400)
-        power = torch.fft.rfft(frames.values * self.window, FFT).abs().square()
-        return frames.replace(torch.log(power @ self.filters + 1e-6))
+        power = torch.fft.rfft(frames.values.to(exact) * self.window.to(exact), FFT).abs().square()
+        return frames.replace(torch.log(power @ self.filters.to(exact) + 1e-6))
 
     def log_mel(self, samples: Ragged) -> Ragged:
-        """Return normalized log-mel frames (sum F, num_mels) of samples (sum S,)."""
+        """Return normalized log-mel frames (sum F, num_mels), fp32, of samples (sum S,)."""
         log_mel = self.raw_log_mel(samples)
         centred = log_mel.replace(log_mel.values - segment_mean(log_mel)[log_mel.segments])
         deviation = segment_mean(centred.map(torch.square)).sqrt()
-        return centred.replace(centred.values / (deviation[centred.segments] + 1e-5))
+        return centred.replace((centred.values / (deviation[centred.segments] + 1e-5)).float())
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Encode samples (sum S,) at 16 kHz, each sequence >= 400 long, into (sum T, D) of each layer."""

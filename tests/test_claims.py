@@ -6,12 +6,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from test_extract import content, run
 from tiny import make_data
+from warm_process import WarmProcess, run_warm
 
 from features.encoders.base import load_encoder
 from features.encoders.selector import parse_selector
@@ -212,39 +212,20 @@ def _claim_all_units(claims: Claims, data: Path, store: Path, pid: int) -> None:
         path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
 
-TOGETHER = """
-import os, sys, time
-from pathlib import Path
-import features.extraction.extract
-from cli.main import main
-Path("{ready}" + str(os.getpid())).touch()
-while len(list(Path().glob("{ready}*"))) < {count}:
-    time.sleep(0.01)
-sys.argv[1:] = {arguments!r}
-main()
-"""
-"""A process that starts its extraction when all have imported what they need."""
-
-
-def commands(features: str, count: int) -> Sequence[list[str]]:
-    arguments = ["extract", "--audio-encoder", "fourier2vec", "--threads", "1", "--features-dir", features, "--json"]
-    program = TOGETHER.format(arguments=arguments, count=count, ready=f"{features}-ready-")
-    return [[sys.executable, "-c", program]] * count
+def arguments(features: str) -> list[str]:
+    return ["extract", "--audio-encoder", "fourier2vec", "--threads", "1", "--features-dir", features, "--json"]
 
 
 def test_two_extractions_started_together_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_data(tmp_path / "data", {"train": 700, "valid": 20, "test": 20})
     monkeypatch.chdir(tmp_path)
-    processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for command in commands("both", 2)
-    ]
-    answers = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], answers
-    results = [json.loads(out.splitlines()[-1])["stores"][0] for out, _ in answers]
+    processes = [WarmProcess("from cli.main import main; main()", arguments("both")) for _ in range(2)]
+    finished = [process.finish() for process in processes]
+    assert [done.returncode for done in finished] == [0, 0], finished
+    results = [json.loads(done.stdout.splitlines()[-1])["stores"][0] for done in finished]
     assert sum(result["encoded"] for result in results) >= 740
     assert all(740 / 3 <= result["encoded"] <= 740 * 2 / 3 for result in results), results
-    alone = subprocess.run(*commands("alone", 1), capture_output=True, text=True, check=True)
+    alone = run_warm("from cli.main import main; main()", arguments("alone"))
     path = json.loads(alone.stdout.splitlines()[-1])["stores"][0]["path"]
     assert content(results[0]["path"]) == content(path)
 

@@ -1,4 +1,4 @@
-"""Several processes take the step that one alone would: over gloo, started as a user starts them."""
+"""Several processes take the step that one alone would: over gloo."""
 
 import subprocess
 import sys
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import make_data, read_jsonl
+from tiny import make_data, make_text_transformer, make_wave_transformer, read_jsonl
+from warm_process import Finished, run_ranks, run_warm
 
 from mervn.config import FinetuneOptions
 from mervn.distributed import SINGLE_PROCESS
@@ -52,31 +53,48 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("corpus") / "data")
+    folder = tmp_path_factory.mktemp("corpus")
+    quiet = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop")
+    make_wave_transformer(folder / "wav2vec2", **dict.fromkeys(quiet, 0.0))
+    make_text_transformer(folder / "bert", "Bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return make_data(folder / "data")
 
 
-def start(folder: Path, processes: int, options: FinetuneOptions, fault: str = "pass") -> Any:
-    """Run the driver; a fault happens after a step, in every process."""
-    folder.mkdir(exist_ok=True)
+def make_driver(fault: str = "pass") -> str:
+    """Return the code of a process; a fault happens after a step, in every process."""
+    return DRIVER.format(fault=fault)
+
+
+def launch(folder: Path, options: FinetuneOptions) -> Finished:
+    """Train with two processes as a user would start them."""
+    folder.mkdir()
     driver = folder / "driver.py"
-    driver.write_text(DRIVER.format(fault=fault))
-    several = [
-        str(ACCELERATE), "launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1",
+    driver.write_text(make_driver())
+    command = [
+        str(ACCELERATE), "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
         "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1",
-        "--main_process_port", "0",
+        "--main_process_port", "0", str(driver), options.model_dump_json(exclude_unset=True), str(folder),
     ]  # fmt: skip
-    command = several if processes > 1 else [sys.executable]
-    return subprocess.run(
-        [*command, str(driver), options.model_dump_json(exclude_unset=True), str(folder)],
-        capture_output=True, text=True, timeout=300,
-        start_new_session=True,
-    )  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def start(folder: Path, processes: int, options: FinetuneOptions, fault: str = "pass") -> Finished:
+    """Train with some processes."""
+    folder.mkdir(exist_ok=True)
+    arguments = [options.model_dump_json(exclude_unset=True), str(folder)]
+    if processes == 1:
+        return run_warm(make_driver(fault), arguments)
+    done = run_ranks(make_driver(fault), arguments, processes)
+    codes, outs, errors = zip(*[(each.returncode, each.stdout, each.stderr) for each in done], strict=True)
+    return Finished(next(filter(None, codes), 0), "".join(outs), "".join(errors))
 
 
 def make_options(corpus: Path, output: Path, **changes: Any) -> FinetuneOptions:
     known: dict[str, Any] = {
-        "data": corpus, "audio_encoder": "fourier2vec", "text_encoder": "hashed_ngrams", "dim": 16, "heads": 2,
-        "mlp": (8,), "dropout": 0.0, "amp": "off", "workers": 1, "threads": 1, "output": output,
+        "data": corpus, "audio_encoder": f"wav2vec2={corpus.parent / 'wav2vec2'}",
+        "text_encoder": f"transformer={corpus.parent / 'bert'}", "dim": 16, "heads": 2, "mlp": (8,),
+        "dropout": 0.0, "amp": "off", "workers": 1, "threads": 1, "output": output,
     }  # fmt: skip
     return FinetuneOptions(**{**known, **changes})
 
@@ -90,7 +108,8 @@ def weights_of(run: Path) -> dict[str, torch.Tensor]:
 def test_two_processes_train_as_one(corpus: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     for count in (1, 2):
         folder = tmp_path / str(count)
-        done = start(folder, count, make_options(corpus, folder / "run", **changes))
+        options = make_options(corpus, folder / "run", **changes)
+        done = launch(folder, options) if count == 2 and changes == CHANGES["plain"] else start(folder, count, options)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("parameters are trained") == 1 and done.stdout.count("other") == count - 1
     one = read_jsonl(tmp_path / "1" / "steps-0.jsonl")

@@ -1,13 +1,9 @@
 """An error of one process ends all of them with its message: two processes over gloo, with nobody to end them."""
 
-import os
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from warm_process import run_ranks
 
 from features.errors import InputError
 from mervn.fault_watch import describe, portable
@@ -52,40 +48,25 @@ FAULTS = {
 }
 
 
-def start(folder: Path, work: str) -> tuple[list[int], list[str]]:
+def start(work: str) -> tuple[list[int], list[str]]:
     """Run two processes as srun would, and return their exit codes and what they printed."""
-    driver = folder / "driver.py"
-    driver.write_text(DRIVER.replace("WORK", work))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in range(2):
-        known = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-        env = os.environ | {key: str(value) for key, value in known.items()} | {"MASTER_ADDR": "127.0.0.1"}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        processes.append(subprocess.Popen([sys.executable, str(driver)], env=env, text=True, **pipes))
-    try:
-        printed = [process.communicate(timeout=60)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [process.returncode for process in processes], printed
+    done = run_ranks(DRIVER.replace("WORK", work), [], 2, timeout=60)
+    return [each.returncode for each in done], [each.stdout + each.stderr for each in done]
 
 
 @pytest.mark.parametrize(("work", "message"), FAULTS.values(), ids=FAULTS)
-def test_a_fault_of_one_process_ends_both_with_its_message(tmp_path: Path, work: str, message: str) -> None:
+def test_a_fault_of_one_process_ends_both_with_its_message(work: str, message: str) -> None:
     started = time.monotonic()
-    codes, printed = start(tmp_path, work)
+    codes, printed = start(work)
     assert time.monotonic() - started < 50
     assert all(codes), printed
     for text in printed:
         assert message in text and "after" not in text
 
 
-def test_processes_without_a_fault_end_as_they_should(tmp_path: Path) -> None:
+def test_processes_without_a_fault_end_as_they_should() -> None:
     codes, printed = start(
-        tmp_path, "assert processes.on_main_process(lambda: 7) == 7; processes.is_main_process and time.sleep(2)"
+        "assert processes.on_main_process(lambda: 7) == 7; processes.is_main_process and time.sleep(2)"
     )
     assert codes == [0, 0] and all("after\ndone" in text for text in printed)
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import soundfile
 import torch
 from test_train_head import data, made, outcome, train  # noqa: F401
 from tiny import make_phobert, make_vggish, make_wave_transformer, make_whisper, read_jsonl, wave, write_manifest
+from warm_process import run_warm
 
 from cli.main import run as mervn
 from features.encoders.base import load_encoder
@@ -115,7 +114,7 @@ def test_killed_in_mid_epoch_with_everything_on_equals_undisturbed(head: Path, t
     changes |= {"frame_budget": 250, "checkpoint_steps": 2, "workers": 2, "init_head": head, "output": tmp_path / "run"}
     changes |= {"encoder_learning_rate": 1e-3, "learning_rate": 1e-3, "epochs": 2}
     options = FinetuneOptions(**changes).model_dump_json(exclude_unset=True)
-    done = subprocess.run([sys.executable, "-c", KILLED, options], capture_output=True, text=True, timeout=300)
+    done = run_warm(KILLED, [options])
     assert done.returncode == -9, done.stderr
     names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert len(names) == 1 and "-step-" in names[0]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tiny import make_data, make_whisper, read_jsonl, write_manifest
+from warm_process import WarmProcess
 
 from cli.main import run
 from features.store.reader import FeatureStore
@@ -259,20 +260,17 @@ def test_help_answers_at_once(arguments: list[str]) -> None:
 def test_a_killed_extraction_goes_on_and_holds_equal_content(folder: Path, signal_number: signal.Signals) -> None:
     make_data(folder / "data", {"train": 500, "valid": 20, "test": 20})
     arguments = ["extract", "--audio-encoder", "fourier2vec", "--batch-seconds", "1"]
-    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job ignores it
-    program = f"{heard}; from cli.main import main; import sys; sys.argv[1:] = {arguments!r}; main()"
-    command = [sys.executable, "-c", program]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = WarmProcess("from cli.main import main; main()", arguments)
     stores = folder / "data" / "stores" / "audio"
     deadline = time.monotonic() + 60
     while len(list(stores.glob("*/part-*.h5"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal_number)
-    _, errors = process.communicate(timeout=60)
-    assert "Traceback" not in errors
+    done = process.finish(timeout=60)
+    assert "Traceback" not in done.stderr
     if signal_number != signal.SIGKILL:
-        assert process.returncode == 1
-        assert "run the same command again to resume" in errors
+        assert done.returncode == 1
+        assert "run the same command again to resume" in done.stderr
     (path,) = stores.iterdir()
     committed = len(FeatureStore(path))
     assert 16 <= committed < 540

@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import unicodedata
@@ -20,6 +19,7 @@ import soundfile
 import torch
 from test_extract import run as extract
 from tiny import Recorder, make_data, read_jsonl, wave, write_manifest
+from warm_process import run_warm
 
 from features.errors import InputError, UsageError
 from features.manifests.manifest import Manifests, read_manifests
@@ -159,8 +159,8 @@ def test_killed_in_mid_epoch_and_resumed_equals_undisturbed(data: Path, tmp_path
     changes |= {"drop_audio": 0.2, "accumulate": 2, "threads": torch.get_num_threads(), "keep_checkpoints": 2}
     train(data, tmp_path / "whole", **changes)
     options = TrainHeadOptions(**{**SMALL, **changes, "output": tmp_path / "broken"})
-    command = [sys.executable, "-c", KILLED.format(stop=8), options.model_dump_json(exclude_unset=True), str(data)]
-    assert subprocess.run(command, capture_output=True).returncode == -9
+    killed = run_warm(KILLED.format(stop=8), [options.model_dump_json(exclude_unset=True), str(data)])
+    assert killed.returncode == -9, killed.stderr
     names = sorted(path.name for path in (tmp_path / "broken" / "checkpoints").iterdir())
     assert names[-1].startswith("epoch-00002-step-") and len(names) == 2
     assert train(data, tmp_path / "broken", **changes).trained

@@ -1,0 +1,18 @@
+"""What the server of warm processes imports before it forks."""
+# ruff: noqa: E402, F401
+
+from features.audio.torchaudio_import import import_torchaudio
+
+import_torchaudio()  # before transformers: see there
+
+import accelerate
+import sklearn.metrics
+import torch.distributed
+import transformers.models.bert.modeling_bert
+import transformers.models.wav2vec2.modeling_wav2vec2
+
+import cli.main
+import features.extraction.extract
+import mervn.evaluation.evaluate
+import mervn.finetuning.finetune
+import mervn.training.train_head

@@ -1,0 +1,109 @@
+"""Processes that start in milliseconds: forks of a server that has imported the toolkit and computed nothing.
+
+A Python process that imports torch and transformers takes seconds of both cores before it does anything.
+"""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["warm_imports"])
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The result of a process, as that of `subprocess.run`."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class WarmProcess:
+    """A process that runs Python code as `python -c CODE ARGUMENT...` does.
+
+    It leads a process group of its own, or joins `group`, the pid of another one's leader.
+    """
+
+    def __init__(
+        self, code: str, arguments: Sequence[str] = (), env: Mapping[str, str] | None = None, group: int = 0
+    ) -> None:
+        self._folder = tempfile.mkdtemp()
+        self._outputs = [Path(self._folder) / name for name in ("stdout", "stderr")]
+        environment = dict(os.environ) | dict(env or {})
+        call = code, list(arguments), environment, str(Path.cwd()), self._outputs, group
+        self._process = _CONTEXT.Process(target=_run, args=call)
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def finish(self, timeout: float = 120) -> Finished:
+        """Wait for the end; a process that is not done after `timeout` seconds is killed."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+        stdout, stderr = (path.read_text("utf-8") for path in self._outputs)
+        shutil.rmtree(self._folder)
+        return Finished(self._process.exitcode or 0, stdout, stderr)
+
+
+def run_warm(code: str, arguments: Sequence[str] = (), timeout: float = 120) -> Finished:
+    """Run Python code in a process of its own."""
+    return WarmProcess(code, arguments).finish(timeout)
+
+
+def run_ranks(code: str, arguments: Sequence[str], count: int, timeout: float = 120) -> list[Finished]:
+    """Run processes that train together, with the variables that srun, torchrun and Accelerate set; Ctrl-C is for all.
+
+    One that is not done after `timeout` seconds is killed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes: list[WarmProcess] = []
+    for rank in range(count):
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        env = {key: str(value) for key, value in numbers.items()}
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        processes.append(WarmProcess(code, arguments, env, processes[0].pid if processes else 0))
+    return [process.finish(timeout) for process in processes]
+
+
+def _run(code: str, arguments: list[str], env: dict[str, str], folder: str, outputs: list[Path], group: int) -> None:
+    _join(group)
+    multiprocessing.set_start_method(None, force=True)  # its own children are those of any other process
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(env)
+    for number, path in enumerate(outputs, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
+    sys.argv[1:] = arguments
+    exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
+
+
+def _join(group: int) -> None:
+    """Join a process group, whose leader may not have made it yet."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            os.setpgid(0, group)
+            return
+        except PermissionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

@@ -49,10 +49,11 @@ class Scheduler:
         self.infos: list[StoreInfo] = []
         self.stores: list[FeatureStore] = []
         self.rejections: list[Rejections] = []
-        for to in destinations:
-            self.infos.append(to.info)
-            self.stores.append(FeatureStore(to.info.path))
-            self.rejections.append(Rejections(to.info.path))
+        for destination in destinations:
+            info = destination.info
+            self.infos.append(info)
+            self.stores.append(FeatureStore(info.path))
+            self.rejections.append(Rejections(info.path))
         self._open: dict[str, OpenUnit] = {}
         self._place: dict[str, tuple[str, int]] = {}
         """By utterance id the name of its unit and its index in the plan."""
@@ -65,6 +66,7 @@ class Scheduler:
         """Claimed units that the engine has not received yet."""
 
     def _add(self, name: str, unit: list[list[int]]) -> None:
+        """Open a unit, unless all of its utterances are committed or rejected."""
         indices = set().union(*unit)
         lacking = [indices & target.pending for target in self.plan.targets]
         pending = set().union(*lacking)
@@ -119,7 +121,7 @@ class Scheduler:
     def _start_apart_from_others(self) -> None:
         """Start at a random unit if other processes are running.
 
-        The first process starts with the longest ones.
+        The first process starts with the longest units.
         """
         if self._order and self.claims.held():
             self._order.rotate(-(zlib.crc32(self.claims.token.encode()) % len(self._order)))

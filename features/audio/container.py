@@ -99,6 +99,7 @@ def _w64(file: BinaryIO, size: int) -> str | None:
 
 
 def _aiff(file: BinaryIO, size: int) -> str | None:
+    """Check AIFF, whose audio is the chunk `SSND`."""
     for name, length, first in _chunks(file, 12, size, ">4sI", 2):
         if name == b"SSND":
             return _compare(length, first, size)
@@ -106,6 +107,7 @@ def _aiff(file: BinaryIO, size: int) -> str | None:
 
 
 def _caf(file: BinaryIO, size: int) -> str | None:
+    """Check Apple's Core Audio Format, whose chunks have 64-bit sizes and no padding."""
     for name, length, first in _chunks(file, 8, size, ">4sQ", 1):
         if name == b"data":
             return _compare(length, first, size)
@@ -113,6 +115,7 @@ def _caf(file: BinaryIO, size: int) -> str | None:
 
 
 def _au(file: BinaryIO, size: int) -> str | None:
+    """Check Sun's AU: after its name, the header has the offset and the size of the audio."""
     file.seek(0)
     first, declared = _unpack(file, 4, ">II" if file.read(4) == b".snd" else "<II")
     return _compare(declared, first, size)

@@ -176,6 +176,7 @@ def _open_error(path: Path) -> OSError | None:
 def _segment(
     path: Path, file: soundfile.SoundFile, start: float, end: float | None, channel: Channel, sample_rate: int
 ) -> SegmentInfo:
+    """Convert times (seconds) to a segment of an open file; AudioError as for `inspect_segment`."""
     rate, frames = file.samplerate, file.frames
     if isinstance(channel, int) and channel >= file.channels:
         raise AudioError("no_channel", f"{path}: channel must be less than {file.channels}, found {channel}")

@@ -148,7 +148,7 @@ class Whisper(Encoder):
         windows: list[Tensor] = []
         for samples in inputs.split():
             windows += samples.split(self.window)
-        # Several windows at once are no faster on a CPU, whose kernels round differently for each
+        # several windows at once are no faster on a CPU, whose kernels round differently for each
         # batch size.
         batch = len(windows) if self.mode == "trimmed" or inputs.values.device.type != "cpu" else 1
         chunks = [self._forward_windows(windows[i : i + batch]) for i in range(0, len(windows), batch)]

@@ -90,7 +90,7 @@ def read_input(utterance: Utterance, encoder: Encoder, source: AudioSource | Non
 def read_audio(utterance: Utterance) -> tuple[Samples, str]:
     """Return the waveform (S,) of an utterance at 16 kHz and the hash of its decoded samples.
 
-    Raises AudioError if it cannot be decoded, or does not fit into memory.
+    AudioError if it cannot be decoded, or does not fit into memory.
     """
     try:
         samples, rate = decode_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)

@@ -41,7 +41,7 @@ def extract_stream(
     """Extract one encoder's features of these utterances, one store per layer.
 
     Stored utterances are kept. Several processes that extract into one store share its units.
-    Raises InputError if nothing could be encoded, the disk is too small, the content of an id
+    InputError if nothing could be encoded, the disk is too small, the content of an id
     changed, or a value does not fit the store's dtype. Finished work is committed before that, and
     also before KeyboardInterrupt.
     """

@@ -166,8 +166,8 @@ def make_plan(
 ) -> Plan:
     """Inspect every utterance and compare it with the store of each identity. Nothing is written.
 
-    `budget` is the maximum cost of a batch in padded seconds or tokens. Raises InputError if a
-    store holds another content under the same id, unless `settings.update`.
+    `budget` is the maximum cost of a batch in padded seconds or tokens. InputError if a store holds
+    another content under the same id, unless `settings.update`.
     """
     measured = measure(utterances, encoder)
     modality = encoder.modality

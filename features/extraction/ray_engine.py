@@ -117,7 +117,7 @@ class RayEngine:
     def _reports(self, reporter: Reporter) -> list[Report]:
         """Wait until every actor has loaded the encoder.
 
-        Raises InputError if one cannot be used, or dies repeatedly.
+        InputError if one cannot be used, or dies repeatedly.
         """
         # reference of the pending call -> actor
         waiting = {actor.report.remote(): actor for actor in self._idle}
@@ -161,7 +161,7 @@ class RayEngine:
     def collect(self) -> list[UnitResult]:
         """Wait until a unit is done.
 
-        Raises InputError if an actor has a fault, or the actors of one unit die repeatedly.
+        InputError if an actor has a fault, or the actors of one unit die repeatedly.
         """
         results: list[UnitResult] = []
         while not results:

@@ -129,7 +129,7 @@ class Scheduler:
     def _claim(self, update: Callable[[int], object]) -> Unit | None:
         """Return the next claimed unit that is not committed.
 
-        Returns None if other processes hold all open units.
+        None if other processes hold all open units.
         """
         while self._claimed or self._claim_round(update):
             name = self._claimed.popleft()
@@ -193,13 +193,12 @@ class Scheduler:
             update(unit.num_pending)
 
     def _settle(self, number: int, utterance_ids: Iterable[str]) -> list[str]:
-        """Remove utterances that a store no longer lacks.
-
-        Returns the units that are complete now.
-        """
+        """Remove utterances that a store no longer lacks; return the units that become complete."""
         target, complete = self.plan.targets[number], []
         for utterance_id in utterance_ids:
-            name, i = self._place.get(utterance_id, ("", -1))
+            if utterance_id not in self._place:  # not pending, or of another shard
+                continue
+            name, i = self._place[utterance_id]
             unit = self._open.get(name)
             if unit is None or i not in unit.lacking[number]:
                 continue

@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny import make_data
 
+from features.config import SPLITS
 from features.encoders.finetuned import FineTuning, read_fine_tuning
 from features.encoders.selector import EncoderSettings
 from features.errors import InputError
+from features.manifests.manifest import read_manifests
 
 
 def write(folder: Path) -> FineTuning:
@@ -38,6 +41,16 @@ def test_an_edited_file_has_one_message_that_names_the_field(tmp_path: Path, fie
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     with pytest.raises(InputError, match=rf"tuned\.json must say what an encoder was fine-tuned on, .*{field} must be"):
         read_fine_tuning(tmp_path)
+
+
+def test_the_message_about_leaked_utterances_names_every_split(tmp_path: Path) -> None:
+    """It said that all of them were of the first one's split."""
+    make_data(tmp_path, {"train": 1, "valid": 2, "test": 1})
+    utterances = list(read_manifests(tmp_path, SPLITS, require_emotion=False).all_utterances())
+    tuned = FineTuning(tmp_path, "run", "whisper", ("last",), EncoderSettings(), "audio", {"a": "0f"})
+    with pytest.raises(InputError, match=r"was fine-tuned on 3 utterances of valid and test: valid\.jsonl:1 "):
+        tuned.refuse_training_utterances((utterance, "0f") for utterance in utterances)
+    tuned.refuse_training_utterances((utterance, "0e") for utterance in utterances)
 
 
 @pytest.mark.parametrize("content", ["[", "[]", "{}", "[" * 100_000, "null"], ids=lambda content: content[:5])

@@ -208,6 +208,18 @@ def test_a_flac_header_that_lies_is_rejected_before_anything_is_planned(tmp_path
     assert reason(path) == ("truncated" if total else "unknown_length")
 
 
+def test_the_samples_that_were_decoded_are_counted_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If decoding ended before the segment, the message counted up to the segment's start."""
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, wave(1.0, 0), 16_000)
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: np.zeros((500, 1), np.float32))
+    with pytest.raises(AudioError, match="must have the 12000 samples its header says, found 500") as caught:
+        decode_segment(path, 0.5, 0.75, "mix")
+    assert caught.value.reason == "truncated"
+
+
 @pytest.mark.parametrize("rate", [1, 999, 768_001, 2**31 - 1])
 def test_a_rate_that_no_audio_has_is_rejected(tmp_path: Path, rate: int) -> None:
     path = tmp_path / "a.wav"

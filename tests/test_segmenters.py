@@ -17,7 +17,7 @@ from cli.main import run
 from features.encoders.base import load_encoder
 from features.encoders.selector import EncoderSettings, parse_selector
 from features.encoders.transformer_text import TextTransformer
-from features.errors import InputError
+from features.errors import InputError, UsageError
 from features.text.normalize import apply_tone_style
 from features.text.segmenters import VNCORENLP_FILES, load_segmenter
 from mervn.demo.sentences import sentences
@@ -109,6 +109,12 @@ def test_segmenters_join_the_syllables_of_a_word_or_are_named_when_absent(monkey
     monkeypatch.setitem(sys.modules, "py_vncorenlp", None)
     with pytest.raises(InputError, match=r"vncorenlp is not installed .*pip install 'mervn\[vncorenlp\]', or use"):
         load_segmenter("vncorenlp")
+
+
+def test_an_unknown_segmenter_is_refused() -> None:
+    """Any name that is no segmenter loaded pyvi."""
+    with pytest.raises(UsageError, match="must be one of pyvi, underthesea, vncorenlp, none, found 'vncore'"):
+        load_segmenter("vncore")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections.abc import Iterator
@@ -17,14 +18,16 @@ OGG_TAIL = 1 << 17
 """Bytes at the end within which the last page begins: a page has at most 65 307."""
 OGG_LAST = 4
 """Header flag of the last page of a stream."""
+NIST_SIZES = ("sample_count", "channel_count", "sample_n_bytes")
+"""Fields of a NIST SPHERE header whose product is the number of bytes of audio."""
 HEADER_ENDS = "the header ends before the audio"
 
 
 def find_truncation(path: Path, container: str) -> str | None:
-    """Return what audio is missing of what the header declares.
+    """Describe the audio that the header declares and that is missing in the file.
 
-    None if nothing is, or if no size is declared. `container` is libsndfile's name of the format.
-    FLAC and MP3 are not checked here: their decoders detect it.
+    None if nothing is missing, or if no size is declared. `container` is libsndfile's name of the
+    format. FLAC and MP3 are not checked here: their decoders detect it.
     """
     reader = READERS.get(container)
     if reader is None:
@@ -42,7 +45,7 @@ def _unpack(file: BinaryIO, offset: int, form: str) -> tuple[int, ...]:
 
 
 def _compare(declared: int, first: int, size: int) -> str | None:
-    """Compare the declared number of bytes with the bytes from offset `first` to the end of the file."""
+    """Compare the declared number of bytes with those from offset `first` to the file's end."""
     found = size - first
     if declared in UNKNOWN_SIZES or declared <= found:
         return None
@@ -50,7 +53,7 @@ def _compare(declared: int, first: int, size: int) -> str | None:
 
 
 def _chunks(file: BinaryIO, offset: int, size: int, form: str, align: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, size and first byte of each chunk.
+    """Yield name, size and offset of the first byte of each chunk.
 
     `form` is the struct format of its header (name, size).
     """
@@ -96,6 +99,7 @@ def _w64(file: BinaryIO, size: int) -> str | None:
 
 
 def _aiff(file: BinaryIO, size: int) -> str | None:
+    """Check AIFF, whose audio is the chunk `SSND`."""
     for name, length, first in _chunks(file, 12, size, ">4sI", 2):
         if name == b"SSND":
             return _compare(length, first, size)
@@ -103,6 +107,7 @@ def _aiff(file: BinaryIO, size: int) -> str | None:
 
 
 def _caf(file: BinaryIO, size: int) -> str | None:
+    """Check Apple's Core Audio Format, whose chunks have 64-bit sizes and no padding."""
     for name, length, first in _chunks(file, 8, size, ">4sQ", 1):
         if name == b"data":
             return _compare(length, first, size)
@@ -110,6 +115,7 @@ def _caf(file: BinaryIO, size: int) -> str | None:
 
 
 def _au(file: BinaryIO, size: int) -> str | None:
+    """Check Sun's AU: after its name, the header has the offset and the size of the audio."""
     file.seek(0)
     first, declared = _unpack(file, 4, ">II" if file.read(4) == b".snd" else "<II")
     return _compare(declared, first, size)
@@ -118,10 +124,10 @@ def _au(file: BinaryIO, size: int) -> str | None:
 def _nist(file: BinaryIO, size: int) -> str | None:
     """Check NIST SPHERE: a text header, whose second line is its size."""
     header = file.read(1024).decode("latin-1")
-    fields = {name: int(value) for name, value in re.findall(r"^(\w+) -i (\d+)", header, re.MULTILINE)}
+    fields = dict(re.findall(r"^(\w+) -i (\d+)", header, re.MULTILINE))
     try:
         first = int(header.split("\n")[1])
-        declared = fields["sample_count"] * fields["channel_count"] * fields["sample_n_bytes"]
+        declared = math.prod(int(fields[name]) for name in NIST_SIZES)
     except (IndexError, ValueError, KeyError):
         return None
     return _compare(declared, first, size)
@@ -136,12 +142,13 @@ def _ogg(file: BinaryIO, size: int) -> str | None:
     # a page header: 26 bytes, the number of segments, then the size of each segment
     segments = tail[page + 27 : page + 27 + tail[page + 26]] if 0 <= page < len(tail) - 26 else b""
     complete = bool(segments) and page + 27 + len(segments) + sum(segments) <= len(tail)
-    return None if complete and tail[page + 5] & OGG_LAST else "the last page of the stream is missing"
+    ends = complete and tail[page + 5] & OGG_LAST
+    return None if ends else "the last page of the stream is missing"
 
 
 READERS = {
-    "WAV": _riff, "WAVEX": _riff, "RF64": _riff, "W64": _w64, "AIFF": _aiff, "AU": _au, "CAF": _caf, "NIST": _nist,
-    "OGG": _ogg,
+    "WAV": _riff, "WAVEX": _riff, "RF64": _riff, "W64": _w64, "AIFF": _aiff, "AU": _au,
+    "CAF": _caf, "NIST": _nist, "OGG": _ogg,
 }  # fmt: skip
 CONTAINERS = frozenset({*READERS, "FLAC", "MP3"})
 """Containers (libsndfile's names) in which truncation is detected; no others are read."""

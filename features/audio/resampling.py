@@ -13,8 +13,7 @@ ZEROS, ROLLOFF = 6, 0.99
 """Zero crossings of the sinc on each side, and the cutoff as a fraction of Nyquist: torchaudio's
 defaults."""
 MATRIX_ENTRIES = 1 << 21
-"""Maximum size of torchaudio's kernel: one filter per unit of the reduced new rate, each as long as
-the reduced old."""
+"""Maximum size of torchaudio's kernel: old * new, the rates divided by their common divisor."""
 CHUNK_ENTRIES = 1 << 21
 """Filter taps applied at once; bounds the memory of a step."""
 
@@ -44,7 +43,10 @@ def resample(samples: Samples, old_rate: int, new_rate: int) -> Samples:
 
 @lru_cache(maxsize=16)
 def _resampler(old_rate: int, new_rate: int) -> Any:
-    """Return torchaudio's resampling module, cached: building its kernel takes several times as long as using it."""
+    """Return torchaudio's resampling module.
+
+    It is cached: to build its kernel takes several times as long as to use it.
+    """
     import torch
 
     from features.audio.torchaudio_import import import_torchaudio
@@ -59,8 +61,8 @@ def _resampler(old_rate: int, new_rate: int) -> Any:
 def resample_directly(samples: Samples, old: int, new: int) -> Samples:
     """Resample (S,) by `new` / `old`, two coprime numbers, with one filter per output sample.
 
-    Output sample n is at position n * old / new of the input; its filter is that of phase (n * old)
-    % new.
+    Output sample n is at position n * old / new of the input. Its filter is that of the phase
+    (n * old) % new.
     """
     filters = _filters(old, new)  # (new, K)
     taps = filters.shape[1]
@@ -77,7 +79,10 @@ def resample_directly(samples: Samples, old: int, new: int) -> Samples:
 
 @lru_cache(maxsize=2)
 def _filters(old: int, new: int) -> Samples:
-    """Return the filters (new, K) of all phases, computed in float64: torchaudio's sinc times a squared cosine."""
+    """Return the filters (new, K) of all phases: torchaudio's sinc times a squared cosine.
+
+    They are computed in float64 and rounded to float32.
+    """
     cutoff = min(old, new) * ROLLOFF
     half = math.ceil(ZEROS * old / cutoff) + 1
     filters = np.empty((new, 2 * half), np.float32)

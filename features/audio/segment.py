@@ -1,4 +1,4 @@
-"""Audio segments: inspect them from the file's header, decode them at the file's rate, resample them."""
+"""Audio segments: inspect the file's header, decode at the file's rate, resample."""
 
 from __future__ import annotations
 
@@ -49,14 +49,17 @@ class AudioError(InputError):
 
 @dataclass(frozen=True)
 class SegmentInfo:
-    """A segment in samples of its file, and its number of samples after resampling."""
+    """A segment in samples of its file."""
 
     file_rate: int
+    """Hz."""
     first: int
     last: int
     """Exclusive."""
     end_clipped: bool
+    """Whether `end` was slightly after the end of the file, and was moved there."""
     num_samples: int
+    """Number of samples after resampling."""
 
 
 def inspect_segment(
@@ -73,7 +76,7 @@ def inspect_segment(
 
 
 def read_segment(path: Path, start: float, end: float | None, channel: Channel, sample_rate: int = 16_000) -> Samples:
-    """Read a segment as float32 (S,) in [-1, 1] at `sample_rate`: crop, select or average channels, then resample."""
+    """Read a segment as float32 (S,) in [-1, 1] at `sample_rate`: decode, then resample."""
     samples, rate = decode_segment(path, start, end, channel)
     return resample(samples, rate, sample_rate)
 
@@ -81,8 +84,9 @@ def read_segment(path: Path, start: float, end: float | None, channel: Channel, 
 def decode_segment(path: Path, start: float, end: float | None, channel: Channel) -> tuple[Samples, int]:
     """Decode a segment as float32 (S,) in [-1, 1] at the file's own rate; return it with that rate.
 
-    AudioError as for `inspect_segment`, and if the file has fewer samples than its header says, if
-    the samples do not fit into memory, or if any sample of the segment is not finite.
+    One channel is selected, or all are averaged ("mix"). AudioError as for `inspect_segment`, and
+    if the file has fewer samples than its header says, if the samples do not fit into memory, or if
+    any sample of the segment is not finite.
     """
     with _open(path) as file:
         info = _segment(path, file, start, end, channel, file.samplerate)
@@ -92,10 +96,11 @@ def decode_segment(path: Path, start: float, end: float | None, channel: Channel
             file.seek(info.first)
         else:
             skipped = info.first
-        frames = file.read(skipped + wanted, dtype="float32", always_2d=True)[skipped:]  # (S, channels)
-        if frames.shape[0] != wanted:
-            count = info.first + len(frames)
+        decoded = file.read(skipped + wanted, dtype="float32", always_2d=True)
+        if len(decoded) != skipped + wanted:
+            count = info.first - skipped + len(decoded)
             raise AudioError("truncated", f"{path} must have the {info.last} samples its header says, found {count}")
+        frames = decoded[skipped:]  # (S, channels)
         samples = frames[:, channel] if isinstance(channel, int) else frames.mean(axis=1, dtype=np.float32)
     if not np.isfinite(samples).all():
         index = int(np.flatnonzero(~np.isfinite(samples))[0])
@@ -137,8 +142,8 @@ def _explain(path: Path, error: Exception) -> InputError:
     cause = error if isinstance(error, OSError) else _open_error(path) or error
     if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
         return InputError(
-            f"{path}: too many files are open ({cause}): raise the limit of open files (`ulimit -n`) and run the same "
-            "command again; no utterance is rejected because of this"
+            f"{path}: too many files are open ({cause}): raise the limit of open files "
+            "(`ulimit -n`) and run the same command again; no utterance is rejected because of this"
         )
     return AudioError(
         SYSTEM_ERROR,
@@ -147,7 +152,10 @@ def _explain(path: Path, error: Exception) -> InputError:
 
 
 def _is_system_error(error: Exception) -> bool:
-    """Tell whether an error comes from the disk, the network or a system limit, and not from the file's content."""
+    """Tell whether an error comes from the disk, the network or a system limit.
+
+    Other errors come from the content of the file.
+    """
     if isinstance(error, OSError):
         return error.errno is not None
     return isinstance(error, soundfile.LibsndfileError) and error.code == LIBSNDFILE_SYSTEM_ERROR
@@ -168,6 +176,7 @@ def _open_error(path: Path) -> OSError | None:
 def _segment(
     path: Path, file: soundfile.SoundFile, start: float, end: float | None, channel: Channel, sample_rate: int
 ) -> SegmentInfo:
+    """Convert times (seconds) to a segment of an open file; AudioError as for `inspect_segment`."""
     rate, frames = file.samplerate, file.frames
     if isinstance(channel, int) and channel >= file.channels:
         raise AudioError("no_channel", f"{path}: channel must be less than {file.channels}, found {channel}")
@@ -189,7 +198,10 @@ def _segment(
 
 
 def _check_length(path: Path, file: soundfile.SoundFile) -> None:
-    """Raise AudioError if the file does not end where its header says: a segment up to its end would be cut short."""
+    """Raise AudioError unless the file ends where its header says.
+
+    Otherwise a segment up to the end of the file would silently be shorter.
+    """
     if file.frames == UNKNOWN_FRAMES:
         raise AudioError(
             "unknown_length", f"{path}: the header must say how many samples there are, found 0; encode the file again"
@@ -199,14 +211,17 @@ def _check_length(path: Path, file: soundfile.SoundFile) -> None:
         missing = f"the header says {file.frames} samples, too many for its bytes"
     if missing is not None:
         raise AudioError("truncated", f"{path} must hold all of its audio: {missing}")
-    # its header declares samples, not bytes: decode the last one
-    if file.frames and file.format == "FLAC":
-        try:
-            file.seek(file.frames - 1)
-            found = len(file.read(1))
-        except RuntimeError as error:
-            if _is_system_error(error):
-                raise
-            found = 0
-        if not found:
-            raise AudioError("truncated", f"{path} must have the {file.frames} samples its header says, found fewer")
+    # the header of FLAC declares samples, not bytes
+    if file.format == "FLAC" and file.frames and not _has_last_sample(file):
+        raise AudioError("truncated", f"{path} must have the {file.frames} samples its header says, found fewer")
+
+
+def _has_last_sample(file: soundfile.SoundFile) -> bool:
+    """Tell whether the last sample that the header declares can be decoded."""
+    try:
+        file.seek(file.frames - 1)
+        return len(file.read(1)) == 1
+    except RuntimeError as error:
+        if _is_system_error(error):
+            raise
+        return False

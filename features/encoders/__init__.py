@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 AUDIO_FILES = ("config.json", "preprocessor_config.json|processor_config.json")
 TEXT_FILES = ("config.json", "tokenizer.json|vocab.txt|vocab.json|*.model")
+"""Usual values of `EncoderSpec.files`."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,9 @@ class EncoderSpec:
     depth: float | None
     """Default layer as a fraction of the encoder's layers; None: the last output."""
     width: str
+    """D of the features, by model size."""
     layers: str
+    """Number of layers, by model size."""
     rate: str
     """Frames per second of audio, or tokens per unit of text."""
     needs: str
@@ -32,7 +35,7 @@ class EncoderSpec:
     reason: str = ""
     """Reason for the default layer."""
     settings: tuple[str, ...] = ()
-    """The fields of EncoderSettings that it supports."""
+    """Fields of EncoderSettings that it supports."""
     files: tuple[str, ...] = ()
     """Files of a checkpoint that are loaded besides its weights: patterns, with `|` between
     alternatives."""
@@ -67,9 +70,10 @@ TEXT_ENCODERS: dict[str, EncoderSpec] = {
         width="384 xsmall, 768 base",
         layers="12",
         rate="1 per subword, [CLS] first",
-        needs="videberta=FOLDER with config.json, spm.model, the released weights as pytorch_model.bin and the "
-        "generator's as pytorch_model.generator.bin (the release has only the difference to the generator's "
-        "embedding, under other file names); sentencepiece, protobuf and pyvi (extra `segment`)",
+        needs="videberta=FOLDER with config.json, spm.model, the released weights as "
+        "pytorch_model.bin and the generator's as pytorch_model.generator.bin (the release has "
+        "only the difference to the generator's embedding, under other file names); "
+        "sentencepiece, protobuf and pyvi (extra `segment`)",
         licence="see the checkpoint",
         files=TEXT_FILES,
         settings=("segmenter", "tone_style"),
@@ -102,6 +106,7 @@ TEXT_ENCODERS: dict[str, EncoderSpec] = {
 }
 
 MIDDLE = "middle layers carry emotion best, the last can be worst (arXiv 2308.08713)"
+"""Reason for a default layer in the middle."""
 
 AUDIO_ENCODERS: dict[str, EncoderSpec] = {
     "wav2vec2": EncoderSpec(
@@ -190,7 +195,6 @@ AUDIO_ENCODERS: dict[str, EncoderSpec] = {
         rate="1.04 Hz",
         needs="weights: vggish=FOLDER or vggish=FILE (the public vggish-10086976.pth, or safetensors of its keys)",
         licence="Apache-2.0",
-        settings=(),
         makes_weights=False,
         stride=15_360,
         centre=7_800.0,

@@ -25,11 +25,16 @@ from features.text.normalize import TokenCounts
 Lengths = Any  # an int, a numpy array or a tensor of ints
 
 
-class Encoder(nn.Module, ABC):
-    """Base class of encoders: maps prepared input to feature sequences that do not depend on the rest of the batch.
+def at_least(lengths: Lengths, minimum: int) -> Lengths:
+    """Return the lengths, with `minimum` for each that is smaller."""
+    return max(lengths, minimum) if isinstance(lengths, int) else lengths.clip(minimum)
 
-    Subclasses are final. They set `dim`, `layers`, `num_layers`, `config`, `model_name` and
-    `weights_note`.
+
+class Encoder(nn.Module, ABC):
+    """Base class of encoders, which map prepared inputs to sequences of features.
+
+    The features of an utterance do not depend on the rest of its batch. Subclasses are final. They
+    set `dim`, `layers`, `num_layers`, `config`, `model_name` and `weights_note`.
     """
 
     name: ClassVar[str]
@@ -74,7 +79,7 @@ class Encoder(nn.Module, ABC):
         """
 
     def is_truncated(self, raw: Any) -> bool:
-        """Tell whether `prepare` truncates this transcript, because it exceeds the encoder's maximum length."""
+        """Tell whether a transcript exceeds the maximum length, so that `prepare` truncates it."""
         return False
 
     def count_tokens(self, transcripts: Iterable[str]) -> TokenCounts | None:
@@ -88,7 +93,7 @@ class Encoder(nn.Module, ABC):
         """Drop the blocks above the requested layers."""
 
     def get_blocks(self) -> Sequence[nn.Module]:
-        """Return the blocks that fine-tuning can unfreeze one by one, from the input to the output."""
+        """Return the blocks that fine-tuning can unfreeze one by one, from input to output."""
         return ()
 
     def get_trainable(self) -> list[nn.Parameter]:
@@ -96,7 +101,7 @@ class Encoder(nn.Module, ABC):
         return [parameter for name, parameter in self.named_parameters() if name not in self.constants]
 
     def get_front_end(self) -> Sequence[nn.Module]:
-        """Return the convolutional front end, which fine-tuning keeps frozen if it is pretrained."""
+        """Return the convolutional front end; fine-tuning keeps a pretrained one frozen."""
         return ()
 
     @abstractmethod
@@ -109,11 +114,14 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, raw: Any) -> Tensor:
-        """Convert one utterance, samples float32 (S,) or a normalized transcript (str), to the input of `forward`."""
+        """Convert one utterance to its sequence in the input of `forward`.
+
+        `raw` is samples float32 (S,) at 16 kHz, or a normalized transcript (str).
+        """
 
     @abstractmethod
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
-        """Return the number of output frames for a number of prepared samples (16 kHz) or tokens."""
+        """Return the number of frames for a number of prepared samples (16 kHz) or tokens."""
 
     def get_padded_length(self, length: int) -> int:
         """Return the number of samples or tokens that `forward` pads an input of this length to."""
@@ -131,7 +139,7 @@ class Encoder(nn.Module, ABC):
 def resolve_layers(selector: Selector, num_layers: int) -> tuple[Layer, ...]:
     """Return the layers that a selector requests, by default the encoder's own.
 
-    InputError for one above the top.
+    InputError for a layer above the top.
     """
     if selector.layers is None:
         depth = selector.spec.depth
@@ -147,10 +155,11 @@ def resolve_layers(selector: Selector, num_layers: int) -> tuple[Layer, ...]:
 def capture_hidden_states(
     blocks: Sequence[nn.Module], layers: Sequence[Layer], after_first: nn.Module | None = None
 ) -> Iterator[dict[Layer, Tensor]]:
-    """Collect hidden states with hooks while a model runs: 0 is the input of `blocks[0]`, k the output of block k.
+    """Collect hidden states with hooks while a model runs.
 
-    `after_first` is a module, if any, that changes the output of the first block before the second
-    one reads it. "last" is not collected: it is the model's own output.
+    State 0 is the input of the first block, and state k the output of block k. `after_first` is a
+    module, if any, that changes the output of the first block before the second one reads it.
+    "last" is not collected: it is the model's own output.
     """
     sources = [after_first or blocks[0], *blocks[1:]]
     states: dict[Layer, Tensor] = {}
@@ -188,11 +197,11 @@ def forward_each(forward_layers: Callable[[Ragged], list[Ragged]], inputs: Ragge
 
 def blocks_needed(layers: Sequence[Layer], num_layers: int) -> int:
     """Return how many blocks must run for these layers: at least one, whose input is layer 0."""
-    return num_layers if "last" in layers else max(1, *(int(layer) for layer in layers))
+    return num_layers if "last" in layers else max(1, *map(int, layers))
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """Return the SHA-256 of a state dict: name, dtype, shape and bytes of each entry, sorted by name."""
+    """Return the SHA-256 of a state dict: name, dtype, shape and bytes of each entry, by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
@@ -213,18 +222,19 @@ def load_encoder(selector: Selector, settings: EncoderSettings = DEFAULT_SETTING
 
 def load_all_blocks(selector: Selector, settings: EncoderSettings = DEFAULT_SETTINGS) -> Encoder:
     """Load an encoder as `load_encoder` does, but keep the blocks above the requested layers."""
-    settings, requested = settings.only(selector.spec.settings), selector
+    settings = settings.only(selector.spec.settings)
     record = find_fine_tuning(selector)
+    resolved = selector
     if record is not None:
-        selector = replace(selector, model=str(record.folder), layers=record.resolve_layers(selector))
+        resolved = replace(selector, model=str(record.folder), layers=record.resolve_layers(selector))
         settings = record.fill_settings(settings)
     encoder_class: type[Encoder] = import_target(selector.spec.target)
-    encoder = encoder_class.load(selector, settings)
+    encoder = encoder_class.load(resolved, settings)
     if record is not None:
         encoder.fine_tuning, encoder.model_name, encoder.weights_note = record, record.run, record.weights_note
         # the checkpoint still has the note of the weights that training began with
         encoder.is_random = False
-    encoder.weights_sha256, encoder.source = weights_sha256(encoder), find_source(requested)
+    encoder.weights_sha256, encoder.source = weights_sha256(encoder), find_source(selector)
     constants = [name for name, parameter in encoder.named_parameters() if not parameter.requires_grad]
     encoder.constants = frozenset(constants)
     encoder.requires_grad_(False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,25 +17,31 @@ TOLERANCE = 1e-4
 
 
 def probe_tokens(vocabulary: int, max_length: int) -> list[Tensor]:
-    """Return random token ids (T,) int64 of two sequences of different lengths, the same in every call."""
+    """Return random token ids (T,) int64 of two test sequences, the same in every call."""
     generator = torch.Generator().manual_seed(0)
     return [torch.randint(vocabulary, (min(length, max_length),), generator=generator) for length in LENGTHS]
 
 
 def depends_on_batch(forward: Callable[[Ragged], list[Ragged]], sequences: Sequence[Tensor]) -> bool:
-    """Tell whether the features of the first sequence change in a batch with the others, in any layer."""
+    """Tell whether the first sequence has other features in a batch than alone, in any layer."""
     alone = forward(Ragged.from_sequences(sequences[:1]))
     together = forward(Ragged.from_sequences(sequences))
     return any(differs(one.values, many.split()[0]) for one, many in zip(alone, together, strict=True))
 
 
-def mismatched_layers(model: Any, layers: Sequence[int], states: Sequence[Tensor], tokens: Tensor) -> list[int]:
-    """Return the layers k whose features (T, D) differ from `hidden_states[k]` of transformers."""
-    output = model(input_ids=tokens[None], attention_mask=torch.ones_like(tokens[None]), output_hidden_states=True)
+def mismatched_layers(model: Any, features: Mapping[int, Tensor], tokens: Tensor) -> list[int]:
+    """Return the layers k whose features (T, D) differ from `hidden_states[k]` of transformers.
+
+    `features` are those of the tokens (T,) int64, by layer.
+    """
+    if not features:
+        return []
+    inputs = tokens[None]  # (1, T)
+    output = model(input_ids=inputs, attention_mask=torch.ones_like(inputs), output_hidden_states=True)
     hidden = getattr(output, "hidden_states", None) or ()
     mismatched = []
-    for layer, state in zip(layers, states, strict=True):
-        if layer >= len(hidden) or differs(state, hidden[layer][0]):
+    for layer, found in features.items():
+        if layer >= len(hidden) or differs(found, hidden[layer][0]):
             mismatched.append(layer)
     return mismatched
 

@@ -1,4 +1,4 @@
-"""Checks of the files of a checkpoint folder, for damage that transformers reports with misleading errors."""
+"""Checks of a checkpoint's files, for damage that transformers reports with misleading errors."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from features.encoders.selector import Selector
 from features.errors import InputError
 
 WEIGHTS = (".safetensors", ".bin")
+"""Suffixes of files of weights."""
 TEXTS = (".json", ".txt", ".codes", ".model")
+"""Suffixes of configs and vocabularies."""
 PLACEHOLDERS = {
     b"version https://git-lfs": "a git-lfs pointer in place of the file: run `git lfs pull` in that folder",
     b"<!doctype html": "an HTML page in place of the file: download the file itself",
     b"<html": "an HTML page in place of the file: download the file itself",
 }
-"""What a failed download leaves in place of a file, by the first bytes."""
+"""Descriptions of what a failed download leaves in place of a file, by its first bytes."""
 
 
 def check_files(selector: Selector, location: str, suffixes: Sequence[str]) -> None:
-    """Raise InputError for a file of a local folder that is empty, a git-lfs pointer or an HTML page."""
-    if not Path(location).is_dir():
-        return
+    """Raise InputError for a file with one of these suffixes that a failed download left.
+
+    It is an empty file of weights, a git-lfs pointer or an HTML page.
+    """
     for path in sorted(Path(location).iterdir()):
         if path.suffix not in suffixes or not path.is_file():
             continue
@@ -36,7 +39,7 @@ def check_files(selector: Selector, location: str, suffixes: Sequence[str]) -> N
 
 
 def check_shards(selector: Selector, location: str) -> None:
-    """Raise InputError if the index of sharded weights names anything but files in the same folder."""
+    """Raise InputError if the index of sharded weights names a file outside the folder."""
     index = find_index(Path(location))
     names = read_index(index) if index is not None else None
     for name in names or ():
@@ -45,10 +48,8 @@ def check_shards(selector: Selector, location: str) -> None:
 
 
 def require_files(selector: Selector, location: str, names: Sequence[str]) -> None:
-    """Raise InputError if one of these files is missing in a local folder."""
+    """Raise InputError if the folder lacks one of these files."""
     missing = [name for name in names if not (Path(location) / name).is_file()]
-    if missing and Path(location).is_dir():
-        raise InputError(
-            f"{selector.flag}: {location} must hold {' and '.join(names)}, but {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing"
-        )
+    if missing:
+        found = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+        raise InputError(f"{selector.flag}: {location} must hold {' and '.join(names)}, but {found}")

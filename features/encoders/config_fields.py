@@ -1,7 +1,7 @@
-"""Identity of a transformers model besides its weights: config fields that change the numbers, tokenizer.
+"""Identity of a transformers model besides its weights: fields of its config, and its tokenizer.
 
-Sizes are not listed: they determine the names and shapes of the weights, whose hash is part of the
-identity too.
+Only fields that change the numbers are listed. Sizes are not: they determine the names and shapes
+of the weights, whose hash is part of the identity too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import json
 from typing import Any
 
 WAVEFORM = ("hidden_act", "feat_extract_activation", "layer_norm_eps", "num_attention_heads")
+"""Fields of the wav2vec 2.0 family."""
 BERT = ("hidden_act", "layer_norm_eps", "num_attention_heads", "is_decoder")
+"""Fields of the BERT family."""
 NUMERIC_FIELDS: dict[str, tuple[str, ...]] = {
     "wav2vec2": (*WAVEFORM, "do_stable_layer_norm"),
     "hubert": (*WAVEFORM, "do_stable_layer_norm"),
@@ -22,18 +24,19 @@ NUMERIC_FIELDS: dict[str, tuple[str, ...]] = {
     "roberta": (*BERT, "pad_token_id"),  # position ids start after it
     "xlm-roberta": (*BERT, "pad_token_id"),
     "deberta-v2": (
-        "hidden_act", "layer_norm_eps", "num_attention_heads", "max_position_embeddings", "max_relative_positions",
-        "position_buckets", "pos_att_type", "conv_act",
+        "hidden_act", "layer_norm_eps", "num_attention_heads", "max_position_embeddings",
+        "max_relative_positions", "position_buckets", "pos_att_type", "conv_act",
     ),
 }  # fmt: skip
 """model_type -> fields that can change the output of the same weights; tests/test_config_fields.py
 tests each."""
 IRRELEVANT = frozenset(
     {
-        "_name_or_path", "_attn_implementation", "_attn_implementation_internal", "architectures", "dtype", "id2label",
-        "label2id", "tokenizer_class", "torch_dtype", "transformers_version", "use_cache", "layerdrop",
-        "gradient_checkpointing", "initializer_range", "name_or_path", "problem_type", "finetuning_task", "auto_map",
-        "return_dict", "output_hidden_states", "output_attentions",
+        "_name_or_path", "_attn_implementation", "_attn_implementation_internal", "architectures",
+        "dtype", "id2label", "label2id", "tokenizer_class", "torch_dtype", "transformers_version",
+        "use_cache", "layerdrop", "gradient_checkpointing", "initializer_range", "name_or_path",
+        "problem_type", "finetuning_task", "auto_map", "return_dict", "output_hidden_states",
+        "output_attentions",
     }
 )  # fmt: skip
 """Fields of any config that do not change the output in eval mode."""
@@ -52,15 +55,21 @@ def config_identity(config: Any) -> dict[str, Any]:
         for name in listed:
             fields[name] = getattr(config, name, None)
     else:
-        changed: dict[str, Any] = config.to_diff_dict()
-        fields = {name: changed[name] for name in changed if name not in IRRELEVANT and "dropout" not in name}
+        fields = config.to_diff_dict()
+        for name in list(fields):
+            if name in IRRELEVANT or "dropout" in name:
+                del fields[name]
     identity: dict[str, Any] = json.loads(json.dumps(fields, default=str))
     return identity
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:
-    """Return the SHA-256 of everything that converts text to ids: vocabulary, merges, normalization, special tokens."""
-    parts: dict[str, Any] = {"class": type(tokenizer).__name__, "special": str(tokenizer.special_tokens_map)}
+    """Return the SHA-256 of everything that converts text to ids.
+
+    This is the vocabulary, the merges, the normalization and the special tokens.
+    """
+    special = str(tokenizer.special_tokens_map)
+    parts: dict[str, Any] = {"class": type(tokenizer).__name__, "special": special}
     if tokenizer.is_fast:
         parts["backend"] = json.loads(tokenizer.backend_tokenizer.to_str())
     else:

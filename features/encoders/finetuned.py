@@ -1,6 +1,6 @@
-"""Records of fine-tuning: `tuned.json` beside a fine-tuned encoder lists the utterances that it was trained on.
+"""Records of fine-tuning: `tuned.json` beside an encoder lists its training utterances.
 
-Features of a training utterance leak its label. The record is what lets other commands refuse such
+Features of a training utterance leak its label. With the record, other commands refuse such
 utterances in valid and test.
 """
 
@@ -23,9 +23,9 @@ ENCODERS_FOLDER = "encoders"
 SCHEMA = 1
 EVALUATION_SPLITS = ("valid", "test")
 MAX_SHOWN = 5
-"""Utterances named in an error message."""
+"""Maximum number of utterances that an error message names."""
 MAX_MESSAGE = 300
-"""Characters of the message about an invalid field."""
+"""Maximum length of the message about an invalid field, in characters."""
 FIELDS = {
     "run": "a name",
     "encoder": "a name",
@@ -35,7 +35,7 @@ FIELDS = {
     "seen": "an object of hashes",
     "final": "true or false",
 }
-"""What each field of tuned.json must be."""
+"""Valid values of each field of tuned.json, in words."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,18 @@ class FineTuning:
 
     folder: Path
     run: str
-    """Name of the run that fine-tuned it."""
+    """Name of the run that fine-tuned the encoder."""
     encoder: str
     """Name of the encoder in the registry."""
     layers: tuple[Layer, ...]
+    """Layers whose features the run used."""
     settings: EncoderSettings
     modality: str
     seen: Mapping[str, str]
-    """SHA-256 of the audio or transcript of each training utterance, by utterance id; empty if it
-    stayed frozen."""
+    """SHA-256 of the audio or transcript of each training utterance, by utterance id; empty if the
+    encoder stayed frozen."""
     final: bool = True
-    """False while the run is training: its weights are not final, and the encoder is not loaded."""
+    """False while the run is training: its weights are not final and are not loaded."""
 
     @property
     def weights_note(self) -> str:
@@ -69,7 +70,7 @@ class FineTuning:
         if selector.layers is None:
             return self.layers
         if "last" not in self.layers:
-            deepest = max(int(layer) for layer in self.layers)
+            deepest = max(map(int, self.layers))
             if any(not isinstance(layer, int) or layer > deepest for layer in selector.layers):
                 raise UsageError(f"{selector.flag}: was fine-tuned up to layer {deepest}; choose one of 0..{deepest}")
         return selector.layers
@@ -99,7 +100,7 @@ class FineTuning:
     def refuse_training_utterances(self, utterances: Iterable[tuple[Utterance, str]]) -> None:
         """Raise InputError if valid or test contain an utterance that the encoder was trained on.
 
-        Each utterance comes with the hash of its input.
+        Each utterance comes with the SHA-256 of its input.
         """
         leaked = []
         for utterance, sha256 in utterances:
@@ -107,12 +108,13 @@ class FineTuning:
                 leaked.append(utterance)
         if not leaked:
             return
+        splits = " and ".join(dict.fromkeys(utterance.split for utterance in leaked))
         places = ", ".join(f"{u.file}:{u.line} {u.utterance_id!r}" for u in leaked[:MAX_SHOWN])
         more = f" and {len(leaked) - MAX_SHOWN} more" if len(leaked) > MAX_SHOWN else ""
         raise InputError(
-            f"{self.encoder}={self.run} was fine-tuned on {len(leaked)} utterances of {leaked[0].split}: "
-            f"{places}{more}; its features would leak the labels of these utterances. Use a run that was not trained "
-            "on them"
+            f"{self.encoder}={self.run} was fine-tuned on {len(leaked)} utterances of {splits}: "
+            f"{places}{more}; its features would leak the labels of these utterances. "
+            "Use a run that was not trained on them"
         )
 
     def save(self, folder: Path) -> None:
@@ -180,7 +182,7 @@ def find_fine_tuning(selector: Selector) -> FineTuning | None:
         candidates = sorted((folder / ENCODERS_FOLDER).iterdir())
     else:
         return None
-    # A run has one folder per encoder; those of the other modality are skipped below.
+    # a run has one folder per encoder, perhaps of both modalities
     records = []
     for candidate in candidates:
         record = read_fine_tuning(candidate)

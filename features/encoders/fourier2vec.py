@@ -17,6 +17,7 @@ from torch.nn import functional
 from features.encoders.base import (
     Encoder,
     Lengths,
+    at_least,
     blocks_needed,
     resolve_layers,
     samples_tensor,
@@ -28,6 +29,7 @@ from features.ragged import Ragged, segment_mean
 from features.torch_seed import seeded
 
 WINDOW, HOP = 400, 160
+"""Samples of a log-mel frame, and between frames: 25 and 10 ms at 16 kHz."""
 DEFAULTS: dict[str, Any] = {
     "dim": 256,
     "num_layers": 4,
@@ -38,17 +40,21 @@ DEFAULTS: dict[str, Any] = {
     "position_kernel": 63,
     "position_groups": 16,
 }
+"""Config of a new encoder; the config of a checkpoint has the same keys."""
 RANDOM_SEED = 0
 
 
 def num_frames(lengths: Lengths) -> Lengths:
-    """Return the number of 25 ms frames, every 10 ms, in a number of samples.
+    """Return the number of log-mel frames of a number of samples.
 
-    Shorter audio is padded to one frame.
+    Audio shorter than one frame is padded to one.
     """
-    if isinstance(lengths, int):
-        return (max(lengths, WINDOW) - WINDOW) // HOP + 1
-    return (lengths.clip(WINDOW) - WINDOW) // HOP + 1
+    return (at_least(lengths, WINDOW) - WINDOW) // HOP + 1
+
+
+def convolve(convolution: nn.Conv1d, x: Ragged) -> Tensor:
+    """Apply a convolution over time and GELU: (sum T, D) -> padded (B, T', D')."""
+    return functional.gelu(convolution(x.pad(0.0).transpose(1, 2))).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -66,17 +72,20 @@ class Block(nn.Module):
     def forward(self, x: Ragged) -> Ragged:
         """Mix the frames of each sequence: (sum T, D) -> (sum T, D)."""
         qkv = x.map(self.attention_norm).map(self.qkv).pad(0.0)  # (B, T, 3 D)
-        query, key, value = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, T, D / H)
+        by_head = qkv.unflatten(-1, (3, self.heads, -1))  # (B, T, 3, H, D / H)
+        query, key, value = by_head.permute(2, 0, 3, 1, 4)  # each (B, H, T, D / H)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=x.mask[:, None, None])
         x = x.replace(x.values + self.out(x.pack(mixed.transpose(1, 2).flatten(2)).values))
         return x.replace(x.values + self.feed_forward(self.feed_forward_norm(x.values)))
 
 
 class Fourier2Vec(Encoder):
-    """Log-mel frames (25 / 10 ms, Hann, 80 mels), conv k3 s1, conv k3 s2, convolutional positions, 4 blocks, D 256.
+    """Log-mel frames, two convolutions, convolutional positions and a pre-norm Transformer.
 
-    The mel bands of an utterance are normalized to zero mean and unit variance over its frames.
-    Padding is removed after every convolution, so that features do not depend on the batch.
+    By default 80 mel bands, 4 blocks and D = 256. Both convolutions have a kernel of 3, the second
+    one a stride of 2. The mel bands of an utterance are normalized to zero mean and unit variance
+    over its frames. Padding is removed after every convolution, so that features do not depend on
+    the batch.
     """
 
     name: ClassVar[str] = "fourier2vec"
@@ -95,18 +104,18 @@ class Fourier2Vec(Encoder):
         self.model_name, self.weights_note = "random", f"{RANDOM_NOTE}, seed {RANDOM_SEED}"
         self.is_random = True
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-        self.register_buffer(
-            "filters", mel_filters(mels, config["low_hz"], config["high_hz"]).float(), persistent=False
-        )
+        filters = mel_filters(mels, config["low_hz"], config["high_hz"])
+        self.register_buffer("filters", filters.float(), persistent=False)
         self.conv_in = nn.Conv1d(mels, dim, 3, padding=1)
         self.conv_down = nn.Conv1d(dim, dim, 3, stride=2, padding=1)
-        self.positions = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=config["position_groups"])
+        groups = config["position_groups"]
+        self.positions = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
         self.blocks = nn.ModuleList(Block(dim, config["heads"]) for _ in range(self.num_layers))
         self.norm = nn.LayerNorm(dim)
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> Fourier2Vec:
-        """Load a checkpoint folder, or initialize weights from a fixed seed if the selector names no model."""
+        """Load a checkpoint folder, or initialize weights from a fixed seed if none is named."""
         if selector.model is None:
             with seeded(torch.device("cpu"), RANDOM_SEED):
                 return cls(DEFAULTS, resolve_layers(selector, DEFAULTS["num_layers"]))
@@ -139,11 +148,12 @@ class Fourier2Vec(Encoder):
     def raw_log_mel(self, samples: Ragged) -> Ragged:
         """Return log-mel frames (sum F, num_mels) of samples (sum S,), every 10 ms.
 
-        On a GPU they are float64. A GPU rounds spectra and sums differently in each batch, and bands that hardly vary
-        enlarge the differences of fp32 to 4e-4 when they are normalized.
+        On a GPU they are float64, because it rounds spectra and sums differently in each batch. In
+        fp32, the normalization of bands that hardly vary would enlarge the differences to 4e-4.
         """
         exact = torch.float64 if samples.values.is_cuda else torch.float32
-        frames = Ragged.from_sequences([wave.unfold(0, WINDOW, HOP) for wave in samples.split()])  # (sum F, 400)
+        windows = [wave.unfold(0, WINDOW, HOP) for wave in samples.split()]
+        frames = Ragged.from_sequences(windows)  # (sum F, 400)
         power = torch.fft.rfft(frames.values.to(exact) * self.window.to(exact), FFT).abs().square()
         return frames.replace(torch.log(power @ self.filters.to(exact) + 1e-6))
 
@@ -155,22 +165,25 @@ class Fourier2Vec(Encoder):
         return centred.replace((centred.values / (deviation[centred.segments] + 1e-5)).float())
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
-        """Encode samples (sum S,) at 16 kHz, each sequence >= 400 long, into (sum T, D) of each layer."""
+        """Encode samples (sum S,) at 16 kHz, each S >= 400, into (sum T, D) of each layer."""
         # bf16 would lose quiet sounds
         with torch.autocast(inputs.values.device.type, enabled=False):
             mel = self.log_mel(inputs)
         return self.encode_frames(mel)
 
     def encode_frames(self, mel: Ragged) -> list[Ragged]:
-        """Encode normalized log-mel frames (sum F, num_mels) into (sum T, D) of each layer, T = ceil(F / 2)."""
-        hidden = mel.pack(functional.gelu(self.conv_in(mel.pad(0.0).transpose(1, 2))).transpose(1, 2))
-        halved = functional.gelu(self.conv_down(hidden.pad(0.0).transpose(1, 2))).transpose(1, 2)  # (B, T, D)
-        # stride 2 halves the frames: ceil(F / 2) per sequence
-        x = Ragged.without_values([(size + 1) // 2 for size in mel.sizes], halved.device).pack(halved)
-        positions = functional.gelu(self.positions(x.pad(0.0).transpose(1, 2))).transpose(1, 2)
-        x = x.replace(x.values + x.pack(positions).values)
+        """Encode normalized log-mel frames (sum F, num_mels) into (sum T, D) of each layer.
+
+        The stride of 2 halves the frames of a sequence: T = ceil(F / 2).
+        """
+        hidden = mel.pack(convolve(self.conv_in, mel))
+        halved = convolve(self.conv_down, hidden)  # (B, T, D)
+        sizes = [(size + 1) // 2 for size in mel.sizes]
+        x = Ragged.without_values(sizes, halved.device).pack(halved)
+        positions = x.pack(convolve(self.positions, x))
+        x = x.replace(x.values + positions.values)
         states: dict[Layer, Ragged] = {0: x}
-        for number, block in enumerate(self.blocks[: blocks_needed(self.layers, self.num_layers)], 1):
+        for number, block in enumerate(self.get_blocks(), 1):
             states[number] = x = block(x)
         states["last"] = x.map(self.norm)
         return [states[layer] for layer in self.layers]

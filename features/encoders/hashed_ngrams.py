@@ -1,9 +1,9 @@
-"""Hashed n-grams: a baseline text encoder with random embeddings, without semantics, that needs no download.
+"""Hashed n-grams: a baseline text encoder with random embeddings, which needs no download.
 
-The embedding of a token (a syllable between white space) is the scaled sum of random embeddings of
-the syllable and of its character bi- and trigrams, plus a sinusoidal position. The hashing is that
-of Bojanowski et al. 2017, "Enriching word vectors with subword information". The first token,
-[CLS], is the mean of the others.
+It has no semantics. The embedding of a token (a syllable between white space) is the scaled sum of
+random embeddings of the syllable and of its character bi- and trigrams, plus a sinusoidal position.
+The hashing is that of Bojanowski et al. 2017, "Enriching word vectors with subword information".
+The first token, [CLS], is the mean of the others.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RANDOM_SEED = 0
 
 
 def ngrams(syllable: str, slots: int) -> list[str]:
-    """Return the syllable itself and the character bi- and trigrams of <syllable>, at most `slots`, in order."""
+    """Return <syllable> and its character bi- and trigrams, in order, at most `slots`."""
     marked = f"<{syllable.lower()}>"
     parts = [marked]
     for n in (2, 3):
@@ -44,11 +44,15 @@ def ngrams(syllable: str, slots: int) -> list[str]:
 
 def bucket(ngram: str, buckets: int) -> int:
     """Return the index of an n-gram in the embedding table, 1..buckets; 0 means no n-gram."""
-    return int.from_bytes(hashlib.blake2b(ngram.encode(), digest_size=8).digest(), "little") % buckets + 1
+    digest = hashlib.blake2b(ngram.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % buckets + 1
 
 
 def sinusoids(positions: Tensor, dim: int) -> Tensor:
-    """Return sinusoidal position embeddings (sum T, dim) (Vaswani et al. 2017, section 3.5)."""
+    """Return sinusoidal embeddings (sum T, dim) of positions (sum T,), dim even.
+
+    Vaswani et al. 2017, section 3.5.
+    """
     rates = torch.exp(torch.arange(0, dim, 2, device=positions.device) * (-math.log(10_000.0) / dim))
     angles = positions[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
@@ -74,7 +78,7 @@ class HashedNgrams(Encoder):
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> HashedNgrams:
-        """Load a checkpoint folder, or initialize the table from a fixed seed if the selector names no model."""
+        """Load a checkpoint folder, or initialize the table from a fixed seed if none is named."""
         if selector.layers not in (None, ("last",)):
             raise UsageError(f"{selector.flag}: hashed_ngrams has one layer, 'last'")
         if selector.model is None:
@@ -114,7 +118,8 @@ class HashedNgrams(Encoder):
         summed = functional.embedding_bag(inputs.values, self.table.weight, mode="sum", padding_idx=0)
         count = (inputs.values > 0).sum(1, keepdim=True).clamp(min=1)
         embeddings = summed / count.sqrt()  # (sum T, D): variance 1, whatever the number of n-grams
-        tokens = inputs.replace(embeddings + self.config["position_scale"] * sinusoids(inputs.positions, self.dim))
+        positions = self.config["position_scale"] * sinusoids(inputs.positions, self.dim)
+        tokens = inputs.replace(embeddings + positions)
         num_cls = [min(size, 1) for size in inputs.sizes]  # an empty transcript has no [CLS]
         cls = segment_mean(tokens)[inputs.lengths > 0]
         return [concatenate(Ragged.from_lengths(cls, num_cls), tokens)]

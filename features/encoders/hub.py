@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import filter as fnmatch_filter
 from fnmatch import fnmatch
@@ -14,16 +14,17 @@ from typing import Any
 from features.errors import InputError, UsageError
 
 CONFIG_FILES = (
-    "config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "dict.txt",
-    "*.model", "*.index.json",
+    "config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "vocab.txt", "merges.txt", "bpe.codes", "dict.txt", "*.model", "*.index.json",
 )  # fmt: skip
 """Files of a checkpoint that are read besides its weights."""
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 """The usual names, in the order in which transformers prefers them."""
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+"""Suffixes of files that can hold weights."""
 NOT_WEIGHTS = ("training_args.bin", "optimizer.*", "scheduler.*", "scaler.*", "rng_state*")
-"""Files with these suffixes that trainers write beside the weights."""
+"""Patterns of other files with these suffixes, which trainers write beside the weights."""
 
 
 def split_revision(model: str) -> tuple[str, str | None]:
@@ -35,7 +36,10 @@ def split_revision(model: str) -> tuple[str, str | None]:
 
 
 def cached_snapshot(model: str) -> Path | None:
-    """Return the cached snapshot, complete or not, of `org/name[#revision]`: a folder that is named by its commit."""
+    """Return the folder of the cached snapshot of `org/name[#revision]`; None if there is none.
+
+    The name of the folder is the commit. The snapshot may lack files.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -47,9 +51,10 @@ def cached_snapshot(model: str) -> Path | None:
 
 
 def select_weights(names: Iterable[str], shards: Sequence[str] | None = None) -> list[str]:
-    """Select the weight files to load: safetensors before .bin, a single file before the `shards` of an index.
+    """Select the weight files to load among the files of a repository.
 
-    Files with other names are selected only if none has a usual one, except for the weights of
+    Safetensors are preferred to .bin, and a single file to the `shards` that an index names. Files
+    with other names are selected only if none has a usual one, except for the weights of
     DeBERTa-v3's generator.
     """
     top_level = sorted(name for name in names if "/" not in name)
@@ -61,24 +66,24 @@ def select_weights(names: Iterable[str], shards: Sequence[str] | None = None) ->
         if f"{usual}.index.json" in top_level:
             stem, suffix = usual.split(".")
             return list(shards) if shards is not None else fnmatch_filter(top_level, f"{stem}-*-of-*.{suffix}")
-    return [name for name in weights if not _matches_any(name, NOT_WEIGHTS)]
+    return [name for name in weights if not matches_any(name, NOT_WEIGHTS)]
 
 
 def find_weights(folder: Path) -> list[str]:
-    """Return the names of the weight files of a folder, including missing shards that an index names."""
+    """Return the names of a folder's weight files, with missing shards that an index names."""
     index = find_index(folder)
     return select_weights(_file_names(folder), _shards(index) if index else None)
 
 
 def _file_names(folder: Path) -> list[str]:
-    # not a link to a missing blob
+    # is_file: false for a link whose blob is missing in the cache
     return [path.name for path in folder.iterdir() if path.is_file()]
 
 
 def find_index(folder: Path) -> Path | None:
     """Return the index of the sharded weights of a folder.
 
-    None if there is none, or a single file of weights.
+    None if there is none, or if a single file of weights is preferred to it.
     """
     for usual in WEIGHTS_FILES:
         index = folder / f"{usual}.index.json"
@@ -90,7 +95,7 @@ def find_index(folder: Path) -> Path | None:
 
 
 def read_index(index: Path) -> list[Any] | None:
-    """Return the entries of an index of weights, the shard of each tensor.
+    """Return the shard of each tensor, as an index of weights names it.
 
     None if it cannot be read.
     """
@@ -101,16 +106,19 @@ def read_index(index: Path) -> list[Any] | None:
 
 
 def is_file_name(name: Any) -> bool:
-    """Tell whether an entry of an index is a plain file name, which cannot lead to another folder."""
+    """Tell whether an entry of an index is a plain file name, and so no path to another folder."""
     return isinstance(name, str) and name not in ("", "..") and Path(name).name == name
 
 
 def missing_files(folder: Path, needed: Sequence[str]) -> list[str]:
-    """Return what is missing in a snapshot: `needed` (patterns, with `|` between alternatives) and the weights."""
+    """Return the patterns and names of the files that a snapshot lacks, weights included.
+
+    `needed` are patterns, with `|` between alternatives.
+    """
     names = _file_names(folder)
     missing = []
     for patterns in needed:
-        if not any(_matches_any(name, patterns.split("|")) for name in names):
+        if not any(matches_any(name, patterns.split("|")) for name in names):
             missing.append(patterns)
     weights = find_weights(folder)
     if not weights:
@@ -120,43 +128,48 @@ def missing_files(folder: Path, needed: Sequence[str]) -> list[str]:
 
 def is_cached(model: str, needed: Sequence[str]) -> bool:
     """Tell whether a model can be loaded from the local cache alone."""
+    return _complete_snapshot(model, needed) is not None
+
+
+def _complete_snapshot(model: str, needed: Sequence[str]) -> Path | None:
     folder = cached_snapshot(model)
-    return folder is not None and not missing_files(folder, needed)
+    return folder if folder is not None and not missing_files(folder, needed) else None
 
 
 def fetch(model: str, needed: Sequence[str]) -> Path:
-    """Return the folder of a hub model: its cached snapshot if that is complete, else after downloading it.
+    """Return the folder of a hub model: its cached snapshot, downloaded if files are missing.
 
     InputError says what is missing in the cache and why the download failed.
     """
     repository, revision = split_revision(model)
     with _hub_errors(model, needed):
-        if is_cached(model, needed):
-            return Path(str(cached_snapshot(model)))
+        cached = _complete_snapshot(model, needed)
+        if cached is not None:
+            return cached
         from huggingface_hub import HfApi, snapshot_download
 
         siblings = HfApi().model_info(repository, revision=revision).siblings or []
         names = [sibling.rfilename for sibling in siblings]
         # only what is loaded: repositories also have weights for other frameworks
-        configs = [name for name in names if "/" not in name and _matches_any(name, CONFIG_FILES)]
+        configs = [name for name in names if "/" not in name and matches_any(name, CONFIG_FILES)]
         wanted = configs + select_weights(names)
         return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
 
 
 @contextmanager
-def _hub_errors(model: str, needed: Sequence[str]) -> Any:
+def _hub_errors(model: str, needed: Sequence[str]) -> Iterator[None]:
     """Turn the errors of the hub's client into one InputError."""
     try:
         yield
     except (InputError, KeyboardInterrupt):
         raise
-    except Exception as error:  # the hub's client raises errors of its HTTP library, which depends on the version
-        lines = [line for line in str(error).splitlines() if line.strip()]
+    # any type: the client's HTTP library, whose errors it raises, depends on its version
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         folder = cached_snapshot(model)
         missing = f", which lacks {', '.join(missing_files(folder, needed))}," if folder is not None else ""
         raise InputError(
-            f"{model!r} must be in the local hub cache{missing} or on the hub (and no folder has that name): "
-            f"{lines[0] if lines else type(error).__name__}"
+            f"{model!r} must be in the local hub cache{missing} or on the hub (and no folder has that name): {reason}"
         ) from error
 
 
@@ -166,7 +179,8 @@ def _shards(index: Path) -> list[str] | None:
     return sorted(set(filter(is_file_name, names))) if names is not None else None
 
 
-def _matches_any(name: str, patterns: Iterable[str]) -> bool:
+def matches_any(name: str, patterns: Iterable[str]) -> bool:
+    """Tell whether a file name matches one of these shell patterns."""
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 

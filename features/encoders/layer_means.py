@@ -1,4 +1,4 @@
-"""Time-means of every layer: one short sequence per utterance, cheap to store, for choosing a layer."""
+"""Time-means of all layers: small features, from which the best layer can be chosen."""
 
 from __future__ import annotations
 

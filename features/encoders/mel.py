@@ -6,10 +6,14 @@ import torch
 from torch import Tensor
 
 SAMPLE_RATE, FFT = 16_000, 512
+"""Hz, and the length of the Fourier transform in samples."""
 
 
 def mel_filters(num_mels: int, low_hz: float, high_hz: float) -> Tensor:
-    """Return filters float64 (FFT // 2 + 1, num_mels): triangles on HTK's scale, mel = 1127 ln(1 + f / 700)."""
+    """Return triangular filters float64 (FFT // 2 + 1, num_mels) on HTK's mel scale.
+
+    mel = 1127 ln(1 + f / 700).
+    """
 
     def mel(hz: Tensor) -> Tensor:
         return 1127 * torch.log1p(hz / 700)

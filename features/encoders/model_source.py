@@ -1,9 +1,9 @@
-"""Source of an encoder's weights: what a store records of its model, and how a selector finds that store again.
+"""Source of an encoder's weights, as a store records it.
 
-A folder or file is identified by a fingerprint of the files that are read of it: a copy is the same
-model, and another model of the same name is not. Files above 16 MiB are sampled: the ends of every
-tensor in safetensors, the checksums of the tensors in a .bin, and blocks across the file. This
-takes milliseconds for gigabytes of weights.
+With it, a selector finds the store again. A folder or file is identified by a fingerprint of the
+files that are read of it: a copy is the same model, and another model of the same name is not.
+Files above 16 MiB are sampled: the ends of every tensor in safetensors, the checksums of the
+tensors in a .bin, and blocks across the file. This takes milliseconds for gigabytes of weights.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from features.encoders.finetuned import RECORD_FILE, find_fine_tuning
-from features.encoders.hub import CONFIG_FILES, cached_snapshot, find_weights, is_path, split_revision
+from features.encoders.hub import (
+    CONFIG_FILES,
+    cached_snapshot,
+    find_weights,
+    is_path,
+    matches_any,
+    split_revision,
+)
 from features.encoders.selector import Selector
 from features.errors import InputError
 
@@ -50,7 +56,10 @@ class ModelSource:
         return asdict(self)
 
     def is_named(self, model: str) -> bool:
-        """Tell whether a selector's model, which does not exist as a path, is exactly this path or hub id."""
+        """Tell whether a selector's model is exactly this path or hub id.
+
+        The model is known not to exist as a path: an existing one is compared by its fingerprint.
+        """
         if self.commit is None:
             return self.model == absolute(model)
         repository, revision = split_revision(model)
@@ -63,7 +72,7 @@ class ModelSource:
 
     @property
     def usable(self) -> str | None:
-        """The model name that loads the same weights: the path, or the hub id at the commit if it is cached."""
+        """The model that loads the same weights: the path, or the hub id at the cached commit."""
         if self.commit is None:
             return self.model
         pinned = f"{self.repository}#{self.commit}"
@@ -85,7 +94,7 @@ def absolute(model: str) -> str:
 
 
 def find_source(selector: Selector) -> ModelSource:
-    """Resolve a selector's model, or the encoder's default, to its current path or cached snapshot."""
+    """Resolve a selector's model, by default the encoder's, to a path or a cached snapshot."""
     model = selector.model or selector.spec.model
     if model is None:
         return ModelSource()
@@ -93,7 +102,9 @@ def find_source(selector: Selector) -> ModelSource:
     if found is not None:
         return ModelSource(absolute(model), None, found)
     folder = None if is_path(model) else cached_snapshot(model)
-    return ModelSource(model, folder.name, fingerprint(folder)) if folder is not None else ModelSource(model)
+    if folder is None:
+        return ModelSource(model)
+    return ModelSource(model, folder.name, fingerprint(folder))
 
 
 def local_fingerprint(selector: Selector) -> str | None:
@@ -110,10 +121,10 @@ def local_fingerprint(selector: Selector) -> str | None:
 
 
 def fingerprint(path: Path) -> str:
-    """Hash the names, sizes and contents (sampled, for large files) of the files that are read of a checkpoint.
+    """Hash the files of a checkpoint that are read: their names, sizes and contents.
 
-    A folder with one file of weights and no config.json counts as that file; the file's name is
-    ignored.
+    The contents of large files are sampled. A folder with one file of weights and no config.json
+    counts as that file; the file's name is ignored.
     """
     digest = hashlib.sha256()
     try:
@@ -134,7 +145,7 @@ def _files(path: Path) -> list[tuple[str, Path]]:
         return [("", weights[0])]
     files = set(weights)
     for file in path.iterdir():
-        if file.is_file() and any(fnmatch(file.name, pattern) for pattern in (*CONFIG_FILES, RECORD_FILE)):
+        if file.is_file() and matches_any(file.name, (*CONFIG_FILES, RECORD_FILE)):
             files.add(file)
     return [(file.name, file) for file in sorted(files)]
 
@@ -164,12 +175,14 @@ def _tensor_edges(file: BinaryIO, path: Path, size: int) -> list[int]:
         return []
     length = int.from_bytes(file.read(8), "little")
     data = 8 + length  # after the 8 bytes of the header's length and the header
-    edges = set()
+    edges = set[int]()
     try:
         header = json.loads(file.read(min(length, 100 << 20)))
         header.pop("__metadata__", None)
         for tensor in header.values():
-            edges |= {data + offset for offset in tensor["data_offsets"] if isinstance(offset, int) and offset >= 0}
+            for offset in tensor["data_offsets"]:
+                if isinstance(offset, int) and offset >= 0:
+                    edges.add(data + offset)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []  # not valid safetensors; loading it reports the error
     return sorted(edge for edge in edges if edge <= size)

@@ -1,4 +1,7 @@
-"""Loading and saving of checkpoints, in the Hugging Face format and in this project's own; all weights must match."""
+"""Loading and saving of checkpoints, in the Hugging Face format and in this project's own.
+
+All weights must match.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +37,10 @@ RANDOM_NOTE = "random"
 
 
 def checkpoint_location(selector: Selector) -> str:
-    """Return the folder to load: a local folder, else the snapshot of a hub model, downloaded if it is not cached.
+    """Return the folder to load: a local one, or the snapshot of a hub model.
 
-    InputError if the model can only be a folder and does not exist, or if neither the cache nor the
-    hub has it.
+    The snapshot is downloaded if it is not cached. InputError if the model can only be a folder and
+    does not exist, or if neither the cache nor the hub has it.
     """
     model = selector.model or selector.spec.model
     if model is None:
@@ -67,8 +70,8 @@ def describe_model(selector: Selector) -> tuple[str, str]:
 
 def _folder_hint(selector: Selector) -> str:
     return (
-        f"Use a local folder with config.json, {PREPROCESSING_FILES[selector.modality]} and model.safetensors: "
-        f"--{selector.modality}-encoder {selector.name}=/path/to/folder"
+        f"Use a local folder with config.json, {PREPROCESSING_FILES[selector.modality]} and "
+        f"model.safetensors: --{selector.modality}-encoder {selector.name}=/path/to/folder"
     )
 
 
@@ -94,7 +97,7 @@ def check_config(selector: Selector, location: str, model_type: str | None) -> N
 
 @contextmanager
 def loading_errors(selector: Selector, location: str) -> Iterator[None]:
-    """Turn the errors of transformers into one InputError that says what failed and how to fix it."""
+    """Turn the errors of transformers into one InputError that says how to fix them."""
     try:
         yield
     except InputError:
@@ -103,8 +106,8 @@ def loading_errors(selector: Selector, location: str) -> Iterator[None]:
         check_files(selector, location, WEIGHTS)
         files = ", ".join(sorted(path.name for path in Path(location).iterdir())) or "nothing"
         raise InputError(
-            f"{selector.flag}: the checkpoint could not be loaded from the folder {location}, which contains {files}: "
-            f"{_reason(error)}\n{_folder_hint(selector)}"
+            f"{selector.flag}: the checkpoint could not be loaded from the folder {location}, "
+            f"which contains {files}: {_reason(error)}\n{_folder_hint(selector)}"
         ) from error
 
 
@@ -123,7 +126,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence transformers while it loads a model: its reports are checked here, and raised as errors."""
+    """Silence transformers while it loads a model: its reports are raised as errors here."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -140,11 +143,11 @@ def _quiet() -> Iterator[None]:
 def load_model(
     selector: Selector, location: str, model_class: Any, prefix: str, unused: tuple[str, ...] = ()
 ) -> nn.Module:
-    """Load a model of a transformers class in float32; InputError if its weights do not match its config exactly.
+    """Load a model of a transformers class in float32.
 
-    Only the weights under `prefix` are checked, without the `unused` ones. Without this check,
-    transformers would silently initialize missing weights at random, and drop the blocks beyond
-    those in the config.
+    InputError if its weights do not match its config exactly. Only those under `prefix` are
+    checked, without the `unused` ones. Without this check, transformers would silently initialize
+    missing weights at random, and drop the blocks beyond those in the config.
     """
     with _quiet(), loading_errors(selector, location), torch.random.fork_rng(devices=[]):
         model, info = model_class.from_pretrained(
@@ -167,7 +170,7 @@ def load_model(
 def _refuse_misfits(
     selector: Selector, location: str, model: Any, info: Mapping[str, Any], prefix: str, unused: tuple[str, ...]
 ) -> None:
-    """Raise InputError for weights that are missing, of another shape, or not described by the config."""
+    """Raise InputError for weights that are missing, of another shape or unknown to the config."""
 
     def wanted(key: str) -> bool:
         return key.startswith(prefix) and not key.startswith(unused)
@@ -179,24 +182,25 @@ def _refuse_misfits(
             mismatched.append(f"{key}: {tuple(found)} in the weights, {tuple(expected)} by config.json")
     if missing or mismatched:
         raise InputError(
-            f"{selector.flag}: the checkpoint at {location} must hold every weight of the encoder, but {len(missing)} "
-            f"are missing and {len(mismatched)} have another shape, such as {(mismatched + missing)[0]}"
+            f"{selector.flag}: the checkpoint at {location} must hold every weight of the encoder, "
+            f"but {len(missing)} are missing and {len(mismatched)} have another shape, "
+            f"such as {(mismatched + missing)[0]}"
         )
     unread = sorted(filter(wanted, _unread_keys(model, info["unexpected_keys"])))
     if unread:
         raise InputError(
-            f"{selector.flag}: config.json of {location} must describe all weights of the encoder, but it has no place "
-            f"for {len(unread)} of them, such as {unread[0]}"
+            f"{selector.flag}: config.json of {location} must describe all weights of the encoder, "
+            f"but it has no place for {len(unread)} of them, such as {unread[0]}"
         )
 
 
 def _plain_config(location: str) -> Any:
-    """Load a config with default values for the fields that change how a model runs, but not what it computes."""
+    """Load a config, with the defaults of fields that only change how a model runs."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(location, trust_remote_code=False)
-    config.return_dict, config.output_hidden_states = True, False
-    config.output_attentions = False
+    config.return_dict = True
+    config.output_hidden_states = config.output_attentions = False
     config._attn_implementation = None  # may name code on the hub
     return config
 
@@ -206,14 +210,13 @@ def _unread_keys(model: Any, unexpected: Iterable[str]) -> list[str]:
 
     Those of heads, quantizers, ... are ignored.
     """
-    # such as encoder, embeddings, feature_extractor
-    parts = {name for name, _ in model.named_children()}
+    modules = dict(model.named_children())  # such as encoder, embeddings, feature_extractor
     keys = [key.removeprefix(f"{model.base_model_prefix}.") for key in unexpected]
-    return [key for key in keys if key.split(".")[0] in parts and key.rsplit(".", 1)[-1] not in BUFFERS]
+    return [key for key in keys if key.split(".")[0] in modules and key.split(".")[-1] not in BUFFERS]
 
 
 def _restore_constants(model: Any) -> None:
-    """Set `requires_grad=False` for constants of the architecture: transformers loses it while loading."""
+    """Restore `requires_grad=False` of the architecture's constants, which loading loses."""
     with torch.device("meta"):  # builds the architecture without allocating weights
         built = type(model)(model.config)
     constants = {name for name, parameter in built.named_parameters() if not parameter.requires_grad}
@@ -234,7 +237,7 @@ def save_weights(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def save_native(encoder: Encoder, folder: Path) -> None:
-    """Write a checkpoint in this project's own format (config.json, model.safetensors), for `read_native`."""
+    """Write config.json and model.safetensors in this project's own format, for `read_native`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS_FILE, save(encoder.state_dict()))
     document = {"encoder": encoder.name, "weights": encoder.weights_note, "config": encoder.config}

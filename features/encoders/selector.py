@@ -17,6 +17,9 @@ from features.suggestions import did_you_mean
 FORM = "NAME[=MODEL][@LAYER[,LAYER...]]"
 ALIASES = {"dual": "wav2vec2+vggish"}
 Layer = int | str
+"""The output of a block, by number (0: the input of the first block), or "last" or "all"."""
+MEANS = "means"
+"""Name in place of a layer, for a store of the time-means of all layers."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Selector:
 
     def __str__(self) -> str:
         model = f"={self.model}" if self.model is not None else ""
-        return f"{self.name}{model}" + (f"@{','.join(map(str, self.layers))}" if self.layers else "")
+        layers = f"@{','.join(map(str, self.layers))}" if self.layers else ""
+        return f"{self.name}{model}{layers}"
 
     @property
     def spec(self) -> EncoderSpec:
@@ -49,8 +53,11 @@ class EncoderSettings:
     """Settings of encoders besides their selectors; None means the encoder's default."""
 
     segmenter: str | None = None
+    """pyvi, underthesea, vncorenlp or none."""
     tone_style: str | None = None
+    """keep, old or new."""
     whisper_mode: str | None = None
+    """30s or trimmed."""
 
     def only(self, supported: Sequence[str]) -> EncoderSettings:
         """Return these settings without those that an encoder does not support."""
@@ -59,7 +66,8 @@ class EncoderSettings:
     def check(self, selectors: Sequence[Selector]) -> None:
         """Raise UsageError for a setting that none of these encoders supports."""
         for field in fields(self):
-            if getattr(self, field.name) is not None and not any(field.name in s.spec.settings for s in selectors):
+            supported = any(field.name in selector.spec.settings for selector in selectors)
+            if getattr(self, field.name) is not None and not supported:
                 flag = f"--{field.name.replace('_', '-')}"
                 raise UsageError(f"{flag} has no effect on {', '.join(map(str, selectors))}: leave it out")
 
@@ -70,7 +78,10 @@ DEFAULT_SETTINGS = EncoderSettings()
 def short_model_name(model: str) -> str:
     """Return the last part of a hub id, folder or file of weights, without suffix and #revision."""
     path = Path(model).expanduser()
-    name = path.resolve().name if path.exists() else model.partition("#")[0].rstrip("/").rsplit("/", 1)[-1]
+    if path.exists():
+        name = path.resolve().name
+    else:
+        name = model.partition("#")[0].rstrip("/").rsplit("/", 1)[-1]
     return re.sub(r"\.(pth|pt|safetensors)$", "", name)
 
 
@@ -122,7 +133,3 @@ def _parse_layers(flag: str, text: str) -> tuple[Layer, ...]:
     if len(set(layers)) < len(layers) or ("all" in layers and len(layers) > 1):
         raise UsageError(f"{flag}: the layers after @ must be different, or 'all' alone, found @{text}")
     return tuple(layers)
-
-
-MEANS = "means"
-"""Stands for the layer in a store that holds the time-mean of every layer."""

@@ -1,4 +1,4 @@
-"""Word embeddings of DeBERTa-v3 checkpoints that contain only the difference to their generator's embeddings.
+"""Word embeddings of DeBERTa-v3 checkpoints that contain only a difference to their generator's.
 
 In replaced-token training with gradient-disentangled sharing (He et al. 2021, arXiv 2111.09543) the
 discriminator's embedding is the generator's `weight` plus a `_weight` of its own. ViDeBERTa was
@@ -25,49 +25,40 @@ GENERATOR_FILES = ("model.generator.safetensors", "pytorch_model.generator.bin")
 
 
 def fill_shared_embeddings(selector: Selector, location: str, model: Any, info: dict[str, Any]) -> None:
-    """Set the word embedding to generator's embedding + difference, if the checkpoint contains only the difference.
+    """Add the generator's word embedding to a checkpoint that contains only the difference to it.
 
-    `info` is the loading info of transformers; the embedding is removed from its missing keys.
-    InputError if the generator's weights are missing.
+    Other checkpoints do not change. `info` is the loading info of transformers; the embedding is
+    removed from its missing keys. InputError if the generator's weights are missing.
     """
     is_missing = EMBEDDING in info["missing_keys"]
     if not is_missing or not any(key.endswith(DIFFERENCE) for key in info["unexpected_keys"]):
         return
-    folder = _folder(location)
+    folder = Path(location)
     difference = _read_tensor(folder, WEIGHTS_FILES, DIFFERENCE)
     generator = _read_tensor(folder, GENERATOR_FILES, EMBEDDING)
     if difference is None or generator is None:
         raise InputError(
-            f"{selector.flag}: {location} contains {DIFFERENCE}, the difference to the generator's embedding in "
-            "DeBERTa-v3's training, and not the embedding itself. Put the generator's weights into that folder as "
-            f"{' or '.join(GENERATOR_FILES)} (with the key {EMBEDDING}), so that both are added"
+            f"{selector.flag}: {location} contains {DIFFERENCE}, the difference to the generator's "
+            "embedding in DeBERTa-v3's training, and not the embedding itself. Put the generator's "
+            f"weights into that folder as {' or '.join(GENERATOR_FILES)} "
+            f"(with the key {EMBEDDING}), so that both are added"
         )
     embedding = model.get_input_embeddings().weight
     if not embedding.shape == difference.shape == generator.shape:
         raise InputError(
-            f"{selector.flag}: the generator's word embedding must have the shape {tuple(embedding.shape)} of "
-            f"config.json, as the difference in {location}; found {tuple(generator.shape)} and "
-            f"{tuple(difference.shape)}"
+            f"{selector.flag}: the generator's word embedding must have the shape "
+            f"{tuple(embedding.shape)} of config.json, as the difference in {location}; "
+            f"found {tuple(generator.shape)} and {tuple(difference.shape)}"
         )
     with torch.no_grad():
         embedding.copy_(generator.float() + difference.float())
     info["missing_keys"] = set(info["missing_keys"]) - {EMBEDDING}
 
 
-def _folder(location: str) -> Path:
-    """Return a local folder, or the cached snapshot of a hub id."""
-    if Path(location).is_dir():
-        return Path(location)
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(location, "config.json")
-    return Path(config).parent if isinstance(config, str) else Path(location)
-
-
 def _read_tensor(folder: Path, names: tuple[str, ...], ending: str) -> Tensor | None:
-    """Return the tensor with this end of its key, from the first of these files that exists.
+    """Return the tensor whose key has this ending, from the first of these files that exists.
 
-    None if missing.
+    None if there is no such file or key.
     """
     paths = [folder / name for name in names if (folder / name).is_file()]
     if not paths:

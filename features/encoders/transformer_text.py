@@ -1,6 +1,7 @@
-"""Text encoders in the Hugging Face format: PhoBERT, ViDeBERTa and others; one feature vector per token, [CLS] first.
+"""Text encoders in the Hugging Face format: PhoBERT, ViDeBERTa and others.
 
-Nguyen and Nguyen 2020 (arXiv 2003.00744), Tran et al. 2023 (2301.10439).
+They return one feature vector per token, [CLS] first. Nguyen and Nguyen 2020 (arXiv 2003.00744),
+Tran et al. 2023 (2301.10439).
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class TextTransformer(Encoder):
         self.model = model
         self._words: dict[str, str] = {}
         self._tokens: dict[str, list[int]] = {}
+        """By transcript, which planning, counting and encoding need again."""
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> TextTransformer:
@@ -105,22 +107,18 @@ class TextTransformer(Encoder):
         with loading_errors(selector, location):
             tokenizer_class = getattr(transformers, cls.tokenizer_class)
             tokenizer = tokenizer_class.from_pretrained(location, trust_remote_code=False)
-        model: Any = load_model(selector, location, transformers.AutoModel, "", ("pooler.", "decoder."))
-        if cls.model_type is not None and model.config.model_type != cls.model_type:
-            raise InputError(
-                f"{selector.flag}: must be a checkpoint of {cls.model_type}, found {model.config.model_type}"
-            )
+        unused = ("pooler.", "decoder.")
+        model: Any = load_model(selector, location, transformers.AutoModel, "", unused)
         from_encoder_decoder = bool(model.config.is_encoder_decoder)
         if from_encoder_decoder:
             model = model.get_encoder()
-        if (
-            getattr(model, "pooler", None) is not None
-        ):  # a sentence vector, not a sequence, and random in many checkpoints
+        # the pooler returns a sentence vector, and is random in many checkpoints
+        if getattr(model, "pooler", None) is not None:
             model.pooler = None
         if len(tokenizer) > model.config.vocab_size:
             raise InputError(
-                f"{selector.flag}: the tokenizer must fit the model, found {len(tokenizer)} tokens for "
-                f"{model.config.vocab_size} embeddings in {location}"
+                f"{selector.flag}: the tokenizer must fit the model, found {len(tokenizer)} tokens "
+                f"for {model.config.vocab_size} embeddings in {location}"
             )
         # without any files, transformers silently creates a tokenizer of special tokens only
         if len(tokenizer) - len(set(tokenizer.all_special_ids)) < MIN_VOCABULARY:
@@ -154,23 +152,24 @@ class TextTransformer(Encoder):
         return getattr(owner, name)
 
     def words(self, text: str) -> str:
-        """Return a normalized transcript as this encoder reads it: segmented, and with its style of tone marks."""
+        """Return a normalized transcript as this encoder reads it: segmented, in its tone style."""
         if text not in self._words:
-            # before, so that both styles are segmented alike
+            # before segmentation, so that both styles are segmented alike
             styled = apply_tone_style(text, self.tone_style)
             segmented = styled if is_segmented(text) else self.segment(styled)
-            # again: underthesea changes new to old
+            # again after it: underthesea changes new to old
             self._words[text] = apply_tone_style(segmented, self.tone_style)
         return self._words[text]
 
     def tokens(self, text: str) -> list[int]:
         """Return all token ids of a normalized transcript, including special tokens."""
         if text not in self._tokens:
-            self._tokens[text] = list(self.tokenizer(self.words(text), truncation=False, verbose=False)["input_ids"])
+            encoding = self.tokenizer(self.words(text), truncation=False, verbose=False)
+            self._tokens[text] = list(encoding["input_ids"])
         return self._tokens[text]
 
     def count_tokens(self, transcripts: Iterable[str]) -> TokenCounts:
-        """Count tokens and words of normalized transcripts, and how many of them are in the vocabulary."""
+        """Count tokens and words of normalized transcripts, and those in the vocabulary."""
         texts = [text for text in transcripts if text]
         special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
         tokens: Counter[int] = Counter()
@@ -220,7 +219,7 @@ class TextTransformer(Encoder):
 
 
 class PhoBert(TextTransformer):
-    """PhoBERT, over segmented words with new-style tone marks, as VnCoreNLP produced them for its training."""
+    """PhoBERT, over segmented words with new-style tone marks, as in its training data."""
 
     name: ClassVar[str] = "phobert"
     model_type: ClassVar[str | None] = "roberta"
@@ -250,17 +249,19 @@ class AnyTransformer(TextTransformer):
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> TextTransformer:
-        """Load a checkpoint and check it; InputError for numbered layers that are not hidden states of the model."""
+        """Load a checkpoint and check it; InputError for a layer that is not a hidden state."""
         encoder = super().load(selector, settings).eval()
         if encoder.model.config.model_type in NUMERIC_FIELDS:
             return encoder
         sequences = probe_tokens(encoder.model.config.vocab_size, encoder.max_length)
         with loading_errors(selector, checkpoint_location(selector)), torch.inference_mode(), exact_fp32():
             encoder.one_at_a_time = depends_on_batch(encoder.forward_layers, sequences)
-            numbered = [layer for layer in encoder.layers if isinstance(layer, int)]
-            alone = encoder.forward_layers(Ragged.from_sequences(sequences[:1]))
-            states = [state.values for layer, state in zip(encoder.layers, alone, strict=True) if layer in numbered]
-            mismatched = mismatched_layers(encoder.model, numbered, states, sequences[0]) if numbered else []
+            outputs = encoder.forward_layers(Ragged.from_sequences(sequences[:1]))
+            numbered: dict[int, Tensor] = {}
+            for layer, output in zip(encoder.layers, outputs, strict=True):
+                if isinstance(layer, int):
+                    numbered[layer] = output.values
+            mismatched = mismatched_layers(encoder.model, numbered, sequences[0])
         if mismatched:
             found = f"{', '.join(map(str, mismatched))} of {encoder.model.config.model_type}"
             raise InputError(f"{selector.flag}: layers must be hidden states of the model, {found} are not: use 'last'")

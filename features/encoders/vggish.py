@@ -1,4 +1,4 @@
-"""VGGish (Hershey et al. 2017, arXiv 1609.09430): a VGG network over log-mel patches of 0.96 s, of width 128."""
+"""VGGish (Hershey et al. 2017, arXiv 1609.09430): a VGG network over log-mel patches of 0.96 s."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from features.encoders.base import Encoder, Lengths, resolve_layers, samples_tensor
+from features.encoders.base import Encoder, Lengths, at_least, resolve_layers, samples_tensor
 from features.encoders.mel import FFT, mel_filters
 from features.encoders.pretrained import save_weights
 from features.encoders.selector import EncoderSettings, Layer, Selector, short_model_name
@@ -21,6 +21,7 @@ from features.errors import InputError, UsageError
 from features.ragged import Ragged
 
 WINDOW, HOP = 400, 160
+"""Samples of a log-mel frame, and between frames: 25 and 10 ms at 16 kHz."""
 MELS, LOW_HZ, HIGH_HZ = 64, 125.0, 7500.0
 PATCH = 96
 """Mel frames per patch; patches do not overlap."""
@@ -45,7 +46,7 @@ def make_features() -> nn.Sequential:
 
 
 class Vggish(Encoder):
-    """VGGish, one frame per patch.
+    """VGGish, one frame of width 128 per patch.
 
     Input is zero-padded to 15 600 + 15 360 k samples, so that no audio is dropped. The embeddings
     are those before PCA and quantization. `final_relu` is False, as in Google's definition; the
@@ -76,7 +77,10 @@ class Vggish(Encoder):
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> Vggish:
-        """Load the public weights (.pth), or safetensors with the same keys: a file, or the only one in a folder."""
+        """Load the public weights (.pth), or safetensors with the same keys.
+
+        The model is a file, or a folder with exactly one.
+        """
         if selector.layers not in (None, ("last",)):
             raise UsageError(f"{selector.flag}: vggish has one layer, 'last'")
         path = _weights_file(selector)
@@ -110,16 +114,15 @@ class Vggish(Encoder):
         samples = samples_tensor(raw)
         if self.partial == "drop":
             return samples
-        length = FIRST + NEXT * max(0, -(-(samples.shape[0] - FIRST) // NEXT))
+        length = FIRST + NEXT * (self.get_feat_lengths(samples.shape[0]) - 1)
         return functional.pad(samples, (0, length - samples.shape[0]))
 
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
         """Return 1 + ceil(max(0, n - 15600) / 15360); in `drop` ((n - 400) // 160 + 1) // 96."""
         if self.partial == "drop":
-            frames = (max(lengths, WINDOW - HOP) if isinstance(lengths, int) else lengths.clip(WINDOW - HOP)) - WINDOW
-            return (frames // HOP + 1) // PATCH
-        beyond = max(lengths, FIRST) - FIRST if isinstance(lengths, int) else lengths.clip(FIRST) - FIRST
-        return 1 + -(-beyond // NEXT)
+            # clipped where the formula gives 0 mel frames: audio below WINDOW has none
+            return ((at_least(lengths, WINDOW - HOP) - WINDOW) // HOP + 1) // PATCH
+        return 1 + -(-(at_least(lengths, FIRST) - FIRST) // NEXT)
 
     def log_mel(self, samples: Tensor) -> Tensor:
         """Return log(mel + 0.01) of magnitude spectra, (F, 64), of samples (S,)."""
@@ -147,7 +150,7 @@ class Vggish(Encoder):
 
 def _weights_file(selector: Selector) -> Path:
     """Return the file of weights that a selector names."""
-    hint = "use --audio-encoder vggish=FILE (vggish-10086976.pth of the public release, or safetensors of its keys)"
+    hint = "use --audio-encoder vggish=FILE (the public vggish-10086976.pth, or safetensors of its keys)"
     if selector.model is None:
         raise InputError(f"{selector.flag}: has no default weights; {hint}")
     path = Path(selector.model).expanduser()

@@ -1,4 +1,4 @@
-"""Audio encoders over waveforms, of the wav2vec 2.0 family: wav2vec2 (XLSR-53), HuBERT, WavLM, data2vec-audio; 50 Hz.
+"""Audio encoders of the wav2vec 2.0 family at 50 Hz: wav2vec2, HuBERT, WavLM, data2vec-audio.
 
 Baevski et al. 2020 (arXiv 2006.11477), Hsu et al. 2021 (2106.07447), Chen et al. 2022 (2110.13900),
 Baevski et al. 2022 (2202.03555).
@@ -19,6 +19,7 @@ from features.audio.torchaudio_import import import_torchaudio
 from features.encoders.base import (
     Encoder,
     Lengths,
+    at_least,
     blocks_needed,
     capture_hidden_states,
     forward_each,
@@ -42,6 +43,8 @@ MIN_SAMPLES = 400
 """Samples that the convolutions need for one frame; shorter audio is zero-padded to it, alone and
 in a batch."""
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
+SAMPLES_PER_FRAME = 320
+"""The product of the strides: 20 ms at 16 kHz."""
 
 
 class MaskedGroupNorm(nn.Module):
@@ -73,7 +76,7 @@ class MaskedGroupNorm(nn.Module):
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch norm before the positional convolution: it uses its running statistics and keeps padding at zero.
+    """Batch norm before the positional convolution, with running statistics and zeros as padding.
 
     Without the mask, the bias of the norm would turn zero padding into values that the convolution
     reads.
@@ -143,12 +146,11 @@ class WaveformTransformer(Encoder):
 
     def __init__(self, model: Any, extractor: Any, layers: tuple[Layer, ...]) -> None:
         super().__init__()
-        do_normalize = bool(extractor.do_normalize)
         self.num_layers = len(model.encoder.layers)
         self.layers = layers
         self.dim = int(model.config.hidden_size)
-        self.do_normalize = do_normalize
-        self.config = {"model": config_identity(model.config), "do_normalize": do_normalize}
+        self.do_normalize = bool(extractor.do_normalize)
+        self.config = {"model": config_identity(model.config), "do_normalize": self.do_normalize}
         self.extractor = extractor
         model.config.apply_spec_augment = False
         model.config.layerdrop = 0.0  # never skip a block
@@ -177,10 +179,6 @@ class WaveformTransformer(Encoder):
             extractor = transformers.Wav2Vec2FeatureExtractor.from_pretrained(location)
         model_class = getattr(transformers, cls.model_class)
         model: Any = load_model(selector, location, model_class, "", ("masked_spec_embed",))
-        if model.config.model_type != cls.model_type:
-            raise InputError(
-                f"{selector.flag}: must be a checkpoint of {cls.model_type}, found {model.config.model_type}"
-            )
         cls._check_front_end(selector, model.config, extractor.sampling_rate)
         encoder = cls(model, extractor, resolve_layers(selector, len(model.encoder.layers)))
         encoder.model_name, encoder.weights_note = describe_model(selector)
@@ -188,13 +186,17 @@ class WaveformTransformer(Encoder):
 
     @staticmethod
     def _check_front_end(selector: Selector, config: Any, sample_rate: int) -> None:
-        """Raise InputError unless the front end has the usual kernels and strides, on which all lengths depend."""
+        """Raise InputError unless kernels, strides and rate are the usual ones.
+
+        All lengths depend on them.
+        """
         kernels, strides = tuple(config.conv_kernel), tuple(config.conv_stride)
         is_usual = (kernels, strides, sample_rate) == (KERNELS, STRIDES, 16_000)
         if not is_usual or getattr(config, "add_adapter", False):
             raise InputError(
-                f"{selector.flag}: must be a checkpoint for 16 kHz with convolution kernels {KERNELS}, strides "
-                f"{STRIDES} and no adapter, found {sample_rate} Hz, {kernels}, {strides}"
+                f"{selector.flag}: must be a checkpoint for 16 kHz with convolution kernels "
+                f"{KERNELS}, strides {STRIDES} and no adapter, "
+                f"found {sample_rate} Hz, {kernels}, {strides}"
             )
 
     def drop_unused_blocks(self) -> None:
@@ -228,12 +230,10 @@ class WaveformTransformer(Encoder):
 
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
         """Return (max(n, 400) - 400) // 320 + 1."""
-        if isinstance(lengths, int):
-            return (max(lengths, MIN_SAMPLES) - MIN_SAMPLES) // 320 + 1
-        return (lengths.clip(MIN_SAMPLES) - MIN_SAMPLES) // 320 + 1
+        return (at_least(lengths, MIN_SAMPLES) - MIN_SAMPLES) // SAMPLES_PER_FRAME + 1
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
-        """Encode samples (sum S,) at 16 kHz, each sequence >= 400 long, into (sum T, D) of each layer."""
+        """Encode samples (sum S,) at 16 kHz, each S >= 400, into (sum T, D) of each layer."""
         if self.batched or inputs.batch_size == 1:
             return self._forward_batch(inputs)
         return forward_each(self._forward_batch, inputs)
@@ -242,13 +242,13 @@ class WaveformTransformer(Encoder):
         norm = getattr(self.model.feature_extractor.conv_layers[0], "layer_norm", None)
         if isinstance(norm, MaskedGroupNorm):
             norm.lengths = (inputs.lengths - KERNELS[0]) // STRIDES[0] + 1
-        sizes = [self.get_feat_lengths(size) for size in inputs.sizes]
+        sizes = list(map(self.get_feat_lengths, inputs.sizes))
         frames = Ragged.without_values(sizes, inputs.values.device)
         batch_norm = getattr(self.model.encoder.pos_conv_embed, "batch_norm", None)
         if isinstance(batch_norm, MaskedBatchNorm):
             batch_norm.lengths = frames.lengths
         with capture_hidden_states(self.model.encoder.layers, self.layers) as states, warnings.catch_warnings():
-            # inside transformers' WavLM
+            # a warning within transformers' WavLM
             warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
             output = self.model(inputs.pad(), attention_mask=inputs.mask.long())
             states["last"] = output.last_hidden_state

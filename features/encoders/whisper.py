@@ -1,4 +1,4 @@
-"""The encoder of Whisper and PhoWhisper (Radford et al. 2022), in windows of 30 s, without the frames of padding."""
+"""The encoder of Whisper and PhoWhisper (Radford et al. 2022), without the frames of padding."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ class Whisper(Encoder):
     lora_targets: ClassVar[tuple[str, ...]] = ("q_proj", "v_proj")
 
     encoder: Any
+    """`WhisperEncoder` of transformers."""
 
     def __init__(self, encoder: Any, extractor: Any, layers: tuple[Layer, ...], mode: str = "30s") -> None:
         super().__init__()
@@ -87,9 +88,9 @@ class Whisper(Encoder):
         sizes = extractor.n_samples, extractor.feature_size, extractor.sampling_rate
         if sizes != (frames * SAMPLES_PER_FRAME, mels, 16_000):
             raise InputError(
-                f"{selector.flag}: preprocessor_config.json must fit config.json: a window of {frames} frames x "
-                f"{SAMPLES_PER_FRAME} samples and {mels} mels at 16000 Hz, found {sizes[0]} samples and {sizes[1]} "
-                f"mels at {sizes[2]} Hz"
+                f"{selector.flag}: preprocessor_config.json must fit config.json: a window of "
+                f"{frames} frames x {SAMPLES_PER_FRAME} samples and {mels} mels at 16000 Hz, "
+                f"found {sizes[0]} samples and {sizes[1]} mels at {sizes[2]} Hz"
             )
         layers = resolve_layers(selector, len(encoder.layers))
         whisper = cls(encoder, extractor, layers, settings.whisper_mode or "30s")
@@ -97,7 +98,7 @@ class Whisper(Encoder):
         return whisper
 
     def drop_unused_blocks(self) -> None:
-        """Drop the blocks above the requested layers, and the final LayerNorm if no requested layer needs it."""
+        """Drop the blocks above the requested layers, and the final LayerNorm if not needed."""
         self.encoder.layers = self.encoder.layers[: blocks_needed(self.layers, self.num_layers)]
         if not {"last", self.num_layers} & set(self.layers):
             self.encoder.layer_norm = nn.Identity()
@@ -147,10 +148,11 @@ class Whisper(Encoder):
         windows: list[Tensor] = []
         for samples in inputs.split():
             windows += samples.split(self.window)
-        # Several windows at once are no faster on a CPU, and its kernels round differently for each batch size.
+        # several windows at once are no faster on a CPU, whose kernels round differently for each
+        # batch size.
         batch = len(windows) if self.mode == "trimmed" or inputs.values.device.type != "cpu" else 1
         chunks = [self._forward_windows(windows[i : i + batch]) for i in range(0, len(windows), batch)]
-        sizes = [self.get_feat_lengths(size) for size in inputs.sizes]
+        sizes = list(map(self.get_feat_lengths, inputs.sizes))
         return [Ragged.from_lengths(torch.cat(parts), sizes) for parts in zip(*chunks, strict=True)]
 
     def _forward_windows(self, windows: list[Tensor]) -> list[Tensor]:
@@ -164,7 +166,7 @@ class Whisper(Encoder):
             else:
                 states["last"] = self.encoder(mel).last_hidden_state
             states[self.num_layers] = states["last"]
-        # drop the frames of the padding: a window of 30 s has 1500 frames, of which only the first are real
+        # drop the padding: of the 1500 frames of a window of 30 s, only the first ones are real
         return [frames.pack(states[layer][:, : frames.max_length]).values for layer in self.layers]
 
     def _forward_trimmed(self, mel: Tensor, frames: Ragged) -> Tensor:
@@ -177,8 +179,8 @@ class Whisper(Encoder):
         encoder, length = self.encoder, frames.max_length
         is_real = padding_mask(2 * frames.lengths, 2 * length)[:, None]  # (windows, 1, 2 T)
         x = functional.gelu(encoder.conv1(mel[..., : 2 * length].masked_fill(~is_real, 0.0)))
-        x = functional.gelu(encoder.conv2(x.masked_fill(~is_real, 0.0))).transpose(1, 2)  # (windows, T, D)
-        x = x + encoder.embed_positions.weight[:length]
+        x = functional.gelu(encoder.conv2(x.masked_fill(~is_real, 0.0)))
+        x = x.transpose(1, 2) + encoder.embed_positions.weight[:length]  # (windows, T, D)
         mask = frames.mask[:, None, None].expand(-1, 1, length, -1)
         for block in encoder.layers:
             x = block(x, mask)

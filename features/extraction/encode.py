@@ -46,9 +46,10 @@ def refuse_seen(utterances: Iterable[Utterance], encoder: Encoder) -> None:
     """
     if encoder.fine_tuning is None:
         return
-    known = [u for u in utterances if u.split in EVALUATION_SPLITS and u.utterance_id in encoder.fine_tuning.seen]
     inputs = []
-    for utterance in known:
+    for utterance in utterances:
+        if utterance.split not in EVALUATION_SPLITS or utterance.utterance_id not in encoder.fine_tuning.seen:
+            continue
         with suppress(AudioError):  # rejected later, with its reason
             inputs.append((utterance, read_input(utterance, encoder).input_sha256))
     encoder.fine_tuning.refuse_training_utterances(inputs)
@@ -63,7 +64,8 @@ def encode_batch(
 ) -> EncodedBatch:
     """Read and encode one batch.
 
-    `dtype` is the store's, `budget` limits the memory of the device.
+    `dtype` is the store's, `budget` limits the memory of the device. InputError if a value does not
+    fit `dtype`, or if the encoder was trained on an utterance of valid or test.
     """
     inputs, rejected = _read(utterances, encoder)
     if encoder.fine_tuning is not None:
@@ -94,13 +96,13 @@ def _check_length(item: Input, features: Array, encoder: Encoder) -> None:
     expected = int(encoder.get_feat_lengths(item.prepared.shape[0]))
     if features.shape[0] != expected:
         raise RuntimeError(
-            f"{type(encoder).__name__}.get_feat_lengths must equal the output length, found {expected} for "
-            f"{features.shape[0]} frames of {item.utterance.utterance_id!r}"
+            f"{type(encoder).__name__}.get_feat_lengths must equal the output length, found "
+            f"{expected} for {features.shape[0]} frames of {item.utterance.utterance_id!r}"
         )
 
 
 def _read(utterances: Sequence[Utterance], encoder: Encoder) -> tuple[list[Input], list[Rejection]]:
-    """Read a batch.
+    """Read a batch; reject utterances whose audio cannot be used.
 
     The source is taken before reading: a rejection must not name a file that changed meanwhile.
     """
@@ -123,27 +125,27 @@ def _key(item: Input, encoder: Encoder) -> str:
 def _too_long(item: Input, encoder: Encoder, device: torch.device) -> Rejection:
     """Return the rejection of an utterance that does not fit into memory alone.
 
-    Raises InputError if it is short.
+    InputError if it is a transcript or short audio.
     """
-    where = "the memory" if device.type == "cpu" else f"the memory of {device}"
-    seconds = item.num_inputs / SAMPLE_RATE
-    if encoder.modality == "text" or seconds <= ALWAYS_FITS_S:
-        size = f"{item.num_inputs} characters" if encoder.modality == "text" else f"{seconds:.1f} s of audio"
+    is_text, seconds = encoder.modality == "text", item.num_inputs / SAMPLE_RATE
+    size = f"{item.num_inputs} characters" if is_text else f"{seconds:.1f} s of audio"
+    if is_text or seconds <= ALWAYS_FITS_S:
         raise InputError(
-            f"{device} has too little free memory for one utterance, {item.utterance.utterance_id!r} of {size}; "
-            "free some memory, or use another --device"
+            f"{device} has too little free memory for one utterance, "
+            f"{item.utterance.utterance_id!r} of {size}; free some memory, or use another --device"
         )
-    detail = f"{seconds:.1f} s of audio do not fit into {where}: cut it by start and end, or use another --device"
+    where = "the memory" if device.type == "cpu" else f"the memory of {device}"
+    detail = f"{size} do not fit into {where}: cut it by start and end, or use another --device"
     return Rejection(item.utterance, "out_of_memory", detail, _key(item, encoder))
 
 
 def encode(
     prepared: list[torch.Tensor], encoder: Encoder, device: torch.device, budget: MemoryBudget | None = None
 ) -> list[list[Array] | None]:
-    """Encode inputs: for each a float32 array (T, D) per layer, or None if it does not fit.
+    """Encode prepared inputs: for each a float32 array (T, D) per layer, or None.
 
-    A batch that does not fit is halved, and `budget` remembers the size for later batches. Empty
-    inputs give (0, D).
+    A batch that does not fit into memory is halved, and `budget` remembers the size for later
+    batches. None stands for an input that does not fit alone. Empty inputs give (0, D).
     """
     budget = budget or MemoryBudget(device)
     empty = [np.zeros((0, encoder.dim), np.float32) for _ in encoder.layers]
@@ -160,8 +162,7 @@ def encode(
         return list(map(_on_host, outputs))
 
     with torch.inference_mode():
-        # `run` yields the batch in parts that fit into memory, with layers = None for an input that
-        # does not fit alone
+        # `run` yields the batch in parts that fit into memory
         for part, layers in budget.run(nonempty, costs, compute):
             for place, i in enumerate(part):
                 results[i] = None if layers is None else [sequences[place] for sequences in layers]
@@ -175,6 +176,7 @@ def _on_host(output: Ragged) -> list[Array]:
 
 
 def _to_dtype(features: Array, dtype: np.dtype[Any], utterance_id: str) -> Array:
+    """Cast features to the store's dtype; InputError if a value is too large for it."""
     # initial: the maximum of an empty array would raise
     peak = float(np.abs(features).max(initial=0.0))
     if peak > float(np.finfo(dtype).max):

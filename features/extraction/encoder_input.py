@@ -25,7 +25,7 @@ SAMPLE_RATE = 16_000
 FINGERPRINT_BYTES = 64 << 10
 """Number of bytes at the start and at the end of an audio file that its fingerprint covers."""
 Freshness = Literal["same", "moved", "changed"]
-"""Input of a stored utterance: unchanged, the same content in a touched or moved file, or
+"""State of a stored utterance's input: unchanged, unchanged content in a touched or moved file, or
 changed."""
 
 
@@ -36,10 +36,11 @@ class AudioSource:
     path: str
     """As in the manifest."""
     size: int | None
-    """Of the file; None if it does not exist."""
+    """Bytes of the file; None if it does not exist."""
     mtime_ns: int | None
+    """Modification time of the file; None if it does not exist."""
     fingerprint: str | None
-    """None if the file cannot be read."""
+    """Result of `fingerprint`; None if the file cannot be read."""
     start: float
     end: float | None
     channel: int | str
@@ -55,7 +56,7 @@ class Input:
 
     utterance: Utterance
     prepared: Tensor
-    """Output of `Encoder.prepare`, (S,) samples or (T,) tokens; T = 0 for an empty transcript."""
+    """Output of `Encoder.prepare`: samples (S,) or tokens (T, ...); T = 0 without a transcript."""
     num_inputs: int
     """Samples at 16 kHz, or characters."""
     input_sha256: str
@@ -69,7 +70,7 @@ class Input:
 
 
 def transcript_of(utterance: Utterance) -> str:
-    """Return the normalised transcript; empty if there is none."""
+    """Return the normalized transcript; empty if there is none."""
     return normalize_text(utterance.transcript or "")
 
 
@@ -89,7 +90,7 @@ def read_input(utterance: Utterance, encoder: Encoder, source: AudioSource | Non
 def read_audio(utterance: Utterance) -> tuple[Samples, str]:
     """Return the waveform (S,) of an utterance at 16 kHz and the hash of its decoded samples.
 
-    Raises AudioError if it cannot be decoded, or does not fit into memory.
+    AudioError if it cannot be decoded, or does not fit into memory.
     """
     try:
         samples, rate = decode_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
@@ -112,7 +113,7 @@ def input_source(utterance: Utterance, modality: str) -> AudioSource | None:
 
 
 def audio_source(utterance: Utterance) -> AudioSource:
-    """Return path, start, end, channel, and the file's size, mtime and fingerprint."""
+    """Return the current source of an utterance; its file is read for the fingerprint."""
     return _source(utterance, fingerprint(utterance.audio_path))
 
 
@@ -135,16 +136,16 @@ def fingerprint(path: Path) -> str | None:
     return digest.hexdigest()[:32]
 
 
-def _source(utterance: Utterance, fingerprint: str | None) -> AudioSource:
+def _source(utterance: Utterance, file_fingerprint: str | None) -> AudioSource:
     try:
-        found = utterance.audio_path.stat()
+        status = utterance.audio_path.stat()
     except OSError:
-        found = None
+        status = None
     return AudioSource(
         path=utterance.wav_path,
-        size=found.st_size if found else None,
-        mtime_ns=found.st_mtime_ns if found else None,
-        fingerprint=fingerprint,
+        size=status.st_size if status else None,
+        mtime_ns=status.st_mtime_ns if status else None,
+        fingerprint=file_fingerprint,
         start=utterance.start,
         end=utterance.end,
         channel=utterance.channel,
@@ -195,8 +196,8 @@ class InputComparison:
         if "fingerprint" not in then and not self._announced:
             self._announced = True
             self._reporter.say(
-                "these features were stored without fingerprints of the audio files: decoding and comparing the audio "
-                "now, then recording the fingerprints"
+                "these features were stored without fingerprints of the audio files: decoding and "
+                "comparing the audio now, then recording the fingerprints"
             )
         # the file differs in size, mtime or fingerprint: only its samples decide
         if self._input_sha256(utterance) != stored.input_sha256:

@@ -7,7 +7,7 @@ resumed, or shared by several processes, therefore computes the same batches as 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from features.encoders.base import Encoder
 from features.encoders.selector import Selector
 from features.errors import InputError
 from features.extraction.encode import refuse_seen
-from features.extraction.plan import Plan, make_plan
+from features.extraction.plan import Plan, Target, make_plan
 from features.extraction.report import StoreResult, announce, make_result
 from features.extraction.scheduler import Scheduler
 from features.extraction.settings import ExtractSettings, open_encoder, provenance, record_encoder, store_identity
@@ -30,7 +30,7 @@ from features.progress import Reporter
 from features.signals import interruptible
 from features.store.batching_budget import agree_on_budget, recorded_budget, refuse_other_budget
 from features.store.claims import Claims
-from features.store.identity import StoreIdentity, create_store
+from features.store.identity import StoreIdentity, StoreInfo, create_store
 from features.store.rejected import REJECTED_FILE, Rejection, record_rejected
 from features.store.writer import choose_format
 
@@ -41,7 +41,7 @@ def extract_stream(
     """Extract one encoder's features of these utterances, one store per layer.
 
     Stored utterances are kept. Several processes that extract into one store share its units.
-    Raises InputError if nothing could be encoded, the disk is too small, the content of an id
+    InputError if nothing could be encoded, the disk is too small, the content of an id
     changed, or a value does not fit the store's dtype. Finished work is committed before that, and
     also before KeyboardInterrupt.
     """
@@ -55,9 +55,9 @@ def extract_stream(
         plan = make_plan(utterances, encoder, identities, budget, settings, reporter)
         announce(plan, selector, encoder, engine.device, settings.features_dir, reporter)
         if settings.plan_only:
-            return [_planned_result(plan, number, settings.features_dir) for number in range(len(plan.targets))]
+            return [_planned_result(plan, target, settings.features_dir) for target in plan.targets]
         destinations = _make_destinations(plan, encoder, selector, settings, engine.device)
-        infos = [to.info for to in destinations]
+        infos = [destination.info for destination in destinations]
         with Claims([info.path for info in infos]) as claims:
             if wanted is not None:
                 refuse_other_budget(infos[0], wanted, claims)
@@ -79,9 +79,9 @@ def _open_engine(
     return LocalEngine(encoder, resolve_device(settings.device), settings.encoder_precision)
 
 
-def _planned_result(plan: Plan, number: int, features_dir: Path) -> StoreResult:
-    target = plan.targets[number]
-    return make_result(plan, target, str(target.store.path if target.store else features_dir), encoded=0)
+def _planned_result(plan: Plan, target: Target, features_dir: Path) -> StoreResult:
+    path = target.store.path if target.store else features_dir
+    return make_result(plan, target, str(path), encoded=0)
 
 
 def _make_destinations(
@@ -89,38 +89,36 @@ def _make_destinations(
 ) -> list[Destination]:
     """Create the stores that do not exist yet; return the destination of each layer."""
     known = provenance(selector, encoder, device)
-    made = []
+    destinations = []
     for target in plan.targets:
         info = create_store(settings.features_dir, target.identity, known, encoder.model_name)
         info = record_encoder(info, encoder)
-        made.append(Destination(info, target.generation, choose_format(info, settings.format)))
-    return made
+        kind = choose_format(info, settings.format)
+        destinations.append(Destination(info, target.generation, kind))
+    return destinations
 
 
 @dataclass
 class StoreProgress:
-    """Utterances of one store that this process has committed, tried and rejected."""
+    """Ids of the utterances of one store that this process has committed or rejected."""
 
     written: set[str] = field(default_factory=set)
-    tried: set[str] = field(default_factory=set)
     rejected: dict[str, Rejection] = field(default_factory=dict)
 
-    def add_rejected(self, rejections: Sequence[Rejection]) -> None:
+    def add_rejected(self, rejections: Iterable[Rejection]) -> None:
         """Add rejected utterances."""
         for rejection in rejections:
             self.rejected[rejection.utterance.utterance_id] = rejection
-        self.tried.update(self.rejected)
 
-    def add_written(self, ids: Sequence[str]) -> None:
-        """Add committed utterances."""
-        self.written.update(ids)
-        self.tried.update(ids)
+    def record(self, info: StoreInfo) -> None:
+        """Update rejected.jsonl of the store."""
+        record_rejected(info, self.written | self.rejected.keys(), list(self.rejected.values()))
 
 
 def _forget_rejections(plan: Plan, destinations: Sequence[Destination]) -> None:
     """Remove the utterances that will be tried again from the rejected.jsonl of each store."""
-    for to, target in zip(destinations, plan.targets, strict=True):
-        record_rejected(to.info, {plan.utterances[i].utterance_id for i in target.pending})
+    for destination, target in zip(destinations, plan.targets, strict=True):
+        record_rejected(destination.info, {plan.utterances[i].utterance_id for i in target.pending})
 
 
 def _run(
@@ -133,9 +131,11 @@ def _run(
 ) -> list[StoreResult]:
     """Encode and commit the pending units. The rejections are recorded even if this raises."""
     started = time.perf_counter()
-    progress = [StoreProgress() for _ in destinations]
-    for one in progress:
-        one.add_rejected(list(plan.rejected.values()))
+    progress = []
+    for _ in destinations:
+        done = StoreProgress()
+        done.add_rejected(plan.rejected.values())
+        progress.append(done)
     if settings.retry_rejected:
         _forget_rejections(plan, destinations)
     scheduler = Scheduler(plan, destinations, claims, settings.shard)
@@ -144,26 +144,27 @@ def _run(
     try:
         with closing(bar):
             for unit in scheduler.run(engine, reporter, bar.update):
-                _count(unit, progress)
+                _add_result(unit, progress)
                 audio_seconds += unit.audio_seconds
                 _show_speed(bar, audio_seconds, started)
     finally:
         # also after Ctrl-C: other runs must not try these inputs again
-        for to, one in zip(destinations, progress, strict=True):
-            record_rejected(to.info, one.tried, list(one.rejected.values()))
+        for destination, done in zip(destinations, progress, strict=True):
+            done.record(destination.info)
     seconds = time.perf_counter() - started
     results = []
-    for to, target, one, store in zip(destinations, plan.targets, progress, scheduler.stores, strict=True):
-        num_written = len(one.written)
-        results.append(make_result(plan, target, str(to.info.path), num_written, seconds, audio_seconds, store))
-    _refuse_nothing(results)
+    for target, done, store in zip(plan.targets, progress, scheduler.stores, strict=True):
+        num_written = len(done.written)
+        results.append(make_result(plan, target, str(store.path), num_written, seconds, audio_seconds, store))
+    _refuse_all_rejected(results)
     return results
 
 
-def _count(unit: UnitResult, progress: Sequence[StoreProgress]) -> None:
-    for one, written in zip(progress, unit.written, strict=True):
-        one.add_written(written)
-        one.add_rejected(unit.rejected)
+def _add_result(unit: UnitResult, progress: Sequence[StoreProgress]) -> None:
+    """Add the utterances of one unit to the progress of each store."""
+    for done, written in zip(progress, unit.written, strict=True):
+        done.written.update(written)
+        done.add_rejected(unit.rejected)
 
 
 def _show_speed(bar: Any, audio_seconds: float, started: float) -> None:
@@ -172,8 +173,9 @@ def _show_speed(bar: Any, audio_seconds: float, started: float) -> None:
         bar.set_postfix_str(f"{speed:.1f}x real time", refresh=False)
 
 
-def _refuse_nothing(results: Sequence[StoreResult]) -> None:
+def _refuse_all_rejected(results: Sequence[StoreResult]) -> None:
     """Raise InputError if every utterance of a store was rejected."""
     for result in results:
         if not result.encoded and not result.kept and not result.left:
-            raise InputError(f"no utterance could be encoded; the reasons are in {Path(result.path) / REJECTED_FILE}")
+            reasons = Path(result.path) / REJECTED_FILE
+            raise InputError(f"no utterance could be encoded; the reasons are in {reasons}")

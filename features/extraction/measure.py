@@ -26,7 +26,9 @@ class Measurements:
     rejected: dict[int, Rejection] = field(default_factory=dict)
     """By index of the utterance."""
     end_clipped: int = 0
+    """Number of segments that end slightly after the end of the file."""
     truncated: int = 0
+    """Number of transcripts that are longer than the encoder's maximum length."""
 
 
 def measure(utterances: Sequence[Utterance], encoder: Encoder) -> Measurements:
@@ -46,11 +48,13 @@ def measure(utterances: Sequence[Utterance], encoder: Encoder) -> Measurements:
 
 
 def _input_length(utterance: Utterance, encoder: Encoder, measured: Measurements) -> int:
-    """Return the samples or tokens of an utterance; count clipped and truncated ones."""
+    """Return the number of samples or tokens; count the utterance if it is clipped or truncated."""
     if encoder.modality == "text":
         transcript = transcript_of(utterance)
-        measured.truncated += encoder.is_truncated(transcript)
+        if encoder.is_truncated(transcript):
+            measured.truncated += 1
         return int(encoder.prepare(transcript).shape[0])
     info = inspect_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
-    measured.end_clipped += info.end_clipped
+    if info.end_clipped:
+        measured.end_clipped += 1
     return info.num_samples

@@ -25,7 +25,7 @@ from features.text.normalize import TokenCounts
 MAX_BATCH = 256
 """Maximum number of utterances per batch."""
 CHANGED_SHOWN = 5
-"""Maximum number of utterances that an error message lists."""
+"""Maximum number of changed utterances that an error message names."""
 UNITS = 32
 """Minimum number of units, if there are as many batches: several processes then share the work
 evenly."""
@@ -33,7 +33,7 @@ evenly."""
 
 @dataclass(frozen=True)
 class Target:
-    """Store of one layer, and the utterances that it lacks, as indices into the plan's."""
+    """Store of one layer, and the utterances that it lacks, as indices into `Plan.utterances`."""
 
     identity: StoreIdentity
     store: StoreInfo | None
@@ -52,16 +52,17 @@ class Target:
         return self.missing | self.changed
 
     def is_uncommitted(self, index: int, utterance: Utterance, store: FeatureStore) -> bool:
-        """Return whether an utterance is pending and not committed since."""
+        """Tell whether an utterance is pending and not committed since."""
         name = utterance.utterance_id
         if index in self.changed:  # the store can lack it if its part was set aside meanwhile
             return name not in store or store.generation(name) < self.generation
         return index in self.missing and name not in store
 
     def lacks(self, index: int, utterance: Utterance, store: FeatureStore, rejections: Rejections) -> bool:
-        """Return whether an utterance is pending and not committed or rejected since."""
-        settled = rejections.settled(utterance, self.identity.modality)
-        return self.is_uncommitted(index, utterance, store) and settled is None
+        """Tell whether an utterance is pending and neither committed nor rejected since."""
+        if not self.is_uncommitted(index, utterance, store):
+            return False
+        return rejections.settled(utterance, self.identity.modality) is None
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,10 @@ class Plan:
 
     @property
     def gb_per_hour(self) -> float | None:
-        """GB of one layer's features per hour of audio."""
-        return round(sum(self.num_frames) * self.frame_bytes / 1e9 / self.hours, 4) if self.hours else None
+        """GB of one layer's features per hour of audio; None without audio."""
+        if not self.hours:
+            return None
+        return round(sum(self.num_frames) * self.frame_bytes / 1e9 / self.hours, 4)
 
     @property
     def padding(self) -> float:
@@ -163,8 +166,8 @@ def make_plan(
 ) -> Plan:
     """Inspect every utterance and compare it with the store of each identity. Nothing is written.
 
-    `budget` is the maximum cost of a batch in padded seconds or tokens. Raises InputError if a
-    store holds another content under the same id, unless `settings.update`.
+    `budget` is the maximum cost of a batch in padded seconds or tokens. InputError if a store holds
+    another content under the same id, unless `settings.update`.
     """
     measured = measure(utterances, encoder)
     modality = encoder.modality
@@ -204,16 +207,17 @@ def plan_units(
 
 
 def cut_units(batches: Sequence[list[int]], costs: Sequence[float], sizes: Sequence[int]) -> list[list[list[int]]]:
-    """Group consecutive batches into units of at most one part, and 1 / UNITS of the cost."""
-    enough = sum(costs) / UNITS
-    # A unit is closed after the batch that reaches 1 / UNITS of the cost, so a few units are
-    # larger.
+    """Group consecutive batches into units that fit into one part.
 
+    A unit ends with the batch that reaches 1 / UNITS of the total cost.
+    """
+    enough = sum(costs) / UNITS
     units: list[list[list[int]]] = []
-    count, size, cost = 0, 0, 0.0
+    count, size, cost = 0, 0, 0.0  # of the last unit
     for batch in batches:
         more = sum(sizes[i] for i in batch)
-        if not units or count + len(batch) > PART_UTTERANCES or size + more > PART_BYTES or cost >= enough:
+        fits = count + len(batch) <= PART_UTTERANCES and size + more <= PART_BYTES
+        if not units or not fits or cost >= enough:
             units.append([])
             count, size, cost = 0, 0, 0.0
         units[-1].append(batch)
@@ -224,7 +228,10 @@ def cut_units(batches: Sequence[list[int]], costs: Sequence[float], sizes: Seque
 def _make_target(
     measured: Measurements, identity: StoreIdentity, comparison: InputComparison, settings: ExtractSettings
 ) -> Target:
-    """Compare all utterances with the store of an identity."""
+    """Compare all utterances with the store of an identity.
+
+    Utterances whose audio cannot be decoded for this are added to `measured.rejected`.
+    """
     info = find_identity(settings.features_dir, identity)
     store = FeatureStore(info.path) if info else None
     rejections = Rejections(info.path) if info is not None and not settings.retry_rejected else None
@@ -271,7 +278,8 @@ def _changed_error(changed: list[Utterance], store: FeatureStore) -> InputError:
     names = ", ".join(f"{u.utterance_id!r} ({u.file}:{u.line})" for u in changed[:CHANGED_SHOWN])
     more = f" and {len(changed) - CHANGED_SHOWN} more" if len(changed) > CHANGED_SHOWN else ""
     return InputError(
-        f"utterances must have the content that {store.path} holds under their ids, found another content for "
-        f"{len(changed)} utterances: {names}{more}. If this is another corpus, give it its own --features-dir. If "
-        "audio or transcripts were changed on purpose, run the same command with --update"
+        f"utterances must have the content that {store.path} holds under their ids, "
+        f"found another content for {len(changed)} utterances: {names}{more}. "
+        "If this is another corpus, give it its own --features-dir. "
+        "If audio or transcripts were changed on purpose, run the same command with --update"
     )

@@ -11,7 +11,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,18 @@ PATIENCE_S = 10.0
 """Time after which a message says that actors are still starting."""
 
 
+@dataclass(frozen=True)
+class Actors:
+    """Actors to start: their number, and the resources and device of each."""
+
+    count: int
+    resources: dict[str, float]
+    """`num_cpus` or `num_gpus` of Ray."""
+    device: str
+    place: str
+    """Description of the cluster, for people."""
+
+
 class RayEngine:
     """Engine that runs units on Ray actors."""
 
@@ -47,18 +59,21 @@ class RayEngine:
         self._started = not self._ray.is_initialized()
         if self._started:
             self._start(settings)
-        self.capacity, resources, device, place = self._resources(settings)
-        self._actor = self._ray.remote(**resources)(RayWorker)
-        # Actors run in other working directories, so relative paths must become absolute.
+        actors = self._plan_actors(settings)
+        self.capacity = actors.count
+        self._actor = self._ray.remote(**actors.resources)(RayWorker)
+        # actors run in other working directories, so relative paths must become absolute
         self._arguments = (
             replace(selector, model=encoder.source.usable),
-            replace(settings, features_dir=settings.features_dir.absolute(), device=device),
+            replace(settings, features_dir=settings.features_dir.absolute(), device=actors.device),
             Expected(list(identities), common_versions(encoder.modality)),
         )
         self._running: dict[Any, tuple[Any, Unit]] = {}
+        """By reference of the pending call, the actor and its unit."""
         self._deaths: Counter[str] = Counter()
+        """By description of the work at which the actors died."""
         self._idle = [self._new_actor() for _ in range(self.capacity)]
-        reporter.say(f"  {self.capacity} Ray actors, {place}")
+        reporter.say(f"  {self.capacity} Ray actors, {actors.place}")
         try:
             reports = self._reports(reporter)
         except BaseException:
@@ -70,6 +85,7 @@ class RayEngine:
         self._token = ""
 
     def _start(self, settings: ExtractSettings) -> None:
+        """Connect to the cluster of --ray-address, or start one on this machine."""
         _refuse_unreachable(settings.ray_address)
         local: dict[str, Any] = {"num_cpus": max(settings.workers or 1, os.cpu_count() or 1)}
         try:
@@ -80,8 +96,8 @@ class RayEngine:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InputError(f"--ray-address must be a Ray cluster, found {settings.ray_address}: {error}") from error
 
-    def _resources(self, settings: ExtractSettings) -> tuple[int, dict[str, Any], str, str]:
-        """Return the number of actors, resources and device of each, and a description."""
+    def _plan_actors(self, settings: ExtractSettings) -> Actors:
+        """Divide the GPUs of the cluster among the actors, or its CPUs if it has none."""
         cluster = self._ray.cluster_resources()
         cpus, gpus = int(cluster.get("CPU", 1)), int(cluster.get("GPU", 0))
         cuda = settings.device.split(":")[0] == "cuda"
@@ -89,10 +105,11 @@ class RayEngine:
             raise UsageError(f"--device {settings.device} needs a GPU, but the Ray cluster has none; use --device cpu")
         if gpus and (cuda or settings.device == "auto"):
             count = settings.workers or gpus
-            return count, {"num_gpus": gpus / count if count > gpus else 1}, "cuda", f"{gpus} GPUs"
+            return Actors(count, {"num_gpus": min(1, gpus / count)}, "cuda", f"{gpus} GPUs")
         count = settings.workers or max(1, cpus // (settings.threads or 1))
+        wanted = settings.threads or max(1, cpus // count)
         device = "cpu" if settings.device == "auto" else settings.device
-        return count, {"num_cpus": min(cpus / count, settings.threads or max(1, cpus // count))}, device, f"{cpus} CPUs"
+        return Actors(count, {"num_cpus": min(cpus / count, wanted)}, device, f"{cpus} CPUs")
 
     def _new_actor(self) -> Any:
         return self._actor.remote(*self._arguments)
@@ -100,7 +117,7 @@ class RayEngine:
     def _reports(self, reporter: Reporter) -> list[Report]:
         """Wait until every actor has loaded the encoder.
 
-        Raises InputError if one cannot be used, or dies repeatedly.
+        InputError if one cannot be used, or dies repeatedly.
         """
         # reference of the pending call -> actor
         waiting = {actor.report.remote(): actor for actor in self._idle}
@@ -127,7 +144,10 @@ class RayEngine:
 
     def start(self, destinations: Sequence[Destination], token: str) -> None:
         """Set the stores and the token of the temporary files."""
-        self._destinations = [replace(to, info=replace(to.info, path=to.info.path.absolute())) for to in destinations]
+        self._destinations = []
+        for destination in destinations:
+            info = replace(destination.info, path=destination.info.path.absolute())
+            self._destinations.append(replace(destination, info=info))
         self._token = token
 
     def submit(self, unit: Unit) -> None:
@@ -141,7 +161,7 @@ class RayEngine:
     def collect(self) -> list[UnitResult]:
         """Wait until a unit is done.
 
-        Raises InputError if an actor has a fault, or the actors of one unit die repeatedly.
+        InputError if an actor has a fault, or the actors of one unit die repeatedly.
         """
         results: list[UnitResult] = []
         while not results:
@@ -163,16 +183,16 @@ class RayEngine:
                     self._idle.append(actor)
         return results
 
-    # A death does not tell whether the unit or the machine caused it, so deaths are counted per
-    # unit.
-
     def _count_death(self, where: str, error: Exception) -> None:
-        """Count the death of an actor; InputError if too many died at the same work."""
+        """Count the death of an actor; InputError if too many died at the same work.
+
+        A death does not tell whether the unit or the machine caused it.
+        """
         self._deaths[where] += 1
         if self._deaths[where] > RETRIES:
             raise InputError(
-                f"an actor died {RETRIES + 1} times {where}: {str(error).splitlines()[0]}; finished work is kept, and "
-                "the same command resumes"
+                f"an actor died {RETRIES + 1} times {where}: {str(error).splitlines()[0]}; "
+                "finished work is kept, and the same command resumes"
             ) from error
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ class Report:
 class RayWorker:
     """Ray actor: a worker with its own encoder.
 
-    `report` returns a fault of its machine, `encode` raises it.
+    If its machine cannot be used, `report` returns the reason, and `encode` raises it.
     """
 
     def __init__(self, selector: Selector, settings: ExtractSettings, expected: Expected) -> None:
@@ -73,7 +73,7 @@ class RayWorker:
         return None
 
     def report(self) -> Report:
-        """Return whether this machine can be used, its device and its batch size."""
+        """Return the status of this machine: its fault, if any, its device and its batch size."""
         if self.fault:
             return Report(self.fault, "cpu", 0.0)
         return Report(None, str(self.device), default_budget(self.encoder.modality, self.device))
@@ -81,7 +81,7 @@ class RayWorker:
     def encode(self, unit: Unit, destinations: Sequence[Destination], token: str) -> UnitResult:
         """Encode a unit and commit its features.
 
-        Raises InputError if this machine lacks a file that it needs.
+        InputError if the machine cannot be used, or lacks a file that the unit needs.
         """
         lacking = None if self.fault else self._lacking_file(unit, destinations)
         if lacking is not None:
@@ -95,7 +95,7 @@ class RayWorker:
 
     def _lacking_file(self, unit: Unit, destinations: Sequence[Destination]) -> Path | None:
         """Return a store or an audio file that exists on the driver but not on this machine."""
-        needed = [to.info.path / STORE_FILE for to in destinations]
+        needed = [destination.info.path / STORE_FILE for destination in destinations]
         if self.encoder.modality == "audio":
             needed += [utterance.audio_path for utterance in chain.from_iterable(unit.batches)]
         for path in needed:

@@ -21,6 +21,7 @@ from features.store.rejected import Rejections
 from features.text.normalize import TokenCounts, segmented_message
 
 FREE_DISK_MARGIN = 64 << 20
+"""Bytes of the disk that the features must leave free."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,11 @@ class StoreResult:
     """Result of an extraction for one store."""
 
     path: str
+    """Folder of the store; of a plan whose store does not exist yet, the features folder."""
     identity: str
+    """Hash of the store's identity."""
     encoded: int
+    """Utterances that this process committed."""
     kept: int
     """Utterances that were stored before, or that other processes committed meanwhile."""
     rejected: int
@@ -48,15 +52,17 @@ class StoreResult:
     segmented: int
     """Transcripts that were segmented in the manifest, and were not segmented again."""
     seconds: float
+    """Duration of the extraction."""
     real_time_factor: float | None
     """Seconds of audio encoded per second; None for text."""
     gb_per_hour: float | None
+    """GB of features per hour of audio; None for text."""
     padding: float
     """Fraction of padding in the batches."""
 
 
 def _rejected_and_left(plan: Plan, target: Target, path: str, store: FeatureStore | None) -> tuple[set[int], set[int]]:
-    """Return the utterances of the plan that were rejected, and those that are left to other shards."""
+    """Return the utterances that were rejected, and those that are left to other shards."""
     rejected, left = set(plan.rejected) | set(target.settled), set[int]()
     if store is None:
         return rejected, left
@@ -94,7 +100,7 @@ def make_result(
         left=len(left),
         end_clipped=plan.end_clipped,
         truncated=plan.truncated,
-        empty=sum(not transcript_of(u) for u in utterances) if plan.modality == "text" else 0,
+        empty=_count_empty(plan),
         unk_fraction=counts.unk_fraction if counts else None,
         single_token_fraction=counts.single_token_fraction if counts else None,
         segmented=counts.segmented if counts else 0,
@@ -103,6 +109,13 @@ def make_result(
         gb_per_hour=plan.gb_per_hour if plan.modality == "audio" else None,
         padding=plan.padding,
     )
+
+
+def _count_empty(plan: Plan) -> int:
+    """Return the number of utterances with a missing or empty transcript; 0 for audio."""
+    if plan.modality != "text":
+        return 0
+    return len([utterance for utterance in plan.utterances if not transcript_of(utterance)])
 
 
 def announce(
@@ -120,28 +133,30 @@ def announce(
     if plan.token_counts is not None:
         _announce_tokens(plan.token_counts, encoder, reporter)
     # layers can differ if an earlier extraction stored only some of them
-    kept = min(plan.num_kept(target) for target in plan.targets)
-    rejected = max(plan.num_rejected(target) for target in plan.targets)
+    kept = min(map(plan.num_kept, plan.targets))
+    rejected = max(map(plan.num_rejected, plan.targets))
     reporter.say(
-        f"  {len(plan.utterances)} utterances{hours}: {len(plan.pending)} to encode on {device}, {kept} kept, "
-        f"{rejected} rejected; {plan.num_bytes / 1e6:.1f} MB to write, {free / 1e9:.1f} GB free"
+        f"  {len(plan.utterances)} utterances{hours}: {len(plan.pending)} to encode on {device}, "
+        f"{kept} kept, {rejected} rejected; "
+        f"{plan.num_bytes / 1e6:.1f} MB to write, {free / 1e9:.1f} GB free"
     )
     if plan.num_bytes + FREE_DISK_MARGIN > free:
         raise InputError(
-            f"the features need {plan.num_bytes / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB free; "
-            "give another --features-dir, or encode less with --splits or --limit"
+            f"the features need {plan.num_bytes / 1e9:.2f} GB, but {folder} has "
+            f"{free / 1e9:.2f} GB free; give another --features-dir, or encode less with --splits "
+            "or --limit"
         )
 
 
 def _announce_tokens(counts: TokenCounts, encoder: Encoder, reporter: Reporter) -> None:
     """Print how well the tokenizer's vocabulary covers the transcripts.
 
-    Warns of transcripts that were segmented before.
+    Warn of transcripts that are segmented already.
     """
     reporter.say(
         f"  segmenter {encoder.config['segmenter']}, tone marks {encoder.config['tone_style']}: "
-        f"{counts.unk_fraction:.2%} of {counts.tokens} tokens are <unk>, {counts.single_token_fraction:.1%} of "
-        f"{counts.words} words are a single token"
+        f"{counts.unk_fraction:.2%} of {counts.tokens} tokens are <unk>, "
+        f"{counts.single_token_fraction:.1%} of {counts.words} words are a single token"
     )
     if counts.segmented:
         warnings.warn(segmented_message(counts.segmented), stacklevel=2)

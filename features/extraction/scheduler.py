@@ -49,10 +49,11 @@ class Scheduler:
         self.infos: list[StoreInfo] = []
         self.stores: list[FeatureStore] = []
         self.rejections: list[Rejections] = []
-        for to in destinations:
-            self.infos.append(to.info)
-            self.stores.append(FeatureStore(to.info.path))
-            self.rejections.append(Rejections(to.info.path))
+        for destination in destinations:
+            info = destination.info
+            self.infos.append(info)
+            self.stores.append(FeatureStore(info.path))
+            self.rejections.append(Rejections(info.path))
         self._open: dict[str, OpenUnit] = {}
         self._place: dict[str, tuple[str, int]] = {}
         """By utterance id the name of its unit and its index in the plan."""
@@ -65,6 +66,7 @@ class Scheduler:
         """Claimed units that the engine has not received yet."""
 
     def _add(self, name: str, unit: list[list[int]]) -> None:
+        """Open a unit, unless all of its utterances are committed or rejected."""
         indices = set().union(*unit)
         lacking = [indices & target.pending for target in self.plan.targets]
         pending = set().union(*lacking)
@@ -119,7 +121,7 @@ class Scheduler:
     def _start_apart_from_others(self) -> None:
         """Start at a random unit if other processes are running.
 
-        The first process starts with the longest ones.
+        The first process starts with the longest units.
         """
         if self._order and self.claims.held():
             self._order.rotate(-(zlib.crc32(self.claims.token.encode()) % len(self._order)))
@@ -127,7 +129,7 @@ class Scheduler:
     def _claim(self, update: Callable[[int], object]) -> Unit | None:
         """Return the next claimed unit that is not committed.
 
-        Returns None if other processes hold all open units.
+        None if other processes hold all open units.
         """
         while self._claimed or self._claim_round(update):
             name = self._claimed.popleft()
@@ -191,13 +193,12 @@ class Scheduler:
             update(unit.num_pending)
 
     def _settle(self, number: int, utterance_ids: Iterable[str]) -> list[str]:
-        """Remove utterances that a store no longer lacks.
-
-        Returns the units that are complete now.
-        """
+        """Remove utterances that a store no longer lacks; return the units that become complete."""
         target, complete = self.plan.targets[number], []
         for utterance_id in utterance_ids:
-            name, i = self._place.get(utterance_id, ("", -1))
+            if utterance_id not in self._place:  # not pending, or of another shard
+                continue
+            name, i = self._place[utterance_id]
             unit = self._open.get(name)
             if unit is None or i not in unit.lacking[number]:
                 continue

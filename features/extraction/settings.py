@@ -28,9 +28,12 @@ class ExtractSettings:
 
     features_dir: Path
     store_dtype: str = "fp16"
+    """Precision of the features on disk: fp16 or fp32."""
     encoder_precision: str = "fp32"
+    """Precision in which the encoder computes: fp32 or bf16."""
     encoder: EncoderSettings = DEFAULT_SETTINGS
     device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: a GPU if available."""
     batch_seconds: float | None = None
     """Padded seconds of audio per batch; None for the value recorded in the store, or else the
     device's default."""
@@ -51,7 +54,9 @@ class ExtractSettings:
     workers: int | None = None
     """Number of Ray actors."""
     ray_address: str | None = None
+    """A running Ray cluster, auto or HOST:PORT; None: start one on this machine."""
     threads: int | None = None
+    """Number of CPU threads; None: PyTorch's choice."""
     layer_means: bool = False
     """Store the mean over time of each layer instead of sequences."""
 

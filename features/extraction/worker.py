@@ -41,6 +41,7 @@ class UnitResult:
     """For each store the ids of the committed utterances."""
     rejected: list[Rejection]
     audio_seconds: float
+    """Seconds of the encoded audio; 0 for text."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ class Worker:
         with ExitStack() as stack:
             writers = []
             # leaving the stack commits what each writer holds
-            for to in self.destinations:
-                writer = StoreWriter(to.info, to.generation, to.kind, self.token, self.made_with)
+            for store in self.destinations:
+                writer = StoreWriter(store.info, store.generation, store.kind, self.token, self.made_with)
                 writers.append(stack.enter_context(writer))
             stack.enter_context(precision_context(self.device, self.precision))
             for batch in unit.batches:

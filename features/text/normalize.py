@@ -30,7 +30,7 @@ def normalize_text(text: str) -> str:
 
 
 def syllables(text: str) -> list[str]:
-    """Split text at white space into syllables: Vietnamese writes a space between syllables, not words."""
+    """Split text at white space: Vietnamese writes a space between syllables, not words."""
     return text.split()
 
 
@@ -40,10 +40,11 @@ def text_sha256(text: str) -> str:
 
 
 def apply_tone_style(text: str, style: str) -> str:
-    """Move the tone mark of oa, oe and uy to the first letter (`old`: hòa) or the second (`new`: hoà); return NFC text.
+    """Move the tone marks of oa, oe and uy to their place in a style; return NFC text.
 
-    Both styles put it on the second letter before a coda (hoàn) and in quy, whose u is not a vowel
-    (quý). A space, `_`, a digit or punctuation ends a syllable.
+    `old` puts a mark on the first letter (hòa), `new` on the second (hoà); `keep` returns the text
+    unchanged. Both styles put it on the second letter before a coda (hoàn) and in quy, whose u is
+    not a vowel (quý). A space, `_`, a digit or punctuation ends a syllable.
     """
     if style == "keep":
         return text
@@ -68,8 +69,8 @@ def is_segmented(text: str) -> bool:
 def segmented_message(count: int) -> str:
     """Return the warning about transcripts that are already segmented."""
     return (
-        f"{count} transcripts are segmented already (syllables joined by _) and are not segmented again; pass all "
-        "transcripts unsegmented, or all segmented with --segmenter none"
+        f"{count} transcripts are segmented already (syllables joined by _) and are not segmented "
+        "again; pass all transcripts unsegmented, or all segmented with --segmenter none"
     )
 
 

@@ -1,4 +1,4 @@
-"""Word segmenters: they join the syllables of a Vietnamese word by `_`, the input of PhoBERT and ViDeBERTa."""
+"""Word segmenters: they join the syllables of a Vietnamese word by `_`, as PhoBERT reads it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from features.errors import InputError
+from features.errors import InputError, UsageError
 
 SEGMENTERS = ("pyvi", "underthesea", "vncorenlp", "none")
 Segment = Callable[[str], str]
@@ -20,14 +20,17 @@ VNCORENLP_VARIABLE = "MERVN_VNCORENLP"
 of a run."""
 VNCORENLP_JAR = "VnCoreNLP-1.2.jar"
 VNCORENLP_FILES = (VNCORENLP_JAR, "models/wordsegmenter/vi-vocab", "models/wordsegmenter/wordsegmenter.rdr")
+"""Files that the folder must contain."""
 
 
 def load_segmenter(name: str) -> tuple[Segment, str]:
     """Load a word segmenter (text -> text with `_` between the syllables of a word).
 
-    Return it, and name and version. InputError if its package, or anything else that it needs, is
-    missing.
+    Return it, and its name with its version. UsageError for an unknown name. InputError if its
+    package, or anything else that it needs, is missing.
     """
+    if name not in SEGMENTERS:
+        raise UsageError(f"the word segmenter must be one of {', '.join(SEGMENTERS)}, found {name!r}")
     if name == "none":
         return str, "none"
     try:
@@ -44,36 +47,37 @@ def load_segmenter(name: str) -> tuple[Segment, str]:
         extra = "vncorenlp" if name == "vncorenlp" else "segment"
         others = [other for other in SEGMENTERS if other not in (name, "vncorenlp")]
         raise InputError(
-            f"the word segmenter {name} is not installed ({error}): pip install 'mervn[{extra}]', or use --segmenter "
-            f"{' or '.join(others)}"
+            f"the word segmenter {name} is not installed ({error}): "
+            f"pip install 'mervn[{extra}]', or use --segmenter {' or '.join(others)}"
         ) from error
 
 
 def _load_vncorenlp() -> tuple[Segment, str]:
     """Load VnCoreNLP's segmenter.
 
-    The user provides its jar and models, so that its version includes their hash.
+    Its version includes the hash of the jar and the models, which the user provides.
     """
     import py_vncorenlp  # first: without the package, the other errors would be misleading
 
     path = os.environ.get(VNCORENLP_VARIABLE)
     if not path:
         raise InputError(
-            f"--segmenter vncorenlp needs the folder of {VNCORENLP_JAR} and its models in {VNCORENLP_VARIABLE}, which "
-            "is not set. python -c \"import py_vncorenlp; py_vncorenlp.download_model(save_dir='/path/to/vncorenlp')\" "
+            f"--segmenter vncorenlp needs the folder of {VNCORENLP_JAR} and its models in "
+            f'{VNCORENLP_VARIABLE}, which is not set. python -c "import py_vncorenlp; '
+            "py_vncorenlp.download_model(save_dir='/path/to/vncorenlp')\" "
             f"fills an empty folder; then export {VNCORENLP_VARIABLE}=/path/to/vncorenlp"
         )
     folder = Path(path).expanduser().resolve()
     missing = [name for name in VNCORENLP_FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(
-            f"{VNCORENLP_VARIABLE} must name a folder that holds {', '.join(VNCORENLP_FILES)}; {folder} lacks "
-            f"{', '.join(missing)}"
+            f"{VNCORENLP_VARIABLE} must name a folder that holds {', '.join(VNCORENLP_FILES)}; "
+            f"{folder} lacks {', '.join(missing)}"
         )
     if shutil.which("java") is None and not os.environ.get("JAVA_HOME"):
         raise InputError(
-            "--segmenter vncorenlp needs Java 8 or later: found no java in PATH and no JAVA_HOME; install a Java "
-            "runtime, or use --segmenter pyvi"
+            "--segmenter vncorenlp needs Java 8 or later: found no java in PATH and no JAVA_HOME; "
+            "install a Java runtime, or use --segmenter pyvi"
         )
     digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in VNCORENLP_FILES)).hexdigest()[:8]
     model = _start_vncorenlp(py_vncorenlp, folder)
@@ -93,8 +97,9 @@ def _start_vncorenlp(package: Any, folder: Path) -> Any:
         return package.VnCoreNLP(annotators=["wseg"], save_dir=str(folder))
     except Exception as error:  # the package and its Java bridge raise many types
         raise InputError(
-            f"--segmenter vncorenlp could not start Java with {folder / VNCORENLP_JAR} ({type(error).__name__}: "
-            f"{error}); install a Java runtime 8 or later and set JAVA_HOME, or use --segmenter pyvi"
+            f"--segmenter vncorenlp could not start Java with {folder / VNCORENLP_JAR} "
+            f"({type(error).__name__}: {error}); install a Java runtime 8 or later and set "
+            "JAVA_HOME, or use --segmenter pyvi"
         ) from error
     finally:
         os.chdir(before)  # the package changes the working directory

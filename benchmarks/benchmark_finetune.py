@@ -73,19 +73,25 @@ def make_data(folder: Path, size: Size) -> None:
         (data / f"{split}.jsonl").write_text("\n".join(lines[:count]) + "\n", "utf-8")
 
 
+def run_mervn(arguments: list[str]) -> None:
+    """Run a command in a process of its own, whose peak memory is that of the command."""
+    command = [sys.executable, "-c", "from cli.main import main; main()", *arguments]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
 def finetune(
     folder: Path, name: str, whisper: Path, size: Size, *arguments: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Run `mervn finetune` and return its history and its environment.json."""
     run = folder / name
     command = [
-        sys.executable, "-c", "from cli.main import main; main()", "finetune", "--data", str(folder / "data"),
+        "finetune", "--data", str(folder / "data"),
         "--audio-root", str(folder / "demo" / "audio"), "--fusion", "audio", "--audio-encoder", f"whisper={whisper}",
         "--output", str(run), "--batch-size", str(size.batch), "--patience", "100", "--sampling", "bucket",
         "--amp", "off", "--loss", "ce", "--schedule", "constant", "--threads", str(torch.get_num_threads()),
         "--checkpoint-every", "0", *arguments,
     ]  # fmt: skip
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    run_mervn(command)
     history = [json.loads(line) for line in (run / "history.jsonl").read_text("utf-8").splitlines()]
     return history, json.loads((run / "environment.json").read_text("utf-8"))
 

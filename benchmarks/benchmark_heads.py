@@ -201,11 +201,11 @@ def measure_fusion(fusion: str, corpus: Corpus, rounds: int) -> list[Figure]:
     ]  # fmt: skip
 
 
-def measure_padding() -> list[Figure]:
-    """Measure the fraction of real frames and tokens in batches of 32 of a whole corpus."""
-    seconds, lengths = corpus_lengths(PADDING_CORPUS, np.random.default_rng(0))
+def measure_padding(count: int) -> list[Figure]:
+    """Measure the fraction of real frames and tokens in batches of 32 of a corpus of `count` utterances."""
+    seconds, lengths = corpus_lengths(count, np.random.default_rng(0))
     sizes = np.array([lengths["text"], lengths["audio"]])
-    mixed, equal = mixed_lengths(seconds, lengths["text"], 0.03), np.ones(PADDING_CORPUS)
+    mixed, equal = mixed_lengths(seconds, lengths["text"], 0.03), np.ones(count)
 
     def efficiency(sampling: str, modality: str) -> float:
         found = []
@@ -222,7 +222,7 @@ def measure_padding() -> list[Figure]:
     ]
 
 
-def measure(count: int, rounds: int, limit: int) -> list[Figure]:
+def measure(count: int, rounds: int, limit: int, padding_corpus: int) -> list[Figure]:
     """Measure everything on random corpora."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_corpus(Path(folder), count)
@@ -232,7 +232,7 @@ def measure(count: int, rounds: int, limit: int) -> list[Figure]:
         sizes = np.array(corpus.split.streams["audio"][0].sizes)
         lengths = [sizes[batch].tolist() for batch in spread_batches(corpus, trainer, limit)]
         figures += measure_bilstm(lengths, 2 * rounds + 1)  # short steps need more rounds
-    figures += measure_padding()
+    figures += measure_padding(padding_corpus)
     for fusion, fraction in FUSIONS.items():
         with tempfile.TemporaryDirectory() as folder:
             figures += measure_fusion(fusion, make_corpus(Path(folder), round(fraction * count)), rounds)
@@ -244,7 +244,7 @@ def measure(count: int, rounds: int, limit: int) -> list[Figure]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 def main(tiny: bool, as_json: bool) -> None:
     """Measure and print."""
-    report("heads", measure(64, 1, 2) if tiny else measure(512, 3, 8), as_json)
+    report("heads", measure(16, 1, 1, 300) if tiny else measure(512, 3, 8, PADDING_CORPUS), as_json)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def _maintaining(store: Path) -> Iterator[Claims]:
     read_store_info(store)
     with Claims([store]) as claims:
         if not claims.take(MAINTENANCE):
-            holders = ", ".join(claims.holders([MAINTENANCE])) or "another process"
+            holders = claims.describe_holders([MAINTENANCE])
             raise InputError(f"{holders} is compacting or converting {store}; wait for it, or stop it")
         yield claims
 
@@ -247,7 +247,7 @@ def remove_store(store: Path) -> int:
         held = {path.stem for path in (target / CLAIMS_FOLDER).glob("*.json")}
         others = sorted(held - {REMOVAL} if taken else held)
         if others:
-            holders = ", ".join(claims.holders(others))
+            holders = claims.describe_holders(others)
             raise InputError(f"{holders} is writing to {store}; wait for it, or stop it")
         target.rename(renamed)  # one step: no process finds half a store
     if store.is_symlink():

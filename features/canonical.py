@@ -1,4 +1,4 @@
-"""Canonical JSON, in which equal values give equal text, and the differences between two documents."""
+"""Canonical JSON (equal values give equal text), and the differences between two documents."""
 
 from __future__ import annotations
 

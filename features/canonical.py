@@ -24,6 +24,7 @@ def differing_fields(first: Mapping[str, Any], second: Mapping[str, Any]) -> dic
 
 
 def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings by their dotted names, such as `config.mode`."""
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping):

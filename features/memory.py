@@ -85,6 +85,7 @@ class MemoryBudget:
             pending += [part[middle:], part[:middle]]  # a stack: the first half comes next
 
     def _attempt(self, part: list[int], compute: Callable[[list[int]], Result]) -> Result | None:
+        """Return the result of `compute`, or None if the memory is full."""
         try:
             return compute(part)
         except Exception as error:

@@ -60,6 +60,7 @@ def interrupt() -> None:
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
+    """Handle a signal: remember it, or raise KeyboardInterrupt if it came before."""
     if number in _received:
         signal.default_int_handler(number, frame)
     _received.add(number)

@@ -168,6 +168,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def _text(document: Mapping[str, Any], field: str) -> str:
+    """Return a required string; spaces other than U+0020 and control characters are faults."""
     if field not in document:
         synonym = find_synonym(field, document)
         hint = f"; is it the key {synonym!r}? Rename it to {field}" if synonym else ""
@@ -203,6 +204,7 @@ def _optional_id(document: Mapping[str, Any], field: str) -> str | None:
 
 
 def _path(document: Mapping[str, Any], field: str) -> str:
+    """Return a required path that file systems can hold."""
     value = _text(document, field)
     longest = max(len(name) for name in value.encode().split(b"/"))
     if longest > MAX_NAME_BYTES:
@@ -213,6 +215,7 @@ def _path(document: Mapping[str, Any], field: str) -> str:
 
 
 def _time(document: Mapping[str, Any], field: str) -> float | None:
+    """Return an optional time in seconds."""
     value = document.get(field)
     if value is None:
         return None
@@ -230,6 +233,7 @@ def _start(document: Mapping[str, Any], field: str) -> float:
 
 
 def _channel(document: Mapping[str, Any], field: str) -> int | str:
+    """Return the index of a channel, or "mix" (the default)."""
     value = document.get(field, "mix")
     if value == "mix":
         return "mix"
@@ -240,6 +244,7 @@ def _channel(document: Mapping[str, Any], field: str) -> int | str:
 
 
 def _transcript(document: Mapping[str, Any], field: str) -> str | None:
+    """Return an optional transcript; it can be empty and can contain any valid Unicode."""
     value = document.get(field)
     if value is not None and not isinstance(value, str):
         raise FieldError(f"{field} must be a string or null", f", found {short_repr(value)}")
@@ -249,6 +254,7 @@ def _transcript(document: Mapping[str, Any], field: str) -> str | None:
 
 
 def _emotion(document: Mapping[str, Any], field: str) -> str | None:
+    """Return an optional label in normal form; None and a missing key are the same."""
     value = document.get(field)
     if isinstance(value, str) and value.strip():
         return _text({field: normalize_label(value)}, field)

@@ -184,6 +184,7 @@ class _Reader:
         return None
 
     def _utterance(self, document: object, line: int) -> Utterance | None:
+        """Check the JSON value of one line; return None if it has a fault."""
         if not isinstance(document, dict):
             self._fault(line, "must be a JSON object", f", found {type(document).__name__}")
             return None

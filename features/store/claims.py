@@ -178,6 +178,7 @@ class Claims:
             return True
 
     def _drop(self, path: Path) -> None:
+        """Remove a claim if it is still held by this process."""
         self._held.discard(path)
         owner = Owner.read(path)
         # if it expired, another process may hold it now
@@ -185,6 +186,7 @@ class Claims:
             path.unlink(missing_ok=True)
 
     def _refresh(self) -> None:
+        """Update the mtime of the held claims until the block ends (in a thread)."""
         while not self._stop.wait(REFRESH_S):
             for path in list(self._held):
                 with suppress(OSError):  # it expired, for example while this machine was suspended
@@ -202,6 +204,7 @@ class Claims:
 
 
 def _make_folder(store: Path) -> None:
+    """Create the folder of claims; raises InputError if the store was removed."""
     try:
         (store / FOLDER).mkdir(exist_ok=True)
     except FileNotFoundError as error:

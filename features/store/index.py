@@ -40,6 +40,7 @@ def damaged_stores(features_dir: Path, modality: str | None = None) -> list[Inpu
 
 
 def _read_all(features_dir: Path, modality: str | None) -> list[StoreInfo | InputError]:
+    """Return each store of a folder, or the error if its store.json cannot be used."""
     modalities = [modality] if modality else sorted(ENCODERS)
     paths: set[Path] = set()
     for kind in modalities:
@@ -150,6 +151,7 @@ def select_store(place: DataPlace, modality: str, selector: Selector | None, pat
 
 
 def _given_store(info: StoreInfo, modality: str, query: StoreQuery | None) -> StoreInfo:
+    """Return a store that the user named; raises UsageError if it does not match the selector."""
     if info.modality != modality:
         raise UsageError(f"--{modality}-store must be a store of {modality}, found {info.modality} in {info.path}")
     differences = query.differences(info) if query is not None else []
@@ -186,6 +188,7 @@ def not_extracted(place: DataPlace, modality: str, selector: Selector | None) ->
 
 
 def _how_to_extract(place: DataPlace, selector: Selector, query: StoreQuery) -> list[str]:
+    """Return the lines of a message that say which command extracts a selector."""
     if selector.model is not None and query.fingerprint is None and is_path(selector.model):
         return [f"the folder {selector.model} does not exist: give the model's folder, or its hub id"]
     if selector.model is None and selector.spec.model is None and not selector.spec.makes_weights:

@@ -41,6 +41,7 @@ def store_lock(store: Path) -> Iterator[None]:
 
 @contextmanager
 def _claimed(store: Path) -> Iterator[None]:
+    """Run the block while this process holds the claim that replaces the lock."""
     with Claims([store]) as claims:
         while not claims.take(LOCK):
             time.sleep(WAIT_S)

@@ -56,6 +56,7 @@ class MappedArray:
         return found
 
     def _map(self) -> Array:
+        """Map the array unless another thread did, and release others if there are too many."""
         with _lock:
             if self._array is None:
                 try:
@@ -70,6 +71,7 @@ class MappedArray:
             return self._array
 
     def _open(self) -> Array:
+        """Map the file; raises FileNotFoundError if another file has its name now."""
         descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if _version(os.fstat(descriptor)) != self._version:
@@ -103,6 +105,7 @@ class _Pages:
 
 @cache
 def _libc() -> Any:
+    """Return the C library, with the types of mmap and munmap."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]

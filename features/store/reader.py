@@ -94,6 +94,7 @@ class FeatureStore:
         return ids
 
     def _list(self) -> list[Path]:
+        """Return the committed parts; raises InputError if they cannot be listed."""
         try:
             return part_paths(self.path)
         except FileNotFoundError as error:

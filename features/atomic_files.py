@@ -1,6 +1,6 @@
-"""Atomic file writes (write, fsync, rename): a crash leaves the old file or the new one.
+"""Atomic file writes (write, fsync, rename), also of JSON and JSONL.
 
-Also JSON and JSONL.
+A crash leaves the old file or the new one.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from typing import Any
 
 from features.errors import InputError
 
+MAX_DEPTH = 32
+"""Maximum nesting of a JSON document; a deeper one could exhaust the stack when it is processed."""
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file atomically: write it under a temporary name, fsync it and rename it.
 
-    OSError names the file, also if the disk is full.
+    Raises OSError, which names the file, for example if the disk is full.
     """
     # the same folder: a rename is atomic only within one file system
     temporary = temporary_beside(path)
@@ -45,14 +48,18 @@ def temporary_beside(path: Path) -> Path:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder atomically: it is renamed first, so that a crash leaves no part of it under its name."""
+    """Remove a folder atomically.
+
+    It is renamed first, so that a crash leaves no part of it under its name.
+    """
     hidden = path if path.name.startswith(".") else path.rename(temporary_beside(path))
     shutil.rmtree(hidden, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
     """Flush a file, or everything below a folder, to disk, so that it survives a power failure."""
-    for inner in [*path.rglob("*"), path] if path.is_dir() else [path]:
+    below = path.rglob("*") if path.is_dir() else ()
+    for inner in [*below, path]:
         if inner.is_dir():
             sync_folder(inner)
         else:
@@ -69,14 +76,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-MAX_DEPTH = 32
-"""Maximum nesting of a JSON document; a deeper one could exhaust the stack when it is processed."""
-
-
 def read_object(path: Path, what: str) -> dict[str, Any]:
     """Read a JSON object.
 
-    InputError, which says `what` the file must hold, if it holds anything else.
+    Raises InputError if the file holds anything else, or more than `MAX_DEPTH` levels. `what` names
+    the expected content in the message.
     """
     try:
         document = json.loads(path.read_text("utf-8"))
@@ -113,4 +117,22 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 def write_jsonl(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     """Write a JSONL file atomically, one object per line."""
-    write_atomically(path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
+    write_atomically(path, "".join(map(json_line, entries)))
+
+
+def json_line(entry: Mapping[str, Any]) -> str:
+    """Return one line of a JSONL file, with the line break."""
+    return json.dumps(entry, ensure_ascii=False) + "\n"
+
+
+def append_lines(path: Path, lines: str) -> None:
+    """Append whole lines to a file, which is created if missing.
+
+    If a crash cut the last line short, the new lines start on a line of their own.
+    """
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                lines = f"\n{lines}"
+        file.write(lines.encode())

@@ -11,7 +11,7 @@ def plan_batches(lengths: Sequence[float], budget: float, max_items: int) -> lis
     The cost of a batch is its maximum length times its number of items, in the unit of `lengths`
     (seconds of audio, tokens). An item longer than the budget is a batch of its own. The plan
     depends on the arguments alone: equal lengths keep their order. Every index is in exactly one
-    batch.
+    batch. Raises ValueError if `budget` is not positive or `max_items` is less than 1.
     """
     if budget <= 0 or max_items < 1:
         raise ValueError(f"budget must be positive and max_items at least 1, found {budget} and {max_items}")
@@ -33,7 +33,7 @@ def padding_fraction(
     """Return the fraction of padding among the padded frames of these batches, 0..1.
 
     `costs` are the lengths that single items are padded to before they are batched (default:
-    `lengths`).
+    `lengths`). The result is 0 if there are no frames.
     """
     costs = lengths if costs is None else costs
     real: list[float] = []

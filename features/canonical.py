@@ -1,4 +1,4 @@
-"""Canonical JSON, in which equal values give equal text, and the differences between two documents."""
+"""Canonical JSON (equal values give equal text), and the differences between two documents."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def differing_fields(first: Mapping[str, Any], second: Mapping[str, Any]) -> dic
 
 
 def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings by their dotted names, such as `config.mode`."""
     flat: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping):

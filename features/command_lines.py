@@ -15,7 +15,10 @@ from features.store.identity import StoreIdentity
 
 
 def features_folder(features_dir: Path | None, data: Path) -> Path:
-    """Return the folder of the feature stores: the given one, else $MERVN_FEATURES, else <data>/stores."""
+    """Return the folder of the feature stores.
+
+    It is `features_dir` if given, else $MERVN_FEATURES, else <data>/stores.
+    """
     return features_dir or Path(os.environ.get("MERVN_FEATURES") or data / "stores")
 
 
@@ -49,12 +52,13 @@ def extract_command(place: DataPlace, selector: Selector, *flags: str) -> str:
 def identity_flags(identity: StoreIdentity, spec_settings: Sequence[str]) -> list[str]:
     """Return the flags of `mervn extract` that give a store of this identity, besides the selector.
 
-    `spec_settings` are the settings that its encoder supports.
+    `spec_settings` are the names of the settings that its encoder supports.
     """
     flags = [] if identity.store_dtype == "fp16" else ["--store-dtype", identity.store_dtype]
     if identity.encoder_precision != "fp32":
         flags += ["--encoder-precision", identity.encoder_precision]
-    for name, value in asdict(recorded_settings(identity.config).only(spec_settings)).items():
+    settings = recorded_settings(identity.config).only(spec_settings)
+    for name, value in asdict(settings).items():
         if value is not None:
             flags += [flag_name(name), value]
     return flags
@@ -78,15 +82,16 @@ def settings_flags(options: EncodeOptions) -> list[str]:
 def recorded_flags(text: str) -> list[str]:
     """Return the flags of `mervn extract` recorded in a run's config.json.
 
-    None if it contains anything else. Users paste suggested commands, and a run may come from
-    somebody else: unknown text is never suggested.
+    Returns an empty list if the text contains anything else. Users paste suggested commands, and a
+    run may come from somebody else: unknown text is never suggested.
     """
-    known = set(map(flag_name, (*EncodeOptions.model_fields, "audio_encoder", "text_encoder")))
+    known = set(map(flag_name, EncodeOptions.model_fields))
     try:
         parts = shlex.split(text)
     except ValueError:
         return []
-    return parts if len(parts) % 2 == 0 and known.issuperset(parts[::2]) else []
+    is_known = len(parts) % 2 == 0 and known.issuperset(parts[::2])  # flag, value, flag, value, ...
+    return parts if is_known else []
 
 
 def recorded_settings(config: Mapping[str, Any]) -> EncoderSettings:

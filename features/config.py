@@ -1,4 +1,4 @@
-"""Option models of feature extraction: names, defaults, descriptions and help groups. Imports nothing heavy."""
+"""Option models of feature extraction (names, defaults, help texts); imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError, core_schema
 
-SPLITS: tuple[Literal["train", "valid", "test"], ...] = ("train", "valid", "test")
+SplitName = Literal["train", "valid", "test"]
+ShardOfN = Annotated[str, Field(pattern=r"^[1-9]\d*/[1-9]\d*$")]
+SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
 CUSTOM_MODULE = re.compile(r".+\.py:[A-Za-z_]\w*")
 
 
@@ -34,7 +36,7 @@ class Mark(Enum):
     ADVANCED = "ADVANCED"
     """Only `--help-all` shows it."""
     NOT_IN_HASH = "NOT_IN_HASH"
-    """It cannot change a result, or what it points to is in the inputs: it is no part of a run's hash."""
+    """It is no part of a run's hash: it changes no result, or the hash includes its content."""
 
 
 ADVANCED, NOT_IN_HASH = Mark.ADVANCED, Mark.NOT_IN_HASH
@@ -47,7 +49,7 @@ def is_custom_module(name: str) -> bool:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Restricts a str field to the names of a registry, or with `custom` to these and FILE.py:Class."""
+    """Restricts a str field to the names of a registry; `custom` also allows FILE.py:Class."""
 
     names: Iterable[str]
     custom: bool = False
@@ -58,14 +60,17 @@ class OneOf:
         return [*self.names, "FILE.py:Class"] if self.custom else [*self.names]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
-        """Return the schema of pydantic that checks the name."""
+        """Return the pydantic schema that checks the name."""
         return core_schema.no_info_plain_validator_function(self._check)
 
     def _check(self, value: Any) -> str:
-        if isinstance(value, str) and (value in list(self.names) or (self.custom and is_custom_module(value))):
-            return value
+        if isinstance(value, str):
+            is_name, is_custom = value in list(self.names), self.custom and is_custom_module(value)
+            if is_name or is_custom:
+                return value
         *first, last = self.choices
-        raise PydanticCustomError("one_of", "input should be {choices}", {"choices": f"{', '.join(first)} or {last}"})
+        choices = f"{', '.join(first)} or {last}"
+        raise PydanticCustomError("one_of", "input should be {choices}", {"choices": choices})
 
 
 class Options(BaseModel):
@@ -73,30 +78,40 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     exclusive: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    """Sets of options of which only one can be given; a flag replaces the others that a file gives."""
+    """Sets of options that exclude each other; a flag replaces the others if a file gives them."""
     _general: frozenset[str] = PrivateAttr(frozenset())
+    """Options that mervn.toml or --config gives."""
 
     @property
     def given(self) -> frozenset[str]:
-        """The options given for this call, without those from mervn.toml and --config, which serve many calls."""
+        """The options given for this call, without those from mervn.toml and --config."""
         return frozenset(self.model_fields_set) - self._general
 
     def with_general(self, names: Iterable[str]) -> Self:
-        """Return a copy in which these options are defaults for many calls: it is no error if nothing reads them."""
+        """Return a copy in which these options count as defaults for many calls.
+
+        It is no error if a command does not read them.
+        """
         found = self.model_copy()
         found._general = frozenset(names)
         return found
 
     @classmethod
     def marks(cls, name: str) -> list[Any]:
-        """Return the markers in a field's annotation; a field declared again keeps those of its base class."""
-        bases = [base for base in cls.__mro__ if issubclass(base, Options) and name in base.model_fields]
-        return [mark for base in bases for mark in base.model_fields[name].metadata]
+        """Return the markers of a field, also those that it has in base classes."""
+        found: list[Any] = []
+        for base in cls.__mro__:
+            if issubclass(base, Options) and name in base.model_fields:
+                found += base.model_fields[name].metadata
+        return found
 
     @classmethod
     def group(cls, name: str) -> Group:
         """Return the help group of a field."""
-        return next((mark for mark in cls.marks(name) if isinstance(mark, Group)), Group.GENERAL)
+        for mark in cls.marks(name):
+            if isinstance(mark, Group):
+                return mark
+        return Group.GENERAL
 
     @classmethod
     def not_in_hash(cls) -> frozenset[str]:
@@ -155,7 +170,8 @@ class EncoderOptions(Options):
 
     segmenter: Annotated[Literal["pyvi", "underthesea", "vncorenlp", "none"] | None, Group.ENCODERS, ADVANCED] = Field(
         None,
-        description="Word segmenter of the text encoder [default: pyvi for phobert and videberta, else none]. "
+        description="Word segmenter of the text encoder "
+        "[default: pyvi for phobert and videberta, else none]. "
         "vncorenlp needs Java and the folder $MERVN_VNCORENLP.",
     )
     tone_style: Annotated[Literal["keep", "old", "new"] | None, Group.ENCODERS, ADVANCED] = Field(
@@ -165,8 +181,8 @@ class EncoderOptions(Options):
     )
     whisper_mode: Annotated[Literal["30s", "trimmed"] | None, Group.ENCODERS, ADVANCED] = Field(
         None,
-        description="Pad the audio to 30 s, as Whisper was trained, or encode only the real frames: faster, but not "
-        "how Whisper was trained [default: 30s].",
+        description="Pad the audio to 30 s, as Whisper was trained, or encode only the real frames: "
+        "faster, but not how Whisper was trained [default: 30s].",
     )
 
 
@@ -181,8 +197,8 @@ class EncodeOptions(DataOptions, SelectorOptions, EncoderOptions, DeviceOptions)
     )
     batch_seconds: Annotated[PositiveFloat | None, Group.ENCODERS] = Field(
         None,
-        description="Seconds of audio per batch, padding included [default: as in the store's first extraction; 8 on "
-        "CPU, 480 on GPU].",
+        description="Seconds of audio per batch, padding included "
+        "[default: as in the store's first extraction; 8 on CPU, 480 on GPU].",
     )
     update: Annotated[bool, Group.OUTPUT] = Field(
         False, description="Replace the features of utterances whose audio or transcript changed."
@@ -192,9 +208,7 @@ class EncodeOptions(DataOptions, SelectorOptions, EncoderOptions, DeviceOptions)
 class ExtractOptions(EncodeOptions):
     """Options of `mervn extract`."""
 
-    splits: Annotated[tuple[Literal["train", "valid", "test"], ...], Group.DATA] = Field(
-        SPLITS, description="Splits to extract."
-    )
+    splits: Annotated[tuple[SplitName, ...], Group.DATA] = Field(SPLITS, description="Splits to extract.")
     limit: Annotated[PositiveInt | None, Group.DATA] = Field(
         None, description="Extract only the first N utterances of each split."
     )
@@ -208,7 +222,7 @@ class ExtractOptions(EncodeOptions):
     format: Annotated[Literal["hdf5", "zarr"] | None, Group.OUTPUT, ADVANCED] = Field(
         None, description="File format of new parts [default: that of the store's other parts, else hdf5]."
     )
-    shard: Annotated[Annotated[str, Field(pattern=r"^[1-9]\d*/[1-9]\d*$")] | None, Group.GENERAL, ADVANCED] = Field(
+    shard: Annotated[ShardOfN | None, Group.GENERAL, ADVANCED] = Field(
         None, description="I/N: extract only the I-th of N parts of the data, for job arrays."
     )
     engine: Annotated[Literal["local", "ray"], Group.GENERAL, ADVANCED] = Field(
@@ -222,9 +236,13 @@ class ExtractOptions(EncodeOptions):
     )
 
     @model_validator(mode="after")
-    def _check_engine(self) -> Any:
+    def _check_engine(self) -> Self:
         if self.engine != "ray" and (self.workers is not None or self.ray_address is not None):
             raise ValueError("--workers and --ray-address need --engine ray")
+        return self
+
+    @model_validator(mode="after")
+    def _check_shard(self) -> Self:
         if self.shard is not None:
             number, count = map(int, self.shard.split("/"))
             if number > count:

@@ -35,7 +35,7 @@ def exact_fp32() -> Iterator[None]:
 
 @contextmanager
 def precision_context(device: torch.device, precision: str) -> Iterator[None]:
-    """Run operations in bf16 (autocast) or in exact fp32."""
+    """Run operations in bf16 (autocast, if `precision` is "bf16") or in exact fp32."""
     with exact_fp32(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         yield
 
@@ -43,8 +43,8 @@ def precision_context(device: torch.device, precision: str) -> Iterator[None]:
 def _old_switches() -> tuple[str, bool]:
     """Return the precision of matrix products and whether cuDNN may use TF32.
 
-    torch refuses to read them if the new switches have a value that the old ones cannot express;
-    its defaults are returned then.
+    torch refuses to read them if the new switches have a value that the old ones cannot express. In
+    that case, returns torch's defaults.
     """
     matmul, cudnn = "highest", True
     with suppress(RuntimeError):
@@ -64,22 +64,21 @@ def _new_switches() -> list[Any]:
     backends: Any = torch.backends
     if not hasattr(backends, "fp32_precision"):
         return []
-    return [
-        *(backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn),
-        *(backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn),
-    ]
+    gpu = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    cpu = [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+    return gpu + cpu
 
 
 def resolve_device(name: str, *, float64: bool = False) -> torch.device:
     """Return the device with this name; `auto` is a GPU if torch finds one, else the CPU.
 
-    UsageError if torch cannot use the device, or if `float64` is required (losses and scores are
-    summed in it) and the device does not support it.
+    Raises UsageError if torch cannot use the device, or if `float64` is required (losses and scores
+    are summed in it) and the device does not support it.
     """
     if float64 and name.split(":")[0] == "mps":
         raise UsageError(
-            f"--device must support float64, in which losses and scores are summed, found {name!r}: mps does not; use "
-            "--device cpu (mervn extract can use mps)"
+            "--device must support float64, in which losses and scores are summed, "
+            f"found {name!r}: mps does not; use --device cpu (mervn extract can use mps)"
         )
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -87,6 +86,6 @@ def resolve_device(name: str, *, float64: bool = False) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).splitlines()[0]
-        raise UsageError(f"--device must be a device that torch can use here, found {name!r}: {first}") from error
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device must be a device that torch can use here, found {name!r}: {reason}") from error
     return device

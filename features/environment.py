@@ -33,7 +33,7 @@ def package_version(package: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Describe this machine: platform, number of threads and GPU."""
+    """Return a description of this machine: platform, number of CPU threads and GPU."""
     found: dict[str, Any] = {
         "platform": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
@@ -54,9 +54,8 @@ def made_with(modality: str, device: torch.device) -> dict[str, str]:
     They can change numbers slightly, and may differ between the parts of one store.
     """
     known = computing_versions(modality)
-    known["device"] = str(device.type)
-    if device.type == "cuda":
-        known["device"] = torch.cuda.get_device_name(device)
+    on_gpu = device.type == "cuda"
+    known["device"] = torch.cuda.get_device_name(device) if on_gpu else device.type
     if modality == "audio":
         import soundfile  # only here: it loads a library that text does not need
 

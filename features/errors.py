@@ -9,4 +9,4 @@ class InputError(Exception):
 
 
 class UsageError(InputError):
-    """Unknown, contradictory or incomplete options, detected before any work starts (exit code 2)."""
+    """Unknown, contradictory or incomplete options, found before any work starts (exit code 2)."""

@@ -1,4 +1,4 @@
-"""Import by name: registries hold `module:Name` strings, so that nothing is imported before it is used."""
+"""Import by name: registries hold `module:Name` strings, so that nothing is imported too early."""
 
 from __future__ import annotations
 

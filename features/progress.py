@@ -47,13 +47,13 @@ def no_bar(total: int, done: int, what: str = "") -> Any:
 
 
 class WithoutBars:
-    """Reporter that hides the progress bars of another, for work that takes seconds."""
+    """Reporter that passes everything but progress bars to another, for work that takes seconds."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
 
     def say(self, text: str) -> None:
-        """Print one line."""
+        """Print one status line."""
         self._reporter.say(text)
 
     def progress(self, total: int, done: int, what: str = "") -> Any:

@@ -1,6 +1,6 @@
 """Ragged: a batch of sequences of different lengths, packed without padding.
 
-All sequences travel as this type.
+All sequences in this project have this type.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def padding_mask(lengths: Tensor, max_length: int) -> Tensor:
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """Copy a tensor to a device.
 
-    From host to GPU it goes through pinned memory, so that nothing waits for the copy.
+    A copy from host to GPU uses pinned memory, so that the host does not wait for it.
     """
     device = torch.device(device)
     if device.type == "cuda" and tensor.device.type == "cpu":
@@ -41,7 +41,7 @@ class Ragged:
     values: Tensor
     """(sum T, ...): the real frames of all sequences, any dtype."""
     lengths: Tensor
-    """(B,) int64, on the device of `values`; 0 is legal."""
+    """(B,) int64, on the device of `values`; 0 is allowed."""
     sizes: tuple[int, ...]
     """The same lengths, as host integers."""
     segments: Tensor
@@ -53,24 +53,24 @@ class Ragged:
     def from_lengths(values: Tensor, sizes: Sequence[int]) -> Ragged:
         """Wrap packed values (sum T, ...) of sequences with these lengths.
 
-        ValueError if their sum is not sum T.
+        Raises ValueError if a length is negative, or if they do not add up to sum T.
         """
-        sizes = tuple(int(size) for size in sizes)
-        if any(size < 0 for size in sizes) or sum(sizes) != values.shape[0]:
+        sizes = tuple(map(int, sizes))
+        if min(sizes, default=0) < 0 or sum(sizes) != values.shape[0]:
             raise ValueError(f"lengths must be >= 0 and add up to the {values.shape[0]} frames given, found {sizes}")
-        return Ragged.from_device_lengths(
-            values, to_device(torch.tensor(sizes, dtype=torch.int64), values.device), sizes
-        )
+        lengths = to_device(torch.tensor(sizes, dtype=torch.int64), values.device)
+        return Ragged.from_device_lengths(values, lengths, sizes)
 
     @staticmethod
     def from_device_lengths(values: Tensor, lengths: Tensor, sizes: Sequence[int]) -> Ragged:
         """Wrap values (sum T, ...) with lengths (B,) int64 that are on their device already.
 
-        `sizes` must equal them. Nothing is copied between devices, and nothing is checked.
+        `sizes` must equal `lengths`. Nothing is copied between devices, and nothing is checked.
         """
         sizes, device = tuple(sizes), values.device
         offsets = _offsets(lengths)
-        # Frame t of sequence b is frame offsets[b] + t here and b * max_length + t in the padded view.
+        # Frame t of sequence b has index offsets[b] + t in `values`, and b * max_length + t in the
+        # padded view.
         shifts = torch.arange(len(sizes), device=device) * max(sizes, default=0) - offsets  # (B,)
         # output_size: without it, torch would wait for the device to learn the sum
         segments = torch.repeat_interleave(lengths, output_size=sum(sizes))
@@ -85,18 +85,21 @@ class Ragged:
     @staticmethod
     def from_sequences(sequences: Sequence[Tensor]) -> Ragged:
         """Pack a non-empty list of tensors (T_i, ...) that agree in everything but T_i."""
-        return Ragged.from_lengths(torch.cat(list(sequences)), [sequence.shape[0] for sequence in sequences])
+        return Ragged.from_lengths(torch.cat(list(sequences)), [len(tensor) for tensor in sequences])
 
     @staticmethod
     def from_padded(padded: Tensor, lengths: Tensor) -> Ragged:
-        """Pack padded (B, T, ...) with lengths (B,).
+        """Pack padded (B, T, ...) with lengths (B,) int64.
 
-        The padding is dropped, whatever it contains.
+        The padding is dropped, whatever it contains. Raises ValueError unless there are B lengths
+        in 0..T.
         """
         sizes = tuple(lengths.tolist())
-        if len(sizes) != padded.shape[0] or any(not 0 <= size <= padded.shape[1] for size in sizes):
-            raise ValueError(f"lengths must be {padded.shape[0]} integers in 0..{padded.shape[1]}, found {sizes}")
-        mask = padding_mask(lengths.to(padded.device), padded.shape[1])
+        batch_size, max_length = padded.shape[:2]
+        in_range = min(sizes, default=0) >= 0 and max(sizes, default=0) <= max_length
+        if len(sizes) != batch_size or not in_range:
+            raise ValueError(f"lengths must be {batch_size} integers in 0..{max_length}, found {sizes}")
+        mask = padding_mask(lengths.to(padded.device), max_length)
         return Ragged.from_lengths(padded[mask], sizes)
 
     @property
@@ -130,7 +133,10 @@ class Ragged:
         return torch.arange(self.total, device=self.lengths.device) - self.offsets[self.segments]
 
     def replace(self, values: Tensor) -> Ragged:
-        """Return the same layout with other values (sum T, ...)."""
+        """Return the same layout with other values (sum T, ...).
+
+        Raises ValueError if their number of frames differs.
+        """
         if values.shape[0] != self.index.shape[0]:
             raise ValueError(f"values must have {self.index.shape[0]} frames, found {values.shape[0]}")
         return Ragged(values, self.lengths, self.sizes, self.segments, self.index)
@@ -149,7 +155,10 @@ class Ragged:
         return flat.index_copy(0, self.index, self.values).view(self.batch_size, self.max_length, *rest)
 
     def pack(self, padded: Tensor) -> Ragged:
-        """Return this layout with the real frames of a padded tensor (B, max_length, ...): the inverse of `pad`."""
+        """Return this layout with the real frames of a padded tensor (B, max_length, ...).
+
+        This is the inverse of `pad`.
+        """
         return self.replace(padded.flatten(0, 1).index_select(0, self.index))
 
     def split(self) -> list[Tensor]:
@@ -163,14 +172,18 @@ class Ragged:
 
 
 def concatenate(first: Ragged, second: Ragged) -> Ragged:
-    """Join two Ragged of the same B along time: each utterance becomes [first_i; second_i]."""
+    """Join two Ragged of the same B along time: each utterance becomes [first_i; second_i].
+
+    Raises ValueError if they differ in B.
+    """
     if first.batch_size != second.batch_size:
         raise ValueError(
             f"both inputs must have the same number of sequences, found {first.batch_size} and {second.batch_size}"
         )
     sizes = [a + b for a, b in zip(first.sizes, second.sizes, strict=True)]
-    offsets = first.offsets + second.offsets  # (B,): where each joined sequence starts
-    index_first = offsets[first.segments] + first.positions  # (sum T1,): where each frame of `first` goes
+    # where each joined sequence starts, and where each frame of the two inputs is copied to
+    offsets = first.offsets + second.offsets  # (B,)
+    index_first = offsets[first.segments] + first.positions  # (sum T1,)
     index_second = (offsets + first.lengths)[second.segments] + second.positions
     values = first.values.new_empty((sum(sizes), *first.values.shape[1:]))
     values = values.index_copy(0, index_first, first.values).index_copy(0, index_second, second.values)
@@ -180,7 +193,7 @@ def concatenate(first: Ragged, second: Ragged) -> Ragged:
 def segment_sum(ragged: Ragged) -> Tensor:
     """Sum each sequence over its frames: (B, ...), in fp32 and then rounded.
 
-    Zeros for a sequence of length 0.
+    A sequence of length 0 gives zeros.
     """
     return _fp32_sum(ragged).to(ragged.values.dtype)
 
@@ -188,7 +201,7 @@ def segment_sum(ragged: Ragged) -> Tensor:
 def segment_mean(ragged: Ragged) -> Tensor:
     """Average each sequence (sum T, D) over its frames: (B, D), in fp32 and then rounded.
 
-    Zeros for length 0.
+    A sequence of length 0 gives zeros.
     """
     return (_fp32_sum(ragged) / ragged.lengths.clamp(min=1)[:, None]).to(ragged.values.dtype)
 
@@ -199,8 +212,13 @@ def _offsets(lengths: Tensor) -> Tensor:
 
 
 def _fp32_sum(ragged: Ragged) -> Tensor:
-    """Return the sums (B, ...) in fp32 or wider: a GPU rounds after each addition, and 256 + 0.5 is 256 in bf16."""
-    values = ragged.values.float() if ragged.values.dtype in (torch.bfloat16, torch.float16) else ragged.values
+    """Return the sums (B, ...) in fp32 or wider.
+
+    A GPU would round after each addition, and 256 + 0.5 is 256 in bf16.
+    """
+    values = ragged.values
+    if values.dtype in (torch.bfloat16, torch.float16):
+        values = values.float()
     zeros = values.new_zeros((ragged.batch_size, *values.shape[1:]))
     return zeros.index_add(0, ragged.segments, values)
 

@@ -34,8 +34,8 @@ def seed_sequence(purpose: Purpose, *numbers: int) -> np.random.SeedSequence:
     """Return the seed sequence for a purpose and numbers in 0..2**64 - 1.
 
     numpy pads short seeds with zeros and splits large numbers into words, so that the seeds (0, 1),
-    (0, 1, 0, 0) and 2**32 are the same. Here the count comes first and every number takes two
-    words: different arguments always give different words.
+    (0, 1, 0, 0) and 2**32 are the same. Here the purpose and the count come first, and every number
+    takes two words: different arguments always give different words.
     """
     words = []
     for number in numbers:

@@ -1,4 +1,4 @@
-"""Regular files: a pipe or a device that a user names is refused, for reading it might never end."""
+"""Regular files: pipes and devices are refused, because reading them might never end."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
+"""Kinds of paths that are no regular files, in words."""
 
 
 def read_regular(path: Path) -> bytes:
-    """Read a regular file; OSError if it does not exist, cannot be read or is of another kind."""
+    """Read a regular file.
+
+    Raises OSError if it does not exist, cannot be read or is of another kind.
+    """
     kind = other_kind(path)
     if kind is not None:
         raise OSError(f"it must be a file, found {kind}")
@@ -23,6 +27,9 @@ def read_regular(path: Path) -> bytes:
 
 
 def other_kind(path: Path) -> str | None:
-    """Return in words what a path is, or None for a regular file; OSError if it does not exist."""
+    """Return the kind of a path in words, such as `a folder`; None for a regular file.
+
+    Raises OSError if the path does not exist.
+    """
     mode = path.stat().st_mode
     return None if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "no regular file")

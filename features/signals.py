@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM, handled between two steps of the work: never lost, never in the middle of a write.
+"""SIGINT (Ctrl-C) and SIGTERM, handled between two steps: never lost, never during a write.
 
 By default Python raises KeyboardInterrupt at any bytecode. In a destructor or the callback of a
 weak reference the exception is only printed, and the program continues as if no signal had come.
@@ -20,23 +20,25 @@ _received: set[int] = set()
 def interruptible() -> Iterator[None]:
     """Defer signals: the next `check_interrupted` raises KeyboardInterrupt.
 
-    The same signal again raises at once. A different signal does not count as a second press: a
-    launcher of several processes passes a Ctrl-C, which they already received, on as a SIGTERM.
-    Signals that the process ignores stay ignored. Outside the main thread nothing changes.
+    If the same signal comes again, it raises at once. A different signal does not count as a second
+    press: a launcher of several processes sends them a SIGTERM after a Ctrl-C that they already
+    received. Signals that the process ignores stay ignored. Outside the main thread nothing
+    changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    deferred: list[signal.Signals] = []
     _received.clear()
     try:
-        for number, handler in before.items():
-            if handler is signal.default_int_handler:
+        for number in SIGNALS:
+            if signal.getsignal(number) is signal.default_int_handler:
                 signal.signal(number, _receive)
+                deferred.append(number)
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in deferred:
+            signal.signal(number, signal.default_int_handler)
     check_interrupted()
 
 
@@ -58,6 +60,7 @@ def interrupt() -> None:
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
+    """Handle a signal: remember it, or raise KeyboardInterrupt if it came before."""
     if number in _received:
         signal.default_int_handler(number, frame)
     _received.add(number)

@@ -10,9 +10,9 @@ MAX_GAP = 0.15
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message that suggests the names most similar to this one, ignoring case.
+    """Return `; did you mean A or B?` with the known names most similar to `name`, ignoring case.
 
-    It is `; did you mean A or B?`, or empty if no name is similar.
+    Returns an empty string if no name is similar.
     """
     originals = {each.casefold(): each for each in known}
     wanted = name.casefold()

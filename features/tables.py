@@ -20,4 +20,5 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 
 def _is_number(text: str) -> bool:
+    """Tell whether a cell is a number, or stands for a missing one."""
     return text.replace(".", "", 1).replace("-", "", 1).isdigit() or text in ("-", "")

@@ -11,7 +11,7 @@ import torch
 def seed_torch(device: torch.device, seed: int) -> None:
     """Seed the generators of the CPU and of this device.
 
-    Torch.manual_seed would seed every GPU of the process.
+    `torch.manual_seed` would seed every GPU of the process.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

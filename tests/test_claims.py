@@ -20,7 +20,9 @@ from features.extraction.scheduler import Scheduler
 from features.extraction.settings import ExtractSettings
 from features.extraction.worker import Engine
 from features.manifests.manifest import read_manifests
+from features.store import claim_owner
 from features.store import claims as module
+from features.store.claim_owner import machine_digest, started_at
 from features.store.claims import EXPIRY_S, FOLDER, Claims
 from features.store.identity import read_store_info
 
@@ -51,7 +53,7 @@ def test_a_unit_is_held_in_every_store_or_in_none(tmp_path: Path) -> None:
 
 def test_a_refreshed_claim_lives_and_others_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REFRESH_S", 0.05)
-    monkeypatch.setattr(module, "_machine", lambda: ["elsewhere"])  # whose processes cannot be asked
+    monkeypatch.setattr(claim_owner, "machine", lambda: ["elsewhere"])  # whose processes cannot be asked
     with Claims([tmp_path]) as alive:
         assert alive.take("a")
         old = time.time() - 2 * EXPIRY_S
@@ -75,7 +77,7 @@ def test_an_empty_file_of_a_process_killed_before_it_wrote_is_removed(
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     number = ended.pid if pid == "ended" else os.getpid()
-    token = f"{number}-0123abcd-{module._machine_digest() if machine == 'here' else '00000000'}"
+    token = f"{number}-0123abcd-{machine_digest() if machine == 'here' else '00000000'}"
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / f".clock-{token}").touch()
     with Claims([tmp_path]) as claims:
@@ -208,7 +210,7 @@ def _claim_all_units(claims: Claims, data: Path, store: Path, pid: int) -> None:
     for name in map(plan.unit_name, plan.units):
         assert claims.take(name)
         path = claim_of(store, name)
-        changed = {"token": "other", "pid": pid, "started": module._started(pid)}
+        changed = {"token": "other", "pid": pid, "started": started_at(pid)}
         path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
 

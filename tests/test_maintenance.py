@@ -9,7 +9,7 @@ import pytest
 from tiny_store import contents, damage, make_store, other_than, parts, stored, write
 
 from features.errors import InputError
-from features.store.claims import MAINTENANCE, REMOVAL, Claims
+from features.store.claims import FOLDER, MAINTENANCE, REMOVAL, Claims
 from features.store.index import list_stores
 from features.store.maintenance import compact, convert, remove_store, verify
 from features.store.part import SUFFIXES, format_of, part_paths, read_part
@@ -177,6 +177,19 @@ def test_maintenance_removal_and_extraction_exclude_each_other(tmp_path: Path) -
         with pytest.raises(InputError, match=":[0-9]+ is removing "):
             compact(info.path)
     assert remove_store(info.path) == 1
+
+
+@pytest.mark.parametrize("unit", ["unit", REMOVAL])
+def test_a_claim_without_an_owner_has_a_holder_in_messages(tmp_path: Path, unit: str) -> None:
+    """Its process has created the file, but not yet written it: the message began with `is writing to`."""
+    info = make_store(tmp_path)
+    (info.path / FOLDER).mkdir()
+    (info.path / FOLDER / f"{unit}.json").touch()
+    with pytest.raises(InputError, match="^another process is writing to .*; wait for it"):
+        remove_store(info.path)
+    if unit == REMOVAL:
+        with Claims([info.path]) as claims, pytest.raises(InputError, match="^another process is removing "):
+            claims.take("other")
 
 
 def test_a_claim_in_a_removed_store_is_an_input_error(tmp_path: Path) -> None:

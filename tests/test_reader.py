@@ -262,3 +262,20 @@ def test_sources_may_be_cut_short_anywhere(tmp_path: Path, cut: int) -> None:
     assert store.utterance_info("a\u2028b").source == '{"path": "first.wav"}'
     store.remember_sources({"ừừừ": '{"path": "second.wav"}'})
     assert FeatureStore(info.path).utterance_info("ừừừ").source == '{"path": "second.wav"}'
+
+
+def test_sources_removed_by_a_compaction_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file existed when it was looked for, and was removed before it was read."""
+    info = make_store(tmp_path)
+    write(info, [stored("a", 2)])
+    store = FeatureStore(info.path)
+    store.remember_sources({"a": '{"path": "moved.wav"}'})
+    plain_read = Path.read_bytes
+
+    def compacted_first(path: Path) -> bytes:
+        if path.name == "sources.jsonl" and path.exists():
+            path.unlink()
+        return plain_read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", compacted_first)
+    assert json.loads(store.utterance_info("a").source) == {"path": "a.wav"}

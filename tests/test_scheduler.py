@@ -200,14 +200,14 @@ def test_a_claim_from_the_future_is_dead(tmp_path: Path, monkeypatch: pytest.Mon
     import os
     import time
 
-    from features.store import claims as module
+    from features.store import claim_owner
 
-    monkeypatch.setattr(module, "_machine", lambda: ["elsewhere"])
+    monkeypatch.setattr(claim_owner, "machine", lambda: ["elsewhere"])
     with Claims([tmp_path]) as other, Claims([tmp_path]) as claims:
         assert other.take("a")
         later = time.time() + 1e6
         os.utime(tmp_path / FOLDER / "a.json", (later, later))
-        monkeypatch.setattr(module, "_machine", lambda: ["here"])
+        monkeypatch.setattr(claim_owner, "machine", lambda: ["here"])
         claims.sweep()
         assert claims.take("a")
 

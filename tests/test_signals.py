@@ -78,6 +78,13 @@ def test_an_ignored_signal_stays_ignored() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
+def test_a_handler_that_python_did_not_install_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """getsignal gives None for it, which cannot be installed again: leaving the block was a TypeError."""
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    with interruptible():
+        pass
+
+
 def test_another_thread_changes_nothing() -> None:
     handlers = []
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAX_GROUPS = 50
+"""Maximum number of groups (file and rule) in a message."""
 MAX_PLACES = 3
-"""Faults shown of each kind and file; the others are counted."""
+"""Maximum number of faults shown per group; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Fault:
     rule: str
     """What must hold; faults of the same rule are shown together."""
     found: str = ""
+    """End of the message, such as `, found 3`; it can differ between faults of one rule."""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
@@ -27,18 +29,19 @@ class Fault:
 
 
 def describe_faults(faults: Sequence[Fault], data: Path) -> str:
-    """Return a message that groups the faults by file and rule, and shows the first few of each group."""
+    """Return a message with the first few faults of each group (file and rule)."""
     groups: dict[tuple[str, str], list[Fault]] = {}
     for fault in faults:
         groups.setdefault((fault.file, fault.rule), []).append(fault)
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     lines = [f"{count} in the manifests of {data}:"]
-    for group in list(groups.values())[:MAX_GROUPS]:
+    ordered = list(groups.values())
+    for group in ordered[:MAX_GROUPS]:
         lines += map(str, group[:MAX_PLACES])
         more = group[MAX_PLACES:]
         if more:
             lines.append(f"  and {len(more)} more of this kind, up to {more[-1].file}:{more[-1].line}")
-    hidden = sum(map(len, list(groups.values())[MAX_GROUPS:]))
+    hidden = sum(map(len, ordered[MAX_GROUPS:]))
     if hidden:
         lines.append(f"and {hidden} more")
     return "\n".join(lines)

@@ -32,7 +32,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 
 
 class FieldError(Exception):
-    """An invalid field: what it must hold, and what was found."""
+    """An invalid field: what it must hold, and what was found (see `Fault`)."""
 
     def __init__(self, rule: str, found: str = "") -> None:
         super().__init__(rule + found)
@@ -53,16 +53,9 @@ class Fields:
 def parse_fields(document: Mapping[str, Any]) -> Fields:
     """Parse every field of a line; keys that are no fields are kept in `extra`."""
     values: dict[str, Any] = {}
-    faults = []
+    faults: list[FieldError] = []
     extra = {key: value for key, value in document.items() if key not in _PARSERS}
-    misspelt: dict[str, list[str]] = {}
-    similar: dict[str, str] = {}
-    for key in extra:
-        field = _misspelt_field(key, document)
-        if field in OPTIONAL and _letters(key) != _letters(field):
-            similar[field] = key  # only a warning: a corpus may have a key of such a name
-        elif field is not None:
-            misspelt.setdefault(field, []).append(key)
+    misspelt, similar = _find_misspelt(extra, document)
     for field, parse in _PARSERS.items():
         try:  # each parser raises for its own field, so that all faults of a line are reported
             if field in misspelt:
@@ -77,10 +70,25 @@ def parse_fields(document: Mapping[str, Any]) -> Fields:
     return Fields(values, extra, faults, similar)
 
 
+def _find_misspelt(
+    extra: Mapping[str, Any], document: Mapping[str, Any]
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Return, by field, the keys that certainly misspell it, and a key that only may do so."""
+    misspelt: dict[str, list[str]] = {}
+    similar: dict[str, str] = {}
+    for key in extra:
+        field = _misspelt_field(key, document)
+        if field in OPTIONAL and _letters(key) != _letters(field):
+            similar[field] = key  # only a warning: a corpus may have a key of such a name
+        elif field is not None:
+            misspelt.setdefault(field, []).append(key)
+    return misspelt, similar
+
+
 def find_synonym(field: str, keys: Mapping[str, Any]) -> str | None:
     """Return a key that is a common synonym of a field (such as `text` of `transcript`).
 
-    None if there is none.
+    Returns None if there is none.
     """
     for key in keys:
         if key.casefold() in SYNONYMS.get(field, ()):
@@ -91,7 +99,7 @@ def find_synonym(field: str, keys: Mapping[str, Any]) -> str | None:
 def _misspelt_field(key: str, document: Mapping[str, Any]) -> str | None:
     """Return the missing field that a key misspells.
 
-    None for other keys, such as transcript_asr or channels.
+    Returns None for other keys, such as transcript_asr or channels.
     """
     plain = _plain(key)
     for field in _PARSERS:
@@ -99,7 +107,7 @@ def _misspelt_field(key: str, document: Mapping[str, Any]) -> str | None:
             continue
         if _letters(key) == _letters(field):
             return field
-        # a prefix or suffix makes another name, and short words are all similar
+        # a key that only adds a prefix or suffix has another meaning; short words are all similar
         is_other = plain.startswith(field) or plain.endswith(f"_{field}") or len(field) <= 5
         if not is_other and difflib.SequenceMatcher(None, plain, field).ratio() >= MIN_SIMILARITY:
             return field
@@ -107,10 +115,12 @@ def _misspelt_field(key: str, document: Mapping[str, Any]) -> str | None:
 
 
 def _plain(key: str) -> str:
+    """Return a key in lower case, with underscores between words."""
     return key.casefold().strip().replace("-", "_").replace(" ", "_")
 
 
 def _letters(key: str) -> str:
+    """Return a key in lower case without separators: `wavPath` and `wav-path` give `wavpath`."""
     return _plain(key).replace("_", "")
 
 
@@ -123,9 +133,9 @@ def _check_writable(key: str, value: Any) -> Iterator[FieldError]:
 
 
 def _writing_problem(value: Any, depth: int) -> str | None:
-    """Return why a value, nested at most `depth` deep, cannot be written as JSON in UTF-8.
+    """Return why a value cannot be written as JSON in UTF-8, or None if it can.
 
-    None if it can.
+    It may have at most `depth` levels of lists and objects.
     """
     if isinstance(value, str):
         return None if _is_text(value) else f"a lone surrogate in {short_repr(value)}"
@@ -135,7 +145,8 @@ def _writing_problem(value: Any, depth: int) -> str | None:
         return None
     if depth == 0:
         return f"lists or objects nested more than {MAX_DEPTH} deep"
-    for child in [*value, *value.values()] if isinstance(value, dict) else value:
+    children = [*value, *value.values()] if isinstance(value, dict) else value
+    for child in children:
         problem = _writing_problem(child, depth - 1)
         if problem is not None:
             return problem
@@ -157,6 +168,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def _text(document: Mapping[str, Any], field: str) -> str:
+    """Return a required string; spaces other than U+0020 and control characters are faults."""
     if field not in document:
         synonym = find_synonym(field, document)
         hint = f"; is it the key {synonym!r}? Rename it to {field}" if synonym else ""
@@ -164,8 +176,7 @@ def _text(document: Mapping[str, Any], field: str) -> str:
     value = document[field]
     if not isinstance(value, str) or not value.strip():
         raise FieldError(f"{field} must be a non-empty string", f", found {short_repr(value)}")
-    if not _is_text(value):
-        raise FieldError(f"{field} must be valid Unicode", f", found a lone surrogate in {short_repr(value)}")
+    _check_unicode(value, field)
     for character in value:
         if character != " " and unicodedata.category(character) == "Zs":
             name = f"{unicodedata.name(character)} (U+{ord(character):04X})"
@@ -173,6 +184,12 @@ def _text(document: Mapping[str, Any], field: str) -> str:
     if not value.isprintable():
         raise FieldError(f"{field} must not contain control characters", f", found {short_repr(value)}")
     return value
+
+
+def _check_unicode(value: str, field: str) -> None:
+    if not _is_text(value):
+        found = f", found a lone surrogate in {short_repr(value)}"
+        raise FieldError(f"{field} must be valid Unicode", found)
 
 
 def _id(document: Mapping[str, Any], field: str) -> str:
@@ -187,8 +204,9 @@ def _optional_id(document: Mapping[str, Any], field: str) -> str | None:
 
 
 def _path(document: Mapping[str, Any], field: str) -> str:
+    """Return a required path that file systems can hold."""
     value = _text(document, field)
-    longest = max(len(name.encode()) for name in value.split("/"))
+    longest = max(len(name) for name in value.encode().split(b"/"))
     if longest > MAX_NAME_BYTES:
         raise FieldError(f"{field}: a file name must have at most {MAX_NAME_BYTES} bytes", f", found {longest}")
     if len(value.encode()) > MAX_PATH_BYTES:
@@ -197,6 +215,7 @@ def _path(document: Mapping[str, Any], field: str) -> str:
 
 
 def _time(document: Mapping[str, Any], field: str) -> float | None:
+    """Return an optional time in seconds."""
     value = document.get(field)
     if value is None:
         return None
@@ -214,28 +233,35 @@ def _start(document: Mapping[str, Any], field: str) -> float:
 
 
 def _channel(document: Mapping[str, Any], field: str) -> int | str:
+    """Return the index of a channel, or "mix" (the default)."""
     value = document.get(field, "mix")
-    if value == "mix" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_CHANNELS):
-        return str(value) if isinstance(value, str) else int(value)
+    if value == "mix":
+        return "mix"
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if is_number and 0 <= value < MAX_CHANNELS:
+        return int(value)
     raise FieldError(f"{field} must be 0, 1, ... or 'mix'", f", found {short_repr(value)}")
 
 
 def _transcript(document: Mapping[str, Any], field: str) -> str | None:
+    """Return an optional transcript; it can be empty and can contain any valid Unicode."""
     value = document.get(field)
     if value is not None and not isinstance(value, str):
         raise FieldError(f"{field} must be a string or null", f", found {short_repr(value)}")
-    if value is not None and not _is_text(value):
-        raise FieldError(f"{field} must be valid Unicode", f", found a lone surrogate in {short_repr(value)}")
+    if value is not None:
+        _check_unicode(value, field)
     return value
 
 
 def _emotion(document: Mapping[str, Any], field: str) -> str | None:
+    """Return an optional label in normal form; None and a missing key are the same."""
     value = document.get(field)
     if isinstance(value, str) and value.strip():
         return _text({field: normalize_label(value)}, field)
     return None if value is None else _text(document, field)
 
 
+# each parser takes the whole line and the name of its field
 _PARSERS = {
     "utterance_id": _id,
     "speaker_id": _optional_id,

@@ -1,5 +1,6 @@
-"""Cross-validation folds: `folds-5.json` beside the manifests has the train, valid and test ids of each fold.
+"""Cross-validation folds: the utterance ids of train, valid and test in each fold.
 
+A file such as `folds-5.json` beside the manifests holds them:
 {"schema": 1, "folds": [{"train": [ids], "valid": [ids], "test": [ids]}, ...]}
 """
 
@@ -10,18 +11,17 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from features.config import SPLITS
+from features.config import SPLITS, SplitName
 from features.errors import InputError, UsageError
 from features.manifests.manifest import Utterance, read_manifests
 from features.regular_files import read_regular
 
-Split = Literal["train", "valid", "test"]
 SCHEMA = 1
 PATTERN = "folds-*.json"
 MAX_SHOWN = 5
-"""Ids named in an error message."""
+"""Maximum number of ids in an error message."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,17 @@ class Folds:
     sha256: str
 
     def as_json(self) -> dict[str, str]:
-        """Return what a run's configuration records of the file."""
+        """Return the file name and hash, which a run's config.json records."""
         return {"file": self.path.name, "sha256": self.sha256}
 
     def __len__(self) -> int:
         return len(self.folds)
 
     def fold(self, number: int) -> dict[str, list[str]]:
-        """Return the ids of a fold by split; UsageError unless 1 <= number <= K."""
+        """Return the utterance ids of fold `number` (1 to K) by split.
+
+        Raises UsageError for another number.
+        """
         if not 1 <= number <= len(self.folds):
             raise UsageError(f"--fold must be 1 to {len(self.folds)} or all, for {self.path}, found {number}")
         return self.folds[number - 1]
@@ -50,7 +53,8 @@ class Folds:
 def read_folds(path: Path) -> Folds:
     """Read a fold file.
 
-    InputError lists every fault: invalid form, an id twice in a fold, an empty train or valid.
+    Raises UsageError if it does not exist. Raises InputError, which lists every fault: invalid
+    form, an id twice in a fold, an empty train or valid.
     """
     try:
         content = read_regular(path)
@@ -74,7 +78,7 @@ def read_folds(path: Path) -> Folds:
 def find_folds(data: Path, explicit: Path | None) -> Folds:
     """Read the given fold file, else the one beside the manifests.
 
-    UsageError unless there is exactly one.
+    Raises UsageError unless there is exactly one.
     """
     if explicit is not None:
         return read_folds(explicit)
@@ -98,6 +102,7 @@ def _are_ids(ids: Any) -> bool:
 
 
 def _faults(fold: Mapping[str, list[str]]) -> list[str]:
+    """Return the faults of one fold: an empty train or valid, and ids that occur twice."""
     faults = []
     for split in ("train", "valid"):
         if not fold.get(split):
@@ -119,20 +124,20 @@ def read_fold(
     data: Path,
     folds: Folds,
     number: int,
-    splits: Sequence[Split],
+    splits: Sequence[SplitName],
     audio_root: Path | None,
     task_label: Callable[[str], str | None] = str,
 ) -> tuple[dict[str, list[Utterance]], dict[str, str]]:
-    """Return the utterances of some splits of a fold, in manifest order, and the hashes of the manifests read.
+    """Return the utterances of some splits of a fold, and the hashes of the manifests read.
 
-    test.jsonl is read only if the fold has ids that are not in train.jsonl and valid.jsonl.
-    InputError names ids that are in no manifest.
+    The utterances are in manifest order. test.jsonl is read only if the fold has ids that are not
+    in train.jsonl and valid.jsonl. Raises InputError, which names ids that are in no manifest.
     """
     fold = folds.fold(number)
-    split_of: dict[str, Split] = {}
+    split_of: dict[str, SplitName] = {}
     for split in splits:
         split_of |= dict.fromkeys(fold.get(split, []), split)
-    # first without test.jsonl: it is read only if ids are missing
+    # first without test.jsonl
     for manifests in (SPLITS[:2], SPLITS):
         read = read_manifests(
             data, manifests, audio_root=audio_root, check_audio=False, labels_of_train=False, task_label=task_label

@@ -35,9 +35,9 @@ def lookalikes(labels: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def lookalike_hint(labels: Iterable[str], among: Sequence[str]) -> str:
-    """Return the end of a message that names unknown labels which look like known ones.
+    """Return the end of a message: unknown labels that look the same as one of `among`.
 
-    Empty if there are none.
+    Returns an empty string if there are none.
     """
     known = {lookalike_key(label): label for label in among}
     hint = ""

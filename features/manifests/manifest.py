@@ -1,4 +1,4 @@
-"""Manifests: train.jsonl, valid.jsonl and test.jsonl of a data folder. All faults are reported at once."""
+"""Manifests: train.jsonl, valid.jsonl and test.jsonl; all faults are reported at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from features.manifests.label_names import lookalikes
 from features.regular_files import other_kind, read_regular
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-OPTIONAL = ("speaker_id", "transcript")
+OFTEN_RENAMED = ("speaker_id", "transcript")
+"""Optional fields for which a warning suggests a synonym that all lines have instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,13 @@ class Utterance:
     wav_path: str
     """As written in the manifest."""
     audio_path: Path
-    """The resolved path, below the manifest's folder or the audio root."""
+    """`wav_path`; if it is relative, below the audio root or the manifest's folder."""
     start: float
-    """Seconds."""
+    """In seconds."""
     end: float | None
-    """Seconds; None: the file's end."""
+    """In seconds; None: the end of the file."""
     channel: int | Literal["mix"]
+    """Index of a channel, or the mean of all channels."""
     transcript: str | None
     emotion: str | None
     """The label, in NFC without leading and trailing white space."""
@@ -46,6 +48,7 @@ class Utterance:
     file: str
     """File name of the manifest, for messages."""
     line: int
+    """Line of the manifest, from 1."""
     extra: Mapping[str, Any]
     """Keys that are no fields of a manifest; copied into predictions."""
 
@@ -78,13 +81,14 @@ def read_manifests(
 ) -> Manifests:
     """Read the manifests of these splits, and no others; return their utterances and hashes.
 
-    UsageError if a folder does not exist. One InputError lists every fault of every file with its
-    line: invalid JSON, missing, misspelt or ill-typed fields, times that are not finite, negative
-    or out of order, duplicate ids, extra keys that cannot be written into predictions, missing
-    audio files (if `check_audio`), an empty or missing manifest. If `require_emotion`, also
-    different labels that look the same, and (if `labels_of_train` and train is read) labels that
-    train does not have. `task_label` maps an emotion to the label of the task, or to None to leave
-    it out.
+    `task_label` maps an emotion to the label of the task, or to None to leave it out.
+
+    Raises UsageError if a folder does not exist. Raises one InputError, which lists every fault of
+    every file with its line: an empty or missing manifest, invalid JSON, missing, misspelt or
+    ill-typed fields, times that are not finite, negative or out of order, duplicate ids, extra keys
+    that cannot be written into predictions, missing audio files (if `check_audio`). If
+    `require_emotion`, also different labels that look the same, and (if `labels_of_train` and train
+    is read) labels that train does not have.
     """
     _check_folders(data, audio_root)
     faults: list[Fault] = []
@@ -122,11 +126,12 @@ class _Reader:
         self.path, self.split, self.audio_root = path, split, audio_root
         self.require_emotion, self.faults = require_emotion, faults
         self.sha256 = ""
-        """Of the bytes of the file."""
+        """Hex digest of the bytes of the file."""
         self.similar: dict[tuple[str, str], list[int]] = {}
         """(optional field, key that may be a misspelling of it) -> lines with that key."""
 
     def read(self) -> list[Utterance]:
+        """Return the valid utterances, warn of suspicious keys and record the faults."""
         try:
             content = read_regular(self.path)
         except FileNotFoundError:
@@ -165,6 +170,7 @@ class _Reader:
         self.faults.append(Fault(self.path.name, line, rule, found))
 
     def _line(self, number: int, line: bytes) -> Utterance | None:
+        """Parse one line; return None if it has a fault."""
         try:
             document = json.loads(line.decode("utf-8"), object_pairs_hook=object_without_duplicates)
         except UnicodeDecodeError as error:
@@ -178,6 +184,7 @@ class _Reader:
         return None
 
     def _utterance(self, document: object, line: int) -> Utterance | None:
+        """Check the JSON value of one line; return None if it has a fault."""
         if not isinstance(document, dict):
             self._fault(line, "must be a JSON object", f", found {type(document).__name__}")
             return None
@@ -208,14 +215,15 @@ class _Reader:
 
 def _warn_of_synonyms(utterances: Sequence[Utterance]) -> None:
     """Warn if no line has an optional field, but all lines have the same synonym of it."""
-    for field in OPTIONAL:
+    for field in OFTEN_RENAMED:
         synonym = find_synonym(field, utterances[0].extra) if utterances else None
         if synonym is not None and all(getattr(u, field) is None and synonym in u.extra for u in utterances):
-            file = utterances[0].file
-            warnings.warn(f"{file}: no line has {field}, but all have {synonym!r}; did you mean {field}?", stacklevel=2)
+            message = f"no line has {field}, but all have {synonym!r}; did you mean {field}?"
+            warnings.warn(f"{utterances[0].file}: {message}", stacklevel=2)
 
 
 def _check_ids(manifests: Manifests, faults: list[Fault]) -> None:
+    """Add a fault for each utterance whose id another utterance has, in any split."""
     first_with: dict[str, Utterance] = {}
     for utterance in manifests.all_utterances():
         first = first_with.setdefault(utterance.utterance_id, utterance)
@@ -229,6 +237,7 @@ Labelled = list[tuple[Utterance, str]]
 
 
 def _task_labels(utterances: Sequence[Utterance], task_label: Callable[[str], str | None]) -> Labelled:
+    """Return the utterances that have a label of the task, with it."""
     labelled = []
     for utterance in utterances:
         label = task_label(utterance.emotion) if utterance.emotion is not None else None
@@ -238,7 +247,7 @@ def _task_labels(utterances: Sequence[Utterance], task_label: Callable[[str], st
 
 
 def _check_lookalikes(manifests: Mapping[str, Labelled], faults: list[Fault]) -> dict[str, str]:
-    """Add a fault for each label that looks the same as an earlier one; return these pairs."""
+    """Add a fault for each label that looks the same as an earlier one; return {later: earlier}."""
     first: dict[str, Utterance] = {}
     pairs = list(chain.from_iterable(manifests.values()))
     for utterance, label in pairs:
@@ -255,6 +264,7 @@ def _check_lookalikes(manifests: Mapping[str, Labelled], faults: list[Fault]) ->
 
 
 def _check_labels(manifests: Mapping[str, Labelled], same: Mapping[str, str], faults: list[Fault]) -> None:
+    """Add a fault for each label that train does not have; those in `same` have one already."""
     known = {label for _, label in manifests.get("train", [])}
     if not known:
         return
@@ -267,18 +277,23 @@ def _check_labels(manifests: Mapping[str, Labelled], same: Mapping[str, str], fa
 
 
 def _check_audio(manifests: Manifests, faults: list[Fault]) -> None:
+    """Add a fault for each utterance whose audio file does not exist or is not a regular file."""
     problems: dict[Path, str | None] = {}  # many utterances may share one file
     for utterance in manifests.all_utterances():
         path = utterance.audio_path
         if path not in problems:
             problems[path] = _audio_problem(path)
-        if problems[path] is not None:
-            faults.append(Fault(utterance.file, utterance.line, "wav_path must be a file", f", {problems[path]}"))
+        problem = problems[path]
+        if problem is not None:
+            faults.append(Fault(utterance.file, utterance.line, "wav_path must be a file", f", {problem}"))
 
 
 def _audio_problem(path: Path) -> str | None:
+    """Return why a path is not a file, for a message; None if it is one."""
     try:
         kind = other_kind(path)
+    except FileNotFoundError:
+        return f"but {path} does not exist"
     except OSError as error:
-        return f"but {path} does not exist" if isinstance(error, FileNotFoundError) else f"found {error}"
+        return f"found {error}"
     return f"found {kind}: {path}" if kind else None

@@ -21,9 +21,9 @@ BUDGET_FILE = "batching.json"
 
 
 def read_budget(store: Path) -> float | None:
-    """Return the recorded budget, in padded seconds of audio or tokens per batch.
+    """Return the recorded budget per batch, in seconds of audio or tokens, with padding.
 
-    Returns None if none is recorded.
+    Returns None if none is recorded. Raises InputError if the file is damaged.
     """
     path = store / BUDGET_FILE
     try:
@@ -39,7 +39,7 @@ def read_budget(store: Path) -> float | None:
 
 
 def recorded_budget(features_dir: Path, identities: Sequence[StoreIdentity]) -> float | None:
-    """Return the budget of the first of these stores that has recorded one."""
+    """Return the budget of the first of these stores that has a recorded one, else None."""
     for identity in identities:
         info = find_identity(features_dir, identity)
         budget = read_budget(info.path) if info is not None else None
@@ -53,15 +53,16 @@ def refuse_other_budget(info: StoreInfo, wanted: float, claims: Claims) -> None:
     recorded, holders = read_budget(info.path), claims.holders(claims.held())
     if recorded not in (None, wanted) and holders:
         raise UsageError(
-            f"--batch-seconds must be {recorded:g}, as in the extraction of {', '.join(holders)} into {info.path}, "
-            f"found {wanted:g}: leave the option out to share the work, or wait"
+            f"--batch-seconds must be {recorded:g}, as in the extraction of {', '.join(holders)} "
+            f"into {info.path}, found {wanted:g}: leave the option out to share the work, or wait"
         )
 
 
 def agree_on_budget(infos: Sequence[StoreInfo], planned: float, replace: bool) -> float:
-    """Record the budget if a store has none, or if `replace`.
+    """Record the budget in stores without one, or in all of them if `replace`.
 
-    Returns the budget to use, that of the first store.
+    Returns the budget to use for all stores: that of the first store, or `planned` if it has none or
+    if `replace`. Raises InputError if a budget cannot be read or written.
     """
     agreed = planned
     for number, info in enumerate(infos):

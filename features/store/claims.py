@@ -9,19 +9,16 @@ immutable, and parts of equal utterances have equal names.
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
 import os
-import platform
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
 from features.errors import InputError
+from features.store.claim_owner import Owner, machine_digest, process_has_ended
 from features.store.part import remove
 from features.store.writer import new_token
 
@@ -33,46 +30,12 @@ MAINTENANCE = "maintenance"
 LOCK = "lock"
 """Claim that replaces a file lock if the file system has none."""
 REFRESH_S = 15.0
+"""Seconds between two updates of the mtime of held claims."""
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """Error numbers of a file system without hard links."""
 EXPIRY_S = 180.0
-"""Longer than a network file system caches an old mtime."""
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Content of a claim: the process that wrote it."""
-
-    token: str
-    host: str
-    machine: list[str]
-    """Host, boot and process namespace: process ids are comparable only within one of these."""
-    pid: int
-    started: int | None
-    """Start time of the process, see `_started`."""
-
-    @classmethod
-    def this_process(cls, token: str) -> Owner:
-        """Return the owner of this process's claims."""
-        pid = os.getpid()
-        return cls(token, platform.node(), _machine(), pid, _started(pid))
-
-    def json_text(self) -> str:
-        """Return the content of a claim."""
-        return json.dumps(asdict(self))
-
-    @property
-    def has_ended(self) -> bool:
-        """True if the process is known to have ended; only known for processes of this machine."""
-        if self.machine != _machine():
-            return False
-        try:
-            os.kill(self.pid, 0)  # signal 0 only checks that the process exists
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
-        return self.started != _started(self.pid)  # another process may have the same id now
+"""Seconds without an update after which a claim is dead; a network file system caches an old mtime
+for less."""
 
 
 class Claims:
@@ -82,7 +45,8 @@ class Claims:
     """
 
     def __init__(self, stores: Sequence[Path]) -> None:
-        self.token = f"{new_token()}-{_machine_digest()}"  # so that an empty file tells its process, too
+        # PID and machine, so that the name of an empty file tells whose it is
+        self.token = f"{new_token()}-{machine_digest()}"
         self.stores = list(stores)
         self._held: set[Path] = set()
         self._stop = threading.Event()
@@ -108,9 +72,9 @@ class Claims:
                 (store / FOLDER).rmdir()
 
     def take(self, unit: str) -> bool:
-        """Claim a unit.
+        """Claim a unit in all stores.
 
-        Returns False if another process holds it. Raises InputError if the store is being removed.
+        Returns False if another process holds it. Raises InputError if a store is being removed.
         """
         taken: list[Path] = []
         for store in self.stores:
@@ -123,7 +87,7 @@ class Claims:
             taken.append(path)
             if unit != REMOVAL and path.with_name(f"{REMOVAL}.json").exists():
                 self.release(unit)
-                raise InputError(f"{', '.join(self.holders([REMOVAL]))} is removing {store}")
+                raise InputError(f"{self.describe_holders([REMOVAL])} is removing {store}")
         return True
 
     def release(self, unit: str) -> None:
@@ -136,18 +100,25 @@ class Claims:
         found: set[str] = set()
         for store in self.stores:
             with suppress(FileNotFoundError), os.scandir(store / FOLDER) as entries:
-                found.update(entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json"))
-        return found - {REMOVAL, MAINTENANCE, LOCK} - {path.stem for path in self._held}
+                for entry in entries:
+                    if entry.name.endswith(".json"):
+                        found.add(entry.name.removesuffix(".json"))
+        own = {path.stem for path in self._held}
+        return found - own - {REMOVAL, MAINTENANCE, LOCK}
 
     def holders(self, units: Iterable[str]) -> list[str]:
         """Return the processes that hold these units, as host:pid."""
         found = set()
         for store in self.stores:
             for unit in units:
-                owner = _read(store / FOLDER / f"{unit}.json")
+                owner = Owner.read(store / FOLDER / f"{unit}.json")
                 if owner is not None:
                     found.add(f"{owner.host}:{owner.pid}")
         return sorted(found)
+
+    def describe_holders(self, units: Iterable[str]) -> str:
+        """Return the processes that hold these units, for messages; a claim may name none."""
+        return ", ".join(self.holders(units)) or "another process"
 
     def sweep(self) -> None:
         """Remove dead claims, and the temporary files of processes that have ended."""
@@ -163,15 +134,16 @@ class Claims:
     def _sweep_claims(self, store: Path, now: float) -> tuple[set[str], set[str]]:
         """Remove a store's dead claims.
 
-        Returns the tokens of processes that live and of those that have ended.
+        Returns the tokens of processes that run and of those that have ended.
         """
         alive, dead = {self.token}, set[str]()
         for path in (store / FOLDER).glob(".clock-*"):
-            owner = _read(path)
-            if owner.has_ended if owner is not None else _has_ended(_token(path)):
-                dead.add(_token(path))
+            owner, token = Owner.read(path), _token(path)
+            ended = owner.has_ended if owner is not None else process_has_ended(token)
+            if ended:
+                dead.add(token)
         for path in (store / FOLDER).glob("*.json"):
-            owner = _read(path)
+            owner = Owner.read(path)
             # The absolute difference: an mtime in the future is not being updated either.
             if owner is not None and not owner.has_ended and abs(now - _mtime(path)) <= EXPIRY_S:
                 alive.add(owner.token)
@@ -183,7 +155,7 @@ class Claims:
         return alive, dead
 
     def _create(self, path: Path) -> bool:
-        """Create a claim, together with its content; False if it already exists."""
+        """Create a claim together with its content; return False if it already exists."""
         written = path.with_name(f".{path.name}.{self.token}.tmp")
         while True:
             _make_folder(path.parent.parent)
@@ -206,13 +178,15 @@ class Claims:
             return True
 
     def _drop(self, path: Path) -> None:
+        """Remove a claim if it is still held by this process."""
         self._held.discard(path)
-        owner = _read(path)
+        owner = Owner.read(path)
         # if it expired, another process may hold it now
         if owner is not None and owner.token == self.token:
             path.unlink(missing_ok=True)
 
     def _refresh(self) -> None:
+        """Update the mtime of the held claims until the block ends (in a thread)."""
         while not self._stop.wait(REFRESH_S):
             for path in list(self._held):
                 with suppress(OSError):  # it expired, for example while this machine was suspended
@@ -230,6 +204,7 @@ class Claims:
 
 
 def _make_folder(store: Path) -> None:
+    """Create the folder of claims; raises InputError if the store was removed."""
     try:
         (store / FOLDER).mkdir(exist_ok=True)
     except FileNotFoundError as error:
@@ -238,62 +213,13 @@ def _make_folder(store: Path) -> None:
 
 def _token(path: Path) -> str:
     """Return the token of a temporary file, `.NAME.TOKEN.tmp`, or a clock file, `.clock-TOKEN`."""
-    return path.name.removeprefix(".clock-") if path.name.startswith(".clock-") else path.name.split(".")[-2]
+    name = path.name
+    return name.removeprefix(".clock-") if name.startswith(".clock-") else name.split(".")[-2]
 
 
 def _mtime(path: Path) -> float:
+    """Return the mtime of a file; the current time if the file no longer exists."""
     try:
         return path.stat().st_mtime
     except OSError:
         return time.time()
-
-
-def _read(path: Path) -> Owner | None:
-    """Return the owner of a claim; None if the file does not exist or is incomplete."""
-    try:
-        document = json.loads(path.read_text("utf-8"))
-        return Owner(**{key: document[key] for key in ("token", "host", "machine", "pid", "started")})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _machine() -> list[str]:
-    """Return host, boot and process namespace: process ids are comparable only within these."""
-    found = [platform.node()]
-    with suppress(OSError):
-        found.append(Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip())
-        found.append(str(Path("/proc/self/ns/pid").readlink()))
-    return found
-
-
-def _machine_digest() -> str:
-    """Return 8 hex of `_machine`."""
-    return hashlib.sha256("|".join(_machine()).encode()).hexdigest()[:8]
-
-
-def _has_ended(token: str) -> bool:
-    """Tell whether the process of a token is known to have ended, killed before it wrote its claim or clock."""
-    pid, machine = token.partition("-")[0], token.rpartition("-")[2]
-    if machine != _machine_digest() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        pass
-    return False
-
-
-def _started(pid: int) -> int | None:
-    """Return the start time of a process, in clock ticks since boot; it tells a reused process id.
-
-    Returns None if the process has ended, or if the system does not provide it.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text("utf-8")
-    except OSError:
-        return None
-    # the first field after the name is the state, the 20th the start time
-    fields = stat.rpartition(")")[2].split()
-    return int(fields[19]) if fields[0] not in "ZX" else None

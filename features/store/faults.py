@@ -21,8 +21,7 @@ FAULTS = (
     MemoryError,
     struct.error,
 )
-"""Exceptions that reading can raise if bits of the file flipped, or if the operating system has a
-problem."""
+"""Exceptions of reading a file that is damaged, or if the operating system has a problem."""
 OF_THE_FILE = (0, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EOVERFLOW, errno.ENXIO)
 """Error numbers that a damaged part can cause (0: no error number). All others say nothing about
 the part."""
@@ -53,15 +52,16 @@ def damaged(path: Path, detail: object) -> DamagedPartError:
     return DamagedPartError(
         path,
         str(detail),
-        f"{path} must be an undamaged part of this feature store, found: {detail}. Set it aside with "
-        f"`mervn store verify {path.parent} --set-aside`, then run the same `mervn extract` again: it encodes only the "
-        "utterances of this part",
+        f"{path} must be an undamaged part of this feature store, found: {detail}. "
+        f"Set it aside with `mervn store verify {path.parent} --set-aside`, then run the same "
+        "`mervn extract` again: it encodes only the utterances of this part",
     )
 
 
 def vanished(path: Path) -> VanishedPartError:
     """Return the error of a part that no longer exists."""
-    return VanishedPartError(path, "it does not exist", f"{path} must be a part of a feature store, but does not exist")
+    message = f"{path} must be a part of a feature store, but does not exist"
+    return VanishedPartError(path, "it does not exist", message)
 
 
 def part_error(path: Path, error: BaseException) -> PartError:
@@ -73,9 +73,8 @@ def part_error(path: Path, error: BaseException) -> PartError:
     if number in OF_THE_FILE and not unmounted:
         return damaged(path, error)
     detail = f"{errno.errorcode.get(number, number)}, {os.strerror(number)}"
-    return UnreadablePartError(
-        path, detail, f"{path} cannot be read now: {detail}. This says nothing about its content{_hint(number)}"
-    )
+    message = f"{path} cannot be read now: {detail}. This says nothing about its content{_hint(number)}"
+    return UnreadablePartError(path, detail, message)
 
 
 def system_errno(error: BaseException) -> int:
@@ -90,6 +89,7 @@ def system_errno(error: BaseException) -> int:
 
 
 def _is_gone(path: Path) -> bool:
+    """Tell whether a path is known not to exist; a link whose target is missing exists."""
     try:
         path.lstat()
     except FileNotFoundError:
@@ -100,6 +100,7 @@ def _is_gone(path: Path) -> bool:
 
 
 def _hint(number: int) -> str:
+    """Return the end of a message: advice for an error number."""
     if number in (errno.EMFILE, errno.ENFILE):
         return "; raise the limit of open files (`ulimit -n`)"
     if number == errno.ENOMEM:

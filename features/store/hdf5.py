@@ -1,7 +1,10 @@
 """HDF5 parts: one contiguous dataset of values, mapped into memory at its file offset.
 
-To read one without this package: `f = h5py.File(path); o = f["offsets"][:]; x =
-f["values"][o[i]:o[i + 1]]`.
+To read utterance i without this package:
+
+    file = h5py.File(path)
+    start, end = file["offsets"][i : i + 2]
+    features = file["values"][start:end]
 """
 
 from __future__ import annotations
@@ -24,14 +27,15 @@ ALIGNMENT = 64
 
 
 class Sparse:
-    """In-memory sparse file: keeps the written pieces, not the holes between them."""
+    """In-memory sparse file, for h5py: keeps the written pieces, not the holes between them."""
 
     def __init__(self) -> None:
         self.pieces: list[tuple[int, bytes]] = []
+        """The written pieces in order, each with its offset in bytes."""
         self._at, self._size = 0, 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Set the position, relative to the start or the end, and return it."""
+        """Set the position, relative to the start or the end (SEEK_END), and return it."""
         self._at = offset + (self._size if whence == os.SEEK_END else 0)
         return self._at
 
@@ -40,7 +44,7 @@ class Sparse:
         return self._at
 
     def write(self, data: Any) -> int:
-        """Write at the position."""
+        """Write bytes at the position and return their number."""
         piece = bytes(data)
         self.pieces.append((self._at, piece))
         self._at += len(piece)
@@ -54,7 +58,7 @@ class Sparse:
         return bytes(data)
 
     def readinto(self, buffer: Any) -> int:
-        """Read into a buffer; holes are zeros."""
+        """Fill a buffer from the position and return its size; holes are zeros."""
         view = memoryview(buffer).cast("B")
         view[:] = bytes(len(view))
         for start, piece in self.pieces:
@@ -78,9 +82,9 @@ def write(
 ) -> None:
     """Write a part as an HDF5 file.
 
-    HDF5 writes everything except the values into memory, and reserves space for the values. It does
-    not write to the disk itself: HDF5 writes much of a file on close, where a full disk does not
-    raise a clean error.
+    HDF5 writes everything except the values into memory, and reserves space for the values. Plain
+    writes then copy both to the disk. HDF5 itself writes much of a file on close, where a full disk
+    does not raise a clean error.
     """
     first, num_frames = values[0], sum(map(len, values))
     index = Sparse()
@@ -108,7 +112,10 @@ def write(
 
 
 def _strings(texts: list[str]) -> Array:
-    # fixed-length strings lie inside the dataset; variable-length ones would not
+    """Return texts as an array of fixed-length strings.
+
+    They lie inside the dataset; HDF5 would store variable-length ones elsewhere.
+    """
     encoded = [text.encode() for text in texts]
     return np.array(encoded, h5py.string_dtype("utf-8", max(1, *map(len, encoded))))
 
@@ -116,13 +123,14 @@ def _strings(texts: list[str]) -> Array:
 def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
     """Read columns and attributes, and locate the values.
 
-    Raises ValueError if the file is too short for them.
+    Raises ValueError if the values are not two-dimensional and contiguous, or are cut short.
     """
     with h5py.File(path, "r", locking=False) as file:
         found: dict[str, Column] = {}
         for name in columns:
             column = file[name][:]
-            found[name] = [text.decode() for text in column.tolist()] if column.dtype.kind == "S" else column
+            is_text = column.dtype.kind == "S"
+            found[name] = [text.decode() for text in column.tolist()] if is_text else column
         values: dict[str, int | str] = {}
         for name in attributes:
             if name in file.attrs:

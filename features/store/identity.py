@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from features.errors import InputError, UsageError
 
 STORE_FILE = "store.json"
 SCHEMA = 2
+"""Version of the form of store.json."""
 MODALITIES = ("audio", "text")
 STORE_DTYPES = ("fp16", "fp32")
 
@@ -25,7 +26,7 @@ STORE_DTYPES = ("fp16", "fp32")
 class StoreIdentity:
     """Everything that changes the numbers of a store, and nothing else.
 
-    Two stores differ if one field differs.
+    If one field differs, the features are in different stores.
     """
 
     modality: str
@@ -33,10 +34,13 @@ class StoreIdentity:
     encoder: str
     """The encoder's name in the registry."""
     weights_sha256: str
+    """Hex digest of the encoder's weights."""
     config: Mapping[str, Any]
     """The encoder's settings that are not in its weights."""
     layer: Layer
+    """Layer whose hidden states are stored: a number or `last`; `means` for layer means."""
     dim: int
+    """D, the width of the features."""
     encoder_precision: str
     """fp32 or bf16."""
     store_dtype: str
@@ -48,21 +52,22 @@ class StoreIdentity:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> StoreIdentity:
-        """Read the JSON object of an identity.
+        """Build an identity from its JSON object.
 
         Raises ValueError for a key that is missing, unknown or invalid.
         """
-        wanted = set(_TYPES) if document.get("modality") == "audio" else set(_TYPES) - {"sample_rate"}
+        wanted = set(_TYPES)
+        if document.get("modality") != "audio":
+            wanted.remove("sample_rate")
         if document.keys() != wanted:
             raise ValueError(f"the identity must have the keys {sorted(wanted)}, found {sorted(document)}")
         for key, value in document.items():
             if type(value) not in _TYPES[key]:  # isinstance would accept True as an integer
                 names = " or ".join(kind.__name__ for kind in _TYPES[key])
                 raise ValueError(f"{key} must be of type {names}, found {value!r}")
-        if document["modality"] not in MODALITIES:
-            raise ValueError(f"modality must be one of {', '.join(MODALITIES)}, found {document['modality']!r}")
-        if document["store_dtype"] not in STORE_DTYPES:
-            raise ValueError(f"store_dtype must be one of {', '.join(STORE_DTYPES)}, found {document['store_dtype']!r}")
+        for key, allowed in (("modality", MODALITIES), ("store_dtype", STORE_DTYPES)):
+            if document[key] not in allowed:
+                raise ValueError(f"{key} must be one of {', '.join(allowed)}, found {document[key]!r}")
         return cls(**document)
 
     def as_json(self) -> dict[str, Any]:
@@ -83,26 +88,30 @@ class StoreIdentity:
         return hashlib.sha256(self.canonical.encode()).hexdigest()[:8]
 
     def duration_s(self, num_samples: int) -> float:
-        """Return the duration of audio inputs; ValueError if this is a store of text."""
+        """Return the duration of audio in seconds; raises ValueError if this is a store of text."""
         if self.sample_rate is None:
             raise ValueError("inputs must be audio to have a duration, found text")
         return num_samples / self.sample_rate
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
-    **{field.name: (str,) for field in fields(StoreIdentity)},
+    "modality": (str,),
+    "encoder": (str,),
+    "weights_sha256": (str,),
     "config": (dict,),
     "layer": (int, str),
     "dim": (int,),
+    "encoder_precision": (str,),
+    "store_dtype": (str,),
     "numerics_version": (int,),
     "sample_rate": (int,),
 }
-"""Types of the JSON values of each field; `sample_rate` is missing in a store of text."""
+"""Types of the JSON value of each field; a store of text has no `sample_rate`."""
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """Content of store.json: a store's identity and, apart from it, its provenance."""
+    """Content of store.json: a store's identity, and its provenance, which is not part of it."""
 
     path: Path
     identity: StoreIdentity
@@ -131,7 +140,10 @@ def store_folder(features_dir: Path, identity: StoreIdentity, model_name: str) -
 
 
 def find_identity(features_dir: Path, identity: StoreIdentity) -> StoreInfo | None:
-    """Return the store of this identity; the name of its model can differ."""
+    """Return the store of this identity, else None.
+
+    Equal weights can come from models of different names, so the folder's name can contain another.
+    """
     for path in sorted((features_dir / identity.modality).glob(f"*-{identity.hash}")):
         if (path / STORE_FILE).is_file():
             info = read_store_info(path)
@@ -168,7 +180,8 @@ def read_store_info(path: Path) -> StoreInfo:
     try:
         document = json.loads(file.read_text("utf-8"))
         schema, provenance = document["schema"], document["provenance"]
-        _ = provenance.get("model_name")  # AttributeError if it is not an object
+        if not isinstance(provenance, dict):
+            raise ValueError(f"provenance must be an object, found {provenance!r}")
         identity = StoreIdentity.from_json(document["identity"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"{path} must be a feature store, but {file} does not exist") from error

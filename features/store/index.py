@@ -40,6 +40,7 @@ def damaged_stores(features_dir: Path, modality: str | None = None) -> list[Inpu
 
 
 def _read_all(features_dir: Path, modality: str | None) -> list[StoreInfo | InputError]:
+    """Return each store of a folder, or the error if its store.json cannot be used."""
     modalities = [modality] if modality else sorted(ENCODERS)
     paths: set[Path] = set()
     for kind in modalities:
@@ -67,7 +68,7 @@ class StoreQuery:
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Fingerprint of the selector's model folder or file; None if it names none that exists."""
+        """Fingerprint of the selector's model folder or file; None if no such path exists."""
         return local_fingerprint(self.selector) if self.selector.model is not None else None
 
     def differences(self, info: StoreInfo) -> list[str]:
@@ -75,16 +76,18 @@ class StoreQuery:
 
         Parts that the selector leaves open do not count.
         """
-        layers = tuple(layer for layer in self.selector.layers or () if layer != "all")
-        found = [] if info.encoder == self.selector.name else [f"encoder {info.encoder}, wanted {self.selector.name}"]
+        found = []
+        if info.encoder != self.selector.name:
+            found.append(f"encoder {info.encoder}, wanted {self.selector.name}")
         if not self._has_model(info):
             found.append(f"model {describe_models(info)}, wanted {self.selector.model}")
-        if layers and info.identity.layer not in layers:
+        layers = self.selector.layers
+        if layers and layers != ("all",) and info.identity.layer not in layers:
             found.append(f"layer {info.identity.layer}, wanted {', '.join(map(str, layers))}")
         return found
 
     def _has_model(self, info: StoreInfo) -> bool:
-        """Return whether the store has the selector's model: same files, else same hub id or path."""
+        """Return whether a store has the selector's model: same files, else same hub id or path."""
         model = self.selector.model
         if model is None:
             return True
@@ -93,7 +96,7 @@ class StoreQuery:
             return bool(info.provenance.get("model") == model)
         if self.fingerprint is None:
             return any(source.is_named(model) for source in recorded)
-        # random weights have no other folder than the copy in the store
+        # random weights exist only as a copy in the store
         kept = info.path / KEPT_ENCODER
         if kept.is_dir() and fingerprint(kept) == self.fingerprint:
             return True
@@ -113,7 +116,8 @@ def matching_stores(features_dir: Path, selector: Selector) -> list[StoreInfo]:
 def _prefer_default_model(found: list[StoreInfo], selector: Selector | None) -> list[StoreInfo]:
     """For a selector without a model, prefer stores of the model that `mervn extract` would use.
 
-    That is the encoder's default model, or random weights if it has none.
+    That is the encoder's default model, or random weights if it has none. If no store has it, all
+    stores stay.
     """
     if selector is None or selector.model is not None:
         return found
@@ -147,19 +151,21 @@ def select_store(place: DataPlace, modality: str, selector: Selector | None, pat
 
 
 def _given_store(info: StoreInfo, modality: str, query: StoreQuery | None) -> StoreInfo:
+    """Return a store that the user named; raises UsageError if it does not match the selector."""
     if info.modality != modality:
         raise UsageError(f"--{modality}-store must be a store of {modality}, found {info.modality} in {info.path}")
     differences = query.differences(info) if query is not None else []
     if query is not None and differences:
         raise UsageError(
-            f"--{modality}-store {info.path} must be a store of --{modality}-encoder {query.selector}, found "
-            f"{'; '.join(differences)}. Leave out one of the two options"
+            f"--{modality}-store {info.path} must be a store of "
+            f"--{modality}-encoder {query.selector}, found {'; '.join(differences)}. "
+            "Leave out one of the two options"
         )
     return info
 
 
 def not_extracted(place: DataPlace, modality: str, selector: Selector | None) -> InputError:
-    """Return the error if no store matches: it names the most similar store, and a command to run."""
+    """Return the error if no store matches: the most similar store, and the command to run."""
     damaged = [f"ignored: {error}" for error in damaged_stores(place.features_dir, modality)]
     if selector is None:
         lines = [
@@ -172,9 +178,9 @@ def not_extracted(place: DataPlace, modality: str, selector: Selector | None) ->
     query, stores = StoreQuery(selector), list_stores(place.features_dir, modality)
     lines = [f"{selector} is not extracted yet: {place.features_dir} has no {modality} store of it"]
     if stores:
-        # the store with the fewest differences from the selector
         nearest = min(stores, key=lambda info: len(query.differences(info)))
-        lines.append(f"the most similar one is {nearest.path} with {', '.join(query.differences(nearest))}")
+        differences = ", ".join(query.differences(nearest))
+        lines.append(f"the most similar one is {nearest.path} with {differences}")
     for info in stores:
         if info.encoder == selector.name and recorded_models(info) is None:
             lines.append(_unrecorded(info))
@@ -182,6 +188,7 @@ def not_extracted(place: DataPlace, modality: str, selector: Selector | None) ->
 
 
 def _how_to_extract(place: DataPlace, selector: Selector, query: StoreQuery) -> list[str]:
+    """Return the lines of a message that say which command extracts a selector."""
     if selector.model is not None and query.fingerprint is None and is_path(selector.model):
         return [f"the folder {selector.model} does not exist: give the model's folder, or its hub id"]
     if selector.model is None and selector.spec.model is None and not selector.spec.makes_weights:
@@ -198,13 +205,17 @@ def _warn_unrecorded(info: StoreInfo, selector: Selector | None) -> None:
 def _unrecorded(info: StoreInfo) -> str:
     name = f"{info.encoder}={info.provenance.get('model')}"
     return (
-        f"{info.path} does not record the files of its model, so only the name {name} identifies it, even if that "
-        "folder has changed. Run the same mervn extract again to record them"
+        f"{info.path} does not record the files of its model, so only the name {name} "
+        "identifies it, even if that folder has changed. "
+        "Run the same mervn extract again to record them"
     )
 
 
 def _table(stores: Sequence[StoreInfo]) -> str:
-    """List stores as `mervn store list` does, each with the option that selects it; then how they differ."""
+    """Return the table of `mervn store list` with an option that selects each store.
+
+    Below each store are its differences from the first one.
+    """
     from features.store.listing import COLUMNS, summarize
 
     flags = [recorded_selector(info).flag for info in stores]
@@ -217,8 +228,11 @@ def _table(stores: Sequence[StoreInfo]) -> str:
     for info, line in zip(stores, lines, strict=True):
         listed.append(f"  {line}")
         differing = differing_fields(stores[0].identity.as_json(), info.identity.as_json())
-        fields = ", ".join(f"{key}={_short(pair[1])} (first: {_short(pair[0])})" for key, pair in differing.items())
-        listed += [f"    {fields}"] if fields else []
+        fields = []
+        for key, (first, this) in differing.items():
+            fields.append(f"{key}={_short(this)} (first: {_short(first)})")
+        if fields:
+            listed.append(f"    {', '.join(fields)}")
     return "\n".join(listed)
 
 

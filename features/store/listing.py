@@ -23,8 +23,9 @@ class StoreSummary:
     info: StoreInfo
     utterances: int = 0
     num_bytes: int = 0
+    """Size of all parts on disk."""
     unreadable: str | None = None
-    """Why a part cannot be read now."""
+    """Why a part cannot be read now, if so; the counts are then unknown."""
     damaged: bool = False
 
     @property
@@ -34,17 +35,17 @@ class StoreSummary:
 
     @property
     def model(self) -> str:
-        """The models whose weights gave the features."""
+        """Models whose weights the encoder can have."""
         return describe_models(self.info)
 
     @property
     def cells(self) -> tuple[Any, ...]:
-        """The cells of `COLUMNS`."""
+        """The cells of the table's line, one per entry of `COLUMNS`."""
         counts: tuple[Any, ...] = (self.utterances, f"{self.num_bytes / 1e6:.1f}")
         weights = self.weights
         if self.unreadable is not None:
             counts, weights = ("unreadable", "-"), self.unreadable
-        if self.damaged:
+        elif self.damaged:
             counts, weights = ("damaged", "-"), "mervn store verify names the damaged part"
         identity = self.info.identity
         layer = "means of all" if identity.layer == MEANS else identity.layer
@@ -64,7 +65,8 @@ def summarize(info: StoreInfo) -> StoreSummary:
 
 def _settings(info: StoreInfo) -> str:
     """Return the settings and the precision of the encoder, such as `30s` or `pyvi, new, bf16`."""
-    found = [value for value in asdict(recorded_settings(info.identity.config)).values() if value is not None]
+    settings = asdict(recorded_settings(info.identity.config))
+    found = [value for value in settings.values() if value is not None]
     if info.identity.encoder_precision != "fp32":
         found.append(info.identity.encoder_precision)
     return ", ".join(found) or "-"

@@ -1,6 +1,6 @@
 """Lock of a store, held briefly while its small files are rewritten.
 
-It is released when the process ends.
+The lock is also released if the process ends.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from features.store.claims import LOCK, Claims
 
 LOCK_FILE = ".lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-"""Error numbers of a file system that cannot lock files, such as Lustre mounted without `-o
-flock`."""
+"""Error numbers of a file system that cannot lock files (Lustre mounted without `-o flock`)."""
 WAIT_S = 0.1
+"""Seconds between two attempts to claim the lock."""
 
 
 @contextmanager
@@ -41,6 +41,7 @@ def store_lock(store: Path) -> Iterator[None]:
 
 @contextmanager
 def _claimed(store: Path) -> Iterator[None]:
+    """Run the block while this process holds the claim that replaces the lock."""
     with Claims([store]) as claims:
         while not claims.take(LOCK):
             time.sleep(WAIT_S)

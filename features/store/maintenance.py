@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from features.atomic_files import sync_folder
 from features.errors import InputError
 from features.store.claims import FOLDER as CLAIMS_FOLDER
@@ -21,6 +19,7 @@ from features.store.faults import FAULTS, DamagedPartError, PartError, VanishedP
 from features.store.identity import StoreInfo, read_store_info
 from features.store.part import (
     DAMAGED,
+    DTYPES,
     Part,
     StoredUtterance,
     announce_removal,
@@ -30,7 +29,8 @@ from features.store.part import (
     read_part,
     remove,
 )
-from features.store.reader import SOURCES_FILE, FeatureStore, check_shape, other_crc32
+from features.store.reader import FeatureStore, check_shape, other_crc32
+from features.store.sources import SOURCES_FILE
 from features.store.summary import origins
 from features.store.writer import PART_BYTES, PART_UTTERANCES, StoreWriter, new_token
 
@@ -40,15 +40,15 @@ REMOVED = ".removed.tmp"
 
 @dataclass(frozen=True)
 class Fault:
-    """A part that is damaged, or that could not be read."""
+    """A part that is damaged or cannot be read."""
 
     path: Path
     detail: str
     """The reason, without the path."""
     damaged: bool
-    """False if the part could not be read: nothing is known about its content."""
+    """False if the part cannot be read now: nothing is known about its content."""
     set_aside: Path | None
-    """The new path, if the part was set aside."""
+    """New path of the part, if it was set aside."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Verification:
     """Number of utterances in parts without damage."""
     faults: list[Fault]
     made_with: list[dict[str, Any]]
-    """Versions and devices that computed the parts without damage."""
+    """Versions and devices that computed the parts without damage, see `origins`."""
 
 
 def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> Verification:
@@ -90,7 +90,7 @@ def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> Ver
 def _set_aside(path: Path, inode: int) -> Path | None:
     """Rename a damaged part and return its new path.
 
-    Returns None if it was removed or replaced since it was read.
+    Returns None if it was removed or replaced since it was read: its inode is no longer `inode`.
     """
     count = 1
     target = path.with_name(path.name + DAMAGED)
@@ -108,21 +108,20 @@ def _set_aside(path: Path, inode: int) -> Path | None:
 
 
 def _verify_part(path: Path, info: StoreInfo) -> Part:
-    """Read every byte of a part; PartError if it is damaged or cannot be read."""
+    """Read every byte of a part; raises PartError if it is damaged or cannot be read."""
     part, columns = read_part(path), read_columns(path, info.modality)
     _ = part.made_with  # raises PartError if its checksum differs
-    dim, dtype = info.identity.dim, np.dtype({"fp16": "float16", "fp32": "float32"}[info.identity.store_dtype])
+    dim, dtype = info.identity.dim, DTYPES[info.identity.store_dtype]
     check_shape(part, dim, dtype)
     frame_bytes = dtype.itemsize * dim
     try:
         # A plain read, not a mapping: if the disk fails, a read raises an error, but a mapping
         # kills the process.
-
         with part.mapped.file.open("rb") as file:
             file.seek(part.mapped.offset)
             for index, name in enumerate(part.utterance_ids):
-                num_frames = int(part.offsets[index + 1] - part.offsets[index])
-                if zlib.crc32(file.read(num_frames * frame_bytes)) != columns.crc32[index]:
+                stored = file.read(part.num_frames(index) * frame_bytes)
+                if zlib.crc32(stored) != columns.crc32[index]:
                     raise damaged(path, other_crc32(name))
     except FAULTS as error:
         raise part_error(path, error) from error
@@ -136,8 +135,7 @@ class Compaction:
     parts_before: int
     parts_after: int
     superseded: int
-    """Number of stored utterances that were dropped, because another part holds newer or equal
-    features of them."""
+    """Number of dropped features of utterances: another part holds newer or equal ones."""
 
 
 @contextmanager
@@ -146,7 +144,7 @@ def _maintaining(store: Path) -> Iterator[Claims]:
     read_store_info(store)
     with Claims([store]) as claims:
         if not claims.take(MAINTENANCE):
-            holders = ", ".join(claims.holders([MAINTENANCE])) or "another process"
+            holders = claims.describe_holders([MAINTENANCE])
             raise InputError(f"{holders} is compacting or converting {store}; wait for it, or stop it")
         yield claims
 
@@ -163,9 +161,7 @@ def compact(store: Path) -> Compaction:
         live = _live(opened, parts)
         superseded = sum(map(len, parts)) - len(opened)
         remembered = (store / SOURCES_FILE).exists()
-        # New source records are merged into the parts, so all parts must be rewritten if there are
-        # any.
-
+        # if there are new source records, they are merged into the parts: rewrite all
         old = [part for part in parts if remembered or not _is_full(part, live[part.path])]
         if len(old) > 1 or superseded or remembered:
             written = _rewrite(opened, old, live, None, claims.token)
@@ -179,20 +175,22 @@ def compact(store: Path) -> Compaction:
 
 
 def _live(store: FeatureStore, parts: Iterable[Part]) -> dict[Path, list[str]]:
-    """Return by part the utterances that no other part replaces."""
+    """Return, by the path of a part, its utterances that no other part replaces."""
     return {part.path: store.part_utterances(part) for part in parts}
 
 
 def _is_full(part: Part, live: list[str]) -> bool:
+    """Tell whether compacting can skip a part: no utterance was replaced, and it is large."""
     if len(live) < len(part):
         return False
     return len(live) >= PART_UTTERANCES or part.mapped.nbytes >= PART_BYTES // 2
 
 
 def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
-    """Rewrite parts of other formats as `kind`, one by one.
+    """Rewrite parts of other formats in the format `kind`, one by one.
 
-    Returns their number. Raises InputError if a part is damaged.
+    Returns their number. Raises InputError if a part is damaged. `update` is called with 1 for each
+    rewritten part.
     """
     with _maintaining(store) as claims:
         opened = FeatureStore(store)
@@ -210,9 +208,9 @@ def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
 def _rewrite(
     store: FeatureStore, parts: Iterable[Part], live: dict[Path, list[str]], kind: str | None, token: str
 ) -> set[Path]:
-    """Write the live utterances of parts into new parts, after checking them.
+    """Write the live utterances of parts into new parts, after checking their crc32.
 
-    Returns the new parts.
+    Returns the paths of the new parts. `kind` is their format (None: that of the old part).
     """
     # a part has one generation, one format and one made_with
     groups: dict[tuple[int, str, str], list[str]] = {}
@@ -231,10 +229,10 @@ def _rewrite(
 
 
 def remove_store(store: Path) -> int:
-    """Remove a store and return its number of utterances.
+    """Remove a store and return its number of utterances (0 if it is damaged).
 
-    Raises InputError if it is not a store or another process writes. If `store` is a symbolic link,
-    both the link and the store are removed.
+    Raises InputError if it is not a store, or if another process writes to it. If `store` is a
+    symbolic link, both the link and the store are removed.
     """
     read_store_info(store)
     try:
@@ -249,7 +247,7 @@ def remove_store(store: Path) -> int:
         held = {path.stem for path in (target / CLAIMS_FOLDER).glob("*.json")}
         others = sorted(held - {REMOVAL} if taken else held)
         if others:
-            holders = ", ".join(claims.holders(others))
+            holders = claims.describe_holders(others)
             raise InputError(f"{holders} is writing to {store}; wait for it, or stop it")
         target.rename(renamed)  # one step: no process finds half a store
     if store.is_symlink():

@@ -22,19 +22,19 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MAX_MAPPED = 8192
-"""Maximum number of arrays that one process keeps mapped. Linux allows about 65 000 mappings per
-process."""
+"""Maximum number of arrays that one process keeps mapped; Linux allows about 65 000."""
 
 _lock = threading.RLock()
 _mapped: deque[weakref.ref[MappedArray]] = deque()
+"""The arrays that are mapped now, in the order in which `_keep` looks at them."""
 
 
 class MappedArray:
-    """A read-only array (N, D) in a file.
+    """A read-only array (N, D) in a file, at `offset` bytes from its start.
 
-    A mapping that was released is mapped again at the next read. Raises ValueError if the file is
-    shorter than the array, and FileNotFoundError at a read if the file no longer exists or was
-    replaced by another one.
+    A mapping that was released is mapped again at the next read. The constructor raises ValueError
+    if the file is shorter than the array. `array` raises FileNotFoundError if the file no longer
+    exists or was replaced by another one.
     """
 
     def __init__(self, file: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, int]) -> None:
@@ -48,7 +48,7 @@ class MappedArray:
             raise ValueError(f"it must be at least {needed} bytes long, found {size}")
 
     def array(self) -> Array:
-        """Return the array. It stays valid while the caller holds it or a slice of it."""
+        """Return the array; it stays valid while the caller holds it or a slice of it."""
         found = self._array
         if found is None:
             found = self._map()
@@ -56,6 +56,7 @@ class MappedArray:
         return found
 
     def _map(self) -> Array:
+        """Map the array unless another thread did, and release others if there are too many."""
         with _lock:
             if self._array is None:
                 try:
@@ -70,6 +71,7 @@ class MappedArray:
             return self._array
 
     def _open(self) -> Array:
+        """Map the file; raises FileNotFoundError if another file has its name now."""
         descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
         try:
             if _version(os.fstat(descriptor)) != self._version:
@@ -92,8 +94,9 @@ class _Pages:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         self._address = address
-        # numpy keeps this object alive as the base of the array
-        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (size,), "data": (address, True)}
+        # numpy keeps this object alive as the base of the array; True: read-only
+        data = (address, True)
+        self.__array_interface__ = {"version": 3, "typestr": "|u1", "shape": (size,), "data": data}
 
     def __del__(self) -> None:
         if self._address is not None:
@@ -102,6 +105,7 @@ class _Pages:
 
 @cache
 def _libc() -> Any:
+    """Return the C library, with the types of mmap and munmap."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]

@@ -12,18 +12,16 @@ from features.store.identity import STORE_FILE, StoreInfo, read_store_info, writ
 from features.store.locks import store_lock
 
 KEPT_ENCODER = "encoder"
-"""Folder in a store with a copy of the encoder, if its weights are random and exist nowhere
-else."""
+"""Folder in a store with a copy of the encoder, if its weights are random: no other copy exists."""
 MODELS = "models"
-"""Key of the provenance: a list of all models with the weights of this store, as they were
-resolved."""
+"""Key of the provenance: a list of all resolved models that have the weights of this store."""
 
 
 def recorded_models(info: StoreInfo) -> list[ModelSource] | None:
     """Return the models that a store was extracted with.
 
-    Returns None if an earlier version wrote it and did not record them. Raises InputError if the
-    record is not a list of at least one model.
+    Returns None if an earlier version, which did not record them, wrote the store. Raises
+    InputError if the record is not a list of at least one model.
     """
     if MODELS not in info.provenance:
         return None
@@ -37,13 +35,20 @@ def _read_models(records: Any) -> list[ModelSource]:
     if not isinstance(records, list) or not records:
         raise ValueError(f"{MODELS} must be a list of at least one model, found {records!r}")
     for record in records:
-        if not isinstance(record, dict) or not all(isinstance(value, str | None) for value in record.values()):
+        if not isinstance(record, dict) or not all(map(_is_text_or_none, record.values())):
             raise ValueError(f"a model must be an object of strings, found {record!r}")
     return [ModelSource(**record) for record in records]
 
 
+def _is_text_or_none(value: object) -> bool:
+    return isinstance(value, str | None)
+
+
 def record_model(info: StoreInfo, source: ModelSource) -> StoreInfo:
-    """Add a model to those of a store: equal weights can exist in several folders and files."""
+    """Record that a store has the weights of a model, and return the changed store.
+
+    A store can have several models: equal weights can exist in several folders and files.
+    """
     if source in (recorded_models(info) or ()):
         return info
     with store_lock(info.path):
@@ -56,16 +61,13 @@ def record_model(info: StoreInfo, source: ModelSource) -> StoreInfo:
 
 
 def describe_models(info: StoreInfo) -> str:
-    """Return the models that a store was extracted with, as text for messages."""
+    """Return the names of the models that a store was extracted with, for messages."""
     recorded = recorded_models(info)
     return " or ".join(map(str, recorded)) if recorded is not None else str(info.provenance.get("model"))
 
 
 def recorded_selector(info: StoreInfo) -> Selector:
-    """Return the selector of a store's encoder, model and layer.
-
-    If it has several models, uses the first that exists.
-    """
+    """Return the selector of a store's encoder, model (see `recorded_source`) and layer."""
     if recorded_models(info) is None:
         selector = parse_selector(str(info.provenance["selector"]), info.modality)
     else:
@@ -76,7 +78,7 @@ def recorded_selector(info: StoreInfo) -> Selector:
 def recorded_source(info: StoreInfo) -> ModelSource:
     """Return the model that a store was extracted with.
 
-    If it has several models, returns the first that still exists.
+    If it has several models, returns the first that still exists, or else the first.
     """
     recorded = recorded_models(info)
     if recorded is None:

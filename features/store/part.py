@@ -1,6 +1,6 @@
 """Parts: immutable files that hold the features of some utterances.
 
-A rename commits them, and reading maps them.
+A part is committed by a rename, and its values are memory-mapped to read them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from features.store.faults import FAULTS, part_error, vanished
 from features.store.mapped import Array, MappedArray
 
 Column = Array | list[str]
+DTYPES: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
+"""NumPy dtype of the values of each `store_dtype`."""
 INDEX = ("offsets", "utterance_id")
+"""Columns that every reader needs; the others describe the inputs."""
 NUM_INPUTS = {"audio": "num_samples", "text": "num_characters"}
+"""Name of the column with the length of the inputs, by modality."""
 FORMATS = {".h5": "hdf5", ".zarr": "zarr"}
 """Part format of each file name suffix."""
 SUFFIXES = {"hdf5": ".h5", "zarr": ".zarr"}
@@ -30,8 +34,7 @@ SUFFIXES = {"hdf5": ".h5", "zarr": ".zarr"}
 DAMAGED = ".damaged"
 """Suffix added to the name of a damaged part that was set aside."""
 REWRITTEN = ".rewritten"
-"""File that gets new content before parts are removed. A reader that sees it change lists the parts
-again."""
+"""File that changes before parts are removed; a reader that sees a change lists the parts again."""
 SCANS = 10
 """Maximum number of listings while another process replaces parts."""
 
@@ -46,6 +49,7 @@ class StoredUtterance:
     num_inputs: int
     """Samples at 16 kHz, or characters of the normalised transcript."""
     input_sha256: str
+    """Hex digest of the samples before resampling, or of the normalised transcript."""
     source: str
     """JSON: path, size, mtime_ns, start, end, channel of audio; empty object for text."""
 
@@ -63,6 +67,10 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.utterance_ids)
+
+    def num_frames(self, index: int) -> int:
+        """Return the number of frames or tokens of the utterance at this index."""
+        return int(self.offsets[index + 1] - self.offsets[index])
 
     @property
     def values(self) -> Array:
@@ -83,10 +91,10 @@ class Part:
 
         Empty if they are not recorded. Raises PartError if the record is damaged.
         """
+        names = ("made_with", "made_with_crc32")
         try:
-            attributes = (
-                format_module(self.path).read(self.path, (), ("made_with", "made_with_crc32"), False).attributes
-            )
+            content = format_module(self.path).read(self.path, (), names, with_values=False)
+            attributes = content.attributes
             if not attributes:
                 return {}  # an earlier version wrote this part
             text = str(attributes["made_with"])
@@ -124,14 +132,14 @@ class Format(Protocol):
     def write(
         self, path: Path, values: Sequence[Array], columns: Mapping[str, Column], attributes: Mapping[str, int | str]
     ) -> None:
-        """Write the values, one array (T, D) per utterance, the columns and the attributes."""
+        """Write the values, one array (T, D) per utterance, with the columns and attributes."""
 
     def read(self, path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
-        """Read columns, existing attributes and, if requested, the location of the values."""
+        """Read columns and attributes (if they exist); locate the values if `with_values`."""
 
 
 def format_of(path: Path) -> str:
-    """Return the format of a part, or of a temporary file of one such as .part-1.h5.TOKEN.tmp."""
+    """Return the format of a part, or of its temporary file such as .part-1.h5.TOKEN.tmp."""
     for suffix in path.suffixes:
         if suffix in FORMATS:
             return FORMATS[suffix]
@@ -145,14 +153,19 @@ def part_paths(store: Path) -> list[Path]:
     the new one that replaces it. The scan is therefore repeated if `announce_removal` was called
     meanwhile. A listed part may no longer exist.
     """
-    seen = set[Path]()
+    seen: list[Path] = []
     for _ in range(SCANS):
         before = _rewritten(store)
-        found = {path for path in store.iterdir() if path.name.startswith("part-") and path.suffix in FORMATS}
+        found = list(filter(_is_part, store.iterdir()))
         if _rewritten(store) == before:
             return sorted(found)
-        seen |= found
-    return sorted(seen)
+        seen += found
+    return sorted(set(seen))
+
+
+def _is_part(path: Path) -> bool:
+    """Tell whether a path has the name of a committed part."""
+    return path.name.startswith("part-") and path.suffix in FORMATS
 
 
 def announce_removal(store: Path) -> None:
@@ -164,6 +177,7 @@ def announce_removal(store: Path) -> None:
 
 
 def _rewritten(store: Path) -> bytes | None:
+    """Return the content of `REWRITTEN`, which tells whether parts were removed since."""
     try:
         return (store / REWRITTEN).read_bytes()
     except FileNotFoundError:
@@ -177,7 +191,8 @@ def read_part(path: Path) -> Part:
     """
     try:
         content = format_module(path).read(path, INDEX, ("generation", "index_crc32"), with_values=True)
-        offsets, ids, values = np.asarray(content.columns["offsets"]), content.columns["utterance_id"], content.values
+        offsets, ids = np.asarray(content.columns["offsets"]), content.columns["utterance_id"]
+        values = content.values
         generation = int(content.attributes["generation"])
         if columns_crc32([offsets, ids], generation) != content.attributes["index_crc32"]:
             raise ValueError("the crc32 of its index differs from the stored one")
@@ -192,7 +207,10 @@ def read_part(path: Path) -> Part:
 
 
 def read_columns(path: Path, modality: str) -> Columns:
-    """Read the inputs and checksums of a part's utterances. PartError if they cannot be used."""
+    """Read the inputs and checksums of a part's utterances.
+
+    Raises PartError if they cannot be used.
+    """
     names = (NUM_INPUTS[modality], "input_sha256", "source", "crc32")
     try:
         content = format_module(path).read(path, names, ("columns_crc32",), with_values=False)
@@ -222,9 +240,9 @@ def remove(path: Path, token: str | None = None) -> None:
 
 
 def num_bytes(path: Path) -> int:
-    """Return the size of a part on disk, in bytes; FileNotFoundError if it no longer exists."""
-    # lstat raises FileNotFoundError; rglob of a missing folder would return nothing
-    if path.lstat() and path.is_file():
+    """Return the size of a part on disk, in bytes; raises FileNotFoundError if it is missing."""
+    path.lstat()  # raises FileNotFoundError; rglob of a missing folder would return nothing
+    if path.is_file():
         return path.stat().st_size
     total = 0
     for file in path.rglob("*"):
@@ -240,10 +258,13 @@ def format_module(path: Path) -> Format:
 
 
 def columns_crc32(columns: Sequence[Column], start: int) -> int:
-    """Return the crc32 of columns; `start` is included in it."""
+    """Return the crc32 of columns, with the number `start` as the crc32 of the data before them."""
     found = start
     for column in columns:
-        # strings and numbers have different bytes in each format, so hash a common form
-        data = json.dumps(column).encode() if isinstance(column, list) else np.ascontiguousarray(column).tobytes()
+        # each format stores strings and numbers in its own way, so hash a common form
+        if isinstance(column, list):
+            data = json.dumps(column).encode()
+        else:
+            data = np.ascontiguousarray(column).tobytes()
         found = zlib.crc32(data, found)
     return found

@@ -26,8 +26,7 @@ from features.store.part import (
 )
 
 NAME_DIGITS = (16, 32, 64)
-"""Hex digits of a part's name: the first number whose name is free or belongs to the same
-utterances."""
+"""Hex digits of a part's name; more are used only if other utterances have the shorter name."""
 
 
 def write_part(
@@ -42,22 +41,24 @@ def write_part(
     """Write utterances as one immutable part of format `kind` and return its path.
 
     The rename is the commit. The name is a hash of everything except the values: if the same
-    utterances are written twice, the first part stays. `token` marks the temporary file as this
-    process's own.
+    utterances are written twice, the first part stays. `token` is part of the name of the temporary
+    file: it tells other processes whose file it is.
     """
     columns = _columns_of(utterances, modality)
+    inputs = [column for name, column in columns.items() if name not in INDEX]
     origin = json.dumps(dict(made_with or {}), sort_keys=True)
     attributes: dict[str, int | str] = {
         "generation": generation,
         "index_crc32": columns_crc32([columns[name] for name in INDEX], generation),
-        "columns_crc32": columns_crc32([column for name, column in columns.items() if name not in INDEX], 0),
+        "columns_crc32": columns_crc32(inputs, 0),
         "made_with": origin,
         "made_with_crc32": zlib.crc32(origin.encode()),
     }
     path = _free_path(folder, utterances, generation, SUFFIXES[kind])
     temporary = folder / f".{path.name}.{token}.tmp"
     try:
-        format_module(path).write(temporary, [utterance.values for utterance in utterances], columns, attributes)
+        values = [utterance.values for utterance in utterances]
+        format_module(path).write(temporary, values, columns, attributes)
         sync(temporary)
         _commit(temporary, path)
     finally:
@@ -67,6 +68,7 @@ def write_part(
 
 
 def _columns_of(utterances: Sequence[StoredUtterance], modality: str) -> dict[str, Column]:
+    """Return the columns of a part, with one entry per utterance (`offsets` has one more)."""
     offsets, ids, num_inputs, hashes, sources, checksums = [0], [], [], [], [], []
     for utterance in utterances:
         offsets.append(offsets[-1] + utterance.values.shape[0])
@@ -92,7 +94,7 @@ def _free_path(folder: Path, utterances: Sequence[StoredUtterance], generation: 
         inputs.append([one.utterance_id, one.num_inputs, one.input_sha256, one.source])
         ids.append(one.utterance_id)
     digest = hashlib.sha256(json.dumps([generation, inputs]).encode()).hexdigest()
-    # Names of 16 digits can collide. The last length is used even if it exists.
+    # short names can collide; the longest one is used even if it exists
     for count in NAME_DIGITS:
         path = folder / f"part-{digest[:count]}{suffix}"
         if not path.exists() or _holds(path, ids, generation):
@@ -101,9 +103,9 @@ def _free_path(folder: Path, utterances: Sequence[StoredUtterance], generation: 
 
 
 def _holds(path: Path, ids: list[str], generation: int) -> bool:
-    """Return whether a part holds these utterances.
+    """Tell whether a part holds these utterances.
 
-    Returns True if it was removed meanwhile, because its name is free then.
+    Returns True if it was removed meanwhile: its name is free then.
     """
     try:
         part = read_part(path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,11 +14,10 @@ from features.errors import InputError
 from features.store.faults import VanishedPartError, damaged
 from features.store.identity import read_store_info
 from features.store.mapped import Array
-from features.store.part import Columns, Part, crc32, num_bytes, part_paths, read_columns, read_part
+from features.store.part import DTYPES, Columns, Part, crc32, num_bytes, part_paths, read_columns, read_part
+from features.store.sources import SourceKey, append_sources, read_sources
 
 Result = TypeVar("Result")
-SOURCES_FILE = "sources.jsonl"
-"""New source records of audio files that were touched or moved without a change of content."""
 ATTEMPTS = 10
 """Maximum number of listings if parts are compacted before they can be read."""
 VANISHING = "its parts are removed before they can be read; is another process removing the store?"
@@ -28,9 +25,13 @@ VANISHING = "its parts are removed before they can be read; is another process r
 
 @dataclass(frozen=True)
 class UtteranceInfo:
-    """Length of one utterance's features, and the input that they were computed from."""
+    """Length of one utterance's features, and the input that they were computed from.
+
+    The fields are described at `StoredUtterance` and `Part`.
+    """
 
     length: int
+    """Number of frames or tokens."""
     generation: int
     num_inputs: int
     input_sha256: str
@@ -43,23 +44,23 @@ class FeatureStore:
 
     If several parts hold one utterance, the highest generation counts. Other processes may compact
     or convert the parts meanwhile: the features are then read from the new parts. Pickling keeps
-    only the path, and unpickling opens the store again. No file stays open. InputError names a
-    damaged part.
+    only the path, and unpickling opens the store again. No file stays open. Methods that read raise
+    InputError, which names the part, if a part is damaged or cannot be read.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.info = read_store_info(self.path)
         self.dim = self.info.identity.dim
-        self.dtype = np.dtype({"fp16": np.float16, "fp32": np.float32}[self.info.identity.store_dtype])
+        self.dtype = DTYPES[self.info.identity.store_dtype]
         self._parts: dict[Path, Part] = {}
         self._columns: dict[Path, Columns] = {}
         self._numbered: list[Part] = []
         """The opened parts; `_places` refers to their positions in this list."""
         self._places: dict[str, tuple[int, int]] = {}
-        """Part number and index in the part. Python's garbage collector skips tuples that hold only
-        integers."""
-        self._sources: dict[tuple[str, str], str] | None = None
+        """Part number and index in the part, by utterance id. Python's garbage collector skips
+        tuples that hold only integers."""
+        self._sources: dict[SourceKey, str] | None = None
         self.refresh()
 
     def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path]]:
@@ -85,6 +86,7 @@ class FeatureStore:
         raise InputError(f"{self.path}: {VANISHING}")
 
     def _ids_outside(self, known: set[Path]) -> list[str]:
+        """Return the utterance ids of the parts that are not in `known`."""
         ids: list[str] = []
         for path, part in self._parts.items():
             if path not in known:
@@ -92,6 +94,7 @@ class FeatureStore:
         return ids
 
     def _list(self) -> list[Path]:
+        """Return the committed parts; raises InputError if they cannot be listed."""
         try:
             return part_paths(self.path)
         except FileNotFoundError as error:
@@ -100,7 +103,7 @@ class FeatureStore:
             raise InputError(f"{self.path} cannot be listed now: {error}") from error
 
     def _open(self, path: Path) -> bool:
-        """Open a part; False if it no longer exists."""
+        """Open a part; return False if it no longer exists."""
         try:
             part = read_part(path)
         except VanishedPartError:
@@ -111,6 +114,7 @@ class FeatureStore:
         return True
 
     def _add(self, part: Part) -> None:
+        """Add the utterances of a part that no opened part of a higher rank holds."""
         number, places, numbered = len(self._numbered), self._places, self._numbered
         numbered.append(part)
         for index, utterance_id in enumerate(part.utterance_ids):
@@ -127,6 +131,7 @@ class FeatureStore:
         return self._numbered[number], index
 
     def _forget(self, paths: Iterable[Path]) -> None:
+        """Close parts; other parts may hold their utterances."""
         for path in paths:
             self._parts.pop(path, None)
             self._columns.pop(path, None)
@@ -164,7 +169,10 @@ class FeatureStore:
         return utterance_id in self._places
 
     def __getitem__(self, utterance_id: str) -> Array:
-        """Return the features (T, D) of an utterance, read-only; KeyError if the store lacks it."""
+        """Return the features (T, D) of an utterance, read-only, in the store's dtype.
+
+        Raises KeyError if the store lacks it.
+        """
         part, index = self._locate(utterance_id)
         try:
             return _values(part, index)  # the common case, without the closure and loop of _read
@@ -172,12 +180,15 @@ class FeatureStore:
             return self._read(utterance_id, _values)
 
     def num_frames(self, utterance_id: str) -> int:
-        """Return the number of frames or tokens of an utterance; KeyError if the store lacks it."""
+        """Return the number of frames or tokens of an utterance.
+
+        Raises KeyError if the store lacks it.
+        """
         part, index = self._locate(utterance_id)
-        return int(part.offsets[index + 1] - part.offsets[index])
+        return part.num_frames(index)
 
     def generation(self, utterance_id: str) -> int:
-        """Return the generation of an utterance's features; KeyError if the store lacks it."""
+        """Return the generation of an utterance's features; raises KeyError if they are missing."""
         return self._locate(utterance_id)[0].generation
 
     def utterance_info(self, utterance_id: str) -> UtteranceInfo:
@@ -191,9 +202,16 @@ class FeatureStore:
         columns = self._columns.get(part.path)
         if columns is None:
             columns = self._columns[part.path] = read_columns(part.path, self.info.modality)
-        length, digest = int(part.offsets[index + 1] - part.offsets[index]), columns.input_sha256[index]
+        digest = columns.input_sha256[index]
         source = self._remembered.get((part.utterance_ids[index], digest), columns.source[index])
-        return UtteranceInfo(length, part.generation, columns.num_inputs[index], digest, source, columns.crc32[index])
+        return UtteranceInfo(
+            length=part.num_frames(index),
+            generation=part.generation,
+            num_inputs=columns.num_inputs[index],
+            input_sha256=digest,
+            source=source,
+            crc32=columns.crc32[index],
+        )
 
     def check(self, utterance_id: str) -> Array:
         """Return the features (T, D) of an utterance after comparing their crc32.
@@ -207,17 +225,10 @@ class FeatureStore:
         return values
 
     @property
-    def _remembered(self) -> Mapping[tuple[str, str], str]:
+    def _remembered(self) -> Mapping[SourceKey, str]:
         """Source by utterance id and input hash, from sources.jsonl."""
         if self._sources is None:
-            self._sources = {}
-            path = self.path / SOURCES_FILE
-            for line in path.read_bytes().split(b"\n") if path.exists() else []:
-                # A crash can cut a line short. It is skipped: the audio is then compared once more.
-                with suppress(ValueError, KeyError, TypeError, RecursionError):
-                    entry = json.loads(line)
-                    if isinstance(entry["source"], str):
-                        self._sources[entry["utterance_id"], entry["input_sha256"]] = entry["source"]
+            self._sources = read_sources(self.path)
         return self._sources
 
     def remember_sources(self, sources: Mapping[str, str]) -> None:
@@ -225,16 +236,11 @@ class FeatureStore:
 
         Does nothing if the store is read-only.
         """
-        lines = []
+        by_input: dict[SourceKey, str] = {}
         for utterance_id, source in sources.items():
-            entry = {"utterance_id": utterance_id, "input_sha256": self.utterance_info(utterance_id).input_sha256}
-            lines.append(json.dumps({**entry, "source": source}) + "\n")
-        with suppress(OSError), (self.path / SOURCES_FILE).open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a crash cut the last line short: start a new one
-                    lines.insert(0, "\n")
-            file.write("".join(lines).encode())
+            by_input[utterance_id, self.utterance_info(utterance_id).input_sha256] = source
+        with suppress(OSError):
+            append_sources(self.path, by_input)
         self._sources = None
 
     @property
@@ -244,11 +250,15 @@ class FeatureStore:
 
     def part_utterances(self, part: Part) -> list[str]:
         """Return the utterances of a part that no newer or equal part replaces."""
-        return [name for index, name in enumerate(part.utterance_ids) if self._locate(name) == (part, index)]
+        found = []
+        for index, name in enumerate(part.utterance_ids):
+            if self._locate(name) == (part, index):
+                found.append(name)
+        return found
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all parts on disk."""
+        """Size of all parts on disk, in bytes."""
         for _ in range(ATTEMPTS):
             try:
                 return sum(map(num_bytes, self._parts))
@@ -265,7 +275,7 @@ def check_shape(part: Part, dim: int, dtype: np.dtype[Any]) -> None:
 
 
 def other_crc32(utterance_id: str) -> str:
-    """Return the detail of the error for features that differ from what was written."""
+    """Return the detail of the error if features differ from the written ones."""
     return f"features of {utterance_id!r} whose crc32 differs from the stored one"
 
 
@@ -275,8 +285,8 @@ def _values(part: Part, index: int) -> Array:
 
 
 def _rank(part: Part) -> tuple[int, str]:
-    """Return the priority between parts that hold one utterance: generation, then name.
+    """Return the rank of a part: of parts that hold one utterance, the highest counts.
 
-    Writing order has no effect.
+    The rank is the generation, then the name, so that the order of writing has no effect.
     """
     return part.generation, part.path.name

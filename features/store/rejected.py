@@ -1,8 +1,9 @@
 """rejected.jsonl: utterances that have no features in a store, with the reason.
 
-A rejection is settled while the utterance's input is unchanged: it is not tried again unless the
-user asks for it. During an extraction each process appends its rejections, so that other processes
-see them. At its end it rewrites the file without duplicates. The last entry of an utterance counts.
+A rejection is settled while the utterance's input is unchanged: the utterance is not tried again
+unless the user asks for it. During an extraction each process appends its rejections, so that other
+processes see them. At its end it rewrites the file without duplicates. The last entry of an
+utterance counts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from features.atomic_files import write_atomically
+from features.atomic_files import append_lines, json_line, write_atomically
 from features.audio.segment import NOT_FOUND, SYSTEM_ERROR
 from features.extraction.encoder_input import input_key
 from features.manifests.manifest import Utterance
@@ -33,26 +34,27 @@ class RejectedEntry:
 
     utterance_id: str
     file: str | None
+    """File name of the manifest."""
     line: int | None
-    """Place in the manifest."""
+    """Line in the manifest."""
     reason: str
     """In one word."""
     detail: str
     input: str | None = None
-    """`input_key` of the rejected input; None if every run inspects the input anyway."""
+    """`input_key` of the rejected input; None if every run reads the input anyway."""
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> RejectedEntry:
-        """Read a JSON object; ValueError if a key is missing or invalid."""
-        file, line = document.get("file"), document.get("line")
+        """Build an entry from its JSON object; raises ValueError if a key is missing or invalid."""
+        file, line, key_of_input = document.get("file"), document.get("line"), document.get("input")
         for key in ("utterance_id", "reason", "detail"):
             if not isinstance(document.get(key), str):
                 raise ValueError(f"{key} must be a string, found {document.get(key)!r}")
-        if not isinstance(document.get("input"), str | None):
-            raise ValueError(f"input must be a string, found {document['input']!r}")
+        if not isinstance(key_of_input, str | None):
+            raise ValueError(f"input must be a string, found {key_of_input!r}")
         if not isinstance(file, str | None) or not isinstance(line, int | None):
             raise ValueError("file must be a string and line an integer")
-        return cls(document["utterance_id"], file, line, document["reason"], document["detail"], document.get("input"))
+        return cls(document["utterance_id"], file, line, document["reason"], document["detail"], key_of_input)
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of the line; keys without a value are left out."""
@@ -68,7 +70,7 @@ class Rejection:
     """In one word."""
     detail: str
     input: str | None = None
-    """`input_key` of the rejected input, taken before it was read; None if every run inspects the
+    """`input_key` of the rejected input, taken before it was read; None if every run reads the
     input anyway."""
 
     @property
@@ -94,11 +96,14 @@ class Rejections(Mapping[str, RejectedEntry]):
         self.refresh()
 
     def refresh(self) -> list[str]:
-        """Read the file again if it has changed; return the ids of new and changed entries."""
+        """Read the file again if it has changed.
+
+        Returns the utterance ids of new and changed entries.
+        """
         try:
             with self.path.open("rb") as file:
                 found = os.fstat(file.fileno())
-                # size alone is not enough: a rewritten file can have the same size
+                # the size alone is not enough: a rewritten file can have the same size
                 version = found.st_ino, found.st_size, found.st_mtime_ns
                 if version == self._version:
                     return []
@@ -160,15 +165,9 @@ def append_rejected(info: StoreInfo, rejections: Sequence[Rejection]) -> None:
     if not rejections:
         return
     lines = "".join(_line(rejection.entry) for rejection in rejections)
-    path = info.path / REJECTED_FILE
     with store_lock(info.path):
         try:
-            with path.open("ab+") as file:
-                if file.tell():
-                    file.seek(-1, os.SEEK_END)
-                    # a crash cut the last line short
-                    lines = lines if file.read(1) == b"\n" else f"\n{lines}"
-                file.write(lines.encode())
+            append_lines(info.path / REJECTED_FILE, lines)
         except OSError as error:
             raise disk_error(info, error) from error
 
@@ -176,8 +175,9 @@ def append_rejected(info: StoreInfo, rejections: Sequence[Rejection]) -> None:
 def record_rejected(info: StoreInfo, tried: Collection[str], rejections: Sequence[Rejection] = ()) -> None:
     """Rewrite rejected.jsonl: these rejections, and the entries of utterances not tried now.
 
-    A rejection without an input keeps the input of an existing entry with the same reason and
-    detail. Raises InputError if the file cannot be written.
+    `tried` are the ids of the utterances that were tried. A rejection without an input keeps the
+    input of an existing entry with the same reason and detail. Raises InputError if the file cannot
+    be written.
     """
     path = info.path / REJECTED_FILE
     with store_lock(info.path):
@@ -198,10 +198,11 @@ def record_rejected(info: StoreInfo, tried: Collection[str], rejections: Sequenc
 
 def _with_known_input(entry: RejectedEntry, known: RejectedEntry | None) -> RejectedEntry:
     """Return an entry with the input of the known one, if both have the same reason and detail."""
-    if known is None or entry.input is not None or (known.reason, known.detail) != (entry.reason, entry.detail):
+    if known is None or entry.input is not None:
         return entry
-    return replace(entry, input=known.input)
+    same = (known.reason, known.detail) == (entry.reason, entry.detail)
+    return replace(entry, input=known.input) if same else entry
 
 
 def _line(entry: RejectedEntry) -> str:
-    return json.dumps(entry.as_json(), ensure_ascii=False) + "\n"
+    return json_line(entry.as_json())

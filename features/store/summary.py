@@ -14,13 +14,13 @@ from features.store.reader import FeatureStore
 
 
 def describe(store: FeatureStore) -> dict[str, Any]:
-    """Return counts, bytes and lengths of the committed utterances."""
-    lengths = np.array([store.num_frames(utterance_id) for utterance_id in store], np.int64)
-    parts = store.parts
+    """Return counts, bytes and lengths of the committed utterances, as a JSON object."""
+    lengths = np.array(list(map(store.num_frames, store)), np.int64)  # (N,)
+    parts, num_bytes = store.parts, store.num_bytes
     counts: dict[str, Any] = {
         "utterances": len(store),
         "rows": int(lengths.sum()),  # frames or tokens; the key is part of the JSON output
-        "bytes": store.num_bytes,
+        "bytes": num_bytes,
         "parts": len(parts),
         "format": sorted({format_of(part.path) for part in parts}),
         "superseded": sum(map(len, parts)) - len(store),
@@ -35,13 +35,18 @@ def describe(store: FeatureStore) -> dict[str, Any]:
         }
     if store.info.modality == "audio":
         num_samples = sum(store.utterance_info(utterance_id).num_inputs for utterance_id in store)
-        counts["hours"] = store.info.identity.duration_s(num_samples) / 3600
-        counts["gb_per_hour"] = store.num_bytes / 1e9 / counts["hours"] if num_samples else None
+        hours = store.info.identity.duration_s(num_samples) / 3600
+        counts["hours"] = hours
+        counts["gb_per_hour"] = num_bytes / 1e9 / hours if num_samples else None
     return counts
 
 
 def origins(parts: Iterable[Part]) -> list[dict[str, Any]]:
-    """Return the versions and devices of parts, with the number of parts and utterances of each."""
+    """Return the different versions and devices that computed parts.
+
+    Each entry is the `made_with` of some parts, with the number of these parts and of their
+    utterances.
+    """
     num_parts: dict[str, int] = {}
     num_utterances: dict[str, int] = {}
     for part in parts:

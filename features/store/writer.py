@@ -11,20 +11,19 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
 from features.errors import InputError
 from features.store.identity import StoreInfo
-from features.store.part import StoredUtterance, format_of, part_paths
+from features.store.part import DTYPES, StoredUtterance, format_of, part_paths
 from features.store.part_writer import write_part
 
 PART_BYTES = 256 << 20
 PART_UTTERANCES = 256
 PART_SECONDS = 60.0
+"""Limits of a part: bytes of values, utterances, and seconds since the first one was added."""
 
 
 def new_token() -> str:
-    """Return a unique name for the temporary files and claims of this process."""
+    """Return a unique name, PID-RANDOM, for the temporary files and claims of this process."""
     return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
@@ -37,8 +36,8 @@ def choose_format(info: StoreInfo, wanted: str | None) -> str:
 class StoreWriter:
     """Collects utterances and commits parts: at 256 MiB, 256 utterances, 60 s, and at the end.
 
-    Leaving the `with` block commits the added utterances also after an error or Ctrl-C. A full disk
-    raises InputError; parts that were committed before stay.
+    Leaving the `with` block commits the added utterances, even after an error or Ctrl-C. Raises
+    InputError if the disk is full; parts that were committed before stay.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class StoreWriter:
         self.kind = kind
         self.token = token or new_token()
         self.made_with = made_with or {}
-        self.dtype = np.dtype({"fp16": np.float16, "fp32": np.float32}[info.identity.store_dtype])
+        self.dtype = DTYPES[info.identity.store_dtype]
         self.written: list[str] = []
         """Ids of the committed utterances."""
         self.parts: list[Path] = []
@@ -76,7 +75,7 @@ class StoreWriter:
             self.flush()
 
     def add(self, utterances: Sequence[StoredUtterance]) -> None:
-        """Add the utterances of one batch. A part is committed only between batches."""
+        """Add the utterances of one batch; a part is committed only between batches."""
         if not self._pending:
             self._opened = time.monotonic()
         self._pending.extend(utterances)
@@ -86,7 +85,7 @@ class StoreWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Commit the collected utterances as one part."""
+        """Commit the collected utterances as one part; do nothing if there are none."""
         if not self._pending:
             return
         utterances, self._pending, self._bytes = self._pending, [], 0
@@ -101,7 +100,7 @@ class StoreWriter:
 
 
 def disk_error(info: StoreInfo, error: OSError) -> InputError:
-    """Return the error of a failed write."""
+    """Return the InputError of a failed write, which tells a full disk from other reasons."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space" in str(error)
     why = "the disk is full" if full else f"writing failed: {error}"
     return InputError(f"{info.path}: {why}; finished work is kept. Free some space and run the same command again")

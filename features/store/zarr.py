@@ -1,8 +1,13 @@
 """Zarr v3 parts: uncompressed values in one shard, mapped as one array.
 
-To read one without this package: `g = zarr.open_group(path); o = g["offsets"][:]; x =
-g["values"][o[i]:o[i + 1]]`. zarr-python writes parts, but this module reads the files itself: a
-shard whose inner chunks are in order and without gaps is one contiguous array.
+To read utterance i without this package:
+
+    group = zarr.open_group(path)
+    start, end = group["offsets"][i : i + 2]
+    features = group["values"][start:end]
+
+zarr-python writes parts, but this module reads the files itself: a shard whose inner chunks are in
+order and without gaps is one contiguous array.
 """
 
 from __future__ import annotations
@@ -19,11 +24,13 @@ from features.store.mapped import Array, MappedArray
 from features.store.part import Column, Content
 
 CHUNK_FRAMES = 512
+"""Frames per inner chunk."""
 METADATA = "zarr.json"
 BYTES = [{"name": "bytes", "configuration": {"endian": "little"}}]
+"""Codecs of uncompressed little-endian numbers."""
 INDEX_ENTRY, INDEX_CRC = 16, 4
-"""Bytes of one index entry of a shard (offset and size of an inner chunk), and of the checksum
-after the entries."""
+"""Bytes of one index entry of a shard (offset and size of an inner chunk, uint64 little-endian),
+and of the checksum after the entries."""
 
 
 def write(
@@ -36,9 +43,8 @@ def write(
     group = zarr.open_group(path, mode="w", zarr_format=3, attributes=dict(attributes))
     # round up to whole inner chunks; an empty array still needs one
     shard = max(1, -(-len(packed) // CHUNK_FRAMES)) * CHUNK_FRAMES
-    with zarr.config.set(
-        {"array.write_empty_chunks": True}
-    ):  # chunks of zeros must be written too, else there are gaps
+    # chunks of zeros must be written too, else there are gaps
+    with zarr.config.set({"array.write_empty_chunks": True}):
         array = group.create_array(
             "values", shape=packed.shape, dtype=packed.dtype, chunks=(CHUNK_FRAMES, packed.shape[1]),
             shards=(shard, packed.shape[1]), compressors=None, filters=None,
@@ -46,8 +52,9 @@ def write(
         if packed.size:
             array[:] = packed
         for name, column in columns.items():
-            data = np.array(column, dtype=object) if isinstance(column, list) else column
-            kind: Any = "string" if isinstance(column, list) else column.dtype
+            is_text = isinstance(column, list)
+            data = np.array(column, dtype=object) if is_text else np.asarray(column)
+            kind: Any = "string" if is_text else data.dtype
             small = group.create_array(name, shape=(len(data),), chunks=(len(data),), dtype=kind, compressors=None)
             small[:] = data
 
@@ -64,6 +71,7 @@ def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_val
 
 
 def _read_column(path: Path) -> Column:
+    """Read a column of strings or numbers, which is one uncompressed chunk."""
     metadata = json.loads((path / METADATA).read_text("utf-8"))
     codecs, (length,) = metadata["codecs"], metadata["shape"]
     data = (path / "c" / "0").read_bytes()
@@ -77,13 +85,14 @@ def _read_column(path: Path) -> Column:
 
 
 def _read_strings(data: bytes, length: int) -> list[str]:
-    """Decode vlen-utf8: the number of strings, then the length and bytes of each.
+    """Decode vlen-utf8: the number of strings, then the length in bytes and the bytes of each.
 
-    All numbers are uint32.
+    All numbers are uint32, little-endian. Raises ValueError or struct.error for other data.
     """
+    (count,) = struct.unpack_from("<I", data)
+    if count != length:
+        raise ValueError(f"a column must hold {length} strings, found {count}")
     strings, at = [], 4
-    if struct.unpack_from("<I", data)[0] != length:
-        raise ValueError(f"a column must hold {length} strings, found {struct.unpack_from('<I', data)[0]}")
     for _ in range(length):
         (size,) = struct.unpack_from("<I", data, at)
         strings.append(data[at + 4 : at + 4 + size].decode())
@@ -103,7 +112,6 @@ def _find_values(path: Path) -> MappedArray:
     dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
     if not num_frames:  # there is no shard
         return MappedArray(path / METADATA, dtype, 0, (0, width))
-    # 16 bytes per index entry: offset and size of an inner chunk, uint64 little-endian
     (codec,) = metadata["codecs"]
     inner = codec["configuration"]
     chunk = inner["chunk_shape"]

@@ -96,7 +96,7 @@ class MultiheadAttention(nn.Module):
         return output
 
     def absorb_keys(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:
-        """Return the output of `attend` for few queries and many keys, without projected keys.
+        """Return the output of `attend` for few queries and many keys; the keys are not projected.
 
         Scores: q . (Wk a + bk) = (q Wk) . a + q . bk
         Output: sum_t p_t (Wv a_t + bv) = Wv (sum_t p_t a_t) + (sum_t p_t) bv
@@ -121,7 +121,7 @@ class MultiheadAttention(nn.Module):
         return output
 
     def absorb_queries(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:
-        """Return the output of `attend` for many queries and few keys, without projected queries.
+        """Return the output of `attend` for many queries and few keys; queries are not projected.
 
         For each head:
 

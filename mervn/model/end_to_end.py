@@ -239,8 +239,7 @@ def _checkpoint(block: nn.Module) -> None:
     plain_forward: Callable[..., Any] = block.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        is_trained = any(parameter.requires_grad for parameter in block.parameters())
-        if is_trained and torch.is_grad_enabled():
+        if torch.is_grad_enabled() and any(p.requires_grad for p in block.parameters()):
             return checkpoint(plain_forward, *args, use_reentrant=False, **kwargs)
         return plain_forward(*args, **kwargs)
 

@@ -180,7 +180,7 @@ def require_pooling(fusion: str, pooling: str) -> None:
 def pooling_names(fusion: str, pooling: str) -> list[str]:
     """Return the name of the pooling of each output sequence of a fusion.
 
-    With `cls`, a sequence that does not begin with text gets mean pooling. UsageError if none does.
+    With `cls`, a sequence that does not begin with text gets mean pooling; UsageError if all do.
     """
     require_pooling(fusion, pooling)
     outputs = fusion_spec(fusion).outputs

@@ -255,6 +255,15 @@ def test_errors_have_messages(tmp_path: Path) -> None:
         train(data, tmp_path / "damaged")
     train(data, tmp_path / "changed", epochs=1)
     document = json.loads((tmp_path / "changed" / "pretrain.json").read_text())
+    for damaged in ({"weights": None}, {"selected_epoch": "1"}, {"valid": {"l1": 1.0}}):
+        result = {**document["result"], **damaged}
+        if result["weights"] is None:
+            del result["weights"]
+        (tmp_path / "changed" / "pretrain.json").write_text(json.dumps({**document, "result": result}))
+        with pytest.raises(
+            InputError, match=r"pretrain\.json must describe a pretraining, but cannot be read: \w+Error"
+        ):
+            train(data, tmp_path / "changed", epochs=1)
     del document["result"]
     (tmp_path / "changed" / "pretrain.json").write_text(json.dumps(document))
     import soundfile

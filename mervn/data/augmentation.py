@@ -15,43 +15,54 @@ from mervn.config import TrainingOptions
 from mervn.data.streams import modality_of
 
 FFT_STEP = 1600
-"""The length of a Fourier transform is a multiple of this number of samples: prime lengths are slow."""
+"""The length of a Fourier transform, in samples, is a multiple of this: primes are slow."""
 MASKS = 2
-"""Time spans, and frequency bands, that one `SpecMask` sets to zero, as in policies LD and SM of the paper."""
+"""Number of time spans, and of frequency bands, that one `SpecMask` sets to zero.
+
+As in the policies LD and SM of SpecAugment (Park et al. 2019)."""
+
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Waveform = np.ndarray[Any, np.dtype[np.float32]]
 
 
 def augment(
     streams: Mapping[str, Ragged], options: TrainingOptions, seed: tuple[int, ...], of: int, places: Sequence[int]
 ) -> dict[str, Ragged]:
-    """Drop the text or audio of random utterances of a batch, and set spans of audio frames to zero.
+    """Drop the text or audio of random utterances of a batch, and zero spans of audio frames.
 
-    `streams` holds the utterances at `places` of a batch of `of` utterances, because several processes may divide a
-    batch. The result for an utterance is a pure function of its frames, its place, the options and `seed`. If both
-    modalities of an utterance are drawn, only one is dropped, either with probability 1/2. The length of an audio span,
-    as a fraction of the utterance's frames, is uniform in [0, time_mask], and so is its position (Park et al. 2019,
-    arXiv 1904.08779, section 2, on features instead of mels).
+    `streams` holds the utterances at `places` of a batch of `of` utterances, because several
+    processes may divide a batch. The result for an utterance is a pure function of its frames, its
+    place, the options and `seed`. If both modalities of an utterance are drawn, only one is
+    dropped, either with probability 1/2. The length of an audio span, as a fraction of the
+    utterance's frames, is uniform in [0, time_mask]; its position is uniform in the utterance (Park
+    et al. 2019, arXiv 1904.08779, section 2, on features instead of mels).
     """
     augmented = dict(streams)
     if not (options.drop_text or options.drop_audio or options.time_mask):
         return augmented
     rng = generator(Purpose.AUGMENTATION, *seed)
-    # draw for the whole batch, so that an utterance gets the same numbers in whichever process it is
-    dropped = {"text": rng.random(of) < options.drop_text, "audio": rng.random(of) < options.drop_audio}  # (of,) bool
+    # Draw for the whole batch: an utterance gets the same numbers in whichever process it is.
+    dropped = {
+        "text": rng.random(of) < options.drop_text,  # (of,) bool
+        "audio": rng.random(of) < options.drop_audio,
+    }
     drop_text_only = rng.random(of) < 0.5
     both = dropped["text"] & dropped["audio"]
     dropped["text"] &= ~both | drop_text_only
     dropped["audio"] &= ~both | ~drop_text_only
-    spans = (rng.random(of) * options.time_mask)[places], rng.random(of)[places]
+    fractions = (rng.random(of) * options.time_mask)[places]
+    positions = rng.random(of)[places]
     for name, stream in streams.items():
         dropped_here = dropped[modality_of(name)][places]
         if modality_of(name) == "audio" and options.time_mask:
-            augmented[name] = _zero_spans(stream, *spans)
+            augmented[name] = _zero_spans(stream, fractions, positions)
         if dropped_here.any():
             augmented[name] = _empty(augmented[name], dropped_here)
     return augmented
 
 
-def _empty(stream: Ragged, dropped: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Ragged:
+def _empty(stream: Ragged, dropped: Bools) -> Ragged:
     """Return the stream with no frames for the dropped utterances."""
     sequences = []
     for sequence, is_dropped in zip(stream.split(), dropped.tolist(), strict=True):
@@ -59,11 +70,11 @@ def _empty(stream: Ragged, dropped: np.ndarray[tuple[int], np.dtype[np.bool_]]) 
     return Ragged.from_sequences(sequences)
 
 
-def _zero_spans(stream: Ragged, fractions: np.ndarray[tuple[int], np.dtype[np.float64]],
-                positions: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Ragged:  # fmt: skip
+def _zero_spans(stream: Ragged, fractions: Floats, positions: Floats) -> Ragged:
     """Return the stream with one span of frames of each utterance set to zero.
 
-    `fractions` are the lengths of the spans relative to the utterance; `positions` in [0, 1) place them within it.
+    `fractions` (B,) are the lengths of the spans relative to the utterance; `positions` (B,) in
+    [0, 1) place them within it.
     """
     kept = torch.ones(stream.total, dtype=stream.values.dtype)
     start = 0
@@ -78,7 +89,10 @@ def _zero_spans(stream: Ragged, fractions: np.ndarray[tuple[int], np.dtype[np.fl
 
 @dataclass(frozen=True)
 class SpecAugment:
-    """Maximum sizes of the masks that fine-tuning applies to waveforms: see `SpecMask`. 0 disables a kind of mask."""
+    """Maximum sizes of the masks that fine-tuning applies to waveforms: see `SpecMask`.
+
+    0 disables a kind of mask.
+    """
 
     time: float = 0.0
     frequency: float = 0.0
@@ -95,28 +109,35 @@ NO_MASKS = SpecAugment()
 
 @dataclass(frozen=True)
 class SpecMask:
-    """SpecAugment of one waveform: zero spans of time and bands of the mel scale (Park et al. 2019, section 2).
+    """SpecAugment of one waveform: zero spans of time and bands of the mel scale.
 
-    It masks the waveform instead of a spectrogram, so that it works with the front end of any encoder: a span of
-    samples is set to zero, and a band is removed from the utterance's Fourier transform.
+    Park et al. 2019, section 2. The mask applies to the waveform instead of a spectrogram, so that
+    it works with the front end of any encoder: a span of samples is set to zero, and a band is
+    removed from the utterance's Fourier transform.
     """
 
     time: float
-    """Maximum fraction of the utterance that one span covers; fractions and positions are drawn uniformly."""
+    """Maximum fraction of the utterance that one span covers.
+
+    Fractions and positions, also those of bands, are drawn uniformly."""
     frequency: float
     """Maximum fraction of the mel scale, from 0 to half the sample rate, that one band covers."""
     seed: tuple[int, ...]
 
-    def apply(self, wave: np.ndarray[Any, np.dtype[np.float32]], rate: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Return the masked waveform (S,); a pure function of the waveform and this mask."""
+    def apply(self, wave: Waveform, rate: int) -> Waveform:
+        """Return the masked waveform (S,), a pure function of the waveform and this mask.
+
+        `rate` is the sample rate in Hz.
+        """
         rng = generator(Purpose.SPEC_MASK, *self.seed)
-        widths = rng.random((2, MASKS)) * [[self.time], [self.frequency]]  # (time or frequency, MASKS), fractions
+        # (2, MASKS): fractions of time, then of the mel scale.
+        widths = rng.random((2, MASKS)) * [[self.time], [self.frequency]]
         positions = rng.random((2, MASKS))
         masked = np.array(wave)
         if self.frequency:
             size = -(-len(wave) // FFT_STEP) * FFT_STEP  # round up to a multiple of FFT_STEP
             spectrum = np.fft.rfft(masked, size)
-            # mel of each bin, as a fraction of the mel of half the sample rate
+            # Mel of each bin, as a fraction of the mel of half the sample rate.
             mels = np.log1p(np.fft.rfftfreq(size, 1 / rate) / 700) / np.log1p(rate / 2 / 700)
             for width, position in zip(widths[1], positions[1], strict=True):
                 first = position * (1 - width)

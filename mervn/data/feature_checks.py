@@ -1,4 +1,4 @@
-"""Checks of stored features against a manifest: none may be missing, none extracted from an earlier input."""
+"""Checks of stored features against a manifest: none may be missing or from an earlier input."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def refuse_missing(
 ) -> None:
     """Raise InputError if a store lacks utterances.
 
-    `changed` holds, by stream, the ids of utterances whose stored features come from an earlier input.
+    `changed` holds, by stream, the ids of utterances whose stored features come from an earlier
+    input.
     """
     if not missing:
         return
@@ -50,7 +51,8 @@ class _Lacking:
 
     def __init__(self, store: FeatureStore, missing: Sequence[Utterance], changed: Collection[str]) -> None:
         self.store, self.rejected = store, read_rejected(store.path)
-        stale = self.rejected.keys() & changed  # stored, but their input has changed and was rejected since
+        # Stored, but their input has changed since and was rejected.
+        stale = self.rejected.keys() & changed
         self.utterances: list[Utterance] = []
         for utterance in missing:
             if utterance.utterance_id not in store or utterance.utterance_id in stale:
@@ -88,8 +90,8 @@ def refuse_changed(
 ) -> dict[str, set[str]]:
     """Raise InputError if stored features were extracted from an input that has changed since.
 
-    Return, by stream, the ids of utterances whose changed input a store has already rejected: extracting them again
-    would not help.
+    Return, by stream, the ids of utterances whose changed input a store has already rejected:
+    extracting them again would not help.
     """
     refused: dict[str, set[str]] = {}
     for stream in streams.values():
@@ -101,8 +103,9 @@ def refuse_changed(
             more = f" and {len(stale) - SHOWN} more" if len(stale) > SHOWN else ""
             changed = "transcript" if stream.modality == "text" else "audio or start, end, channel"
             raise InputError(
-                f"{name}: the {stream.modality} features of {len(stale)} utterances in {stream.first.path} were made "
-                f"from another {changed}: {places}{more}. Extract them again:\n  {stream.extract_command('--update')}"
+                f"{name}: the {stream.modality} features of {len(stale)} utterances in "
+                f"{stream.first.path} were made from another {changed}: {places}{more}. "
+                f"Extract them again:\n  {stream.extract_command('--update')}"
             )
     return refused
 
@@ -110,7 +113,10 @@ def refuse_changed(
 def _find_stale(
     utterances: Sequence[Utterance], stream: Stream, decode: bool, reporter: Reporter
 ) -> tuple[list[Utterance], set[str]]:
-    """Return the utterances whose input has changed since extraction, and the ids of those with unusable audio."""
+    """Return the utterances whose input has changed since extraction.
+
+    Also return the ids of those with unusable audio.
+    """
     stale, unusable, moved = [], set[str](), dict[str, str]()
     comparison = InputComparison(stream.modality, reporter, offline=True, decode=decode)
     for utterance in utterances:
@@ -121,10 +127,12 @@ def _find_stale(
             unusable.add(utterance.utterance_id)
         if change == "changed":
             stale.append(utterance)
-        elif change == "moved":  # the same audio under another path: note the path, so that the next check is fast
+        elif change == "moved":
+            # The same audio under another path: record the path, so that the next check is fast.
             moved[utterance.utterance_id] = comparison.source(utterance).json_text()
-    for store in stream.stores if moved else ():
-        store.remember_sources(moved)
+    if moved:
+        for store in stream.stores:
+            store.remember_sources(moved)
     return stale, unusable
 
 

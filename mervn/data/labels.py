@@ -1,4 +1,7 @@
-"""Task labels: emotions after renaming (--label-map) and dropping (--drop-label), with counts of what was dropped."""
+"""Task labels: emotions after renaming (--label-map) and dropping (--drop-label).
+
+Dropped utterances are counted.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,7 @@ from features.manifests.label_names import lookalike_hint
 from features.manifests.manifest import Utterance
 from features.suggestions import did_you_mean
 from mervn.config import LabelOptions
-
-SHOWN = 5
+from mervn.data.split import SHOWN
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,10 @@ class Labelled:
 
 
 def task_label(options: LabelOptions) -> Callable[[str], str | None]:
-    """Return a function from an emotion to its task label, None if dropped; UsageError for an invalid --label-map."""
+    """Return a function from an emotion to its task label, or to None if it is dropped.
+
+    UsageError for an invalid --label-map.
+    """
     renamed = _parse_map(options.label_map)
 
     def label_of(emotion: str) -> str | None:
@@ -42,8 +47,8 @@ def apply_labels(
 ) -> Labelled:
     """Rename emotions, then drop utterances with a label of --drop-label.
 
-    UsageError if --label-map is not old=new or, with `require_all`, if an option names an emotion that no split has.
-    InputError for an emotion that is neither in --labels nor in --drop-label.
+    UsageError if --label-map is not old=new or, with `require_all`, if an option names an emotion
+    that no split has. InputError for an emotion that is neither in --labels nor in --drop-label.
     """
     renamed, label_of = _parse_map(options.label_map), task_label(options)
     if require_all:
@@ -58,11 +63,13 @@ def apply_labels(
             emotion = str(utterance.emotion)
             label = label_of(emotion)
             if label is None:
-                counts[renamed.get(emotion, emotion)] += 1  # count by the new name, as in --drop-label
+                # Count by the new name, as in --drop-label.
+                counts[renamed.get(emotion, emotion)] += 1
                 continue
-            utterances[split].append(replace(utterance, emotion=label))
+            renamed_utterance = replace(utterance, emotion=label)
+            utterances[split].append(renamed_utterance)
             if options.labels and label not in options.labels:
-                unlisted.append(utterances[split][-1])
+                unlisted.append(renamed_utterance)
         dropped[split] = dict(sorted(counts.items()))
     _refuse_unlisted(unlisted, options.labels)
     return Labelled(utterances, dropped)
@@ -78,7 +85,10 @@ def _refuse_unlisted(unlisted: Sequence[Utterance], labels: Sequence[str]) -> No
 
 
 def describe_emotions(utterances: Sequence[Utterance], labels: Sequence[str]) -> str:
-    """Return the part of a message that says how many emotions are not among the labels, and names the first few."""
+    """Describe emotions that are not among the labels: how many, and the first few.
+
+    The result is part of a message.
+    """
     places = []
     for utterance in utterances[:SHOWN]:
         places.append(f"{utterance.file}:{utterance.line} {utterance.emotion!r}")
@@ -90,7 +100,7 @@ def _require_emotions(
     options: LabelOptions, renamed: Mapping[str, str], manifests: Mapping[str, Sequence[Utterance]]
 ) -> None:
     """Raise UsageError if a label option names an emotion that the manifests do not have."""
-    # --label-map renames emotions of the manifests; the other options name labels after renaming
+    # --label-map renames emotions of the manifests; the other options name labels after renaming.
     emotions = {str(utterance.emotion) for utterance in chain.from_iterable(manifests.values())}
     labels = {renamed.get(emotion, emotion) for emotion in emotions}
     _require_names("--label-map", renamed, emotions)
@@ -99,7 +109,7 @@ def _require_emotions(
 
 
 def _require_names(flag: str, names: Iterable[str], existing: Collection[str]) -> None:
-    """Raise UsageError for names that the manifests do not have."""
+    """Raise UsageError for names of an option that the manifests do not have."""
     absent = sorted(set(names) - set(existing))
     if absent:
         hints = "".join(did_you_mean(label, existing) for label in absent)
@@ -109,7 +119,7 @@ def _require_names(flag: str, names: Iterable[str], existing: Collection[str]) -
 
 
 def _parse_map(entries: Sequence[str]) -> dict[str, str]:
-    """Return the new name of each old one."""
+    """Return the new name of each old one; UsageError for an invalid --label-map."""
     renamed = {}
     for entry in entries:
         old, equals, new = entry.partition("=")

@@ -1,7 +1,7 @@
 """Split: the protocol through which training and evaluation read utterances.
 
-Stored features (`StoredSplit`) and live waveforms (`WaveformSplit`) implement it. Callers read it with
-`for batch in split.batches(plan, device)`.
+Stored features (`StoredSplit`) and live waveforms (`WaveformSplit`) implement it. Callers read it
+with `for batch in split.batches(plan, device)`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class Batch:
     """Function from indices, a subset of this batch, to their streams on the device."""
 
     def inputs(self, indices: Sequence[int] | None = None) -> dict[str, Ragged]:
-        """Return the streams of all utterances, or only of `indices` if the whole batch does not fit into memory."""
+        """Return the streams of all utterances, or only of those at `indices`.
+
+        A part is read if the whole batch does not fit into memory.
+        """
         return self.read(self.indices if indices is None else indices)
 
 
@@ -61,7 +64,7 @@ class Split(Protocol):
 
     @property
     def missing(self) -> Sequence[Utterance]:
-        """Utterances without usable features or audio: never trained on or scored, always counted."""
+        """Utterances without usable features or audio: counted, but not trained on or scored."""
 
     @property
     def targets(self) -> np.ndarray[Any, Any]:
@@ -91,7 +94,7 @@ class Split(Protocol):
         """Hash over the ids and inputs of the utterances used."""
 
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:
-        """Return batches of utterances of similar cost, as indices; each utterance is in exactly one."""
+        """Return batches of utterances of similar cost, as indices; each utterance is in one."""
 
     def batches(self, plan: Sequence[BatchRequest], device: torch.device) -> Iterator[Batch]:
         """Yield the batches of a plan in its order; an implementation may read ahead."""

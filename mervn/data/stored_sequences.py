@@ -1,4 +1,4 @@
-"""Sequences of a split for batches: read from the memory-mapped store, or resident in memory or on a GPU."""
+"""Sequences of a split: read from the memory-mapped store, or resident in memory or on a GPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ CHUNK_BYTES = 1 << 26
 
 
 class Sequences:
-    """N sequences (T_i, D) of one store, in the order of a split; the crc32 of each is checked before its first use."""
+    """N sequences (T_i, D) of one store, in the order of a split.
+
+    The crc32 of each sequence is checked before its first use.
+    """
 
     def __init__(self, store: FeatureStore, utterance_ids: Sequence[str]) -> None:
         self.store, self.utterance_ids = store, list(utterance_ids)
@@ -30,7 +33,8 @@ class Sequences:
         """T_i of each sequence."""
         self._checked = np.zeros(len(self.sizes), bool)
         self._flat: Tensor | None = None
-        self._starts = np.concatenate([[0], np.cumsum(self.sizes)]).tolist()  # N + 1 offsets in frames
+        self._starts = np.concatenate([[0], np.cumsum(self.sizes)]).tolist()
+        """N + 1 offsets in frames: where each sequence starts if all are concatenated."""
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -47,7 +51,7 @@ class Sequences:
 
     def load(self, device: torch.device) -> None:
         """Copy all sequences into one tensor (sum T, D) on a device, one chunk at a time."""
-        dtype = torch.from_numpy(np.empty(0, self.store.dtype)).dtype  # torch's name of the NumPy dtype
+        dtype = torch.from_numpy(np.empty(0, self.store.dtype)).dtype  # torch's, not NumPy's
         flat = torch.empty((self._starts[-1], self.store.dim), dtype=dtype, device=device)
         if device.type == "cpu":
             self._fill(flat, 0, len(self))
@@ -60,23 +64,26 @@ class Sequences:
         self._flat = flat
 
     def _fill(self, host: Tensor, first: int, last: int) -> None:
-        """Copy sequences first..last - 1 with a check of their crc32 into a tensor (sum T, D) of exactly these."""
+        """Copy sequences first..last - 1 into a CPU tensor (sum T, D) of their size.
+
+        Their crc32 is checked.
+        """
         values = host.numpy()  # shares the memory of the tensor
         offset = self._starts[first]
         for i in range(first, last):
             values[self._starts[i] - offset : self._starts[i + 1] - offset] = self.store.check(self.utterance_ids[i])
 
     def _chunks(self) -> Iterator[tuple[int, int]]:
-        """Yield ranges of sequences that fill at most CHUNK_BYTES, or that hold one longer sequence."""
+        """Yield ranges (first, end) of sequences of at most CHUNK_BYTES, or of one larger one."""
         max_frames = CHUNK_BYTES // max(1, self.store.dim * self.store.dtype.itemsize)
         first = 0
-        for last in range(1, len(self) + 1):
-            if last == len(self) or self._starts[last + 1] - self._starts[first] > max_frames:
-                yield first, last
-                first = last
+        for end in range(1, len(self) + 1):
+            if end == len(self) or self._starts[end + 1] - self._starts[first] > max_frames:
+                yield first, end
+                first = end
 
     def gather(self, indices: Sequence[int]) -> Tensor:
-        """Return the frames (sum T, D) of the sequences at `indices`, concatenated, in the store's dtype."""
+        """Return the frames (sum T, D) of the sequences at `indices`, in the store's dtype."""
         if self._flat is not None:
             return torch.cat([self._flat[self._starts[i] : self._starts[i + 1]] for i in indices])
         return torch.from_numpy(np.concatenate([self._read(i) for i in indices]))
@@ -93,9 +100,10 @@ class Sequences:
 def make_resident(
     sequences: Iterable[Sequences], device: torch.device, memory_gb: float | None, reporter: Reporter
 ) -> None:
-    """Load the sequences onto the device if all fit into the budget; otherwise batches read them from disk.
+    """Load the sequences onto the device if all fit into the budget of `memory_gb` gigabytes.
 
-    The default budget is half of the free memory. Results do not depend on it.
+    Otherwise batches read them from disk. The default budget is half of the free memory. Results do
+    not depend on it.
     """
     not_loaded = []
     size = 0
@@ -105,9 +113,11 @@ def make_resident(
             size += each.num_bytes
     if not not_loaded:
         return
-    free = available_bytes(device)
-    budget = memory_gb * 1e9 if memory_gb is not None else MEMORY_FRACTION * free
-    limit = f"the budget of {memory_gb:g} GB" if memory_gb is not None else f"half of the {free / 1e9:.1f} GB free"
+    if memory_gb is not None:
+        budget, limit = memory_gb * 1e9, f"the budget of {memory_gb:g} GB"
+    else:
+        free = available_bytes(device)
+        budget, limit = MEMORY_FRACTION * free, f"half of the {free / 1e9:.1f} GB free"
     place = f"on {device}" if device.type != "cpu" else "in memory"
     if size <= budget:
         for each in not_loaded:
@@ -118,22 +128,28 @@ def make_resident(
 
 
 def available_bytes(device: torch.device) -> int:
-    """Return the free bytes of a device; for the CPU at most what the limit of the control group leaves."""
+    """Return the free bytes of a device.
+
+    For the CPU these are at most what the memory limit of the control group (cgroup v2) leaves.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, LookupError, ValueError):  # only Linux reports free memory; else take all of it
+    # Only Linux reports the free memory; elsewhere all memory counts as free.
+    with suppress(OSError, LookupError, ValueError):
         free = 1024 * _field(Path("/proc/meminfo"), "MemAvailable:")
-    with suppress(OSError, LookupError, ValueError):  # ValueError: "max" means no limit
+    # ValueError: the limit "max" means that there is none.
+    with suppress(OSError, LookupError, ValueError):
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text("utf-8"))
-        reclaimable = _field(group / "memory.stat", "inactive_file")  # file cache that the kernel can drop
+        # Inactive file cache counts as used, but the kernel drops it when memory is needed.
+        reclaimable = _field(group / "memory.stat", "inactive_file")
         free = min(free, limit - int((group / "memory.current").read_text("utf-8")) + reclaimable)
     return max(0, free)
 
 
 def _field(file: Path, name: str) -> int:
-    """Return the number after a name in a file of `name number` lines; LookupError if the name is missing."""
+    """Return the number after `name` in a file of `name number` lines; LookupError if missing."""
     for line in file.read_text("utf-8").splitlines():
         words = line.split()
         if words and words[0] == name:

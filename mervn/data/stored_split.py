@@ -30,12 +30,17 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True)
 class StoredSplit:
-    """The utterances of one split that have features, in the order of the manifest. Implements `Split`."""
+    """The utterances of one split that have features, in the order of the manifest.
+
+    Implements `Split`.
+    """
 
     name: str
     utterances: list[Utterance]
     missing: list[Utterance]
-    """Utterances that a store lacks, or whose current input it rejected; never trained on or scored, always counted."""
+    """Utterances that a store lacks, or whose current input it rejected.
+
+    They are always counted, and never trained on or scored."""
     targets: np.ndarray[Any, Any]
     """(N,) int64: indices into the labels."""
     streams: Mapping[str, list[Sequences]]
@@ -66,14 +71,17 @@ class StoredSplit:
         return plan_batches(costs, max(1.0, *costs) * EVALUATION_BATCH, EVALUATION_BATCH)
 
     def batches(self, plan: Sequence[BatchRequest], device: torch.device) -> Iterator[Batch]:
-        """Yield the batches of a plan in its order. Masks are ignored: the audio was encoded before."""
+        """Yield the batches of a plan in its order.
+
+        Masks are ignored, because the audio is already encoded.
+        """
         for request in plan:
             indices = list(request.indices)
             targets = to_device(torch.from_numpy(self.targets[indices]), device)
             yield Batch(indices, targets, partial(self._read, device))
 
     def _read(self, device: torch.device, indices: Sequence[int]) -> dict[str, Ragged]:
-        """Return the float32 streams of the given utterances: (sum T, D), or (sum T, L, D) for several layers."""
+        """Return float32 streams of utterances: (sum T, D), or (sum T, L, D) for L > 1 layers."""
         streams = {}
         for name, layers in self.streams.items():
             frames = [sequences.gather(indices) for sequences in layers]  # L tensors (sum T, D)
@@ -95,28 +103,30 @@ def load_split(
 ) -> StoredSplit:
     """Join the utterances of a split with their stored features.
 
-    Raises InputError if a store lacks utterances or has rejected their current input (unless `allow_missing`), if
-    features were extracted from a transcript or audio that has changed since, or if a label is unknown.
+    Raises InputError if a store lacks utterances or has rejected their current input (unless
+    `allow_missing`), if features were extracted from a transcript or audio that has changed since,
+    or if a label is unknown.
     """
-    stored_ids = {utterance.utterance_id for utterance in utterances}
-    for stream in streams.values():
-        stored_ids = {utterance_id for utterance_id in stored_ids if utterance_id in stream}
+    stored_ids = set()
+    for utterance in utterances:
+        if all(utterance.utterance_id in stream for stream in streams.values()):
+            stored_ids.add(utterance.utterance_id)
     stored, absent = _partition(utterances, stored_ids)
     if not allow_missing:
         refuse_missing(name, absent, streams, {})
-    # features of a changed input are an error, unless the store has rejected the new input; by stream
-    rejected_ids = refuse_changed(name, stored, streams, verify_inputs, reporter)
-    rejected, kept = _partition(stored, set[str]().union(*rejected_ids.values()))
+    # Features of a changed input are an error, unless the store has rejected the new input.
+    ids_by_stream = refuse_changed(name, stored, streams, verify_inputs, reporter)
+    rejected, kept = _partition(stored, set[str]().union(*ids_by_stream.values()))
     if not allow_missing:
-        refuse_missing(name, rejected, streams, rejected_ids)
+        refuse_missing(name, rejected, streams, ids_by_stream)
     if not kept:
         raise InputError(f"{name}: none of the {len(utterances)} utterances has features in every store")
     refuse_training_utterances(kept, streams)
-    kept_ids = {utterance.utterance_id for utterance in kept}
+    _, missing = _partition(utterances, {utterance.utterance_id for utterance in kept})
     return StoredSplit(
         name=name,
         utterances=kept,
-        missing=_partition(utterances, kept_ids)[1],
+        missing=missing,
         targets=index_targets(kept, labels),
         streams=_open_sequences(kept, streams),
         audio_seconds=_audio_seconds(kept, streams.get("audio")),
@@ -155,7 +165,10 @@ def _inputs_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream
 
 
 def index_targets(utterances: Sequence[Utterance], labels: Sequence[str]) -> np.ndarray[Any, Any]:
-    """Return the index (N,) int64 of each utterance's emotion in the labels; InputError for an unknown emotion."""
+    """Return the index (N,) int64 of each utterance's emotion in the labels.
+
+    InputError for an emotion that is not one of the labels.
+    """
     index = {label: i for i, label in enumerate(labels)}
     unknown: list[Utterance] = []
     targets = np.zeros(len(utterances), np.int64)
@@ -170,7 +183,7 @@ def index_targets(utterances: Sequence[Utterance], labels: Sequence[str]) -> np.
 
 
 def _audio_seconds(utterances: Sequence[Utterance], stream: Stream | None) -> np.ndarray[Any, Any]:
-    """Return the durations (N,) float64 that the audio store recorded; zeros if no stream is audio."""
+    """Return durations (N,) float64 in seconds from the audio store; zeros if there is none."""
     seconds = np.zeros(len(utterances))
     if stream is not None:
         for i, utterance in enumerate(utterances):

@@ -1,4 +1,7 @@
-"""Streams that a head reads: text, audio, and a second audio stream. A stream has one or more layers of one encoder."""
+"""Streams that a head reads: text, audio, and a second audio stream.
+
+A stream has one or more layers of one encoder.
+"""
 
 from __future__ import annotations
 
@@ -66,11 +69,12 @@ class Stream:
         self.first = self.stores[0]
         for store in self.stores[1:]:
             first, other = self.first.info.identity.as_json(), store.info.identity.as_json()
-            differing = differing_fields(first, other).keys() - {"layer"}  # only the layer may differ
+            # Only the layer may differ.
+            differing = differing_fields(first, other).keys() - {"layer"}
             if differing:
                 raise InputError(
-                    f"the layers of one stream must come from one encoder, but {self.first.path} and {store.path} "
-                    f"differ in {', '.join(sorted(differing))}"
+                    f"the layers of one stream must come from one encoder, but {self.first.path} "
+                    f"and {store.path} differ in {', '.join(sorted(differing))}"
                 )
 
     def __contains__(self, utterance_id: str) -> bool:
@@ -93,7 +97,7 @@ class Stream:
 
     @cached_property
     def fine_tuning(self) -> FineTuning | None:
-        """Record of the utterances that the encoder was fine-tuned on; None if it was not fine-tuned."""
+        """Record of the utterances that the encoder was fine-tuned on; None without fine-tuning."""
         return read_fine_tuning(self.first.path)
 
     @property
@@ -113,13 +117,14 @@ class Stream:
 
     @property
     def selector(self) -> Selector:
-        """The selector of these layers, with a model that still exists (its folder may have been moved)."""
+        """The selector of these layers; of several recorded models, the first that still exists."""
         return replace(recorded_selector(self.first.info), layers=self._layers)
 
     def extract_command(self, *flags: str) -> str:
         """Return the `mervn extract` command that adds utterances to these stores."""
-        # the features folder is two levels up: a relative path that is too short must be made absolute
-        path = self.first.path.absolute() if len(self.first.path.parts) < 3 else self.first.path
+        path = self.first.path
+        if len(path.parts) < 3:  # too short for the features folder, which is two levels up
+            path = path.absolute()
         place = replace(self.place, features_dir=path.parent.parent)
         return extract_command(place, self.selector, *self._identity_flags, *flags)
 
@@ -141,14 +146,17 @@ class Stream:
         return StreamShape(self.first.dim, self.layers, spec.stride, spec.centre)
 
     def utterance_info(self, utterance_id: str) -> UtteranceInfo:
-        """Return what the stores record about an utterance; InputError if the layers come from different inputs."""
+        """Return what the stores record about an utterance.
+
+        InputError if its layers come from different inputs.
+        """
         first = self.first.utterance_info(utterance_id)
         for store in self.stores[1:]:
             info = store.utterance_info(utterance_id)
             if (info.input_sha256, info.length) != (first.input_sha256, first.length):
                 raise InputError(
-                    f"{utterance_id!r} must have one input in all layers, {self.first.path} and {store.path} differ: "
-                    f"extract it again:\n  {self.extract_command('--update')}"
+                    f"{utterance_id!r} must have one input in all layers, {self.first.path} and "
+                    f"{store.path} differ: extract it again:\n  {self.extract_command('--update')}"
                 )
         return first
 
@@ -174,7 +182,7 @@ def open_streams(options: StoreOptions, data: Path, modalities: Sequence[str]) -
 
 
 def _wanted(options: StoreOptions, modalities: Sequence[str]) -> dict[str, tuple[Selector | None, Path | None]]:
-    """Return the selector and the explicit store of each stream; UsageError if they contradict each other."""
+    """Return the selector and the explicit store of each stream; UsageError if they conflict."""
     given = {"audio": (options.audio_encoder, options.audio_store), "text": (options.text_encoder, options.text_store)}
     wanted: dict[str, tuple[Selector | None, Path | None]] = {}
     for modality, (text, path) in given.items():
@@ -190,13 +198,13 @@ def _wanted(options: StoreOptions, modalities: Sequence[str]) -> dict[str, tuple
 
 
 def _select(place: DataPlace, modality: str, selector: Selector | None, path: Path | None) -> list[StoreInfo]:
-    """Return the stores that a selector means, one per layer."""
+    """Return the stores that a selector means, one per layer; InputError if one is missing."""
     if selector is None or selector.layers is None:
         return [select_store(place, modality, selector, path)]
     layers = selector.layers
     if layers == ("all",):
         stores = matching_stores(place.features_dir, replace(selector, layers=None))
-        if stores:  # otherwise `all` stays in the command that the error suggests
+        if stores:  # without stores, `all` stays in the command that the error suggests
             layers = expand_layers(layers, max(int(info.provenance["num_layers"]) for info in stores))
     by_layer = {layer: replace(selector, layers=(layer,)) for layer in layers}
     missing = []
@@ -214,10 +222,10 @@ def find_streams(
     explicit: Mapping[str, Path | None],
     models: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Stream]:
-    """Open the streams of exactly these identities, a list of hashes per stream; InputError if a store is missing.
+    """Open the streams of exactly these identities, a list of hashes per stream.
 
-    `explicit` holds, by modality, the store outside the features folder that a run was trained on, if any. `models` is
-    the run's record of each stream's model.
+    InputError if a store is missing. `explicit` holds, by modality, the store outside the features
+    folder that a run was trained on, if any. `models` is the run's record of each stream's model.
     """
     streams = {}
     for name, hashes in wanted.items():
@@ -232,7 +240,10 @@ def find_streams(
 
 
 def _find(modality: str, wanted: str, folder: Path, explicit: Mapping[str, Path | None], command: str) -> Path:
-    """Return the store whose identity has the hash `wanted`; the error suggests `command` to extract it."""
+    """Return the store whose identity has the hash `wanted`.
+
+    InputError if there is none; its message suggests `command` to extract it.
+    """
     infos = list_stores(folder, modality)
     for info in infos:
         if info.hash == wanted:
@@ -242,6 +253,6 @@ def _find(modality: str, wanted: str, folder: Path, explicit: Mapping[str, Path 
         return given
     existing = ", ".join(info.path.name for info in infos) or "none"
     raise InputError(
-        f"{folder} must hold the {modality} store of identity {wanted} that this run was trained on, found {existing}; "
-        f"give --features-dir, or extract with the same encoder:\n  {command}"
+        f"{folder} must hold the {modality} store of identity {wanted} that this run was trained on, "
+        f"found {existing}; give --features-dir, or extract with the same encoder:\n  {command}"
     )

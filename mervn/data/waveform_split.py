@@ -1,7 +1,8 @@
-"""WaveformSplit: decoded waveforms and tokenized transcripts, for training end to end without stored features.
+"""WaveformSplit: decoded waveforms and tokenized transcripts, for training without stored features.
 
-Worker processes decode and resample audio a bounded number of batches ahead. Every utterance is read once before
-training, so that unusable audio is reported at the start and not in the middle of an epoch.
+Worker processes decode and resample audio a bounded number of batches ahead. Every utterance is
+read once before training, so that unusable audio is reported at the start and not in the middle of
+an epoch.
 """
 
 from __future__ import annotations
@@ -44,13 +45,27 @@ PREFETCH_FACTOR = 2
 
 
 @dataclass(frozen=True)
+class ScannedAudio:
+    """Result of decoding the audio of one utterance for the first time."""
+
+    index: int
+    """Index of the utterance among those of the manifest."""
+    num_samples: int
+    sha256: str
+    fault: tuple[str, str] | None
+    """(reason, message) if the audio cannot be used."""
+
+
+@dataclass(frozen=True)
 class Waves:
-    """Waveforms that a worker decoded: concatenated 16 kHz samples; length, hash or fault of each utterance."""
+    """Waveforms that a worker decoded: samples at 16 kHz; size, hash and fault per utterance."""
 
     values: Tensor
-    """(sum S,) float32."""
+    """(sum S,) float32: the samples of all utterances, concatenated."""
     sizes: list[int]
+    """Number of samples of each utterance."""
     sha256: list[str]
+    """Hash of the decoded samples before masking; empty if the audio cannot be used."""
     faults: list[tuple[str, str] | None]
     """(reason, message) if the audio cannot be used; then it has no samples. None otherwise."""
 
@@ -80,8 +95,12 @@ class _Reader(Dataset[Waves]):
 
 
 def read_waves(utterances: Sequence[Utterance], plan: Sequence[BatchRequest], workers: int) -> Iterator[Waves]:
-    """Decode the batches of a plan in order: in advance in `workers` processes, or on demand in this one if 0."""
-    # The loader draws a seed. Without its own generator that would change the dropout masks after a resume.
+    """Decode the batches of a plan in order, in advance in `workers` processes.
+
+    With 0 workers, this process decodes each batch on demand.
+    """
+    # The loader draws a seed. Its own generator keeps the global random state unchanged, from which
+    # dropout draws: a resumed run must have the same masks.
     loader = DataLoader(
         _Reader(utterances), batch_size=None, sampler=list(plan), num_workers=workers,
         prefetch_factor=PREFETCH_FACTOR if workers else None, generator=torch.Generator(),
@@ -152,7 +171,10 @@ class WaveformSplit:
 
     @property
     def costs(self) -> list[float]:
-        """Seconds of audio, including padding, that encoding each utterance computes; tokens if no stream is audio."""
+        """Seconds of audio, with the encoder's padding, to encode for each utterance.
+
+        Tokens if no stream is audio.
+        """
         if not self.has_audio:
             return [float(sum(map(len, tokens))) for tokens in zip(*self.tokens.values(), strict=True)]
         costs = []
@@ -165,7 +187,10 @@ class WaveformSplit:
         return costs
 
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:
-        """Return batches of utterances of similar cost, limited like the batches of an extraction."""
+        """Return batches of utterances of similar cost, as indices.
+
+        Their size is limited like that of batches of an extraction, to at most 64 utterances.
+        """
         modality = "audio" if self.num_samples.any() else "text"
         return plan_batches(self.costs, default_budget(modality, device), min(MAX_BATCH, 64))
 
@@ -182,23 +207,24 @@ class WaveformSplit:
                 self._refuse_changed(indices, waves)
                 by_index = dict(zip(indices, waves.values.split(waves.sizes), strict=True))
             targets = to_device(torch.from_numpy(self.targets[indices]), device)
-            # _prepare runs later, so that the caller can retry with fewer utterances if memory runs out
+            # _prepare runs later: if memory is full, the caller can retry with fewer utterances.
             yield Batch(indices, targets, partial(self._prepare, by_index, device))
 
     def _prepare(self, waves: Mapping[int, Tensor], device: torch.device, indices: Sequence[int]) -> dict[str, Ragged]:
-        """Return the prepared inputs of the utterances at `indices`: samples (sum S,) or token ids (sum T,)."""
+        """Return the inputs of the encoders: samples (sum S,) or token ids (sum T,) by stream."""
         streams = {}
         for name, encoder in self.encoders.items():
-            prepared = []
-            for i in indices:
-                prepared.append(self.tokens[name][i] if name in self.tokens else encoder.prepare(waves[i].numpy()))
+            if name in self.tokens:
+                prepared = [self.tokens[name][i] for i in indices]
+            else:
+                prepared = [encoder.prepare(waves[i].numpy()) for i in indices]
             streams[name] = Ragged.from_sequences(prepared).to(device)
         return streams
 
     def _refuse_changed(self, indices: Sequence[int], waves: Waves) -> None:
-        """Raise InputError for audio that has changed, or can no longer be read, since the training began."""
+        """Raise InputError for audio that changed or became unreadable since training began."""
         for index, fault, sha256 in zip(indices, waves.faults, waves.sha256, strict=True):
-            # a mask is applied after hashing, so that the hashes are comparable
+            # Masks are applied after hashing, so the hashes are comparable.
             if fault is not None or sha256 != self.audio_sha256[index]:
                 u = self.utterances[index]
                 change = fault[1] if fault else f"{u.audio_path} has other content"
@@ -207,25 +233,29 @@ class WaveformSplit:
                 )
 
     def _scan(self, utterances: Sequence[Utterance], reporter: Reporter, processes: Processes) -> None:
-        """Decode all audio once to get lengths, hashes and rejections. Several processes divide the work."""
+        """Decode all audio once, to get lengths, hashes and rejections.
+
+        Several processes divide the work.
+        """
         mine = processes.portion(range(len(utterances)))
         plan = [BatchRequest(mine[i : i + SCAN_BATCH]) for i in range(0, len(mine), SCAN_BATCH)]
-        scanned: list[tuple[int, int, str, tuple[str, str] | None]] = []  # index, size, sha256, fault
+        scanned: list[ScannedAudio] = []
         with closing(reporter.progress(len(mine), 0, f"reading {self.name}")) as bar:
             for request, read in zip(plan, read_waves(utterances, plan, self.workers), strict=True):
-                scanned += zip(request.indices, read.sizes, read.sha256, read.faults, strict=True)
+                scanned += map(ScannedAudio, request.indices, read.sizes, read.sha256, read.faults)
                 bar.update(len(request.indices))
-        # every process needs all results; sort them, because each process read every n-th utterance
+        # Every process needs all results. Sort them: each process read every n-th utterance.
         gathered = chain.from_iterable(processes.gather(scanned))
-        for index, size, sha256, fault in sorted(gathered, key=lambda entry: entry[0]):
-            self.num_samples[index], self.audio_sha256[index] = size, sha256
-            if fault is not None:
-                self.rejected.append(Rejection(utterances[index], *fault))
+        for audio in sorted(gathered, key=lambda audio: audio.index):
+            self.num_samples[audio.index] = audio.num_samples
+            self.audio_sha256[audio.index] = audio.sha256
+            if audio.fault is not None:
+                self.rejected.append(Rejection(utterances[audio.index], *audio.fault))
 
     def _drop_rejected(self) -> None:
         """Keep only the utterances whose audio can be used."""
-        usable = np.ones(len(self.utterances), bool)
         rejected_ids = {rejection.utterance.utterance_id for rejection in self.rejected}
+        usable = np.ones(len(self.utterances), bool)
         for i, utterance in enumerate(self.utterances):
             usable[i] = utterance.utterance_id not in rejected_ids
         self.utterances = list(compress(self.utterances, usable))
@@ -249,7 +279,10 @@ def refuse_rejected(splits: Mapping[str, WaveformSplit], allow_missing: bool) ->
 
 
 def warn_segmented(splits: Mapping[str, WaveformSplit], encoders: Mapping[str, Encoder]) -> None:
-    """Warn about transcripts that are already word-segmented and are not segmented again, once per text encoder."""
+    """Warn about transcripts that are already word-segmented, once per text encoder.
+
+    They are not segmented again.
+    """
     for encoder in encoders.values():
         transcripts = chain.from_iterable(split.transcripts for split in splits.values())
         counts = encoder.count_tokens(transcripts)

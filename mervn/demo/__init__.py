@@ -1,1 +1,1 @@
-"""The demo: a synthetic Vietnamese corpus with known answers, and a check that training finds them."""
+"""The demo: a synthetic Vietnamese corpus, and a check that training finds its known answers."""

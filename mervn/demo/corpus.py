@@ -1,4 +1,4 @@
-"""The demo corpus: synthetic Vietnamese speech with four label sets whose labels have a known cause.
+"""The demo corpus: synthetic Vietnamese speech with four label sets of known cause.
 
 The cause of the label is prosody in `audio`, words in `text`, the exclusive or of the two in
 `both`, and chance in `none`. All four share audio, transcripts and ids. The corpus tests a
@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -46,17 +46,18 @@ SPEAKERS = {
 }  # fmt: skip
 """Dialect and espeak-ng voice variant of each speaker; no two splits share a variant."""
 LONG_RECORDING_EVERY = 3
-"""Every third speaker has one long recording with start and end times; the others have one file per utterance."""
+"""Every third speaker has one long recording; the others have one file per utterance."""
 PASSES = {"train": 1, "valid": 2, "test": 2}
 """How often each speaker reads a set of sentences, per split."""
 TEMPLATES_PER_PASS = {"train": 20, "valid": 10, "test": 10}
-"""Sentence templates per pass, each read with both cues. In train that is half of the templates, for more variety."""
+"""Sentence templates per pass, each read with both cues; in train, half of all templates."""
 PAUSE_S = (0.2, 0.5)
 ROOM_NOISE = 60.0
-"""Standard deviation of the white noise in every file, in int16 units. Digital silence would distort a normalized
-log-mel spectrogram."""
+"""Standard deviation of the white noise in every file, in int16 units.
+
+Digital silence would distort a normalized log-mel spectrogram."""
 AROUSAL_SPREAD = 0.48
-"""Standard deviation of arousal around -1 (calm) and 1 (excited): the classes overlap, the best accuracy is 98 %."""
+"""Standard deviation of arousal around -1 (calm) and 1 (excited): the best accuracy is 98 %."""
 PARAMETERS = {
     "pitch": (50.0, 20.0, 4.0, (0, 99)),
     "rate": (215.0, 50.0, 8.0, (130, 320)),
@@ -75,9 +76,9 @@ class CorpusSummary:
     utterances: dict[str, int]
     """Number of utterances by split."""
     hours: float
-    seconds: float
+    seconds: float = 0.0
     """Time to make it."""
-    reused: bool
+    reused: bool = False
     """Whether the corpus existed already."""
 
 
@@ -111,42 +112,43 @@ class PlannedUtterance:
 
 
 def make_corpus(output: Path, seed: int = 0) -> CorpusSummary:
-    """Make the corpus of a seed in `output`: wav/ and {audio,text,both,none}/{train,valid,test}.jsonl.
+    """Make the corpus of a seed in the folder `output`.
 
-    The files depend only on the seed, and `output` appears only when it is complete. An existing
-    corpus of the same seed and version is kept. Raises UsageError if `output` holds anything else.
+    It has wav/ and {audio,text,both,none}/{train,valid,test}.jsonl. The files depend only on the
+    seed, and `output` appears only when it is complete. An existing corpus of the same seed and
+    version is kept. Raises UsageError if `output` holds anything else.
     """
     started = time.perf_counter()
     marker = {"corpus": "mervn-demo", "version": VERSION, "seed": seed}
     summary = _existing(output, marker)
-    reused = summary is not None
     if summary is None:
         temporary = temporary_beside(output)
         temporary.mkdir(parents=True)
         try:
             summary = _make(temporary, seed)
-            (temporary / MARKER_FILE).write_text(json.dumps(marker | summary, indent=2) + "\n", "utf-8")
+            document = marker | {"utterances": summary.utterances, "hours": summary.hours}
+            (temporary / MARKER_FILE).write_text(json.dumps(document, indent=2) + "\n", "utf-8")
             temporary.rename(output)
         except BaseException:
             shutil.rmtree(temporary)
             raise
-    return CorpusSummary(output, **summary, seconds=time.perf_counter() - started, reused=reused)
+    return replace(summary, path=output, seconds=time.perf_counter() - started)
 
 
-def _existing(output: Path, marker: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the counts of the corpus in `output`, or None if there is nothing; UsageError for other content."""
+def _existing(output: Path, marker: Mapping[str, Any]) -> CorpusSummary | None:
+    """Return the corpus in `output`, or None if there is nothing; UsageError for anything else."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     try:
         found = json.loads((output / MARKER_FILE).read_text("utf-8"))
         if {key: found[key] for key in marker} == marker:
-            return {"utterances": found["utterances"], "hours": found["hours"]}
+            return CorpusSummary(output, found["utterances"], found["hours"], reused=True)
         content = f"version {found['version']} of seed {found['seed']}"
     except (OSError, ValueError, KeyError, TypeError):
         content = f"files without the {MARKER_FILE} of a demo corpus"
     raise UsageError(
-        f"{output} must be missing, empty or the demo corpus of version {marker['version']} and seed {marker['seed']}, "
-        f"found {content}; choose another folder with --output"
+        f"{output} must be missing, empty or the demo corpus of version {marker['version']} and "
+        f"seed {marker['seed']}, found {content}; choose another folder with --output"
     )
 
 
@@ -174,16 +176,10 @@ def plan(split: str, seed: int) -> list[PlannedUtterance]:
     planned = []
     for speaker, readings in _draw_readings(split, rng).items():
         for number, index in enumerate(rng.permutation(len(readings)), 1):
-            reading = readings[index]
+            reading, name = readings[index], f"{speaker}-{number:03d}"
+            prosody = _draw_prosody(reading.excited, rng)
             planned.append(
-                PlannedUtterance(
-                    f"{speaker}-{number:03d}",
-                    speaker,
-                    reading.sentence,
-                    reading.excited,
-                    reading.random_class,
-                    _draw_prosody(reading.excited, rng),
-                )
+                PlannedUtterance(name, speaker, reading.sentence, reading.excited, reading.random_class, prosody)
             )
     return planned
 
@@ -208,7 +204,10 @@ def _draw_readings(split: str, rng: np.random.Generator) -> dict[str, list[Readi
 
 
 def _draw_classes(spoken: Sequence[Sentence], rng: np.random.Generator) -> list[Reading]:
-    """Split the sentences of each word class evenly over prosody classes, and each half evenly over random classes."""
+    """Draw the prosody class and the random class of each sentence, balanced within its word class.
+
+    Half of a word class is excited; half of each half has the random class.
+    """
     readings = []
     for positive in (False, True):
         of_class = [sentence for sentence in spoken if sentence.positive == positive]
@@ -228,11 +227,12 @@ def _draw_prosody(excited: bool, rng: np.random.Generator) -> Prosody:
     return Prosody(**values)
 
 
-def _make(folder: Path, seed: int) -> dict[str, Any]:
-    """Synthesize every split into `folder`, write the manifests and return the counts."""
+def _make(folder: Path, seed: int) -> CorpusSummary:
+    """Synthesize every split into `folder`, write the manifests and return the summary."""
     for name in ("wav", *LABELS):
         (folder / name).mkdir()
-    counts, samples = {}, 0
+    samples = 0
+    counts: dict[str, int] = {}
     for split in SPLITS:
         planned = plan(split, seed)
         rng = np.random.default_rng([seed, SPLITS.index(split), 1])
@@ -250,7 +250,7 @@ def _make(folder: Path, seed: int) -> dict[str, Any]:
                 for utterance, location in zip(planned, locations, strict=True):
                     file.write(json.dumps(_manifest_entry(utterance, location, label_set), ensure_ascii=False) + "\n")
         counts[split] = len(planned)
-    return {"utterances": counts, "hours": round(samples / SAMPLE_RATE / 3600, 4)}
+    return CorpusSummary(folder, counts, round(samples / SAMPLE_RATE / 3600, 4))
 
 
 def _speak(utterance: PlannedUtterance) -> Samples:
@@ -271,15 +271,15 @@ def _write_recording(path: Path, waves: Sequence[Samples], rng: np.random.Genera
 
     Start and end are in seconds, precise enough to round back to the sample.
     """
-    parts, times, position = [], [], 0
+    parts, spans, position = [], [], 0
     for wave in waves:
         pause = round(rng.uniform(*PAUSE_S) * SAMPLE_RATE)
         first, last = position + pause, position + pause + len(wave)
         parts += [np.zeros(pause, np.int16), wave]
-        times.append({"start": round(first / SAMPLE_RATE, 6), "end": round(last / SAMPLE_RATE, 6)})
+        spans.append({"start": round(first / SAMPLE_RATE, 6), "end": round(last / SAMPLE_RATE, 6)})
         position = last
     file = _write_wave(path, np.concatenate(parts), rng)
-    return [file | time for time in times]
+    return [file | span for span in spans]
 
 
 def _manifest_entry(utterance: PlannedUtterance, location: Mapping[str, Any], label_set: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Vietnamese speech synthesis with espeak-ng through ctypes; the result depends only on the arguments."""
+"""Vietnamese speech synthesis with espeak-ng through ctypes, a pure function of its arguments."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from features.errors import InputError
 Samples = np.ndarray[Any, np.dtype[np.int16]]
 SAMPLE_RATE = 22_050
 SYNCHRONOUS = 2
+"""Output of espeak_Initialize: espeak_Synth passes samples to the callback before it returns."""
 DO_NOT_EXIT = 1 << 15
-"""Option of espeak_Initialize: return an error if its data is missing, instead of ending the process."""
+"""Option of espeak_Initialize: if its data is missing, return an error and keep the process."""
 CHARACTERS, UTF8 = 1, 1
+"""Arguments of espeak_Synth: positions count characters, and the text is UTF-8."""
 PARAMETERS = {
     "rate": (1, 80, 450),
     "volume": (2, 0, 200),
@@ -54,7 +56,7 @@ def speak(text: str, voice: str, pitch: int, rate: int, pitch_range: int, volume
             chunks.append(np.ctypeslib.as_array(samples, shape=(count,)).copy())
         return 0
 
-    callback = _Callback(receive)  # this reference keeps it alive while the library may call it
+    callback = _Callback(receive)  # the name keeps it alive while the library may call it
     encoded = unicodedata.normalize("NFC", text).encode("utf-8")
     with _fresh_library(voice.partition("+")[2]) as library:
         library.espeak_SetSynthCallback(callback)
@@ -75,7 +77,8 @@ def _fresh_library(variant: str) -> Iterator[ctypes.CDLL]:
     Only a freshly loaded library (half a millisecond) synthesizes an utterance the same way twice.
     """
     path, data = _locate()
-    if variant and not Path(data, "voices", "!v", variant).is_file():  # espeak-ng would ignore it silently
+    # espeak-ng would silently ignore a variant that does not exist.
+    if variant and not Path(data, "voices", "!v", variant).is_file():
         raise InputError(f"espeak-ng must have the voice variant {variant!r}, found no such file in {data}/voices/!v")
     try:
         library = ctypes.CDLL(path)

@@ -1,4 +1,4 @@
-"""Known answers of the demo: extract, train and evaluate, then check scores whose correct range is known."""
+"""Known answers of the demo: extract, train and evaluate, then check scores of known range."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """A known answer: the best test macro-F1 of some fusions on a label set must be above, or below, a bound."""
+    """A known answer: a bound on the best test macro-F1 of some fusions on a label set."""
 
     label_set: str
     fusions: tuple[str, ...]
     bound: float
     at_least: bool
+    """Whether the bound is the minimum; otherwise it is the maximum."""
 
     def met(self, scores: Mapping[str, Mapping[str, float]]) -> bool:
         """Return whether the scores meet this answer."""
@@ -67,14 +68,17 @@ ANSWERS = (
     Answer("both", ("audio",), 0.65, False),
     *(Answer("none", (fusion,), 0.65, False) for fusion in FUSIONS),
 )
-"""A fusion that sees the cause of the labels must score high; any other must stay near chance, 0.50."""
+"""A fusion that sees the cause of the labels must score high; any other, near chance (0.50)."""
 
 
 def answers_of(fusion: str) -> tuple[Answer, ...]:
-    """Return the known answers of a fusion of both modalities: high on every label set except `none`."""
-    bounds = {"audio": 0.85, "text": 0.95, "both": 0.85}
-    high = [Answer(label_set, (fusion,), bound, at_least=True) for label_set, bound in bounds.items()]
-    return (*high, Answer("none", (fusion,), 0.65, at_least=False))
+    """Return the known answers of a fusion of both modalities: high on all sets but `none`."""
+    return (
+        Answer("audio", (fusion,), 0.85, at_least=True),
+        Answer("text", (fusion,), 0.95, at_least=True),
+        Answer("both", (fusion,), 0.85, at_least=True),
+        Answer("none", (fusion,), 0.65, at_least=False),
+    )
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class DemoResult:
 
 
 def extract_demo(demo: Path, reporter: Reporter) -> list[StoreResult]:
-    """Extract features with both encoders once: the four label sets share audio, transcripts and ids."""
+    """Extract features with both encoders, once: the label sets share audio and transcripts."""
     manifests = read_manifests(demo / "audio", SPLITS)
     utterances = list(chain.from_iterable(manifests[split] for split in SPLITS))
     settings = ExtractSettings(features_dir=demo / "stores")
@@ -110,7 +114,11 @@ def train_and_score(
     answers: Sequence[Answer] | None = None,
     changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> DemoResult:
-    """Train every fusion on every label set, with the demo's settings and `changes` to them; evaluate on test."""
+    """Train every fusion on every label set, and evaluate it on test.
+
+    `changes` override the demo's `SETTINGS`. `answers` are the known answers to check, by default
+    `ANSWERS`.
+    """
     scores: dict[str, dict[str, float]] = {}
     n_test = 0
     for label_set in SETS:
@@ -118,16 +126,22 @@ def train_and_score(
         for fusion in fusions:
             data, run = demo / label_set, demo / "runs" / f"{label_set}-{fusion}-seed{seed}"
             options = TrainHeadOptions(
-                **{**SETTINGS, **changes}, fusion=fusion, seed=seed, features_dir=demo / "stores", output=run,
+                **{**SETTINGS, **changes},
+                fusion=fusion,
+                seed=seed,
+                features_dir=demo / "stores",
+                output=run,
                 checkpoint_every=0,
-            ).with_general(changes)  # fmt: skip
+            ).with_general(changes)
             result = train_head(options, data)
             test_options = EvaluateOptions(split="test", features_dir=demo / "stores", data=data)
             test = evaluate(run, test_options, reporter)["test"]
             scores[label_set][fusion] = test["macro_f1"]
             n_test = test["n"]
             valid = result.metrics["valid"]["macro_f1"]
-            reporter.say(f"{label_set:>5} {fusion:>5}: macro-F1 {valid:.3f} on valid, {test['macro_f1']:.3f} on test")
-    answers = ANSWERS if answers is None else answers  # read at call time, so that tests can replace it
+            scored = f"macro-F1 {valid:.3f} on valid, {test['macro_f1']:.3f} on test"
+            reporter.say(f"{label_set:>5} {fusion:>5}: {scored}")
+    # ANSWERS is read at call time, so that tests can replace it.
+    answers = ANSWERS if answers is None else answers
     missed = [str(answer) for answer in answers if not answer.met(scores)]
     return DemoResult(scores, n_test, missed)

@@ -100,7 +100,7 @@ class Sentence:
 
 
 def sentences(split: str) -> list[Sentence]:
-    """Return the sentences of a split: each template with its positive cue, then with its negative cue."""
+    """Return the sentences of a split: each template with its positive, then its negative cue."""
     found = []
     for number, (kind, template) in enumerate(TEMPLATES[split], 1):
         positive, negative = CUES[kind]

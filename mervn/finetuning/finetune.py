@@ -1,4 +1,4 @@
-"""`finetune`: train encoders and head end to end on waveforms and transcripts, and write a finished run."""
+"""`finetune`: train encoders and head end to end on waveforms and transcripts."""
 
 from __future__ import annotations
 
@@ -75,12 +75,13 @@ class Job:
 
 
 def finetune(options: FinetuneOptions, data: Path | None, reporter: Reporter = SILENT) -> RunResult:
-    """Train encoders and head end to end and select the epoch on valid; epoch 0 is the model before training.
+    """Train encoders and head end to end, and keep the epoch with the best scores on valid.
 
-    The test split is never read. Calling it again with the same configuration returns the existing result, or resumes
-    an interrupted run. Started by `accelerate launch`, several processes divide the work; rank 0 prints and writes.
-    Raises UsageError for contradictory options, InputError for data that cannot be used, or for live features that
-    differ from those of the run that `--init-head` names.
+    Epoch 0 is the model before training. The test split is never read. Calling it again with the
+    same configuration returns the existing result, or resumes an interrupted run. Started by
+    `accelerate launch`, several processes divide the work; rank 0 prints and writes. Raises
+    UsageError for contradictory options, InputError for data that cannot be used, or for live
+    features that differ from those of the run that `--init-head` names.
     """
     given = options.given
     options, init = take_head(options)
@@ -92,7 +93,7 @@ def finetune(options: FinetuneOptions, data: Path | None, reporter: Reporter = S
     with joined(options.device) as (processes, device), ExitStack() as stack:
         reporter = reporter if processes.is_main_process else SILENT
         job = _read(resolve(options, device, given), init, processes, reporter)
-        # only the main process locks and writes the folder; the others wait for its result or error
+        # Only the main process locks and writes the folder. The others wait for it.
         processes.on_main_process(lambda: stack.enter_context(locked(job.run)))
         if processes.on_main_process(lambda: prepare(job.run, job.config, options.force)):
             reporter.say(f"complete already: {job.run} (--force trains again)")
@@ -110,7 +111,7 @@ def finetune(options: FinetuneOptions, data: Path | None, reporter: Reporter = S
 
 
 def _read(resolved: Resolved[FinetuneOptions], init: InitHead | None, processes: Processes, reporter: Reporter) -> Job:
-    """Read the manifests, load the encoders, decode all audio once, and check that the data can be trained on."""
+    """Read manifests, load encoders, decode all audio once, and check that it can be trained on."""
     options = resolved.options
     labelled = read_labelled(options, Path(str(options.data)))
     encoders = _load_encoders(options, init)
@@ -133,7 +134,7 @@ def _read(resolved: Resolved[FinetuneOptions], init: InitHead | None, processes:
 
 
 def _begin(job: Job) -> FinetuneOptions:
-    """Write the files that a run holds before training; return options that name its copies of custom modules."""
+    """Write a run's files before training; return options that name its custom modules."""
     rejections = chain.from_iterable(split.rejected for split in job.splits.values())
     write_jsonl(job.run / REJECTED_FILE, [rejection.entry.as_json() for rejection in rejections])
     for name, encoder in job.encoders.items():
@@ -144,7 +145,7 @@ def _begin(job: Job) -> FinetuneOptions:
 
 
 def _selectors(options: FinetuneOptions) -> dict[str, Selector]:
-    """Return the encoder of each stream that the fusion reads; the defaults of `extract` if no encoder is given."""
+    """Return the encoder of each stream that the fusion reads; by default those of `extract`."""
     wanted = fusion_spec(options.fusion).streams
     given = {"audio": options.audio_encoder, "text": options.text_encoder}
     if not any(given.values()):
@@ -192,8 +193,8 @@ def _configuration(
     recorded = recorded_options(resolved, paths, {"trust_code"})
     recorded["data"] = str(Path(str(resolved.options.data)).resolve())
     for name in ("audio_encoder", "text_encoder", "segmenter", "tone_style", "whisper_mode"):
-        if name in recorded:
-            recorded[name] = recorded[name] and str(recorded[name])
+        if recorded.get(name):
+            recorded[name] = str(recorded[name])
     identities, models = {}, {}
     for name, encoder in encoders.items():
         identities[name] = {
@@ -255,30 +256,32 @@ def _report_trained(model: EndToEnd, train: WaveformSplit, processes: Processes,
         if not parameters:
             reporter.say(f"{name}: {model.encoder(name).name} stays frozen, because none of its parameters is trained")
     fraction = counts["encoders_trained"] / max(1, counts["encoders"])
-    several = processes.num_processes > 1
+    hours, several = train.audio_seconds.sum() / 3600, processes.num_processes > 1
     reporter.say(
-        f"{counts['encoders_trained']:,} of the encoders' {counts['encoders']:,} parameters are trained "
-        f"({fraction:.2%}), with {counts['head']:,} of the head; {train.audio_seconds.sum() / 3600:.2f} h of audio per "
+        f"{counts['encoders_trained']:,} of the encoders' {counts['encoders']:,} parameters are "
+        f"trained ({fraction:.2%}), with {counts['head']:,} of the head; {hours:.2f} h of audio per "
         "epoch" + (f", divided among {processes.num_processes} processes" if several else "")
     )
 
 
 def _save_model(run: Path, model: EndToEnd, train: WaveformSplit) -> None:
-    """Write the weights of the head, and a checkpoint of each encoder with a record of its training utterances.
+    """Write the weights of the head, and a checkpoint of each encoder.
 
-    `_begin` marked each checkpoint as incomplete. The mark is removed only when the final weights are on disk.
+    Each checkpoint has a record of its training utterances, in which `_begin` marked it as not
+    final. The record is marked as final only when the final weights are on disk.
     """
     write_weights(run, model.head)
     for name in model.encoders:
         encoder, folder = model.encoder(name), run / ENCODERS_FOLDER / name
         encoder.save(folder)
         sync(folder)
-        seen = _seen(encoder, name, train if model.tuned[name] else None)  # a frozen encoder learned nothing here
+        # A frozen encoder learned nothing here.
+        seen = _seen(encoder, name, train if model.tuned[name] else None)
         _record(folder, encoder, seen, final=True).save(folder)
 
 
 def _seen(encoder: Encoder, name: str, train: WaveformSplit | None) -> dict[str, str]:
-    """Return input hashes, by id, of utterances that an encoder was trained on before, and of those of `train`."""
+    """Return input hashes, by id, of utterances that an encoder has seen, including `train`."""
     seen = dict(encoder.fine_tuning.seen) if encoder.fine_tuning is not None else {}
     if train is not None:
         for utterance, sha256 in zip(train.utterances, train.stream_sha256(name), strict=True):

@@ -1,4 +1,4 @@
-"""`finetune --init-head RUN`: take data, encoders, layers, labels and head from a `train-head` run."""
+"""`finetune --init-head RUN`: take data, encoders, labels and head from a run of `train-head`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ class InitHead:
 
     @property
     def selectors(self) -> dict[str, Selector]:
-        """The encoder of each stream, as it was extracted. Random weights are read from the copy in the store."""
+        """The encoder of each stream, as it was extracted.
+
+        Random weights are read from the copy in the store.
+        """
         selectors = {}
         for name, stream in self.streams.items():
             copy, selector = stream.first.path / KEPT_ENCODER, stream.selector
@@ -46,12 +49,15 @@ class InitHead:
         return selectors
 
     def settings(self, name: str) -> EncoderSettings:
-        """Return the settings, besides its selector, with which the encoder of a stream was extracted."""
+        """Return the settings, besides the selector, with which a stream was extracted."""
         return recorded_settings(self.streams[name].first.info.identity.config)
 
 
 def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | None]:
-    """Return the options completed from the run; UsageError lists all flags that contradict it."""
+    """Return the options completed from the run of --init-head, and its head; None without a run.
+
+    UsageError lists all flags that contradict the run.
+    """
     if options.init_head is None:
         return options, None
     run = options.init_head
@@ -68,7 +74,7 @@ def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | Non
     if conflicts:
         message = f"options must agree with the run of --init-head, {run}; leave these out:\n"
         raise UsageError(message + "\n".join(conflicts))
-    # config.json has plain JSON values: take the validated ones
+    # config.json has plain JSON values: take the validated ones.
     changes = {name: getattr(of_run, name) for name in taken}
     for modality in ("audio", "text"):
         changes[f"{modality}_encoder"] = "+".join(_selectors_of(init, modality)) or None
@@ -80,7 +86,7 @@ def _option_conflicts(options: FinetuneOptions, of_run: FinetuneOptions, taken: 
     conflicts = []
     for name in sorted(TAKEN & options.model_fields_set):
         in_run, found = getattr(of_run, name), getattr(options, name)
-        # an option that the run does not record counts only if the user gave it
+        # An option that the run does not record counts only if the user gave it.
         if (name in taken or name in options.given) and _plain(found) != _plain(in_run):
             conflicts.append(f"  --{name.replace('_', '-')}: the run has {in_run}, found {found}")
     return conflicts

@@ -1,4 +1,7 @@
-"""Parity check before fine-tuning: live encoders must reproduce the stored features, compared stage by stage."""
+"""Parity check before fine-tuning: live encoders must reproduce the stored features.
+
+The check compares stage by stage: encoders, inputs, lengths, features and logits.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,15 @@ from mervn.data.waveform_split import WaveformSplit
 from mervn.model.end_to_end import EndToEnd, encode_inputs
 
 UTTERANCES = 32
-"""Utterances of valid whose features and logits are compared; they cover all lengths. Inputs are compared for all."""
+"""Number of utterances of valid whose features and logits are compared.
+
+They cover all lengths. Inputs are compared for all utterances."""
 BATCH = 8
 LOGIT_TOLERANCE = 1e-4
 FEATURE_TOLERANCES = {"fp16": 2e-3, "fp32": 1e-4, "bf16": 2e-2}
-"""Maximum difference relative to the largest feature of an utterance, by the precision that limits it."""
+"""Maximum difference of a feature, by the precision that limits it.
+
+It is relative to the largest feature of the utterance."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +42,11 @@ class Parity:
 
     utterances: int
     features: dict[str, float]
-    """By stream, the maximum difference of a feature relative to the largest feature of its utterance."""
+    """By stream, the maximum difference of a feature, relative to its utterance's largest one."""
     logits: float | None
-    """Maximum difference of a logit; None if encoders computed in bf16, for which there is no tolerance."""
+    """Maximum difference of a logit.
+
+    None if the stored features were computed in bf16: there is no tolerance for these."""
     raw_logits: float
     """Maximum difference of a logit if live features are not rounded to the store's dtype."""
 
@@ -53,7 +62,10 @@ def check_parity(
     device: torch.device,
     reporter: Reporter,
 ) -> Parity:
-    """Compare inputs, lengths, features and logits with the stores; InputError names the stage that differs."""
+    """Compare encoders, inputs, lengths, features and logits with the stores.
+
+    InputError names the first stage that differs.
+    """
     for name, stream in streams.items():
         _check_encoder(model.encoder(name), stream)
         for split in splits.values():
@@ -62,8 +74,7 @@ def check_parity(
     split = splits["valid"]
     chosen = _spread_over_lengths(split)
     plan = [BatchRequest(chosen[i : i + BATCH]) for i in range(0, len(chosen), BATCH)]
-    # maxima over all batches
-    features, logits, raw = dict.fromkeys(streams, 0.0), 0.0, 0.0
+    features, logits, raw = dict.fromkeys(streams, 0.0), 0.0, 0.0  # maxima over all batches
     model.eval()
     for batch in split.batches(plan, device):
         inputs = batch.inputs()
@@ -75,7 +86,8 @@ def check_parity(
                 stored[name] = _stored(stream, ids).to(device)
                 live[name] = _live(model, name, inputs[name], stream, device)
                 features[name] = _largest(features[name], _difference(live[name], stored[name]))
-            with precision_context(device, "fp32"):  # heads always compute in fp32 here, whatever the encoders use
+            # The head computes in fp32 here, whatever precision the encoders use.
+            with precision_context(device, "fp32"):
                 expected = model.head(stored)  # (B, C)
                 logits = _largest(logits, _max_difference(model.head(live), expected))
                 raw = _largest(raw, _max_difference(model(inputs), expected))
@@ -87,7 +99,7 @@ def check_parity(
 
 
 def _spread_over_lengths(split: WaveformSplit) -> list[int]:
-    """Return the indices of at most UTTERANCES utterances, evenly spaced in the order of their lengths."""
+    """Return indices of at most UTTERANCES utterances, evenly spaced in the order of lengths."""
     order = np.argsort(np.array(list(split.lengths.values())).sum(0), kind="stable")
     places = np.unique(np.linspace(0, len(order) - 1, min(UTTERANCES, len(order))).round().astype(int))
     chosen: list[int] = order[places].tolist()
@@ -97,8 +109,11 @@ def _spread_over_lengths(split: WaveformSplit) -> list[int]:
 def _check_encoder(encoder: Encoder, stream: Stream) -> None:
     """Raise InputError if a live encoder is not the one that the store was extracted with."""
     identity = stream.first.info.identity
-    live = {"weights_sha256": encoder.weights_sha256, "config": encoder.config,
-            "numerics_version": encoder.numerics_version}  # fmt: skip
+    live = {
+        "weights_sha256": encoder.weights_sha256,
+        "config": encoder.config,
+        "numerics_version": encoder.numerics_version,
+    }
     stored = {key: getattr(identity, key) for key in live}
     differing = differing_fields(stored, live)
     if differing:
@@ -109,7 +124,7 @@ def _check_encoder(encoder: Encoder, stream: Stream) -> None:
 
 
 def _check_inputs(name: str, stream: Stream, split: WaveformSplit) -> None:
-    """Raise InputError if an utterance is missing in the store, or has a different input or length in it."""
+    """Raise InputError if a store lacks an utterance, or has another input or length for it."""
     hashes, lengths = split.stream_sha256(name), split.lengths[name]
     for utterance, sha256, length in zip(split.utterances, hashes, lengths, strict=True):
         place = f"{utterance.file}:{utterance.line} {utterance.utterance_id!r}"
@@ -121,8 +136,8 @@ def _check_inputs(name: str, stream: Stream, split: WaveformSplit) -> None:
         info = stream.utterance_info(utterance.utterance_id)
         if info.input_sha256 != sha256:
             raise InputError(
-                f"parity fails at the input hash: {place} has another {stream.modality} than {stream.first.path} was "
-                f"made from:\n  {stream.extract_command('--update')}"
+                f"parity fails at the input hash: {place} has another {stream.modality} than "
+                f"{stream.first.path} was made from:\n  {stream.extract_command('--update')}"
             )
         if info.length != length:
             raise InputError(
@@ -131,16 +146,21 @@ def _check_inputs(name: str, stream: Stream, split: WaveformSplit) -> None:
 
 
 def _stored(stream: Stream, ids: list[str]) -> Ragged:
-    """Return the stored features of the utterances with these ids, float32."""
+    """Return stored features (sum T, D) float32 of utterances; (sum T, L, D) for several layers."""
     sequences = []
     for utterance_id in ids:
-        layers = [torch.from_numpy(np.array(store[utterance_id], np.float32)) for store in stream.stores]
-        sequences.append(torch.stack(layers, dim=1) if len(layers) > 1 else layers[0])  # (T, L, D) or (T, D)
+        layers = []
+        for store in stream.stores:
+            layers.append(torch.from_numpy(np.array(store[utterance_id], np.float32)))  # (T, D)
+        sequences.append(torch.stack(layers, dim=1) if len(layers) > 1 else layers[0])
     return Ragged.from_sequences(sequences)
 
 
 def _live(model: EndToEnd, name: str, inputs: Ragged, stream: Stream, device: torch.device) -> Ragged:
-    """Return live features float32, computed in the store's encoder precision and rounded to its dtype."""
+    """Return live features, in float32.
+
+    They are computed in the store's encoder precision and rounded to its dtype.
+    """
     identity = stream.first.info.identity
     with precision_context(device, identity.encoder_precision):
         live = encode_inputs(model.encoder(name), inputs)
@@ -149,7 +169,7 @@ def _live(model: EndToEnd, name: str, inputs: Ragged, stream: Stream, device: to
 
 
 def _difference(live: Ragged, stored: Ragged) -> float:
-    """Return the maximum over utterances of the largest difference, relative to the largest stored feature."""
+    """Return the maximum difference of a feature, relative to the largest of its utterance."""
     differences = [0.0]
     for of_live, of_stored in zip(live.split(), stored.split(), strict=True):
         if of_stored.numel():
@@ -164,7 +184,7 @@ def _largest(*values: float) -> float:
 
 
 def _max_difference(logits: Tensor, expected: Tensor) -> float:
-    """Return the maximum absolute difference."""
+    """Return the maximum absolute difference of logits (B, C)."""
     return float((logits - expected).abs().max())
 
 
@@ -194,10 +214,10 @@ def _check_tolerances(parity: Parity, streams: Mapping[str, Stream]) -> None:
     """Raise InputError for the first stage that exceeds its tolerance."""
     for name, value in parity.features.items():
         tolerance = _tolerance(streams[name])
-        if not value <= tolerance:
+        if not value <= tolerance:  # `not <=` holds for NaN
             raise InputError(
-                f"parity fails at the features: {name} differ by {value:.2e} of the largest (at most "
-                f"{tolerance:.0e}) from {streams[name].first.path}; extract again on this machine"
+                f"parity fails at the features: {name} differ by {value:.2e} of the largest (at "
+                f"most {tolerance:.0e}) from {streams[name].first.path}; extract again on this machine"
             )
     if parity.logits is not None and not parity.logits <= LOGIT_TOLERANCE:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Merge of two audio streams with different frame rates into one stream with the frames of the first."""
+"""Merge of two audio streams with different frame rates, at the frames of the first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class AudioMerge(nn.Module):
         self.width = first.width if merge == "sum" else first.width + second.width
 
     def forward(self, first: Ragged, second: Ragged) -> Ragged:
-        """Map (sum T1, D1) and (sum T2, D2) to (sum T1, width); an empty second sequence counts as zeros."""
+        """Map (sum T1, D1) and (sum T2, D2) to (sum T1, width).
+
+        An empty sequence of the second stream counts as zeros.
+        """
         aligned = self._align(first, second)
         if self.project is not None:
             return first.replace(first.values + self.project(aligned))
@@ -35,11 +38,12 @@ class AudioMerge(nn.Module):
 
     def _align(self, first: Ragged, second: Ragged) -> Tensor:
         """Return the second stream resampled to the frames of the first, (sum T1, D2)."""
-        # float64: sample numbers of long recordings are not exact in float32
-        centres = self.first.centre + self.first.stride * first.positions.double()  # (sum T1,), in samples
-        last = (second.lengths - 1).clamp(min=0)[first.segments]
+        # In samples. float64: sample numbers of long recordings are not exact in float32.
+        centres = self.first.centre + self.first.stride * first.positions.double()  # (sum T1,)
+        last = (second.lengths - 1).clamp(min=0)[first.segments]  # of the second sequence
         if self.time == "repeat":
-            return self._take_frames(second, first, (centres / self.second.stride).floor().long().minimum(last))
+            frame = (centres / self.second.stride).floor().long().minimum(last)
+            return self._take_frames(second, first, frame)
         position = ((centres - self.second.centre) / self.second.stride).clamp(min=0).minimum(last.double())
         lower = position.floor().long()
         weight = (position - lower).to(second.values.dtype)[:, None]  # of the upper neighbour
@@ -48,11 +52,14 @@ class AudioMerge(nn.Module):
 
     @staticmethod
     def _take_frames(second: Ragged, first: Ragged, frame: Tensor) -> Tensor:
-        """Return frame `frame` (sum T1,) of the second stream for each frame of the first: (sum T1, D2)."""
+        """Return frames (sum T1, D2) of the second stream.
+
+        `frame` (sum T1,) int64 is, for each frame of the first stream, the number of the frame to
+        take within the second sequence of the same utterance.
+        """
         if not second.total:
             return second.values.new_zeros((first.total, second.values.shape[1]))
         starts = second.offsets[first.segments]
-        # The clamp keeps the index valid for an empty last sequence; its frames are set to zero
-        # below.
+        # The clamp keeps the index valid for an empty last sequence, which is set to zero below.
         frames = second.values[(starts + frame).clamp(max=second.total - 1)]
         return frames.masked_fill((second.lengths == 0)[first.segments][:, None], 0.0)

@@ -25,6 +25,7 @@ from mervn.model.module_checks import (
     head_factory,
     make_streams,
 )
+from mervn.registry import LossSpec
 
 CLASS_WEIGHTS = (0.5, 1.0, 2.0)
 Check = Callable[[], str | None]
@@ -53,7 +54,10 @@ def check_module(reference: str, role: str) -> list[Finding]:
 
 
 def _run_check(check: Check, module: CustomModule) -> str | None:
-    """Return the fault that a check finds; an exception counts as a fault, with its line in the custom module."""
+    """Return the fault that a check finds, or None.
+
+    An exception counts as a fault, with its line in the custom module.
+    """
     with torch.random.fork_rng([]):
         try:
             return check()
@@ -96,12 +100,16 @@ def _factories(variants: Mapping[str, Mapping[str, str]]) -> dict[str, HeadFacto
 def _fusion_checks(reference: str) -> dict[str, Check]:
     """Return the checks of a fusion."""
     spec = fusion_spec(reference)
-    # mean and attn depend on every frame, so a fault in any frame shows
-    variants = {f"--pooling {pooling}": {"fusion": reference, "pooling": pooling} for pooling in ("mean", "attn")}
+    variants = {}
+    for pooling in ("mean", "attn"):  # they depend on every frame, so a fault in any frame shows
+        variants[f"--pooling {pooling}"] = {"fusion": reference, "pooling": pooling}
 
     def runs() -> str | None:
         head, streams = head_factory(fusion=reference, pooling="mean")(0), make_streams()
-        sequences = head.fusion({name: head.projections[name](streams[name]) for name in spec.streams})
+        projected = {}
+        for name in spec.streams:
+            projected[name] = head.projections[name](streams[name])
+        sequences = head.fusion(projected)
         return _output_fault(sequences, len(spec.outputs), streams["text"].batch_size)
 
     return _head_checks(_factories(variants), runs)
@@ -122,7 +130,9 @@ def _output_fault(sequences: Any, num_outputs: int, batch_size: int) -> str | No
 def _pooling_checks(reference: str) -> dict[str, Check]:
     """Return the checks of a pooling."""
     target = pooling_target(reference)
-    variants = {f"--fusion {fusion}": {"fusion": fusion, "pooling": reference} for fusion in ("xattn", "late", "audio")}
+    variants = {}
+    for fusion in ("xattn", "late", "audio"):
+        variants[f"--fusion {fusion}"] = {"fusion": fusion, "pooling": reference}
 
     def runs() -> str | None:
         sequences = make_streams()["text"]
@@ -138,17 +148,22 @@ def _pooling_checks(reference: str) -> dict[str, Check]:
 def _loss_checks(reference: str) -> dict[str, Check]:
     """Return the checks of a loss, each run without and with class weights."""
     spec = loss_spec(reference)
+    checks = {}
+    for name, check in LOSS_CHECKS.items():
+        checks[name] = _with_and_without_weights(spec, check)
+    return checks
+
+
+def _with_and_without_weights(spec: LossSpec, check: Callable[[nn.Module], str | None]) -> Check:
+    """Return a check of a loss, without and with class weights, that reports the first fault."""
     options = {name: TrainHeadOptions.model_fields[name].get_default() for name in spec.options}
 
-    def with_and_without_weights(check: Callable[[nn.Module], str | None]) -> Check:
-        def run() -> str | None:
-            for case, weights in (("without class weights", None), ("with class weights", CLASS_WEIGHTS)):
-                class_weights = None if weights is None else torch.tensor(weights)
-                fault = check(import_target(spec.target)(class_weights, **options))
-                if fault:
-                    return f"{fault} ({case})"
-            return None
+    def run() -> str | None:
+        cases = {"without class weights": None, "with class weights": torch.tensor(CLASS_WEIGHTS)}
+        for case, class_weights in cases.items():
+            fault = check(import_target(spec.target)(class_weights, **options))
+            if fault:
+                return f"{fault} ({case})"
+        return None
 
-        return run
-
-    return {name: with_and_without_weights(check) for name, check in LOSS_CHECKS.items()}
+    return run

@@ -46,19 +46,23 @@ class MultiheadAttention(nn.Module):
         """Return the attention output (sum Tq, D) of queries (sum Tq, D) over keys (sum Tk, D)."""
         dtype = _compute_dtype(queries.values)
         # Cast once here instead of once per matrix product.
-        queries, keys = queries.replace(queries.values.to(dtype)), keys.replace(keys.values.to(dtype))
+        queries = queries.replace(queries.values.to(dtype))
+        keys = keys.replace(keys.values.to(dtype))
         if not keys.max_length or not queries.max_length:
-            return queries.replace(queries.values * 0.0)  # keeps the graph, so that gradients are zero, not missing
+            # Multiplication keeps the graph, so that gradients are zero, not missing.
+            return queries.replace(queries.values * 0.0)
         has_keys = keys.lengths > 0  # (B,)
-        # A softmax over no keys would be NaN. Such utterances attend to padding, and are set to
-        # zero below.
+        # A softmax over no keys would be NaN. Utterances without keys attend to padding instead,
+        # and their output is set to zero below.
         mask = keys.mask | ~has_keys[:, None]
         methods = {"keys": self.absorb_keys, "queries": self.absorb_queries, "none": self.attend}
         output = methods[self.absorbed_side(queries, keys)](queries, keys, mask)
         return queries.replace(output.masked_fill(~has_keys[queries.segments][:, None], 0.0))
 
     def absorbed_side(self, queries: Ragged, keys: Ragged) -> str:
-        """Return the side whose projections to absorb, `keys`, `queries` or `none`, for the lowest cost.
+        """Return the side whose projections to absorb at the lowest cost.
+
+        The result is `keys`, `queries` or `none`.
 
         The cost is the number of multiplications, with plain attention weighted by
         `PLAIN_COST_BF16` in bf16 on a CPU.
@@ -77,7 +81,10 @@ class MultiheadAttention(nn.Module):
         return min(costs, key=lambda name: costs[name])
 
     def attend(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:
-        """Return the output (sum Tq, D) of plain attention: all projections run on their own frames."""
+        """Return the output (sum Tq, D) of plain attention: all projections run on their frames.
+
+        `mask` (B, Tk) bool is true for the keys to attend to, here and in the methods below.
+        """
         query = queries.map(self.query).pad().unflatten(-1, (self.heads, -1))  # (B, Tq, H, D / H)
         key_value = keys.map(self.key_value).pad().unflatten(-1, (2, self.heads, -1))
         key, value = key_value.permute(2, 0, 3, 1, 4)  # (B, H, Tk, D / H)
@@ -89,7 +96,7 @@ class MultiheadAttention(nn.Module):
         return output
 
     def absorb_keys(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:
-        """Return the same output for few queries and many keys: no projection runs over the keys.
+        """Return the output of `attend` for few queries and many keys; the keys are not projected.
 
         Scores: q . (Wk a + bk) = (q Wk) . a + q . bk
         Output: sum_t p_t (Wv a_t + bv) = Wv (sum_t p_t a_t) + (sum_t p_t) bv
@@ -107,13 +114,14 @@ class MultiheadAttention(nn.Module):
         context = (weights.to(padded.dtype) @ padded).unflatten(1, (heads, -1))  # (B, H, Tq, D)
         value = torch.einsum("bhqe,hde->bqhd", context, weight_v)  # (B, Tq, H, D / H)
         bias = self.key_value.bias.chunk(2)[1].view(heads, -1)
-        if self.training and self.dropout:  # dropout applies to a value together with its bias, as in `attend`
+        if self.training and self.dropout:
+            # Dropout applies to a value together with its bias, as in `attend`.
             bias = weights.sum(-1).unflatten(1, (heads, -1)).transpose(1, 2)[..., None] * bias
         output: Tensor = self.out(queries.pack((value + bias.to(value.dtype)).flatten(2)).values)
         return output
 
     def absorb_queries(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:
-        """Return the same output for many queries and few keys: no projection runs over the queries.
+        """Return the output of `attend` for many queries and few keys; queries are not projected.
 
         For each head:
 
@@ -126,35 +134,45 @@ class MultiheadAttention(nn.Module):
         weight_q = self.query.weight.view(heads, dim // heads, dim)
         weight_o = self.out.weight.view(dim, heads, dim // heads)
         absorbed = torch.einsum("bkhd,hde->bhke", key, weight_q)  # (B, H, Tk, D)
-        bias = torch.einsum("bkhd,hd->bhk", key, self.query.bias.view(heads, -1).to(key.dtype))  # (B, H, Tk)
+        query_bias = self.query.bias.view(heads, -1).to(key.dtype)
+        bias = torch.einsum("bkhd,hd->bhk", key, query_bias)  # (B, H, Tk)
         padded = queries.pad()  # (B, Tq, D)
-        scores = (padded @ absorbed.flatten(1, 2).transpose(1, 2)).unflatten(2, (heads, -1)) + bias[:, None]
+        scores = padded @ absorbed.flatten(1, 2).transpose(1, 2)  # (B, Tq, H Tk)
+        scores = scores.unflatten(2, (heads, -1)) + bias[:, None]  # (B, Tq, H, Tk)
         weights = self._softmax(scores, mask[:, None, None])  # (B, Tq, H, Tk)
         projected = torch.einsum("bkhd,ehd->bhke", value, weight_o).flatten(1, 2)  # (B, H Tk, D)
         context = weights.flatten(2).to(projected.dtype) @ projected  # (B, Tq, D)
         return queries.pack(context).values + self.out.bias.to(context.dtype)
 
     def _softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
-        """Return attention weights with dropout: softmax of the scaled scores over the keys where `mask` is true."""
+        """Return attention weights with dropout: the softmax of the scaled scores over the keys.
+
+        `mask` broadcasts to `scores`; keys where it is false get the weight 0.
+        """
         scale = (self.out.in_features // self.heads) ** -0.5
         weights = (scores * scale).masked_fill(~mask, float("-inf")).softmax(-1)
         return functional.dropout(weights, self.dropout, self.training)
 
     def attention_weights(self, queries: Ragged, keys: Ragged) -> list[Tensor]:
-        """Return the attention weights (H, Tq, Tk) of each utterance, without dropout; each query's sum to 1."""
+        """Return the attention weights (H, Tq, Tk) of each utterance, without dropout.
+
+        The weights of each query sum to 1.
+        """
         weights = []
         for query, key in zip(queries.split(), keys.split(), strict=True):
             q = self.query(query).unflatten(-1, (self.heads, -1)).transpose(0, 1)  # (H, Tq, D / H)
-            k = self.key_value(key).chunk(2, dim=-1)[0].unflatten(-1, (self.heads, -1)).transpose(0, 1)
+            k, _ = self.key_value(key).chunk(2, dim=-1)
+            k = k.unflatten(-1, (self.heads, -1)).transpose(0, 1)  # (H, Tk, D / H)
             weights.append((q @ k.transpose(1, 2) * q.shape[-1] ** -0.5).softmax(-1))
         return weights
 
 
 class CrossAttentionBlock(nn.Module):
-    """One direction of cross-attention: x' = MHA(x, y, y), with optional pre-norm, residual and feed-forward parts.
+    """One direction of cross-attention between two modalities: x' = MHA(x, y, y).
 
-    With all three it is the decoder block of Vaswani et al. 2017 without self-attention, with
-    pre-norm (Xiong et al. 2020, arXiv 2002.04745).
+    Pre-norm, residual connections and a feed-forward part are optional. With all three it is the
+    decoder block of Vaswani et al. 2017 without self-attention, with pre-norm (Xiong et al. 2020,
+    arXiv 2002.04745).
     """
 
     def __init__(self, dim: int, heads: int, dropout: float, residual: bool, norm: bool, feed_forward: bool) -> None:
@@ -187,7 +205,7 @@ class CrossAttentionBlock(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Two-way cross-attention fusion: T' = MHA(T, A, A), A' = MHA(A, T, T), F = [T'; A'] per utterance."""
+    """Two-way cross-attention fusion: T' = MHA(T, A, A), A' = MHA(A, T, T), F = [T'; A']."""
 
     def __init__(
         self,
@@ -217,7 +235,7 @@ class CrossAttention(nn.Module):
 
 
 def _compute_dtype(values: Tensor) -> torch.dtype:
-    """Return the dtype of matrix products: the autocast dtype if autocast is on, except for float64 values."""
+    """Return the dtype of matrix products: that of autocast if it is on, except for float64."""
     device = values.device.type
     if values.dtype == torch.float64 or not torch.is_autocast_enabled(device):
         return values.dtype

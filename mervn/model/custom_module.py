@@ -39,7 +39,7 @@ HeadOptionsT = TypeVar("HeadOptionsT", bound=HeadOptions)
 
 @dataclass(frozen=True)
 class CustomModule:
-    """A class in a file. The file is read once, so the same bytes are hashed, copied and executed."""
+    """A class in a file, which is read once: the same bytes are hashed, copied and executed."""
 
     path: Path
     name: str
@@ -69,7 +69,8 @@ class CustomModule:
         if self.module not in sys.modules:
             module = ModuleType(self.module)
             module.__file__ = str(self.path)
-            sys.modules[self.module] = module  # dataclasses look up their module while they are defined
+            # Dataclasses look up their module while they are defined.
+            sys.modules[self.module] = module
             try:
                 exec(compile(self.source, str(self.path), "exec"), module.__dict__)
             except Exception as error:
@@ -81,7 +82,7 @@ class CustomModule:
         return found
 
     def declared_names(self, attribute: str, default: tuple[str, ...], known: Iterable[str]) -> tuple[str, ...]:
-        """Return a class attribute that holds names; UsageError if it is not a tuple of names from `known`."""
+        """Return a class attribute that holds names; UsageError for names that are not `known`."""
         found = getattr(self.load(), attribute, default)
         known = list(known)
         if not isinstance(found, (tuple, list)) or any(name not in known for name in found):
@@ -181,11 +182,12 @@ def copy_modules(run: Path, options: HeadOptionsT, recorded: Mapping[str, Mappin
 
 
 def saved_modules(run: Path, options: Mapping[str, Any], recorded: Any, trust_code: bool) -> dict[str, str]:
-    """Return `FILE.py:Class` of the custom modules in a run, by role, given `options` and modules of its config.json.
+    """Return `FILE.py:Class` of the custom modules in a run, by role.
 
-    Only `<run>/modules/<role>.py` is ever returned, and only if its hash is the recorded one.
-    InputError for any other code, trusted or not. UsageError without `trust_code`, because loading
-    a custom module executes it.
+    `options` and `recorded` are `options` and `inputs.modules` of the run's config.json. Only
+    `<run>/modules/<role>.py` is ever returned, and only if its hash is the recorded one. InputError
+    for any other code, trusted or not. UsageError without `trust_code`, because loading a custom
+    module executes it.
     """
     if not isinstance(recorded, Mapping):
         raise InputError(f"{run}: inputs.modules must be an object, found {recorded!r}")
@@ -207,7 +209,10 @@ def saved_modules(run: Path, options: Mapping[str, Any], recorded: Any, trust_co
 
 
 def _saved_reference(run: Path, role: str, option: Any, entry: Any, trust_code: bool) -> str:
-    """Validate one entry of inputs.modules and return `FILE.py:Class` of its copy, without opening the file."""
+    """Validate one entry of inputs.modules, and return `FILE.py:Class` of its copy in the run.
+
+    The copy is not opened.
+    """
     if role not in ROLES:
         raise InputError(f"{run}: inputs.modules must list only {', '.join(ROLES)}, found {role!r}")
     if not isinstance(entry, Mapping) or not all(isinstance(entry.get(key), str) for key in ("class", "sha256")):

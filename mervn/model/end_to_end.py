@@ -1,4 +1,7 @@
-"""EndToEnd: encoders and head as one model, from waveforms and token ids to logits, with partial or LoRA training."""
+"""EndToEnd: encoders and head as one model, from waveforms and token ids to logits.
+
+The encoders are frozen, trained in part or in full, or adapted with LoRA.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ from mervn.model.trainable import Trainable, count_parameters
 
 
 class EndToEnd(Trainable):
-    """One encoder per stream, then the head. Frozen parts stay in eval mode without gradients, even after `train()`."""
+    """One encoder per stream, then the head.
+
+    Frozen parts stay in eval mode without gradients, even after `train()`.
+    """
 
     first_epoch = 0
 
@@ -33,7 +39,7 @@ class EndToEnd(Trainable):
         """Options of `choose_trained`, which select the trained parameters; None before."""
 
     def encode(self, inputs: Mapping[str, Ragged]) -> dict[str, Ragged]:
-        """Return the features (sum T, D) float32 of prepared inputs, or (sum T, L, D) if layers are mixed."""
+        """Return features (sum T, D) float32 of prepared inputs, or (sum T, L, D) to mix layers."""
         return {name: encode_inputs(self.encoder(name), stream) for name, stream in inputs.items()}
 
     def classify(self, features: Mapping[str, Ragged]) -> Tensor:
@@ -54,11 +60,15 @@ class EndToEnd(Trainable):
         self.head.train(mode)
         for name in self.encoders:
             encoder = self.encoder(name)
-            _set_mode(encoder, mode, inherited=False, trainable=frozenset(map(id, encoder.get_trainable())))
+            trainable = frozenset(map(id, encoder.get_trainable()))
+            _set_mode(encoder, mode, inherited=False, trainable=trainable)
         return self
 
     def choose_trained(self, options: FinetuneOptions) -> None:
-        """Select the parameters of the encoders to train, and freeze all of them until `start_epoch`."""
+        """Select the encoders' parameters to train, and freeze all encoders until `start_epoch`.
+
+        With `lora_rank`, adapters are added and only they are trained.
+        """
         self.options = options
         for name in self.encoders:
             encoder = self.encoder(name)
@@ -78,11 +88,14 @@ class EndToEnd(Trainable):
             parameter.requires_grad_(is_trained)
 
     def parameter_groups(self, options: TrainingOptions) -> list[dict[str, Any]]:
-        """Return AdamW's parameter groups; `scale` is the learning rate of a group relative to the head's.
+        """Return AdamW's parameter groups.
 
-        Block k of N learns at encoder_learning_rate * layer_decay^(N - k); parameters below the blocks use k = 0.
+        `scale` is the learning rate of a group relative to the head's. Block k of N learns at
+        encoder_learning_rate * layer_decay^(N - k); parameters below the blocks use k = 0.
         """
-        groups = [group | {"scale": 1.0} for group in head_groups(self.head, options)]
+        groups = head_groups(self.head, options)
+        for group in groups:
+            group["scale"] = 1.0
         if self.options is not None:
             for name in self.encoders:
                 groups += self._encoder_groups(name, self.options)
@@ -99,30 +112,36 @@ class EndToEnd(Trainable):
         for parameter in self.encoders[name].parameters():
             if id(parameter) in tuned_ids:
                 is_decayed = parameter.ndim > 1  # biases and norms have one dimension
-                members.setdefault((block_of.get(id(parameter), 0), is_decayed), []).append(parameter)
+                key = (block_of.get(id(parameter), 0), is_decayed)
+                members.setdefault(key, []).append(parameter)
         groups: list[dict[str, Any]] = []
+        last_scale = options.encoder_learning_rate / options.learning_rate  # of the last block
         for k in range(len(blocks) + 1):
-            scale = options.encoder_learning_rate / options.learning_rate * options.layer_decay ** (len(blocks) - k)
+            scale = last_scale * options.layer_decay ** (len(blocks) - k)
             for is_decayed, decay in ((True, options.weight_decay), (False, 0.0)):
                 if (k, is_decayed) in members:
                     groups.append({"params": members[k, is_decayed], "weight_decay": decay, "scale": scale})
         return groups
 
     def count(self) -> dict[str, int]:
-        """Return numbers of parameters: in total, of the encoders, of their trained part, and of the head."""
-        encoders, head = count_parameters(self.encoders.parameters()), count_parameters(self.head.parameters())
+        """Return numbers of parameters: all, the encoders', their trained ones, and the head's."""
+        encoders = count_parameters(self.encoders.parameters())
+        head = count_parameters(self.head.parameters())
         trained = count_parameters(chain.from_iterable(self.tuned.values()))
         return {"all": encoders + head, "encoders": encoders, "encoders_trained": trained, "head": head}
 
 
 def encode_inputs(encoder: Encoder, inputs: Ragged) -> Ragged:
-    """Return the features of a batch (sum T, D), or (sum T, L, D) for several layers. An empty input has no frames."""
+    """Return the features (sum T, D) float32 of a batch, or (sum T, L, D) for several layers.
+
+    An empty input has no frames.
+    """
     non_empty = [size for size in inputs.sizes if size]
     sizes = [int(encoder.get_feat_lengths(size)) if size else 0 for size in inputs.sizes]
     if not non_empty:
         shape = (0, encoder.dim) if len(encoder.layers) == 1 else (0, len(encoder.layers), encoder.dim)
         return Ragged.from_lengths(torch.zeros(shape, device=inputs.values.device), sizes)
-    # encoders do not accept empty sequences; without them the packed values are the same
+    # Encoders do not accept empty sequences; without them the packed values are the same.
     encoded = encoder.forward_layers(Ragged.from_lengths(inputs.values, non_empty))
     layers = [layer.values.float() for layer in encoded]
     return Ragged.from_lengths(layers[0] if len(layers) == 1 else torch.stack(layers, dim=1), sizes)
@@ -140,15 +159,17 @@ def merge_lora(model: EndToEnd) -> None:
 
 
 def _select_parameters(encoder: Encoder, options: FinetuneOptions) -> list[nn.Parameter]:
-    """Return the parameters of an encoder to train: those of its last blocks, or all except its front end.
+    """Return the parameters of an encoder to train.
 
-    Constants of the model, such as Whisper's sinusoidal positions, are never trained.
+    With `unfreeze_last` these are the parameters of its last blocks, otherwise all, with or without
+    those of its front end. Constants of the model, such as Whisper's sinusoidal positions, are
+    never trained.
     """
     trainable = encoder.get_trainable()
     if options.unfreeze_last is not None:
         in_last_blocks = _parameter_ids(_last_blocks(encoder, options.unfreeze_last))
         return [parameter for parameter in trainable if id(parameter) in in_last_blocks]
-    # by default a front end is trained only if its weights are random
+    # By default a front end is trained only if its weights are random.
     train_front_end = encoder.is_random if options.train_front_end is None else options.train_front_end
     if train_front_end:
         return list(trainable)
@@ -171,7 +192,10 @@ def _parameter_ids(modules: Iterable[nn.Module]) -> set[int]:
 
 
 def _add_lora(encoder: Encoder, options: FinetuneOptions, rank: int) -> list[nn.Parameter]:
-    """Add low-rank adapters (Hu et al. 2021, arXiv 2106.09685) to an encoder's blocks and return their parameters."""
+    """Add low-rank adapters to an encoder's blocks and return the parameters of the adapters.
+
+    LoRA (Hu et al. 2021, arXiv 2106.09685). UsageError if peft is not installed.
+    """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
@@ -195,9 +219,10 @@ def _add_lora(encoder: Encoder, options: FinetuneOptions, rank: int) -> list[nn.
 
 
 def _set_mode(module: nn.Module, mode: bool, inherited: bool, trainable: frozenset[int]) -> None:
-    """Set training mode on modules whose parameters are all trained; modules without parameters follow their parent.
+    """Set training mode on modules whose parameters are all trained.
 
-    `trainable` holds the ids of parameters that are not constants of the model.
+    Modules without parameters follow their parent, whose mode is `inherited`. `trainable` holds the
+    ids of parameters that are not constants of the model.
     """
     parameters = [parameter for parameter in module.parameters() if id(parameter) in trainable]
     all_trained = all(parameter.requires_grad for parameter in parameters) if parameters else inherited
@@ -207,17 +232,15 @@ def _set_mode(module: nn.Module, mode: bool, inherited: bool, trainable: frozens
 
 
 def _checkpoint(block: nn.Module) -> None:
-    """Recompute a block's activations in the backward pass to save memory (Chen et al. 2016, arXiv 1604.06174)."""
+    """Recompute a trained block's activations in the backward pass, to save memory.
+
+    Gradient checkpointing (Chen et al. 2016, arXiv 1604.06174).
+    """
     plain_forward: Callable[..., Any] = block.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled() and _any_trained(block.parameters()):
+        if torch.is_grad_enabled() and any(p.requires_grad for p in block.parameters()):
             return checkpoint(plain_forward, *args, use_reentrant=False, **kwargs)
         return plain_forward(*args, **kwargs)
 
     block.forward = forward
-
-
-def _any_trained(parameters: Iterable[nn.Parameter]) -> bool:
-    """Tell whether any parameter requires gradients."""
-    return any(parameter.requires_grad for parameter in parameters)

@@ -1,4 +1,4 @@
-"""The classification head: projection, fusion, pooling and classifier over sequences of any length."""
+"""Classification head: projection, fusion, pooling and classifier over sequences of any length."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from mervn.registry import POOLINGS
 
 
 class Projection(nn.Module):
-    """Projection of one stream: dropout(LayerNorm(x W)), with an optional learned token for a missing modality."""
+    """Projection of one stream: dropout(LayerNorm(x W)).
+
+    With `missing_token`, a learned token replaces a missing modality.
+    """
 
     def __init__(self, width: int, dim: int, missing_token: bool, dropout: float = 0.0) -> None:
         super().__init__()
@@ -31,7 +34,10 @@ class Projection(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, stream: Ragged) -> Ragged:
-        """Map (sum T, width) to (sum T', dim); T' = T, or 1 for an empty sequence if there is a missing token."""
+        """Map (sum T, width) to (sum T', dim).
+
+        T' = T, except that T' = 1 for an empty sequence if there is a token for a missing modality.
+        """
         projected = stream.replace(self.norm(self.linear(stream.values)))
         if self.missing is not None and 0 in stream.sizes:
             projected = _fill_empty(projected, self.missing)
@@ -47,7 +53,10 @@ def _fill_empty(stream: Ragged, token: Tensor) -> Ragged:
 
 
 class LayerMix(nn.Module):
-    """Weighted sum of encoder layers, sum_l softmax(s)_l h_l (Peters et al. 2018, eq. 1, without the scale)."""
+    """Weighted sum of encoder layers, sum_l softmax(s)_l h_l.
+
+    Peters et al. 2018, eq. 1, without the scale.
+    """
 
     def __init__(self, num_layers: int) -> None:
         super().__init__()
@@ -63,11 +72,11 @@ class LayerMix(nn.Module):
 
 
 class Head(Trainable):
-    """Classification head over feature streams: `forward({"text": Ragged, "audio": Ragged}) -> (B, C)`.
+    """Classification head: `forward({"text": Ragged, "audio": Ragged}) -> logits (B, C)`.
 
     It receives its sub-modules already built. For each sequence that the fusion returns, `poolings`
-    has one pooling and `leads` the modality that the sequence begins with. `dual` merges two audio
-    streams into one.
+    has one pooling and `leads` the modality that the sequence begins with. `mixes` has a `LayerMix`
+    for each stream of several layers. `dual` merges two audio streams into one.
     """
 
     def __init__(
@@ -101,19 +110,22 @@ class Head(Trainable):
         """Do nothing: every parameter is trained in every epoch."""
 
     def classify(self, features: Mapping[str, Ragged]) -> Tensor:
-        """Return logits (B, C) float32 from features (sum T, D), or (sum T, L, D) if layers are mixed."""
+        """Return logits (B, C) float32 from features (sum T, D), or (sum T, L, D) to mix layers."""
         streams = dict(features)
         for name, mix in self.mixes.items():
             if name in streams:
                 streams[name] = mix(streams[name])
         if self.dual is not None:
             streams["audio"] = self.dual(streams["audio"], streams[SECOND])
-        projected = {name: projection(streams[name]) for name, projection in self.projections.items()}
+        projected: dict[str, Ragged] = {}
+        for name, projection in self.projections.items():
+            projected[name] = projection(streams[name])
         sequences = self.fusion(projected)
         pooled = []
         for pooling, sequence, lead in zip(self.poolings, sequences, self.leads, strict=True):
             vector = pooling(sequence)
-            if isinstance(pooling, ClsPooling):  # without text, the first position would be an audio frame
+            if isinstance(pooling, ClsPooling):
+                # Without text, the first position would be an audio frame.
                 vector = vector.masked_fill(projected[lead].lengths[:, None] == 0, 0.0)
             pooled.append(vector)
         logits: Tensor = self.classifier(torch.cat(pooled, dim=-1))
@@ -136,14 +148,19 @@ class PaddedHead(nn.Module):
         audio_2: Tensor | None = None,
         audio_2_lengths: Tensor | None = None,
     ) -> Tensor:
-        """Return logits (B, C) for text (B, Tt, Dt), audio (B, Ta, Da) and their lengths (B,); padding is ignored.
+        """Return logits (B, C) for padded text (B, Tt, Dt) and audio (B, Ta, Da).
 
-        `audio_2` is the second audio stream of a head with two. Streams of several layers are (B,
-        T, L, D).
+        The lengths are (B,) int64; the padding is ignored. `audio_2` is the second audio stream of
+        a head with two. Streams of several layers are (B, T, L, D). A stream without its lengths
+        counts as not given.
         """
+        given = {
+            "text": (text, text_lengths),
+            "audio": (audio, audio_lengths),
+            SECOND: (audio_2, audio_2_lengths),
+        }
         streams = {}
-        given = (("text", text, text_lengths), ("audio", audio, audio_lengths), (SECOND, audio_2, audio_2_lengths))
-        for name, padded, lengths in given:
+        for name, (padded, lengths) in given.items():
             if padded is not None and lengths is not None:
                 streams[name] = Ragged.from_padded(padded, lengths)
         logits: Tensor = self.head(streams)
@@ -151,7 +168,7 @@ class PaddedHead(nn.Module):
 
 
 def require_pooling(fusion: str, pooling: str) -> None:
-    """Raise UsageError for `cls` pooling of a fusion of which no output sequence begins with text."""
+    """Raise UsageError for `cls` pooling if no output sequence of the fusion begins with text."""
     if pooling == "cls" and "text" not in fusion_spec(fusion).outputs:
         others = ", ".join(name for name in POOLINGS if name != "cls")
         raise UsageError(
@@ -161,7 +178,10 @@ def require_pooling(fusion: str, pooling: str) -> None:
 
 
 def pooling_names(fusion: str, pooling: str) -> list[str]:
-    """Return the pooling of each output sequence of a fusion; `cls` is mean pooling for a sequence without [CLS]."""
+    """Return the name of the pooling of each output sequence of a fusion.
+
+    With `cls`, a sequence that does not begin with text gets mean pooling; UsageError if all do.
+    """
     require_pooling(fusion, pooling)
     outputs = fusion_spec(fusion).outputs
     if pooling != "cls":
@@ -182,9 +202,9 @@ def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_clas
     for name, shape in shapes.items():
         if len(shape.layers) > 1:
             mixes[name] = LayerMix(len(shape.layers))
-    projections = {}
+    projections, missing_token = {}, options.missing == "token"
     for name, width in widths.items():
-        projections[name] = Projection(width, options.dim, options.missing == "token", options.input_dropout)
+        projections[name] = Projection(width, options.dim, missing_token, options.input_dropout)
     keywords = {name: getattr(options, name) for name in spec.options}
     fusion = import_target(spec.target)(options.dim, options.heads, options.attention_dropout, **keywords)
     poolings = []
@@ -195,7 +215,10 @@ def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_clas
 
 
 def head_groups(head: nn.Module, options: TrainingOptions) -> list[dict[str, Any]]:
-    """Return the parameter groups of a head: no weight decay for biases, norms and missing-modality tokens."""
+    """Return the parameter groups of a head.
+
+    Biases, norms and tokens for a missing modality have no weight decay.
+    """
     decayed: list[nn.Parameter] = []
     not_decayed: list[nn.Parameter] = []
     for name, parameter in head.named_parameters():

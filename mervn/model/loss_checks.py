@@ -1,4 +1,4 @@
-"""Checks of losses: finite, independent of the batch order, a mean over the batch, lower for correct predictions.
+"""Checks of losses: finite, a mean over the batch in any order, lower for correct predictions.
 
 Each check returns what is wrong, or None. The tests run the checks on all built-in losses; `mervn
 check-module` runs them on custom losses.
@@ -30,7 +30,10 @@ def loss_independent_of_order(loss: nn.Module) -> str | None:
 
 
 def mean_over_batch(loss: nn.Module) -> str | None:
-    """Repeat the batch: a mean must not change. Only a mean can be weighted by batch size over several processes."""
+    """Repeat the batch: a mean must not change.
+
+    Only a mean over the batch can be combined over several processes by their batch sizes.
+    """
     logits, targets = make_predictions()
     once, twice = loss(logits, targets).item(), loss(logits.repeat(2, 1), targets.repeat(2)).item()
     if abs(once - twice) > TOLERANCE:
@@ -63,7 +66,8 @@ def lower_for_correct(loss: nn.Module) -> str | None:
 
 def make_predictions() -> tuple[Tensor, Tensor]:
     """Return logits (6, C) and targets (6,), always the same."""
-    return torch.randn(6, NUM_CLASSES, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1, 0, 2, 2])
+    logits = torch.randn(6, NUM_CLASSES, generator=torch.Generator().manual_seed(0))
+    return logits, torch.tensor([0, 2, 1, 0, 2, 2])
 
 
 LOSS_CHECKS: dict[str, Callable[[nn.Module], str | None]] = {

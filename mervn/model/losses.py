@@ -1,4 +1,7 @@
-"""Classification losses for logits (B, C) and targets (B,) int64: batch means, optionally with class weights."""
+"""Classification losses for logits (B, C) and targets (B,) int64.
+
+Each loss is a mean over the batch, optionally with class weights.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ class CrossEntropy(nn.Module):
 
 
 class Focal(nn.Module):
-    """Focal loss, -w_y (1 - p_y)^gamma log p_y (Lin et al. 2017, eq. 5), as a mean weighted by w (C,)."""
+    """Focal loss, -w_y (1 - p_y)^gamma log p_y, as a mean weighted by the class weights w (C,).
+
+    Lin et al. 2017, eq. 5.
+    """
 
     weights: Tensor | None
 
@@ -38,8 +44,8 @@ class Focal(nn.Module):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Map (B, C) and (B,) to a scalar."""
         log_p = functional.log_softmax(logits, dim=-1).gather(1, targets[:, None])[:, 0]  # (B,)
-        # expm1 keeps 1 - p exact for p close to 1; the clamp keeps the gradient finite for gamma <
-        # 1
+        # expm1 keeps 1 - p exact for p close to 1. The clamp keeps the gradient finite if gamma is
+        # less than 1.
         losses = -((-torch.expm1(log_p)).clamp(min=1e-12) ** self.gamma) * log_p
         if self.weights is None:
             return losses.mean()
@@ -48,7 +54,10 @@ class Focal(nn.Module):
 
 
 class LabelSmoothing(nn.Module):
-    """Cross-entropy with label smoothing: target (1 - s) one-hot + s / C (Szegedy et al. 2016, section 7)."""
+    """Cross-entropy with label smoothing: target (1 - s) one-hot + s / C.
+
+    Szegedy et al. 2016, section 7.
+    """
 
     weights: Tensor | None
 
@@ -63,7 +72,10 @@ class LabelSmoothing(nn.Module):
 
 
 def balanced_weights(counts: Tensor) -> Tensor:
-    """Return class weights N / (C n_c), float32 (C,), for the class counts n (C,) of the training split."""
+    """Return class weights N / (C n_c), float32 (C,), for class counts n (C,) with sum N.
+
+    A class without utterances counts as one utterance.
+    """
     return (counts.sum() / (len(counts) * counts.clamp(min=1))).float()
 
 

@@ -6,6 +6,7 @@ built-in fusions and poolings; `mervn check-module` runs them on custom modules.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest import mock
@@ -20,7 +21,9 @@ from mervn.model.head import Head, PaddedHead, build_head
 
 SHAPES = {"text": StreamShape(6), "audio": StreamShape(5)}
 SIZES = {"text": (3, 2, 0, 6, 1), "audio": (5, 0, 1, 17, 9)}
-"""Sequence lengths of the test batch: one utterance has no text, one has no audio, and some lengths are 1."""
+"""Sequence lengths of the test batch.
+
+One utterance has no text, one has no audio, and some lengths are 1."""
 LONG_UTTERANCE = 3
 """Index of an utterance with several frames in both streams."""
 NUM_CLASSES = 3
@@ -31,13 +34,18 @@ GARBAGE = 1e4
 RUNS = "forward runs"
 """The check without which no other makes sense."""
 BF16_ALONE, BF16_FP32 = 0.05, 0.15
-"""Maximum difference of bf16 logits from the same utterances alone, and from fp32, relative to the largest logit."""
+"""Maximum difference of bf16 logits from those of each utterance alone, and from fp32 logits.
+
+Both are relative to the largest logit."""
 HeadFactory = Callable[[int], Head]
 """Builds a head in eval mode from a seed; the same seed gives the same weights."""
 
 
 def head_factory(**changes: object) -> HeadFactory:
-    """Return a function that builds a small head with the given options and large weights, so that leaks show."""
+    """Return a function that builds a small head with the given options.
+
+    Its weights are twice as large as usual, so that leaks show.
+    """
 
     def make(seed: int) -> Head:
         torch.manual_seed(seed)
@@ -74,33 +82,37 @@ def logits_alone(head: Head, streams: dict[str, Ragged]) -> Tensor:
 
 @contextmanager
 def garbage_in_padding() -> Iterator[None]:
-    """Make `Ragged.pad()` fill with a large number instead of zeros, unless the caller gives a fill value."""
+    """Make `Ragged.pad()` fill with a large number by default, instead of zeros."""
     pad = Ragged.pad
     with mock.patch.object(Ragged, "pad", lambda self, fill=GARBAGE: pad(self, fill)):
         yield
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
-    """Return the maximum difference, relative to the largest expected logit if that exceeds 1; inf for NaN."""
+    """Return the maximum difference of logits; inf for NaN.
+
+    It is relative to the largest expected logit if that exceeds 1.
+    """
     difference = (found - expected).abs().max().item() / max(1.0, expected.abs().max().item())
-    return difference if difference == difference else float("inf")
+    return math.inf if math.isnan(difference) else difference
 
 
 def independent_of_batch(make: HeadFactory) -> str | None:
-    """Compare each utterance's logits in a batch, with garbage in the padding, with its logits alone."""
+    """Compare each utterance's logits alone with its logits in a batch with garbage as padding."""
     head, streams = make(0), make_streams()
     with garbage_in_padding():
         difference = _distance(head(streams), logits_alone(head, streams))
     if difference > TOLERANCE:
         return (
-            f"an utterance's logits change by {difference:.2g} with the other utterances of its batch and the padding; "
-            "mask the padding of pad() (Ragged.mask is true for real frames), or use the packed values"
+            f"an utterance's logits change by {difference:.2g} with the other utterances of its "
+            "batch and the padding; mask the padding of pad() (Ragged.mask is true for real frames), "
+            "or use the packed values"
         )
     return None
 
 
 def independent_of_padding(make: HeadFactory) -> str | None:
-    """Compare padded input, with NaN in the padding, with packed input: the logits must be identical."""
+    """Compare padded input, with NaN as padding, with packed input: logits must be identical."""
     head, streams = make(0), make_streams()
     padded: dict[str, Tensor] = {}
     for name, stream in streams.items():
@@ -136,7 +148,7 @@ def finite_for_short_sequences(make: HeadFactory) -> str | None:
 
 
 def gradient_within_utterance(make: HeadFactory) -> str | None:
-    """Require that the gradient of one utterance's logits reaches all its streams and no other utterance."""
+    """Require that the gradient of an utterance reaches all its streams and no other utterance."""
     head, streams = make(0), make_streams(requires_grad=True)
     head(streams)[LONG_UTTERANCE].square().sum().backward()
     for name in head.projections:

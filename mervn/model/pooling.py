@@ -1,4 +1,4 @@
-"""Pooling: one vector per sequence, computed over its real frames only; an empty sequence gives zeros."""
+"""Pooling: one vector per sequence, from its real frames only; zeros for an empty sequence."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ class ClsPooling(nn.Module):
         """Map (sum T, D) to (B, D)."""
         if not sequence.total:
             return sequence.values.new_zeros((sequence.batch_size, sequence.values.shape[1]))
-        # The clamp keeps the index valid for an empty last sequence; the result for it is replaced
-        # by zeros.
+        # The clamp keeps the index valid for an empty last sequence, which gets zeros below.
         first = sequence.values[sequence.offsets.clamp(max=sequence.total - 1)]
         return torch.where(sequence.lengths[:, None] > 0, first, torch.zeros_like(first))
 
@@ -66,7 +65,10 @@ def _max_over_time(sequence: Ragged) -> Tensor:
 
 
 class AttentivePooling(nn.Module):
-    """Attentive pooling: a mean with weights softmax(v^T tanh(W h + b)) over time (Lin et al. 2017, eq. 5, one hop)."""
+    """Attentive pooling: a mean over time with weights softmax(v^T tanh(W h + b)).
+
+    Lin et al. 2017, eq. 5, with one hop.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -75,9 +77,10 @@ class AttentivePooling(nn.Module):
 
     def weights(self, sequence: Ragged) -> Tensor:
         """Return the attention weights (sum T, 1); the weights of each sequence sum to 1."""
-        scores = sequence.replace(self.score(torch.tanh(self.hidden(sequence.values))).float())  # (sum T, 1)
-        # Subtracting the maximum avoids overflow. It is detached: a constant does not change a
-        # softmax.
+        hidden = torch.tanh(self.hidden(sequence.values))
+        scores = sequence.replace(self.score(hidden).float())  # (sum T, 1)
+        # Subtracting the maximum avoids overflow. It needs no gradient: a constant does not change
+        # a softmax.
         maximum = _max_over_time(scores.replace(scores.values.detach()))  # (B, 1)
         exponentials = scores.replace((scores.values - maximum[scores.segments]).exp())
         return exponentials.values / segment_sum(exponentials)[scores.segments]

@@ -1,4 +1,4 @@
-"""Recurrent fusion: a BiLSTM per modality, optionally after a temporal CNN, followed by cross-attention blocks."""
+"""Recurrent fusion: per modality an optional CNN and a BiLSTM, then cross-attention blocks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from features.ragged import Ragged, concatenate
 from mervn.model.cross_attention import CrossAttentionBlock
 
 LOW_PRECISION_LSTM = ("cpu",)
-"""Devices on which autocast runs an LSTM in the autocast dtype. On a GPU, cuDNN casts LSTMs to fp16 even under bf16
-autocast, and without loss scaling their gradients can underflow. There, LSTMs run in fp32."""
+"""Devices on which autocast runs an LSTM in the autocast dtype.
+
+On a GPU, cuDNN casts LSTMs to fp16 even under bf16 autocast, and without loss scaling their
+gradients can underflow. There, LSTMs run in fp32."""
 MODALITIES = ("text", "audio")
 
 
@@ -50,7 +52,7 @@ class BiLSTM(nn.Module):
 
 
 def reversal(x: Ragged) -> Tensor:
-    """Return the index (sum T,) that reverses each sequence within its own length; it is its own inverse."""
+    """Return the index (sum T,) int64 that reverses each sequence; it is its own inverse."""
     first_plus_last = 2 * x.offsets + x.lengths - 1  # (B,): index i maps to first + last - i
     return first_plus_last[x.segments] - torch.arange(x.total, device=x.values.device)
 
@@ -62,8 +64,9 @@ def _run_lstm(lstm: nn.Module, x: Ragged) -> Tensor:
     device = x.values.device.type
     if device in LOW_PRECISION_LSTM or not torch.is_autocast_enabled(device):
         return x.pack(lstm(x.pad())[0]).values
+    x = x.replace(x.values.to(lstm.weight_ih_l0.dtype))  # type: ignore[arg-type]
     with torch.autocast(device, enabled=False):
-        return x.pack(lstm(x.map(lambda values: values.to(lstm.weight_ih_l0.dtype)).pad())[0]).values  # type: ignore[arg-type]
+        return x.pack(lstm(x.pad())[0]).values
 
 
 class TemporalCNN(nn.Module):
@@ -109,7 +112,7 @@ class Gate(nn.Module):
 
 @dataclass(frozen=True)
 class RecurrentSettings:
-    """Sizes of a recurrent fusion; without `cnn_layers` there is no CNN."""
+    """Settings of a recurrent fusion; with `cnn_layers` 0 there is no CNN."""
 
     rnn_layers: int
     rnn_hidden: int
@@ -121,10 +124,11 @@ class RecurrentSettings:
 
 
 class RecurrentAttention(nn.Module):
-    """Recurrent fusion: [TemporalCNN and] BiLSTM per modality, then pre-norm cross-attention blocks, F = [T'; A'].
+    """Recurrent fusion: a BiLSTM per modality, then cross-attention blocks, F = [T'; A'].
 
-    Both directions of a block read the output of the previous block. With `merge` set to "gate", a
-    gate mixes the output of the last block with the input of the first, per modality. The keyword
+    With `cnn_layers`, a TemporalCNN runs before each BiLSTM. The blocks are pre-norm. Both
+    directions of a block read the output of the previous block. With `merge` set to "gate", a gate
+    mixes the output of the last block with the input of the first, per modality. The keyword
     arguments are the fields of `RecurrentSettings`.
     """
 
@@ -173,7 +177,7 @@ class RecurrentAttention(nn.Module):
     def attention_weights(self, streams: dict[str, Ragged]) -> dict[str, list[Tensor]]:
         """Return the attention weights (H, Tq, Tk) of each utterance, by block and direction."""
         weights: dict[str, list[Tensor]] = {}
-        # zip stops at the last block: the state after it is not attended to
+        # zip stops at the last block: no block reads the state after it.
         for number, (block, (text, audio)) in enumerate(zip(self.blocks, self._block_states(streams), strict=False)):
             to_audio, to_text = block["text"], block["audio"]  # type: ignore[index]
             weights[f"block_{number}.text_to_audio"] = to_audio.attention_weights(text, audio)

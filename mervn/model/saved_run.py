@@ -1,4 +1,4 @@
-"""Loading of finished runs: the head with its weights, fine-tuned encoders, and the stores it was trained on."""
+"""Loading of finished runs: the head with its weights, fine-tuned encoders, and the stores."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from mervn.run_folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE, RunConfig, o
 def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
     """Build the head of a complete run and load its weights, on the CPU.
 
-    UsageError if it contains custom modules and `trust_code` is not set, because loading runs their code. InputError if
-    the run is not complete, or if its weights do not fit the head that config.json describes.
+    UsageError if it contains custom modules and `trust_code` is not set, because loading runs their
+    code. InputError if the run is not complete, or if its weights do not fit the head that
+    config.json describes.
     """
     if not (run / METRICS_FILE).is_file():
         raise InputError(f"{run} is not complete: run the same {config.command} command again to resume it")
@@ -47,25 +48,30 @@ def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
 
 
 def _check_shapes(run: Path, options: HeadOptions, shapes: Mapping[str, StreamShape], num_classes: int) -> None:
-    """Raise InputError if the weights do not fit the head of config.json, before any memory is allocated for it."""
+    """Raise InputError if the weights do not fit the head of config.json.
+
+    This builds the head on the meta device, so that an absurd size allocates no memory.
+    """
+    saved: dict[str, tuple[int, ...]] = {}
     try:
         with torch.device("meta"):
             head = build_head(options, shapes, num_classes)
         with safe_open(run / MODEL_FILE, "pt") as file:
-            saved = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            for name in file.keys():  # noqa: SIM118
+                saved[name] = tuple(file.get_slice(name).get_shape())
     except (OSError, RuntimeError, ValueError, OverflowError, TypeError, SafetensorError) as error:
         raise InputError(f"{run / MODEL_FILE} must hold the weights of this run's head, found: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
-    for name in sorted(expected.keys() | saved.keys()):  # a missing name has shape None
+    for name in sorted(expected.keys() | saved.keys()):  # the shape of a missing name is None
         if expected.get(name) != saved.get(name):
             raise InputError(
-                f"{run / MODEL_FILE} must hold the weights of the head of {CONFIG_FILE}, found {name} of shape "
-                f"{saved.get(name)}, not {expected.get(name)}"
+                f"{run / MODEL_FILE} must hold the weights of the head of {CONFIG_FILE}, "
+                f"found {name} of shape {saved.get(name)}, not {expected.get(name)}"
             )
 
 
 def load_tuned(run: Path, stream: str, name: str) -> Encoder:
-    """Load the encoder of a stream from a run of `finetune`."""
+    """Load a stream's encoder from a run of `finetune`; InputError if `name` is unknown."""
     if name not in ENCODERS[modality_of(stream)]:
         names = ", ".join(ENCODERS[modality_of(stream)])
         raise InputError(f"{run / CONFIG_FILE}: the encoder of {stream} must be one of {names}, found {name!r}")
@@ -73,12 +79,16 @@ def load_tuned(run: Path, stream: str, name: str) -> Encoder:
 
 
 def data_and_streams(config: RunConfig, options: EvaluateOptions) -> tuple[Path, dict[str, Stream]]:
-    """Return the data folder, and the streams with exactly the store identities that the run was trained on."""
+    """Return the data folder, and the streams of the store identities that the run was trained on.
+
+    Options that are not given come from the run. InputError if a store is missing.
+    """
     data = options.data or Path(config.options["data"])
     folder = options.features_dir
     if folder is None and options.data is None and config.options.get("features_dir"):
         folder = Path(config.options["features_dir"])
-    explicit: dict[str, Path | None] = {}  # stores that the run was given by path; only for its own data
+    # Stores that the run was given by path, which hold features of its own data only.
+    explicit: dict[str, Path | None] = {}
     for modality in ("audio", "text"):
         path = config.options.get(f"{modality}_store")
         if path and options.data is None:

@@ -1,4 +1,4 @@
-"""Trainable: base class of models that the trainer trains, either a head or encoders and head end to end."""
+"""Trainable: base class of the models that the trainer trains, a head or encoders and head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from mervn.config import TrainingOptions
 
 
 class Trainable(nn.Module, ABC):
-    """Model from inputs of a split to logits, in two steps, so that training can augment the features between them."""
+    """Model from the inputs of a split to logits, in two steps: encode and classify.
+
+    Between the steps, training can augment the features.
+    """
 
     first_epoch = 1
     """0 if the model is scored once before training, else 1."""
@@ -28,7 +31,10 @@ class Trainable(nn.Module, ABC):
 
     @abstractmethod
     def parameter_groups(self, options: TrainingOptions) -> list[dict[str, Any]]:
-        """Return AdamW's parameter groups; `scale` is the learning rate of a group relative to the head's."""
+        """Return AdamW's parameter groups.
+
+        The optional key `scale` is the learning rate of a group relative to the head's.
+        """
 
     @abstractmethod
     def start_epoch(self, epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""Fusion baselines without interaction between modalities: text only, audio only, and late fusion."""
+"""Fusion baselines without interaction between modalities: text only, audio only, late fusion."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ class Audio(nn.Module):
 
 
 class Late(nn.Module):
-    """Late fusion: returns both projected streams; each is pooled separately and the vectors are concatenated."""
+    """Late fusion: returns both projected streams.
+
+    Each is pooled separately, and the classifier reads the concatenated vectors.
+    """
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()

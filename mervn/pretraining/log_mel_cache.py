@@ -1,4 +1,4 @@
-"""Cache of log-mel frames: computed once for all utterances, stored as float16 in one memory-mapped file."""
+"""Cache of log-mel frames: computed once, stored as float16 in one memory-mapped file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ from features.store.rejected import Rejection
 
 
 class Frames:
-    """Raw log-mel frames (F, num_mels) of utterances, by index."""
+    """Raw log-mel frames (F, num_mels) of utterances, by index.
+
+    `path` is a file of float16 values, and `sizes` the number of frames F of each utterance.
+    """
 
     def __init__(self, path: Path, sizes: Sequence[int], num_mels: int, seconds: float, audio_sha256: str) -> None:
         self.sizes = list(sizes)
         self.seconds = seconds
+        """Duration of all utterances."""
         self.audio_sha256 = audio_sha256
         """Hash of the decoded samples of all utterances."""
         self._offsets = np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
@@ -36,7 +40,7 @@ class Frames:
         return len(self.sizes)
 
     def read(self, index: int, first: int, last: int) -> Tensor:
-        """Return frames first..last (exclusive) of an utterance, float32 (F, num_mels)."""
+        """Return frames first..last - 1 of an utterance, float32 (last - first, num_mels)."""
         offset = self._offsets[index]
         return torch.from_numpy(self._values[offset + first : offset + last].astype(np.float32))
 
@@ -44,7 +48,10 @@ class Frames:
 def read_frames(
     utterances: Sequence[Utterance], encoder: Fourier2Vec, path: Path, reporter: Reporter
 ) -> tuple[Frames, list[Rejection]]:
-    """Write the log-mel frames of all utterances to `path`; return them and the rejected utterances with reasons."""
+    """Write the log-mel frames of all utterances to `path`.
+
+    Return the frames, and the rejected utterances with the reasons.
+    """
     sizes: list[int] = []
     rejected: list[Rejection] = []
     samples, digest = 0, hashlib.sha256()

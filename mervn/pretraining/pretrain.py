@@ -39,10 +39,12 @@ SPLITS = ("train", "valid")
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """A pretrained encoder: its folder, its scores on the masked frames of valid, and the rest of pretrain.json."""
+    """A pretrained encoder."""
 
     path: Path
+    """Folder of the encoder."""
     result: Mapping[str, Any]
+    """The `result` of pretrain.json, with the scores on the masked frames of valid."""
     trained: bool
     """False if a complete result existed already."""
 
@@ -87,17 +89,19 @@ def _document(options: PretrainOptions, data: Path, manifests: Manifests) -> dic
 
 def _configuration(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return everything that decides the result, and nothing else."""
-    outside = PretrainOptions.not_in_hash() | {"features_dir"}  # an option of earlier versions
+    # Earlier versions had the option features_dir.
+    outside = PretrainOptions.not_in_hash() | {"features_dir"}
     options = {key: value for key, value in document["options"].items() if key not in outside}
     return {"command": document["command"], **options, "inputs": document["inputs"]}
 
 
 def _hash(document: Mapping[str, Any]) -> str:
+    """Return the hash of the configuration for the name of the folder, 8 hex digits."""
     return hashlib.sha256(canonical_json(_configuration(document)).encode()).hexdigest()[:8]
 
 
 def _prepare(folder: Path, document: Mapping[str, Any], force: bool) -> dict[str, Any] | None:
-    """Prepare the folder and return the result of this configuration, or None if it has to be trained."""
+    """Prepare the folder; return the result of this configuration, or None without one."""
     path = folder / PRETRAIN_FILE
     if path.is_file():
         try:
@@ -105,8 +109,8 @@ def _prepare(folder: Path, document: Mapping[str, Any], force: bool) -> dict[str
             if existing["schema"] != SCHEMA:
                 raise ValueError(f"schema must be {SCHEMA}, found {existing['schema']}")
             configuration, result = _configuration(existing), existing.get("result")
-            if result is not None:  # raises KeyError or TypeError if a field is missing or not a number
-                _ = result["weights"], result["selected_epoch"] + 1, *(result["valid"][k] + 0.0 for k in SCORES)
+            if result is not None:
+                _check_result(result)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} must describe a pretraining, but cannot be read: {error!r}") from error
         require_same(folder, "pretraining", configuration, _configuration(document))
@@ -119,10 +123,22 @@ def _prepare(folder: Path, document: Mapping[str, Any], force: bool) -> dict[str
     return None
 
 
+def _check_result(result: Mapping[str, Any]) -> None:
+    """Raise KeyError or TypeError if a field that is read later is missing or not a number."""
+    if "weights" not in result:
+        raise KeyError("weights")
+    for number in (result["selected_epoch"], *map(result["valid"].__getitem__, SCORES)):
+        if not isinstance(number, int | float):
+            raise TypeError(f"selected_epoch and scores must be numbers, found {number!r}")
+
+
 def _read(
     folder: Path, manifests: Mapping[str, list[Utterance]], encoder: Fourier2Vec, reporter: Reporter
 ) -> tuple[dict[str, Frames], list[Rejection]]:
-    """Read the audio of both splits and write rejected.jsonl; InputError if a split has no usable utterance."""
+    """Read the audio of both splits and write rejected.jsonl.
+
+    InputError if a split has no usable utterance.
+    """
     (folder / "frames").mkdir(exist_ok=True)
     frames: dict[str, Frames] = {}
     rejected: list[Rejection] = []
@@ -133,8 +149,8 @@ def _read(
     for split, found in frames.items():
         if max(found.sizes, default=0) < MIN_MEL:
             raise InputError(
-                f"{split}.jsonl must hold audio of at least {10 * MIN_MEL + 15} ms, found no usable utterance; the "
-                f"reasons are in {folder / REJECTED_FILE}"
+                f"{split}.jsonl must hold audio of at least {10 * MIN_MEL + 15} ms, found no usable "
+                f"utterance; the reasons are in {folder / REJECTED_FILE}"
             )
     hours = ", ".join(f"{found.seconds / 3600:.2f} h of {split}" for split, found in frames.items())
     reporter.say(f"{hours}; {len(rejected)} utterances rejected{' (see rejected.jsonl)' if rejected else ''}")
@@ -163,7 +179,7 @@ def _result(trainer: Pretrainer, frames: Mapping[str, Frames], rejected: list[Re
 
 
 def _save(folder: Path, trainer: Pretrainer, note: str) -> None:
-    """Write the encoder with the weights of the best epoch."""
+    """Write the encoder with the weights of the best epoch; InputError if there is none."""
     if trainer.best.weights is None:
         raise InputError("no epoch was trained: --epochs must be at least 1")
     encoder = trainer.model.encoder.cpu()

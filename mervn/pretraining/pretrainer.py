@@ -1,8 +1,9 @@
-"""Training loop of masked-frame prediction: AdamW, warm-up and cosine schedule, gradient clipping, best epoch on valid.
+"""Training loop of masked-frame prediction.
 
-With `epochs`, the result depends only on the audio, the options and the seed, and on a CPU a
-resumed training gives the same result as an uninterrupted one. With `minutes`, the schedule follows
-the clock.
+AdamW with warm-up, a cosine schedule and gradient clipping; the best epoch on valid is kept. With
+`epochs`, the result depends only on the audio, the options and the seed, and on a CPU a resumed
+training gives the same result as an uninterrupted one. With `minutes`, the schedule follows the
+clock.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ from mervn.training.optimization import learning_rate_at, make_optimizer
 
 MEL_PER_SECOND = 100
 MAX_BATCH = 256
+"""Maximum number of utterances per batch."""
 DEFAULT_EPOCHS = 30
 JITTER = (0.9, 1.1)
-"""Range of random factors on the lengths before sorting, so that the batches differ between epochs."""
+"""Range of random factors on the lengths before sorting, so that batches differ between epochs."""
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the parameters of a model with weight decay, and biases and norms without."""
+    """Return AdamW's parameter groups: no weight decay for biases and norms."""
     decayed: list[nn.Parameter] = []
     not_decayed: list[nn.Parameter] = []
     for parameter in model.parameters():
@@ -82,13 +84,16 @@ class Pretrainer:
 
     @property
     def progress(self) -> float:
-        """The fraction of `minutes` that has passed, 0..1, including the time of the next validation."""
+        """The fraction of `minutes` that has passed, 0..1, counting the next validation as passed.
+
+        0 without `minutes`.
+        """
         spent = time.perf_counter() - self._started + self.validation_s
         return min(1.0, spent / (60 * self.options.minutes)) if self.options.minutes else 0.0
 
     @property
     def finished(self) -> bool:
-        """Return whether all epochs or minutes are used; at least one epoch always runs."""
+        """Tell whether all epochs or minutes are used; at least one epoch always runs."""
         if self.epochs is not None:
             return self.next_epoch >= self.epochs
         return self.next_epoch > 0 and self.progress >= 1
@@ -106,7 +111,10 @@ class Pretrainer:
             reporter.epoch(entry)
 
     def _epoch(self, done: int) -> dict[str, Any]:
-        """Train and validate one epoch after `done` others and return its history entry; epochs count from 1."""
+        """Train and validate one epoch after `done` others, and return its history entry.
+
+        Epochs count from 1 in the history.
+        """
         started, epoch = time.perf_counter(), done + 1
         train_loss = self.train_epoch(done)
         before = time.perf_counter()
@@ -139,7 +147,10 @@ class Pretrainer:
         return max(0.0, 60 * (self.options.minutes or 0.0) - (time.perf_counter() - self._started))
 
     def train_epoch(self, epoch: int) -> float:
-        """Train one epoch, or until the minutes are used, and return the mean loss over masked frames."""
+        """Train one epoch, or until the minutes are used; return the mean loss over masked frames.
+
+        Here `epoch` counts from 0.
+        """
         self.model.train()
         rng = generator(Purpose.PRETRAIN_ORDER, self.options.seed, epoch)
         batches = self._batches(self.train, rng.uniform(*JITTER, len(self.train)))
@@ -164,9 +175,10 @@ class Pretrainer:
         return float(total) / max(1, count)
 
     def validate(self) -> tuple[float, float]:
-        """Return the L1 on the masked frames of valid, and the L1 of predicting the mean; the masks never change.
+        """Return the L1 on the masked frames of valid, and the L1 of predicting the mean.
 
-        Normalized frames have mean zero in every mel band, so zero predicts the mean.
+        The masks never change. Normalized frames have mean zero in every mel band, so zero predicts
+        the mean.
         """
         self.model.eval()
         totals, count = torch.zeros(2, dtype=torch.float64, device=self.device), 0
@@ -182,10 +194,11 @@ class Pretrainer:
         return l1, baseline
 
     def batch(self, frames: Frames, indices: list[int], epoch: int | None) -> tuple[Ragged, Ragged]:
-        """Return raw log-mel frames (sum F, num_mels) and the indices (sum M,) of the 50 Hz frames to mask.
+        """Return raw log-mel frames (sum F, num_mels), and indices (sum M,) of frames to mask.
 
-        The crop and mask of an utterance depend on (seed, epoch, utterance), never on the batch.
-        With epoch None, as for valid, they never change.
+        The indices count the 50 Hz frames of each utterance's crop. The crop and mask of an
+        utterance depend on (seed, epoch, utterance), never on the batch. With epoch None, as for
+        valid, they never change.
         """
         mels, positions = [], []
         for index in indices:
@@ -198,20 +211,25 @@ class Pretrainer:
         return Ragged.from_sequences(mels).to(self.device), Ragged.from_sequences(positions).to(self.device)
 
     def _mask_generator(self, epoch: int | None, index: int) -> np.random.Generator:
+        """Return the random generator for the crop and mask of an utterance."""
         if epoch is None:
             return generator(Purpose.PRETRAIN_VALID, self.options.seed, index)
         return generator(Purpose.PRETRAIN_MASK, self.options.seed, epoch, index)
 
     @property
     def _max_frames(self) -> int:
+        """Maximum number of mel frames of a crop."""
         return round(self.options.max_seconds * MEL_PER_SECOND)
 
     def _batches(self, frames: Frames, factors: np.ndarray[Any, Any] | None = None) -> list[list[int]]:
         """Return batches of utterances of similar length, sorted by length times `factors`."""
-        lengths = np.minimum(frames.sizes, self._max_frames) / MEL_PER_SECOND * (1.0 if factors is None else factors)
-        return plan_batches(lengths.tolist(), self.options.batch_seconds, MAX_BATCH)
+        lengths_s = np.minimum(frames.sizes, self._max_frames) / MEL_PER_SECOND
+        if factors is not None:
+            lengths_s = lengths_s * factors
+        return plan_batches(lengths_s.tolist(), self.options.batch_seconds, MAX_BATCH)
 
     def _save(self, checkpoints: Path) -> None:
+        """Write a checkpoint, and remove the earlier ones."""
         folder = checkpoints / f"epoch-{self.next_epoch:05d}"
         tensors = with_prefix("model.", self.model.state_dict()) | with_prefix("best.", self.best.weights or {})
         state = {
@@ -231,10 +249,14 @@ class Pretrainer:
 
     @property
     def _audio(self) -> dict[str, str]:
+        """Hash of the audio of each split."""
         return {"train": self.train.audio_sha256, "valid": self.valid.audio_sha256}
 
     def _resume(self, checkpoints: Path, history: History) -> None:
-        """Load the latest checkpoint, if any, and truncate the history to its epoch."""
+        """Load the latest checkpoint, if any, and truncate the history to its epoch.
+
+        InputError if the audio has changed since.
+        """
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
             tensors, state = load_checkpoint(latest)

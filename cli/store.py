@@ -76,8 +76,9 @@ def info(store: Path, options: StoreInfoOptions, output: Output) -> None:
 def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
     """Read every byte of a store and check it against its checksums.
 
-    Lists the damaged parts; the exit code is 1 if there are any. --set-aside renames them, and the next `mervn extract`
-    encodes their utterances again. Parts that cannot be read now are listed too, but never renamed.
+    Lists the damaged parts; the exit code is 1 if there are any. --set-aside renames them, and
+    the next `mervn extract` encodes their utterances again. Parts that cannot be read now are
+    listed too, but never renamed.
     """
     from features.store.identity import read_store_info
     from features.store.maintenance import verify as verify_store
@@ -87,16 +88,16 @@ def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
     bar = output.progress(len(part_paths(store)), 0, unit=" parts")
     found = verify_store(store, options.set_aside, bar.update)
     bar.close()
+    damaged, unreadable = [], []
     for fault in found.faults:
-        kept = f"; set aside as {fault.set_aside.name}" if fault.set_aside else ""
-        cannot = "" if fault.damaged else "cannot be read now: "
-        output.result(f"{fault.path}: {cannot}{fault.detail}{kept}")
-    damaged = [
-        {"path": str(f.path), "why": f.detail, "set_aside": str(f.set_aside) if f.set_aside else None}
-        for f in found.faults
-        if f.damaged
-    ]
-    unreadable = [{"path": str(f.path), "why": f.detail} for f in found.faults if not f.damaged]
+        entry = {"path": str(fault.path), "why": fault.detail}
+        if fault.damaged:
+            kept = f"; set aside as {fault.set_aside.name}" if fault.set_aside else ""
+            output.result(f"{fault.path}: {fault.detail}{kept}")
+            damaged.append({**entry, "set_aside": str(fault.set_aside) if fault.set_aside else None})
+        else:
+            output.result(f"{fault.path}: cannot be read now: {fault.detail}")
+            unreadable.append(entry)
     unknown = f", {len(unreadable)} could not be read" if unreadable else ""
     output.result(f"{store}: {found.whole} utterances are valid, {len(damaged)} parts are damaged{unknown}")
     if len(found.made_with) > 1:
@@ -110,7 +111,10 @@ def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
 
 @command("store compact", argument="store")
 def compact(store: Path, options: StoreCompactOptions, output: Output) -> None:
-    """Merge small parts and remove features that newer ones replaced; other processes can keep reading."""
+    """Merge small parts and remove features that newer ones replaced.
+
+    Other processes can keep reading the store.
+    """
     from features.store.identity import read_store_info
     from features.store.maintenance import compact as compact_store
 

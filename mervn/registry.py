@@ -75,7 +75,8 @@ class FusionSpec:
     streams: tuple[str, ...]
     """The modalities it reads."""
     outputs: tuple[str, ...]
-    """The modality that each returned sequence begins with: `text` (its first token is [CLS]) or `audio`."""
+    """The modality that each returned sequence begins with: `text` (its first
+    token is [CLS]) or `audio`."""
     options: tuple[str, ...] = ()
     """The head options that it takes as keyword arguments, besides `dim`, `heads` and `dropout`."""
     attention: bool = True

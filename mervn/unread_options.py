@@ -1,4 +1,4 @@
-"""Unread options: options without any effect under the chosen fusion, loss, sampling, streams or fine-tuning."""
+"""Unread options: those without effect under the other options, such as the fusion or the loss."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def unread_options(options: TrainingOptions) -> dict[str, str]:
     fusion, loss = fusion_spec(options.fusion), loss_spec(options.loss)
     streams = _streams(options, fusion.streams)
     unread: dict[str, str] = {}
-    # mark the options of all fusions, losses and samplings as unread, then remove those of the chosen ones
+    # mark the options of all fusions, losses and samplings as unread, then
+    # remove those of the chosen ones
     for spec in FUSIONS.values():
         unread |= dict.fromkeys(spec.options, f"--fusion {options.fusion} does not read it")
     if not fusion.attention:
@@ -91,7 +92,7 @@ def refuse_unread(options: TrainingOptions, given: Collection[str]) -> None:
 
 
 def without_unread(options: OptionsT) -> OptionsT:
-    """Return the options with unread ones reset to their defaults, so that configurations compare equal."""
+    """Return the options with unread ones reset to their defaults: configurations compare equal."""
     fields = type(options).model_fields
     defaults = {name: fields[name].get_default() for name in unread_options(options)}
     return options.model_copy(update=defaults)

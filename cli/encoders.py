@@ -41,11 +41,11 @@ def encoders(options: EncodersOptions, output: Output) -> None:
 
 
 def _describe(name: str, spec: EncoderSpec) -> str:
-    """Return the description of an encoder, one paragraph."""
+    """Return the description of an encoder."""
     depth = "last" if spec.depth is None else f"at {spec.depth:.0%} of them"
     return (
-        f"{name}: {spec.description}. Width {spec.width}. Layers {spec.layers}; default layer {depth}. "
-        f"Needs {spec.needs}. Licence: {spec.licence}."
+        f"{name}: {spec.description}. Width {spec.width}. Layers {spec.layers}; default layer "
+        f"{depth}. Needs {spec.needs}. Licence: {spec.licence}."
     )
 
 

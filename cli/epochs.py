@@ -106,9 +106,10 @@ class EpochLog:
         if half <= WIDE_INTERVAL or not near:
             return None
         return (
-            f"warning: valid has only {count} utterances: its accuracy {accuracy:.2f} has a 95 % interval of "
-            f"± {half:.2f}, which cannot tell {near} of the {len(accuracies)} other epochs from the best one; a larger "
-            "valid split, or the mean over folds, chooses more reliably"
+            f"warning: valid has only {count} utterances: its accuracy {accuracy:.2f} has a 95 % "
+            f"interval of ± {half:.2f}, which cannot tell {near} of the {len(accuracies)} other "
+            "epochs from the best one; a larger valid split, or the mean over folds, chooses more "
+            "reliably"
         )
 
 

@@ -121,8 +121,8 @@ def compact(store: Path, options: StoreCompactOptions, output: Output) -> None:
     read_store_info(store)
     done = compact_store(store)
     output.result(
-        f"{store}: {done.parts_before} parts before, {done.parts_after} after; replaced features of "
-        f"{done.superseded} utterances removed"
+        f"{store}: {done.parts_before} parts before, {done.parts_after} after; replaced features "
+        f"of {done.superseded} utterances removed"
     )
     output.document({"path": str(store), **asdict(done)})
 

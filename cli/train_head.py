@@ -103,6 +103,7 @@ def _sampled(sampling: str, drawn: Sequence[Mapping[str, Any]]) -> str:
 
     covered = fmean(one["covered"] for one in drawn)
     return (
-        f"sampling {sampling}: {covered:.0%} of the utterances per epoch; drawn classes: {mean_of('classes')}; "
-        f"real frames and tokens in the padded batches: {mean_of('padding_efficiency')}"
+        f"sampling {sampling}: {covered:.0%} of the utterances per epoch; drawn classes: "
+        f"{mean_of('classes')}; real frames and tokens in the padded batches: "
+        f"{mean_of('padding_efficiency')}"
     )

@@ -176,8 +176,9 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
     num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if on_gpus and num_local > torch.cuda.device_count():
         raise UsageError(
-            f"{num_local} processes on this machine need a GPU each, found {torch.cuda.device_count()}: "
-            "start as many processes as there are GPUs, or use --device cpu"
+            f"{num_local} processes on this machine need a GPU each, found "
+            f"{torch.cuda.device_count()}: start as many processes as there are GPUs, or use "
+            "--device cpu"
         )
     state = PartialState(cpu=not on_gpus)
     group = ProcessGroup()

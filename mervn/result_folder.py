@@ -61,8 +61,8 @@ def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
             if error.errno not in NO_LOCKS:
                 raise
             raise InputError(
-                f"{folder} must be on a file system that can lock files, found: {error.strerror}; mount Lustre with "
-                "`-o flock`, or choose an --output on another file system"
+                f"{folder} must be on a file system that can lock files, found: {error.strerror}; "
+                "mount Lustre with `-o flock`, or choose an --output on another file system"
             ) from error
         _held.add(file)  # forked workers close their copy: see _close_in_child
         try:

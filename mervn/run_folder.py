@@ -213,8 +213,8 @@ def read_metrics(run: Path) -> dict[str, Any]:
         numbers.append(valid.get(key) if isinstance(valid, dict) else None)
     if not all(isinstance(number, int | float) for number in numbers):
         raise InputError(
-            f"{path} must hold numbers for the selected epoch and for macro_f1, accuracy, n and missing of valid, "
-            f"found {numbers}"
+            f"{path} must hold numbers for the selected epoch and for macro_f1, accuracy, n and "
+            f"missing of valid, found {numbers}"
         )
     weights = metrics.get("layer_weights")
     if not isinstance(weights, dict) or not all(map(_is_layer_mix, weights.values())):

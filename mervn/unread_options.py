@@ -29,8 +29,7 @@ def unread_options(options: TrainingOptions) -> dict[str, str]:
     fusion, loss = fusion_spec(options.fusion), loss_spec(options.loss)
     streams = _streams(options, fusion.streams)
     unread: dict[str, str] = {}
-    # mark the options of all fusions, losses and samplings as unread, then
-    # remove those of the chosen ones
+    # mark the options of all fusions, losses and samplings, then unmark those of the chosen ones
     for spec in FUSIONS.values():
         unread |= dict.fromkeys(spec.options, f"--fusion {options.fusion} does not read it")
     if not fusion.attention:
@@ -92,7 +91,10 @@ def refuse_unread(options: TrainingOptions, given: Collection[str]) -> None:
 
 
 def without_unread(options: OptionsT) -> OptionsT:
-    """Return the options with unread ones reset to their defaults: configurations compare equal."""
+    """Return the options with unread ones reset to their defaults.
+
+    Configurations that differ only in unread options then compare equal.
+    """
     fields = type(options).model_fields
     defaults = {name: fields[name].get_default() for name in unread_options(options)}
     return options.model_copy(update=defaults)

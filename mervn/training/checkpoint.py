@@ -108,8 +108,9 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) 
             # scalars, such as the step, do not have the shape of the parameter
             if entry.ndim and entry.shape != parameter.shape:
                 raise InputError(
-                    f"the state of the optimizer must have the shapes of its parameters, found {key} of shape "
-                    f"{tuple(entry.shape)} for a parameter of {tuple(parameter.shape)}"
+                    "the state of the optimizer must have the shapes of its parameters, found "
+                    f"{key} of shape {tuple(entry.shape)} for a parameter of "
+                    f"{tuple(parameter.shape)}"
                 )
 
 

@@ -156,8 +156,8 @@ def refuse_empty_stream(splits: Mapping[str, Split], fusion: str) -> None:
             if count == len(split) and len(split.lengths) > 1:
                 other = next(stream for stream in split.lengths if modality_of(stream) != modality_of(name))
                 raise UsageError(
-                    f"--fusion {fusion} needs {name}, but none of the {len(split)} utterances of {split.name} "
-                    f"has it; use --fusion {modality_of(other)}"
+                    f"--fusion {fusion} needs {name}, but none of the {len(split)} utterances of "
+                    f"{split.name} has it; use --fusion {modality_of(other)}"
                 )
 
 

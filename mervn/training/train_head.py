@@ -79,8 +79,8 @@ def _report_empty(splits: Mapping[str, StoredSplit], options: TrainHeadOptions, 
                 reporter.say(f"{split.name}: {count} of {len(split)} {empty}; a learned token replaces each of them")
             elif count:
                 warnings.warn(
-                    f"{split.name}: {count} of {len(split)} {modality} streams are empty; with --missing none, no "
-                    "query attends to them, and pooling them gives zeros",
+                    f"{split.name}: {count} of {len(split)} {modality} streams are empty; with "
+                    "--missing none, no query attends to them, and pooling them gives zeros",
                     stacklevel=2,
                 )
 

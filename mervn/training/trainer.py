@@ -266,8 +266,9 @@ class Trainer:
                 )
             if state.get("processes") != self.processes.num_processes:
                 raise InputError(
-                    f"{latest} was written by {state.get('processes')} processes, found {self.processes.num_processes} "
-                    "now; start the same number, or train again with --force"
+                    f"{latest} was written by {state.get('processes')} processes, found "
+                    f"{self.processes.num_processes} now; start the same number, or train again "
+                    "with --force"
                 )
             try:
                 self._restore(tensors, state)

@@ -41,7 +41,7 @@ class Resolved(Generic[TrainingT]):
     """Names of the options without effect; they are not part of the configuration."""
     fusion: FusionSpec
     custom_modules: Mapping[str, CustomModule]
-    """Custom modules (files with the user's code), by role."""
+    """Custom modules (files with the user's code), by role, as they were when the command started."""
     device: torch.device
 
     def with_options(self, **changes: Any) -> Resolved[TrainingT]:
@@ -55,12 +55,12 @@ def resolve(options: TrainingT, device: torch.device, given: Collection[str] | N
     `given` names the options that the user gave, if `options` were changed since.
     """
     require_pooling(options.fusion, options.pooling)
-    refuse_unread(options, options.given if given is None else given)
-    fusion, unread = fusion_spec(options.fusion), frozenset(unread_options(options))
+    unread = unread_options(options)
+    refuse_unread(unread, options.given if given is None else given)
     # resolve what depends on the machine, so that config.json records the actual values
     amp, batch_size = resolve_amp(options.amp, device), options.utterances_per_batch
-    resolved = without_unread(options).model_copy(update={"amp": amp, "batch_size": batch_size})
-    return Resolved(resolved, unread, fusion, custom_modules(options), device)
+    resolved = without_unread(options, unread).model_copy(update={"amp": amp, "batch_size": batch_size})
+    return Resolved(resolved, frozenset(unread), fusion_spec(options.fusion), custom_modules(options), device)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def train_on(data: StoredData, resolved: Resolved[TrainHeadOptions], reporter: R
                 write_history(run, reporter)
             return RunResult(run, read_metrics(run), trained=False)
         # from here on, custom modules are the run's own copies
-        resolved = replace(resolved, options=copy_modules(run, options, config.inputs.get("modules", {})))
+        resolved = replace(resolved, options=copy_modules(run, options, resolved.custom_modules))
         _report_empty(data.splits, options, reporter)
         sequences: list[Sequences] = []
         for split in data.splits.values():

@@ -30,8 +30,8 @@ def layers(options: LayersOptions, output: Output) -> None:
 
     settings = replace(settings_from(options, data), layer_means=True)
     report = probe_layers(selector, data, options.audio_root, settings, output)
-    rows = [(score.layer, f"{score.macro_f1:.4f}", f"{score.accuracy:.4f}") for score in report.scores]
-    output.table(("layer", "macro-F1", "accuracy"), rows)
+    lines = [(score.layer, f"{score.macro_f1:.4f}", f"{score.accuracy:.4f}") for score in report.scores]
+    output.table(("layer", "macro-F1", "accuracy"), lines)
     missing = sum(report.missing.values())
     left_out = f", {missing} without features" if missing else ""
     output.result(

@@ -29,21 +29,20 @@ def list_(options: StoreListOptions, output: Output) -> None:
     from features.store.index import damaged_stores, features_folder, list_stores
     from features.store.listing import COLUMNS, StoreSummary, summarize
 
-    def document(found: StoreSummary) -> dict[str, object]:
-        about: dict[str, object] = {
-            "path": str(found.info.path), "identity": found.info.hash, "encoder": found.info.encoder,
-            "model": found.model,
-        }  # fmt: skip
-        if found.unreadable is not None:
-            return {**about, "unreadable": found.unreadable}
-        if found.damaged:
+    def document(store: StoreSummary) -> dict[str, object]:
+        info = store.info
+        about: dict[str, object] = {"path": str(info.path), "identity": info.hash, "encoder": info.encoder}
+        about["model"] = store.model
+        if store.unreadable is not None:
+            return {**about, "unreadable": store.unreadable}
+        if store.damaged:
             return {**about, "damaged": True}
-        return {**about, "utterances": found.utterances, "bytes": found.num_bytes, "weights": found.weights}
+        return {**about, "utterances": store.utterances, "bytes": store.num_bytes, "weights": store.weights}
 
     folder = options.features_dir or features_folder(None, resolve_data(options.data))
     stores = list(map(summarize, list_stores(folder, means=True)))
     if stores:
-        output.table(("store", *COLUMNS), [(found.info.path, *found.cells) for found in stores])
+        output.table(("store", *COLUMNS), [(store.info.path, *store.cells) for store in stores])
     else:
         output.result(f"no stores in {folder}")
     refused = list(map(str, damaged_stores(folder)))

@@ -31,7 +31,7 @@ ENVIRONMENT_FILE, LEDGER_FILE = "environment.json", "test_access.jsonl"
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Configuration of a run: its options, and the data and encoders that they named then."""
+    """Configuration of a run: its options, and the data and encoders it began with."""
 
     command: str
     options: Mapping[str, Any]

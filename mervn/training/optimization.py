@@ -7,22 +7,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from features.device import exact_fp32
 from features.errors import UsageError
-
-
-class OptimizerOptions(Protocol):
-    """Options that have a peak learning rate."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Peak learning rate of AdamW."""
-
+from mervn.training_options import OptimizerOptions
 
 CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}

@@ -74,13 +74,13 @@ def sampling_weights(targets: Array, lengths: Array, beta: float) -> Array:
     f_c is the class frequency over the mean frequency; r_c is the class's mean l_mix over the mean
     of the class means. Classes without utterances are left out of the means.
     """
-    classes, frequencies = np.unique(targets, return_counts=True)
+    classes, positions, frequencies = np.unique(targets, return_inverse=True, return_counts=True)
     means = np.array([lengths[targets == c].mean() for c in classes], np.float64)
     relative = means / means.mean() if means.mean() > 0 else np.ones_like(means)
     relative = np.where(relative > 0, relative, 1.0)
-    weights = 1 / (frequencies / frequencies.mean() * relative**beta)
-    table = dict(zip(classes.tolist(), weights.tolist(), strict=True))
-    return np.array([table[target] for target in targets.tolist()])
+    weights: Array = 1 / (frequencies / frequencies.mean() * relative**beta)  # by class
+    per_utterance: Array = weights[positions]
+    return per_utterance
 
 
 def epoch_batches(
@@ -116,9 +116,9 @@ def divide_batches(batches: Sequence[Array], num_processes: int) -> list[list[li
     """Divide each batch of a step among processes.
 
     `batches` are the costs (B,) of the utterances of each batch. Returns, by batch and process,
-    ascending positions in the batch. Utterances are assigned in order
-    of falling cost, each to the process with the lowest total cost in this step (Graham 1969). For
-    a single batch the maximum cost of a process is at most 4/3 of the optimum.
+    ascending positions in the batch. Utterances are assigned in order of falling cost, each to the
+    process with the lowest total cost in this step (Graham 1969). For a single batch the maximum
+    cost of a process is at most 4/3 of the optimum.
     """
     loads = [0.0] * num_processes
     divided = []

@@ -39,7 +39,7 @@ def train_series(options: TrainHeadOptions, data: Path, reporter: Reporter = SIL
     """
     folds = [options.fold]
     if options.fold == "all":
-        folds = [str(number + 1) for number in range(len(find_folds(data, options.fold_file)))]
+        folds = list(map(str, range(1, len(find_folds(data, options.fold_file)) + 1)))
     seeds = range(options.seed, options.seed + options.num_seeds)
     series = _Series(len(folds), len(seeds), options.output)
     resolved = resolve_head_options(options)

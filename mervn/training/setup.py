@@ -41,7 +41,7 @@ class Resolved(Generic[TrainingT]):
     """Names of the options without effect; they are not part of the configuration."""
     fusion: FusionSpec
     custom_modules: Mapping[str, CustomModule]
-    """Custom modules (files with the user's code), by role, as they were when the command started."""
+    """Custom modules (the user's code), by role, as their files were when the command started."""
     device: torch.device
 
     def with_options(self, **changes: Any) -> Resolved[TrainingT]:

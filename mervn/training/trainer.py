@@ -1,7 +1,4 @@
-"""Trainer: training loop with early stopping and exact resumption.
-
-Data, options and seed determine its result.
-"""
+"""Trainer: training loop with early stopping and exact resumption."""
 
 from __future__ import annotations
 
@@ -65,7 +62,7 @@ class TrainingData:
 
 
 class Trainer:
-    """Trains one model. After an interruption, `fit` resumes and reaches the same result.
+    """Trains one model; data, options and seed determine its result, even after an interruption.
 
     Several `processes` divide the utterances of each batch; their step equals that of one process.
     """

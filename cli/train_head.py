@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
 @command("train-head")
 def train_head_command(options: TrainHeadOptions, output: Output) -> None:
-    """Train a fusion head on stored features; the best epoch is chosen on valid.
+    """Train a head on stored features; the best epoch is chosen on valid, test is never read.
 
-    Test is never read. Without encoders, the only store of each modality is used.
-    Repeat the command to resume it.
+    Without encoders, the only store of each modality is used. Repeat the command to resume it.
     """
     data = resolve_data(options.data)
 

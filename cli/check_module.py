@@ -19,11 +19,13 @@ def check_module_command(module: Path, options: CheckModuleOptions, output: Outp
     from mervn.model.check_module import check_module
 
     findings = check_module(str(module), options.role)
+    failed = 0
     for finding in findings:
-        output.result(
-            f"{'FAIL' if finding.fault else 'ok'}  {finding.check}" + (f": {finding.fault}" if finding.fault else "")
-        )
-    failed = sum(finding.fault is not None for finding in findings)
+        if finding.fault is None:
+            output.result(f"ok  {finding.check}")
+        else:
+            output.result(f"FAIL  {finding.check}: {finding.fault}")
+            failed += 1
     output.result(f"{failed} of {len(findings)} checks failed" if failed else f"all {len(findings)} checks passed")
-    output.document({"module": str(module), "role": options.role, "findings": [asdict(f) for f in findings]})
+    output.document({"module": str(module), "role": options.role, "findings": list(map(asdict, findings))})
     return 1 if failed else 0

@@ -12,10 +12,11 @@ from mervn.config import DemoOptions
 
 @command("demo")
 def demo(options: DemoOptions, output: Output) -> int:
-    """Make a Vietnamese speech corpus, extract it, train on it and check known answers; works offline.
+    """Make a Vietnamese speech corpus, extract it, train on it and check known answers.
 
-    The corpus has four label sets over the same audio. The label depends on the prosody (audio), on the words (text),
-    on both together (both), or on nothing (none). The exit code is 1 if a known answer is missed.
+    It works offline. The corpus has four label sets over the same audio. The label depends on the
+    prosody (audio), on the words (text), on both together (both), or on nothing (none). The exit
+    code is 1 if a known answer is missed.
     """
     from mervn.demo.corpus import make_corpus
 
@@ -37,8 +38,9 @@ def demo(options: DemoOptions, output: Output) -> int:
     output.result(f"test macro-F1, {result.n_test} utterances (seed {options.seed}, chance 0.50):")
     rows = []
     for fusion in FUSIONS:
-        rows.append((fusion, *(f"{result.macro_f1[label_set][fusion]:.3f}" for label_set in SETS)))
-    output.table(("fusion", *(f"{label_set} set" for label_set in SETS)), rows)
+        scores = [f"{result.macro_f1[label_set][fusion]:.3f}" for label_set in SETS]
+        rows.append((fusion, *scores))
+    output.table(("fusion", *map("{} set".format, SETS)), rows)
     for answer in result.missed:
         output.result(f"missed: {answer}")
     verdict = "all known answers hold" if result.met else f"{len(result.missed)} of {len(ANSWERS)} known answers missed"

@@ -20,71 +20,79 @@ from features.errors import InputError
 class Finding:
     """State of one part of the installation, and how to fix it."""
 
-    part: str
     state: str
     """`ok`, `absent` (optional) or `broken`."""
     found: str
     fix: str = ""
+    """How to fix or install it; empty if there is nothing to do."""
 
-    def as_json(self) -> dict[str, str]:
-        """Return a JSON object."""
-        return {"part": self.part, "state": self.state, "found": self.found, "mend": self.fix}
+
+Check = Callable[[], Finding]
+"""Examines a part; an exception means that it is broken."""
+PACKAGES = {"GPU": "torch", "hub cache": "huggingface-hub"}
+"""The package to reinstall, for parts that are not named after theirs."""
 
 
 @command("doctor")
 def doctor(options: DoctorOptions, output: Output) -> int:
-    """Check the installation and explain how to fix problems; the exit code is 1 if a required part is broken."""
-    findings = [_examine(part, look) for part, look in CHECKS.items()]
-    rows, broken = [], []
-    for finding in findings:
-        rows.append((finding.part, finding.state, finding.found))
-        if finding.state == "broken":
-            broken.append(finding.part)
-    output.table(("part", "state", "found"), rows)
-    for finding in findings:
+    """Check the installation and explain how to fix problems.
+
+    The exit code is 1 if a required part is broken.
+    """
+    rows, fixes, documents = [], [], []
+    broken: list[str] = []
+    for part, check in CHECKS.items():
+        finding = _examine(part, check)
+        rows.append((part, finding.state, finding.found))
+        documents.append({"part": part, "state": finding.state, "found": finding.found, "mend": finding.fix})
         if finding.fix:
-            output.result(f"{finding.part}: {finding.fix}")
+            fixes.append(f"{part}: {finding.fix}")
+        if finding.state == "broken":
+            broken.append(part)
+    output.table(("part", "state", "found"), rows)
+    for line in fixes:
+        output.result(line)
     output.result(f"broken: {', '.join(broken)}" if broken else "all required parts work")
-    output.document({"ok": not broken, "parts": list(map(Finding.as_json, findings))})
+    output.document({"ok": not broken, "parts": documents})
     return 1 if broken else 0
 
 
-def _examine(part: str, look: Callable[[], tuple[str, str, str]]) -> Finding:
+def _examine(part: str, check: Check) -> Finding:
+    """Run a check; if it raises, the part is broken."""
     try:
-        return Finding(part, *look())
-    except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        return Finding(part, "broken", first, f"reinstall it: pip install --force-reinstall {part.split(' ')[0]}")
+        return check()
+    except Exception as error:  # a damaged installation may raise anything
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        package = PACKAGES.get(part, part)
+        return Finding("broken", first_line, f"reinstall it: pip install --force-reinstall {package}")
 
 
-def _python() -> tuple[str, str, str]:
-    return "ok", platform.python_version(), ""
+def _python() -> Finding:
+    return Finding("ok", platform.python_version())
 
 
-def _torch() -> tuple[str, str, str]:
+def _torch() -> Finding:
     import torch
 
     total = torch.ones(3).sum().item()
     if total != 3.0:
         raise RuntimeError(f"torch computes 1 + 1 + 1 = {total}")
-    return "ok", f"{torch.__version__}, {torch.get_num_threads()} CPU threads", ""
+    return Finding("ok", f"{torch.__version__}, {torch.get_num_threads()} CPU threads")
 
 
-def _gpu() -> tuple[str, str, str]:
+def _gpu() -> Finding:
     import torch
 
     if not torch.cuda.is_available():
-        built = "built for CUDA " + torch.version.cuda if torch.version.cuda else "a CPU build"
-        return (
-            "absent",
-            f"torch sees no GPU ({built})",
-            "" if not torch.version.cuda else "check the driver: nvidia-smi",
-        )
+        if not torch.version.cuda:
+            return Finding("absent", "torch sees no GPU (a CPU build)")
+        found = f"torch sees no GPU (built for CUDA {torch.version.cuda})"
+        return Finding("absent", found, "check the driver: nvidia-smi")
     names = list(map(torch.cuda.get_device_name, range(torch.cuda.device_count())))
-    return "ok", ", ".join(names), ""
+    return Finding("ok", ", ".join(names))
 
 
-def _torchaudio() -> tuple[str, str, str]:
+def _torchaudio() -> Finding:
     import torch
 
     from features.audio.resampling import resample
@@ -94,90 +102,90 @@ def _torchaudio() -> tuple[str, str, str]:
     resampled = resample(torch.zeros(441).numpy(), 44_100, 16_000)
     if len(resampled) != 160:
         raise RuntimeError(f"resampling 441 samples from 44.1 to 16 kHz must give 160, found {len(resampled)}")
-    return "ok", f"{version('torchaudio')}, {way}", ""
+    return Finding("ok", f"{version('torchaudio')}, {way}")
 
 
-def _transformers() -> tuple[str, str, str]:
+def _transformers() -> Finding:
     from features.audio.torchaudio_import import import_torchaudio
 
     import_torchaudio()
     from transformers import WhisperModel
 
-    return "ok", f"{version('transformers')} ({WhisperModel.__name__} can be imported)", ""
+    return Finding("ok", f"{version('transformers')} ({WhisperModel.__name__} can be imported)")
 
 
-def _h5py() -> tuple[str, str, str]:
+def _h5py() -> Finding:
     import h5py
 
-    return "ok", f"{h5py.__version__}, HDF5 {h5py.version.hdf5_version}", ""
+    return Finding("ok", f"{h5py.__version__}, HDF5 {h5py.version.hdf5_version}")
 
 
-def _zarr() -> tuple[str, str, str]:
+def _zarr() -> Finding:
     import zarr
 
-    return "ok", zarr.__version__, ""
+    return Finding("ok", zarr.__version__)
 
 
-def _ray() -> tuple[str, str, str]:
-    try:
-        return "ok", version("ray"), ""
-    except PackageNotFoundError:
-        return "absent", "not installed", "mervn extract --engine ray needs it: pip install 'mervn[ray]'"
+def _optional(package: str, user: str) -> Check:
+    """Return the check of a package that `user` needs and the extra of the same name installs."""
+
+    def check() -> Finding:
+        try:
+            return Finding("ok", version(package))
+        except PackageNotFoundError:
+            return Finding("absent", "not installed", f"{user} needs it: pip install 'mervn[{package}]'")
+
+    return check
 
 
-def _tensorboard() -> tuple[str, str, str]:
-    try:
-        return "ok", version("tensorboard"), ""
-    except PackageNotFoundError:
-        return "absent", "not installed", "--tensorboard needs it: pip install 'mervn[tensorboard]'"
-
-
-def _soundfile() -> tuple[str, str, str]:
+def _soundfile() -> Finding:
     import soundfile
 
     formats = [name for name in ("WAV", "FLAC", "OGG", "MP3") if name in soundfile.available_formats()]
     fix = "" if "MP3" in formats else "MP3 needs libsndfile 1.1: pip install --upgrade soundfile"
-    return "ok", f"{soundfile.__version__}, reads {', '.join(formats)}", fix
+    return Finding("ok", f"{soundfile.__version__}, reads {', '.join(formats)}", fix)
 
 
-def _scikit_learn() -> tuple[str, str, str]:
+def _scikit_learn() -> Finding:
     import sklearn
 
-    return "ok", sklearn.__version__, ""
+    return Finding("ok", sklearn.__version__)
 
 
-def _espeak() -> tuple[str, str, str]:
+def _espeak() -> Finding:
     if find_spec("espeakng_loader") is None:
-        return "absent", "not installed", "mervn demo needs it: pip install 'mervn[demo]'"
+        return Finding("absent", "not installed", "mervn demo needs it: pip install 'mervn[demo]'")
     from mervn.demo.espeak import speak
 
     samples = speak("xin chào", "vi", pitch=50, rate=175, pitch_range=50, volume=100)
-    return "ok", f"{version('espeakng-loader')}, speaks Vietnamese ({len(samples)} samples)", ""
+    return Finding("ok", f"{version('espeakng-loader')}, speaks Vietnamese ({len(samples)} samples)")
 
 
-def _segmenter(package: str, users: str, extra: str = "segment") -> Callable[[], tuple[str, str, str]]:
-    def look() -> tuple[str, str, str]:
+def _segmenter(segmenter: str, need: str, extra: str = "segment") -> Check:
+    """Return the check of a word segmenter; `need` says what it is for, up to the word "it"."""
+
+    def check() -> Finding:
         try:
             from features.text.segmenters import load_segmenter
 
-            segment, name = load_segmenter(package)
-            return "ok", f"{name.rpartition(' ')[2]}, joins {segment('tôi là sinh viên')!r}", ""
+            segment, name = load_segmenter(segmenter)
+            return Finding("ok", f"{name.rpartition(' ')[2]}, joins {segment('tôi là sinh viên')!r}")
         except InputError as error:
             found = "not installed" if isinstance(error.__cause__, ImportError) else str(error)
-            return "absent", found, f"{users} it: pip install 'mervn[{extra}]'"
+            return Finding("absent", found, f"{need} it: pip install 'mervn[{extra}]'")
 
-    return look
+    return check
 
 
-def _hub() -> tuple[str, str, str]:
+def _hub() -> Finding:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     models = sorted(path.name.removeprefix("models--") for path in Path(HF_HUB_CACHE).glob("models--*"))
     offline = ", offline (HF_HUB_OFFLINE)" if os.environ.get("HF_HUB_OFFLINE") else ""
-    return "ok", f"{HF_HUB_CACHE}: {len(models)} models{offline}", ""
+    return Finding("ok", f"{HF_HUB_CACHE}: {len(models)} models{offline}")
 
 
-CHECKS: dict[str, Callable[[], tuple[str, str, str]]] = {
+CHECKS: dict[str, Check] = {
     "python": _python,
     "torch": _torch,
     "GPU": _gpu,
@@ -191,7 +199,7 @@ CHECKS: dict[str, Callable[[], tuple[str, str, str]]] = {
     "pyvi": _segmenter("pyvi", "phobert and videberta segment words with"),
     "underthesea": _segmenter("underthesea", "--segmenter underthesea needs"),
     "py_vncorenlp": _segmenter("vncorenlp", "--segmenter vncorenlp needs", "vncorenlp"),
-    "ray": _ray,
-    "tensorboard": _tensorboard,
+    "ray": _optional("ray", "mervn extract --engine ray"),
+    "tensorboard": _optional("tensorboard", "--tensorboard"),
     "hub cache": _hub,
 }

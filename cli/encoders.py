@@ -14,7 +14,10 @@ from features.encoders import ENCODERS, EncoderSpec
 
 @command("encoders")
 def encoders(options: EncodersOptions, output: Output) -> None:
-    """List the encoders: model, width, frame rate, layers, needs, licence, and whether the weights are local."""
+    """List the encoders, and tell whether their weights are local.
+
+    The list shows the model, width, frame rate, layers, needs and licence of each encoder.
+    """
     rows, documents = [], []
     for modality, registry in ENCODERS.items():
         for name, spec in registry.items():
@@ -41,17 +44,18 @@ def _describe(name: str, spec: EncoderSpec) -> str:
     """Return the description of an encoder."""
     depth = "last" if spec.depth is None else f"at {spec.depth:.0%} of them"
     return (
-        f"{name}: {spec.description}. Width {spec.width}. Layers {spec.layers}; default layer {depth}. "
-        f"Needs {spec.needs}. Licence: {spec.licence}."
+        f"{name}: {spec.description}. Width {spec.width}. Layers {spec.layers}; default layer "
+        f"{depth}. Needs {spec.needs}. Licence: {spec.licence}."
     )
 
 
 def _depth(spec: EncoderSpec) -> str:
+    """Return the default layer as the JSON document gives it."""
     return "last" if spec.depth is None else f"{spec.depth:.2f} of them"
 
 
 def _local(spec: EncoderSpec) -> str:
-    """Tell whether the default model loads without the hub: from the local cache, or with random weights."""
+    """Tell whether the default model loads offline: from the cache, or with random weights."""
     if spec.model is None:
         return "yes" if spec.makes_weights else "give one"
     from features.encoders.hub import is_cached

@@ -1,4 +1,4 @@
-"""Lines about the epochs of a training: scores, time left, and a warning if valid is too small to choose among them."""
+"""Lines about the epochs of a training: scores, time left, and a warning if valid is small."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 ESTIMATE_AFTER_S = 5.0
-"""Seconds of training, after the first batch, from which the time of all epochs is estimated."""
+"""Seconds of training, after the first batch, before the time of all epochs is estimated."""
 WIDE_INTERVAL = 0.05
 """Half-width of the accuracy's confidence interval above which valid counts as small."""
 
@@ -31,7 +31,7 @@ def classification_scores(entry: Mapping[str, Any]) -> str:
 
 
 class EpochLog:
-    """Describes each epoch of a training of at most `total` epochs, and estimates the time it takes."""
+    """Describes each epoch of a training of at most `total` epochs, and estimates its duration."""
 
     def __init__(
         self, total: int | None = None, scores: Callable[[Mapping[str, Any]], str] = classification_scores
@@ -54,7 +54,7 @@ class EpochLog:
         return f"{name}: loss {entry['train_loss']:.4f}, {found}" + (f", at most {duration(left)} left" if left else "")
 
     def _left(self, entry: Mapping[str, Any]) -> float:
-        """Return the most seconds that are left; 0 if that is not known."""
+        """Return the maximum number of seconds left; 0 if it is not known."""
         if "seconds_left" in entry:
             return float(entry["seconds_left"])
         epochs_left = self.total - int(entry["epoch"]) if self.total is not None else 0
@@ -76,7 +76,10 @@ class EpochLog:
         return f"{count}, {duration(self.seconds_per_epoch)} per epoch"
 
     def timed(self, bar: Any, total: int, what: str, say: Callable[[str], None]) -> Any:
-        """Return a progress bar that tells the time of all epochs once, if this is the bar of a training epoch."""
+        """Return a progress bar that prints an estimate for all epochs, once.
+
+        A bar that is not one of a training epoch is returned unchanged.
+        """
         if self.total is None or self.estimated or not what.startswith("epoch "):
             return bar
         first = self.entries[0] if self.entries else {"epoch": 1}
@@ -90,7 +93,10 @@ class EpochLog:
         return TimedBar(bar, tell)
 
     def small_valid_warning(self, valid: Mapping[str, Any]) -> str | None:
-        """Return a warning if the accuracy on valid is too uncertain to tell the epochs apart; None if it is not."""
+        """Return a warning if the accuracy on valid is too uncertain to tell the epochs apart.
+
+        None if it is not, or if this process did not train the best epoch.
+        """
         accuracies = {entry["epoch"]: entry["valid"]["accuracy"] for entry in self.entries}
         accuracy, count = accuracies.pop(self.entries[-1]["best_epoch"], None), valid["n"]
         if accuracy is None:  # the best epoch was trained before this process resumed the run
@@ -100,9 +106,10 @@ class EpochLog:
         if half <= WIDE_INTERVAL or not near:
             return None
         return (
-            f"warning: valid has only {count} utterances: its accuracy {accuracy:.2f} has a 95 % interval of "
-            f"± {half:.2f}, which cannot tell {near} of the {len(accuracies)} other epochs from the best one; a larger "
-            "valid split, or the mean over folds, chooses more reliably"
+            f"warning: valid has only {count} utterances: its accuracy {accuracy:.2f} has a 95 % "
+            f"interval of ± {half:.2f}, which cannot tell {near} of the {len(accuracies)} other "
+            "epochs from the best one; a larger valid split, or the mean over folds, chooses more "
+            "reliably"
         )
 
 
@@ -136,7 +143,7 @@ class TimedBar:
 
 
 def half_width(accuracy: float, count: int) -> float:
-    """Return half the width of the 95 % Wilson score interval of an accuracy over `count` utterances."""
+    """Return half the width of the 95 % Wilson interval of an accuracy over `count` utterances."""
     z = 1.96
     spread = math.sqrt(accuracy * (1 - accuracy) / count + z**2 / (4 * count**2))
     return z * spread / (1 + z**2 / count)

@@ -12,20 +12,21 @@ from mervn.config import EvaluateOptions
 
 @command("evaluate", argument="run")
 def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> None:
-    """Evaluate a trained run on a split; each evaluation on test is recorded in the run and beside the data."""
+    """Evaluate a trained run on a split.
+
+    Each evaluation on test is recorded, in the run and beside the data.
+    """
     from mervn.evaluation.evaluate import evaluate
 
     set_threads(options.threads)
     metrics = evaluate(run, options, output)
     scores = metrics[options.split]
     missing = f", {scores['missing']} missing" if scores["missing"] else ""
-    output.table(
-        ("label", "precision", "recall", "F1", "support"),
-        [
-            (label, f"{row['precision']:.4f}", f"{row['recall']:.4f}", f"{row['f1']:.4f}", row["support"])
-            for label, row in scores["per_class"].items()
-        ],
-    )
+    rows = []
+    for label, found in scores["per_class"].items():
+        values = (f"{found['precision']:.4f}", f"{found['recall']:.4f}", f"{found['f1']:.4f}")
+        rows.append((label, *values, found["support"]))
+    output.table(("label", "precision", "recall", "F1", "support"), rows)
     output.result(
         f"{options.split}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}, "
         f"UAR {scores['uar']:.4f} ({scores['n']} utterances{missing})"

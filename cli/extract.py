@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def extract(options: ExtractOptions, output: Output) -> None:
     """Run frozen encoders once over every utterance and store their features, one store per layer.
 
-    Without encoders, it uses phobert and wav2vec2. Stored features are kept, so repeat the command to resume it. The
-    store's rejected.jsonl lists the utterances whose audio cannot be used; they are retried when their audio changes.
+    Without encoders, it uses phobert and wav2vec2. Stored features are kept, so repeat the command
+    to resume it. The store's rejected.jsonl lists the utterances whose audio cannot be used; they
+    are retried when their audio changes.
     """
     selectors = _selectors(options)
     EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check(selectors)

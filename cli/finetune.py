@@ -15,8 +15,8 @@ from mervn.config import FinetuneOptions
 def finetune_command(options: FinetuneOptions, output: Output) -> None:
     """Train encoders and head end to end; the best epoch is chosen on valid, test is never read.
 
-    With --init-head, the data, encoders and head come from a train-head run, and live features are first compared with
-    the stored ones. Repeat the command to resume it.
+    With --init-head, the data, encoders and head come from a train-head run, and live features are
+    first compared with the stored ones. Repeat the command to resume it.
     """
     data = None if options.init_head is not None and options.data is None else resolve_data(options.data)
 

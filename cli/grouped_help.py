@@ -1,4 +1,4 @@
-"""Click command and option whose help comes in named groups: `--help` shows the common options, `--help-all` all."""
+"""Click command whose help has groups; `--help` shows the common options, `--help-all` all."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ class GroupedOption(click.Option):
         self.group, self.advanced = group, advanced
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """Return the option and its help; a flag and its opposite as `--[no-]NAME`, which is narrower."""
+        """Return the option and its help; a flag and its opposite as `--[no-]NAME`."""
         if self.secondary_opts:
             return f"--[no-]{self.opts[0].removeprefix('--')}", self.help or ""
         return super().get_help_record(ctx)
 
 
 class GroupedCommand(click.Command):
-    """Click command that lists its options in the order of `Group`; it has `--help-all` if any option is advanced."""
+    """Click command that lists its options in the order of `Group`.
+
+    It has `--help-all` if any option is advanced.
+    """
 
     def __init__(self, name: str, **attributes: Any) -> None:
         settings = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
@@ -60,10 +63,12 @@ class GroupedCommand(click.Command):
                 column = max(column, len(record[0])) if len(record[0]) <= COLUMN else column
         for group in Group:
             if group in sections:
-                with formatter.section(group.value):  # names padded: all sections have equal columns
-                    formatter.write_dl([(name.ljust(column), text) for name, text in sections[group]], col_max=column)
+                # names are padded so that the columns of all sections align
+                padded = [(name.ljust(column), text) for name, text in sections[group]]
+                with formatter.section(group.value):
+                    formatter.write_dl(padded, col_max=column)
 
 
 def _rank(param: click.Parameter) -> tuple[bool, bool]:
-    """Return the sort key of an option: common before advanced, options with a value before flags."""
+    """Return the sort key of an option: common before advanced, with a value before flags."""
     return getattr(param, "advanced", False), getattr(param, "is_flag", False)

@@ -16,8 +16,9 @@ from features.errors import UsageError
 def layers(options: LayersOptions, output: Output) -> None:
     """Find the layer of an encoder whose features classify the emotions best, with a linear probe.
 
-    One pass stores the mean over time of each layer. A logistic regression per layer is trained on train and evaluated
-    on valid. Then extract the best layer: `mervn extract --audio-encoder NAME=MODEL@LAYER`.
+    One pass stores the mean over time of each layer. A logistic regression per layer is
+    trained on train and evaluated on valid. Then extract the best layer: `mervn extract
+    --audio-encoder NAME=MODEL@LAYER`.
     """
     selector = _whole_encoder(options)
     EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check([selector])
@@ -29,10 +30,8 @@ def layers(options: LayersOptions, output: Output) -> None:
 
     settings = replace(settings_from(options, data), layer_means=True)
     report = probe_layers(selector, data, options.audio_root, settings, output)
-    output.table(
-        ("layer", "macro-F1", "accuracy"),
-        [(score.layer, f"{score.macro_f1:.4f}", f"{score.accuracy:.4f}") for score in report.scores],
-    )
+    lines = [(score.layer, f"{score.macro_f1:.4f}", f"{score.accuracy:.4f}") for score in report.scores]
+    output.table(("layer", "macro-F1", "accuracy"), lines)
     missing = sum(report.missing.values())
     left_out = f", {missing} without features" if missing else ""
     output.result(
@@ -45,7 +44,7 @@ def layers(options: LayersOptions, output: Output) -> None:
     output.document(
         {
             "store": str(report.store),
-            "layers": [asdict(score) for score in report.scores],
+            "layers": list(map(asdict, report.scores)),
             "best": report.best.layer,
             "n": dict(report.n),
             "missing": dict(report.missing),

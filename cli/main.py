@@ -128,10 +128,10 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
-        rows = [
-            (name, GROUPS[name] if name in GROUPS and not self.prefix else COMMANDS[self.prefix + name].help)
-            for name in self.list_commands(ctx)
-        ]
+        rows = []
+        for name in self.list_commands(ctx):
+            is_group = name in GROUPS and not self.prefix
+            rows.append((name, GROUPS[name] if is_group else COMMANDS[self.prefix + name].help))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -162,8 +162,12 @@ def mervn() -> None:
 
 
 def main() -> None:
-    """Run `mervn`; exit code 0 done, 1 failed, 2 wrong usage. Errors of the user end in a message, not a traceback."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster sends it before the kill: save, then end
+    """Run `mervn`; exit code 0 done, 1 failed, 2 wrong usage.
+
+    An error that the user can cause ends in a message, not in a traceback.
+    """
+    # a cluster sends SIGTERM before it kills a job: save a checkpoint, then end
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     bound_spinning()  # before torch is imported, which reads it once
     warnings.showwarning = lambda message, *_: echo(f"warning: {message}")
     sys.exit(run(sys.argv[1:]))
@@ -183,7 +187,8 @@ def run(arguments: list[str]) -> int:
         click.echo("interrupted; run the same command again to resume", err=True)
         return 1
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader is gone: nothing is left to flush
+        # the reader of the pipe has ended: discard what Python flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG, *UNUSABLE):

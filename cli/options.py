@@ -1,4 +1,7 @@
-"""Turns an option model into a click command: one flag per field; the model is the only source of defaults and help."""
+"""Turns an option model into a click command with one flag per field.
+
+The model is the only source of defaults and help.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,15 @@ from features.lazy_import import import_target
 
 METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}
 LONGEST_METAVAR = 12
-"""Choices of more characters are listed in the description instead, so that the columns of `--help` stay narrow."""
+"""Choices of more characters are listed in the description: the columns of `--help` stay narrow."""
 
 
 def command(name: str, argument: str | None = None) -> Callable[[Callable[..., int | None]], click.Command]:
-    """Make a command of the table from a function `(options, output)`, or `(argument, options, output)`.
+    """Make a command of COMMANDS from a function; it returns the exit code, or None for 0.
 
-    Flags have no click defaults, so that a value from a flag differs from one from a file; pydantic checks every value,
-    wherever it came from.
+    The function takes `(options, output)`, or `(argument, options, output)`. Flags have no click
+    defaults, so that a value from a flag differs from one from a file; pydantic checks every
+    value, wherever it came from.
     """
     spec = COMMANDS[name]
     model: type[Options] = import_target(spec.options)
@@ -63,6 +67,7 @@ def _general() -> list[click.Parameter]:
 
 
 def _option(model: type[Options], field: str) -> click.Option:
+    """Return the flag of a field: a text that pydantic parses, or a pair of flags for a bool."""
     info = model.model_fields[field]
     flag = flag_name(field)
     kind, several = _kind(info.annotation)
@@ -85,7 +90,7 @@ def _option(model: type[Options], field: str) -> click.Option:
 
 
 def _kind(annotation: Any) -> tuple[Any, bool]:
-    """Return the plain type of a field, and whether it takes several."""
+    """Return the plain type of a field, and whether it takes several values."""
     if get_origin(annotation) is Annotated:
         return _kind(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -97,7 +102,7 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
 
 
 def _with_default(text: str, info: FieldInfo) -> str:
-    """Add the default to a description; that of an option that can be unset says its own."""
+    """Add the default to a description; an option that can be unset describes its own default."""
     default = info.get_default()
     if default is None or default == ():
         return text

@@ -1,4 +1,4 @@
-"""Output of the commands: results and tables to stdout, messages and progress to stderr, JSON last if asked for."""
+"""Output of the commands: results to stdout, messages and progress to stderr, JSON last."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ QUIET_INTERVAL_S = 15.0
 
 def echo(text: str, err: bool = True) -> None:
     """Print a line above the progress bars that are shown."""
-    if "tqdm" not in sys.modules:  # no bar can be shown, and importing tqdm costs more than `--help`
+    # without tqdm no bar is shown, and importing it takes longer than `--help`
+    if "tqdm" not in sys.modules:
         click.echo(text, err=err)
         return
     from tqdm import tqdm
@@ -32,7 +33,10 @@ def echo(text: str, err: bool = True) -> None:
 
 
 class Output:
-    """Reporter of a command; with `--json` the last line of stdout is one JSON document, and tables go to stderr."""
+    """Reporter of a command.
+
+    With `--json`, results and tables go to stderr, and the last line of stdout is a JSON document.
+    """
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
@@ -63,31 +67,28 @@ class Output:
 
     def print_settings(self, settings: Mapping[str, Setting]) -> None:
         """Print each value and its source."""
-        self.table(
-            ("option", "value", "from"),
-            [(name.replace("_", "-"), _plain(setting.value), setting.source) for name, setting in settings.items()],
-        )
-        self.document({name: {"value": s.value, "from": s.source} for name, s in settings.items()})
+        rows, document = [], {}
+        for name, setting in settings.items():
+            rows.append((name.replace("_", "-"), _plain(setting.value), setting.source))
+            document[name] = {"value": setting.value, "from": setting.source}
+        self.table(("option", "value", "from"), rows)
+        self.document(document)
 
     def progress(self, total: int, done: int, what: str = "", unit: str = " utterances") -> Any:
-        """Return a progress bar on stderr with rate and time left; in a log or a pipe, a line every 15 s."""
+        """Return a progress bar on stderr; in a log or a pipe, a line every QUIET_INTERVAL_S."""
         from tqdm import tqdm
 
         if sys.stderr.isatty():
-            look: dict[str, Any] = {"file": sys.stderr, "dynamic_ncols": True, "mininterval": 0.2, "leave": False}
+            style: dict[str, Any] = {"file": sys.stderr, "dynamic_ncols": True, "mininterval": 0.2, "leave": False}
         else:
-            look = {
-                "file": WholeLines(self.say),
-                "ncols": 0,
-                "mininterval": QUIET_INTERVAL_S,
-                "delay": QUIET_INTERVAL_S,
-            }
-        bar = tqdm(total=total, initial=done, desc=what or None, unit=unit, **look)
+            quiet = QUIET_INTERVAL_S
+            style = {"file": WholeLines(self.say), "ncols": 0, "mininterval": quiet, "delay": quiet}
+        bar = tqdm(total=total, initial=done, desc=what or None, unit=unit, **style)
         return self.epochs.timed(bar, total, what, self.say)
 
 
 class WholeLines:
-    """File that turns each state of a progress bar into a line of its own, without carriage returns."""
+    """File that turns each state of a progress bar into a line, without carriage returns."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
@@ -102,8 +103,9 @@ class WholeLines:
 
 
 def _plain(value: Any) -> str:
-    return ",".join(str(part) for part in value) if isinstance(value, tuple) else str(value)
+    """Return a value as text, several values with commas."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 if TYPE_CHECKING:
-    _reporter: Reporter = Output(False)  # a type checker compares it with the protocol, and nothing imports tqdm
+    _reporter: Reporter = Output(False)  # a type checker compares the class with the protocol

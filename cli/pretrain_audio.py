@@ -15,11 +15,11 @@ from mervn.config import PretrainOptions
 
 @command("pretrain-audio")
 def pretrain_audio(options: PretrainOptions, output: Output) -> None:
-    """Pretrain fourier2vec on the audio of train by predicting masked frames; it needs no labels and no transcripts.
+    """Pretrain fourier2vec on the audio of train by predicting masked frames.
 
-    The best epoch is chosen by the loss on valid, test is never read. Use the folder as an encoder: --audio-encoder
-    fourier2vec=FOLDER. Repeat the command to resume it. The folder's rejected.jsonl lists the utterances whose audio
-    cannot be used.
+    It needs no labels and no transcripts. The best epoch is chosen by the loss on valid; test is
+    never read. Use the folder as an encoder: --audio-encoder fourier2vec=FOLDER. Repeat the command
+    to resume it. The folder's rejected.jsonl lists the utterances whose audio cannot be used.
     """
     data = resolve_data(options.data)
 

@@ -23,6 +23,7 @@ from features.suggestions import did_you_mean
 
 TOML_FILE = "mervn.toml"
 SHARED_KEYS = ("data", "features-dir", "audio-root", "device")
+"""Keys of mervn.toml outside its tables, which set the option of every command that has it."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,16 @@ class Setting:
 
     value: Any
     source: str
+    """`flag`, `default`, or the file that sets it."""
 
 
 def resolve(
     command: str, model: type[Options], flags: Mapping[str, Any], config: Path | None
 ) -> tuple[Options, dict[str, Setting]]:
-    """Return the options of a command and the source of each value; UsageError lists every invalid value."""
+    """Return the options of a command, and each value with its source by name.
+
+    UsageError lists every invalid value.
+    """
     given: dict[str, Setting] = {}
     by_flag = {name: Setting(value, "flag") for name, value in flags.items() if value is not None}
     for source in (_from_toml(command, model), _from_json(config, model) if config else {}, by_flag):
@@ -110,10 +115,12 @@ def _key(field: str) -> str:
 
 
 def _keys(model: type[Options]) -> list[str]:
+    """Return the keys of all fields of a model in mervn.toml."""
     return list(map(_key, model.model_fields))
 
 
 def _from_json(path: Path, model: type[Options]) -> dict[str, Setting]:
+    """Return the options that a --config file sets: a config.json, or a plain JSON object."""
     try:
         document = json.loads(read_regular(path))
     except (OSError, ValueError, RecursionError) as error:
@@ -147,7 +154,7 @@ def _refuse_code(settings: Mapping[str, Setting]) -> None:
 def _from_toml(command: str, model: type[Options]) -> dict[str, Setting]:
     """Return the options that mervn.toml of the current folder sets for a command.
 
-    An invalid key that may be meant for this command is an error; one of another command is a warning.
+    An invalid key that may be meant for this command is an error, any other one a warning.
     """
     path = Path(TOML_FILE)
     if not path.exists():
@@ -179,7 +186,10 @@ def _from_toml(command: str, model: type[Options]) -> dict[str, Setting]:
 
 
 def _top_fault(key: str, value: Any, table: str, model: type[Options]) -> tuple[str | None, bool]:
-    """Return the fault of a top-level key or of a table's name, and whether it concerns this command."""
+    """Return what is wrong with a top-level key or the name of a table; None if nothing is.
+
+    Also return whether the fault may concern the command of `table`.
+    """
     tables = list(dict.fromkeys(name.split(" ")[0] for name in COMMANDS))
     if isinstance(value, dict):
         if key in tables:
@@ -198,7 +208,7 @@ def _top_fault(key: str, value: Any, table: str, model: type[Options]) -> tuple[
 
 
 def _options_of(table: str) -> set[str]:
-    """Return the keys that a table can hold: the options of its command, or of all commands of a group."""
+    """Return the keys that a table can hold: the options of its command, or of all in a group."""
     found: set[str] = set()
     for name, spec in COMMANDS.items():
         if name.split(" ")[0] == table:
@@ -207,9 +217,12 @@ def _options_of(table: str) -> set[str]:
 
 
 def _table_faults(place: str, table: str, values: Mapping[str, Any]) -> list[str]:
-    known = _options_of(table)
-    unknown = [key for key in values if _key(key) not in known]
-    return [f"{place}: no option is called {key!r}{did_you_mean(key, known)}" for key in unknown]
+    """Return a message for each unknown key of a table."""
+    known, faults = _options_of(table), []
+    for key in values:
+        if _key(key) not in known:
+            faults.append(f"{place}: no option is called {key!r}{did_you_mean(key, known)}")
+    return faults
 
 
 def _choices(model: type[Options], name: str) -> list[str]:

@@ -29,21 +29,20 @@ def list_(options: StoreListOptions, output: Output) -> None:
     from features.store.index import damaged_stores, features_folder, list_stores
     from features.store.listing import COLUMNS, StoreSummary, summarize
 
-    def document(found: StoreSummary) -> dict[str, object]:
-        about: dict[str, object] = {
-            "path": str(found.info.path), "identity": found.info.hash, "encoder": found.info.encoder,
-            "model": found.model,
-        }  # fmt: skip
-        if found.unreadable is not None:
-            return {**about, "unreadable": found.unreadable}
-        if found.damaged:
+    def document(store: StoreSummary) -> dict[str, object]:
+        info = store.info
+        about: dict[str, object] = {"path": str(info.path), "identity": info.hash, "encoder": info.encoder}
+        about["model"] = store.model
+        if store.unreadable is not None:
+            return {**about, "unreadable": store.unreadable}
+        if store.damaged:
             return {**about, "damaged": True}
-        return {**about, "utterances": found.utterances, "bytes": found.num_bytes, "weights": found.weights}
+        return {**about, "utterances": store.utterances, "bytes": store.num_bytes, "weights": store.weights}
 
     folder = options.features_dir or features_folder(None, resolve_data(options.data))
     stores = list(map(summarize, list_stores(folder, means=True)))
     if stores:
-        output.table(("store", *COLUMNS), [(found.info.path, *found.cells) for found in stores])
+        output.table(("store", *COLUMNS), [(store.info.path, *store.cells) for store in stores])
     else:
         output.result(f"no stores in {folder}")
     refused = list(map(str, damaged_stores(folder)))
@@ -76,8 +75,9 @@ def info(store: Path, options: StoreInfoOptions, output: Output) -> None:
 def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
     """Read every byte of a store and check it against its checksums.
 
-    Lists the damaged parts; the exit code is 1 if there are any. --set-aside renames them, and the next `mervn extract`
-    encodes their utterances again. Parts that cannot be read now are listed too, but never renamed.
+    Lists the damaged parts; the exit code is 1 if there are any. --set-aside renames them, and
+    the next `mervn extract` encodes their utterances again. Parts that cannot be read now are
+    listed too, but never renamed.
     """
     from features.store.identity import read_store_info
     from features.store.maintenance import verify as verify_store
@@ -87,16 +87,16 @@ def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
     bar = output.progress(len(part_paths(store)), 0, unit=" parts")
     found = verify_store(store, options.set_aside, bar.update)
     bar.close()
+    damaged, unreadable = [], []
     for fault in found.faults:
-        kept = f"; set aside as {fault.set_aside.name}" if fault.set_aside else ""
-        cannot = "" if fault.damaged else "cannot be read now: "
-        output.result(f"{fault.path}: {cannot}{fault.detail}{kept}")
-    damaged = [
-        {"path": str(f.path), "why": f.detail, "set_aside": str(f.set_aside) if f.set_aside else None}
-        for f in found.faults
-        if f.damaged
-    ]
-    unreadable = [{"path": str(f.path), "why": f.detail} for f in found.faults if not f.damaged]
+        entry = {"path": str(fault.path), "why": fault.detail}
+        if fault.damaged:
+            kept = f"; set aside as {fault.set_aside.name}" if fault.set_aside else ""
+            output.result(f"{fault.path}: {fault.detail}{kept}")
+            damaged.append({**entry, "set_aside": str(fault.set_aside) if fault.set_aside else None})
+        else:
+            output.result(f"{fault.path}: cannot be read now: {fault.detail}")
+            unreadable.append(entry)
     unknown = f", {len(unreadable)} could not be read" if unreadable else ""
     output.result(f"{store}: {found.whole} utterances are valid, {len(damaged)} parts are damaged{unknown}")
     if len(found.made_with) > 1:
@@ -110,15 +110,18 @@ def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
 
 @command("store compact", argument="store")
 def compact(store: Path, options: StoreCompactOptions, output: Output) -> None:
-    """Merge small parts and remove features that newer ones replaced; other processes can keep reading."""
+    """Merge small parts and remove features that newer ones replaced.
+
+    Other processes can keep reading the store.
+    """
     from features.store.identity import read_store_info
     from features.store.maintenance import compact as compact_store
 
     read_store_info(store)
     done = compact_store(store)
     output.result(
-        f"{store}: {done.parts_before} parts before, {done.parts_after} after; replaced features of "
-        f"{done.superseded} utterances removed"
+        f"{store}: {done.parts_before} parts before, {done.parts_after} after; replaced features "
+        f"of {done.superseded} utterances removed"
     )
     output.document({"path": str(store), **asdict(done)})
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @command("train-head")
 def train_head_command(options: TrainHeadOptions, output: Output) -> None:
-    """Train a fusion head on stored features; the best epoch is chosen on valid, test is never read.
+    """Train a head on stored features; the best epoch is chosen on valid, test is never read.
 
     Without encoders, the only store of each modality is used. Repeat the command to resume it.
     """
@@ -102,6 +102,7 @@ def _sampled(sampling: str, drawn: Sequence[Mapping[str, Any]]) -> str:
 
     covered = fmean(one["covered"] for one in drawn)
     return (
-        f"sampling {sampling}: {covered:.0%} of the utterances per epoch; drawn classes: {mean_of('classes')}; "
-        f"real frames and tokens in the padded batches: {mean_of('padding_efficiency')}"
+        f"sampling {sampling}: {covered:.0%} of the utterances per epoch; drawn classes: "
+        f"{mean_of('classes')}; real frames and tokens in the padded batches: "
+        f"{mean_of('padding_efficiency')}"
     )

@@ -1,8 +1,9 @@
 """Distributed training: several processes train one model, each on its portion of every batch.
 
-`accelerate launch` starts the processes. Each one holds the whole model. Gradients are summed over all processes, so
-the optimizer step equals that of a single process. A process may have an empty portion of a batch. Gradients are
-therefore summed once per step, not in hooks of the backward pass as in DistributedDataParallel.
+`accelerate launch` starts the processes. Each one holds the whole model. Gradients are summed over
+all processes, so the optimizer step equals that of a single process. A process may have an empty
+portion of a batch. Gradients are therefore summed once per step, not in hooks of the backward pass
+as in DistributedDataParallel.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ CHUNK = 1 << 24
 
 
 class Processes:
-    """The processes that train together. This base class stands for a single process; `ProcessGroup` for several."""
+    """The processes that train together.
+
+    This base class stands for a single process, `ProcessGroup` for several.
+    """
 
     process_index = 0
     num_processes = 1
@@ -51,11 +55,14 @@ class Processes:
         return any(self.gather(flag))
 
     def on_main_process(self, work: Callable[[], Result]) -> Result:
-        """Run a function in the main process; all processes return its result or raise its error."""
+        """Run a function in the main process; all return its result or raise its error."""
         return work()
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Sum each parameter's gradients over all processes; one without a gradient anywhere keeps none."""
+        """Sum each parameter's gradients over all processes, in place.
+
+        A parameter that has no gradient in any process keeps none.
+        """
 
     def broadcast_weights(self, module: torch.nn.Module, seed: int) -> None:
         """Copy the weights of the main process to all, and give each process its own dropout."""
@@ -65,7 +72,7 @@ SINGLE_PROCESS = Processes()
 
 
 class ProcessGroup(Processes):
-    """Processes joined by torch.distributed. Python objects and flags travel over gloo, on the CPU."""
+    """Processes joined by torch.distributed. Objects and flags travel over gloo, on the CPU."""
 
     def __init__(self) -> None:
         self.process_index, self.num_processes = distributed.get_rank(), distributed.get_world_size()
@@ -79,13 +86,14 @@ class ProcessGroup(Processes):
         return values
 
     def on_main_process(self, work: Callable[[], Result]) -> Result:
-        """Run a function in the main process; all processes return its result or raise its error."""
+        """Run a function in the main process; all return its result or raise its error."""
         outcome: list[Any] = [None, None]  # result, error
         fault: BaseException | None = None
         if self.is_main_process:
             try:
                 outcome[0] = work()
-                pickle.dumps(outcome[0])  # fail here, not in the broadcast, where the other processes would wait
+                # fail here, not in the broadcast, where the other processes would wait
+                pickle.dumps(outcome[0])
             except BaseException as error:
                 fault = error
                 outcome = [None, portable(error)]
@@ -98,7 +106,10 @@ class ProcessGroup(Processes):
         return result
 
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Sum each parameter's gradients over all processes; one without a gradient anywhere keeps none."""
+        """Sum each parameter's gradients over all processes, in place.
+
+        A parameter that has no gradient in any process keeps none.
+        """
         parameters = [parameter for parameter in parameters if parameter.requires_grad]
         # number of processes that have a gradient, by parameter: all must reduce the same list
         counts = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
@@ -120,14 +131,17 @@ class ProcessGroup(Processes):
     def broadcast_weights(self, module: torch.nn.Module, seed: int) -> None:
         """Copy the weights of the main process to all, and give each process its own dropout."""
         if not self.is_main_process:
-            own = int(seed_sequence(Purpose.PROCESS, seed, self.process_index).generate_state(1)[0])
-            seed_torch(next(module.parameters()).device, own)
+            own_seed = seed_sequence(Purpose.PROCESS, seed, self.process_index).generate_state(1)[0]
+            seed_torch(next(module.parameters()).device, int(own_seed))
         for tensor in module.state_dict().values():
             distributed.broadcast(tensor, 0)
 
 
 def _chunks(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Split gradients into lists of at most CHUNK entries (or one larger gradient), each list of one dtype."""
+    """Split gradients into lists of one dtype and at most CHUNK entries.
+
+    A gradient that is larger than CHUNK forms a list of its own.
+    """
     chunk: list[Tensor] = []
     entries = 0
     for gradient in gradients:
@@ -142,10 +156,10 @@ def _chunks(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
-    """Join the processes that `accelerate launch` started; yield them and the device of this process.
+    """Join the processes that `accelerate launch` started; yield them and this process's device.
 
-    An error in one process ends all of them. UsageError if Accelerate is not installed, or if a machine has fewer
-    GPUs than processes.
+    An error in one process ends all of them. UsageError if Accelerate is not installed, or if a
+    machine has fewer GPUs than processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield SINGLE_PROCESS, resolve_device(device, float64=True)
@@ -159,11 +173,12 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device must be auto, cpu or cuda if several processes train together, found {device}")
     on_gpus = device != "cpu" and torch.cuda.is_available()
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if on_gpus and here > torch.cuda.device_count():
+    num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if on_gpus and num_local > torch.cuda.device_count():
         raise UsageError(
-            f"{here} processes on this machine need a GPU each, found {torch.cuda.device_count()}: "
-            "start as many processes as there are GPUs, or use --device cpu"
+            f"{num_local} processes on this machine need a GPU each, found "
+            f"{torch.cuda.device_count()}: start as many processes as there are GPUs, or use "
+            "--device cpu"
         )
     state = PartialState(cpu=not on_gpus)
     group = ProcessGroup()
@@ -171,6 +186,7 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
         yield group, torch.device("cpu") if state.device.type == "cpu" else state.device
     except BaseException as error:
         group.faults.announce(error)
-        raise  # destroying the group would wait for collective calls that other processes have started
+        # do not destroy the group: that would wait for collective calls that others have started
+        raise
     group.faults.close()
     state.destroy_process_group()

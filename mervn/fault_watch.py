@@ -1,8 +1,9 @@
-"""Fault watch for several processes: an error in one of them ends all of them, and none waits for ever.
+"""Fault watch for several processes: an error in one of them ends all of them.
 
-A process that waits for the others in torch.distributed waits in C++, where no Python exception can reach it. Each
-process therefore runs a thread that looks for faults of the others, prints them and ends the process. Files are written
-atomically, so that ending a process at any moment leaves them intact.
+A process that waits for the others in torch.distributed waits in C++, where no Python
+exception can reach it. Each process therefore runs a thread that looks for faults of the
+others, prints them and ends the process. Files are written atomically, so that ending a
+process at any moment leaves them intact.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from torch._C._distributed_c10d import TCPStore
 from features.errors import InputError
 
 FAULT, HEARD = "fault", "heard"
-"""Keys in the TCP store: the message of the first fault, and the number of processes that have read it."""
+"""Keys in the TCP store: the message of the first fault, and the number of
+processes that have read it."""
 INTERVAL_S = 0.25
 """Interval between two checks for a fault."""
 PATIENCE_S = 5.0
@@ -47,7 +49,10 @@ class FaultWatch:
         self._thread.start()
 
     def announce(self, error: BaseException) -> None:
-        """Announce this process's fault, unless another one came first, and wait until all processes have read it."""
+        """Announce this process's fault, unless another one came first.
+
+        Waits until the other processes have read it, at most PATIENCE_S.
+        """
         self.close()
         try:
             first = self._store.compare_set(FAULT, "", f"{self.process_index}\n{describe(error)}").decode()
@@ -76,15 +81,16 @@ class FaultWatch:
                 if self._store.check([FAULT]):
                     rank, _, message = self._store.get(FAULT).decode().partition("\n")
                     self._store.add(HEARD, 1)
-                    if self.process_index == 0:  # it runs the TCP store: the others must read the message first
+                    if self.process_index == 0:
+                        # rank 0 runs the TCP store: the others must read the message first
                         self._wait_for_readers()
                         time.sleep(2 * INTERVAL_S)
                     self._end(f"error: process {rank} of {self.num_processes} failed: {message}")
         except (RuntimeError, OSError):
-            return  # the main process has ended; torch.distributed raises in processes that wait for it
+            return  # the main process has ended: torch.distributed raises in those that wait for it
 
     def _end(self, message: str) -> None:
-        """Print a message and end the process without cleaning up: the main thread may be waiting in C++."""
+        """Print a message and end the process at once: the main thread may be waiting in C++."""
         sys.stdout.flush()
         sys.stderr.write(f"{message}\n")
         sys.stderr.flush()
@@ -92,7 +98,10 @@ class FaultWatch:
 
 
 def describe(error: BaseException) -> str:
-    """Return the text of an error to show without a traceback: its type and message, or only the message of ours."""
+    """Return the text that shows an error without a traceback.
+
+    It is the type and the message; for an error that this project raises, only the message.
+    """
     text = str(error)
     if isinstance(error, InputError):
         return text
@@ -102,7 +111,7 @@ def describe(error: BaseException) -> str:
 
 
 def portable(error: BaseException) -> BaseException:
-    """Return an error that another process can raise: the error itself if it can be pickled, else a RuntimeError."""
+    """Return the error itself if it can be pickled for another process, else a RuntimeError."""
     try:
         copy = pickle.loads(pickle.dumps(error))
     except Exception:  # a class may raise anything when it is pickled or unpickled

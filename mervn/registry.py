@@ -75,7 +75,7 @@ class FusionSpec:
     streams: tuple[str, ...]
     """The modalities it reads."""
     outputs: tuple[str, ...]
-    """The modality that each returned sequence begins with: `text` (its first token is [CLS]) or `audio`."""
+    """Modality with which each returned sequence begins: `text` (first token [CLS]) or `audio`."""
     options: tuple[str, ...] = ()
     """The head options that it takes as keyword arguments, besides `dim`, `heads` and `dropout`."""
     attention: bool = True

@@ -22,7 +22,7 @@ _held: set[TextIO] = set()
 
 
 def _close_in_child() -> None:
-    """Close a forked child's copies of the locks: a worker would hold them even after its parent was killed."""
+    """Close a forked child's copies of the locks, which would outlive a parent that was killed."""
     for file in _held:
         file.close()
     _held.clear()
@@ -33,10 +33,12 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 @contextmanager
 def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
-    """Create a folder and lock it against other processes; the lock ends with the process, even if it is killed.
+    """Create a folder and lock it against other processes.
 
-    `marker` is the file that identifies a folder of this `kind` ("run"). UsageError if the path holds something else,
-    InputError if another process is writing to the folder.
+    The lock ends with the process, even if it is killed.
+
+    `marker` is the file that identifies a folder of this `kind` ("run"). UsageError if the path
+    holds something else, InputError if another process is writing to the folder.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} must be a folder for the {kind}, found a file")
@@ -59,8 +61,8 @@ def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
             if error.errno not in NO_LOCKS:
                 raise
             raise InputError(
-                f"{folder} must be on a file system that can lock files, found: {error.strerror}; mount Lustre with "
-                "`-o flock`, or choose an --output on another file system"
+                f"{folder} must be on a file system that can lock files, found: {error.strerror}; "
+                "mount Lustre with `-o flock`, or choose an --output on another file system"
             ) from error
         _held.add(file)  # forked workers close their copy: see _close_in_child
         try:
@@ -87,8 +89,8 @@ def require_same(folder: Path, kind: str, existing: Mapping[str, Any], requested
 def clear(folder: Path, kept: Collection[str] = ()) -> None:
     """Remove everything in a folder except its lock and the files in `kept`.
 
-    The caller must first remove the file that marks the folder as complete. Folders are removed before files, so that
-    an interruption never leaves a checkpoint without its history.
+    The caller must first remove the file that marks the folder as complete. Folders are removed
+    before files, so that an interruption never leaves a checkpoint without its history.
     """
     for path in sorted(folder.iterdir(), key=lambda path: not path.is_dir()):  # folders first
         if path.name == LOCK_FILE or path.name in kept:

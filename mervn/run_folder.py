@@ -1,4 +1,4 @@
-"""Run folders: names, config.json and metrics.json, and the rules for running the same configuration again."""
+"""Run folders: names, config.json, metrics.json, and what happens if a configuration runs again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ENVIRONMENT_FILE, LEDGER_FILE = "environment.json", "test_access.jsonl"
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Configuration of a run: its options, and the data and encoders that they pointed to when it began."""
+    """Configuration of a run: its options, and the data and encoders it began with."""
 
     command: str
     options: Mapping[str, Any]
@@ -42,7 +42,8 @@ class RunConfig:
     streams: Mapping[str, Mapping[str, Any]]
     """The `StreamShape` of each stream."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """The resolved model of each stream. It is not hashed, because the inputs already hold the identities."""
+    """The resolved model of each stream. It is not hashed, because the inputs
+    already hold the identities."""
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def _plain_dicts(mappings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[st
 
 
 def default_folder(config: RunConfig, encoders: Mapping[str, str]) -> Path:
-    """Return runs/<data>-<encoders>-<fusion>-<pooling>-<8 hexadecimal digits> below the current folder."""
+    """Return runs/<data>-<encoders>-<fusion>-<pooling>-<hash>, relative to the current folder."""
     data = Path(str(config.options["data"])).name
     names = "+".join(encoders[name] for name in sorted(encoders))
     fusion, pooling = _module_name(config.options["fusion"]), _module_name(config.options["pooling"])
@@ -88,7 +89,10 @@ def default_folder(config: RunConfig, encoders: Mapping[str, str]) -> Path:
 
 
 def find_run(folder: Path, config: RunConfig) -> Path:
-    """Return the run of this configuration in a series of seeds or folds beside `folder`; `folder` if there is none."""
+    """Return `folder`, or an existing run of this configuration in a series beside it.
+
+    A series of seeds or folds holds its runs one or two levels below its own folder.
+    """
     if (folder / CONFIG_FILE).is_file() or not folder.parent.is_dir():
         return folder
     for pattern in ("*/seed-*", "*/fold-*", "*/fold-*/seed-*"):
@@ -103,12 +107,18 @@ def find_run(folder: Path, config: RunConfig) -> Path:
 
 
 def _module_name(value: Any) -> Any:
-    """Return a custom module without its folder (the inputs hold a hash of its content); other values unchanged."""
+    """Return a custom module without its folder, and any other value unchanged.
+
+    The inputs of the run hold the hash of the file.
+    """
     return Path(value).name if isinstance(value, str) and is_custom_module(value) else value
 
 
 def read_config(run: Path) -> RunConfig:
-    """Read a run's config.json; UsageError if the folder is not a run, InputError if the file is damaged."""
+    """Read the config.json of a run.
+
+    UsageError if the folder is not a run, InputError if the file is damaged.
+    """
     path = run / CONFIG_FILE
     if not path.is_file():
         raise UsageError(f"{run} must be the folder of a run, but {path} does not exist")
@@ -151,14 +161,15 @@ def _check_config(config: RunConfig) -> None:
 
 
 def _check_sources(config: RunConfig) -> None:
-    """Raise ValueError unless the inputs name the stores, or the encoders, of exactly the streams."""
+    """Raise ValueError unless the inputs name one store or encoder entry for each stream."""
     kind = {"train-head": "stores", "finetune": "encoders"}.get(config.command)
     if kind is None:
         raise ValueError(f"command must be train-head or finetune, found {config.command!r}")
     sources = config.inputs.get(kind)
     if not isinstance(sources, dict) or set(sources) != set(config.streams):
         raise ValueError(f"inputs.{kind} must have one entry for each of {list(config.streams)}, found {sources!r}")
-    entry_type = list if kind == "stores" else dict  # hashes of stores, or an object that describes an encoder
+    # a list of hashes of stores, or an object that describes an encoder
+    entry_type = list if kind == "stores" else dict
     for name, entry in sources.items():
         if not isinstance(entry, entry_type) or not entry:
             raise ValueError(f"inputs.{kind}.{name} must be a non-empty {entry_type.__name__}, found {entry!r}")
@@ -202,8 +213,8 @@ def read_metrics(run: Path) -> dict[str, Any]:
         numbers.append(valid.get(key) if isinstance(valid, dict) else None)
     if not all(isinstance(number, int | float) for number in numbers):
         raise InputError(
-            f"{path} must hold numbers for the selected epoch and for macro_f1, accuracy, n and missing of valid, "
-            f"found {numbers}"
+            f"{path} must hold numbers for the selected epoch and for macro_f1, accuracy, n and "
+            f"missing of valid, found {numbers}"
         )
     weights = metrics.get("layer_weights")
     if not isinstance(weights, dict) or not all(map(_is_layer_mix, weights.values())):
@@ -217,7 +228,7 @@ def _is_layer_mix(weights: Any) -> bool:
 
 
 def prepare(run: Path, config: RunConfig, force: bool) -> bool:
-    """Prepare a run's folder; return True if it already holds a complete result of this configuration.
+    """Prepare a run's folder; return True if it holds a complete result of this configuration.
 
     UsageError if the folder holds another configuration.
     """
@@ -233,6 +244,6 @@ def prepare(run: Path, config: RunConfig, force: bool) -> bool:
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Create a run's folder and lock it against other processes: see `mervn.result_folder.locked`."""
+    """Create and lock a run's folder: see `mervn.result_folder.locked`."""
     with folder_locked(run, CONFIG_FILE, "run"):
         yield

@@ -46,8 +46,8 @@ class HeadOptions(Options):
     )
     merge: Annotated[Literal["concat", "gate"], Group.MODEL, ADVANCED] = Field(
         "concat",
-        description="Use the attention output directly (concat), or gate it with its input (gate) (bilstm_attn, "
-        "cnn_bilstm_attn).",
+        description="Use the attention output directly (concat), or gate it with its input (gate) "
+        "(bilstm_attn, cnn_bilstm_attn).",
     )
     cnn_layers: Annotated[PositiveInt, Group.MODEL, ADVANCED] = Field(
         2, description="Number of layers of the temporal CNN (cnn_bilstm_attn)."

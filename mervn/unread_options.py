@@ -1,8 +1,8 @@
-"""Unread options: options without any effect under the chosen fusion, loss, sampling, streams or fine-tuning."""
+"""Unread options: those without effect under the other options, such as the fusion or the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 from features.encoders.selector import parse_selectors
@@ -29,7 +29,7 @@ def unread_options(options: TrainingOptions) -> dict[str, str]:
     fusion, loss = fusion_spec(options.fusion), loss_spec(options.loss)
     streams = _streams(options, fusion.streams)
     unread: dict[str, str] = {}
-    # mark the options of all fusions, losses and samplings as unread, then remove those of the chosen ones
+    # mark the options of all fusions, losses and samplings, then unmark those of the chosen ones
     for spec in FUSIONS.values():
         unread |= dict.fromkeys(spec.options, f"--fusion {options.fusion} does not read it")
     if not fusion.attention:
@@ -80,18 +80,21 @@ def _unread_by_finetune(options: FinetuneOptions) -> dict[str, str]:
     return unread
 
 
-def refuse_unread(options: TrainingOptions, given: Collection[str]) -> None:
+def refuse_unread(unread: Mapping[str, str], given: Collection[str]) -> None:
     """Raise UsageError if any of the given options has no effect; the message lists all of them."""
     lines = []
-    for name, why in sorted(unread_options(options).items()):
+    for name, why in sorted(unread.items()):
         if name in given:
             lines.append(f"  --{name.replace('_', '-')}: {why}")
     if lines:
         raise UsageError("these options have no effect here; leave them out:\n" + "\n".join(lines))
 
 
-def without_unread(options: OptionsT) -> OptionsT:
-    """Return the options with unread ones reset to their defaults, so that configurations compare equal."""
+def without_unread(options: OptionsT, unread: Collection[str]) -> OptionsT:
+    """Return the options with the unread ones reset to their defaults.
+
+    Configurations that differ only in unread options then compare equal.
+    """
     fields = type(options).model_fields
-    defaults = {name: fields[name].get_default() for name in unread_options(options)}
+    defaults = {name: fields[name].get_default() for name in unread}
     return options.model_copy(update=defaults)

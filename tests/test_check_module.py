@@ -12,6 +12,7 @@ from tiny import read_jsonl
 
 from cli.main import run as mervn
 from features.errors import InputError, UsageError
+from features.progress import SILENT
 from mervn.config import EvaluateOptions, TrainHeadOptions
 from mervn.data.streams import open_streams
 from mervn.evaluation.evaluate import evaluate
@@ -21,6 +22,8 @@ from mervn.model.module_checks import HEAD_CHECKS
 from mervn.model.saved_run import load_head
 from mervn.registry import LOSSES
 from mervn.run_folder import default_folder, read_config
+from mervn.training.setup import open_stored_data, resolve_head_options
+from mervn.training.train_head import train_on
 
 __all__ = ["data", "made"]  # fixtures
 PAGE = Path(__file__).parent.parent / "docs" / "custom-modules.md"
@@ -239,6 +242,21 @@ def test_an_edited_module_is_another_configuration(data: Path, tmp_path: Path, c
         train(data, tmp_path / "run", fusion=custom["fusion"])
     history = read_jsonl(tmp_path / "run" / "history.jsonl")
     assert len(history) == SMALL["epochs"]
+
+
+def test_a_module_edited_during_a_series_does_not_change_its_later_runs(
+    data: Path, tmp_path: Path, custom: dict[str, Any]
+) -> None:
+    """Regression test: the file was read again for each run, so the next seed or fold was refused."""
+    resolved = resolve_head_options(TrainHeadOptions(**SMALL, fusion=custom["fusion"]))
+    opened = open_stored_data(resolved, data, SILENT)
+    path = Path(custom["fusion"].rpartition(":")[0])
+    original = path.read_text()
+    for seed in (0, 1):
+        run = tmp_path / f"seed-{seed}"
+        train_on(opened, resolved.with_options(seed=seed, output=run), SILENT)
+        assert (run / "modules" / "fusion.py").read_text() == original
+        path.write_text("raise RuntimeError('edited')\n")
 
 
 def test_the_name_of_a_run_has_no_folders_in_it(data: Path, tmp_path: Path, custom: dict[str, Any]) -> None:

@@ -172,6 +172,16 @@ def test_a_listed_module_is_executed_only_if_trusted(attack: Attack) -> None:
     assert attack.marker.exists() and copy.exists()  # negative control: the marker works
 
 
+def test_finetune_copies_the_trusted_module_of_a_run(attack: Attack) -> None:
+    copy = attack.place()
+    attack.configure({"pooling": f"{copy}:Mean"}, {"pooling": attack.entry()})
+    output = attack.run.parent / "tuned"
+    assert mervn([*commands(attack.run, output)["finetune"], "--trust-code"]) == 0
+    assert (output / "modules" / "pooling.py").read_bytes() == copy.read_bytes()
+    modules = json.loads((output / "config.json").read_text())["inputs"]["modules"]
+    assert modules["pooling"]["sha256"] == attack.sha256
+
+
 def test_an_options_file_cannot_name_code(
     attack: Attack,
     made: Path,

@@ -245,6 +245,20 @@ def test_encoders_and_doctor_answer(capsys: Captured) -> None:
     assert parts["torch"] == parts["torchaudio"] == parts["transformers"] == "ok"
 
 
+def test_doctor_names_the_package_of_a_broken_part(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression test: for the hub cache it named `hub`, a package of somebody else."""
+
+    def broken() -> None:
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr("cli.doctor.CHECKS", dict.fromkeys(["GPU", "hub cache", "h5py"], broken))
+    assert run(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    assert "broken: GPU, hub cache, h5py" in shown and "broken on purpose" in shown
+    for package in ("torch", "huggingface-hub", "h5py"):
+        assert f"pip install --force-reinstall {package}\n" in shown
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["train-head", "--help"]])
 def test_help_answers_at_once(arguments: list[str]) -> None:
     command = [sys.executable, "-c", f"from cli.main import run; run({arguments!r})"]

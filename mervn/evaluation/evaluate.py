@@ -45,10 +45,11 @@ class OpenedRun:
 
 
 def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -> dict[str, Any]:
-    """Score a run on a split, write metrics-<split>.json and predictions-<split>.jsonl, and return the metrics.
+    """Score a run on a split and return the metrics.
 
-    If the inputs are not those of the run, the file names also contain 8 hexadecimal digits of the inputs' hash. Each
-    look at the test split is recorded in test_access.jsonl, in the run and beside the data, before it is scored.
+    Writes metrics-<split>.json and predictions-<split>.jsonl. If the inputs are not those of the
+    run, the file names also contain 8 hexadecimal digits of the inputs' hash. Each look at the test
+    split is recorded in test_access.jsonl, in the run and beside the data, before it is scored.
     Raises InputError if the run is incomplete or the features it was trained on are missing.
     """
     config = read_config(run)
@@ -72,14 +73,16 @@ def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -
         **sources,
         options.split: {"missing": len(split.missing), **scores.as_json()},
     }
-    name = str(options.split)
+    name: str = options.split
     if not _is_own(config, data, manifests, split):
         name = f"{options.split}-{inputs_sha256[:8]}"
         path = run / f"metrics-{name}.json"
         reporter.say(f"the inputs differ from those of the run's own {options.split} split: results are in {path}")
     write_jsonl(run / f"predictions-{name}.jsonl", prediction_entries(split, probabilities, config.labels))
     write_json(run / f"metrics-{name}.json", metrics)
-    return metrics | ({"test_looks": looks} if looks is not None else {})
+    if looks is not None:
+        metrics["test_looks"] = looks
+    return metrics
 
 
 def _open(
@@ -90,7 +93,7 @@ def _open(
     device: torch.device,
     reporter: Reporter,
 ) -> OpenedRun:
-    """Load the model of a run, and the split in the form that it reads: stored features, or audio and transcripts."""
+    """Load the model of a run and its input: stored features, or audio and transcripts."""
     if config.command == "finetune":
         return _open_finetuned(run, config, options, utterances, reporter)
     head = load_head(run, config, options.trust_code)
@@ -136,9 +139,10 @@ def _read(
     data: Path,
     label_of: Callable[[str], str | None],
 ) -> tuple[list[Utterance], dict[str, Any], dict[str, str]]:
-    """Return the utterances of the split, their sources for metrics.json, and the hashes of the manifests by name.
+    """Return the utterances of the split, their sources, and the hashes of the manifests by name.
 
-    A run that was trained on a fold is scored on that fold of its own data.
+    The sources are recorded in metrics.json. A run that was trained on a fold is scored
+    on that fold of its own data.
     """
     fold, split = config.options.get("fold"), options.split
     root = options.audio_root or config.options.get("audio_root")
@@ -164,12 +168,15 @@ def _weights_sha256(run: Path, opened: OpenedRun) -> str:
 
 
 def _inputs_sha256(sources: Mapping[str, Any], split: Split) -> str:
-    """Hash the sources of a split, and the features, or the audio and transcripts, that were read."""
+    """Hash the sources of a split and the features, or audio and transcripts, that were read."""
     return hashlib.sha256(canonical_json({**sources, "read": split.inputs_sha256}).encode()).hexdigest()
 
 
 def _is_own(config: RunConfig, data: Path, manifests: Mapping[str, str], split: Split) -> bool:
-    """Tell whether a split equals that of training; for test, which training did not read: whole, from its data."""
+    """Tell whether a split is the run's own: for train and valid, the one that training read.
+
+    Training did not read test. Its own test split is the whole split of the data of the run.
+    """
     recorded, features = config.inputs.get("manifests"), config.inputs.get("features")
     if not isinstance(recorded, dict) or not isinstance(features, dict):
         return False

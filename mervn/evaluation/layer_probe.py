@@ -1,4 +1,4 @@
-"""Layer probe: score a linear classifier on the time-mean of each layer, to choose the layer to extract."""
+"""Layer probe: a linear classifier on the time-mean of each layer, to choose one to extract."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ def probe_layers(
     settings: ExtractSettings,
     reporter: Reporter,
 ) -> LayerReport:
-    """Extract the time-means of all layers for train and valid into a store, and probe each layer. Test is not read."""
+    """Extract the time-means of all layers for train and valid into a store, and probe each layer.
+
+    Test is not read. InputError if a split has features of fewer than two emotions.
+    """
     manifests = read_manifests(data, SPLITS, audio_root=audio_root, check_audio=selector.modality == "audio")
     utterances = list(chain.from_iterable(manifests.values()))
     (result,) = extract_stream(utterances, selector, settings, reporter)
@@ -79,7 +82,7 @@ def probe_layers(
 
 def _with_features(utterances: Sequence[Utterance], store: FeatureStore) -> list[Utterance]:
     """Return the utterances that have at least one frame in the store."""
-    return [u for u in utterances if u.utterance_id in store and len(store[u.utterance_id])]
+    return [one for one in utterances if one.utterance_id in store and len(store[one.utterance_id])]
 
 
 def _stack(utterances: Sequence[Utterance], store: FeatureStore) -> np.ndarray[Any, Any]:

@@ -1,4 +1,7 @@
-"""Ledger of looks at the test split: `evaluate` records each in test_access.jsonl, in the run and beside the data."""
+"""Ledger of looks at the test split: test_access.jsonl, in the run and beside the data.
+
+`evaluate` records each look.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class Look:
 
 
 def record_look(run: Path, data: Path, look: Look, reporter: Reporter) -> int:
-    """Add a look to both ledgers unless they already have it; return the number of looks at this data."""
+    """Add a look to both ledgers, unless they have it; return the number of looks at this data."""
     entry = {"time": now(), "run": str(run.resolve()), "split": "test", **asdict(look)}
     own = {**entry, "data": str(data.resolve())}
     ledger = data / LEDGER_FILE
@@ -66,7 +69,10 @@ def _lines(ledger: Path) -> list[bytes]:
 
 
 def _entry(line: bytes) -> dict[str, object]:
-    """Parse one line. A damaged line gives an empty entry: it counts as a look, but never equals one."""
+    """Parse one line. A damaged line gives an empty entry.
+
+    Such an entry counts as a look, but it never equals one.
+    """
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Metrics: accuracy, macro-F1, UAR, weighted F1, NLL and ECE, computed over all utterances, not averaged per batch."""
+"""Metrics of classification, computed over all utterances at once, not averaged per batch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 Array = np.ndarray[Any, Any]
 CALIBRATION_BINS = 15
+"""Number of bins of equal width for the calibration error."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,10 @@ class Metrics:
 
 
 def compute_metrics(targets: Array, probabilities: Array, labels: Sequence[str]) -> Metrics:
-    """Score probabilities (N, C) that sum to 1 over the classes against targets (N,) int64, indices into `labels`."""
+    """Score probabilities (N, C) against targets (N,) int64, which are indices into `labels`.
+
+    The probabilities of an utterance sum to 1.
+    """
     predictions = probabilities.argmax(1)
     classes = list(range(len(labels)))
     precision, recall, f1, support = precision_recall_fscore_support(
@@ -72,7 +76,7 @@ def compute_metrics(targets: Array, probabilities: Array, labels: Sequence[str])
 
 
 def calibration_error(targets: Array, probabilities: Array) -> float:
-    """Return the expected calibration error: |accuracy - confidence| per bin, weighted by the size of the bin."""
+    """Return the expected calibration error: mean |accuracy - confidence|, weighted by bin size."""
     confidence = probabilities.max(1)
     correct = probabilities.argmax(1) == targets
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)

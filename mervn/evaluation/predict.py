@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import chain
 from typing import Any
@@ -28,10 +28,11 @@ def predict(
     processes: Processes = SINGLE_PROCESS,
     reporter: Reporter = SILENT,
 ) -> Array:
-    """Return probabilities (N, C) float64 in the order of the split, in eval mode; several processes divide the work.
+    """Return probabilities (N, C) float64 in the order of the split, with the model in eval mode.
 
-    Prediction always uses exact fp32, independent of the precision of training. A batch that does not fit into memory
-    is halved; InputError if a single utterance does not fit.
+    Several processes divide the work. Prediction always uses exact fp32, independent of the
+    precision of training. A batch that does not fit into memory is halved; InputError if a
+    single utterance does not fit.
     """
     mine = processes.portion(split.evaluation_batches(device))
     plan = list(map(BatchRequest, mine))
@@ -47,8 +48,9 @@ def predict(
         for batch in split.batches(plan, device):
             for part, probabilities in budget.run(batch.indices, costs, _scorer(model, batch)):
                 if probabilities is None:
-                    u = split.utterances[part[0]]
-                    raise InputError(f"{u.file}:{u.line} {u.utterance_id!r} must fit into the memory of {device}")
+                    one = split.utterances[part[0]]
+                    place = f"{one.file}:{one.line} {one.utterance_id!r}"
+                    raise InputError(f"{place} must fit into the memory of {device}")
                 scored.append((part, probabilities))
                 bar.update(len(part))
     model.train(was_training)
@@ -60,8 +62,8 @@ def predict(
     return result
 
 
-def _scorer(model: nn.Module, batch: Batch) -> Any:
-    """Return a function from indices, a subset of a batch, to their probabilities (B, C) float64."""
+def _scorer(model: nn.Module, batch: Batch) -> Callable[[list[int]], Array]:
+    """Return a function from a part of a batch, as indices, to probabilities (B, C) float64."""
 
     def score(part: list[int]) -> Array:
         logits: torch.Tensor = model(batch.inputs(part))
@@ -72,7 +74,7 @@ def _scorer(model: nn.Module, batch: Batch) -> Any:
 
 
 def prediction_entries(split: Split, probabilities: Array, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one JSON object per utterance, in the order of the manifest, with the extra keys of the manifest."""
+    """Return one JSON object per utterance, in the order of the split, with its extra keys."""
     entries = []
     for utterance, scores in zip(split.utterances, probabilities, strict=True):
         entry: dict[str, Any] = {

@@ -141,7 +141,7 @@ def _begin(job: Job) -> FinetuneOptions:
         folder = job.run / ENCODERS_FOLDER / name
         _record(folder, encoder, _seen(encoder, name, job.splits["train"]), final=False).save(folder)
         encoder.save(folder)  # all blocks, before unused ones are dropped
-    return copy_modules(job.run, job.options, job.config.inputs.get("modules", {}))
+    return copy_modules(job.run, job.options, job.resolved.custom_modules)
 
 
 def _selectors(options: FinetuneOptions) -> dict[str, Selector]:

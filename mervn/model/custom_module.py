@@ -164,16 +164,13 @@ def custom_modules(options: HeadOptions) -> dict[str, CustomModule]:
     return modules
 
 
-def copy_modules(run: Path, options: HeadOptionsT, recorded: Mapping[str, Mapping[str, str]]) -> HeadOptionsT:
-    """Copy the custom modules into a run and return options that name the copies.
+def copy_modules(run: Path, options: HeadOptionsT, modules: Mapping[str, CustomModule]) -> HeadOptionsT:
+    """Write custom modules, by role, into a run and return options that name the copies.
 
-    `recorded` are the modules in the run's configuration. InputError if a file no longer has the
-    hash recorded there, that is, if it was edited after the command started.
+    The copies hold the code that the configuration was made from, even if a file was edited since.
     """
     changes = {}
-    for role, module in custom_modules(options).items():
-        if module.sha256 != recorded[role]["sha256"]:
-            raise InputError(f"{module.path} was edited while the run started; start it again")
+    for role, module in modules.items():
         copy = run / FOLDER / f"{role}.py"
         copy.parent.mkdir(exist_ok=True)
         write_atomically(copy, module.source)

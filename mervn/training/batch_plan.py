@@ -1,4 +1,4 @@
-"""BatchPlan: the batches of every epoch and optimizer step, and the portion of them that this process reads."""
+"""BatchPlan: the batches of every epoch and step, and the portion that this process reads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Batches = Sequence[Sequence[int]]
 
 
 class BatchPlan:
-    """The batches of every epoch: a pure function of the training split, the options and the epoch."""
+    """The batches of every epoch, a pure function of training split, options and epoch."""
 
     def __init__(
         self, train: Split, options: TrainingOptions, processes: Processes, spec_augment: SpecAugment = NO_MASKS
@@ -36,10 +36,10 @@ class BatchPlan:
         lengths = np.array(list(train.lengths.values()))  # (streams, N)
         self.batch_size = BatchSize(lengths, options.utterances_per_batch, options.frame_budget)
         self.usual_steps = self.num_steps(self.batches(0))
-        """Optimizer steps of epoch 0; with a frame budget the number varies a little between epochs."""
+        """Optimizer steps of epoch 0. With a frame budget the number varies between epochs."""
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """Return the batches of an epoch, before they are divided among processes, as indices into the split."""
+        """Return the batches of an epoch, for all processes together, as indices into the split."""
         options = self.options
         return epoch_batches(options.sampling, self.mixed_lengths, self.weights, self.batch_size, options.seed, epoch)
 
@@ -52,7 +52,7 @@ class BatchPlan:
         return batches[step * self.options.accumulate : (step + 1) * self.options.accumulate]
 
     def places(self, group: Batches) -> list[list[int]]:
-        """Return the positions of this process's utterances within each batch of a step; a list may be empty."""
+        """Return the positions in each batch of a step that this process reads, possibly none."""
         if self.processes.num_processes == 1:
             return [list(range(len(batch))) for batch in group]
         frames = self.batch_size.lengths.sum(0)  # (N,) over all streams
@@ -62,8 +62,8 @@ class BatchPlan:
     def requests(self, epoch: int, batches: Batches, first_step: int) -> list[BatchRequest]:
         """Return what this process reads from `first_step` to the end of the epoch, in order.
 
-        Batches of which this process has no portion are left out. The mask of an utterance depends only on the seed,
-        epoch, step, batch and place, not on the process.
+        Batches of which this process has no portion are left out. The mask of an utterance depends
+        only on the seed, epoch, step, batch and place, not on the process.
         """
         requests = []
         for step in range(first_step, self.num_steps(batches)):
@@ -78,7 +78,11 @@ class BatchPlan:
         return requests
 
     def describe(self, batches: Batches, labels: Sequence[str]) -> Mapping[str, Any]:
-        """Return statistics of batches: real over padded frames, class fractions, fraction of utterances used."""
+        """Return statistics of the batches of an epoch, as a JSON object.
+
+        They are the number of batches, the padding efficiency by stream (real over padded frames),
+        the fraction of the draws by class, and the fraction of the utterances that were drawn.
+        """
         indices = np.concatenate(batches)
         fractions = np.bincount(self.train.targets[indices], minlength=len(labels)) / len(indices)
         efficiency = {}

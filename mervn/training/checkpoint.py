@@ -1,6 +1,6 @@
-"""Checkpoints: everything that training needs to resume exactly. A checkpoint folder is written atomically.
+"""Checkpoints: everything that training needs to resume exactly.
 
-`Trainer` and `Pretrainer` write them.
+`Trainer` and `Pretrainer` write them. A checkpoint is a folder that is written atomically.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from features.atomic_files import sync_folder, write_atomically
 from features.errors import InputError
 
 TENSORS_FILE, STATE_FILE = "state.safetensors", "state.json"
+CHECKPOINTS_FOLDER = "checkpoints"
+"""The folder of a run that holds its checkpoints; removed when the run is complete."""
 
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write tensors and JSON state to `folder`: under a temporary name first, then fsynced and renamed."""
+    """Write tensors and JSON state to `folder`: under a temporary name, then sync and rename."""
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -49,7 +51,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def checkpoint_name(epoch: int, step: int | None = None) -> str:
-    """Return the folder name of a checkpoint after an epoch, or after a step within it; epochs count from 1."""
+    """Return the folder name of a checkpoint after an epoch (from 1), or after a step within it."""
     return f"epoch-{epoch:05d}" if step is None else f"epoch-{epoch:05d}-step-{step:06d}"
 
 
@@ -65,10 +67,10 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def remove_older(folder: Path, latest: Path, keep: int = 1) -> None:
-    """Keep the `keep` last checkpoints up to and including `latest`; remove all others, later ones too."""
+    """Remove all checkpoints after `latest`, and all but the last `keep` up to and including it."""
     checkpoints = sorted(_complete(folder), key=_order)
     while checkpoints and _order(checkpoints[-1]) > _order(latest):
-        checkpoints.pop()  # of an earlier attempt, which went further
+        checkpoints.pop()  # written by an earlier attempt, which went further
     kept = checkpoints[-keep:]
     for path in folder.glob("epoch-*"):
         if path not in kept:
@@ -103,10 +105,12 @@ def load_optimizer_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) 
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, entries in optimizer.state.items():
         for key, entry in entries.items():
-            if entry.ndim and entry.shape != parameter.shape:  # scalars, such as the step, have no shape
+            # scalars, such as the step, do not have the shape of the parameter
+            if entry.ndim and entry.shape != parameter.shape:
                 raise InputError(
-                    f"the state of the optimizer must have the shapes of its parameters, found {key} of shape "
-                    f"{tuple(entry.shape)} for a parameter of {tuple(parameter.shape)}"
+                    "the state of the optimizer must have the shapes of its parameters, found "
+                    f"{key} of shape {tuple(entry.shape)} for a parameter of "
+                    f"{tuple(parameter.shape)}"
                 )
 
 
@@ -128,17 +132,27 @@ def load_rng_tensors(tensors: Mapping[str, Tensor]) -> None:
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors renamed to `<prefix><name>`, so that one checkpoint can hold several groups."""
+    """Return tensors renamed to `<prefix><name>`: one checkpoint can hold several groups."""
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with `prefix`, without it: the inverse of `with_prefix`."""
+    """Return the tensors whose names begin with `prefix`, without it; inverse of `with_prefix`."""
     group = {}
     for name, tensor in tensors.items():
         if name.startswith(prefix):
             group[name.removeprefix(prefix)] = tensor
     return group
+
+
+def require_same_shapes(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Raise InputError if names or shapes of weights are not the expected ones."""
+    differing = expected.keys() ^ weights.keys()
+    for name in expected.keys() & weights.keys():
+        if expected[name].shape != weights[name].shape:
+            differing.add(name)
+    if differing:
+        raise InputError(f"the weights must be those of this model, but {len(differing)} differ: {min(differing)}, ...")
 
 
 @dataclass(frozen=True)
@@ -150,6 +164,7 @@ class CheckpointSchedule:
     steps: int = 0
     """Interval in steps within an epoch; 0: never."""
     keep: int = 1
+    """Number of latest checkpoints to keep."""
 
     @property
     def is_active(self) -> bool:
@@ -165,10 +180,11 @@ class BestEpoch:
     """Weights and scores of the best epoch so far; of epochs with equal scores the first."""
 
     scores: tuple[float, ...]
-    """Scores in order of priority, higher is better. The initial ones must be lower than any real score."""
+    """Scores in order of priority, higher is better; at first lower than any real score."""
     epoch: int = -1
     improved: int = -1
-    """Last epoch that improved the first score, for early stopping; a tie broken by the second score does not count."""
+    """Last epoch that improved the first score, for early stopping. An epoch that is only better by
+    the second score does not count."""
     weights: dict[str, Tensor] | None = None
 
     def offer(self, epoch: int, scores: tuple[float, ...], weights: Mapping[str, Tensor]) -> bool:

@@ -15,13 +15,18 @@ HISTORY_FILE = "history.jsonl"
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """One epoch of training. Epochs count from 1; epoch 0 is the model before training, scored only."""
+    """One epoch of training.
+
+    Epochs count from 1. Epoch 0 is the model before training, which is only scored.
+    """
 
     epoch: int
     valid: Mapping[str, float]
     """accuracy, macro_f1 and nll on valid."""
     best_epoch: int
+    """Best epoch so far."""
     seconds: float
+    """Duration of training and scoring."""
     loader_seconds: float
     """Time spent waiting for batches."""
     train_loss: float | None = None
@@ -48,6 +53,6 @@ class History:
             file.write(json.dumps(entry, sort_keys=True) + "\n")
 
     def cut(self, count: int) -> None:
-        """Keep only the first `count` entries; a resumed training writes the others again."""
+        """Keep only the first `count` entries: a resumed training writes the others again."""
         lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
         write_atomically(self.path, "\n".join([*lines[:count], ""]))

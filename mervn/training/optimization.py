@@ -7,22 +7,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from features.device import exact_fp32
 from features.errors import UsageError
-
-
-class OptimizerOptions(Protocol):
-    """Options that have a peak learning rate."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Peak learning rate of AdamW."""
-
+from mervn.training_options import OptimizerOptions
 
 CPUINFO = Path("/proc/cpuinfo")
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -43,7 +35,7 @@ def learning_rate(step: int | float, total: int, warmup: float, peak: float, sch
 
 
 def learning_rate_at(progress: float, warmup: float, peak: float) -> float:
-    """Return the learning rate at a fraction of the training: linear during `warmup`, then a cosine to zero.
+    """Return the learning rate at a fraction of the training: linear warm-up, then cosine to zero.
 
     For training of a fixed duration, whose number of steps is unknown in advance.
     """
@@ -63,7 +55,10 @@ def make_optimizer(groups: list[dict[str, Any]], options: OptimizerOptions) -> t
 
 
 def resolve_amp(amp: str, device: torch.device) -> str:
-    """Return off, bf16 or fp16: `auto` is bf16 if the device has instructions for it. UsageError for fp16 on a CPU."""
+    """Return off, bf16 or fp16; UsageError for fp16 on a CPU.
+
+    `auto` is bf16 if the device has instructions for it, else off.
+    """
     if amp == "auto":
         return "bf16" if computes_bf16(device) else "off"
     if amp == "fp16" and device.type != "cuda":
@@ -85,7 +80,7 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def _cpu_flags(cpuinfo: Path) -> set[str]:
-    """Return the feature flags of an x86 processor under Linux; an empty set on other systems and processors."""
+    """Return the feature flags of an x86 processor under Linux; an empty set on any other."""
     with suppress(OSError):
         for line in cpuinfo.read_text("utf-8", errors="replace").splitlines():
             if line.startswith("flags"):
@@ -95,14 +90,16 @@ def _cpu_flags(cpuinfo: Path) -> set[str]:
 
 @contextmanager
 def deterministic(enabled: bool) -> Iterator[None]:
-    """Make torch use only deterministic algorithms; it raises RuntimeError for an operation that has none.
+    """Make torch use only deterministic algorithms.
 
-    It also computes fp32 exactly (no TF32). On a CPU, for a fixed number of threads, the usual algorithms are already
+    torch raises RuntimeError for an operation that has none. This context also computes fp32
+    exactly (no TF32). On a CPU, for a fixed number of threads, the usual algorithms are already
     deterministic. https://pytorch.org/docs/stable/notes/randomness.html
     """
     before = torch.are_deterministic_algorithms_enabled()
     if enabled:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, at its first use
+        # cuBLAS reads it once, at its first use
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(enabled or before)
     try:
         with exact_fp32() if enabled else nullcontext():
@@ -112,15 +109,17 @@ def deterministic(enabled: bool) -> Iterator[None]:
 
 
 class Precision:
-    """Mixed precision: autocast for the forward pass, and in fp16 loss scaling so that small gradients survive.
+    """Mixed precision: autocast for the forward pass, and loss scaling in fp16.
 
-    Micikevicius et al. 2018 (arXiv 1710.03740). Parameters, loss and optimizer stay in fp32.
+    Scaling keeps small gradients from underflowing. Micikevicius et al. 2018 (arXiv 1710.03740).
+    Parameters, loss and optimizer stay in fp32.
     """
 
     def __init__(self, amp: str, device: torch.device) -> None:
         self.amp, self.device = amp, device
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-        self.scaler.scale(torch.zeros((), device=device))  # create its state now: this process may never have a loss
+        # create the state of the scaler now: a process without utterances never has a loss to scale
+        self.scaler.scale(torch.zeros((), device=device))
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context of the forward pass."""
@@ -132,10 +131,10 @@ class Precision:
         self.scaler.scale(loss).backward()
 
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
-        """Clip the gradients, take one optimizer step and clear the gradients; fp16 skips a step that overflowed."""
+        """Clip the gradients, take one optimizer step and clear the gradients."""
         self.scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-        self.scaler.step(optimizer)  # skips the step if gradients are inf or NaN
+        self.scaler.step(optimizer)  # fp16: skips the step if gradients are inf or NaN
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
 

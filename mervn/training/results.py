@@ -1,4 +1,4 @@
-"""Results of a training: weights, metrics and predictions on valid, environment, written into the run's folder."""
+"""Results of a training: the files of a complete run, such as its weights and metrics."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from mervn.evaluation.predict import predict, prediction_entries
 from mervn.model.head import Head, LayerMix
 from mervn.model.trainable import count_parameters
 from mervn.run_folder import ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, SCHEMA, RunConfig, write_json, write_jsonl
-from mervn.training.checkpoint import CheckpointSchedule
-from mervn.training.tensorboard import FOLDER, TensorBoard
+from mervn.training.checkpoint import CHECKPOINTS_FOLDER, CheckpointSchedule
+from mervn.training.tensorboard import TensorBoard
 from mervn.training.trainer import Trainer
 
 
@@ -57,7 +57,7 @@ class ValidScores:
 def fit_best(trainer: Trainer, run: Path, options: TrainHeadOptions | FinetuneOptions) -> None:
     """Train to the end and load the weights of the best epoch."""
     checkpoints = CheckpointSchedule(options.checkpoint_every, options.checkpoint_steps, options.keep_checkpoints)
-    with closing(TensorBoard(run / FOLDER)) as board:
+    with closing(TensorBoard(run)) as board:
         use_board = options.tensorboard and trainer.processes.is_main_process
         trainer.fit(run, checkpoints, [board.add] if use_board else [])
     if trainer.best.weights is None:
@@ -68,7 +68,7 @@ def fit_best(trainer: Trainer, run: Path, options: TrainHeadOptions | FinetuneOp
 def score_best(
     trainer: Trainer, weights: Mapping[str, str], layer_weights: Mapping[str, Any], dropped: Mapping[str, Any]
 ) -> ValidScores:
-    """Score the best weights on valid; `weights` describes, by stream, the origin of the encoder's weights."""
+    """Score the best weights on valid; `weights` is the origin of each stream's encoder weights."""
     train, valid = trainer.train, trainer.valid
     probabilities = predict(trainer.model, valid, trainer.device, trainer.processes, trainer.reporter)
     scores = compute_metrics(valid.targets, probabilities, trainer.labels)
@@ -93,18 +93,18 @@ def write_weights(run: Path, head: Head) -> None:
 
 
 def write_results(run: Path, trainer: Trainer, scores: ValidScores, environment: Mapping[str, Any]) -> None:
-    """Write all results except the weights. metrics.json comes last: it marks the run as complete."""
+    """Write all results except the weights; metrics.json is last and marks the run as complete."""
     write_jsonl(
         run / "predictions-valid.jsonl", prediction_entries(trainer.valid, scores.probabilities, trainer.labels)
     )
     write_json(run / ENVIRONMENT_FILE, environment)
     write_json(run / METRICS_FILE, scores.metrics)
     # a complete run is not resumed
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    shutil.rmtree(run / CHECKPOINTS_FOLDER, ignore_errors=True)
 
 
 def layer_weights(head: Head, shapes: Mapping[str, StreamShape]) -> dict[str, dict[str, float]]:
-    """Return the learned weight of each layer, for streams of which the head mixes several layers."""
+    """Return the learned weight of each layer, for streams of which several layers are mixed."""
     weights: dict[str, dict[str, float]] = {}
     for name, mix in head.mixes.items():
         if isinstance(mix, LayerMix):

@@ -14,11 +14,11 @@ from mervn.registry import SAMPLINGS
 
 Array = np.ndarray[Any, Any]
 RANK_JITTER = 0.25
-"""Standard deviation, in batches, of the noise on an utterance's rank by length. At 0.25 about half of each batch is
-new in every epoch, and padding hardly grows, for corpora of any size."""
+"""Standard deviation, in batches, of the noise on an utterance's rank by length. At 0.25 about half
+of each batch is new in every epoch, and padding hardly grows, for corpora of any size."""
 WINDOW = 8
-"""Number of batches of similar l_mix within which utterances are sorted by the frames of the longest stream, because
-that stream causes most of the padding."""
+"""Number of batches of similar l_mix within which utterances are sorted by the frames of the
+longest stream, because that stream causes most of the padding."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class BatchSize:
     """(streams, N) int64: frames or tokens of each utterance in each stream."""
     utterances: int | None = None
     frame_budget: int | None = None
-    """Maximum padded frames per batch: maximum length times utterances, summed over the streams. An utterance that is
-    longer than the budget forms a batch of its own."""
+    """Maximum padded frames per batch: maximum length times utterances, summed over the streams. An
+    utterance that is longer than the budget forms a batch of its own."""
 
     @property
     def average(self) -> float:
@@ -52,7 +52,8 @@ class BatchSize:
         batches: list[list[int]] = []
         maximum: list[int] = []  # length of the longest utterance of the last batch, by stream
         for index, lengths in zip(order.tolist(), self.lengths[:, order].T.tolist(), strict=True):
-            padded = list(map(max, maximum, lengths)) if batches else lengths  # if the utterance joins the last batch
+            # maximum lengths if this utterance joins the last batch
+            padded = list(map(max, maximum, lengths)) if batches else lengths
             if batches and sum(padded) * (len(batches[-1]) + 1) <= (self.frame_budget or 0):
                 batches[-1].append(index)
                 maximum = padded
@@ -70,16 +71,16 @@ def mixed_lengths(audio_seconds: Array, syllables: Array, alpha: float) -> Array
 def sampling_weights(targets: Array, lengths: Array, beta: float) -> Array:
     """Return sample weights (N,): w_c = 1 / (f_c r_c^beta) for an utterance of class c.
 
-    f_c is the class frequency over the mean frequency; r_c is the class's mean l_mix over the mean of the class means.
-    Classes without utterances are left out of the means.
+    f_c is the class frequency over the mean frequency; r_c is the class's mean l_mix over the mean
+    of the class means. Classes without utterances are left out of the means.
     """
-    classes, frequencies = np.unique(targets, return_counts=True)
+    classes, positions, frequencies = np.unique(targets, return_inverse=True, return_counts=True)
     means = np.array([lengths[targets == c].mean() for c in classes], np.float64)
     relative = means / means.mean() if means.mean() > 0 else np.ones_like(means)
     relative = np.where(relative > 0, relative, 1.0)
-    weights = 1 / (frequencies / frequencies.mean() * relative**beta)
-    table = dict(zip(classes.tolist(), weights.tolist(), strict=True))
-    return np.array([table[target] for target in targets.tolist()])
+    weights: Array = 1 / (frequencies / frequencies.mean() * relative**beta)  # by class
+    per_utterance: Array = weights[positions]
+    return per_utterance
 
 
 def epoch_batches(
@@ -87,9 +88,9 @@ def epoch_batches(
 ) -> list[list[int]]:
     """Return the batches of one epoch as indices into the N utterances.
 
-    `random` and `bucket` contain every utterance exactly once; `weighted` and `both` contain N draws with replacement,
-    in proportion to `weights`. `bucket` and `both` form batches of utterances of similar l_mix and similar length.
-    Batches and their order change every epoch.
+    `random` and `bucket` contain every utterance exactly once; `weighted` and `both` contain N
+    draws with replacement, in proportion to `weights`. `bucket` and `both` form batches of
+    utterances of similar l_mix and similar length. Batches and their order change every epoch.
     """
     if sampling not in SAMPLINGS:
         raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}, found {sampling!r}")
@@ -101,7 +102,8 @@ def epoch_batches(
         drawn = generator.permutation(count)
     if sampling in ("random", "weighted"):
         return batch_size.split(drawn)
-    # sort by l_mix, then within windows by length, then add noise to the ranks so that batches vary between epochs
+    # sort by l_mix, then by length within windows of batches; noise on the ranks makes the batches
+    # differ between epochs
     ranked = drawn[np.argsort(lengths[drawn], kind="stable")]
     windows = np.arange(count) // max(1, round(WINDOW * batch_size.average))
     ranked = ranked[np.lexsort((batch_size.longest_stream[ranked], windows))]
@@ -111,11 +113,12 @@ def epoch_batches(
 
 
 def divide_batches(batches: Sequence[Array], num_processes: int) -> list[list[list[int]]]:
-    """Divide each batch of a step among processes; return, by batch and process, ascending places in the batch.
+    """Divide each batch of a step among processes.
 
-    `batches` are the costs (B,) of the utterances of each batch. Utterances are assigned in order of falling cost, each
-    to the process with the lowest total cost in this step (Graham 1969). For a single batch the maximum cost of a
-    process is at most 4/3 of the optimum.
+    `batches` are the costs (B,) of the utterances of each batch. Returns, by batch and process,
+    ascending positions in the batch. Utterances are assigned in order of falling cost, each to the
+    process with the lowest total cost in this step (Graham 1969). For a single batch the maximum
+    cost of a process is at most 4/3 of the optimum.
     """
     loads = [0.0] * num_processes
     divided = []
@@ -130,7 +133,7 @@ def divide_batches(batches: Sequence[Array], num_processes: int) -> list[list[li
 
 
 def padding_efficiency(lengths: Array, batches: Sequence[Sequence[int]]) -> float:
-    """Return the ratio of real to padded frames of one stream in these batches; 1 if the stream has no frames."""
+    """Return the ratio of real to padded frames of one stream in batches; 1 without frames."""
     real = padded = 0
     for batch in batches:
         in_batch = lengths[list(batch)]

@@ -1,4 +1,4 @@
-"""Series of runs that differ only in seed or fold (`train-head --num-seeds`, `--fold all`), and their mean scores."""
+"""Series of runs that differ only in seed or fold: `train-head --num-seeds`, `--fold all`."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ class SeriesResult:
 
 
 def train_series(options: TrainHeadOptions, data: Path, reporter: Reporter = SILENT) -> SeriesResult:
-    """Train `num_seeds` heads on the fold, or on every fold; each head is a run of its own below one folder.
+    """Train `num_seeds` heads on the fold, or on every fold.
 
-    The features of a fold are opened once for all seeds. Writes summary.json: the scores of every run on valid, with
-    mean and sample standard deviation (n - 1) over all runs, and per fold over its seeds.
+    Each head is a run of its own, and all runs lie below one folder. The features of a fold are
+    opened once for all seeds. Writes summary.json: the scores of every run on valid, with mean and
+    sample standard deviation (n - 1) over all runs, and per fold over its seeds.
     """
     folds = [options.fold]
     if options.fold == "all":
-        folds = [str(number + 1) for number in range(len(find_folds(data, options.fold_file)))]
+        folds = list(map(str, range(1, len(find_folds(data, options.fold_file)) + 1)))
     seeds = range(options.seed, options.seed + options.num_seeds)
     series = _Series(len(folds), len(seeds), options.output)
     resolved = resolve_head_options(options)
@@ -64,7 +65,7 @@ def train_series(options: TrainHeadOptions, data: Path, reporter: Reporter = SIL
 
 
 class _Series:
-    """Names of the folders of a series: `fold-K` for several folds, then `seed-S` for several seeds."""
+    """Folder names of a series: `fold-K` for several folds, then `seed-S` for several seeds."""
 
     def __init__(self, num_folds: int, num_seeds: int, output: Path | None) -> None:
         self.num_folds, self.num_seeds, self._folder = num_folds, num_seeds, output

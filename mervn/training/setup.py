@@ -41,11 +41,11 @@ class Resolved(Generic[TrainingT]):
     """Names of the options without effect; they are not part of the configuration."""
     fusion: FusionSpec
     custom_modules: Mapping[str, CustomModule]
-    """Custom modules (files with the user's code), by role."""
+    """Custom modules (the user's code), by role, as their files were when the command started."""
     device: torch.device
 
     def with_options(self, **changes: Any) -> Resolved[TrainingT]:
-        """Return a copy with changed options; only for options that nothing else depends on, such as the seed."""
+        """Return a copy with changed options that nothing else depends on, such as the seed."""
         return replace(self, options=self.options.model_copy(update=changes))
 
 
@@ -55,21 +55,22 @@ def resolve(options: TrainingT, device: torch.device, given: Collection[str] | N
     `given` names the options that the user gave, if `options` were changed since.
     """
     require_pooling(options.fusion, options.pooling)
-    refuse_unread(options, options.given if given is None else given)
-    fusion, unread = fusion_spec(options.fusion), frozenset(unread_options(options))
+    unread = unread_options(options)
+    refuse_unread(unread, options.given if given is None else given)
     # resolve what depends on the machine, so that config.json records the actual values
     amp, batch_size = resolve_amp(options.amp, device), options.utterances_per_batch
-    resolved = without_unread(options).model_copy(update={"amp": amp, "batch_size": batch_size})
-    return Resolved(resolved, unread, fusion, custom_modules(options), device)
+    resolved = without_unread(options, unread).model_copy(update={"amp": amp, "batch_size": batch_size})
+    return Resolved(resolved, frozenset(unread), fusion_spec(options.fusion), custom_modules(options), device)
 
 
 @dataclass(frozen=True)
 class LabelledData:
-    """The utterances of train and valid with the labels of the task, and the files they were read from."""
+    """Utterances of train and valid with the labels of the task, and where they were read from."""
 
     utterances: Mapping[str, list[Utterance]]
     labels: list[str]
     dropped: Mapping[str, Mapping[str, int]]
+    """Number of utterances left out by --drop-label, by split and label."""
     sources: Mapping[str, Any]
     """Hashes of the manifests and, if folds are used, of the fold file."""
     fold_file: Path | None
@@ -118,7 +119,10 @@ def open_stored_data(resolved: Resolved[TrainHeadOptions], folder: Path, reporte
 
 
 def read_labelled(options: TrainHeadOptions | FinetuneOptions, data: Path) -> LabelledData:
-    """Read train and valid with the labels of the task; InputError if train has fewer than two labels."""
+    """Read train and valid with the labels of the task.
+
+    InputError if train has fewer than two labels.
+    """
     utterances, sources, fold_file = _read(options, data)
     labelled = apply_labels(utterances, options)
     labels = sorted({str(utterance.emotion) for utterance in labelled.utterances["train"]})
@@ -131,7 +135,7 @@ def read_labelled(options: TrainHeadOptions | FinetuneOptions, data: Path) -> La
 def _read(
     options: TrainHeadOptions | FinetuneOptions, data: Path
 ) -> tuple[dict[str, list[Utterance]], dict[str, Any], Path | None]:
-    """Return train and valid, the hashes of their files, and the fold file, or None without --fold."""
+    """Return train and valid, the hashes of their files, and the fold file or None."""
     root = options.audio_root
     if options.fold is None:
         if options.fold_file is not None:
@@ -152,13 +156,13 @@ def refuse_empty_stream(splits: Mapping[str, Split], fusion: str) -> None:
             if count == len(split) and len(split.lengths) > 1:
                 other = next(stream for stream in split.lengths if modality_of(stream) != modality_of(name))
                 raise UsageError(
-                    f"--fusion {fusion} needs {name}, but none of the {len(split)} utterances of {split.name} "
-                    f"has it; use --fusion {modality_of(other)}"
+                    f"--fusion {fusion} needs {name}, but none of the {len(split)} utterances of "
+                    f"{split.name} has it; use --fusion {modality_of(other)}"
                 )
 
 
 def recorded_options(resolved: Resolved[Any], paths: set[str], excluded: set[str]) -> dict[str, Any]:
-    """Return the options that config.json records: those with an effect, with the options in `paths` made absolute."""
+    """Return the options that config.json records: those with an effect, and `paths` absolute."""
     options: Options = resolved.options
     recorded: dict[str, Any] = json.loads(options.model_dump_json(exclude={*resolved.unread, *excluded}))
     for key in recorded.keys() & paths:
@@ -170,7 +174,7 @@ def recorded_options(resolved: Resolved[Any], paths: set[str], excluded: set[str
 
 
 def recorded_modules(resolved: Resolved[Any]) -> dict[str, Any]:
-    """Return the entry `modules` of the inputs in config.json; an empty dict without custom modules."""
+    """Return the entry `modules` of the inputs in config.json; nothing without custom modules."""
     if not resolved.custom_modules:
         return {}
     return {"modules": {role: module.as_json() for role, module in resolved.custom_modules.items()}}

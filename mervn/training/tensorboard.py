@@ -10,6 +10,7 @@ from typing import Any
 
 from features.errors import InputError, UsageError
 from features.progress import Reporter
+from mervn.training.history import HISTORY_FILE
 
 FOLDER = "tensorboard"
 
@@ -23,20 +24,21 @@ def require_tensorboard() -> None:
 
 
 def write_history(run: Path, reporter: Reporter) -> None:
-    """Write the whole history of a complete run for TensorBoard; InputError if history.jsonl is missing or damaged.
+    """Write the whole history of a complete run for TensorBoard.
 
-    It replaces existing event files: those of a run that was resumed without --tensorboard lack epochs.
+    Existing event files are replaced, because those of a run that was resumed without --tensorboard
+    lack epochs. InputError if history.jsonl is missing or damaged.
     """
     entries = _entries(run)
-    with closing(TensorBoard(run / FOLDER)) as board:
+    with closing(TensorBoard(run)) as board:
         for entry in entries:
             board.add(entry)
     reporter.say(f"history of the complete run written for TensorBoard: {run / FOLDER}")
 
 
 def _entries(run: Path) -> list[dict[str, Any]]:
-    """Read and check history.jsonl."""
-    path = run / "history.jsonl"
+    """Return the entries of history.jsonl; InputError if it is missing or damaged."""
+    path = run / HISTORY_FILE
     entries, epochs = [], []
     try:
         for line in path.read_text("utf-8").splitlines():
@@ -68,10 +70,13 @@ def _scalars(entry: Mapping[str, Any]) -> dict[str, float]:
 
 
 class TensorBoard:
-    """Writer of event files. With its first entry it rewrites the earlier epochs from history.jsonl."""
+    """Writer of the event files of a run.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    With its first entry it also writes the earlier epochs, from history.jsonl.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.folder = run, run / FOLDER
         self._writer: Any = None
 
     def add(self, entry: Mapping[str, Any]) -> None:
@@ -79,8 +84,9 @@ class TensorBoard:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            history = _entries(self.folder.parent)
-            for path in self.folder.glob("events.*"):  # may lack epochs, or have later ones than the resumed epoch
+            history = _entries(self.run)
+            # existing files may lack epochs, or have later ones than the resumed epoch
+            for path in self.folder.glob("events.*"):
                 path.unlink()
             self._writer = SummaryWriter(str(self.folder))
             for earlier in history:

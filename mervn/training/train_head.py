@@ -35,17 +35,18 @@ from mervn.training.trainer import Trainer, TrainingData
 
 
 def train_head(options: TrainHeadOptions, data: Path, reporter: Reporter = SILENT) -> RunResult:
-    """Train the head that the options describe on the train split and select its best epoch on valid.
+    """Train a head on the train split and select its best epoch on valid.
 
-    The test split is never read. Calling it again with the same configuration returns the existing result, or resumes
-    an interrupted run. Raises UsageError for contradictory options, InputError for data that cannot be used.
+    The test split is never read. Calling it again with the same configuration returns the existing
+    result, or resumes an interrupted run. Raises UsageError for contradictory options, InputError
+    for data that cannot be used.
     """
     resolved = resolve_head_options(options)
     return train_on(open_stored_data(resolved, data, reporter), resolved, reporter)
 
 
 def train_on(data: StoredData, resolved: Resolved[TrainHeadOptions], reporter: Reporter) -> RunResult:
-    """Train one head on opened features, or return the existing result of the same configuration."""
+    """Train one head on opened features, or return the result of the same configuration."""
     options = resolved.options
     if options.tensorboard:
         require_tensorboard()
@@ -57,8 +58,8 @@ def train_on(data: StoredData, resolved: Resolved[TrainHeadOptions], reporter: R
             if options.tensorboard:
                 write_history(run, reporter)
             return RunResult(run, read_metrics(run), trained=False)
-        # train from the run's copies of custom modules, so that the run does not depend on the original files
-        resolved = replace(resolved, options=copy_modules(run, options, config.inputs.get("modules", {})))
+        # from here on, custom modules are the run's own copies
+        resolved = replace(resolved, options=copy_modules(run, options, resolved.custom_modules))
         _report_empty(data.splits, options, reporter)
         sequences: list[Sequences] = []
         for split in data.splits.values():
@@ -70,7 +71,7 @@ def train_on(data: StoredData, resolved: Resolved[TrainHeadOptions], reporter: R
 
 
 def _report_empty(splits: Mapping[str, StoredSplit], options: TrainHeadOptions, reporter: Reporter) -> None:
-    """Report how many utterances have no frames in a stream, for example because they have no transcript."""
+    """Report how many utterances have no frames in a stream, such as those without a transcript."""
     for split in splits.values():
         for modality, count in count_empty(split).items():
             if count and options.missing == "token":
@@ -78,8 +79,8 @@ def _report_empty(splits: Mapping[str, StoredSplit], options: TrainHeadOptions, 
                 reporter.say(f"{split.name}: {count} of {len(split)} {empty}; a learned token replaces each of them")
             elif count:
                 warnings.warn(
-                    f"{split.name}: {count} of {len(split)} {modality} streams are empty; with --missing none, no "
-                    "query attends to them, and pooling them gives zeros",
+                    f"{split.name}: {count} of {len(split)} {modality} streams are empty; with "
+                    "--missing none, no query attends to them, and pooling them gives zeros",
                     stacklevel=2,
                 )
 

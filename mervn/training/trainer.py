@@ -1,4 +1,4 @@
-"""Trainer: training loop with early stopping and exact resumption. Data, options and seed determine its result."""
+"""Trainer: training loop with early stopping and exact resumption."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from mervn.model.losses import balanced_weights, build_loss
 from mervn.model.trainable import Trainable
 from mervn.training.batch_plan import BatchPlan
 from mervn.training.checkpoint import (
+    CHECKPOINTS_FOLDER,
     NO_CHECKPOINTS,
     BestEpoch,
     CheckpointSchedule,
@@ -38,6 +39,7 @@ from mervn.training.checkpoint import (
     load_rng_tensors,
     optimizer_tensors,
     remove_older,
+    require_same_shapes,
     rng_tensors,
     save_checkpoint,
     with_prefix,
@@ -60,9 +62,9 @@ class TrainingData:
 
 
 class Trainer:
-    """Trains one model. `fit` resumes from the latest checkpoint, with the same result as without an interruption.
+    """Trains one model; data, options and seed determine its result, even after an interruption.
 
-    Several `processes` divide each batch by the costs of its utterances; their step equals that of a single process.
+    Several `processes` divide the utterances of each batch; their step equals that of one process.
     """
 
     def __init__(
@@ -80,8 +82,10 @@ class Trainer:
         self.options, self.device, self.processes, self.reporter = options, device, processes, reporter
         groups = model.parameter_groups(options)
         self.optimizer = make_optimizer(groups, options)
-        trained_ids = {id(parameter) for group in groups for parameter in group["params"]}
-        self.frozen = {name for name, p in model.named_parameters() if id(p) not in trained_ids}
+        trained_ids: set[int] = set()
+        for group in groups:
+            trained_ids.update(map(id, group["params"]))
+        self.frozen = {name for name, tensor in model.named_parameters() if id(tensor) not in trained_ids}
         self.precision = Precision(resolve_amp(options.amp, device), device)
         counts = torch.from_numpy(np.bincount(self.train.targets, minlength=len(self.labels)))  # (C,)
         class_weights = balanced_weights(counts) if options.class_weights == "balanced" else None
@@ -100,17 +104,17 @@ class Trainer:
 
     def fit(self, folder: Path, checkpoints: CheckpointSchedule, reports: Sequence[Report] = ()) -> None:
         """Train until the last epoch or until early stopping; `best` then holds the result."""
-        history = History(folder)
-        self._resume(folder / "checkpoints", history)
+        history, saved = History(folder), folder / CHECKPOINTS_FOLDER
+        self._resume(saved, history)
         with interruptible():
             while self.next_epoch <= self.options.epochs and not self.finished:
-                entry = self._epoch(self.next_epoch, folder / "checkpoints", checkpoints).as_json()
+                entry = self._epoch(self.next_epoch, saved, checkpoints).as_json()
                 if self.processes.is_main_process:
                     history.append(entry)
                 finished_epoch = self.next_epoch
                 self.next_epoch, self.next_step = finished_epoch + 1, 0
                 if checkpoints.epochs and finished_epoch % checkpoints.epochs == 0:
-                    self._save(folder / "checkpoints", checkpoints.keep)
+                    self._save(saved, checkpoints.keep)
                 for report in (*reports, self.reporter.epoch):
                     report(entry)
 
@@ -141,7 +145,7 @@ class Trainer:
         rate: float | None = None,
         drawn: Mapping[str, Any] | None = None,
     ) -> HistoryEntry:
-        """Score the model on valid, keep its weights if it is the best, and return the history entry of the epoch."""
+        """Score the model on valid, keep the best weights, and return the history entry."""
         probabilities = predict(self.model, self.valid, self.device, self.processes, self.reporter)
         metrics = compute_metrics(self.valid.targets, probabilities, self.labels)
         self.best.offer(epoch, (metrics.macro_f1, -metrics.nll), self.trained_weights())
@@ -190,15 +194,16 @@ class Trainer:
         return float(sum(self.processes.gather(float(self.epoch_loss)))) / len(self.train)
 
     def _learning_rate(self, epoch: int, steps: int, step: int) -> float:
-        """Return the learning rate of a step. Every epoch has the same length in the schedule, whatever its steps."""
+        """Return the learning rate of a step; in the schedule, all epochs have the same length."""
         options, usual = self.options, self.plan.usual_steps
-        done = (epoch - 1) * usual + step * usual / steps  # a frame budget makes epochs of different lengths
+        # with a frame budget, the number of steps varies between epochs
+        done = (epoch - 1) * usual + step * usual / steps
         return learning_rate(done, options.epochs * usual, options.warmup, options.learning_rate, options.schedule)
 
     def _step(self, group: Sequence[Sequence[int]], read: Iterator[Batch], seed: tuple[int, ...]) -> None:
         """Take one optimizer step on the mean loss over all utterances of a group of batches.
 
-        `read` yields this process's portion of each batch, and nothing for batches of which it has none.
+        `read` yields this process's portion of each batch, without batches of which it has none.
         """
         total = sum(map(len, group))
         weight = sum(self.sample_weights[list(indices)].sum() for indices in group)
@@ -214,7 +219,7 @@ class Trainer:
                 augmented = augment(features, self.options, (*seed, number), len(indices), places)
                 logits = self.model.classify(augmented)
             loss = self.loss(logits, batch.targets)
-            # the loss is a mean over this portion: scale it to its part of the mean over the whole group
+            # from the mean over this portion to its part of the mean over the whole group
             fraction = float(self.sample_weights[batch.indices].sum() / weight)
             self.precision.backward(loss * fraction)
             self.epoch_loss += loss.detach().double() * (fraction * total)
@@ -222,9 +227,10 @@ class Trainer:
         self.precision.step(self.model, self.optimizer, self.options.clip_norm)
 
     def _save(self, checkpoints: Path, keep: int) -> None:
-        """Write a checkpoint: weights, best weights, optimizer, and random states and loss of each process."""
-        in_epoch = (self.next_epoch, self.next_step)
-        name = checkpoint_name(*in_epoch) if self.next_step else checkpoint_name(self.next_epoch - 1)
+        """Write a checkpoint: weights, optimizer, and random states and loss of each process."""
+        name = checkpoint_name(self.next_epoch - 1)
+        if self.next_step:
+            name = checkpoint_name(self.next_epoch, self.next_step)
         tensors = with_prefix("model.", self.trained_weights()) | with_prefix("best.", self.best.weights or {})
         tensors |= optimizer_tensors(self.optimizer)
         own = rng_tensors() | {"epoch_loss": self.epoch_loss.cpu()}
@@ -243,19 +249,8 @@ class Trainer:
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Load weights that `trained_weights` returned; InputError if names or shapes differ."""
-        self._check_weights(weights)
+        require_same_shapes(self.trained_weights(), weights)
         self.model.load_state_dict(dict(weights), strict=False)
-
-    def _check_weights(self, weights: Mapping[str, Tensor]) -> None:
-        expected = self.trained_weights()
-        differing = expected.keys() ^ weights.keys()
-        for name in expected.keys() & weights.keys():
-            if expected[name].shape != weights[name].shape:
-                differing.add(name)
-        if differing:
-            raise InputError(
-                f"the weights must be those of this model, but {len(differing)} differ: {min(differing)}, ..."
-            )
 
     def _resume(self, checkpoints: Path, history: History) -> None:
         """Load the latest checkpoint, if any, and cut the history to its epoch."""
@@ -268,8 +263,9 @@ class Trainer:
                 )
             if state.get("processes") != self.processes.num_processes:
                 raise InputError(
-                    f"{latest} was written by {state.get('processes')} processes, found {self.processes.num_processes} "
-                    "now; start the same number, or train again with --force"
+                    f"{latest} was written by {state.get('processes')} processes, found "
+                    f"{self.processes.num_processes} now; start the same number, or train again "
+                    "with --force"
                 )
             try:
                 self._restore(tensors, state)
@@ -288,12 +284,14 @@ class Trainer:
         load_optimizer_tensors(self.optimizer, tensors)
         own = without_prefix(f"process.{self.processes.process_index}.", tensors)
         load_rng_tensors(own)
-        best = {"improved": state["best"]["epoch"]} | state["best"]  # checkpoints of earlier versions lack `improved`
-        scores = (best["macro_f1"] + 0.0, -best["nll"])  # the arithmetic raises TypeError for values of another type
+        # checkpoints of earlier versions lack `improved`
+        best = {"improved": state["best"]["epoch"]} | state["best"]
+        # + and - raise TypeError for values that are not numbers
+        scores = (best["macro_f1"] + 0.0, -best["nll"])
         weights = without_prefix("best.", tensors) or None
         self.best = BestEpoch(scores, best["epoch"], best["improved"], weights)
         if weights is not None:
-            self._check_weights(weights)
+            require_same_shapes(self.trained_weights(), weights)
         self.next_epoch, self.next_step = state["epoch"] + 0, state["next_step"] + 0
         self.epoch_loss.copy_(own["epoch_loss"])
         self.precision.load(state["scaler"])

@@ -86,7 +86,7 @@ def baseline_epoch(head: nn.Module, optimizer: torch.optim.Optimizer, loader: Da
 
 def max_difference(ours: Head, baseline: nn.Module, corpus: Corpus) -> float:
     """Return the maximum difference between the logits of both heads on one batch."""
-    indices = list(range(32))
+    indices = list(range(min(32, len(corpus.targets))))
     with torch.inference_mode():
         found = ours.eval()(read_batch(corpus.split, indices, torch.device("cpu")).inputs())
         dataset = BaselineDataset(corpus)

@@ -13,10 +13,18 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest import mock
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["warm_imports"])
+
+
+def _start_server() -> None:
+    """Start the server unless it runs; Python 3.11 does not give it the path of this process."""
+    _CONTEXT.set_forkserver_preload(["warm_imports"])
+    with mock.patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(sys.path)}):
+        forkserver.ensure_running()
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class WarmProcess:
         self._outputs = [Path(self._folder) / name for name in ("stdout", "stderr")]
         environment = dict(os.environ) | dict(env or {})
         call = code, list(arguments), environment, str(Path.cwd()), self._outputs, group
+        _start_server()
         self._process = _CONTEXT.Process(target=_run, args=call)
         self._process.start()
 

@@ -112,8 +112,12 @@ def start(setting: Setting, features: Path, encoder: str, before: str = "") -> s
     _, flags, patch = ENCODERS[encoder]
     paths = ["--data", str(setting.data), "--features-dir", str(features)]
     arguments = ["extract", *paths, "--threads", "1", *flags, *setting.flags]
-    program = before + patch + COMMAND.format(arguments=arguments)
-    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return start_python(before + patch + COMMAND.format(arguments=arguments))
+
+
+def start_python(code: str) -> subprocess.Popen[str]:
+    """Start Python code in a process."""
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:

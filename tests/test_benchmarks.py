@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from warm_process import run_warm
+from warm_process import WarmProcess, run_warm
 
 BENCHMARKS = sorted((Path(__file__).parent.parent / "benchmarks").glob("benchmark_*.py"))
 
@@ -27,8 +27,9 @@ def test_a_benchmark_runs_and_prints_its_figures(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         benchmark = importlib.import_module(path.stem)  # in this process, for importing torch is slow
-        if hasattr(benchmark, "run_mervn"):
-            monkeypatch.setattr(benchmark, "run_mervn", run_mervn)
+        for name, warm in (("run_mervn", run_mervn), ("start_python", WarmProcess)):
+            if hasattr(benchmark, name):
+                monkeypatch.setattr(benchmark, name, warm)
         benchmark.main(["--tiny", "--json"], standalone_mode=False)
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert document["benchmark"] == path.stem.removeprefix("benchmark_")

@@ -138,7 +138,9 @@ def test_two_audio_streams_are_trained_together(made: Path, tmp_path: Path) -> N
     stores = ["--features-dir", str(tmp_path / "stores"), "--data", str(made)]
     assert mervn(["extract", *stores, "--audio-encoder", selector]) == 0
     run = train(made, tmp_path / "head", fusion="audio", features_dir=tmp_path / "stores", audio_encoder=selector).path
-    result = tune(run, tmp_path / "run", epochs=1, features_dir=tmp_path / "stores", unfreeze_last=1)
+    result = tune(
+        run, tmp_path / "run", epochs=1, features_dir=tmp_path / "stores", unfreeze_last=1, checkpoint_every=0
+    )
     environment = json.loads((result.path / "environment.json").read_text())
     assert set(environment["parity"]["features"]) == {"audio", "audio_2"} and environment["parity"]["logits"] <= 1e-4
     assert list(result.metrics["layer_weights"]["audio"]) == ["1", "3"]

@@ -60,6 +60,7 @@ def kill_after_submit(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
 
 
 def test_deaths_of_actors_are_counted_per_unit(tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_engine, "RETRIES", 1)
     data = make_data(tmp_path / "data", {"train": 60, "valid": 10, "test": 10})
     killed = kill_after_submit(monkeypatch, ray_engine.RETRIES + 1)
     result = run(data, engine="ray", workers=1, threads=1)
@@ -120,7 +121,8 @@ def test_a_unit_whose_actors_keep_dying_ends_the_extraction(
 
     data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
     monkeypatch.setattr(ray_engine, "RayWorker", Dying)
-    with pytest.raises(InputError, match=r"an actor died 4 times on the unit of .*the same command resumes"):
+    monkeypatch.setattr(ray_engine, "RETRIES", 1)
+    with pytest.raises(InputError, match=r"an actor died 2 times on the unit of .*the same command resumes"):
         run(data, engine="ray", workers=1)
 
 

@@ -59,6 +59,28 @@ class WarmProcess:
         assert self._process.pid is not None
         return self._process.pid
 
+    # as those of subprocess.Popen
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the process runs."""
+        return self._process.exitcode
+
+    returncode = property(poll)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill the process."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float = 120) -> tuple[str, str]:
+        """Wait for the end and return what was printed."""
+        done = self.finish(timeout)
+        return done.stdout, done.stderr
+
     def finish(self, timeout: float = 120) -> Finished:
         """Wait for the end; a process that is not done after `timeout` seconds is killed."""
         self._process.join(timeout)

@@ -8,6 +8,7 @@ import reprlib
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from features.manifests.label_names import normalize_label
@@ -101,17 +102,22 @@ def _misspelt_field(key: str, document: Mapping[str, Any]) -> str | None:
 
     Returns None for other keys, such as transcript_asr or channels.
     """
-    plain = _plain(key)
+    return next((field for field in _similar_fields(key) if field not in document), None)
+
+
+@lru_cache(maxsize=4096)  # the lines of a manifest have the same keys
+def _similar_fields(key: str) -> list[str]:
+    """Return the fields of which a key may be a misspelling."""
+    plain, fields = _plain(key), []
     for field in _PARSERS:
-        if field in document or plain in SYNONYMS.get(field, ()):
+        if plain in SYNONYMS.get(field, ()):
             continue
-        if _letters(key) == _letters(field):
-            return field
         # a key that only adds a prefix or suffix has another meaning; short words are all similar
         is_other = plain.startswith(field) or plain.endswith(f"_{field}") or len(field) <= 5
-        if not is_other and difflib.SequenceMatcher(None, plain, field).ratio() >= MIN_SIMILARITY:
-            return field
-    return None
+        similarity = 0.0 if is_other else difflib.SequenceMatcher(None, plain, field).ratio()
+        if _letters(key) == _letters(field) or similarity >= MIN_SIMILARITY:
+            fields.append(field)
+    return fields
 
 
 def _plain(key: str) -> str:

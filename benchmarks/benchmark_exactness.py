@@ -83,7 +83,7 @@ def make_inputs(encoder: Encoder, tiny: bool) -> list[Tensor]:
     if encoder.modality == "text":
         counts = SYLLABLES[:6] if tiny else SYLLABLES
         return [encoder.prepare(make_text(n)) for n in counts]
-    counts = [*EXACT_SAMPLES, *(round(16_000 * s) for s in (SECONDS[:3] if tiny else SECONDS))]
+    counts = [*EXACT_SAMPLES, *(round(16_000 * s) for s in (SECONDS[:2] if tiny else SECONDS))]
     return [encoder.prepare(wave(n / 16_000, n)) for n in counts]
 
 

@@ -65,6 +65,11 @@ def train(count: int, epochs: int, start: Path) -> None:
         print(time.perf_counter() - started, flush=True)
 
 
+def start_training(arguments: list[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Start a training in a process of its own."""
+    return subprocess.Popen([sys.executable, __file__, *arguments], env=environment, stdout=subprocess.PIPE, text=True)
+
+
 def seconds_together(processes: int, name: str, count: int, epochs: int, limit: float | None = None) -> float:
     """Start several trainings at once and return the seconds until the last one ends, at most `limit`."""
     environment = dict(os.environ)
@@ -72,13 +77,11 @@ def seconds_together(processes: int, name: str, count: int, epochs: int, limit: 
         environment.pop(variable, None)
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "start"
-        command = [sys.executable, __file__, "--train", str(start), "--count", str(count), "--epochs", str(epochs)]
+        arguments = ["--train", str(start), "--count", str(count), "--epochs", str(epochs)]
         children: list[subprocess.Popen[str]] = []
         try:
             for _ in range(processes):  # prepared one after the other, because two at once without the limit are slow
-                child = subprocess.Popen(
-                    command, env={**environment, **ENVIRONMENTS[name]}, stdout=subprocess.PIPE, text=True
-                )
+                child = start_training(arguments, {**environment, **ENVIRONMENTS[name]})
                 children.append(child)
                 if child.stdout is None or child.stdout.readline() != "ready\n":
                     raise RuntimeError("a training failed during preparation")

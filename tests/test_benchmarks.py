@@ -5,6 +5,7 @@ import json
 import math
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,20 @@ from warm_process import WarmProcess, run_warm
 BENCHMARKS = sorted((Path(__file__).parent.parent / "benchmarks").glob("benchmark_*.py"))
 
 
+def start_training(arguments: list[str], _: Mapping[str, str]) -> WarmProcess:
+    """Start a training of benchmark_two_at_once.py; its variables matter only to figures, not to a smoke test."""
+    code = f"import sys; sys.path.insert(0, {str(BENCHMARKS[0].parent)!r}); import benchmark_two_at_once as benchmark; "
+    return WarmProcess(code + "benchmark.main()", arguments)
+
+
 def run_mervn(arguments: list[str]) -> None:
     """Run a command in a warm process."""
     done = run_warm("from cli.main import main; main()", arguments)
     assert done.returncode == 0, done.stderr
+
+
+WARM = {"run_mervn": run_mervn, "start_python": WarmProcess, "start_training": start_training}
+"""Functions of benchmarks that start a process, and what starts a warm one in their place."""
 
 
 @pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
@@ -27,7 +38,7 @@ def test_a_benchmark_runs_and_prints_its_figures(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         benchmark = importlib.import_module(path.stem)  # in this process, for importing torch is slow
-        for name, warm in (("run_mervn", run_mervn), ("start_python", WarmProcess)):
+        for name, warm in WARM.items():
             if hasattr(benchmark, name):
                 monkeypatch.setattr(benchmark, name, warm)
         benchmark.main(["--tiny", "--json"], standalone_mode=False)

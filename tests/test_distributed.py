@@ -43,7 +43,7 @@ result = finetune(FinetuneOptions.model_validate_json(sys.argv[1]), None, Printe
 print("main" if result.is_main_process else "other")
 """
 CHANGES: dict[str, dict[str, Any]] = {
-    "plain": {"batch_size": 4, "epochs": 4, "patience": 4},
+    "plain": {"batch_size": 4, "epochs": 4, "patience": 4, "workers": 0},
     "no share for some": {
         "batch_size": 1, "accumulate": 4, "epochs": 4, "patience": 4, "class_weights": "balanced", "spec_time": 0.3,
         "spec_frequency": 0.3, "time_mask": 0.3, "drop_text": 0.3, "sampling": "bucket",

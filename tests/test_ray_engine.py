@@ -1,6 +1,7 @@
 """Ray engine: the features of a local run, also if actors are killed; faults of machines are reported."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from test_extract import content, run
-from tiny import make_data, make_whisper
+from tiny import make_data
 from tiny_store import IDENTITY
 
 from cli.main import run as run_command
@@ -75,11 +76,13 @@ def test_relative_paths_of_data_features_and_model_are_found_by_actors(
     tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_data(tmp_path / "data", {"train": 4, "valid": 1, "test": 1})
-    make_whisper(tmp_path / "tiny")
     monkeypatch.chdir(tmp_path)
-    result = run(Path("data"), "whisper=tiny", features_dir=Path("stores"), engine="ray", workers=2, threads=1)
+    kept = Path(run(Path("data"), features_dir=Path("first")).path) / "encoder"
+    shutil.copytree(kept, "tiny")
+    selector = "fourier2vec=tiny@1"
+    result = run(Path("data"), selector, features_dir=Path("stores"), engine="ray", workers=2, threads=1)
     assert result.encoded == 6
-    local = run(Path("data"), "whisper=tiny", features_dir=Path("local"))
+    local = run(Path("data"), selector, features_dir=Path("local"))
     assert content(result.path) == content(local.path)
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -45,10 +46,12 @@ class WarmProcess:
     def __init__(
         self, code: str, arguments: Sequence[str] = (), env: Mapping[str, str] | None = None, group: int = 0
     ) -> None:
-        self._folder = tempfile.mkdtemp()
+        self._folder, self._lines_read = tempfile.mkdtemp(), 0
         self._outputs = [Path(self._folder) / name for name in ("stdout", "stderr")]
         environment = dict(os.environ) | dict(env or {})
         call = code, list(arguments), environment, str(Path.cwd()), self._outputs, group
+        for path in self._outputs:
+            path.touch()
         _start_server()
         self._process = _CONTEXT.Process(target=_run, args=call)
         self._process.start()
@@ -60,6 +63,18 @@ class WarmProcess:
         return self._process.pid
 
     # as those of subprocess.Popen
+
+    @property
+    def stdout(self) -> "WarmProcess":
+        """The output of the process, of which lines can be read while it runs."""
+        return self
+
+    def readline(self) -> str:
+        """Wait for the first line of the output; "" if the process ends without one."""
+        while "\n" not in self._outputs[0].read_text("utf-8") and self.poll() is None:
+            time.sleep(0.01)
+        self._lines_read = 1
+        return next(iter(self._outputs[0].read_text("utf-8").splitlines(keepends=True)), "")
 
     def poll(self) -> int | None:
         """Return the exit code, or None while the process runs."""
@@ -76,10 +91,13 @@ class WarmProcess:
         """Kill the process."""
         self.send_signal(signal.SIGKILL)
 
-    def communicate(self, timeout: float = 120) -> tuple[str, str]:
-        """Wait for the end and return what was printed."""
-        done = self.finish(timeout)
-        return done.stdout, done.stderr
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for the end and return what was printed and not read yet; TimeoutExpired if it runs longer."""
+        self._process.join(timeout)
+        if timeout is not None and self.poll() is None:
+            raise subprocess.TimeoutExpired("python", timeout)
+        done = self.finish()
+        return "".join(done.stdout.splitlines(keepends=True)[self._lines_read :]), done.stderr
 
     def finish(self, timeout: float = 120) -> Finished:
         """Wait for the end; a process that is not done after `timeout` seconds is killed."""

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
+from cli.commands import COMMANDS
 from cli.grouped_help import GroupedCommand, GroupedOption
-from cli.main import COMMANDS
 from cli.output import Output
 from cli.settings import flag_name, resolve
 from features.config import ADVANCED, OneOf, Options

@@ -14,7 +14,7 @@ import click
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from cli.main import COMMANDS
+from cli.commands import COMMANDS
 from features.config import Group, OneOf, Options, is_custom_module
 from features.errors import UsageError
 from features.lazy_import import import_target

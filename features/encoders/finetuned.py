@@ -15,15 +15,13 @@ from typing import Any
 
 from features.atomic_files import write_atomically
 from features.encoders.selector import EncoderSettings, Layer, Selector
-from features.errors import InputError, UsageError
+from features.errors import InputError, UsageError, name_some
 from features.manifests.manifest import Utterance
 
 RECORD_FILE = "tuned.json"
 ENCODERS_FOLDER = "encoders"
 SCHEMA = 1
 EVALUATION_SPLITS = ("valid", "test")
-MAX_SHOWN = 5
-"""Maximum number of utterances that an error message names."""
 MAX_MESSAGE = 300
 """Maximum length of the message about an invalid field, in characters."""
 FIELDS = {
@@ -109,11 +107,10 @@ class FineTuning:
         if not leaked:
             return
         splits = " and ".join(dict.fromkeys(utterance.split for utterance in leaked))
-        places = ", ".join(f"{u.file}:{u.line} {u.utterance_id!r}" for u in leaked[:MAX_SHOWN])
-        more = f" and {len(leaked) - MAX_SHOWN} more" if len(leaked) > MAX_SHOWN else ""
+        places = name_some([f"{u.file}:{u.line} {u.utterance_id!r}" for u in leaked])
         raise InputError(
             f"{self.encoder}={self.run} was fine-tuned on {len(leaked)} utterances of {splits}: "
-            f"{places}{more}; its features would leak the labels of these utterances. "
+            f"{places}; its features would leak the labels of these utterances. "
             "Use a run that was not trained on them"
         )
 

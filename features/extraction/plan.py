@@ -10,7 +10,7 @@ from itertools import chain
 from features.audio.segment import AudioError
 from features.batching import padding_fraction, plan_batches
 from features.encoders.base import Encoder
-from features.errors import InputError
+from features.errors import InputError, name_some
 from features.extraction.encoder_input import Freshness, InputComparison, transcript_of
 from features.extraction.measure import Measurements, measure
 from features.extraction.settings import ExtractSettings
@@ -24,8 +24,6 @@ from features.text.normalize import TokenCounts
 
 MAX_BATCH = 256
 """Maximum number of utterances per batch."""
-CHANGED_SHOWN = 5
-"""Maximum number of changed utterances that an error message names."""
 UNITS = 32
 """Minimum number of units, if there are as many batches: several processes then share the work
 evenly."""
@@ -275,11 +273,10 @@ def _compare(utterance: Utterance, store: FeatureStore | None, comparison: Input
 
 
 def _changed_error(changed: list[Utterance], store: FeatureStore) -> InputError:
-    names = ", ".join(f"{u.utterance_id!r} ({u.file}:{u.line})" for u in changed[:CHANGED_SHOWN])
-    more = f" and {len(changed) - CHANGED_SHOWN} more" if len(changed) > CHANGED_SHOWN else ""
+    names = name_some([f"{u.utterance_id!r} ({u.file}:{u.line})" for u in changed])
     return InputError(
         f"utterances must have the content that {store.path} holds under their ids, "
-        f"found another content for {len(changed)} utterances: {names}{more}. "
+        f"found another content for {len(changed)} utterances: {names}. "
         "If this is another corpus, give it its own --features-dir. "
         "If audio or transcripts were changed on purpose, run the same command with --update"
     )

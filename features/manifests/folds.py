@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from features.config import SPLITS, SplitName
-from features.errors import InputError, UsageError
+from features.errors import MAX_NAMED, InputError, UsageError, name_some
 from features.manifests.manifest import Utterance, read_manifests
 from features.regular_files import read_regular
 
 SCHEMA = 1
 PATTERN = "folds-*.json"
-MAX_SHOWN = 5
-"""Maximum number of ids in an error message."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +113,7 @@ def _faults(fold: Mapping[str, list[str]]) -> list[str]:
                 duplicates.append(f"{utterance_id!r} in {split_of[utterance_id]} and {split}")
             split_of[utterance_id] = split
     if duplicates:
-        more = f" and {len(duplicates) - MAX_SHOWN} more" if len(duplicates) > MAX_SHOWN else ""
-        faults.append(f"an utterance must be in one split, found {', '.join(duplicates[:MAX_SHOWN])}{more}")
+        faults.append(f"an utterance must be in one split, found {name_some(duplicates)}")
     return faults
 
 
@@ -147,7 +144,7 @@ def read_fold(
         if not missing:
             break
     if missing:
-        examples = ", ".join(map(repr, missing[:MAX_SHOWN]))
+        examples = ", ".join(map(repr, missing[:MAX_NAMED]))
         raise InputError(
             f"{folds.path}: fold {number}: {len(missing)} ids are in no manifest of {data}, such as {examples}"
         )

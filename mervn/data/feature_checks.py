@@ -6,13 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from features.audio.segment import AudioError
-from features.errors import InputError
+from features.errors import MAX_NAMED, InputError, name_some
 from features.extraction.encoder_input import InputComparison
 from features.manifests.manifest import Utterance
 from features.progress import Reporter
 from features.store.reader import FeatureStore
 from features.store.rejected import REJECTED_FILE, Rejections, read_rejected
-from mervn.data.split import SHOWN
 from mervn.data.streams import Stream
 
 
@@ -66,12 +65,12 @@ class _Lacking:
     def lines(self, stream: str) -> list[str]:
         """Return lines of a message that name the first few of them."""
         lines = []
-        for u in self.utterances[:SHOWN]:
+        for u in self.utterances[:MAX_NAMED]:
             entry = self.rejected.get(u.utterance_id)
             why = f"rejected: {entry.reason}" if entry else "not extracted"
             lines.append(f"  {u.file}:{u.line} {u.utterance_id!r} in {self.store.path}: {why}")
-        if len(self.utterances) > SHOWN:
-            lines.append(f"  and {len(self.utterances) - SHOWN} more of {stream}")
+        if len(self.utterances) > MAX_NAMED:
+            lines.append(f"  and {len(self.utterances) - MAX_NAMED} more of {stream}")
         return lines
 
 
@@ -99,12 +98,11 @@ def refuse_changed(
         refused[stream.name] = _rejected_again(stale, unusable, stream)
         stale = [utterance for utterance in stale if utterance.utterance_id not in refused[stream.name]]
         if stale:
-            places = ", ".join(f"{u.file}:{u.line} {u.utterance_id!r}" for u in stale[:SHOWN])
-            more = f" and {len(stale) - SHOWN} more" if len(stale) > SHOWN else ""
+            places = name_some([f"{u.file}:{u.line} {u.utterance_id!r}" for u in stale])
             changed = "transcript" if stream.modality == "text" else "audio or start, end, channel"
             raise InputError(
                 f"{name}: the {stream.modality} features of {len(stale)} utterances in "
-                f"{stream.first.path} were made from another {changed}: {places}{more}. "
+                f"{stream.first.path} were made from another {changed}: {places}. "
                 f"Extract them again:\n  {stream.extract_command('--update')}"
             )
     return refused

@@ -10,12 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from features.errors import InputError, UsageError
+from features.errors import MAX_NAMED, InputError, UsageError
 from features.manifests.label_names import lookalike_hint
 from features.manifests.manifest import Utterance
 from features.suggestions import did_you_mean
 from mervn.config import LabelOptions
-from mervn.data.split import SHOWN
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def describe_emotions(utterances: Sequence[Utterance], labels: Sequence[str]) ->
     The result is part of a message.
     """
     places = []
-    for utterance in utterances[:SHOWN]:
+    for utterance in utterances[:MAX_NAMED]:
         places.append(f"{utterance.file}:{utterance.line} {utterance.emotion!r}")
     hint = lookalike_hint((str(utterance.emotion) for utterance in utterances), labels)
     return f"{len(utterances)} are not: {', '.join(places)}{hint}"

@@ -18,9 +18,6 @@ from features.manifests.manifest import Utterance
 from features.ragged import Ragged
 from mervn.data.augmentation import SpecMask
 
-SHOWN = 5
-"""Maximum number of utterances that an error message names."""
-
 
 @dataclass(frozen=True)
 class BatchRequest:

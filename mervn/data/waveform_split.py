@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from features.audio.segment import AudioError
 from features.batching import plan_batches
 from features.encoders.base import Encoder
-from features.errors import InputError
+from features.errors import MAX_NAMED, InputError
 from features.extraction.encoder_input import SAMPLE_RATE, read_audio, transcript_of
 from features.extraction.plan import MAX_BATCH
 from features.manifests.manifest import Utterance
@@ -33,7 +33,7 @@ from features.ragged import Ragged, to_device
 from features.store.rejected import Rejection
 from features.text.normalize import segmented_message, syllables, text_sha256
 from mervn.data.augmentation import SpecMask
-from mervn.data.split import SHOWN, Batch, BatchRequest
+from mervn.data.split import Batch, BatchRequest
 from mervn.data.stored_split import index_targets
 from mervn.data.streams import modality_of
 from mervn.distributed import SINGLE_PROCESS, Processes
@@ -269,11 +269,11 @@ def refuse_rejected(splits: Mapping[str, WaveformSplit], allow_missing: bool) ->
     if not rejected or allow_missing:
         return
     lines = [f"the audio of {len(rejected)} utterances cannot be used:"]
-    for rejection in rejected[:SHOWN]:
+    for rejection in rejected[:MAX_NAMED]:
         u = rejection.utterance
         lines.append(f"  {u.file}:{u.line} {u.utterance_id!r}: {rejection.reason}: {rejection.detail}")
-    if len(rejected) > SHOWN:
-        lines.append(f"  and {len(rejected) - SHOWN} more")
+    if len(rejected) > MAX_NAMED:
+        lines.append(f"  and {len(rejected) - MAX_NAMED} more")
     lines.append("fix the audio, or leave these utterances out (they are counted in every result): --allow-missing")
     raise InputError("\n".join(lines))
 

@@ -1,0 +1,78 @@
+"""The commands of `mervn`: a literal table, so that `--help` imports none of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    """Description of a command that is not imported yet."""
+
+    target: str
+    """`module:name` of the click command."""
+    options: str
+    """`module:Class` of its option model."""
+    help: str
+
+
+COMMANDS: dict[str, CommandSpec] = {
+    "demo": CommandSpec(
+        "cli.demo:demo",
+        "mervn.config:DemoOptions",
+        "Make a corpus, extract it, train on it and check known answers, offline.",
+    ),
+    "doctor": CommandSpec(
+        "cli.doctor:doctor",
+        "features.config:DoctorOptions",
+        "Check the installation and explain how to fix problems.",
+    ),
+    "encoders": CommandSpec(
+        "cli.encoders:encoders",
+        "features.config:EncodersOptions",
+        "List the encoders: model, width, frame rate, layers, licence.",
+    ),
+    "extract": CommandSpec(
+        "cli.extract:extract", "features.config:ExtractOptions", "Run frozen encoders once and store their features."
+    ),
+    "layers": CommandSpec(
+        "cli.layers:layers", "features.config:LayersOptions", "Find the best layer of an encoder with a linear probe."
+    ),
+    "pretrain-audio": CommandSpec(
+        "cli.pretrain_audio:pretrain_audio",
+        "mervn.config:PretrainOptions",
+        "Pretrain fourier2vec on the audio of train, without labels.",
+    ),
+    "store list": CommandSpec(
+        "cli.store:list_", "features.config:StoreListOptions", "List the stores of a features folder."
+    ),
+    "store info": CommandSpec(
+        "cli.store:info",
+        "features.config:StoreInfoOptions",
+        "Show the content of a store and what it was extracted from.",
+    ),
+    "store verify": CommandSpec(
+        "cli.store:verify", "features.config:StoreVerifyOptions", "Check a store against its checksums."
+    ),
+    "store compact": CommandSpec(
+        "cli.store:compact", "features.config:StoreCompactOptions", "Merge small parts and remove replaced features."
+    ),
+    "store convert": CommandSpec(
+        "cli.store:convert", "features.config:StoreConvertOptions", "Convert a store to HDF5 or Zarr."
+    ),
+    "store rm": CommandSpec("cli.store:remove", "features.config:StoreRemoveOptions", "Remove a store."),
+    "train-head": CommandSpec(
+        "cli.train_head:train_head_command", "mervn.config:TrainHeadOptions", "Train a fusion head on stored features."
+    ),
+    "finetune": CommandSpec(
+        "cli.finetune:finetune_command", "mervn.config:FinetuneOptions", "Train encoders and head end to end."
+    ),
+    "check-module": CommandSpec(
+        "cli.check_module:check_module_command",
+        "mervn.config:CheckModuleOptions",
+        "Check a custom fusion, pooling or loss.",
+    ),
+    "evaluate": CommandSpec(
+        "cli.evaluate:evaluate_command", "mervn.config:EvaluateOptions", "Evaluate a trained run on a split."
+    ),
+}

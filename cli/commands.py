@@ -43,6 +43,7 @@ COMMANDS: dict[str, CommandSpec] = {
         "mervn.config:PretrainOptions",
         "Pretrain fourier2vec on the audio of train, without labels.",
     ),
+    "report": CommandSpec("cli.report:report_command", "mervn.config:ReportOptions", "Write a run's report as a page."),
     "store list": CommandSpec(
         "cli.store:list_", "features.config:StoreListOptions", "List the stores of a features folder."
     ),

@@ -113,6 +113,17 @@ class EvaluateOptions(FeatureOptions, TrustOptions, DeviceOptions):
     )
 
 
+class ReportOptions(Options):
+    """Options of `mervn report RUN`."""
+
+    split: Annotated[Literal["valid", "test"] | None, Group.DATA] = Field(
+        None, description="valid or test [default: test if it was evaluated, else valid]."
+    )
+    transcripts: Annotated[bool, Group.OUTPUT] = Field(
+        True, description="Show the transcripts of mistakes, from the manifests of the run's data."
+    )
+
+
 class DemoOptions(ThreadOptions):
     """Options of `mervn demo`."""
 

@@ -1,0 +1,156 @@
+"""Figures of a run's report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mervn.evaluation.intervals import Interval, Units, score
+from mervn.report.svg import COLOURS, draw
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = np.ndarray[Any, Any]
+WIDTH = 4.6
+"""Width in inches: readable on a phone, and two side by side on a desk."""
+BINS = 10
+"""Bins of the reliability diagram."""
+NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "uar": "UAR"}
+
+
+def plot_units(confusions: Array, units: Units, intervals: Mapping[str, Interval | None], chance: float) -> str:
+    """Draw each score with its interval, and below it a dot for each unit.
+
+    confusions: (G, C, C) counts. The score of a unit counts only the classes that occur in it or
+    are predicted for it.
+    """
+    total = confusions.sum(0)
+
+    def plot(figure: Figure) -> None:
+        axes = figure.subplots()
+        for row, (metric, name) in enumerate(NAMES.items()):
+            height, value = len(NAMES) - row, float(score(total, metric))
+            interval = intervals[metric]
+            if interval is not None:
+                axes.plot([interval.low, interval.high], [height, height], color=COLOURS["accent"], linewidth=2.5)
+            axes.plot([value], [height], "o", color=COLOURS["accent"], markersize=7)
+            axes.annotate(f"{value:.3f}", (value, height), (0, 7), textcoords="offset points", ha="center")
+            if not units.independent:
+                dots = [unit_score(confusion, metric) for confusion in confusions]
+                axes.plot(dots, np.full(len(dots), height - 0.3), "o", color=COLOURS["muted"], alpha=0.55, markersize=4)
+        axes.axvline(chance, color=COLOURS["second"], linestyle="--", linewidth=1)
+        axes.annotate("chance", (chance, 0.45), (3, 0), textcoords="offset points", color=COLOURS["second"])
+        axes.set_yticks(range(len(NAMES), 0, -1), list(NAMES.values()))
+        axes.set_ylim(0.4, len(NAMES) + 0.5)
+        axes.set_xlim(-0.02, 1.02)
+        axes.grid(axis="x")
+
+    return draw("units", f"Scores with intervals and one dot per {units.name}", (WIDTH, 2.6), plot)
+
+
+def unit_score(confusion: Array, metric: str) -> float:
+    """Return a score of one unit over the classes that occur in it or are predicted for it."""
+    present = np.flatnonzero(confusion.sum(0) + confusion.sum(1))
+    return float(score(confusion[np.ix_(present, present)], metric))
+
+
+def plot_curves(history: Sequence[Mapping[str, Any]], selected: int) -> str:
+    """Draw losses and macro-F1 by epoch, with the chosen epoch."""
+    epochs = [entry["epoch"] for entry in history]
+
+    def plot(figure: Figure) -> None:
+        above, below = figure.subplots(2, 1, sharex=True)
+        trained = [entry for entry in history if "train_loss" in entry]
+        above.plot(
+            [entry["epoch"] for entry in trained], [entry["train_loss"] for entry in trained], color=COLOURS["muted"],
+            label="training loss",
+        )  # fmt: skip
+        nll = [entry["valid"]["nll"] for entry in history]
+        above.plot(epochs, nll, color=COLOURS["accent"], label="NLL on valid")
+        above.set_ylabel("loss")
+        above.legend(fontsize=8)
+        below.plot(epochs, [entry["valid"]["macro_f1"] for entry in history], color=COLOURS["accent"])
+        below.set_ylabel("macro-F1, valid")
+        below.set_ylim(0, 1.02)
+        below.set_xlabel("epoch")
+        below.annotate(f"epoch {selected}", (selected, 0.05), (4, 0), textcoords="offset points")
+        for axes in (above, below):
+            axes.axvline(selected, color=COLOURS["second"], linestyle="--", linewidth=1)
+            axes.grid(axis="y")
+
+    return draw("curves", f"Losses and macro-F1 by epoch; epoch {selected} is chosen", (WIDTH, 3.6), plot)
+
+
+def plot_confusion(confusion: Array, labels: Sequence[str]) -> str:
+    """Draw counts (C, C), [true][predicted]; the shade is the fraction of the true class."""
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+
+    def plot(figure: Figure) -> None:
+        from matplotlib.patches import Rectangle
+
+        axes = figure.subplots()
+        for row, column in np.ndindex(*confusion.shape):
+            cell = Rectangle((column - 0.5, row - 0.5), 1, 1, color=COLOURS["accent"], alpha=0.6 * shares[row, column])
+            axes.add_patch(cell)
+            text = f"{confusion[row, column]}\n{shares[row, column]:.0%}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8)
+        _label_classes(axes, labels)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+
+    side = max(2.6, min(WIDTH, 1.4 + 0.55 * len(labels)))
+    return draw("confusion", "Confusion matrix", (WIDTH, side), plot)
+
+
+def _label_classes(axes: Axes, labels: Sequence[str]) -> None:
+    places = range(len(labels))
+    axes.set_xticks(
+        places, list(labels), rotation=30 if len(labels) > 3 else 0, ha="right" if len(labels) > 3 else "center"
+    )
+    axes.set_yticks(places, list(labels))
+    axes.set_xlim(-0.5, len(labels) - 0.5)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.tick_params(length=0)
+
+
+def plot_reliability(targets: Array, probabilities: Array) -> str:
+    """Draw accuracy over confidence in bins of equal width, with the share of utterances."""
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == targets
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    used = np.flatnonzero(counts)
+    accuracy = np.bincount(bins, weights=correct, minlength=BINS)[used] / counts[used]
+    mean = np.bincount(bins, weights=confidence, minlength=BINS)[used] / counts[used]
+
+    def plot(figure: Figure) -> None:
+        axes = figure.subplots()
+        places = (np.arange(BINS) + 0.5) / BINS
+        axes.bar(places, counts / counts.sum(), width=0.9 / BINS, color=COLOURS["grid"], label="share of utterances")
+        axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linestyle="--", linewidth=1, label="calibrated")
+        axes.plot(mean, accuracy, "o-", color=COLOURS["accent"], label="accuracy")
+        axes.set_xlabel("confidence")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        axes.legend(fontsize=8, loc="upper left")
+
+    return draw("reliability", "Accuracy over confidence", (WIDTH, 2.8), plot)
+
+
+def plot_bars(name: str, description: str, values: Mapping[str, float], maximum: float | None = 1.0) -> str:
+    """Draw a horizontal bar with its value for each name."""
+
+    def plot(figure: Figure) -> None:
+        axes = figure.subplots()
+        names, widths = list(values), list(values.values())
+        axes.barh(names, widths, color=COLOURS["accent"], height=0.6)
+        for place, width in enumerate(widths):
+            axes.annotate(f"{width:.3f}", (width, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.set_xlim(0, maximum * 1.12 if maximum is not None else None)
+        axes.invert_yaxis()
+        axes.tick_params(axis="y", length=0)
+
+    return draw(name, description, (WIDTH, 0.7 + 0.27 * len(values)), plot)

@@ -1,0 +1,172 @@
+"""The report of a run: one self-contained HTML page, without a request to anywhere."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.atomic_files import write_atomically
+from mervn.evaluation.intervals import Interval, Units, jackknife_interval
+from mervn.report.figures import NAMES, plot_bars, plot_confusion, plot_curves, plot_reliability, plot_units
+from mervn.report.run_data import Predictions, RunData, group_keys, read_run
+from mervn.report.transcripts import read_transcripts
+from mervn.report.verdict import baselines, verdict, warnings
+
+REPORT_FILE = "report.html"
+TEMPLATES = Path(__file__).parent / "templates"
+MAX_MISTAKES = 20
+"""Maximum number of mistakes in a report."""
+
+
+def write_report(run: Path, split: str | None = None, with_transcripts: bool = True) -> Path:
+    """Write report.html into a complete run and return its path.
+
+    The split is test if it was evaluated, else valid. It is not scored again, and no look at test
+    is recorded. Raises the errors of `read_run`.
+    """
+    path = run / REPORT_FILE
+    page = render_run(read_run(run, split), with_transcripts)
+    write_atomically(path, page.encode())
+    return path
+
+
+def render_run(data: RunData, with_transcripts: bool) -> str:
+    """Return the HTML page of a run."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    units = data.predictions.units()
+    confusions = data.predictions.confusions(units)
+    intervals = {metric: jackknife_interval(confusions, units, metric) for metric in NAMES}
+    return environment.get_template("run.html").render(
+        title=data.path.resolve().name,
+        split=data.predictions.split,
+        verdict=verdict(data, units, intervals),
+        warnings=warnings(data, units, intervals),
+        scores=score_rows(data, intervals),
+        units=units,
+        figures=run_figures(data, units, confusions, intervals),
+        groups=group_rows(data.predictions),
+        mistakes=mistakes(data, with_transcripts),
+        with_transcripts=with_transcripts,
+        settings=settings(data),
+        environment_rows=environment_rows(data),
+        command=shlex.join(["mervn", data.config.command, "--config", str(data.path / "config.json")]),
+    )
+
+
+def score_rows(data: RunData, intervals: Mapping[str, Interval | None]) -> list[tuple[str, str, str, str, str]]:
+    """Return the rows metric, score, interval, chance and score of the most frequent label."""
+    found = baselines(data.predictions)
+    rows = []
+    for metric, name in NAMES.items():
+        interval = intervals[metric]
+        shown = "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
+        chance, majority = f"{found[metric].chance:.3f}", f"{found[metric].majority:.3f}"
+        rows.append((name, f"{data.scores[metric]:.3f}", shown, chance, majority))
+    for key, name in (("nll", "NLL"), ("ece", "ECE")):
+        rows.append((name, f"{data.scores[key]:.3f}", "", "", ""))
+    return rows
+
+
+def run_figures(
+    data: RunData, units: Units, confusions: Any, intervals: Mapping[str, Interval | None]
+) -> list[tuple[str, str]]:
+    """Return the caption and the SVG element of each figure."""
+    predictions, labels = data.predictions, data.config.labels
+    dots = f" A dot below it is one {units.name.removesuffix('_id')}." if not units.independent else ""
+    figures = [
+        (
+            f"Scores on {predictions.split}; a line is a 95 % interval.{dots}",
+            plot_units(confusions, units, intervals, 1 / len(labels)),
+        ),
+        ("Confusion matrix: counts, and fractions of the true label.", plot_confusion(confusions.sum(0), labels)),
+        (
+            "F1 of each label.",
+            plot_bars(
+                "classes", "F1 by label", {name: found["f1"] for name, found in data.scores["per_class"].items()}
+            ),
+        ),
+        ("Reliability: accuracy over confidence.", plot_reliability(predictions.targets, predictions.probabilities)),
+    ]
+    if data.history:
+        selected = int(data.metrics["selected_epoch"])
+        figures.insert(1, (f"Training; epoch {selected} was chosen on valid.", plot_curves(data.history, selected)))
+    for stream, weights in data.metrics["layer_weights"].items():
+        bars = plot_bars(f"layers-{stream}", f"Layer weights of {stream}", weights, None)
+        figures.append((f"Learned weight of each {stream} layer.", bars))
+    return figures
+
+
+def group_rows(predictions: Predictions) -> list[tuple[str, str, int, str]]:
+    """Return the rows key, value, number of utterances and accuracy, for the extra keys that group utterances."""
+    right = predictions.predicted == predictions.targets
+    rows = []
+    for key in group_keys(predictions):
+        values = np.array([str(entry.get(key)) for entry in predictions.entries])
+        for value in sorted(set(values.tolist())):
+            chosen = values == value
+            rows.append((key, value, int(chosen.sum()), f"{right[chosen].mean():.3f}"))
+    return rows
+
+
+def mistakes(data: RunData, with_transcripts: bool) -> list[dict[str, Any]]:
+    """Return the wrong predictions of the highest confidence, with transcripts where they are known."""
+    predictions, labels = data.predictions, data.config.labels
+    confidence = predictions.probabilities.max(1)
+    wrong = np.flatnonzero(predictions.predicted != predictions.targets)
+    chosen: Sequence[int] = wrong[np.argsort(-confidence[wrong], kind="stable")][:MAX_MISTAKES].tolist()
+    transcripts = read_transcripts(data) if with_transcripts else {}
+    found = []
+    for index in chosen:
+        entry = predictions.entries[index]
+        found.append(
+            {
+                "id": entry["utterance_id"],
+                "speaker": entry.get("speaker_id") or "",
+                "label": entry["label"],
+                "prediction": labels[int(predictions.predicted[index])],
+                "confidence": f"{confidence[index]:.3f}",
+                "transcript": transcripts.get(str(entry["utterance_id"]), ""),
+            }
+        )
+    return found
+
+
+def settings(data: RunData) -> list[tuple[str, str]]:
+    """Return the rows that say what was run on what."""
+    options, environment = data.config.options, data.environment
+    rows = [("command", data.config.command), ("data", str(options["data"]))]
+    for name, model in data.config.models.items():
+        rows.append((name, str(model.get("extract") or model.get("model") or "")))
+    for name, origin in data.metrics.get("features", {}).items():
+        rows.append((f"weights of {name}", str(origin)))
+    for key in ("fusion", "pooling", "dim", "loss", "sampling", "batch_size", "learning_rate", "epochs", "seed"):
+        if options.get(key) is not None:
+            rows.append((key.replace("_", " "), str(options[key])))
+    rows.append(("parameters", f"{environment['parameters']:,}" if "parameters" in environment else ""))
+    rows.append(("configuration hash", data.config.hash))
+    return [(name, value) for name, value in rows if value]
+
+
+def environment_rows(data: RunData) -> list[tuple[str, str]]:
+    """Return the rows of cost, machine and versions."""
+    environment = data.environment
+    rows = [("training", f"{environment.get('seconds', 0):.0f} s, {len(data.history)} epochs")]
+    rows.append(("device", str(environment.get("device", ""))))
+    if "peak_memory_gb" in environment:
+        rows.append(("peak memory", f"{environment['peak_memory_gb']:.2f} GB"))
+    last = data.history[-1] if data.history else {}
+    for stream, share in last.get("drawn", {}).get("padding_efficiency", {}).items():
+        rows.append((f"real frames in {stream} batches", f"{share:.0%}"))
+    rows.append(("commit", str(environment.get("commit") or "unknown")))
+    for name, version in environment.get("versions", {}).items():
+        rows.append((name, str(version)))
+    return rows

@@ -1,0 +1,133 @@
+"""What a report shows of a run: its files, read and checked once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.atomic_files import read_object
+from features.errors import InputError
+from mervn.evaluation.intervals import Units, group_units, unit_confusions
+from mervn.run_folder import ENVIRONMENT_FILE, RunConfig, read_config, read_metrics
+
+Array = np.ndarray[Any, Any]
+OWN_KEYS = frozenset({"utterance_id", "speaker_id", "label", "prediction", "probabilities"})
+"""Keys of a prediction that do not come from the manifest's extra keys."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Saved predictions of one split, N utterances and C classes."""
+
+    split: str
+    entries: Sequence[Mapping[str, Any]]
+    targets: Array
+    """(N,) int64, indices into the labels."""
+    probabilities: Array
+    """(N, C) float64."""
+
+    @property
+    def predicted(self) -> Array:
+        """Predicted classes (N,) int64."""
+        return self.probabilities.argmax(1)
+
+    def units(self, key: str = "speaker_id") -> Units:
+        """Group the utterances by a key of their entries."""
+        return group_units([entry.get(key) for entry in self.entries], key)
+
+    def confusions(self, units: Units) -> Array:
+        """Return the confusion matrix of each unit, (G, C, C) int64."""
+        return unit_confusions(self.targets, self.predicted, units, self.probabilities.shape[1])
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A complete run, with the predictions of one split."""
+
+    path: Path
+    config: RunConfig
+    metrics: Mapping[str, Any]
+    """metrics.json: scores on valid, chosen epoch, counts."""
+    scores: Mapping[str, Any]
+    """Scores on the split of `predictions`."""
+    history: Sequence[Mapping[str, Any]]
+    environment: Mapping[str, Any]
+    predictions: Predictions
+    test_looks: int | None
+    """Number of looks at test that the run records; None if the split is not test."""
+
+
+def read_run(run: Path, split: str | None = None) -> RunData:
+    """Read the files of a complete run; the split is test if it was evaluated, else valid.
+
+    UsageError if the folder is not a run, InputError if it is incomplete or a file is damaged.
+    """
+    config = read_config(run)
+    if not (run / "metrics.json").is_file():
+        raise InputError(f"{run} must be a complete run, but has no metrics.json; the command that began it resumes it")
+    metrics = read_metrics(run)
+    if split is None:
+        split = "test" if (run / "predictions-test.jsonl").is_file() else "valid"
+    scores = metrics["valid"]
+    if split != "valid":
+        path = run / f"metrics-{split}.json"
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; score the split first: mervn evaluate {run} --split {split}")
+        scores = read_object(path, "the metrics of a split")[split]
+    environment = read_object(run / ENVIRONMENT_FILE, "the environment of a run")
+    history = _read_lines(run / "history.jsonl")
+    looks = len(_read_lines(run / "test_access.jsonl")) if split == "test" else None
+    predictions = read_predictions(run, split, config.labels)
+    return RunData(run, config, metrics, scores, history, environment, predictions, looks)
+
+
+def read_predictions(run: Path, split: str, labels: Sequence[str]) -> Predictions:
+    """Read predictions-<split>.jsonl; InputError if it is missing, damaged or of other labels."""
+    path = run / f"predictions-{split}.jsonl"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; score the split first: mervn evaluate {run} --split {split}")
+    entries = _read_lines(path)
+    targets, probabilities = [], []
+    for number, entry in enumerate(entries, 1):
+        scores, label = entry.get("probabilities"), entry.get("label")
+        if not isinstance(scores, dict) or list(scores) != list(labels) or label not in labels:
+            raise InputError(
+                f"{path}:{number} must hold a label and probabilities of {', '.join(labels)}; evaluate the run again"
+            )
+        targets.append(labels.index(label))
+        probabilities.append(list(scores.values()))
+    if not entries:
+        raise InputError(f"{path} must hold predictions, found none; evaluate the run again")
+    return Predictions(split, entries, np.array(targets, np.int64), np.array(probabilities, np.float64))
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a JSONL file of objects; an absent file has none. InputError names a damaged line."""
+    if not path.is_file():
+        return []
+    entries = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}:{number} must be a JSON object, found {line[:60]!r}: {error}") from error
+        if not isinstance(entry, dict):
+            raise InputError(f"{path}:{number} must be a JSON object, found {line[:60]!r}")
+        entries.append(entry)
+    return entries
+
+
+def group_keys(predictions: Predictions, maximum: int = 12) -> list[str]:
+    """Return the extra keys that group the utterances: text values, 2 to `maximum` different ones."""
+    keys: list[str] = []
+    for key in predictions.entries[0]:
+        values = [entry.get(key) for entry in predictions.entries]
+        is_text = all(isinstance(value, str) for value in values)
+        if key not in OWN_KEYS and is_text and 2 <= len(set(values)) <= maximum:
+            keys.append(key)
+    return keys

@@ -1,0 +1,28 @@
+"""Transcripts for a report, from the manifests of the run's data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from features.errors import InputError
+from features.manifests.manifest import read_manifests
+from mervn.report.run_data import RunData
+
+
+def read_transcripts(data: RunData) -> dict[str, str]:
+    """Return the transcript of each utterance by id; nothing if the data is not there any more.
+
+    The files of all splits are read: with folds, an utterance may be in any of them.
+    """
+    folder = Path(str(data.config.options["data"]))
+    found: dict[str, str] = {}
+    for split in ("train", "valid", "test"):
+        if not (folder / f"{split}.jsonl").is_file():
+            continue
+        try:
+            utterances = read_manifests(folder, (split,), check_audio=False)[split]
+        except InputError:
+            continue  # the report is of the run; a manifest that was damaged since is found by other commands
+        for utterance in utterances:
+            found[utterance.utterance_id] = utterance.transcript or ""
+    return found

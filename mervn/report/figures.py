@@ -32,7 +32,7 @@ def plot_units(confusions: Array, units: Units, intervals: Mapping[str, Interval
 
     def plot(figure: Figure) -> None:
         axes = figure.subplots()
-        for row, (metric, name) in enumerate(NAMES.items()):
+        for row, metric in enumerate(NAMES):
             height, value = len(NAMES) - row, float(score(total, metric))
             interval = intervals[metric]
             if interval is not None:
@@ -108,9 +108,8 @@ def plot_confusion(confusion: Array, labels: Sequence[str]) -> str:
 
 def _label_classes(axes: Axes, labels: Sequence[str]) -> None:
     places = range(len(labels))
-    axes.set_xticks(
-        places, list(labels), rotation=30 if len(labels) > 3 else 0, ha="right" if len(labels) > 3 else "center"
-    )
+    many = len(labels) > 3
+    axes.set_xticks(places, list(labels), rotation=30 if many else 0, ha="right" if many else "center")
     axes.set_yticks(places, list(labels))
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.set_ylim(len(labels) - 0.5, -0.5)

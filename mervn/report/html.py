@@ -81,6 +81,7 @@ def run_figures(
 ) -> list[tuple[str, str]]:
     """Return the caption and the SVG element of each figure."""
     predictions, labels = data.predictions, data.config.labels
+    f1 = {label: found["f1"] for label, found in data.scores["per_class"].items()}
     dots = f" A dot below it is one {units.name.removesuffix('_id')}." if not units.independent else ""
     figures = [
         (
@@ -90,9 +91,7 @@ def run_figures(
         ("Confusion matrix: counts, and fractions of the true label.", plot_confusion(confusions.sum(0), labels)),
         (
             "F1 of each label.",
-            plot_bars(
-                "classes", "F1 by label", {name: found["f1"] for name, found in data.scores["per_class"].items()}
-            ),
+            plot_bars("classes", "F1 by label", f1),
         ),
         ("Reliability: accuracy over confidence.", plot_reliability(predictions.targets, predictions.probabilities)),
     ]

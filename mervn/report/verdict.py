@@ -45,10 +45,10 @@ def verdict(data: RunData, units: Units, intervals: Mapping[str, Interval | None
     constant = baselines(data.predictions)["macro_f1"].majority
     sentence = f"macro-F1 is {value:.3f} on {split}"
     if interval is None:
-        return f"{sentence}. There is no interval: {units.num} {_plural(units)} are too few (at least {MIN_INTERVAL_UNITS})."
-    sentence += (
-        f", with a 95 % interval from {interval.low:.3f} to {interval.high:.3f} over {units.num} {_plural(units)}."
-    )
+        few = f"{units.num} {_plural(units)} are too few (at least {MIN_INTERVAL_UNITS})"
+        return f"{sentence}. There is no interval: {few}."
+    bounds = f"from {interval.low:.3f} to {interval.high:.3f}"
+    sentence += f", with a 95 % interval {bounds} over {units.num} {_plural(units)}."
     if interval.low > constant:
         return f"{sentence} That is more than always the same label scores ({constant:.3f})."
     return f"{sentence} It is not shown to be more than always the same label scores ({constant:.3f})."

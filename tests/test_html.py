@@ -1,0 +1,173 @@
+"""The report of a run: everything a reader needs, in one file that runs nothing foreign and asks for nothing."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_train_head import data, made, train  # noqa: F401
+from tiny import read_jsonl, write_manifest
+
+from cli.main import run as mervn
+from features.errors import InputError, UsageError
+from mervn.config import EvaluateOptions
+from mervn.evaluation.evaluate import evaluate
+from mervn.report.html import MAX_MISTAKES, TEMPLATES, mistakes, render_run, write_report
+from mervn.report.run_data import read_run
+
+CHROMIUM = shutil.which("chromium")
+HOSTILE = "<script>alert(1)</script></svg>&\"'$x$"
+
+
+@pytest.fixture
+def finished(data: Path, tmp_path: Path) -> Path:  # noqa: F811
+    return train(data, tmp_path / "run").path
+
+
+class Elements(HTMLParser):
+    """Counts the elements of a page, and collects its text outside scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self._hidden = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self._hidden = tag in ("script", "style")
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden = False
+
+    def handle_data(self, data: str) -> None:  # noqa: F811
+        self.text += "" if self._hidden else data
+
+
+def test_a_report_shows_the_scores_on_valid_and_later_those_on_test(finished: Path, data: Path) -> None:  # noqa: F811
+    path = write_report(finished)
+    page = Elements(path.read_text("utf-8"))
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert f"{metrics['valid']['macro_f1']:.3f} on valid" in page.text
+    assert "chosen on valid, so these scores are optimistic" in page.text
+    assert f"epoch {metrics['selected_epoch']} was chosen" in page.text
+    assert page.names.count("svg") == 5 and page.names.count("script") == 1
+    evaluate(finished, EvaluateOptions(split="test"))
+    looks = (finished / "test_access.jsonl").read_bytes()
+    page = Elements(write_report(finished).read_text("utf-8"))
+    assert " on test" in page.text and "optimistic" not in page.text
+    assert (finished / "test_access.jsonl").read_bytes() == looks  # a report is no look
+    with pytest.raises(InputError, match=r"metrics-train\.json does not exist; score the split first: mervn evaluate"):
+        write_report(finished, "train")
+
+
+def test_every_address_is_within_the_page(finished: Path) -> None:
+    page = write_report(finished).read_text("utf-8")
+    assert all(address.startswith(("#", "data:")) for address in Elements(page).addresses)
+    outside = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)  # names of formats, which nothing opens
+    assert "http:" not in outside and "https:" not in outside and "@import" not in page
+    assert "default-src 'none'" in page
+
+
+def test_the_same_run_gives_the_same_page(finished: Path) -> None:
+    assert write_report(finished).read_bytes() == write_report(finished).read_bytes()
+
+
+def test_hostile_names_stay_text(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    for split in ("train", "valid"):
+        entries = read_jsonl(data / f"{split}.jsonl")
+        for entry in entries:
+            entry["emotion"] = HOSTILE if entry["emotion"] == "sad" else entry["emotion"]
+            entry["transcript"] = None if entry["transcript"] is None else entry["transcript"]
+            entry["dialect"] = HOSTILE + str(entry["take"] % 2)
+        write_manifest(data / f"{split}.jsonl", entries)
+    page = write_report(train(data, tmp_path / "run", epochs=1).path).read_text("utf-8")
+    elements = Elements(page)
+    assert elements.names.count("script") == 1 and "alert(1)" in elements.text
+    assert page.count("<svg") == page.count("</svg>") == elements.names.count("svg")
+
+
+def test_mistakes_come_in_the_order_of_their_confidence(finished: Path) -> None:
+    lines = read_jsonl(finished / "predictions-valid.jsonl")
+    for place, entry in enumerate(lines):
+        wrong = next(label for label in entry["probabilities"] if label != entry["label"])
+        sure = 0.6 + place / 100
+        entry["probabilities"] = {label: sure if label == wrong else 1 - sure for label in entry["probabilities"]}
+    write_manifest(finished / "predictions-valid.jsonl", lines)
+    found = mistakes(read_run(finished), with_transcripts=True)
+    assert [entry["id"] for entry in found] == [entry["utterance_id"] for entry in reversed(lines)][:MAX_MISTAKES]
+    assert any("hôm nay" in entry["transcript"] for entry in found)
+    assert not any(entry["transcript"] for entry in mistakes(read_run(finished), with_transcripts=False))
+    assert "hôm nay" not in render_run(read_run(finished), with_transcripts=False)
+
+
+def test_bad_input_is_one_clear_message(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mervn(["report", str(tmp_path / "nowhere")]) == 2
+    assert "must be the folder of a run" in capsys.readouterr().err
+    path = finished / "predictions-valid.jsonl"
+    whole = path.read_text("utf-8")
+    cases = {
+        whole[: len(whole) // 2]: r"predictions-valid\.jsonl:\d+ must be a JSON object",
+        "": "must hold predictions, found none",
+        '{"label": "angry", "probabilities": {"angry": 1}}\n': r":1 must hold a label and probabilities of happy, sad",
+    }
+    for content, message in cases.items():
+        path.write_text(content, "utf-8")
+        with pytest.raises(InputError, match=message):
+            write_report(finished)
+    path.unlink()
+    with pytest.raises(InputError, match="score the split first"):
+        write_report(finished)
+    (finished / "metrics.json").unlink()
+    with pytest.raises(InputError, match="must be a complete run, but has no metrics"):
+        write_report(finished)
+    with pytest.raises(UsageError):
+        read_run(tmp_path)
+
+
+def contrast(first: str, second: str) -> float:
+    """Return the contrast of two colours (WCAG 2.1)."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        red, green, blue = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_has_contrast_in_every_theme() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    themes = re.findall(r":root \{([^}]*--surface[^}]*)\}", (TEMPLATES / "page.html").read_text("utf-8"))
+    assert len(themes) == 3  # light, dark, print
+    for theme in themes:
+        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", theme))
+        for text in ("ink", "muted", "accent", "second"):
+            for ground in ("surface", "raised"):
+                assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground, theme)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_browser_shows_it_without_errors_or_sideways_scrolling(finished: Path, tmp_path: Path) -> None:
+    page = write_report(finished).read_text("utf-8")
+    probe = "<style>html { width: 380px }</style><script>addEventListener('load', () => { document.title = "
+    probe += "JSON.stringify({ wide: document.body.scrollWidth, tables: document.querySelectorAll('td').length }) })"
+    (tmp_path / "probe.html").write_text(page.replace("</body>", f"{probe}</script></body>"), "utf-8")
+    command: list[Any] = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
+        f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path / 'probe.html'}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    title = re.search(r"<title>(\{.*?\})</title>", done.stdout)
+    assert title is not None
+    found = json.loads(title[1])
+    assert found["wide"] <= 380 and found["tables"] > 10

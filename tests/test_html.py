@@ -114,7 +114,8 @@ def test_bad_input_is_one_clear_message(finished: Path, tmp_path: Path, capsys: 
     path = finished / "predictions-valid.jsonl"
     whole = path.read_text("utf-8")
     cases = {
-        whole[: len(whole) // 2]: r"predictions-valid\.jsonl:\d+ must be a JSON object",
+        whole[: len(whole) // 2 - 9]: r"predictions-valid\.jsonl:\d+ must be a JSON object",
+        whole[: whole.index("\n") + 1]: "must hold 10 predictions, found 1; evaluate the run again",
         "": "must hold predictions, found none",
         '{"label": "angry", "probabilities": {"angry": 1}}\n': r":1 must hold a label and probabilities of happy, sad",
     }

@@ -94,7 +94,7 @@ def plot_confusion(confusion: Array, labels: Sequence[str]) -> str:
 
         axes = figure.subplots()
         for row, column in np.ndindex(*confusion.shape):
-            cell = Rectangle((column - 0.5, row - 0.5), 1, 1, color=COLOURS["accent"], alpha=0.6 * shares[row, column])
+            cell = Rectangle((column - 0.5, row - 0.5), 1, 1, color=COLOURS["accent"], alpha=0.45 * shares[row, column])
             axes.add_patch(cell)
             text = f"{confusion[row, column]}\n{shares[row, column]:.0%}"
             axes.text(column, row, text, ha="center", va="center", fontsize=8)

@@ -1,4 +1,4 @@
-"""What a report shows of a run: its files, read and checked once."""
+"""The files of a run that a report shows, read and checked once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Predictions:
     @property
     def predicted(self) -> Array:
         """Predicted classes (N,) int64."""
-        return self.probabilities.argmax(1)
+        return np.asarray(self.probabilities.argmax(1))
 
     def units(self, key: str = "speaker_id") -> Units:
         """Group the utterances by a key of their entries."""
@@ -83,6 +83,11 @@ def read_run(run: Path, split: str | None = None) -> RunData:
     history = _read_lines(run / "history.jsonl")
     looks = len(_read_lines(run / "test_access.jsonl")) if split == "test" else None
     predictions = read_predictions(run, split, config.labels)
+    if len(predictions.entries) != scores.get("n"):
+        raise InputError(
+            f"{run / f'predictions-{split}.jsonl'} must hold {scores.get('n')} predictions, found "
+            f"{len(predictions.entries)}; evaluate the run again"
+        )
     return RunData(run, config, metrics, scores, history, environment, predictions, looks)
 
 

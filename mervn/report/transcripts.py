@@ -10,7 +10,7 @@ from mervn.report.run_data import RunData
 
 
 def read_transcripts(data: RunData) -> dict[str, str]:
-    """Return the transcript of each utterance by id; nothing if the data is not there any more.
+    """Return the transcript of each utterance by id; nothing if the data is missing.
 
     The files of all splits are read: with folds, an utterance may be in any of them.
     """

@@ -11,9 +11,6 @@ from cli.output import Output
 from features.cpu_threads import set_threads
 from mervn.config import EvaluateOptions
 
-MIN_UNITS = 4
-"""Minimum number of units of an interval; below it the command says that there is none."""
-
 
 @command("evaluate", argument="run")
 def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> None:
@@ -87,6 +84,7 @@ def _print_scores(
     scores: Mapping[str, float], metrics: Mapping[str, Any], stds: Mapping[str, float], output: Output
 ) -> None:
     """Print each score with its interval and both baselines, and what the intervals rest on."""
+    from mervn.evaluation.intervals import MIN_INTERVAL_UNITS
     from mervn.evaluation.verdict import METRIC_NAMES, describe_units
 
     rows = []
@@ -97,12 +95,14 @@ def _print_scores(
         rows.append((METRIC_NAMES[name], f"{scores[name]:.4f}", *spread, bounds, f"{chance:.4f}", f"{majority:.4f}"))
     spread_header = ["over seeds ±"] if stds else []
     output.table(("score", "value", *spread_header, "95 % interval", "chance", "majority"), rows)
+    if any(interval is not None and interval["low"] == interval["high"] for interval in metrics["intervals"].values()):
+        output.result("an interval of width 0 means that no unit changes the score, not that the score is certain")
     for unit in metrics["units"]:
         words = describe_units(
             unit["key"], unit["unit"], unit["groups"], unit["effective_groups"], unit["independent"]
         )
-        if unit["groups"] < MIN_UNITS:
-            output.result(f"no interval: it needs at least {MIN_UNITS} units, found {words}")
+        if unit["groups"] < MIN_INTERVAL_UNITS:
+            output.result(f"no interval: it needs at least {MIN_INTERVAL_UNITS} units, found {words}")
         elif len(metrics["units"]) > 1:
             used = [METRIC_NAMES[name] for name, each in metrics["intervals"].items() if _rests_on(each, unit)]
             output.result(f"intervals of {', '.join(used) or 'no score (others are wider)'}: {words}")

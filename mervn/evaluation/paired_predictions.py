@@ -140,8 +140,8 @@ def _require_same_source(first: SavedPredictions, other: SavedPredictions) -> No
         one, two = first.sources.get(key), other.sources.get(key)
         if first.sources and other.sources and one != two:
             raise InputError(
-                f"A and B must be scored on the same data, but {first.path} and {other.path} differ in {key} "
-                f"({one} and {two}); evaluate both again on the same data"
+                f"all predictions must be for the same data, but {first.path} and {other.path} differ in {key} "
+                f"({one} and {two}); evaluate both again"
             )
 
 
@@ -153,7 +153,7 @@ def _order(first: SavedPredictions, other: SavedPredictions, units: Sequence[str
     added = [name for name in position if name not in known]
     if missing or added:
         raise InputError(
-            f"A and B must have predictions for the same utterances, but {_only(first.path, missing)}"
+            f"all predictions must be for the same utterances, but {_only(first.path, missing)}"
             f"{' and ' if missing and added else ''}{_only(other.path, added)}"
         )
     order = np.array([position[entry["utterance_id"]] for entry in first.entries], np.int64)
@@ -162,7 +162,7 @@ def _order(first: SavedPredictions, other: SavedPredictions, units: Sequence[str
         for key in ("label", *units):
             if entry.get(key) != same.get(key):
                 raise InputError(
-                    f"A and B must have the same {key} of each utterance, but {entry['utterance_id']!r} has "
+                    f"all predictions must have the same {key} of each utterance, but {entry['utterance_id']!r} has "
                     f"{entry.get(key)!r} in {first.path} and {same.get(key)!r} in {other.path}"
                 )
     return order

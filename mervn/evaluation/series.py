@@ -59,7 +59,7 @@ def read_series(path: Path) -> Series:
                 "if its training was interrupted, run the same command again"
             )
         config = read_config(path)
-        key = _key(config)
+        key = _key(path, config)
         return Series(path, {key: path}, {key: config})
     runs: dict[Key, Path] = {}
     configs: dict[Key, RunConfig] = {}
@@ -67,26 +67,23 @@ def read_series(path: Path) -> Series:
         if not (run / CONFIG_FILE).is_file():
             raise InputError(f"{path / SUMMARY_FILE} names the run {run}, but it does not exist; train it again")
         config = read_config(run)
-        seed, fold = expected
-        if _key(config) != (seed, fold if fold is not None else _key(config)[1]):
-            raise InputError(f"{run} must be the run that its path names, found {_text(_key(config))}")
-        runs[_key(config)], configs[_key(config)] = run, config
+        seed, fold = key = _key(run, config)
+        if expected not in (key, (seed, None)):
+            found = f"seed {seed}" if fold is None else f"fold {fold}, seed {seed}"
+            raise InputError(f"{run} must be the run that its path names, found {found}")
+        runs[key], configs[key] = run, config
     labels = {tuple(config.labels) for config in configs.values()}
     if len(labels) > 1:
         raise InputError(f"{path}: all runs must have the same labels, found {' and '.join(map(str, sorted(labels)))}")
     return Series(path, runs, configs)
 
 
-def _key(config: RunConfig) -> Key:
-    """Return the seed and the fold of a run."""
-    fold = config.options.get("fold")
-    return int(config.options["seed"]), None if fold is None else int(fold)
-
-
-def _text(key: Key) -> str:
-    """Return the seed and the fold of a run for messages."""
-    seed, fold = key
-    return f"seed {seed}" if fold is None else f"fold {fold}, seed {seed}"
+def _key(run: Path, config: RunConfig) -> Key:
+    """Return the seed and the fold of a run; InputError if config.json holds no seed."""
+    seed, fold = config.options.get("seed"), config.options.get("fold")
+    if not isinstance(seed, int):
+        raise InputError(f"{run / CONFIG_FILE}: options.seed must be a number, found {seed!r}")
+    return seed, None if fold is None else int(fold)
 
 
 def _members(path: Path) -> dict[Key, Path]:

@@ -112,7 +112,7 @@ def _smallest(of: UnitDifference) -> str:
     """Return the smallest difference that the split could show, in words."""
     smallest = of.paired.smallest_difference
     if smallest is None:
-        return "no unit has other scores, so the data do not tell the smallest difference that they could show"
+        return "A and B do not differ on any unit, so the data do not tell what they could show"
     return f"the smallest difference that these data could show is about {smallest:.4f} (in 4 of 5 cases)"
 
 

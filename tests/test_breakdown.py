@@ -43,8 +43,15 @@ def utterance(number: int, **values: Any) -> Utterance:
 
 @pytest.mark.parametrize(
     ("seconds", "name"),
-    [(0.2, "under 1 s"), (1.0, "1 to 2 s"), (1.99, "1 to 2 s"), (2.0, "2 to 4 s"), (7.9, "4 to 8 s"), (60, "8 s or more")],
-)  # fmt: skip
+    [
+        (0.2, "under 1 s"),
+        (1.0, "1 to 2 s"),
+        (1.99, "1 to 2 s"),
+        (2.0, "2 to 4 s"),
+        (7.9, "4 to 8 s"),
+        (8, "8 s or more"),
+    ],
+)
 def test_a_limit_belongs_to_the_longer_band(seconds: float, name: str) -> None:
     assert band_of(seconds, DURATION_BANDS) == name
 
@@ -77,7 +84,9 @@ def test_keys_are_fields_or_extra_keys_and_utterances_without_one_are_unknown() 
 
 def test_a_key_that_no_utterance_has_is_refused_with_the_keys_that_exist() -> None:
     some: Any = Few([utterance(0, extra={"dialect": "north"}), utterance(1)])
-    with pytest.raises(UsageError, match=r"--by must name .* no utterance of test has 'dialct'; did you mean dialect\?"):
+    with pytest.raises(
+        UsageError, match=r"--by must name .* no utterance of test has 'dialct'; did you mean dialect\?"
+    ):
         breakdown_values(some, ("dialct",))
     with pytest.raises(UsageError, match="it has speaker_id, wav_path, channel, transcript, dialect"):
         values_of(some, "xyz", "--unit")

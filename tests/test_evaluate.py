@@ -63,9 +63,7 @@ def test_the_temperature_is_fitted_on_the_predictions_for_valid(data: Path, tmp_
 
     found = evaluate(run, EvaluateOptions(split="test"))["calibration"]
     assert found == calibrate(*read("test"), fit_temperature(*read("valid"))).as_json()
-    assert found["before"]["nll"] == pytest.approx(
-        json.loads((run / "metrics-test.json").read_text())["test"]["nll"]
-    )
+    assert found["before"]["nll"] == pytest.approx(json.loads((run / "metrics-test.json").read_text())["test"]["nll"])
     of_valid = evaluate(run, EvaluateOptions())["calibration"]
     assert of_valid["temperature"] == found["temperature"] and of_valid["after"] != found["after"]
     (run / "predictions-valid.jsonl").unlink()
@@ -110,7 +108,9 @@ def test_the_command_prints_intervals_units_and_baselines(data: Path, tmp_path: 
     for metric, name in (("macro_f1", "macro-F1"), ("accuracy", "accuracy"), ("uar", "UAR")):
         interval = saved["intervals"][metric]
         chance, majority = (saved["baselines"][kind][metric] for kind in ("chance", "majority"))
-        numbers = f"{saved['test'][metric]:.4f} {interval['low']:.4f} to {interval['high']:.4f} {chance:.4f} {majority:.4f}"
+        numbers = (
+            f"{saved['test'][metric]:.4f} {interval['low']:.4f} to {interval['high']:.4f} {chance:.4f} {majority:.4f}"
+        )
         assert re.search(rf"^{name} +{re.sub(' +', ' +', numbers)}$", out, re.MULTILINE), (name, out)
     assert "intervals: G = 5 speakers, G* = 4.6" in out
     assert "chance: guess each label equally often; majority: always answer happy" in out

@@ -51,8 +51,12 @@ def test_seeds_are_averaged_and_count_as_one_look(data: Path, tmp_path: Path) ->
     assert saved["test"]["n"] == 8 and saved["folds"] == [] and saved["units"][0]["groups"] == 3
     assert [run["macro_f1"] for run in saved["runs"]] == pytest.approx(values)
     before = (folder / "seed-1" / "metrics-test.json").read_bytes()
-    assert evaluate(folder / "seed-1", TEST)["test_looks"] == 2
+    assert evaluate(folder / "seed-1", TEST)["test_looks"] == 1  # a member of the series
+    assert len(read_jsonl(data / "test_access.jsonl")) == len(read_jsonl(folder / "seed-1" / "test_access.jsonl")) == 1
     assert (folder / "seed-1" / "metrics-test.json").read_bytes() == before
+    (folder / "seed-1" / "model.safetensors").write_bytes((folder / "seed-0" / "model.safetensors").read_bytes())
+    assert evaluate(folder / "seed-1", TEST)["test_looks"] == 2  # other weights
+    assert evaluate_series(folder, TEST)["test_looks"] == 3
 
 
 def test_folds_are_scored_together_for_each_seed(data: Path, tmp_path: Path) -> None:
@@ -62,7 +66,9 @@ def test_folds_are_scored_together_for_each_seed(data: Path, tmp_path: Path) -> 
     assert found["test_looks"] == 1 and found["folds"] == [1, 2, 3]
     names = [name for fold in json.loads(path.read_text())["folds"] for name in fold["test"]]
     assert found["test"]["n"] == len(names) == 34
-    files = [[folder / f"fold-{fold}" / f"seed-{seed}" / "predictions-test.jsonl" for fold in (1, 2, 3)] for seed in (0, 1)]
+    files = [
+        [folder / f"fold-{fold}" / f"seed-{seed}" / "predictions-test.jsonl" for fold in (1, 2, 3)] for seed in (0, 1)
+    ]
     assert found["test"]["macro_f1"]["values"] == pytest.approx([macro_f1(*some) for some in files])
     assert found["units"][0]["groups"] == 6  # three speakers of train and three of valid
     interval = found["intervals"]["macro_f1"]

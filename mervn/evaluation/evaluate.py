@@ -9,7 +9,6 @@ from typing import Any
 
 from features.progress import SILENT, Reporter
 from mervn.config import EvaluateOptions
-from mervn.data.split import Split
 from mervn.data.stored_sequences import make_resident
 from mervn.evaluation.breakdown import breakdown_values, values_of
 from mervn.evaluation.calibration import calibrate, fit_temperature
@@ -81,9 +80,7 @@ def _is_own_valid(opened: OpenedRun) -> bool:
     return opened.split.name == "valid" and opened.is_own
 
 
-def score_run(
-    opened: OpenedRun, preparation: Preparation, options: EvaluateOptions, reporter: Reporter
-) -> ScoredRun:
+def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOptions, reporter: Reporter) -> ScoredRun:
     """Score an opened run and write its metrics and predictions.
 
     The caller has recorded the look at test.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mervn.evaluation.evaluate import ScoredRun, prepare, score_run
 from mervn.evaluation.evidence import ScoredUtterances, evidence, pooled
 from mervn.evaluation.intervals import METRICS, score
 from mervn.evaluation.ledger import Look, record_look
-from mervn.evaluation.open_run import OpenedRun, open_run
+from mervn.evaluation.open_run import open_run
 from mervn.evaluation.series import Key, Series, read_series
 from mervn.run_folder import SCHEMA, write_json
 
@@ -32,10 +32,10 @@ def evaluate_series(folder: Path, options: EvaluateOptions, reporter: Reporter =
     series = read_series(folder)
     opened = {key: open_run(run, options, reporter) for key, run in series.runs.items()}
     preparations = {key: prepare(run, options) for key, run in opened.items()}
-    look = _look_of(opened.values())
-    looks = None
+    members = [run.look for run in opened.values()]
+    look, looks = _joined(members), None
     if options.split == "test":
-        looks = record_look(folder, next(iter(opened.values())).data, look, reporter)
+        looks = record_look(folder, next(iter(opened.values())).data, look, reporter, members)
     scored: dict[Key, ScoredRun] = {}
     is_own = all(run.is_own for run in opened.values())
     for key, run in series.runs.items():
@@ -49,9 +49,8 @@ def evaluate_series(folder: Path, options: EvaluateOptions, reporter: Reporter =
     return metrics
 
 
-def _look_of(runs: Iterable[OpenedRun]) -> Look:
+def _joined(looks: Sequence[Look]) -> Look:
     """Return the one look that stands for the looks of all runs."""
-    looks = sorted((run.look for run in runs), key=lambda look: (look.run_hash, look.inputs_sha256))
     run_hash = _joined_sha256([look.run_hash for look in looks])[:8]
     weights = _joined_sha256([look.weights_sha256 for look in looks])
     return Look(run_hash, weights, _joined_sha256([look.inputs_sha256 for look in looks]))

@@ -46,9 +46,7 @@ def pair_predictions(a: Series, b: Series, split: str, units: Sequence[str]) -> 
     """
     _require_equal_labels(a, b)
     if a.folds != b.folds:
-        raise InputError(
-            f"A and B must have the same folds, but {a.path} has {_folds(a)} and {b.path} has {_folds(b)}"
-        )
+        raise InputError(f"A and B must have the same folds, but {a.path} has {_folds(a)} and {b.path} has {_folds(b)}")
     seeds, left_out = _pair_seeds(a, b)
     read_a, read_b = _read(a, [seed for seed, _ in seeds], split), _read(b, [seed for _, seed in seeds], split)
     reference = [read_a[seeds[0][0], fold] for fold in a.folds]

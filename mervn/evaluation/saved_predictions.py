@@ -117,7 +117,8 @@ def _recorded(run: Path, config: RunConfig, split: str) -> tuple[int | None, dic
     Both come from metrics-<split>.json; for the valid split of a training, from metrics.json and
     config.json. None and an empty dict if neither file records them.
     """
-    path, sources = run / f"metrics-{split}.json", {}
+    path = run / f"metrics-{split}.json"
+    sources: dict[str, Any] = {}
     if path.is_file():
         document = read_object(path, "the metrics of a run")
         for key in ("manifest_sha256", "fold", "folds_sha256"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from features.atomic_files import read_object
 from features.errors import InputError, UsageError
@@ -108,6 +108,6 @@ def _members(path: Path) -> dict[Key, Path]:
     return members
 
 
-def _are_seeds(seeds: Any) -> bool:
+def _are_seeds(seeds: Any) -> TypeGuard[list[int]]:
     """Tell whether a value of summary.json is a list of seeds."""
     return isinstance(seeds, list) and bool(seeds) and all(isinstance(seed, int) for seed in seeds)

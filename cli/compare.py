@@ -25,7 +25,9 @@ def compare_command(a: Path, b: Path, options: CompareOptions, output: Output) -
 
     found = compare(a, b, options)
     output.result(sentence(found))
-    output.result(seed_remark(found))
+    remark = seed_remark(found)
+    if remark is not None:
+        output.result(remark)
     for run in found.left_out:
         output.result(f"left out: {run}, which has no partner")
     rows = []

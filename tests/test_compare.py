@@ -79,18 +79,21 @@ def test_a_planted_difference_is_found_and_no_difference_is_not(tmp_path: Path) 
     good = write_run(tmp_path / "good", entries, answers(entries, 0.8, 0))
     same = write_run(tmp_path / "same", entries, answers(entries, 0.8, 1))
     poor = write_run(tmp_path / "poor", entries, answers(entries, 0.5, 2))
+    scores = [macro_f1(entries, answers(entries, rate, seed)) for rate, seed in ((0.8, 0), (0.5, 2))]
     for a, b, sign in ((good, poor, 1), (poor, good, -1)):
         found = compare(a, b, CompareOptions())
         assert found.verdict == "difference" and np.sign(found.widest.paired.difference) == sign
         text = sentence(found)
         assert text.startswith(f"{good} is better than {poor} by 0.")
+        assert text.endswith(f": {scores[0]:.4f} against {scores[1]:.4f}.")
         low, high = map(float, re.findall(r"interval (\S+) to (\S+),", text)[0])
         assert 0 < low < abs(found.widest.paired.difference) < high
         assert re.search(r"p = 0\.0\d+, G = 20 speakers, G\* = 20\.0", text)
     found = compare(good, same, CompareOptions())
     smallest = found.widest.paired.smallest_difference
     assert found.verdict == "no_difference" and smallest is not None and 0 < smallest < 0.3
-    assert "The data cannot show a difference" in sentence(found) and f"about {smallest:.4f}" in sentence(found)
+    assert "The data cannot show a difference" in sentence(found)
+    assert f"the smallest difference that the 20 speakers could show is about {smallest:.4f}" in sentence(found)
 
 
 def test_one_seed_of_each_can_differ_where_five_seeds_show_nothing(tmp_path: Path) -> None:
@@ -102,12 +105,16 @@ def test_one_seed_of_each_can_differ_where_five_seeds_show_nothing(tmp_path: Pat
     series_a, series_b = write_series(tmp_path / "a", entries, a), write_series(tmp_path / "b", entries, b)
     single = compare(series_a / "seed-0", series_b / "seed-0", CompareOptions())
     assert single.verdict == "difference" and single.over_seeds is None
-    assert "One seed of each cannot separate the setting from the seed" in seed_remark(single)
-    assert "--num-seeds 5" in seed_remark(single)
+    remark = seed_remark(single) or ""
+    assert "One seed of each cannot separate the setting from the seed" in remark and "--num-seeds 5" in remark
     both = compare(series_a, series_b, CompareOptions())
     assert both.verdict == "no_difference" and len(both.pairs) == 5
     assert both.over_seeds is not None and both.over_seeds.low < 0 < both.over_seeds.high
     assert "cannot show a difference" in sentence(both) and "means of 5 seeds" in sentence(both)
+    # the seeds differ more than the speakers, so they limit what can be shown
+    error = both.over_seeds.std / 5**0.5
+    smallest = (stats.t.ppf(0.975, 4) + stats.t.ppf(0.8, 4)) * error
+    assert f"the smallest difference that the 5 seeds could show is about {smallest:.4f}" in sentence(both)
 
 
 def test_a_difference_that_changes_with_the_seed_is_not_one_of_the_setting(tmp_path: Path) -> None:
@@ -120,7 +127,7 @@ def test_a_difference_that_changes_with_the_seed_is_not_one_of_the_setting(tmp_p
     assert found.widest.is_shown and found.verdict == "seeds_disagree"
     needed = found.over_seeds.seeds_needed if found.over_seeds else None
     assert needed is not None and f"about {needed} seeds would be needed" in sentence(found)
-    assert "cannot show a difference between the settings" in sentence(found)
+    assert "cannot show a difference between the settings" in sentence(found) and seed_remark(found) is None
 
 
 def test_the_interval_over_seeds_is_that_of_scipy() -> None:

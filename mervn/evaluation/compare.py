@@ -20,7 +20,15 @@ from scipy import stats
 from features.canonical import differing_fields
 from mervn.config import CompareOptions
 from mervn.evaluation.evidence import stacked_confusions
-from mervn.evaluation.intervals import INDEPENDENT, PairedDifference, Units, group_units, paired_difference, score
+from mervn.evaluation.intervals import (
+    INDEPENDENT,
+    POWER,
+    PairedDifference,
+    Units,
+    group_units,
+    paired_difference,
+    score,
+)
 from mervn.evaluation.paired_predictions import PairedPredictions, pair_predictions
 from mervn.evaluation.series import Series, read_series
 
@@ -45,6 +53,8 @@ class SeedDifferences:
     """Upper bound of the t interval of the mean."""
     seeds_needed: int | None
     """Number of seeds whose interval would exclude 0 if mean and std stayed the same; None above 1000."""
+    smallest_difference: float
+    """Smallest true difference that as many seeds show in 4 of 5 cases (power 0.8)."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class UnitDifference:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the test rejects that A and B are equal, and the interval excludes 0."""
+        """True if the test rejects that A and B are equal, and the interval excludes 0."""
         interval, p = self.paired.interval, self.paired.p
         if interval is None or p is None or p > 1 - LEVEL:
             return False
@@ -103,7 +113,7 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether A and B differ."""
+        """Answer to the question whether A and B differ."""
         if self.widest.paired.p is None:
             return "no_test"
         if not all(each.is_shown for each in self.by_unit):
@@ -164,7 +174,8 @@ def over_seeds(differences: Sequence[float]) -> SeedDifferences | None:
     mean, std = statistics.fmean(differences), statistics.stdev(differences)
     half = _half_width(std, count)
     needed = next((n for n in range(2, MAX_SEEDS + 1) if _half_width(std, n) < abs(mean)), None)
-    return SeedDifferences(list(differences), mean, std, mean - half, mean + half, needed)
+    smallest = half + float(stats.t.ppf(POWER, count - 1)) * std / math.sqrt(count)
+    return SeedDifferences(list(differences), mean, std, mean - half, mean + half, needed, smallest)
 
 
 def _half_width(std: float, count: int) -> float:

@@ -19,6 +19,8 @@ UNIT_NAMES = {
 """Singular and plural of the units that have a name; others are values of their key."""
 SEEDS_TO_TRAIN = 5
 """Number of seeds that is suggested if there is one of each."""
+SMALLEST_SHOWN = 0.0001
+"""Smaller p-values are not written out."""
 
 
 def count_units(unit: str, count: int) -> str:
@@ -41,7 +43,9 @@ def sentence(found: Comparison) -> str:
     mean_a, mean_b = _mean(found.scores_a), _mean(found.scores_b)
     seeds = f" (means of {len(found.pairs)} seeds)" if len(found.pairs) > 1 else ""
     values = f"{mean_a:.4f} against {mean_b:.4f}{seeds}"
-    better, other = (found.a, found.b) if widest.paired.difference >= 0 else (found.b, found.a)
+    better, other, ordered = found.a, found.b, values
+    if widest.paired.difference < 0:
+        better, other, ordered = found.b, found.a, f"{mean_b:.4f} against {mean_a:.4f}{seeds}"
     size = f"{abs(widest.paired.difference):.4f}"
     if found.verdict == "no_test":
         return (
@@ -50,21 +54,23 @@ def sentence(found: Comparison) -> str:
             f"{metric} is {values}, difference {widest.paired.difference:+.4f} ({_evidence(widest)})."
         )
     if found.verdict == "difference":
-        return f"{better} is better than {other} by {size} {metric} on {found.split} ({_evidence(widest)}): {values}."
+        return f"{better} is better than {other} by {size} {metric} on {found.split} ({_evidence(widest)}): {ordered}."
     if found.verdict == "seeds_disagree":
         return (
             f"{better} scores {size} more {metric} than {other} on {found.split} ({_evidence(widest)}), but the data "
             f"cannot show a difference between the settings, because the difference changes with the seed "
-            f"({_over_seeds(found)}): {values}."
+            f"({_over_seeds(found)}): {ordered}."
         )
     return (
         f"The data cannot show a difference between {found.a} and {found.b} on {found.split}: {metric} is {values}, "
-        f"difference {widest.paired.difference:+.4f} ({_evidence(widest)}); {_smallest(widest)}."
+        f"difference {widest.paired.difference:+.4f} ({_evidence(widest)}); {_smallest(found)}."
     )
 
 
-def seed_remark(found: Comparison) -> str:
-    """Return what the seeds say about the setting, in one sentence."""
+def seed_remark(found: Comparison) -> str | None:
+    """Return what the seeds say about the setting, in one sentence; None if the verdict says it."""
+    if found.verdict == "seeds_disagree":
+        return None
     if found.over_seeds is None:
         return (
             "One seed of each cannot separate the setting from the seed: train both with at least "
@@ -92,7 +98,7 @@ def _evidence(of: UnitDifference) -> str:
     if paired.interval is not None:
         parts = [f"95 % interval {signed_interval(of)}"]
     if paired.p is not None:
-        parts.append(f"p = {paired.p:.4f}")
+        parts.append(f"p = {paired.p:.4f}" if paired.p >= SMALLEST_SHOWN else f"p < {SMALLEST_SHOWN}")
     parts.append(describe_units(of.key, units.name, units.num, units.effective, units.independent))
     return ", ".join(parts)
 
@@ -108,12 +114,15 @@ def signed_interval(of: UnitDifference) -> str:
     return f"{low:.4f} to {high:.4f}"
 
 
-def _smallest(of: UnitDifference) -> str:
-    """Return the smallest difference that the split could show, in words."""
-    smallest = of.paired.smallest_difference
-    if smallest is None:
+def _smallest(found: Comparison) -> str:
+    """Return the smallest difference that units and seeds could both show, in words."""
+    of_units, seeds = found.widest.paired.smallest_difference, found.over_seeds
+    if of_units is None:
         return "A and B do not differ on any unit, so the data do not tell what they could show"
-    return f"the smallest difference that these data could show is about {smallest:.4f} (in 4 of 5 cases)"
+    smallest, limit = of_units, f"the {count_units(found.widest.units.name, found.widest.units.num)}"
+    if seeds is not None and seeds.smallest_difference > of_units:
+        smallest, limit = seeds.smallest_difference, f"the {len(found.pairs)} seeds"
+    return f"the smallest difference that {limit} could show is about {smallest:.4f} (in 4 of 5 cases)"
 
 
 def _mean(values: Any) -> float:

@@ -74,6 +74,13 @@ COMMANDS: dict[str, CommandSpec] = {
         "Check a custom fusion, pooling or loss.",
     ),
     "evaluate": CommandSpec(
-        "cli.evaluate:evaluate_command", "mervn.config:EvaluateOptions", "Evaluate a trained run on a split."
+        "cli.evaluate:evaluate_command",
+        "mervn.config:EvaluateOptions",
+        "Evaluate a trained run, or a series of seeds or folds, on a split.",
+    ),
+    "compare": CommandSpec(
+        "cli.compare:compare_command",
+        "mervn.config:CompareOptions",
+        "Compare the saved predictions of two runs or series.",
     ),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cli.options import command
 from cli.output import Output
@@ -12,27 +14,111 @@ from mervn.config import EvaluateOptions
 
 @command("evaluate", argument="run")
 def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> None:
-    """Evaluate a trained run on a split.
+    """Evaluate a trained run, or a series of seeds or folds, on a split.
 
-    Each evaluation on test is recorded, in the run and beside the data.
+    Each evaluation on test is recorded, in the run or series and beside the data.
     """
     from mervn.evaluation.evaluate import evaluate
+    from mervn.evaluation.evaluate_series import evaluate_series
+    from mervn.evaluation.series import is_series
 
     set_threads(options.threads)
-    metrics = evaluate(run, options, output)
-    scores = metrics[options.split]
-    missing = f", {scores['missing']} missing" if scores["missing"] else ""
-    rows = []
-    for label, found in scores["per_class"].items():
-        values = (f"{found['precision']:.4f}", f"{found['recall']:.4f}", f"{found['f1']:.4f}")
-        rows.append((label, *values, found["support"]))
-    output.table(("label", "precision", "recall", "F1", "support"), rows)
-    output.result(
-        f"{options.split}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}, "
-        f"UAR {scores['uar']:.4f} ({scores['n']} utterances{missing})"
-    )
+    if is_series(run):
+        metrics = evaluate_series(run, options, output)
+        _print_series(metrics, options.split, output)
+    else:
+        metrics = evaluate(run, options, output)
+        _print_run(metrics, options.split, output)
+    for key in options.by:
+        _print_by(key, metrics["by"][key], output)
     if "test_looks" in metrics:
         count = metrics["test_looks"]
         times = "once" if count == 1 else f"{count} times"
         output.say(f"the test split of this data has been evaluated {times} (test_access.jsonl)")
     output.document({"run": str(run), "metrics": metrics})
+
+
+def _print_run(metrics: Mapping[str, Any], split: str, output: Output) -> None:
+    """Print the scores of each label, then those of the run."""
+    scores = metrics[split]
+    rows = []
+    for label, found in scores["per_class"].items():
+        values = (f"{found['precision']:.4f}", f"{found['recall']:.4f}", f"{found['f1']:.4f}")
+        rows.append((label, *values, found["support"]))
+    output.table(("label", "precision", "recall", "F1", "support"), rows)
+    _print_scores(scores, metrics, {}, output)
+    missing = f", {scores['missing']} missing" if scores["missing"] else ""
+    output.result(
+        f"{split}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}, "
+        f"UAR {scores['uar']:.4f} ({scores['n']} utterances{missing})"
+    )
+    calibration = metrics["calibration"]
+    if calibration is not None:
+        before, after = calibration["before"], calibration["after"]
+        output.result(
+            f"calibration error {before['ece']:.4f}; {after['ece']:.4f} with temperature "
+            f"{calibration['temperature']:.2f}, which was fitted on valid"
+        )
+
+
+def _print_series(metrics: Mapping[str, Any], split: str, output: Output) -> None:
+    """Print the scores of each run of a series, then their means over seeds."""
+    rows = []
+    for run in metrics["runs"]:
+        rows.append((run["run"], run["n"], *(f"{run[name]:.4f}" for name in ("macro_f1", "accuracy", "uar"))))
+    output.table(("run", "utterances", "macro-F1", "accuracy", "UAR"), rows)
+    scores, num_seeds = metrics[split], len(metrics["seeds"])
+    means = {name: scores[name]["mean"] for name in metrics["intervals"]}
+    stds = {name: scores[name]["std"] for name in metrics["intervals"]} if num_seeds > 1 else {}
+    _print_scores(means, metrics, stds, output)
+    seeds = "1 seed" if num_seeds == 1 else f"means over {num_seeds} seeds"
+    folds = f", {len(metrics['folds'])} folds together" if metrics["folds"] else ""
+    missing = f", {scores['missing']} missing" if scores["missing"] else ""
+    output.result(
+        f"{split}: macro-F1 {means['macro_f1']:.4f}, accuracy {means['accuracy']:.4f}, UAR {means['uar']:.4f} "
+        f"({seeds}{folds}, {scores['n']} utterances{missing})"
+    )
+
+
+def _print_scores(
+    scores: Mapping[str, float], metrics: Mapping[str, Any], stds: Mapping[str, float], output: Output
+) -> None:
+    """Print each score with its interval and both baselines, and what the intervals rest on."""
+    from mervn.evaluation.intervals import MIN_INTERVAL_UNITS
+    from mervn.evaluation.verdict import METRIC_NAMES, describe_units
+
+    rows = []
+    for name, interval in metrics["intervals"].items():
+        bounds = "none" if interval is None else f"{interval['low']:.4f} to {interval['high']:.4f}"
+        chance, majority = (metrics["baselines"][kind][name] for kind in ("chance", "majority"))
+        spread = [f"{stds[name]:.4f}"] if stds else []
+        rows.append((METRIC_NAMES[name], f"{scores[name]:.4f}", *spread, bounds, f"{chance:.4f}", f"{majority:.4f}"))
+    spread_header = ["over seeds ±"] if stds else []
+    output.table(("score", "value", *spread_header, "95 % interval", "chance", "majority"), rows)
+    if any(interval is not None and interval["low"] == interval["high"] for interval in metrics["intervals"].values()):
+        output.result("an interval of width 0 means that no unit changes the score, not that the score is certain")
+    for unit in metrics["units"]:
+        words = describe_units(unit["key"], unit["unit"], unit["groups"], unit["effective_groups"], unit["independent"])
+        if unit["groups"] < MIN_INTERVAL_UNITS:
+            output.result(f"no interval: it needs at least {MIN_INTERVAL_UNITS} units, found {words}")
+        elif len(metrics["units"]) > 1:
+            used = [METRIC_NAMES[name] for name, each in metrics["intervals"].items() if _rests_on(each, unit)]
+            output.result(f"intervals of {', '.join(used) or 'no score (others are wider)'}: {words}")
+        else:
+            output.result(f"intervals: {words}")
+    answer = metrics["baselines"]["majority"]["label"]
+    output.result(f"chance: guess each label equally often; majority: always answer {answer}")
+
+
+def _rests_on(interval: Mapping[str, Any] | None, unit: Mapping[str, Any]) -> bool:
+    """Tell whether the interval of a score rests on a unit."""
+    return interval is not None and bool(interval["unit"] == unit["unit"])
+
+
+def _print_by(key: str, values: Mapping[str, Mapping[str, Any]], output: Output) -> None:
+    """Print the scores of each value of a key."""
+    rows = []
+    for value, scores in values.items():
+        numbers = [f"{scores[name]:.4f}" for name in ("macro_f1", "accuracy", "uar")]
+        rows.append((value, scores["n"], scores["groups"], *numbers))
+    output.table((key, "utterances", "groups", "macro-F1", "accuracy", "UAR"), rows)

@@ -25,27 +25,28 @@ LONGEST_METAVAR = 12
 """Choices of more characters are listed in the description: the columns of `--help` stay narrow."""
 
 
-def command(name: str, argument: str | None = None) -> Callable[[Callable[..., int | None]], click.Command]:
+def command(name: str, argument: str | tuple[str, ...] = ()) -> Callable[[Callable[..., int | None]], click.Command]:
     """Make a command of COMMANDS from a function; it returns the exit code, or None for 0.
 
-    The function takes `(options, output)`, or `(argument, options, output)`. Flags have no click
+    The function takes the paths of its arguments, if any, then `options, output`. Flags have no click
     defaults, so that a value from a flag differs from one from a file; pydantic checks every
     value, wherever it came from.
     """
     spec = COMMANDS[name]
     model: type[Options] = import_target(spec.options)
+    arguments = (argument,) if isinstance(argument, str) else argument
 
     def decorate(function: Callable[..., int | None]) -> click.Command:
         def callback(config: Path | None, print_config: bool, as_json: bool, **values: Any) -> int:
-            position = [Path(values.pop(argument))] if argument else []
+            positions = [Path(values.pop(each)) for each in arguments]
             options, settings = resolve(name, model, values, config)
             output = Output(as_json)
             if print_config:
                 output.print_settings(settings)
                 return 0
-            return function(*position, options, output) or 0
+            return function(*positions, options, output) or 0
 
-        params: list[click.Parameter] = [click.Argument([argument], required=True)] if argument else []
+        params: list[click.Parameter] = [click.Argument([each], required=True) for each in arguments]
         params += [_option(model, field) for field in model.model_fields]
         text = (function.__doc__ or spec.help).strip()
         return GroupedCommand(

@@ -70,8 +70,7 @@ def _print_series(done: SeriesResult, output: Output) -> None:
     for name, found in done.summary["valid"].items():
         output.result(f"valid {name}: {found['mean']:.4f} ± {found['std']:.4f} over {len(done.runs)} runs")
     output.result(f"{done.path}: the runs and summary.json")
-    commands = "\n  ".join(_evaluate_command(run.path) for run in done.runs)
-    output.say(f"evaluate them:\n  {commands}")
+    output.say(f"evaluate them, as one look at test:\n  {_evaluate_command(done.path)}")
     output.document({"run": str(done.path), "summary": done.summary, "runs": [str(run.path) for run in done.runs]})
 
 

@@ -111,6 +111,28 @@ class EvaluateOptions(FeatureOptions, TrustOptions, DeviceOptions):
     audio_root: Annotated[Path | None, Group.DATA, ADVANCED] = Field(
         None, description="Folder that wav_path is relative to [default: the run's]."
     )
+    unit: Annotated[tuple[str, ...], Field(min_length=1), Group.OUTPUT] = Field(
+        ("speaker_id",),
+        description="Manifest key of the units that intervals rest on; of several keys, the widest interval counts.",
+    )
+    by: Annotated[tuple[str, ...], Group.OUTPUT] = Field(
+        (), description="Also score each value of these manifest keys, or of duration and transcript_length."
+    )
+
+
+class CompareOptions(Options):
+    """Options of `mervn compare A B`."""
+
+    split: Annotated[Literal["train", "valid", "test"], Group.DATA] = Field(
+        "test", description="Split whose saved predictions are compared: train, valid or test."
+    )
+    metric: Annotated[Literal["accuracy", "macro_f1", "uar", "weighted_f1"], Group.OUTPUT] = Field(
+        "macro_f1", description="Metric to compare: accuracy, macro_f1, uar or weighted_f1."
+    )
+    unit: Annotated[tuple[str, ...], Field(min_length=1), Group.OUTPUT] = Field(
+        ("speaker_id",),
+        description="Key of the units that interval and test rest on; of several keys, the widest interval counts.",
+    )
 
 
 class ReportOptions(Options):

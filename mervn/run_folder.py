@@ -26,7 +26,7 @@ from mervn.result_folder import locked as folder_locked
 OptionsT = TypeVar("OptionsT", bound=Options)
 SCHEMA = 1
 CONFIG_FILE, METRICS_FILE, MODEL_FILE = "config.json", "metrics.json", "model.safetensors"
-ENVIRONMENT_FILE, LEDGER_FILE = "environment.json", "test_access.jsonl"
+ENVIRONMENT_FILE, LEDGER_FILE, SUMMARY_FILE = "environment.json", "test_access.jsonl", "summary.json"
 
 
 @dataclass(frozen=True)

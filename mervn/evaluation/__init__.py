@@ -1,1 +1,1 @@
-"""Evaluation: predictions, metrics, layer probe, and the record of accesses to the test split."""
+"""Evaluation: predictions, metrics, intervals, comparison, layer probe, and the record of accesses to test."""

@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from features.canonical import canonical_json
-from features.device import resolve_device
-from features.errors import InputError, UsageError
-from features.manifests.folds import read_fold, read_folds
-from features.manifests.manifest import Utterance, read_manifests
-from features.progress import SILENT, Reporter, WithoutBars
-from mervn.config import EvaluateOptions, LabelOptions
-from mervn.data.labels import apply_labels, task_label
-from mervn.data.split import Split
+from features.progress import SILENT, Reporter
+from mervn.config import EvaluateOptions
 from mervn.data.stored_sequences import make_resident
-from mervn.data.stored_split import load_split
-from mervn.data.waveform_split import WaveformSplit, refuse_rejected
-from mervn.evaluation.ledger import Look, record_look
+from mervn.evaluation.breakdown import breakdown_values, values_of
+from mervn.evaluation.calibration import calibrate, fit_temperature
+from mervn.evaluation.evidence import ScoredUtterances, evidence
+from mervn.evaluation.ledger import record_look
 from mervn.evaluation.metrics import compute_metrics
+from mervn.evaluation.open_run import OpenedRun, open_run
 from mervn.evaluation.predict import predict, prediction_entries
-from mervn.model.end_to_end import EndToEnd
-from mervn.model.saved_run import data_and_streams, load_head, load_tuned
-from mervn.model.trainable import Trainable
-from mervn.run_folder import MODEL_FILE, SCHEMA, RunConfig, options_of, read_config, write_json, write_jsonl
+from mervn.evaluation.saved_predictions import evaluate_command, predictions_path, read_predictions
+from mervn.run_folder import SCHEMA, write_json, write_jsonl
 
 
 @dataclass(frozen=True)
-class OpenedRun:
-    """A loaded run with the split that it is scored on."""
+class Preparation:
+    """Everything that is read before a split is scored, so that its faults end no look at test."""
 
-    model: Trainable
-    split: Split
-    reporter: Reporter
-    """Shows progress bars only if scoring takes long."""
-    encoder_hashes: Mapping[str, str] = field(default_factory=dict)
-    """weights_sha256 of the encoders that were trained with the head, by stream."""
+    units: Mapping[str, list[Any]]
+    """By key of --unit, the value of each utterance."""
+    groups: Mapping[str, list[str]]
+    """By key of --by and kind of band, the name of each utterance's value."""
+    temperature: float | None
+    """Fitted on the run's saved predictions for valid; None if it has none."""
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """The scores of a run on a split."""
+
+    metrics: dict[str, Any]
+    """The content of metrics-<split>.json."""
+    utterances: ScoredUtterances
 
 
 def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -> dict[str, Any]:
@@ -50,139 +48,65 @@ def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -
     Writes metrics-<split>.json and predictions-<split>.jsonl. If the inputs are not those of the
     run, the file names also contain 8 hexadecimal digits of the inputs' hash. Each look at the test
     split is recorded in test_access.jsonl, in the run and beside the data, before it is scored.
-    Raises InputError if the run is incomplete or the features it was trained on are missing.
+    Raises UsageError if no utterance has a key of --unit or --by. Raises InputError if the run is
+    incomplete or the features it was trained on are missing.
     """
-    config = read_config(run)
-    device = resolve_device(options.device, float64=True)
-    data = options.data or Path(config.options["data"])
-    label_options = options_of(run, config.options, LabelOptions)
-    utterances, sources, manifests = _read(config, options, data, task_label(label_options))
-    labelled = apply_labels({options.split: utterances}, label_options, require_all=False)
-    opened = _open(run, config, options, labelled.utterances[options.split], device, reporter)
-    split = opened.split
+    opened = open_run(run, options, reporter)
+    preparation = prepare(opened, options)
     # record the look before any score exists, so that none can go unrecorded
-    looks, inputs_sha256 = None, _inputs_sha256(sources, split)
-    if options.split == "test":
-        looks = record_look(run, data, Look(config.hash, _weights_sha256(run, opened), inputs_sha256), reporter)
-    probabilities = predict(opened.model.to(device), split, device, reporter=opened.reporter)
-    scores = compute_metrics(split.targets, probabilities, config.labels)
-    metrics: dict[str, Any] = {
-        "schema": SCHEMA,
-        "labels": list(config.labels),
-        "dropped": labelled.dropped,
-        **sources,
-        options.split: {"missing": len(split.missing), **scores.as_json()},
-    }
-    name: str = options.split
-    if not _is_own(config, data, manifests, split):
-        name = f"{options.split}-{inputs_sha256[:8]}"
-        path = run / f"metrics-{name}.json"
-        reporter.say(f"the inputs differ from those of the run's own {options.split} split: results are in {path}")
-    write_jsonl(run / f"predictions-{name}.jsonl", prediction_entries(split, probabilities, config.labels))
-    write_json(run / f"metrics-{name}.json", metrics)
+    looks = record_look(run, opened.data, opened.look, reporter) if options.split == "test" else None
+    metrics = score_run(opened, preparation, options, reporter).metrics
     if looks is not None:
         metrics["test_looks"] = looks
     return metrics
 
 
-def _open(
-    run: Path,
-    config: RunConfig,
-    options: EvaluateOptions,
-    utterances: list[Utterance],
-    device: torch.device,
-    reporter: Reporter,
-) -> OpenedRun:
-    """Load the model of a run and its input: stored features, or audio and transcripts."""
-    if config.command == "finetune":
-        return _open_finetuned(run, config, options, utterances, reporter)
-    head = load_head(run, config, options.trust_code)
-    _, streams = data_and_streams(config, options)
-    split = load_split(
-        options.split, utterances, streams, config.labels,
-        allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, reporter=reporter,
-    )  # fmt: skip
-    make_resident(chain.from_iterable(split.streams.values()), device, options.memory_gb, reporter)
-    return OpenedRun(head, split, WithoutBars(reporter))
+def prepare(opened: OpenedRun, options: EvaluateOptions) -> Preparation:
+    """Read the values of --unit and --by, and fit the temperature.
 
-
-def _open_finetuned(
-    run: Path, config: RunConfig, options: EvaluateOptions, utterances: list[Utterance], reporter: Reporter
-) -> OpenedRun:
-    """Load the head and encoders of a run of `finetune`, and read the audio of the split."""
-    head = load_head(run, config, options.trust_code)
-    unread = []
-    for name in ("features_dir", "memory_gb", "verify_inputs"):
-        if name in options.given and getattr(options, name):
-            unread.append(f"--{name.replace('_', '-')}")
-    if unread:
-        raise UsageError(f"{run} reads audio and transcripts, not stores; leave out {' and '.join(unread)}")
-    encoders = {}
-    for name, entry in config.inputs["encoders"].items():
-        encoders[name] = load_tuned(run, name, str(entry.get("name")))
-    workers = config.options["workers"]
-    split = WaveformSplit(options.split, utterances, config.labels, encoders, workers, reporter)
-    refuse_rejected({options.split: split}, options.allow_missing)
-    for name, encoder in encoders.items():
-        # the run's own data needs no check: its manifests separate the splits
-        if encoder.fine_tuning is not None and options.data is not None:
-            encoder.fine_tuning.refuse_training_utterances(
-                zip(split.utterances, split.stream_sha256(name), strict=True)
-            )
-    hashes = {name: encoder.weights_sha256 for name, encoder in encoders.items()}
-    return OpenedRun(EndToEnd(encoders, head), split, reporter, hashes)
-
-
-def _read(
-    config: RunConfig,
-    options: EvaluateOptions,
-    data: Path,
-    label_of: Callable[[str], str | None],
-) -> tuple[list[Utterance], dict[str, Any], dict[str, str]]:
-    """Return the utterances of the split, their sources, and the hashes of the manifests by name.
-
-    The sources are recorded in metrics.json. A run that was trained on a fold is scored
-    on that fold of its own data.
+    UsageError if no utterance has one of the keys. InputError if the predictions for valid are damaged.
     """
-    fold, split = config.options.get("fold"), options.split
-    root = options.audio_root or config.options.get("audio_root")
-    audio_root = Path(root) if root else None
-    if fold is None or options.data is not None:  # folds apply only to the run's own data
-        read = read_manifests(data, (split,), audio_root=audio_root, check_audio=False, task_label=label_of)
-        return read[split], {"manifest_sha256": read.sha256[split]}, read.sha256
-    folds = read_folds(Path(config.options["fold_file"]))
-    if folds.sha256 != config.inputs["folds"]["sha256"]:
-        raise InputError(f"{folds.path} must hold the folds that this run was trained on, but it has changed since")
-    utterances, manifests = read_fold(data, folds, int(fold), (split,), audio_root, label_of)
-    if not utterances[split]:
-        raise InputError(f"{folds.path}: fold {fold} has no {split} utterances")
-    return utterances[split], {"fold": int(fold), "folds_sha256": folds.sha256}, manifests
+    units = {key: values_of(opened.split, key, "--unit") for key in options.unit}
+    temperature = None
+    if not _is_own_valid(opened) and predictions_path(opened.run, "valid").is_file():
+        command = evaluate_command(opened.run, "valid")
+        valid = read_predictions(opened.run, opened.config, "valid", command)
+        temperature = fit_temperature(valid.targets, valid.probabilities)
+    return Preparation(units, breakdown_values(opened.split, options.by), temperature)
 
 
-def _weights_sha256(run: Path, opened: OpenedRun) -> str:
-    """Hash the weights of the head, and of the encoders that were trained with it."""
-    digest = hashlib.sha256((run / MODEL_FILE).read_bytes())
-    for name in sorted(opened.encoder_hashes):
-        digest.update(f"{name}|{opened.encoder_hashes[name]}".encode())
-    return digest.hexdigest()
+def _is_own_valid(opened: OpenedRun) -> bool:
+    """Tell whether the split is the one whose predictions the temperature is fitted on."""
+    return opened.split.name == "valid" and opened.is_own
 
 
-def _inputs_sha256(sources: Mapping[str, Any], split: Split) -> str:
-    """Hash the sources of a split and the features, or audio and transcripts, that were read."""
-    return hashlib.sha256(canonical_json({**sources, "read": split.inputs_sha256}).encode()).hexdigest()
+def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOptions, reporter: Reporter) -> ScoredRun:
+    """Score an opened run and write its metrics and predictions.
 
-
-def _is_own(config: RunConfig, data: Path, manifests: Mapping[str, str], split: Split) -> bool:
-    """Tell whether a split is the run's own: for train and valid, the one that training read.
-
-    Training did not read test. Its own test split is the whole split of the data of the run.
+    The caller has recorded the look at test.
     """
-    recorded, features = config.inputs.get("manifests"), config.inputs.get("features")
-    if not isinstance(recorded, dict) or not isinstance(features, dict):
-        return False
-    # a manifest that training did not read, such as test, has no recorded hash
-    if any(recorded.get(name, sha256) != sha256 for name, sha256 in manifests.items()):
-        return False
-    if split.name != "test":
-        return bool(features.get(split.name) == split.inputs_sha256)
-    return data.resolve() == Path(config.options["data"]) and not split.missing
+    split, labels, name = opened.split, opened.config.labels, opened.results_name
+    make_resident(opened.loaded.sequences, opened.device, options.memory_gb, reporter)
+    model = opened.loaded.model.to(opened.device)
+    probabilities = predict(model, split, opened.device, reporter=opened.loaded.reporter)
+    scores = compute_metrics(split.targets, probabilities, labels)
+    temperature = preparation.temperature
+    if _is_own_valid(opened):
+        temperature = fit_temperature(split.targets, probabilities)
+    utterances = ScoredUtterances(split.targets, probabilities.argmax(1), preparation.units, preparation.groups)
+    metrics: dict[str, Any] = {
+        "schema": SCHEMA,
+        "labels": list(labels),
+        "dropped": opened.dropped,
+        **opened.sources,
+        split.name: {"missing": len(split.missing), **scores.as_json()},
+        **evidence([utterances], labels),
+        "calibration": None if temperature is None else calibrate(split.targets, probabilities, temperature).as_json(),
+    }
+    path = opened.run / f"metrics-{name}.json"
+    if not opened.is_own:
+        reporter.say(f"the inputs differ from those of the run's own {split.name} split: results are in {path}")
+    entries = prediction_entries(split, probabilities, labels, preparation.units)
+    write_jsonl(opened.run / f"predictions-{name}.jsonl", entries)
+    write_json(path, metrics)
+    return ScoredRun(metrics, utterances)

@@ -1,12 +1,12 @@
 """Ledger of looks at the test split: test_access.jsonl, in the run and beside the data.
 
-`evaluate` records each look.
+`evaluate` records each look. All runs of a series are one look, whose entry lists them as members.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,27 @@ class Look:
     """Hash of the manifest and of the features, or audio and transcripts, that were read."""
 
     def is_in(self, ledger: Path) -> bool:
-        """Tell whether a ledger already has this look."""
+        """Tell whether a ledger already has this look, alone or as a member of a series."""
+        return any(self._equals(entry) for entry in map(_entry, _lines(ledger)))
+
+    def _equals(self, entry: Mapping[str, object]) -> bool:
+        """Tell whether an entry, or one of its members, is this look."""
+        members = entry.get("members")
         fields = asdict(self).items()
-        return any(fields <= entry.items() for entry in map(_entry, _lines(ledger)))
+        for each in [entry, *(members if isinstance(members, list) else [])]:
+            if isinstance(each, Mapping) and fields <= each.items():
+                return True
+        return False
 
 
-def record_look(run: Path, data: Path, look: Look, reporter: Reporter) -> int:
-    """Add a look to both ledgers, unless they have it; return the number of looks at this data."""
-    entry = {"time": now(), "run": str(run.resolve()), "split": "test", **asdict(look)}
+def record_look(run: Path, data: Path, look: Look, reporter: Reporter, members: Sequence[Look] = ()) -> int:
+    """Add a look to both ledgers, unless they have it; return the number of looks at this data.
+
+    `members` are the looks of the runs of a series. Looking at one of them again is no new look.
+    """
+    entry: dict[str, Any] = {"time": now(), "run": str(run.resolve()), "split": "test", **asdict(look)}
+    if members:
+        entry["members"] = list(map(asdict, members))
     own = {**entry, "data": str(data.resolve())}
     ledger = data / LEDGER_FILE
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from itertools import chain
 from typing import Any
@@ -73,10 +73,15 @@ def _scorer(model: nn.Module, batch: Batch) -> Callable[[list[int]], Array]:
     return score
 
 
-def prediction_entries(split: Split, probabilities: Array, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one JSON object per utterance, in the order of the split, with its extra keys."""
+def prediction_entries(
+    split: Split, probabilities: Array, labels: Sequence[str], units: Mapping[str, Sequence[Any]] | None = None
+) -> list[dict[str, Any]]:
+    """Return one JSON object per utterance, in the order of the split, with its extra keys.
+
+    `units` are the values of the keys of --unit. They are saved too, for `mervn compare`.
+    """
     entries = []
-    for utterance, scores in zip(split.utterances, probabilities, strict=True):
+    for number, (utterance, scores) in enumerate(zip(split.utterances, probabilities, strict=True)):
         entry: dict[str, Any] = {
             "utterance_id": utterance.utterance_id,
             "speaker_id": utterance.speaker_id,
@@ -86,5 +91,7 @@ def prediction_entries(split: Split, probabilities: Array, labels: Sequence[str]
         }
         for key, value in utterance.extra.items():
             entry.setdefault(key, value)  # extra keys never replace ours
+        for key, values in (units or {}).items():
+            entry.setdefault(key, values[number])
         entries.append(entry)
     return entries

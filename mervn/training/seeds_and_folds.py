@@ -12,12 +12,11 @@ from typing import Any
 from features.manifests.folds import find_folds
 from features.progress import SILENT, Reporter
 from mervn.config import TrainHeadOptions
-from mervn.run_folder import SCHEMA, default_folder, write_json
+from mervn.run_folder import SCHEMA, SUMMARY_FILE, default_folder, write_json
 from mervn.training.results import RunResult
 from mervn.training.setup import Resolved, StoredData, configuration, open_stored_data, resolve_head_options
 from mervn.training.train_head import train_on
 
-SUMMARY_FILE = "summary.json"
 SCORES = ("accuracy", "macro_f1")
 
 

@@ -1,0 +1,99 @@
+"""`evaluate` for a series: score every run, pool folds, and average over seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.progress import SILENT, Reporter
+from mervn.config import EvaluateOptions
+from mervn.evaluation.evaluate import ScoredRun, prepare, score_run
+from mervn.evaluation.evidence import ScoredUtterances, evidence, pooled
+from mervn.evaluation.intervals import METRICS, score
+from mervn.evaluation.ledger import Look, record_look
+from mervn.evaluation.open_run import open_run
+from mervn.evaluation.series import Key, Series, read_series
+from mervn.run_folder import SCHEMA, write_json
+
+
+def evaluate_series(folder: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -> dict[str, Any]:
+    """Score every run of a series on a split and return the metrics of the series.
+
+    Each run gets its metrics-<split>.json and predictions-<split>.jsonl, as `evaluate` writes them.
+    For each seed the utterances of all folds are scored together. The metrics-<split>.json of the
+    series holds mean and standard deviation (n - 1) over seeds. All runs together are one look at
+    the test split. Raises the errors of `evaluate` before a run is scored.
+    """
+    series = read_series(folder)
+    opened = {key: open_run(run, options, reporter) for key, run in series.runs.items()}
+    preparations = {key: prepare(run, options) for key, run in opened.items()}
+    members = [run.look for run in opened.values()]
+    look, looks = _joined(members), None
+    if options.split == "test":
+        looks = record_look(folder, next(iter(opened.values())).data, look, reporter, members)
+    scored: dict[Key, ScoredRun] = {}
+    is_own = all(run.is_own for run in opened.values())
+    for key, run in series.runs.items():
+        reporter.say(f"{run.relative_to(folder)}:")
+        scored[key] = score_run(opened.pop(key), preparations[key], options, reporter)  # free its features
+    metrics = _summarise(series, scored, options.split)
+    name = options.split if is_own else f"{options.split}-{look.inputs_sha256[:8]}"
+    write_json(folder / f"metrics-{name}.json", metrics)
+    if looks is not None:
+        metrics["test_looks"] = looks
+    return metrics
+
+
+def _joined(looks: Sequence[Look]) -> Look:
+    """Return the one look that stands for the looks of all runs."""
+    run_hash = _joined_sha256([look.run_hash for look in looks])[:8]
+    weights = _joined_sha256([look.weights_sha256 for look in looks])
+    return Look(run_hash, weights, _joined_sha256([look.inputs_sha256 for look in looks]))
+
+
+def _joined_sha256(hashes: Sequence[str]) -> str:
+    """Hash several hashes in their order."""
+    return hashlib.sha256("|".join(hashes).encode()).hexdigest()
+
+
+def _summarise(series: Series, scored: Mapping[Key, ScoredRun], split: str) -> dict[str, Any]:
+    """Return the metrics-<split>.json of a series."""
+    labels = list(series.first.labels)
+    seeds = []
+    for seed in series.seeds:
+        seeds.append(pooled([scored[seed, fold].utterances for fold in series.folds]))
+    runs, missing = [], 0
+    for (seed, fold), run in scored.items():
+        scores = run.metrics[split]
+        path = series.runs[seed, fold].relative_to(series.path).as_posix()
+        entry = {"run": path, "seed": seed, "fold": fold, "n": scores["n"], "missing": scores["missing"]}
+        runs.append({**entry, **{metric: scores[metric] for metric in METRICS}})
+        missing += scores["missing"] if seed == series.seeds[0] else 0
+    return {
+        "schema": SCHEMA,
+        "labels": labels,
+        "seeds": series.seeds,
+        "folds": [fold for fold in series.folds if fold is not None],
+        "runs": runs,
+        split: {"n": len(seeds[0].targets), "missing": missing, **_over_seeds(seeds, len(labels))},
+        **evidence(seeds, labels),
+    }
+
+
+def _over_seeds(seeds: Sequence[ScoredUtterances], num_classes: int) -> dict[str, dict[str, Any]]:
+    """Return mean, standard deviation (None for one seed) and values of each metric over seeds."""
+    confusions = []
+    for seed in seeds:
+        cells = np.bincount(seed.targets * num_classes + seed.predictions, minlength=num_classes**2)
+        confusions.append(cells.reshape(num_classes, num_classes))
+    found = {}
+    for metric in METRICS:
+        values = score(np.stack(confusions), metric).tolist()
+        std = statistics.stdev(values) if len(values) > 1 else None
+        found[metric] = {"mean": statistics.fmean(values), "std": std, "values": values}
+    return found

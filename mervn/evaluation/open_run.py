@@ -1,0 +1,188 @@
+"""Loading of a run together with the split that it is scored on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from features.canonical import canonical_json
+from features.device import resolve_device
+from features.errors import InputError, UsageError
+from features.manifests.folds import read_fold, read_folds
+from features.manifests.manifest import Utterance, read_manifests
+from features.progress import Reporter, WithoutBars
+from mervn.config import EvaluateOptions, LabelOptions
+from mervn.data.labels import apply_labels, task_label
+from mervn.data.split import Split
+from mervn.data.stored_sequences import Sequences
+from mervn.data.stored_split import load_split
+from mervn.data.waveform_split import WaveformSplit, refuse_rejected
+from mervn.evaluation.ledger import Look
+from mervn.model.end_to_end import EndToEnd
+from mervn.model.saved_run import data_and_streams, load_head, load_tuned
+from mervn.model.trainable import Trainable
+from mervn.run_folder import MODEL_FILE, RunConfig, options_of, read_config
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its input: stored features, or audio and transcripts."""
+
+    model: Trainable
+    split: Split
+    reporter: Reporter
+    """Shows progress bars only if scoring takes long."""
+    sequences: Sequence[Sequences] = ()
+    """Stored features that can be loaded into memory before scoring."""
+    encoder_hashes: Mapping[str, str] = field(default_factory=dict)
+    """weights_sha256 of the encoders that were trained with the head, by stream."""
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A loaded run that is ready to be scored on a split; nothing is scored yet."""
+
+    run: Path
+    config: RunConfig
+    data: Path
+    loaded: LoadedModel
+    device: torch.device
+    sources: Mapping[str, Any]
+    """Hash of the manifest, or number and hash of the fold, as metrics-<split>.json records them."""
+    dropped: Mapping[str, Mapping[str, int]]
+    """By split, the number of utterances that --drop-label leaves out, by label."""
+    look: Look
+    """The entry of the ledger if the split is test."""
+    is_own: bool
+    """Whether the inputs are those of the run's own split."""
+
+    @property
+    def split(self) -> Split:
+        """The split that the run is scored on."""
+        return self.loaded.split
+
+    @property
+    def results_name(self) -> str:
+        """The split, and 8 digits of the inputs' hash if the inputs are not the run's own."""
+        return self.split.name if self.is_own else f"{self.split.name}-{self.look.inputs_sha256[:8]}"
+
+
+def open_run(run: Path, options: EvaluateOptions, reporter: Reporter) -> OpenedRun:
+    """Load a run and the split of `options`.
+
+    Raises UsageError if the folder is not a run, InputError if the run is incomplete or the
+    features that it was trained on are missing.
+    """
+    config = read_config(run)
+    device = resolve_device(options.device, float64=True)
+    data = options.data or Path(config.options["data"])
+    label_options = options_of(run, config.options, LabelOptions)
+    utterances, sources, manifests = _read(config, options, data, task_label(label_options))
+    labelled = apply_labels({options.split: utterances}, label_options, require_all=False)
+    loaded = _load(run, config, options, labelled.utterances[options.split], reporter)
+    look = Look(config.hash, _weights_sha256(run, loaded), _inputs_sha256(sources, loaded.split))
+    is_own = _is_own(config, data, manifests, loaded.split)
+    return OpenedRun(run, config, data, loaded, device, sources, labelled.dropped, look, is_own)
+
+
+def _load(
+    run: Path, config: RunConfig, options: EvaluateOptions, utterances: list[Utterance], reporter: Reporter
+) -> LoadedModel:
+    """Load the model of a run and open its input."""
+    if config.command == "finetune":
+        return _load_finetuned(run, config, options, utterances, reporter)
+    head = load_head(run, config, options.trust_code)
+    _, streams = data_and_streams(config, options)
+    split = load_split(
+        options.split, utterances, streams, config.labels,
+        allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, reporter=reporter,
+    )  # fmt: skip
+    return LoadedModel(head, split, WithoutBars(reporter), list(chain.from_iterable(split.streams.values())))
+
+
+def _load_finetuned(
+    run: Path, config: RunConfig, options: EvaluateOptions, utterances: list[Utterance], reporter: Reporter
+) -> LoadedModel:
+    """Load the head and encoders of a run of `finetune`, and read the audio of the split."""
+    head = load_head(run, config, options.trust_code)
+    unread = []
+    for name in ("features_dir", "memory_gb", "verify_inputs"):
+        if name in options.given and getattr(options, name):
+            unread.append(f"--{name.replace('_', '-')}")
+    if unread:
+        raise UsageError(f"{run} reads audio and transcripts, not stores; leave out {' and '.join(unread)}")
+    encoders = {}
+    for name, entry in config.inputs["encoders"].items():
+        encoders[name] = load_tuned(run, name, str(entry.get("name")))
+    workers = config.options["workers"]
+    split = WaveformSplit(options.split, utterances, config.labels, encoders, workers, reporter)
+    refuse_rejected({options.split: split}, options.allow_missing)
+    for name, encoder in encoders.items():
+        # the run's own data needs no check: its manifests separate the splits
+        if encoder.fine_tuning is not None and options.data is not None:
+            encoder.fine_tuning.refuse_training_utterances(
+                zip(split.utterances, split.stream_sha256(name), strict=True)
+            )
+    hashes = {name: encoder.weights_sha256 for name, encoder in encoders.items()}
+    return LoadedModel(EndToEnd(encoders, head), split, reporter, encoder_hashes=hashes)
+
+
+def _read(
+    config: RunConfig,
+    options: EvaluateOptions,
+    data: Path,
+    label_of: Callable[[str], str | None],
+) -> tuple[list[Utterance], dict[str, Any], dict[str, str]]:
+    """Return the utterances of the split, their sources, and the hashes of the manifests by name.
+
+    The sources are recorded in metrics.json. A run that was trained on a fold is scored
+    on that fold of its own data.
+    """
+    fold, split = config.options.get("fold"), options.split
+    root = options.audio_root or config.options.get("audio_root")
+    audio_root = Path(root) if root else None
+    if fold is None or options.data is not None:  # folds apply only to the run's own data
+        read = read_manifests(data, (split,), audio_root=audio_root, check_audio=False, task_label=label_of)
+        return read[split], {"manifest_sha256": read.sha256[split]}, read.sha256
+    folds = read_folds(Path(config.options["fold_file"]))
+    if folds.sha256 != config.inputs["folds"]["sha256"]:
+        raise InputError(f"{folds.path} must hold the folds that this run was trained on, but it has changed since")
+    utterances, manifests = read_fold(data, folds, int(fold), (split,), audio_root, label_of)
+    if not utterances[split]:
+        raise InputError(f"{folds.path}: fold {fold} has no {split} utterances")
+    return utterances[split], {"fold": int(fold), "folds_sha256": folds.sha256}, manifests
+
+
+def _weights_sha256(run: Path, loaded: LoadedModel) -> str:
+    """Hash the weights of the head, and of the encoders that were trained with it."""
+    digest = hashlib.sha256((run / MODEL_FILE).read_bytes())
+    for name in sorted(loaded.encoder_hashes):
+        digest.update(f"{name}|{loaded.encoder_hashes[name]}".encode())
+    return digest.hexdigest()
+
+
+def _inputs_sha256(sources: Mapping[str, Any], split: Split) -> str:
+    """Hash the sources of a split and the features, or audio and transcripts, that were read."""
+    return hashlib.sha256(canonical_json({**sources, "read": split.inputs_sha256}).encode()).hexdigest()
+
+
+def _is_own(config: RunConfig, data: Path, manifests: Mapping[str, str], split: Split) -> bool:
+    """Tell whether a split is the run's own: for train and valid, the one that training read.
+
+    Training did not read test. Its own test split is the whole split of the data of the run.
+    """
+    recorded, features = config.inputs.get("manifests"), config.inputs.get("features")
+    if not isinstance(recorded, dict) or not isinstance(features, dict):
+        return False
+    # a manifest that training did not read, such as test, has no recorded hash
+    if any(recorded.get(name, sha256) != sha256 for name, sha256 in manifests.items()):
+        return False
+    if split.name != "test":
+        return bool(features.get(split.name) == split.inputs_sha256)
+    return data.resolve() == Path(config.options["data"]) and not split.missing

@@ -1,0 +1,173 @@
+"""Saved predictions of two runs or series, paired by seed, fold and utterance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.errors import InputError
+from features.suggestions import did_you_mean
+from mervn.evaluation.saved_predictions import SavedPredictions, evaluate_command, read_predictions
+from mervn.evaluation.series import Key, Series
+
+Array = np.ndarray[Any, Any]
+SHOWN = 3
+"""Maximum number of utterances that a message names."""
+
+
+@dataclass(frozen=True)
+class PairedPredictions:
+    """Predictions of A and B for the same N utterances, by seed."""
+
+    labels: Sequence[str]
+    seeds: Sequence[tuple[int, int]]
+    """The seed of A and the seed of B of each pair; they are equal, except for two single runs."""
+    left_out: Sequence[str]
+    """Seeds that only A or only B has, such as `seed 3 of runs/a`."""
+    targets: Array
+    """(N,) int64: indices into the labels; the utterances of all folds, one fold after the other."""
+    a: Sequence[Array]
+    """For each seed the predictions of A, (N,) int64."""
+    b: Sequence[Array]
+    """For each seed the predictions of B, (N,) int64."""
+    units: Mapping[str, list[Any]]
+    """By key of --unit, the value of each utterance."""
+
+
+def pair_predictions(a: Series, b: Series, split: str, units: Sequence[str]) -> PairedPredictions:
+    """Read and pair the saved predictions of two runs or series for a split.
+
+    Raises InputError if predictions are missing or damaged, or if A and B have other labels, folds,
+    seeds, test sets, utterances or true labels, or if predictions lack a key of `units`.
+    """
+    _require_equal_labels(a, b)
+    if a.folds != b.folds:
+        raise InputError(f"A and B must have the same folds, but {a.path} has {_folds(a)} and {b.path} has {_folds(b)}")
+    seeds, left_out = _pair_seeds(a, b)
+    read_a, read_b = _read(a, [seed for seed, _ in seeds], split), _read(b, [seed for _, seed in seeds], split)
+    reference = [read_a[seeds[0][0], fold] for fold in a.folds]
+    partner = [read_b[seeds[0][1], fold] for fold in b.folds]
+    values = {}
+    for key in units:
+        _unit_values(partner, key, b, split)  # B must have the key too
+        values[key] = _unit_values(reference, key, a, split)
+    predictions_a, predictions_b = [], []
+    for seed_a, seed_b in seeds:
+        predictions_a.append(_joined(reference, [read_a[seed_a, fold] for fold in a.folds], units))
+        predictions_b.append(_joined(reference, [read_b[seed_b, fold] for fold in a.folds], units))
+    targets = np.concatenate([fold.targets for fold in reference])
+    return PairedPredictions(a.first.labels, seeds, left_out, targets, predictions_a, predictions_b, values)
+
+
+def _require_equal_labels(a: Series, b: Series) -> None:
+    """Raise InputError if A and B classify other labels."""
+    of_a, of_b = list(a.first.labels), list(b.first.labels)
+    if of_a != of_b:
+        raise InputError(
+            f"A and B must have the same labels, but {a.path} has {', '.join(of_a)} and {b.path} has {', '.join(of_b)}"
+        )
+
+
+def _folds(series: Series) -> str:
+    """Return the folds of a series for messages."""
+    numbers = [str(fold) for fold in series.folds if fold is not None]
+    return f"fold {', '.join(numbers)}" if numbers else "none"
+
+
+def _pair_seeds(a: Series, b: Series) -> tuple[list[tuple[int, int]], list[str]]:
+    """Return the pairs of seeds, and the seeds that have no partner.
+
+    Two runs of one seed each are a pair, even if the seeds differ.
+    """
+    if len(a.seeds) == len(b.seeds) == 1:
+        return [(a.seeds[0], b.seeds[0])], []
+    common = sorted(set(a.seeds) & set(b.seeds))
+    if not common:
+        raise InputError(
+            f"A and B must have seeds in common, but {a.path} has {', '.join(map(str, a.seeds))} "
+            f"and {b.path} has {', '.join(map(str, b.seeds))}"
+        )
+    left_out = []
+    for series in (a, b):
+        left_out += [f"seed {seed} of {series.path}" for seed in series.seeds if seed not in common]
+    return [(seed, seed) for seed in common], left_out
+
+
+def _read(series: Series, seeds: Sequence[int], split: str) -> dict[Key, SavedPredictions]:
+    """Return the saved predictions of a run or series, by seed and fold."""
+    command = evaluate_command(series.path, split)
+    found = {}
+    for key, run in series.runs.items():
+        if key[0] in seeds:
+            found[key] = read_predictions(run, series.configs[key], split, command)
+    return found
+
+
+def _unit_values(folds: Sequence[SavedPredictions], key: str, series: Series, split: str) -> list[Any]:
+    """Return the value of a key for each utterance; InputError if no utterance has the key."""
+    values = [entry.get(key) for fold in folds for entry in fold.entries]
+    known = list(dict.fromkeys(name for fold in folds for entry in fold.entries for name in entry))
+    if key not in known:
+        raise InputError(
+            f"--unit must name keys of the predictions, but {folds[0].path} has no {key!r}"
+            f"{did_you_mean(key, known)}; if it is a key of the manifest, save it with the predictions:"
+            f"\n  {evaluate_command(series.path, split)} --unit {key}"
+        )
+    return values
+
+
+def _joined(reference: Sequence[SavedPredictions], folds: Sequence[SavedPredictions], units: Sequence[str]) -> Array:
+    """Return the predictions of all folds in the order of the reference, (N,) int64.
+
+    InputError unless both have the same test sets, utterances, true labels and units.
+    """
+    parts = []
+    for first, other in zip(reference, folds, strict=True):
+        _require_same_source(first, other)
+        parts.append(other.predictions[_order(first, other, units)])
+    return np.concatenate(parts)
+
+
+def _require_same_source(first: SavedPredictions, other: SavedPredictions) -> None:
+    """Raise InputError if two files hold predictions for other versions of a split."""
+    for key in first.sources.keys() | other.sources.keys():
+        one, two = first.sources.get(key), other.sources.get(key)
+        if first.sources and other.sources and one != two:
+            raise InputError(
+                f"all predictions must be for the same data, but {first.path} and {other.path} differ in {key} "
+                f"({one} and {two}); evaluate both again"
+            )
+
+
+def _order(first: SavedPredictions, other: SavedPredictions, units: Sequence[str]) -> Array:
+    """Return the position in `other` of each utterance of `first`, (N,) int64."""
+    position = {entry["utterance_id"]: number for number, entry in enumerate(other.entries)}
+    missing = [entry["utterance_id"] for entry in first.entries if entry["utterance_id"] not in position]
+    known = {entry["utterance_id"] for entry in first.entries}
+    added = [name for name in position if name not in known]
+    if missing or added:
+        raise InputError(
+            f"all predictions must be for the same utterances, but {_only(first.path, missing)}"
+            f"{' and ' if missing and added else ''}{_only(other.path, added)}"
+        )
+    order = np.array([position[entry["utterance_id"]] for entry in first.entries], np.int64)
+    for entry, number in zip(first.entries, order.tolist(), strict=True):
+        same = other.entries[number]
+        for key in ("label", *units):
+            if entry.get(key) != same.get(key):
+                raise InputError(
+                    f"all predictions must have the same {key} of each utterance, but {entry['utterance_id']!r} has "
+                    f"{entry.get(key)!r} in {first.path} and {same.get(key)!r} in {other.path}"
+                )
+    return order
+
+
+def _only(path: Path, names: Sequence[str]) -> str:
+    """Return which utterances only one file has, for messages; empty if there are none."""
+    if not names:
+        return ""
+    return f"only {path} has {len(names)} of them, such as {', '.join(map(repr, names[:SHOWN]))}"

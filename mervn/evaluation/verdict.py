@@ -1,0 +1,160 @@
+"""Plain words for evidence: the verdict of a comparison, and the units of an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from mervn.evaluation.compare import Comparison, UnitDifference
+from mervn.evaluation.intervals import MIN_INTERVAL_UNITS, MIN_TEST_UNITS
+
+METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "uar": "UAR", "weighted_f1": "weighted F1"}
+UNIT_NAMES = {
+    "speaker_id": ("speaker", "speakers"),
+    "wav_path": ("recording", "recordings"),
+    "transcript": ("transcript", "transcripts"),
+    "utterance": ("utterance", "utterances"),
+}
+"""Singular and plural of the units that have a name; others are values of their key."""
+SEEDS_TO_TRAIN = 5
+"""Number of seeds that is suggested if there is one of each."""
+SMALLEST_SHOWN = 0.0001
+"""Smaller p-values are not written out."""
+
+
+def count_units(unit: str, count: int) -> str:
+    """Return a number of units in words, such as `24 speakers`."""
+    one, many = UNIT_NAMES.get(unit, (f"value of {unit}", f"values of {unit}"))
+    return f"{count} {one if count == 1 else many}"
+
+
+def describe_units(key: str, unit: str, groups: int, effective_groups: float, independent: bool) -> str:
+    """Return G and G* in words, and that utterances are assumed independent if they are."""
+    text = f"G = {count_units(unit, groups)}"
+    if independent:
+        return f"{text}, assumed independent because {key} does not group them"
+    return f"{text}, G* = {effective_groups:.1f}"
+
+
+def sentence(found: Comparison) -> str:
+    """Return the verdict of a comparison in one sentence."""
+    widest, metric = found.widest, METRIC_NAMES[found.metric]
+    mean_a, mean_b = _mean(found.scores_a), _mean(found.scores_b)
+    seeds = f" (means of {len(found.pairs)} seeds)" if len(found.pairs) > 1 else ""
+    values = f"{mean_a:.4f} against {mean_b:.4f}{seeds}"
+    better, other, ordered = found.a, found.b, values
+    if widest.paired.difference < 0:
+        better, other, ordered = found.b, found.a, f"{mean_b:.4f} against {mean_a:.4f}{seeds}"
+    size = f"{abs(widest.paired.difference):.4f}"
+    if found.verdict == "no_test":
+        return (
+            f"No test is possible between {found.a} and {found.b} on {found.split}: a test needs at least "
+            f"{MIN_TEST_UNITS} units, found {count_units(widest.units.name, widest.units.num)}; "
+            f"{metric} is {values}, difference {widest.paired.difference:+.4f} ({_evidence(widest)})."
+        )
+    if found.verdict == "difference":
+        return f"{better} is better than {other} by {size} {metric} on {found.split} ({_evidence(widest)}): {ordered}."
+    if found.verdict == "seeds_disagree":
+        return (
+            f"{better} scores {size} more {metric} than {other} on {found.split} ({_evidence(widest)}), but the data "
+            f"cannot show a difference between the settings, because the difference changes with the seed "
+            f"({_over_seeds(found)}): {ordered}."
+        )
+    return (
+        f"The data cannot show a difference between {found.a} and {found.b} on {found.split}: {metric} is {values}, "
+        f"difference {widest.paired.difference:+.4f} ({_evidence(widest)}); {_smallest(found)}."
+    )
+
+
+def seed_remark(found: Comparison) -> str | None:
+    """Return what the seeds say about the setting, in one sentence; None if the verdict says it."""
+    if found.verdict == "seeds_disagree":
+        return None
+    if found.over_seeds is None:
+        return (
+            "One seed of each cannot separate the setting from the seed: train both with at least "
+            f"{SEEDS_TO_TRAIN} seeds (train-head --num-seeds {SEEDS_TO_TRAIN}) and compare the two folders."
+        )
+    return f"Over {len(found.pairs)} paired seeds: {_over_seeds(found)}."
+
+
+def _over_seeds(found: Comparison) -> str:
+    """Return the differences of the seeds and their interval, in words."""
+    seeds = found.over_seeds
+    if seeds is None:
+        return ""
+    values = ", ".join(f"{value:+.4f}" for value in seeds.values)
+    text = f"difference {values}, standard deviation {seeds.std:.4f}, 95 % interval {seeds.low:.4f} to {seeds.high:.4f}"
+    if seeds.low <= 0 <= seeds.high and seeds.seeds_needed is not None:
+        text += f"; about {seeds.seeds_needed} seeds would be needed to show such a mean"
+    return text
+
+
+def _evidence(of: UnitDifference) -> str:
+    """Return interval, p and units of a difference, in words."""
+    paired, units = of.paired, of.units
+    parts = [f"no interval below {MIN_INTERVAL_UNITS} units"]
+    if paired.interval is not None:
+        parts = [f"95 % interval {signed_interval(of)}"]
+    if paired.p is not None:
+        parts.append(f"p = {paired.p:.4f}" if paired.p >= SMALLEST_SHOWN else f"p < {SMALLEST_SHOWN}")
+    parts.append(describe_units(of.key, units.name, units.num, units.effective, units.independent))
+    return ", ".join(parts)
+
+
+def signed_interval(of: UnitDifference) -> str:
+    """Return the interval of A minus B; if B is better, of B minus A, as the sentence says it."""
+    interval = of.paired.interval
+    if interval is None:
+        return "none"
+    low, high = interval.low, interval.high
+    if of.is_shown and of.paired.difference < 0:
+        low, high = -high, -low
+    return f"{low:.4f} to {high:.4f}"
+
+
+def _smallest(found: Comparison) -> str:
+    """Return the smallest difference that units and seeds could both show, in words."""
+    of_units, seeds = found.widest.paired.smallest_difference, found.over_seeds
+    if of_units is None:
+        return "A and B do not differ on any unit, so the data do not tell what they could show"
+    smallest, limit = of_units, f"the {count_units(found.widest.units.name, found.widest.units.num)}"
+    if seeds is not None and seeds.smallest_difference > of_units:
+        smallest, limit = seeds.smallest_difference, f"the {len(found.pairs)} seeds"
+    return f"the smallest difference that {limit} could show is about {smallest:.4f} (in 4 of 5 cases)"
+
+
+def _mean(values: Any) -> float:
+    """Return the mean of the scores."""
+    return float(sum(values) / len(values))
+
+
+def document(found: Comparison) -> dict[str, Any]:
+    """Return the JSON document of a comparison."""
+    return {
+        "a": _side(str(found.a), found.scores_a),
+        "b": _side(str(found.b), found.scores_b),
+        "split": found.split,
+        "metric": found.metric,
+        "n": found.n,
+        "seeds": [list(pair) for pair in found.pairs],
+        "left_out": list(found.left_out),
+        "verdict": found.verdict,
+        "sentence": sentence(found),
+        "seed_remark": seed_remark(found),
+        "difference": _difference(found.widest),
+        "by_unit": [_difference(each) for each in found.by_unit],
+        "over_seeds": None if found.over_seeds is None else asdict(found.over_seeds),
+        "configuration": {name: list(pair) for name, pair in found.configuration.items()},
+    }
+
+
+def _side(path: str, scores: Any) -> dict[str, Any]:
+    """Return the entry of A or B."""
+    return {"path": path, "scores": list(scores), "mean": _mean(scores)}
+
+
+def _difference(of: UnitDifference) -> Mapping[str, Any]:
+    """Return the difference by one unit, with its key."""
+    return {"key": of.key, "unit": of.units.name, "independent": of.units.independent, **of.paired.as_json()}

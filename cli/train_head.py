@@ -42,15 +42,17 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
         output.say(output.epochs.summary())
         output.say(_sampled(options.sampling, [entry["drawn"] for entry in output.epochs.entries]))
     print_run(result, output)
-    output.say(f"or train it with another seed:\n  {_next_seed_command(result.path)}")
+    if "C" not in result.metrics:  # a linear head has no seed
+        output.say(f"or train it with another seed:\n  {_next_seed_command(result.path)}")
 
 
 def print_run(result: RunResult, output: Output) -> None:
     """Print the best epoch of a run, its scores on valid and the weights of its layers."""
     valid = result.metrics["valid"]
     missing = f", {valid['missing']} missing" if valid["missing"] else ""
-    epoch = result.metrics["selected_epoch"]
-    output.result(f"{result.path}: best epoch {epoch}{'' if epoch else ' (the initial model)'}, chosen on valid")
+    epoch, strength = result.metrics["selected_epoch"], result.metrics.get("C")
+    best = f"best epoch {epoch}{'' if epoch else ' (the initial model)'}" if strength is None else f"C {strength}"
+    output.result(f"{result.path}: {best}, chosen on valid")
     output.result(
         f"valid: macro-F1 {valid['macro_f1']:.4f}, accuracy {valid['accuracy']:.4f} ({valid['n']} utterances{missing})"
     )

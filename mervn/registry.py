@@ -5,7 +5,7 @@ To add a fusion, pooling or loss, write a class and add an entry here.
 A fusion is built as `Fusion(dim, heads, dropout, ...)` and maps streams {name: Ragged (sum T, D)}
 to a list of Ragged. A pooling is built as `Pooling(dim)` and maps a Ragged (sum T, D) to (B, D). A
 loss is built as `Loss(weights, ...)`, with class weights (C,) or None, and maps logits (B, C) and
-targets (B,) to a scalar.
+targets (B,) to a scalar. A loss with `priors` is also given the class priors of train, (C,).
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ class LossSpec:
     """`module:Class` of the loss."""
     options: tuple[str, ...] = ()
     """The options that it takes as keyword arguments, besides the class weights."""
+    priors: bool = False
+    """Whether it takes the class frequencies of train, (C,) with sum 1, as `priors`."""
 
 
 LOSSES: dict[str, LossSpec] = {
     "ce": LossSpec("mervn.model.losses:CrossEntropy"),
     "focal": LossSpec("mervn.model.losses:Focal", ("gamma",)),
     "label_smoothing": LossSpec("mervn.model.losses:LabelSmoothing", ("smoothing",)),
+    "logit_adjustment": LossSpec("mervn.model.losses:LogitAdjustment", ("tau",), priors=True),
 }
 
 
@@ -61,6 +64,20 @@ FROZEN_IGNORES = (
     "encoder_learning_rate", "layer_decay", "unfreeze_at", "gradient_checkpointing", "lora_rank", "train_front_end",
 )  # fmt: skip
 """Fine-tuning options without effect if the encoders are frozen."""
+LINEAR_POOLING = "mean"
+"""The only pooling of a linear head."""
+LINEAR_IGNORES = ("dim", "mlp", "dropout", "input_dropout", "missing", "dual_merge", "dual_time")
+"""Options of a head without effect on a linear head."""
+FIT_IGNORES = (
+    "loss", "gamma", "smoothing", "tau", "sampling", "batch_size", "frame_budget", "alpha", "beta", "accumulate", "amp",
+    "drop_text", "drop_audio", "time_mask", "epochs", "patience", "learning_rate", "weight_decay", "warmup",
+    "clip_norm", "schedule", "average_last", "checkpoint_every", "checkpoint_steps", "keep_checkpoints", "tensorboard",
+)  # fmt: skip
+"""Options of `train-head` without effect on the fit of a linear head."""
+LATER_OPTIONS = ("average_last",)
+"""Options that config.json records only if they differ from the default.
+
+Runs of earlier versions do not have them, and keep their hashes."""
 INIT_HEAD_IGNORES = ("segmenter", "tone_style", "whisper_mode")
 """Fine-tuning options without effect with --init-head: the stores of that run record them."""
 
@@ -80,6 +97,8 @@ class FusionSpec:
     """The head options that it takes as keyword arguments, besides `dim`, `heads` and `dropout`."""
     attention: bool = True
     """Whether it reads `heads` and `attention_dropout`."""
+    linear: bool = False
+    """Whether the head is one linear layer on time-means, which `train-head` fits at once."""
 
 
 _RECURRENT = ("rnn_layers", "rnn_hidden", "blocks", "merge")
@@ -127,5 +146,13 @@ FUSIONS: dict[str, FusionSpec] = {
         streams=("audio",),
         outputs=("audio",),
         attention=False,
+    ),
+    "linear": FusionSpec(
+        target="mervn.model.linear:Separate",
+        description="logistic regression on the time-means of both modalities",
+        streams=("text", "audio"),
+        outputs=("text", "audio"),
+        attention=False,
+        linear=True,
     ),
 }

@@ -114,6 +114,9 @@ class TrainingOptions(HeadOptions, OptimizerOptions):
     smoothing: Annotated[Fraction, Group.TRAINING, ADVANCED] = Field(
         0.1, description="Smoothing of the label_smoothing loss."
     )
+    tau: Annotated[NonNegativeFloat, Group.TRAINING, ADVANCED] = Field(
+        1.0, description="Weight of the log class priors in the logit_adjustment loss."
+    )
     class_weights: Annotated[Literal["none", "balanced"], Group.TRAINING] = Field(
         "none", description="Class weights in the loss."
     )
@@ -151,6 +154,9 @@ class TrainingOptions(HeadOptions, OptimizerOptions):
     epochs: Annotated[PositiveInt, Group.TRAINING] = Field(50, description="Maximum number of epochs.")
     patience: Annotated[PositiveInt, Group.TRAINING] = Field(
         10, description="Early stopping: epochs without a better valid macro-F1."
+    )
+    average_last: Annotated[PositiveInt, Group.TRAINING, ADVANCED] = Field(
+        1, description="Average the weights of the last K epochs up to the best one; 1: only the best one's."
     )
     schedule: Annotated[Literal["cosine", "constant"], Group.TRAINING, ADVANCED] = Field(
         "cosine", description="Learning rate schedule after the warmup."

@@ -13,9 +13,12 @@ from mervn.model.custom_module import fusion_spec, loss_spec
 from mervn.registry import (
     ADAPTERS_IGNORE,
     ATTENTION_OPTIONS,
+    FIT_IGNORES,
     FROZEN_IGNORES,
     FUSIONS,
     INIT_HEAD_IGNORES,
+    LINEAR_IGNORES,
+    LINEAR_POOLING,
     LOSSES,
     SAMPLINGS,
     STREAM_OPTIONS,
@@ -50,6 +53,8 @@ def unread_options(options: TrainingOptions) -> dict[str, str]:
     for name in list(unread):
         if name not in type(options).model_fields or name in (*fusion.options, *loss.options):
             del unread[name]
+    if fusion.linear:
+        unread |= _unread_by_linear(options)
     if options.fusion in FUSIONS and "dilation_growth" in fusion.options and options.cnn_layers == 1:
         unread["dilation_growth"] = "the only layer of --cnn-layers 1 is not dilated"
     return unread
@@ -63,6 +68,17 @@ def _streams(options: TrainingOptions, modalities: Collection[str]) -> set[str]:
         if len(selectors) > 1:
             streams.add(SECOND)
     return streams
+
+
+def _unread_by_linear(options: TrainingOptions) -> dict[str, str]:
+    """Return the options that have no effect on a linear head or, in `train-head`, on its fit."""
+    unread = dict.fromkeys(LINEAR_IGNORES, f"--fusion {options.fusion} does not read it")
+    if options.pooling != LINEAR_POOLING:
+        unread["pooling"] = f"--fusion {options.fusion} always pools by the {LINEAR_POOLING}"
+    if isinstance(options, TrainHeadOptions):
+        fitted = dict.fromkeys(FIT_IGNORES, f"--fusion {options.fusion} is fitted by logistic regression")
+        unread |= fitted
+    return unread
 
 
 def _unread_by_finetune(options: FinetuneOptions) -> dict[str, str]:

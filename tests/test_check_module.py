@@ -123,7 +123,9 @@ def test_built_in_losses_pass_the_checks(loss: str) -> None:
 
     for weights in (None, torch.tensor([0.5, 1.0, 2.0])):
         module = import_target(LOSSES[loss].target)(
-            weights, *(1.5 if o == "gamma" else 0.1 for o in LOSSES[loss].options)
+            weights,
+            *([torch.tensor([0.7, 0.2, 0.1])] if LOSSES[loss].priors else []),
+            *(1.5 if o == "gamma" else 0.1 for o in LOSSES[loss].options),
         )
         assert {name: check(module) for name, check in LOSS_CHECKS.items()} == dict.fromkeys(LOSS_CHECKS)
 

@@ -11,14 +11,13 @@ from test_train_head import SMALL, data, made, outcome, train
 
 from cli.main import run as mervn
 from features.errors import UsageError
-from features.lazy_import import import_target
 from features.ragged import Ragged
 from mervn.config import FinetuneOptions, TrainHeadOptions, TrainingOptions
 from mervn.data.augmentation import augment
 from mervn.data.streams import SECOND, StreamShape
-from mervn.model.custom_module import fusion_spec, loss_spec
+from mervn.model.custom_module import fusion_spec
 from mervn.model.head import build_head
-from mervn.model.losses import balanced_weights
+from mervn.model.losses import balanced_weights, build_loss
 from mervn.registry import FUSIONS, LOSSES, SAMPLINGS
 from mervn.run_folder import read_config
 from mervn.training.sampling import BatchSize, epoch_batches, mixed_lengths, sampling_weights
@@ -30,12 +29,14 @@ OTHER: dict[str, Any] = {
     "heads": 4, "attention_dropout": 0.5, "residual": True, "norm": True, "feed_forward": True, "rnn_layers": 2,
     "rnn_hidden": 8, "blocks": 2, "merge": "gate", "cnn_layers": 1, "kernel": 5, "dilation_growth": 3, "dim": 8,
     "mlp": (4,), "dropout": 0.5, "input_dropout": 0.5, "missing": "none", "dual_merge": "sum", "dual_time": "linear",
-    "gamma": 1.0, "smoothing": 0.3, "alpha": 0.0, "beta": 4.0, "drop_text": 0.9, "drop_audio": 0.9, "time_mask": 0.9,
+    "gamma": 1.0, "smoothing": 0.3, "tau": 0.5, "alpha": 0.0, "beta": 4.0, "drop_text": 0.9, "drop_audio": 0.9,
+    "time_mask": 0.9,
 }  # fmt: skip
 """Another value of every option of a head and its training that some choice may leave unread, or that none does."""
 ALWAYS = {
     "fusion", "pooling", "loss", "sampling", "class_weights", "batch_size", "frame_budget", "accumulate", "amp",
     "epochs", "patience", "learning_rate", "weight_decay", "schedule", "warmup", "clip_norm", "deterministic", "seed",
+    "average_last",
 }  # fmt: skip
 BASE: dict[str, Any] = {"dim": 16, "heads": 2, "mlp": (8,), "rnn_hidden": 4, "dropout": 0.1, "sampling": "both"}
 DUAL = "wav2vec2+vggish"
@@ -55,22 +56,22 @@ def effects(options: TrainHeadOptions) -> list[Any]:
     shapes = {name: StreamShape(6, stride=320 * (1 + 4 * (name == SECOND)), centre=100.0) for name in streams}
     torch.manual_seed(0)
     head = build_head(options, shapes, 2).train()
-    logits = head(streams)
-    loss = loss_spec(options.loss)
-    criterion = import_target(loss.target)(
-        balanced_weights(torch.tensor([1, 3])), **{name: getattr(options, name) for name in loss.options}
-    )
+    logits, counts = head(streams), torch.tensor([1, 3])
+    weights = {name: tensor.tolist() for name, tensor in head.state_dict().items()}
+    if spec.linear:  # the fit is tested in test_linear_fit.py
+        return [weights, logits.tolist()]
+    criterion = build_loss(options, balanced_weights(counts), counts)
     rng, count = np.random.default_rng(0), 64
     targets = np.arange(count) % 3 % 2
     seconds = rng.uniform(1, 5, count) * (1 + targets) if "audio" in streams else np.zeros(count)
     syllables = rng.integers(20, 400, count) * (3 - 2 * targets) if "text" in streams else np.zeros(count, int)
     lengths = mixed_lengths(seconds, syllables, options.alpha)
-    weights = sampling_weights(targets, lengths, options.beta)
+    drawn = sampling_weights(targets, lengths, options.beta)
     cutting = BatchSize(rng.integers(1, 50, (len(streams), count)), utterances=3)
-    batches = epoch_batches(options.sampling, lengths, weights, cutting, 0, 0)
+    batches = epoch_batches(options.sampling, lengths, drawn, cutting, 0, 0)
     inputs = augment(streams, options, (0, 0), 4, range(4))
     return [
-        {name: tensor.tolist() for name, tensor in head.state_dict().items()}, logits.tolist(),
+        weights, logits.tolist(),
         criterion(logits, torch.tensor([0, 1, 1, 0])).item(), batches,
         {name: (stream.sizes, stream.values.tolist()) for name, stream in inputs.items()},
     ]  # fmt: skip
@@ -93,6 +94,12 @@ def test_exactly_the_options_without_effect_are_unread(fusion: str, dual: bool) 
     assert differing(choice, set(OTHER)) == set(OTHER) - unread(choice)
 
 
+def test_fine_tuning_reads_the_options_of_training_for_a_linear_head() -> None:
+    found = set(unread_options(FinetuneOptions(fusion="linear")))
+    assert {"dim", "mlp", "dropout", "missing", "pooling", "heads"} <= found
+    assert not found & {"loss", "gamma", "sampling", "epochs", "learning_rate", "drop_text", "average_last"}
+
+
 def test_a_single_layer_is_not_dilated() -> None:
     choice = {"fusion": "cnn_bilstm_attn", "cnn_layers": 1}
     assert differing(choice, {"kernel", "dilation_growth"}) == {"kernel"}
@@ -101,7 +108,7 @@ def test_a_single_layer_is_not_dilated() -> None:
 
 @pytest.mark.parametrize("field", ["sampling", "loss"])
 def test_each_sampling_and_loss_reads_what_it_says(field: str) -> None:
-    names = {"alpha", "beta", "gamma", "smoothing"}
+    names = {"alpha", "beta", "gamma", "smoothing", "tau"}
     for name in {"sampling": SAMPLINGS, "loss": LOSSES}[field]:
         assert differing({field: name}, names) == names - unread({field: name})
 
@@ -148,6 +155,10 @@ ARGUMENTS = ["--dim", "16", "--mlp", "8", "--epochs", "1"]
         (["--fusion", "late", "--blocks", "3", "--merge", "gate"], "--blocks: --fusion late does not read it"),
         (["--fusion", "text", "--heads", "2"], "--heads: --fusion text has no attention"),
         (["--loss", "ce", "--gamma", "1"], "--gamma: --loss ce does not read it"),
+        (["--loss", "ce", "--tau", "1"], "--tau: --loss ce does not read it"),
+        (["--fusion", "linear"], "--epochs: --fusion linear is fitted by logistic regression"),
+        (["--fusion", "linear", "--pooling", "attn"], "--pooling: --fusion linear always pools by the mean"),
+        (["--fusion", "linear", "--tensorboard"], "--tensorboard: --fusion linear is fitted by logistic regression"),
         (["--sampling", "random", "--beta", "1"], "--beta: --sampling random does not read it"),
         (["--dual-time", "linear"], "--dual-time: the head has no second audio stream"),
         (["--fusion", "text", "--time-mask", "0.2"], "--time-mask: --fusion text does not read audio"),

@@ -15,9 +15,10 @@ from mervn.config import HeadOptions, TrainingOptions
 from mervn.data.streams import SECOND, StreamShape
 from mervn.model.audio_merge import AudioMerge
 from mervn.model.custom_module import fusion_spec, pooling_target
+from mervn.model.linear import Centring
 from mervn.model.pooling import ClsPooling
 from mervn.model.trainable import Trainable
-from mervn.registry import POOLINGS
+from mervn.registry import LINEAR_POOLING, POOLINGS, FusionSpec
 
 
 class Projection(nn.Module):
@@ -83,7 +84,7 @@ class Head(Trainable):
         self,
         mixes: Mapping[str, LayerMix],
         dual: AudioMerge | None,
-        projections: Mapping[str, Projection],
+        projections: Mapping[str, nn.Module],
         fusion: nn.Module,
         poolings: Sequence[nn.Module],
         leads: Sequence[str],
@@ -192,6 +193,8 @@ def pooling_names(fusion: str, pooling: str) -> list[str]:
 def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_classes: int) -> Head:
     """Build the head that the options describe, for streams of the given shapes."""
     spec = fusion_spec(options.fusion)
+    if spec.linear:
+        return _build_linear(spec, shapes, num_classes)
     widths = {name: shapes[name].width for name in spec.streams}
     # The order of construction decides the initial weights for a given seed.
     dual = None
@@ -212,6 +215,18 @@ def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_clas
         poolings.append(import_target(pooling_target(name))(options.dim))
     classifier = Classifier(options.dim * len(poolings), options.mlp, num_classes, options.dropout)
     return Head(mixes, dual, projections, fusion, poolings, spec.outputs, classifier)
+
+
+def _build_linear(spec: FusionSpec, shapes: Mapping[str, StreamShape], num_classes: int) -> Head:
+    """Build a head of one linear layer on the concatenated time-means of all streams and layers."""
+    projections, poolings, total = {}, [], 0
+    for name in (*spec.streams, *(other for other in shapes if other == SECOND)):
+        width = shapes[name].width * len(shapes[name].layers)
+        projections[name] = Centring(width)
+        poolings.append(import_target(POOLINGS[LINEAR_POOLING])(width))
+        total += width
+    fusion = import_target(spec.target)(total, 1, 0.0)
+    return Head({}, None, projections, fusion, poolings, list(projections), nn.Linear(total, num_classes))
 
 
 def head_groups(head: nn.Module, options: TrainingOptions) -> list[dict[str, Any]]:

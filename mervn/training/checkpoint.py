@@ -50,6 +50,22 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise InputError(f"{folder} must be a complete checkpoint, found: {error}; train again with --force") from error
 
 
+def load_training_checkpoint(folder: Path, num_processes: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint of a `Trainer`.
+
+    InputError if it is damaged, of another version, or of another number of processes.
+    """
+    tensors, state = load_checkpoint(folder)
+    if "epoch" not in state:
+        raise InputError(f"{folder} must be a complete checkpoint of this version of mervn; train again with --force")
+    if state.get("processes") != num_processes:
+        raise InputError(
+            f"{folder} was written by {state.get('processes')} processes, found {num_processes} now; start the "
+            "same number, or train again with --force"
+        )
+    return tensors, state
+
+
 def checkpoint_name(epoch: int, step: int | None = None) -> str:
     """Return the folder name of a checkpoint after an epoch (from 1), or after a step within it."""
     return f"epoch-{epoch:05d}" if step is None else f"epoch-{epoch:05d}-step-{step:06d}"

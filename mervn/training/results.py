@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,17 +19,38 @@ from safetensors.torch import save
 from features.atomic_files import write_atomically
 from features.environment import machine, now, package_versions
 from features.errors import InputError
-from mervn.config import FinetuneOptions, TrainHeadOptions
-from mervn.data.split import count_empty
+from features.progress import Reporter
+from mervn.config import FinetuneOptions, TrainHeadOptions, TrainingOptions
+from mervn.data.split import Split, count_empty
 from mervn.data.streams import StreamShape
+from mervn.distributed import Processes
 from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.predict import predict, prediction_entries
 from mervn.model.head import Head, LayerMix
-from mervn.model.trainable import count_parameters
+from mervn.model.trainable import Trainable, count_parameters
 from mervn.run_folder import ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, SCHEMA, RunConfig, write_json, write_jsonl
-from mervn.training.checkpoint import CHECKPOINTS_FOLDER, CheckpointSchedule
+from mervn.training.averaging import averaged_epochs
+from mervn.training.checkpoint import CHECKPOINTS_FOLDER, BestEpoch, CheckpointSchedule
 from mervn.training.tensorboard import TensorBoard
 from mervn.training.trainer import Trainer
+
+
+class Trained(Protocol):
+    """A finished training with the best weights loaded: a `Trainer` or a `LinearFit`."""
+
+    train: Split
+    valid: Split
+    labels: list[str]
+    options: TrainingOptions
+    device: torch.device
+    processes: Processes
+    reporter: Reporter
+    best: BestEpoch
+    next_epoch: int
+
+    @property
+    def model(self) -> Trainable:
+        """The trained model."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +76,7 @@ class ValidScores:
 
 
 def fit_best(trainer: Trainer, run: Path, options: TrainHeadOptions | FinetuneOptions) -> None:
-    """Train to the end and load the weights of the best epoch."""
+    """Train to the end and load the weights of the best epoch, or their mean up to it."""
     checkpoints = CheckpointSchedule(options.checkpoint_every, options.checkpoint_steps, options.keep_checkpoints)
     with closing(TensorBoard(run)) as board:
         use_board = options.tensorboard and trainer.processes.is_main_process
@@ -63,10 +84,13 @@ def fit_best(trainer: Trainer, run: Path, options: TrainHeadOptions | FinetuneOp
     if trainer.best.weights is None:
         raise InputError("--epochs must be at least 1, so that an epoch is trained and scored")
     trainer.load_weights(trainer.best.weights)
+    if options.average_last > 1:
+        averaged = averaged_epochs(trainer.best.epoch, options.average_last)
+        trainer.reporter.say(f"weights: the mean of the epochs {', '.join(map(str, averaged))}")
 
 
 def score_best(
-    trainer: Trainer, weights: Mapping[str, str], layer_weights: Mapping[str, Any], dropped: Mapping[str, Any]
+    trainer: Trained, weights: Mapping[str, str], layer_weights: Mapping[str, Any], dropped: Mapping[str, Any]
 ) -> ValidScores:
     """Score the best weights on valid; `weights` is the origin of each stream's encoder weights."""
     train, valid = trainer.train, trainer.valid
@@ -83,6 +107,8 @@ def score_best(
         "layer_weights": layer_weights,
         "valid": {"missing": len(valid.missing), **scores.as_json()},
     }
+    if trainer.options.average_last > 1:
+        metrics["averaged_epochs"] = averaged_epochs(trainer.best.epoch, trainer.options.average_last)
     return ValidScores(metrics, probabilities)
 
 
@@ -92,7 +118,7 @@ def write_weights(run: Path, head: Head) -> None:
     write_atomically(run / MODEL_FILE, save(tensors))
 
 
-def write_results(run: Path, trainer: Trainer, scores: ValidScores, environment: Mapping[str, Any]) -> None:
+def write_results(run: Path, trainer: Trained, scores: ValidScores, environment: Mapping[str, Any]) -> None:
     """Write all results except the weights; metrics.json is last and marks the run as complete."""
     write_jsonl(
         run / "predictions-valid.jsonl", prediction_entries(trainer.valid, scores.probabilities, trainer.labels)
@@ -113,7 +139,7 @@ def layer_weights(head: Head, shapes: Mapping[str, StreamShape]) -> dict[str, di
 
 
 def environment(
-    config: RunConfig, trainer: Trainer, stores: Mapping[str, Sequence[Mapping[str, Any]]], seconds: float
+    config: RunConfig, trainer: Trained, stores: Mapping[str, Sequence[Mapping[str, Any]]], seconds: float
 ) -> dict[str, Any]:
     """Return the content of environment.json: software, machine, inputs and cost of a run."""
     return {

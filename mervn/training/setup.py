@@ -23,7 +23,8 @@ from mervn.data.stored_split import StoredSplit, load_split
 from mervn.data.streams import Stream, modality_of, open_streams
 from mervn.model.custom_module import CustomModule, custom_modules, fusion_spec
 from mervn.model.head import require_pooling
-from mervn.registry import FusionSpec
+from mervn.model.losses import require_one_correction
+from mervn.registry import LATER_OPTIONS, LINEAR_POOLING, FusionSpec
 from mervn.run_folder import RunConfig
 from mervn.training.optimization import resolve_amp
 from mervn.unread_options import refuse_unread, unread_options, without_unread
@@ -38,7 +39,9 @@ class Resolved(Generic[TrainingT]):
     options: TrainingT
     """`amp` and `batch_size` are set; options without effect have their defaults."""
     unread: frozenset[str]
-    """Names of the options without effect; they are not part of the configuration."""
+    """Names of the options without effect; they are not part of the configuration.
+
+    The pooling always is: a fusion that reads none has its own."""
     fusion: FusionSpec
     custom_modules: Mapping[str, CustomModule]
     """Custom modules (the user's code), by role, as their files were when the command started."""
@@ -60,7 +63,11 @@ def resolve(options: TrainingT, device: torch.device, given: Collection[str] | N
     # resolve what depends on the machine, so that config.json records the actual values
     amp, batch_size = resolve_amp(options.amp, device), options.utterances_per_batch
     resolved = without_unread(options, unread).model_copy(update={"amp": amp, "batch_size": batch_size})
-    return Resolved(resolved, frozenset(unread), fusion_spec(options.fusion), custom_modules(options), device)
+    fusion = fusion_spec(options.fusion)
+    if fusion.linear:
+        resolved = resolved.model_copy(update={"pooling": LINEAR_POOLING})
+    require_one_correction(resolved)
+    return Resolved(resolved, frozenset(unread) - {"pooling"}, fusion, custom_modules(resolved), device)
 
 
 @dataclass(frozen=True)
@@ -164,7 +171,8 @@ def refuse_empty_stream(splits: Mapping[str, Split], fusion: str) -> None:
 def recorded_options(resolved: Resolved[Any], paths: set[str], excluded: set[str]) -> dict[str, Any]:
     """Return the options that config.json records: those with an effect, and `paths` absolute."""
     options: Options = resolved.options
-    recorded: dict[str, Any] = json.loads(options.model_dump_json(exclude={*resolved.unread, *excluded}))
+    unset = {name for name in LATER_OPTIONS if getattr(options, name) == type(options).model_fields[name].default}
+    recorded: dict[str, Any] = json.loads(options.model_dump_json(exclude={*resolved.unread, *excluded, *unset}))
     for key in recorded.keys() & paths:
         recorded[key] = str(Path(recorded[key]).resolve()) if recorded[key] else None
     for role, module in resolved.custom_modules.items():

@@ -17,11 +17,13 @@ from mervn.data.split import count_empty
 from mervn.data.stored_sequences import Sequences, make_resident
 from mervn.data.stored_split import StoredSplit
 from mervn.model.custom_module import copy_modules
-from mervn.model.head import build_head
+from mervn.model.head import Head, build_head
 from mervn.run_folder import RunConfig, default_folder, find_run, locked, prepare, read_metrics
+from mervn.training.linear_fit import LinearFit
 from mervn.training.optimization import deterministic
 from mervn.training.results import (
     RunResult,
+    Trained,
     environment,
     fit_best,
     layer_weights,
@@ -60,7 +62,7 @@ def train_on(data: StoredData, resolved: Resolved[TrainHeadOptions], reporter: R
             return RunResult(run, read_metrics(run), trained=False)
         # from here on, custom modules are the run's own copies
         resolved = replace(resolved, options=copy_modules(run, options, resolved.custom_modules))
-        _report_empty(data.splits, options, reporter)
+        _report_empty(data.splits, resolved, reporter)
         sequences: list[Sequences] = []
         for split in data.splits.values():
             sequences += chain.from_iterable(split.streams.values())
@@ -70,13 +72,14 @@ def train_on(data: StoredData, resolved: Resolved[TrainHeadOptions], reporter: R
     return RunResult(run, metrics, trained=True)
 
 
-def _report_empty(splits: Mapping[str, StoredSplit], options: TrainHeadOptions, reporter: Reporter) -> None:
+def _report_empty(splits: Mapping[str, StoredSplit], resolved: Resolved[TrainHeadOptions], reporter: Reporter) -> None:
     """Report how many utterances have no frames in a stream, such as those without a transcript."""
     for split in splits.values():
         for modality, count in count_empty(split).items():
-            if count and options.missing == "token":
+            if count and (resolved.fusion.linear or resolved.options.missing == "token"):
                 empty = "transcripts are missing or empty" if modality == "text" else f"{modality} streams are empty"
-                reporter.say(f"{split.name}: {count} of {len(split)} {empty}; a learned token replaces each of them")
+                what = "the mean of train" if resolved.fusion.linear else "a learned token"
+                reporter.say(f"{split.name}: {count} of {len(split)} {empty}; {what} replaces each of them")
             elif count:
                 warnings.warn(
                     f"{split.name}: {count} of {len(split)} {modality} streams are empty; with "
@@ -95,13 +98,29 @@ def _train(
     with seeded(device, options.seed):  # initialisation and dropout
         head = build_head(options, shapes, len(labels)).to(device)
         training_data = TrainingData(data.splits["train"], data.splits["valid"], labels)
-        trainer = Trainer(head, training_data, options, device, reporter=WithoutBars(reporter))
-        fit_best(trainer, run, options)
+        trained, found = _fit(run, head, training_data, resolved, WithoutBars(reporter))
     origins = {name: stream.weights for name, stream in streams.items()}
-    scores = score_best(trainer, origins, layer_weights(head, shapes), data.labelled.dropped)
+    scores = score_best(trained, origins, layer_weights(head, shapes), data.labelled.dropped)
+    scores.metrics.update(found)
     write_weights(run, head)
     stores = {}
     for name, stream in streams.items():
         stores[name] = [{"path": str(store.path.resolve()), **store.info.provenance} for store in stream.stores]
-    write_results(run, trainer, scores, environment(config, trainer, stores, time.perf_counter() - started))
+    write_results(run, trained, scores, environment(config, trained, stores, time.perf_counter() - started))
     return scores.metrics
+
+
+def _fit(
+    run: Path, head: Head, data: TrainingData, resolved: Resolved[TrainHeadOptions], reporter: Reporter
+) -> tuple[Trained, dict[str, Any]]:
+    """Train or fit a head and load its best weights.
+
+    Also return what metrics.json records besides: the `C` of a linear head.
+    """
+    if resolved.fusion.linear:
+        fit = LinearFit(head, data, resolved.options, resolved.device, reporter)
+        fit.fit(run)
+        return fit, {"C": fit.strength}
+    trainer = Trainer(head, data, resolved.options, resolved.device, reporter=reporter)
+    fit_best(trainer, run, resolved.options)
+    return trainer, {}

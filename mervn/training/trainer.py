@@ -26,6 +26,7 @@ from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.predict import predict
 from mervn.model.losses import balanced_weights, build_loss
 from mervn.model.trainable import Trainable
+from mervn.training.averaging import RecentWeights
 from mervn.training.batch_plan import BatchPlan
 from mervn.training.checkpoint import (
     CHECKPOINTS_FOLDER,
@@ -34,9 +35,9 @@ from mervn.training.checkpoint import (
     CheckpointSchedule,
     checkpoint_name,
     latest_checkpoint,
-    load_checkpoint,
     load_optimizer_tensors,
     load_rng_tensors,
+    load_training_checkpoint,
     optimizer_tensors,
     remove_older,
     require_same_shapes,
@@ -89,13 +90,14 @@ class Trainer:
         self.precision = Precision(resolve_amp(options.amp, device), device)
         counts = torch.from_numpy(np.bincount(self.train.targets, minlength=len(self.labels)))  # (C,)
         class_weights = balanced_weights(counts) if options.class_weights == "balanced" else None
-        self.loss = build_loss(options, class_weights).to(device)
+        self.loss = build_loss(options, class_weights, counts).to(device)
         self.sample_weights = np.ones(len(self.train))
         """(N,) weight of each utterance in the mean of the loss: the weight of its class."""
         if class_weights is not None:
             self.sample_weights = class_weights.double().numpy()[self.train.targets]
         self.plan = BatchPlan(self.train, options, processes, spec_augment)
         self.best = BestEpoch(scores=(-1.0, -math.inf))  # macro-F1, then -NLL
+        self.recent = RecentWeights(options.average_last)
         self.next_epoch = model.first_epoch
         self.next_step = 0
         """The step at which `next_epoch` begins; not 0 after resuming within an epoch."""
@@ -145,10 +147,14 @@ class Trainer:
         rate: float | None = None,
         drawn: Mapping[str, Any] | None = None,
     ) -> HistoryEntry:
-        """Score the model on valid, keep the best weights, and return the history entry."""
+        """Score the model on valid, keep the best weights, and return the history entry.
+
+        With `average_last`, the weights of this epoch are scored, and the mean up to it is kept.
+        """
         probabilities = predict(self.model, self.valid, self.device, self.processes, self.reporter)
         metrics = compute_metrics(self.valid.targets, probabilities, self.labels)
-        self.best.offer(epoch, (metrics.macro_f1, -metrics.nll), self.trained_weights())
+        mean = self.recent.add(epoch, self.trained_weights())
+        self.best.offer(epoch, (metrics.macro_f1, -metrics.nll), mean)
         return HistoryEntry(
             epoch=epoch,
             valid={"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1, "nll": metrics.nll},
@@ -232,7 +238,7 @@ class Trainer:
         if self.next_step:
             name = checkpoint_name(self.next_epoch, self.next_step)
         tensors = with_prefix("model.", self.trained_weights()) | with_prefix("best.", self.best.weights or {})
-        tensors |= optimizer_tensors(self.optimizer)
+        tensors |= optimizer_tensors(self.optimizer) | with_prefix("recent.", self.recent.tensors())
         own = rng_tensors() | {"epoch_loss": self.epoch_loss.cpu()}
         for process_index, process_tensors in enumerate(self.processes.gather(own)):
             tensors |= with_prefix(f"process.{process_index}.", process_tensors)
@@ -256,17 +262,7 @@ class Trainer:
         """Load the latest checkpoint, if any, and cut the history to its epoch."""
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
-            tensors, state = load_checkpoint(latest)
-            if "epoch" not in state:
-                raise InputError(
-                    f"{latest} must be a complete checkpoint of this version of mervn; train again with --force"
-                )
-            if state.get("processes") != self.processes.num_processes:
-                raise InputError(
-                    f"{latest} was written by {state.get('processes')} processes, found "
-                    f"{self.processes.num_processes} now; start the same number, or train again "
-                    "with --force"
-                )
+            tensors, state = load_training_checkpoint(latest, self.processes.num_processes)
             try:
                 self._restore(tensors, state)
             except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -293,5 +289,6 @@ class Trainer:
         if weights is not None:
             require_same_shapes(self.trained_weights(), weights)
         self.next_epoch, self.next_step = state["epoch"] + 0, state["next_step"] + 0
+        self.recent.load(without_prefix("recent.", tensors), self.next_epoch - 1, self.trained_weights())
         self.epoch_loss.copy_(own["epoch_loss"])
         self.precision.load(state["scaler"])

@@ -25,10 +25,13 @@ LONGEST_METAVAR = 12
 """Choices of more characters are listed in the description: the columns of `--help` stay narrow."""
 
 
-def command(name: str, argument: str | None = None) -> Callable[[Callable[..., int | None]], click.Command]:
+def command(
+    name: str, argument: str | None = None, *, optional: bool = False
+) -> Callable[[Callable[..., int | None]], click.Command]:
     """Make a command of COMMANDS from a function; it returns the exit code, or None for 0.
 
-    The function takes `(options, output)`, or `(argument, options, output)`. Flags have no click
+    The function takes `(options, output)`, or `(argument, options, output)`; the argument is None if
+    it is `optional` and not given. Flags have no click
     defaults, so that a value from a flag differs from one from a file; pydantic checks every
     value, wherever it came from.
     """
@@ -37,7 +40,8 @@ def command(name: str, argument: str | None = None) -> Callable[[Callable[..., i
 
     def decorate(function: Callable[..., int | None]) -> click.Command:
         def callback(config: Path | None, print_config: bool, as_json: bool, **values: Any) -> int:
-            position = [Path(values.pop(argument))] if argument else []
+            given = values.pop(argument) if argument else None
+            position = [Path(given) if given is not None else None] if argument else []
             options, settings = resolve(name, model, values, config)
             output = Output(as_json)
             if print_config:
@@ -45,7 +49,7 @@ def command(name: str, argument: str | None = None) -> Callable[[Callable[..., i
                 return 0
             return function(*position, options, output) or 0
 
-        params: list[click.Parameter] = [click.Argument([argument], required=True)] if argument else []
+        params: list[click.Parameter] = [click.Argument([argument], required=not optional)] if argument else []
         params += [_option(model, field) for field in model.model_fields]
         text = (function.__doc__ or spec.help).strip()
         return GroupedCommand(

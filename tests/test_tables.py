@@ -45,7 +45,7 @@ def entries(fake: Fake, split: str, speakers: bool = True, fold: int = 0) -> lis
         probabilities = {label: float(k == guesses[i]) for k, label in enumerate(LABELS)}
         found.append(
             {
-                "utterance_id": f"{split}-{fold}-{i:03d}", "speaker_id": f"s{i * i % 23 % SPEAKERS}" if speakers else "",
+                "utterance_id": f"{split}-{fold}-{i:03d}", "speaker_id": f"s{i % 11 % SPEAKERS}" * speakers,
                 "label": LABELS[labels[i]], "prediction": LABELS[guesses[i]], "probabilities": probabilities,
             }
         )  # fmt: skip

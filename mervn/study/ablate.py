@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from features.cpu_threads import set_threads
 from features.durations import duration
 from features.progress import SILENT, Reporter
 from mervn.config import AblateOptions, EvaluateOptions
@@ -149,6 +150,7 @@ def _finish(plan: Plan, state: State, reporter: Reporter) -> Tables:
         reporter.say("test was not read, because not all cells are complete; fix the cause and add --retry")
     elif plan.options.test:
         split = "test"
+        set_threads(plan.options.threads or 1)  # as in training
         for number in range(len(plan.rows)):
             for cell in study.of(number, study.choose(number)):
                 _evaluate(cell, plan, reporter)

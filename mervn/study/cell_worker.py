@@ -26,7 +26,7 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell."""
+    """Outcome of a cell: its run is complete, it failed, or its process was interrupted."""
 
     name: str
     error: str | None = None

@@ -228,7 +228,9 @@ def make_cells(grid: Grid, rows: Sequence[Row], folds: Sequence[int | None], out
                 changes["checkpoint_every"] = 0  # a cell is short: after a crash it is repeated
             options = candidate.options.model_copy(update=changes)
             cells.append(Cell(number, which, fold, seed, options, f"{candidate.features} {fold}"))
-    order = {features: i for i, features in enumerate(dict.fromkeys(cell.features for cell in cells))}
+    order: dict[str, int] = {}
+    for cell in cells:
+        order.setdefault(cell.features, len(order))
     return sorted(cells, key=lambda cell: order[cell.features])
 
 

@@ -212,9 +212,8 @@ class _Reader:
         seeds = self.document.get("seeds", DEFAULT_SEEDS)
         if _is_number(seeds) and seeds >= 1:
             return tuple(range(seeds))
-        if isinstance(seeds, list) and seeds and all(map(_is_number, seeds)) and min(seeds) >= 0:
-            if len(set(seeds)) == len(seeds):
-                return tuple(seeds)
+        if _are_different_numbers(seeds, least=0):
+            return tuple(seeds)
         self.faults.append(f"seeds must be a number of 1 or more, or a list of different seeds, found {seeds!r}")
         return ()
 
@@ -223,9 +222,8 @@ class _Reader:
         folds = self.document.get("folds")
         if folds is None or folds == "all":
             return None if folds is None else ()
-        if isinstance(folds, list) and folds and all(map(_is_number, folds)) and min(folds) >= 1:
-            if len(set(folds)) == len(folds):
-                return tuple(folds)
+        if _are_different_numbers(folds, least=1):
+            return tuple(folds)
         self.faults.append(f"folds must be 'all' or a list of different numbers from 1 on, found {folds!r}")
         return None
 
@@ -259,6 +257,12 @@ def _advice(key: str) -> str:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_different_numbers(values: Any, least: int) -> bool:
+    if not isinstance(values, list) or not values or not all(map(_is_number, values)):
+        return False
+    return min(values) >= least and len(set(values)) == len(values)
 
 
 def _takes_several(field: str) -> bool:

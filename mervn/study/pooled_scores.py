@@ -36,7 +36,7 @@ class Pooled:
 
     def summed(self, seeds: Sequence[int]) -> Array:
         """Return the counts (G, C, C) summed over seeds."""
-        return np.sum([self.confusions[seed] for seed in seeds], axis=0)
+        return np.asarray(np.sum([self.confusions[seed] for seed in seeds], axis=0))
 
     def comparable(self, other: Pooled) -> list[int]:
         """Return the seeds that both have; none if they scored other utterances."""

@@ -1,4 +1,4 @@
-"""Runs the cells of a study in several processes, and keeps what became of each cell."""
+"""Runs the cells of a study in several processes, and keeps the state of each cell."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def default_jobs(on_gpu: bool) -> int:
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where and how cells are trained."""
+    """Data, processes and threads with which cells are trained."""
 
     data: Path
     jobs: int

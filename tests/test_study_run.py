@@ -168,14 +168,14 @@ def test_after_kill_9_of_all_processes_the_tables_have_the_same_bytes(data: Path
     grid, output = tmp_path / "whole" / "GRID.toml", tmp_path / "killed"
     arguments = ["ablate", str(grid), "--data", str(data), "--output", str(output), "--device", "cpu"]
     kills = 0
-    for jobs, kill in (("1", os.killpg), ("2", os.killpg), ("2", os.kill)):
+    for jobs, kill in (("2", os.killpg), ("2", os.kill)):
         process = WarmProcess(CODE, [*arguments, "--jobs", jobs])
         wait_for_cells(process, output, len(times(output)) + 1)
         kill(process.pid, signal.SIGKILL)
         process.finish()
         wait_for_the_end_of_the_group(process.pid)  # processes that lost their parent end themselves
         kills += len(times(output)) < undisturbed.cells
-    assert kills == 3  # or the study was complete before it was killed
+    assert kills == 2  # or the study was complete before it was killed
     assert not (output / "table.csv").exists()
     before = times(output)
     resumed = study(tmp_path, data, text, output=output)

@@ -144,8 +144,8 @@ def jackknife_interval(confusions: Array, units: Units, metric: str, level: floa
 
     The standard error is sqrt((G - 1) / G * sum_g (s_g - mean s)^2), where s_g is the score without
     unit g (Efron, Stein 1981); its factor is the quantile of t with G - 1 degrees of freedom
-    (MacKinnon, Webb 2017). The interval is clipped to 0..1. If all units have equal scores, as with
-    a perfect score, its width is 0: then the units say nothing about the uncertainty.
+    (MacKinnon, Webb 2017). The interval is clipped to 0..1. If no unit changes the score, as with a
+    perfect score, its width is 0; this does not mean that the score is certain, and `method` says so.
 
     confusions: (G, C, C) counts of `unit_confusions`.
     """
@@ -179,7 +179,8 @@ def paired_difference(a: Array, b: Array, units: Units, metric: str, level: floa
 def _standard_error(without_one: Array) -> float:
     """Return the jackknife standard error of estimates (G,), each without one unit."""
     squares = ((without_one - without_one.mean()) ** 2).sum()
-    return float(np.sqrt((len(without_one) - 1) / len(without_one) * squares))
+    error = float(np.sqrt((len(without_one) - 1) / len(without_one) * squares))
+    return error if error > TIE else 0.0
 
 
 def _interval(estimate: float, error: float, units: Units, level: float, lowest: float) -> Interval | None:
@@ -190,6 +191,8 @@ def _interval(estimate: float, error: float, units: Units, level: float, lowest:
         return None
     half = float(stats.t.ppf((1 + level) / 2, units.num - 1)) * error
     method = "jackknife, " + (INDEPENDENT if units.independent else f"t({units.num - 1})")
+    if error == 0:
+        method += "; width 0: no unit changes the estimate"
     low, high = max(lowest, estimate - half), min(1.0, estimate + half)
     return Interval(low, high, level, method, units.name, units.num, units.effective)
 
@@ -201,7 +204,8 @@ def _paired_test(a: Array, b: Array, units: Units, metric: str) -> tuple[float |
     if units.independent and metric == "accuracy":
         more = np.trace(a - b, axis1=1, axis2=2)  # 1 where only A is right, -1 where only B is
         return mcnemar_mid_p(int((more > 0).sum()), int((more < 0).sum())), f"mid-p McNemar, {INDEPENDENT}"
-    return sign_flip_p(a, b, metric), f"sign flips by {units.name}" + f", {INDEPENDENT}" * units.independent
+    test = f"sign flips by {units.name}"
+    return sign_flip_p(a, b, metric), f"{test}, {INDEPENDENT}" if units.independent else test
 
 
 def sign_flip_p(a: Array, b: Array, metric: str) -> float:

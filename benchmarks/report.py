@@ -41,7 +41,7 @@ class MessagesOnly:
         """Print one line at once."""
         print(text, file=sys.stderr, flush=True)
 
-    def progress(self, total: int, done: int, what: str = "") -> Any:
+    def progress(self, total: int, done: int, what: str = "", unit: str = " utterances") -> Any:
         """Return a progress bar that is not shown."""
         return no_bar(total, done, what)
 

@@ -17,6 +17,9 @@ class CommandSpec:
 
 
 COMMANDS: dict[str, CommandSpec] = {
+    "ablate": CommandSpec(
+        "cli.ablate:ablate_command", "mervn.config:AblateOptions", "Train a grid of heads and compare them in tables."
+    ),
     "demo": CommandSpec(
         "cli.demo:demo",
         "mervn.config:DemoOptions",

@@ -8,21 +8,12 @@ from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any
 
+from features.durations import duration
+
 ESTIMATE_AFTER_S = 5.0
 """Seconds of training, after the first batch, before the time of all epochs is estimated."""
 WIDE_INTERVAL = 0.05
 """Half-width of the accuracy's confidence interval above which valid counts as small."""
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in a unit that suits it, such as 0.34 s, 12 s, 3.5 min or 2.1 h."""
-    if seconds < 10:
-        return f"{seconds:.2f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 120 * 60:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def classification_scores(entry: Mapping[str, Any]) -> str:

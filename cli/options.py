@@ -25,10 +25,13 @@ LONGEST_METAVAR = 12
 """Choices of more characters are listed in the description: the columns of `--help` stay narrow."""
 
 
-def command(name: str, argument: str | tuple[str, ...] = ()) -> Callable[[Callable[..., int | None]], click.Command]:
+def command(
+    name: str, argument: str | tuple[str, ...] = (), *, optional: bool = False
+) -> Callable[[Callable[..., int | None]], click.Command]:
     """Make a command of COMMANDS from a function; it returns the exit code, or None for 0.
 
-    The function takes the paths of its arguments, if any, then `options, output`. Flags have no click
+    The function takes the paths of its arguments, if any, then `options, output`. An argument that
+    is `optional` and not given is None. Flags have no click
     defaults, so that a value from a flag differs from one from a file; pydantic checks every
     value, wherever it came from.
     """
@@ -38,7 +41,8 @@ def command(name: str, argument: str | tuple[str, ...] = ()) -> Callable[[Callab
 
     def decorate(function: Callable[..., int | None]) -> click.Command:
         def callback(config: Path | None, print_config: bool, as_json: bool, **values: Any) -> int:
-            positions = [Path(values.pop(each)) for each in arguments]
+            given = [values.pop(each) for each in arguments]
+            positions = [None if path is None else Path(path) for path in given]
             options, settings = resolve(name, model, values, config)
             output = Output(as_json)
             if print_config:
@@ -46,7 +50,7 @@ def command(name: str, argument: str | tuple[str, ...] = ()) -> Callable[[Callab
                 return 0
             return function(*positions, options, output) or 0
 
-        params: list[click.Parameter] = [click.Argument([each], required=True) for each in arguments]
+        params: list[click.Parameter] = [click.Argument([each], required=not optional) for each in arguments]
         params += [_option(model, field) for field in model.model_fields]
         text = (function.__doc__ or spec.help).strip()
         return GroupedCommand(

@@ -14,8 +14,8 @@ class Reporter(Protocol):
     def say(self, text: str) -> None:
         """Print one status line."""
 
-    def progress(self, total: int, done: int, what: str = "") -> Any:
-        """Return a progress bar of `total` utterances, of which `done` are done.
+    def progress(self, total: int, done: int, what: str = "", unit: str = " utterances") -> Any:
+        """Return a progress bar of `total` utterances or other units, of which `done` are done.
 
         It has `update(n)` and `close()`.
         """
@@ -30,7 +30,7 @@ class Silent:
     def say(self, text: str) -> None:
         """Print nothing."""
 
-    def progress(self, total: int, done: int, what: str = "") -> Any:
+    def progress(self, total: int, done: int, what: str = "", unit: str = " utterances") -> Any:
         """Return a progress bar that is not shown."""
         return no_bar(total, done, what)
 
@@ -56,7 +56,7 @@ class WithoutBars:
         """Print one status line."""
         self._reporter.say(text)
 
-    def progress(self, total: int, done: int, what: str = "") -> Any:
+    def progress(self, total: int, done: int, what: str = "", unit: str = " utterances") -> Any:
         """Return a progress bar that is not shown."""
         return no_bar(total, done, what)
 

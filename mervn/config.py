@@ -146,6 +146,32 @@ class ReportOptions(Options):
     )
 
 
+class AblateOptions(DataOptions, DeviceOptions):
+    """Options of `mervn ablate GRID.toml`."""
+
+    output: Annotated[Path | None, Group.OUTPUT] = Field(
+        None, description="Folder of the study [default: studies/ and the name of the grid]."
+    )
+    jobs: Annotated[PositiveInt | None, Group.GENERAL] = Field(
+        None,
+        description="Cells trained at once, each in a process with one thread [default: one per core; 1 on a GPU].",
+    )
+    test: Annotated[bool, Group.DATA] = Field(
+        False, description="After all cells are complete, evaluate on test what was chosen on valid."
+    )
+    unit: Annotated[str, Field(min_length=1), Group.DATA] = Field(
+        "speaker_id", description="Manifest key of the units of evidence, over which intervals are computed."
+    )
+    retry: Annotated[bool, Group.TRAINING] = Field(False, description="Train failed cells again.")
+    dry_run: Annotated[bool, Group.OUTPUT] = Field(False, description="Print the plan, then stop.")
+    example: Annotated[bool, Group.OUTPUT] = Field(
+        False, description="Print an example of a GRID.toml with comments, then stop."
+    )
+    trust_code: Annotated[bool, Group.GENERAL, ADVANCED] = Field(
+        False, description="Run the custom modules that the grid names; review their code first."
+    )
+
+
 class DemoOptions(ThreadOptions):
     """Options of `mervn demo`."""
 

@@ -72,8 +72,9 @@ def locked(folder: Path, marker: str, kind: str) -> Iterator[None]:
 
 
 def _has_files(folder: Path) -> bool:
-    """Tell whether a folder holds anything except its lock."""
-    return any(path.name != LOCK_FILE for path in folder.iterdir())
+    """Tell whether a folder holds anything except its lock, and what a kill left of a first write."""
+    names = [path.name for path in folder.iterdir()]
+    return any(name != LOCK_FILE and not (name.startswith(".") and name.endswith(".tmp")) for name in names)
 
 
 def require_same(folder: Path, kind: str, existing: Mapping[str, Any], requested: Mapping[str, Any]) -> None:

@@ -78,6 +78,8 @@ workers = 0
 unfreeze-last = 1
 [pretrain-audio]
 epochs = 1
+[ablate]
+jobs = 1
 """
 """The mervn.toml of the folder: small heads, for the sake of time."""
 FOREIGN = {"--num_processes", "--multi_gpu", "--index-url", "--system-site-packages"}

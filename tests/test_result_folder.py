@@ -13,6 +13,7 @@ from test_train_head import SMALL, data, made, outcome, train
 from cli.main import run as mervn
 from features import atomic_files
 from features.atomic_files import temporary_beside, write_atomically
+from features.errors import UsageError
 from mervn.config import FinetuneOptions, PretrainOptions
 from mervn.finetuning.finetune import finetune
 from mervn.pretraining.pretrain import pretrain
@@ -63,6 +64,17 @@ def test_an_output_that_can_be_no_folder_is_wrong_usage(
     (tmp_path / "loop").symlink_to("loop")
     assert mervn(["train-head", "--data", str(data), *FLAGS, "--output", str(tmp_path / output)]) == 2
     assert f"{tmp_path / output} must be a folder for the run" in capsys.readouterr().err
+
+
+def test_a_kill_during_the_first_write_leaves_a_folder_that_can_be_used(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    temporary_beside(run / "config.json").write_text("{")  # before the rename, config.json does not exist
+    assert train(data, run).trained
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".hidden").write_text("")
+    with pytest.raises(UsageError, match="is not empty and holds no run"):
+        train(data, tmp_path / "mine")
 
 
 def test_files_have_the_permissions_of_the_umask(data: Path, tmp_path: Path) -> None:

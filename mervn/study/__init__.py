@@ -1,0 +1,1 @@
+"""Ablation studies: a grid of heads, trained as runs, compared in tables."""

@@ -1,0 +1,274 @@
+"""GRID.toml: the axes of an ablation, read and checked before any work.
+
+A grid can name options of `train-head` only. None of them reads test, so a grid cannot select on
+test: the values of [tune] are compared on valid, and [rows] are shown, not selected.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from features.config import OneOf, is_custom_module
+from features.errors import UsageError
+from features.regular_files import read_regular
+from features.suggestions import did_you_mean
+from mervn.config import TrainHeadOptions
+
+DESIGNS = ("grid", "one-at-a-time")
+TABLES = ("base", "rows", "tune")
+KEYS = ("design", "seeds", "folds", "reference", *TABLES)
+DEFAULT_SEEDS = 3
+OF_THE_STUDY: dict[str, str] = {
+    **dict.fromkeys(("seed", "num_seeds"), "give seeds = N or a list at the top of the file"),
+    **dict.fromkeys(("fold",), 'give folds = "all" or a list at the top of the file'),
+    **dict.fromkeys(("data", "features_dir", "audio_root", "device", "threads", "output"), "pass it to mervn ablate"),
+    "force": "remove the folder of the study to train all cells again",
+    "tensorboard": "cells.csv and the runs hold the scores",
+    **dict.fromkeys(("split", "splits", "test"), "pass --test: test is read once, after the selection on valid"),
+}
+"""Keys that a grid must not set for its cells, each with the advice that the message gives."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A checked GRID.toml. Names of options are fields of `TrainHeadOptions`."""
+
+    path: Path
+    base: Mapping[str, Any]
+    """Options of every cell."""
+    rows: Mapping[str, Sequence[Any]]
+    """The axes of the table."""
+    tune: Mapping[str, Sequence[Any]]
+    """The axes of which the best values are chosen for each row, on valid."""
+    design: str
+    """grid: every combination; one-at-a-time: the reference, and each other value of each axis."""
+    seeds: tuple[int, ...]
+    folds: tuple[int, ...] | None
+    """Numbers of folds; empty for all; None: the splits of the manifests."""
+    reference: Mapping[str, Any]
+    """The value of each axis of the row to which differences are taken."""
+
+    @property
+    def name(self) -> str:
+        """The name of the study."""
+        return self.path.stem
+
+    def combinations(self) -> list[dict[str, Any]]:
+        """Return the values of each row of the table, by axis, in the order of the file."""
+        if self.design == "grid":
+            return list(_products(self.rows))
+        found = [dict(self.reference)]
+        for axis, values in self.rows.items():
+            for value in values:
+                if not same(value, self.reference[axis]):
+                    found.append({**self.reference, axis: value})
+        return found
+
+    def tuned(self) -> list[dict[str, Any]]:
+        """Return every combination of the tuned values; one empty one without [tune]."""
+        return list(_products(self.tune))
+
+
+def _products(axes: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    for values in product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Tell whether two values of a TOML file are equal; true is not 1, but 1 is 1.0."""
+    return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
+
+
+def read_grid(path: Path, trust_code: bool = False) -> Grid:
+    """Read and check a GRID.toml; UsageError lists all of its faults.
+
+    A grid that names code of the user needs `trust_code`: files can come from other people.
+    """
+    document = _parse(path)
+    reader = _Reader(path, document)
+    grid = reader.read()
+    if reader.faults:
+        raise UsageError("\n".join(f"{path}: {fault}" for fault in reader.faults))
+    _refuse_code(grid, trust_code)
+    return grid
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(read_regular(path).decode("utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} must be a TOML file, but it does not exist; see mervn ablate --example") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} must be a TOML file: {error}") from error
+
+
+def _refuse_code(grid: Grid, trust_code: bool) -> None:
+    """Raise UsageError if the grid names code, unless the user trusts it."""
+    values = list(grid.base.values())
+    for axis in (*grid.rows.values(), *grid.tune.values()):
+        values += axis
+    for value in values:
+        if isinstance(value, str) and is_custom_module(value) and not trust_code:
+            raise UsageError(f"{grid.path} names the code {value}; review it, then pass --trust-code")
+
+
+class _Reader:
+    """Reads the parts of a document and collects their faults."""
+
+    def __init__(self, path: Path, document: Mapping[str, Any]) -> None:
+        self.path, self.document = path, document
+        self.faults: list[str] = []
+
+    def read(self) -> Grid:
+        """Return the grid; it is usable only if there are no faults."""
+        for key in self.document:
+            if key not in KEYS:
+                place = f"; put it under [base] or [rows] ({key} = [...])" if _field(key) in _fields() else ""
+                self.faults.append(f"no key is called {key!r}{place or did_you_mean(key, KEYS) or _advice(key)}")
+        tables = {name: self._table(name) for name in TABLES}
+        rows, tune = self._axes("rows", tables["rows"]), self._axes("tune", tables["tune"])
+        if not rows and not self.faults:
+            self.faults.append("[rows] must have at least one axis, such as fusion = ['late', 'xattn']")
+        self._refuse_twice(tables)
+        design = self.document.get("design", "grid")
+        if design not in DESIGNS:
+            self.faults.append(f"design must be {' or '.join(DESIGNS)}, found {design!r}")
+        reference = self._reference(rows)
+        return Grid(self.path, tables["base"], rows, tune, str(design), self._seeds(), self._folds(), reference)
+
+    def _table(self, name: str) -> dict[str, Any]:
+        """Return a table with the names of fields as its keys."""
+        table = self.document.get(name, {})
+        if not isinstance(table, dict):
+            self.faults.append(f"{name} must be a table [{name}], found {table!r}")
+            return {}
+        found: dict[str, Any] = {}
+        for key, value in table.items():
+            field = _field(key)
+            if field in OF_THE_STUDY:
+                self.faults.append(f"[{name}] must not set {key}: {OF_THE_STUDY[field]}")
+            elif field not in _fields():
+                near = did_you_mean(key.replace("_", "-"), map(key_of, _fields()))
+                self.faults.append(f"[{name}]: train-head has no option {key!r}{near}")
+            elif field in found:
+                self.faults.append(f"[{name}]: {key_of(field)} is given twice")
+            else:
+                found[field] = value
+        return found
+
+    def _axes(self, name: str, table: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+        """Return the axes of a table, each a list of different values."""
+        axes: dict[str, Sequence[Any]] = {}
+        for field, values in table.items():
+            axis = f"[{name}] {key_of(field)}"
+            if not isinstance(values, list) or (_takes_several(field) and not _are_lists(values)):
+                inner = "lists" if _takes_several(field) else "values"
+                self.faults.append(f"{axis} must be a list of {inner}, found {values!r}")
+            elif not values:
+                self.faults.append(f"{axis} must have at least one value, found an empty list")
+            else:
+                axes[field] = values
+                for i, value in enumerate(values):
+                    if any(same(value, earlier) for earlier in values[:i]):
+                        self.faults.append(f"{axis} has the value {value!r} twice")
+        return axes
+
+    def _refuse_twice(self, tables: Mapping[str, Mapping[str, Any]]) -> None:
+        for first, second in (("base", "rows"), ("base", "tune"), ("rows", "tune")):
+            for field in tables[first]:
+                if field in tables[second]:
+                    self.faults.append(f"{key_of(field)} must be in one table, found it in [{first}] and [{second}]")
+
+    def _reference(self, rows: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """Return the reference; by default the first value of each axis."""
+        given = self.document.get("reference")
+        if given is None:
+            return {axis: values[0] for axis, values in rows.items()}
+        if not isinstance(given, dict):
+            self.faults.append(f"reference must give a value for each axis of [rows], found {given!r}")
+            return {}
+        reference = {_field(key): value for key, value in given.items()}
+        for field in reference.keys() - rows.keys():
+            known = ", ".join(map(key_of, rows))
+            self.faults.append(f"reference: {key_of(field)} is no axis of [rows]; the axes are {known}")
+        for field, values in rows.items():
+            if field not in reference:
+                self.faults.append(f"reference must give a value for each axis of [rows], {key_of(field)} is missing")
+            elif not any(same(reference[field], value) for value in values):
+                shown = ", ".join(map(repr, values))
+                near = did_you_mean(str(reference[field]), map(str, values))
+                self.faults.append(
+                    f"reference must be a row: {key_of(field)} must be one of {shown}, found {reference[field]!r}{near}"
+                )
+        return {axis: reference.get(axis) for axis in rows}
+
+    def _seeds(self) -> tuple[int, ...]:
+        """Return the seeds: 0 to N - 1 for a number N."""
+        seeds = self.document.get("seeds", DEFAULT_SEEDS)
+        if _is_number(seeds) and seeds >= 1:
+            return tuple(range(seeds))
+        if _are_different_numbers(seeds, least=0):
+            return tuple(seeds)
+        self.faults.append(f"seeds must be a number of 1 or more, or a list of different seeds, found {seeds!r}")
+        return ()
+
+    def _folds(self) -> tuple[int, ...] | None:
+        """Return the numbers of the folds; empty for all."""
+        folds = self.document.get("folds")
+        if folds is None or folds == "all":
+            return None if folds is None else ()
+        if _are_different_numbers(folds, least=1):
+            return tuple(folds)
+        self.faults.append(f"folds must be 'all' or a list of different numbers from 1 on, found {folds!r}")
+        return None
+
+
+def choices(field: str) -> list[str]:
+    """Return the valid values of an option of train-head that has a fixed set of them, else none."""
+    annotation = TrainHeadOptions.model_fields[field].annotation
+    found = list(map(str, get_args(annotation))) if get_origin(annotation) is Literal else []
+    for mark in TrainHeadOptions.marks(field):
+        found += mark.names if isinstance(mark, OneOf) else ()
+    return found
+
+
+def _fields() -> Sequence[str]:
+    return list(TrainHeadOptions.model_fields)
+
+
+def _field(key: str) -> str:
+    return key.replace("-", "_")
+
+
+def key_of(field: str) -> str:
+    """Return the key of an option in a TOML file."""
+    return field.replace("_", "-")
+
+
+def _advice(key: str) -> str:
+    advice = OF_THE_STUDY.get(_field(key))
+    return f"; {advice}" if advice else f"; the keys are {', '.join(KEYS)}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_different_numbers(values: Any, least: int) -> bool:
+    if not isinstance(values, list) or not values or not all(map(_is_number, values)):
+        return False
+    return min(values) >= least and len(set(values)) == len(values)
+
+
+def _takes_several(field: str) -> bool:
+    """Tell whether an option takes several values, such as mlp: its axis is a list of lists."""
+    return get_origin(TrainHeadOptions.model_fields[field].annotation) is tuple
+
+
+def _are_lists(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, list) for value in values)

@@ -1,0 +1,121 @@
+"""Predictions of the cells of a study, pooled over folds and counted per speaker for each seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.errors import InputError
+from features.regular_files import read_regular
+from mervn.evaluation.intervals import Units, group_units, score, unit_confusions
+from mervn.run_folder import ENVIRONMENT_FILE, METRICS_FILE
+from mervn.study.cells import Cell
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Predictions of one candidate on one split, counted per unit."""
+
+    keys: tuple[tuple[int | None, str], ...]
+    """Fold and id of the N utterances, in the same order for every seed."""
+    labels: tuple[str, ...]
+    units: Units
+    confusions: Mapping[int, Array]
+    """By seed, the counts (G, C, C) int64."""
+
+    def scores(self, metric: str) -> list[float]:
+        """Return the score of each seed, over all units."""
+        return [float(score(counts.sum(0), metric)) for counts in self.confusions.values()]
+
+    def summed(self, seeds: Sequence[int]) -> Array:
+        """Return the counts (G, C, C) summed over seeds."""
+        return np.asarray(np.sum([self.confusions[seed] for seed in seeds], axis=0))
+
+    def comparable(self, other: Pooled) -> list[int]:
+        """Return the seeds that both have; none if they scored other utterances."""
+        if (self.keys, self.labels) != (other.keys, other.labels):
+            return []
+        seeds = [seed for seed in self.confusions if seed in other.confusions]
+        for seed in seeds:  # an axis can change the labels, such as label-map
+            if not np.array_equal(self.confusions[seed].sum(-1), other.confusions[seed].sum(-1)):
+                return []
+        return seeds
+
+
+def pool(cells: Sequence[Cell], complete: frozenset[str], split: str, unit: str) -> Pooled | None:
+    """Count the predictions of the seeds whose folds are all complete."""
+    by_seed: dict[int, list[Cell]] = {}
+    for cell in cells:
+        by_seed.setdefault(cell.seed, []).append(cell)
+    entries: dict[int, dict[tuple[int | None, str], dict[str, Any]]] = {}
+    for seed, folds in by_seed.items():
+        if all(cell.name in complete for cell in folds):
+            entries[seed] = {}
+            for cell in folds:
+                for entry in read_predictions(cell.run, split):
+                    entries[seed][cell.fold, str(entry["utterance_id"])] = entry
+    if not entries:
+        return None
+    first = next(iter(entries.values()))
+    for seed, of_seed in entries.items():
+        if of_seed.keys() != first.keys():
+            raise InputError(
+                f"all seeds must have predictions of the same utterances, found others for seed {seed} in "
+                f"{by_seed[seed][0].run.parent}; train these cells again with another --output"
+            )
+    labels = sorted({label for entry in first.values() for label in entry["probabilities"]})
+    units = group_units([entry.get(unit) for entry in first.values()], unit)
+    confusions = {seed: _count(list(of_seed.values()), units, labels) for seed, of_seed in entries.items()}
+    return Pooled(tuple(first), tuple(labels), units, confusions)
+
+
+def _count(entries: Sequence[Mapping[str, Any]], units: Units, labels: Sequence[str]) -> Array:
+    index = {label: i for i, label in enumerate(labels)}
+    targets = np.array([index[entry["label"]] for entry in entries], np.int64)
+    predictions = np.array([index[entry["prediction"]] for entry in entries], np.int64)
+    return unit_confusions(targets, predictions, units, len(labels))
+
+
+def predictions_file(run: Path, split: str) -> Path | None:
+    """Return the predictions of a run on a split; None if there are none.
+
+    With utterances missing in the split, the name of the file has a hash of the inputs.
+    """
+    own = run / f"predictions-{split}.jsonl"
+    others = sorted(run.glob(f"predictions-{split}-*.jsonl"))
+    if own.is_file():
+        return own
+    if len(others) > 1:
+        raise InputError(
+            f"{run} must hold the predictions of one {split} split, found {len(others)}; remove all others"
+        )
+    return others[0] if others else None
+
+
+def read_predictions(run: Path, split: str) -> list[dict[str, Any]]:
+    """Read the predictions of a run on a split; InputError if they are missing or damaged."""
+    path = predictions_file(run, split)
+    if path is None:
+        raise InputError(f"{run} must hold predictions-{split}.jsonl, but it does not exist")
+    try:
+        entries = [json.loads(line) for line in read_regular(path).decode("utf-8").splitlines()]
+        for entry in entries:
+            if not {entry["label"], entry["prediction"]} <= entry["probabilities"].keys():
+                raise ValueError(f"{entry['utterance_id']!r} has a label without a probability")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} must hold the predictions of a run, but cannot be read: {error!r}") from error
+    return entries
+
+
+def read_run(run: Path) -> tuple[dict[str, Any], float]:
+    """Return the metrics of a complete run and its training time in seconds."""
+    metrics = json.loads((run / METRICS_FILE).read_text("utf-8"))
+    environment = json.loads((run / ENVIRONMENT_FILE).read_text("utf-8"))
+    return metrics, float(environment["seconds"])

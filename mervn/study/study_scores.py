@@ -1,0 +1,208 @@
+"""The tables of a study: the choice on valid, intervals, differences and marginal effects.
+
+Confusion matrices per speaker are summed over seeds. All metrics are ratios of counts, so the sum
+gives the same scores as the mean of the matrices, and counts stay exact.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from mervn.evaluation.intervals import Interval, PairedDifference, holm, jackknife_interval, paired_difference
+from mervn.study.cells import Cell, Row
+from mervn.study.pooled_scores import Array, Pooled, pool, read_run
+
+METRIC = "macro_f1"
+"""The metric of the selection, the intervals and the differences."""
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """One row of the table."""
+
+    row: Row
+    tuned: Mapping[str, Any]
+    """The tuned values that were chosen on valid."""
+    chosen: int
+    """The index of the candidate."""
+    pooled: Pooled | None
+    """None if no seed is complete."""
+    seconds: float | None
+    """Mean training time of a cell in seconds."""
+    interval: Interval | None = None
+    difference: PairedDifference | None = None
+    """To the reference; None for the reference itself."""
+    p_holm: float | None = None
+
+    def mean(self, metric: str = METRIC) -> float | None:
+        """Return the mean over seeds."""
+        return statistics.mean(self.pooled.scores(metric)) if self.pooled else None
+
+    def deviation(self, metric: str = METRIC) -> float | None:
+        """Return the sample standard deviation over seeds; None for fewer than two."""
+        scores = self.pooled.scores(metric) if self.pooled else []
+        return statistics.stdev(scores) if len(scores) > 1 else None
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Marginal effect of one value of an axis, against the value of the reference.
+
+    It compares rows that differ in this axis only.
+    """
+
+    axis: str
+    value: Any
+    pairs: int
+    """Number of such pairs of rows; 0 for the value of the reference."""
+    mean: float | None
+    """Mean score of all rows with this value."""
+    difference: PairedDifference | None = None
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """The cells of a study by row and candidate, and which of them are complete."""
+
+    rows: Sequence[Row]
+    cells: Sequence[Cell]
+    complete: frozenset[str]
+    unit: str = "speaker_id"
+    """The manifest key of the unit of evidence."""
+    _pooled: dict[tuple[int, int, str], Pooled | None] = field(default_factory=dict)
+
+    def of(self, row: int, candidate: int) -> list[Cell]:
+        """Return the cells of a candidate."""
+        return [cell for cell in self.cells if (cell.row, cell.candidate) == (row, candidate)]
+
+    def pooled(self, row: int, candidate: int, split: str) -> Pooled | None:
+        """Return the predictions of a candidate; None if no seed is complete."""
+        key = row, candidate, split
+        if key not in self._pooled:
+            self._pooled[key] = pool(self.of(row, candidate), self.complete, split, self.unit)
+        return self._pooled[key]
+
+    def choose(self, row: int) -> int:
+        """Return the best candidate of a row on valid; of equal ones the first.
+
+        Candidates with more complete seeds come first: a failed cell must not decide by luck.
+        """
+        ranks = []
+        for candidate in range(len(self.rows[row].candidates)):
+            pooled = self.pooled(row, candidate, "valid")
+            scores = pooled.scores(METRIC) if pooled else []
+            ranks.append((len(scores), statistics.mean(scores) if scores else 0.0, -candidate))
+        return -max(ranks)[2]
+
+    def scores(self, split: str) -> list[RowScores]:
+        """Return the table of a split: valid, or test if it was read."""
+        table = []
+        for number, row in enumerate(self.rows):
+            chosen = self.choose(number)
+            pooled = self.pooled(number, chosen, split)
+            interval = None
+            if pooled is not None:
+                interval = jackknife_interval(pooled.summed(list(pooled.confusions)), pooled.units, METRIC)
+            seconds = _mean_seconds([cell for cell in self.of(number, chosen) if cell.name in self.complete])
+            tuned = row.candidates[chosen].tuned
+            table.append(RowScores(row, tuned, chosen, pooled, seconds, interval))
+        return _with_differences(table)
+
+
+def _mean_seconds(cells: Sequence[Cell]) -> float | None:
+    seconds = [read_run(cell.run)[1] for cell in cells]
+    return statistics.mean(seconds) if seconds else None
+
+
+def _with_differences(table: list[RowScores]) -> list[RowScores]:
+    """Add the difference of each row to the reference, with Holm's correction over the rows."""
+    reference = next((scores for scores in table if scores.row.is_reference), None)
+    differences = []
+    for scores in table:
+        differences.append(None if scores is reference else _difference([(scores, reference)]))
+    adjusted = _holm(differences)
+    found = []
+    for scores, difference, p in zip(table, differences, adjusted, strict=True):
+        found.append(replace(scores, difference=difference, p_holm=p))
+    return found
+
+
+def _difference(pairs: Sequence[tuple[RowScores, RowScores | None]]) -> PairedDifference | None:
+    """Compare the first of all pairs with the second, on the seeds that both have.
+
+    None if a pair scored other utterances.
+    """
+    first: list[Array] = []
+    second: list[Array] = []
+    known: Pooled | None = None
+    for a, b in pairs:
+        pooled, other = a.pooled, b.pooled if b is not None else None
+        known = known or pooled
+        if known is None or pooled is None or other is None or pooled.keys != known.keys:
+            return None
+        seeds = pooled.comparable(other)
+        if not seeds:
+            return None
+        first.append(pooled.summed(seeds))
+        second.append(other.summed(seeds))
+    if known is None:
+        return None
+    return paired_difference(np.sum(first, axis=0), np.sum(second, axis=0), known.units, METRIC)
+
+
+def _holm(differences: Sequence[PairedDifference | None]) -> list[float | None]:
+    """Return the p of each difference, corrected for the number of tests; None without a test."""
+    tested = [i for i, each in enumerate(differences) if each is not None and each.p is not None]
+    adjusted: list[float | None] = [None] * len(differences)
+    for i, p in zip(tested, holm([_p(differences[i]) for i in tested]), strict=True):
+        adjusted[i] = p
+    return adjusted
+
+
+def _p(difference: PairedDifference | None) -> float:
+    if difference is None or difference.p is None:
+        raise ValueError("the difference has no test")
+    return difference.p
+
+
+def marginal_effects(table: Sequence[RowScores]) -> list[Effect]:
+    """Return the marginal effect of each value of each axis, in the order of the rows."""
+    reference = next((scores.row.axes for scores in table if scores.row.is_reference), None)
+    if reference is None:
+        return []
+    effects = []
+    for axis in reference:
+        values: dict[str, list[RowScores]] = {}
+        for scores in table:
+            values.setdefault(repr(scores.row.axes[axis]), []).append(scores)
+        for scored in values.values():
+            effects.append(_effect(axis, scored, values[repr(reference[axis])]))
+    adjusted = _holm([effect.difference for effect in effects])
+    found = []
+    for effect, p in zip(effects, adjusted, strict=True):
+        found.append(replace(effect, p_holm=p))
+    return found
+
+
+def _effect(axis: str, scored: Sequence[RowScores], of_reference: Sequence[RowScores]) -> Effect:
+    """Compare rows with one value of an axis with those that have the value of the reference."""
+    means = [scores.mean() for scores in scored]
+    known = [mean for mean in means if mean is not None]
+    pairs = []
+    for scores in scored:
+        for partner in of_reference:
+            if partner is not scores and _without(axis, partner.row) == _without(axis, scores.row):
+                pairs.append((scores, partner))
+    difference = _difference(pairs) if pairs else None
+    return Effect(axis, scored[0].row.axes[axis], len(pairs), statistics.mean(known) if known else None, difference)
+
+
+def _without(axis: str, row: Row) -> dict[str, Any]:
+    """Return the values of a row on all other axes."""
+    return {name: value for name, value in row.axes.items() if name != axis}

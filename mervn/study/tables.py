@@ -1,0 +1,267 @@
+"""Files of a study: cells.csv, table.csv, effects.csv, table.md and table.tex.
+
+table.csv and effects.csv are a pure function of the predictions of the cells: no times, no paths.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from features.atomic_files import write_atomically
+from mervn.evaluation.intervals import METRICS, Interval, PairedDifference
+from mervn.study.cells import describe, shown
+from mervn.study.grid import key_of
+from mervn.study.pooled_scores import pool, predictions_file, read_run
+from mervn.study.study_scores import METRIC, Effect, RowScores, Study, marginal_effects
+
+CELLS_FILE, TABLE_FILE, EFFECTS_FILE = "cells.csv", "table.csv", "effects.csv"
+NO_VALUE = "-"
+"""Stands for a number that does not exist, in table.md and table.tex."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The scores of a study on one split, and what their captions say."""
+
+    split: str
+    scores: Sequence[RowScores]
+    effects: Sequence[Effect]
+    failed: Mapping[str, str]
+    seeds: int
+    folds: int
+    """0 without folds."""
+
+    @property
+    def caption(self) -> str:
+        """Return how the numbers of the table were computed."""
+        pooled = next((scores.pooled for scores in self.scores if scores.pooled is not None), None)
+        over = f"mean ± sample standard deviation over {self.seeds} seeds" if self.seeds > 1 else "one seed"
+        parts = [f"Scores on {self.split}: {over}."]
+        if self.folds:
+            parts.append(f"Predictions of {self.folds} folds are pooled.")
+        if pooled is not None:
+            units = pooled.units
+            unit = "utterance" if units.independent else units.name
+            parts.append(
+                f"95 % intervals: delete-one-unit jackknife over {units.num} units ({unit}), "
+                f"{units.effective:.1f} effective."
+            )
+            if units.independent:
+                parts.append("The units of the utterances are unknown: this assumes independent utterances.")
+        reference = [scores.row for scores in self.scores if scores.row.is_reference]
+        if reference:
+            parts.append(f"Differences in macro-F1 are to {reference[0]}; p is corrected by Holm's method.")
+        parts.append("Every choice was made on valid.")
+        if self.failed:
+            count = "1 cell" if len(self.failed) == 1 else f"{len(self.failed)} cells"
+            parts.append(f"{count} failed, see cells.csv.")
+        return " ".join(parts)
+
+
+def make_tables(study: Study, split: str, failed: Mapping[str, str]) -> Tables:
+    """Return the tables of a split: valid, or test if the chosen cells were evaluated on it."""
+    scores = study.scores(split)
+    seeds, folds = {cell.seed for cell in study.cells}, {cell.fold for cell in study.cells} - {None}
+    return Tables(split, scores, marginal_effects(scores), failed, len(seeds), len(folds))
+
+
+def write_tables(study: Study, tables: Tables, output: Path) -> None:
+    """Write all files of the tables; table.csv is last."""
+    write_atomically(output / CELLS_FILE, _csv(cell_entries(study, tables)))
+    write_atomically(output / EFFECTS_FILE, _csv(list(map(_effect_entry, tables.effects))))
+    write_atomically(output / "table.md", _markdown(tables))
+    write_atomically(output / "table.tex", _latex(tables))
+    write_atomically(output / TABLE_FILE, _csv([_row_entry(tables.split, scores) for scores in tables.scores]))
+
+
+def _csv(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return a CSV file; numbers have 6 decimals, what does not exist is empty."""
+    if not entries:
+        return ""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(entries[0])
+    for entry in entries:
+        writer.writerow([_csv_value(value) for value in entry.values()])
+    return text.getvalue()
+
+
+def _csv_value(value: Any) -> str:
+    if value is None:
+        return ""
+    # a negative zero would be a difference in bytes without one in value
+    return f"{value + 0.0:.6f}".replace("-0.000000", "0.000000") if isinstance(value, float) else shown(value)
+
+
+def _row_entry(split: str, scores: RowScores) -> dict[str, Any]:
+    """Return one line of table.csv."""
+    pooled = scores.pooled
+    entry: dict[str, Any] = {key_of(name): value for name, value in scores.row.axes.items()}
+    entry |= {"tuned": describe(scores.tuned), "split": split, "reference": scores.row.is_reference}
+    entry |= {"n": len(pooled.keys) if pooled else None, "seeds": len(pooled.confusions) if pooled else 0}
+    for metric in METRICS:
+        entry |= {f"{metric}_mean": scores.mean(metric), f"{metric}_std": scores.deviation(metric)}
+    entry |= _interval_entry(scores.interval, f"{METRIC}_")
+    entry |= {
+        "unit": pooled.units.name if pooled else None,
+        "groups": pooled.units.num if pooled else None,
+        "effective_groups": pooled.units.effective if pooled else None,
+        "method": scores.interval.method if scores.interval else None,
+    }
+    return entry | _difference_entry(scores.difference, scores.p_holm)
+
+
+def _interval_entry(interval: Interval | None, prefix: str) -> dict[str, Any]:
+    return {f"{prefix}low": interval.low if interval else None, f"{prefix}high": interval.high if interval else None}
+
+
+def _difference_entry(found: PairedDifference | None, p_holm: float | None) -> dict[str, Any]:
+    return {
+        "difference": found.difference if found else None,
+        **_interval_entry(found.interval if found else None, "difference_"),
+        "p": found.p if found else None,
+        "p_holm": p_holm,
+        "test": found.test if found else None,
+        "smallest_difference": found.smallest_difference if found else None,
+    }
+
+
+def _effect_entry(effect: Effect) -> dict[str, Any]:
+    """Return one line of effects.csv."""
+    entry = {"axis": key_of(effect.axis), "value": shown(effect.value), "pairs": effect.pairs}
+    entry[f"{METRIC}_mean"] = effect.mean
+    return entry | _difference_entry(effect.difference, effect.p_holm)
+
+
+def cell_entries(study: Study, tables: Tables) -> list[dict[str, Any]]:
+    """Return the lines of cells.csv: one per cell, with its scores, time and error."""
+    chosen = [scores.chosen for scores in tables.scores]
+    tuned_names = dict.fromkeys(name for row in study.rows for one in row.candidates for name in one.tuned)
+    entries = []
+    for cell in study.cells:
+        row = study.rows[cell.row]
+        tuned = row.candidates[cell.candidate].tuned
+        entry: dict[str, Any] = {key_of(name): value for name, value in row.axes.items()}
+        entry |= {f"tune {key_of(name)}": tuned.get(name) for name in tuned_names}
+        complete = cell.name in study.complete
+        status = "complete" if complete else ("failed" if cell.name in tables.failed else "waiting")
+        entry |= {"fold": cell.fold, "seed": cell.seed, "status": status, "chosen": chosen[cell.row] == cell.candidate}
+        metrics, seconds = read_run(cell.run) if complete else ({}, None)
+        entry["selected_epoch"] = metrics.get("selected_epoch")
+        for metric in METRICS:
+            entry[f"valid_{metric}"] = metrics["valid"][metric] if complete else None
+        if tables.split == "test":
+            entry |= _test_scores(study, tables, cell.name)
+        error = tables.failed.get(cell.name, "").splitlines()
+        entry |= {
+            "seconds": seconds,
+            "run": f"{cell.run.parent.name}/{cell.name}",
+            "error": error[0] if error else None,
+        }
+        entries.append(entry)
+    return entries
+
+
+def _test_scores(study: Study, tables: Tables, name: str) -> dict[str, Any]:
+    """Return the scores on test of one cell; only the cells of chosen candidates have them."""
+    cell = next(cell for cell in study.cells if cell.name == name)
+    is_chosen = tables.scores[cell.row].chosen == cell.candidate
+    has_test = is_chosen and name in study.complete and predictions_file(cell.run, "test") is not None
+    pooled = pool([cell], study.complete, "test", study.unit) if has_test else None
+    found: dict[str, Any] = {}
+    for metric in METRICS:
+        found[f"test_{metric}"] = pooled.scores(metric)[0] if pooled else None
+    return found
+
+
+def table_lines(tables: Tables) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the lines of the table for people."""
+    axes = [key_of(name) for name in (tables.scores[0].row.axes if tables.scores else ())]
+    tuned = ["tuned"] if any(scores.tuned for scores in tables.scores) else []
+    header = [*axes, *tuned, "seeds", "macro-F1", "95 % interval", "difference", "95 % interval", "p (Holm)"]
+    header += ["accuracy", "UAR", "s per cell"]
+    lines = []
+    for scores in tables.scores:
+        values = [shown(value) for value in scores.row.axes.values()]
+        line = [*values, *([describe(scores.tuned)] if tuned else [])]
+        line += [str(len(scores.pooled.confusions) if scores.pooled else 0), _mean_and_std(scores, METRIC)]
+        line.append(_range(scores.interval))
+        line += ["reference", "", ""] if scores.row.is_reference else _compared(scores.difference, scores.p_holm)
+        line += [_mean_and_std(scores, "accuracy"), _mean_and_std(scores, "uar"), _number(scores.seconds, ".1f")]
+        lines.append(line)
+    return header, lines
+
+
+def effect_lines(tables: Tables) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the lines of the marginal effects for people."""
+    header = ["axis", "value", "pairs", "mean macro-F1", "difference", "95 % interval", "p (Holm)"]
+    lines = []
+    for effect in tables.effects:
+        compared = _compared(effect.difference, effect.p_holm) if effect.pairs else ["reference", "", ""]
+        lines.append(
+            [key_of(effect.axis), shown(effect.value), str(effect.pairs or ""), _number(effect.mean), *compared]
+        )
+    return header, lines
+
+
+def _compared(difference: PairedDifference | None, p: float | None) -> list[str]:
+    if difference is None:
+        return [NO_VALUE, NO_VALUE, NO_VALUE]
+    return [_number(difference.difference, "+.3f"), _range(difference.interval), _number(p)]
+
+
+def _mean_and_std(scores: RowScores, metric: str) -> str:
+    deviation = scores.deviation(metric)
+    return _number(scores.mean(metric)) + (f" ± {deviation:.3f}" if deviation is not None else "")
+
+
+def _range(interval: Interval | None) -> str:
+    return f"{interval.low:.3f} to {interval.high:.3f}" if interval else NO_VALUE
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    return NO_VALUE if value is None else format(value, form)
+
+
+def _markdown(tables: Tables) -> str:
+    """Return table.md: the table, the marginal effects and the failed cells."""
+    parts = [tables.caption, "", *_pipes(*table_lines(tables)), ""]
+    parts += ["Marginal effect of each value: rows that differ in this axis only.", "", *_pipes(*effect_lines(tables))]
+    if tables.failed:
+        parts += ["", "Failed cells:", ""]
+        parts += [f"- `{name}`: {error.splitlines()[0]}" for name, error in tables.failed.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _pipes(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    found = []
+    for line in (header, ["---"] * len(header), *lines):
+        found.append("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |")
+    return found
+
+
+def _latex(tables: Tables) -> str:
+    """Return table.tex: two tables without packages."""
+    effects = "Marginal effect of each value: rows that differ in this axis only."
+    found = []
+    for caption, (header, lines) in ((tables.caption, table_lines(tables)), (effects, effect_lines(tables))):
+        body = [" & ".join(map(latex_text, line)) + r" \\" for line in (header, *lines)]
+        found += [r"\begin{table}", rf"\caption{{{latex_text(caption)}}}", rf"\begin{{tabular}}{{{'l' * len(header)}}}"]
+        found += [r"\hline", body[0], r"\hline", *body[1:], r"\hline", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(found) + "\n"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$",
+}  # fmt: skip
+
+
+def latex_text(text: str) -> str:
+    """Return text with the special characters of LaTeX escaped."""
+    return "".join(_LATEX.get(letter, letter) for letter in text)

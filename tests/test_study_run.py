@@ -1,0 +1,335 @@
+"""Studies from end to end: cells in processes, kills and failures, missing features, and test read once."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_extract import run as extract
+from tiny import Recorder, make_data, read_jsonl, write_manifest
+from warm_process import WarmProcess
+
+from cli.main import run as mervn
+from features.atomic_files import write_json
+from features.errors import InputError, UsageError
+from features.progress import SILENT, Reporter
+from features.store.reader import FeatureStore
+from mervn.config import AblateOptions
+from mervn.study.ablate import StudyResult, ablate
+from mervn.study.cell_worker import CellTrainer
+
+BASE = "[base]\ndim = 8\nheads = 2\nmlp = [8]\nepochs = 2\nbatch-size = 8\n"
+GRID = f'seeds = 2\n{BASE}[rows]\nfusion = ["xattn", "late", "text"]\n'
+CODE = "import sys; from cli.main import main; main()"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data folder without stores, with six speakers in each split."""
+    data = make_data(tmp_path_factory.mktemp("corpus") / "data", {"train": 24, "valid": 12, "test": 12})
+    for split in ("train", "valid", "test"):
+        lines = read_jsonl(data / f"{split}.jsonl")
+        for i, line in enumerate(lines):
+            line["speaker_id"] = f"{split}-speaker-{i // 2 % 6}"
+        write_manifest(data / f"{split}.jsonl", lines)
+    return data
+
+
+@pytest.fixture(scope="module")
+def made(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = Path(shutil.copytree(corpus, tmp_path_factory.mktemp("made") / "data", copy_function=shutil.copy2))
+    extract(data)
+    extract(data, "hashed_ngrams")
+    return data
+
+
+@pytest.fixture
+def data(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "data", copy_function=shutil.copy2))
+
+
+def study(folder: Path, data: Path, text: str = GRID, reporter: Reporter = SILENT, **options: Any) -> StudyResult:
+    grid = folder / "GRID.toml"
+    grid.write_text(text)
+    given = {"device": "cpu", "jobs": 1, "output": folder / "study", **options}
+    return ablate(grid, AblateOptions(**given), data, reporter)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def times(output: Path) -> dict[str, int]:
+    """Return when each run was completed."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in output.glob("runs/*/metrics.json")}
+
+
+def test_a_study_has_the_scores_of_its_runs_and_never_opens_test(data: Path, tmp_path: Path) -> None:
+    (data / "test.jsonl").unlink()
+    recorder = Recorder()
+    result = study(tmp_path, data, reporter=recorder)
+    assert (result.cells, result.waiting) == (6, 6)
+    table, cells = read_csv(result.output / "table.csv"), read_csv(result.output / "cells.csv")
+    assert [row["fusion"] for row in table] == ["xattn", "late", "text"]
+    for row in table:
+        scores = []
+        for cell in cells:
+            if cell["fusion"] == row["fusion"]:
+                metrics = json.loads((result.output / cell["run"] / "metrics.json").read_text())
+                scores.append(metrics["valid"]["macro_f1"])
+        assert float(row["macro_f1_mean"]) == pytest.approx(statistics.mean(scores), abs=1e-6)
+        assert float(row["macro_f1_std"]) == pytest.approx(statistics.stdev(scores), abs=1e-6)
+        assert (row["split"], row["groups"], row["unit"], row["n"]) == ("valid", "6", "speaker_id", "12")
+    assert [bool(row["p_holm"]) for row in table] == [False, True, True]
+    said = "\n".join(recorder.lines)
+    assert "3 rows, 2 seeds, no folds: 6 cells" in said and "MB to write" in said
+    assert "estimate from 2 cells" in said
+    for name in ("table.md", "table.tex", "effects.csv", "state.json"):
+        assert (result.output / name).is_file()
+
+
+def test_more_seeds_and_rows_train_only_new_cells(data: Path, tmp_path: Path) -> None:
+    first = study(tmp_path, data)
+    before = times(first.output)
+    again = study(tmp_path, data)
+    assert again.waiting == 0 and times(first.output) == before
+    more = GRID.replace("seeds = 2", "seeds = 3").replace('"text"]', '"text", "audio"]')
+    result = study(tmp_path, data, more)
+    assert (result.cells, result.waiting) == (12, 6)
+    assert {name: times(first.output)[name] for name in before} == before
+
+
+def test_test_is_read_once_for_the_chosen_cells_only(data: Path, tmp_path: Path) -> None:
+    text = GRID + "[tune]\nlearning-rate = [1e-5, 1e-2]\n"
+    result = study(tmp_path, data, text)
+    assert not (data / "test_access.jsonl").exists()
+    assert result.cells == 12
+    tested = study(tmp_path, data, text, test=True)
+    looks = read_jsonl(data / "test_access.jsonl")
+    cells = read_csv(tested.output / "cells.csv")
+    chosen = [cell for cell in cells if cell["chosen"] == "true"]
+    assert len(looks) == len(chosen) == 6
+    assert {Path(look["run"]).name for look in looks} == {Path(cell["run"]).name for cell in chosen}
+    assert [bool(cell["test_macro_f1"]) for cell in cells] == [cell["chosen"] == "true" for cell in cells]
+    table = read_csv(tested.output / "table.csv")
+    assert {row["split"] for row in table} == {"test"}
+    best = max(read_csv(result.output / "cells.csv"), key=lambda cell: float(cell["valid_macro_f1"]))
+    assert best["chosen"] == "true"
+    study(tmp_path, data, text, test=True)
+    assert len(read_jsonl(data / "test_access.jsonl")) == 6
+
+
+def test_folds_are_pooled(data: Path, tmp_path: Path) -> None:
+    ids = [line["utterance_id"] for split in ("train", "valid", "test") for line in read_jsonl(data / f"{split}.jsonl")]
+    folds = []
+    for k in range(2):
+        valid, test = ids[k * 12 : k * 12 + 12], ids[24 + k * 12 : 36 + k * 12]
+        train = [name for name in ids if name not in valid and name not in test]
+        folds.append({"train": train, "valid": valid, "test": test})
+    write_json(data / "folds-2.json", {"schema": 1, "folds": folds})
+    text = f'folds = "all"\n{GRID}'.replace('"xattn", ', "").replace("heads = 2\n", "")
+    result = study(tmp_path, data, text, test=True)
+    table = read_csv(result.output / "table.csv")
+    assert result.cells == 8 and [row["n"] for row in table] == ["24", "24"]
+    assert {row["split"] for row in table} == {"test"}
+    assert len(read_jsonl(data / "test_access.jsonl")) == 8
+
+
+def wait_for_cells(process: WarmProcess, output: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(times(output)) < count:
+        assert process.poll() is None and time.monotonic() < deadline, process.finish()
+        time.sleep(0.005)
+
+
+def wait_for_the_end_of_the_group(leader: int) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            os.killpg(leader, 0)
+        except ProcessLookupError:
+            return
+        assert time.monotonic() < deadline, "a process is left"
+        time.sleep(0.01)
+
+
+def test_after_kill_9_of_all_processes_the_tables_have_the_same_bytes(data: Path, tmp_path: Path) -> None:
+    text = GRID.replace("seeds = 2", "seeds = 4").replace("epochs = 2", "epochs = 6")
+    (tmp_path / "whole").mkdir()
+    undisturbed = study(tmp_path / "whole", data, text)
+    grid, output = tmp_path / "whole" / "GRID.toml", tmp_path / "killed"
+    arguments = ["ablate", str(grid), "--data", str(data), "--output", str(output), "--device", "cpu"]
+    kills = 0
+    for jobs, kill in (("2", os.killpg), ("2", os.kill)):
+        process = WarmProcess(CODE, [*arguments, "--jobs", jobs])
+        wait_for_cells(process, output, len(times(output)) + 1)
+        kill(process.pid, signal.SIGKILL)
+        process.finish()
+        wait_for_the_end_of_the_group(process.pid)  # processes that lost their parent end themselves
+        kills += len(times(output)) < undisturbed.cells
+    assert kills == 2  # or the study was complete before it was killed
+    assert not (output / "table.csv").exists()
+    before = times(output)
+    resumed = study(tmp_path, data, text, output=output)
+    assert resumed.waiting == undisturbed.cells - len(before)
+    assert {name: times(output)[name] for name in before} == before
+    for name in ("table.csv", "effects.csv"):
+        assert (output / name).read_bytes() == (undisturbed.output / name).read_bytes()
+
+
+def test_ctrl_c_ends_all_processes_and_says_how_to_resume(data: Path, tmp_path: Path) -> None:
+    grid, output = tmp_path / "GRID.toml", tmp_path / "study"
+    grid.write_text(GRID.replace("seeds = 2", "seeds = 9"))
+    arguments = ["ablate", str(grid), "--data", str(data), "--output", str(output), "--jobs", "2", "--device", "cpu"]
+    process = WarmProcess(CODE, arguments)
+    wait_for_cells(process, output, 1)
+    os.killpg(process.pid, signal.SIGINT)
+    done = process.finish()
+    assert done.returncode == 1 and "run the same command again to resume" in done.stderr
+    assert "failed" not in done.stderr
+    assert 0 < len(times(output)) < 27
+    wait_for_the_end_of_the_group(process.pid)
+    assert json.loads((output / "state.json").read_text())["failed"] == {}
+
+
+def break_one(patch: pytest.MonkeyPatch, part: str) -> None:
+    train = CellTrainer._train
+
+    def breaking(self: CellTrainer, options: Mapping[str, Any], features: str) -> None:
+        if part in str(options["output"]):
+            raise RuntimeError("planted")
+        train(self, options, features)
+
+    patch.setattr(CellTrainer, "_train", breaking)
+
+
+def test_a_failed_cell_is_shown_and_the_others_continue(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    with pytest.MonkeyPatch.context() as patch:
+        break_one(patch, "late-attn-seed1")
+        result = study(tmp_path, data, test=True, reporter=recorder)
+    assert result.tables is not None and len(result.tables.failed) == 1
+    assert any("RuntimeError: planted" in line and "fusion=late seed=1" in line for line in recorder.lines)
+    assert any("test was not read" in line for line in recorder.lines)
+    assert not (data / "test_access.jsonl").exists()
+    table = read_csv(result.output / "table.csv")
+    assert [row["seeds"] for row in table] == ["2", "1", "2"]
+    again = study(tmp_path, data)
+    assert again.waiting == 0 and again.tables is not None and len(again.tables.failed) == 1
+    retried = study(tmp_path, data, retry=True)
+    assert retried.waiting == 1 and retried.tables is not None and not retried.tables.failed
+    (tmp_path / "other").mkdir()
+    whole = study(tmp_path / "other", data)
+    assert (retried.output / "table.csv").read_bytes() == (whole.output / "table.csv").read_bytes()
+
+
+def test_the_command_ends_with_1_if_a_cell_failed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    break_one(monkeypatch, "late-attn-seed1")
+    grid = tmp_path / "GRID.toml"
+    grid.write_text(GRID)
+    arguments = ["ablate", str(grid), "--data", str(data), "--output", str(tmp_path / "study"), "--jobs", "1", "--json"]
+    assert mervn(arguments) == 1
+    printed = capsys.readouterr()
+    document = json.loads(printed.out.splitlines()[-1])
+    assert list(document["failed"].values()) == ["RuntimeError: planted"]
+    assert [row["row"] for row in document["rows"]] == [{"fusion": "xattn"}, {"fusion": "late"}, {"fusion": "text"}]
+    assert "--retry" in printed.err and "macro-F1" in printed.err
+
+
+DIES = """
+import os, sys
+from mervn.model.unimodal import Late
+class Dies(Late):
+    outputs = ("text", "audio")
+    def forward(self, streams):
+        if sys.argv[0] == "-c":  # not in the process of the test
+            os._exit(3)
+        return super().forward(streams)
+"""
+
+
+def test_a_process_that_dies_fails_its_cell_only(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text(DIES)
+    text = GRID.replace('"xattn", "late", "text"', f'"late", "{tmp_path / "dies.py"}:Dies"').replace(
+        "seeds = 2", "seeds = 1"
+    )
+    result = study(tmp_path, data, text, jobs=2, trust_code=True)
+    assert result.tables is not None
+    (error,) = result.tables.failed.values()
+    assert error == "its process ended with exit code 3; see logs/"
+    assert [row["seeds"] for row in read_csv(result.output / "table.csv")] == ["1", "0"]
+
+
+def test_missing_features_are_extracted_once_for_each_encoder(corpus: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(corpus, tmp_path / "data", copy_function=shutil.copy2))
+    text = f'seeds = 1\n{BASE}text-encoder = "hashed_ngrams"\n'
+    text += '[rows]\naudio-encoder = ["fourier2vec@1", "fourier2vec@0"]\nfusion = ["late", "xattn"]\n'
+    recorder = Recorder()
+    planned = study(tmp_path, data, text, dry_run=True, reporter=recorder)
+    assert planned.tables is None and not (data / "stores").exists() and not planned.output.exists()
+    said = "\n".join(recorder.lines)
+    assert "would extract 36 utterances with 2 encoders, once: hashed_ngrams, fourier2vec@1,0" in said
+    assert "MB to write" in said
+    result = study(tmp_path, data, text)
+    stores = sorted((data / "stores").glob("*/*"))
+    assert len(stores) == 3
+    for store in stores:
+        assert all(not name.startswith("test") for name in FeatureStore(store)) and len(FeatureStore(store)) == 36
+    study(tmp_path, data, text, test=True)
+    assert all(len(FeatureStore(store)) == 48 for store in stores)
+    assert result.cells == 4
+
+
+def test_changed_data_are_no_cells_of_the_same_study(data: Path, tmp_path: Path) -> None:
+    study(tmp_path, data)
+    lines = read_jsonl(data / "valid.jsonl")
+    write_manifest(data / "valid.jsonl", lines[:-1])
+    with pytest.raises(UsageError, match="holds a run of another configuration"):
+        study(tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seeds = 0\n" + GRID.replace("seeds = 2\n", ""), "seeds must be a number of 1 or more"),
+        (GRID.replace("epochs", "epoch"), "no option 'epoch'; did you mean epochs?"),
+        (GRID.replace('"text"]', '"txt"]'), "did you mean text?"),
+        (GRID.replace("[rows]", 'audio-encoder = "wav2vec"\n[rows]'), "did you mean wav2vec2"),
+        (GRID.replace("[rows]", 'drop-label = ["sad"]\n[rows]'), "must hold at least two emotions, found happy"),
+        (f"folds = [7]\n{GRID}", "--fold needs one folds-*.json"),
+    ],
+)
+def test_wrong_grids_end_with_2_before_any_work(
+    text: str, message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid, output = tmp_path / "GRID.toml", tmp_path / "study"
+    grid.write_text(text)
+    assert mervn(["ablate", str(grid), "--data", str(data), "--output", str(output)]) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_folder_that_is_no_study_is_left_alone(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds no study \(state.json is missing\)"):
+        study(tmp_path, data)
+
+
+def test_a_damaged_state_is_named(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "state.json").write_text("[]")
+    with pytest.raises(InputError, match=r"state.json must hold the state of a study"):
+        study(tmp_path, data)

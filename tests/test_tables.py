@@ -1,0 +1,310 @@
+"""Tables of a study, against formulas and scikit-learn: selection on valid, intervals over speakers, differences."""
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score
+
+from features.errors import InputError
+from mervn.config import TrainHeadOptions
+from mervn.evaluation.intervals import METRICS, group_units, paired_difference, unit_confusions
+from mervn.study.cells import Candidate, Cell, Row
+from mervn.study.study_scores import Study, marginal_effects
+from mervn.study.tables import latex_text, make_tables, write_tables
+from mervn.training.setup import resolve_head_options
+
+LABELS = ("angry", "happy", "sad")
+N, SPEAKERS = 60, 8
+RESOLVED = resolve_head_options(TrainHeadOptions(device="cpu"))
+
+
+@dataclass(frozen=True)
+class Fake:
+    """Predictions of one cell: right with probability `skill`."""
+
+    skill: float
+    seed: int
+    salt: int = 0
+
+
+def entries(fake: Fake, split: str, speakers: bool = True, fold: int = 0) -> list[dict[str, Any]]:
+    labels = np.random.default_rng((len(split), fold)).integers(0, 3, N)  # the same for all cells
+    rng = np.random.default_rng((fake.seed, fake.salt, round(1000 * fake.skill), len(split), fold))
+    guesses = np.where(rng.random(N) < fake.skill, labels, rng.integers(0, 3, N))
+    found = []
+    for i in range(N):
+        probabilities = {label: float(k == guesses[i]) for k, label in enumerate(LABELS)}
+        found.append(
+            {
+                "utterance_id": f"{split}-{fold}-{i:03d}", "speaker_id": f"s{i % 11 % SPEAKERS}" * speakers,
+                "label": LABELS[labels[i]], "prediction": LABELS[guesses[i]], "probabilities": probabilities,
+            }
+        )  # fmt: skip
+    return found
+
+
+def write_run(run: Path, fake: Fake, **options: Any) -> None:
+    run.mkdir(parents=True)
+    scores = dict.fromkeys(METRICS, 0.5)
+    (run / "metrics.json").write_text(json.dumps({"selected_epoch": 3, "valid": scores}))
+    (run / "environment.json").write_text(json.dumps({"seconds": 2.0 + fake.seed}))
+    for split in ("valid", "test"):
+        lines = [json.dumps(entry) + "\n" for entry in entries(fake, split, **options)]
+        (run / f"predictions-{split}.jsonl").write_text("".join(lines))
+
+
+def make_study(
+    folder: Path, skills: Mapping[str, Sequence[float]], seeds: int = 3, folds: Sequence[int | None] = (None,),
+    incomplete: Sequence[str] = (), speakers: bool = True,
+) -> Study:  # fmt: skip
+    """Return a study with one row per name, one candidate per skill; the first row is the reference."""
+    rows, cells = [], []
+    for number, (name, of_row) in enumerate(skills.items()):
+        candidates = []
+        for which, skill in enumerate(of_row):
+            candidates.append(Candidate({"dim": which}, RESOLVED.options, RESOLVED, f"{name}-{which}"))
+            for fold in folds:
+                for seed in range(seeds):
+                    run = folder / "runs" / f"{name}-{which}-{fold}-{seed}"
+                    write_run(run, Fake(skill, seed, number), speakers=speakers, fold=fold or 0)
+                    options = RESOLVED.options.model_copy(update={"output": run})
+                    cells.append(Cell(number, which, fold, seed, options, "features"))
+        rows.append(Row({"fusion": name}, candidates, number == 0))
+    return Study(rows, cells, frozenset(cell.name for cell in cells) - frozenset(incomplete))
+
+
+def labels_of(found: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    return [entry[key] for entry in found]
+
+
+def macro_f1(found: Sequence[Mapping[str, Any]]) -> float:
+    truth, guesses = labels_of(found, "label"), labels_of(found, "prediction")
+    return float(f1_score(truth, guesses, labels=LABELS, average="macro", zero_division=0))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def test_mean_and_deviation_are_those_of_scikit_learn_over_seeds(tmp_path: Path) -> None:
+    scores = make_study(tmp_path, {"late": [0.5], "xattn": [0.8]}).scores("valid")
+    for number, (row, skill) in enumerate(zip(scores, (0.5, 0.8), strict=True)):
+        values = [macro_f1(entries(Fake(skill, seed, number), "valid")) for seed in range(3)]
+        assert row.mean() == pytest.approx(statistics.mean(values), abs=1e-12)
+        assert row.deviation() == pytest.approx(statistics.stdev(values), abs=1e-12)
+        right = []
+        for seed in range(3):
+            found = entries(Fake(skill, seed, number), "valid")
+            right.append(accuracy_score(labels_of(found, "label"), labels_of(found, "prediction")))
+        assert row.mean("accuracy") == pytest.approx(statistics.mean(right), abs=1e-12)
+    assert scores[0].mean() != scores[1].mean()
+
+
+def test_a_single_seed_has_no_deviation(tmp_path: Path) -> None:
+    (row,) = make_study(tmp_path, {"late": [0.5]}, seeds=1).scores("valid")
+    assert row.mean() is not None and row.deviation() is None
+
+
+def test_the_interval_is_the_jackknife_over_speakers_of_the_matrices_averaged_over_seeds(tmp_path: Path) -> None:
+    (row,) = make_study(tmp_path, {"late": [0.6]}).scores("valid")
+    pooled = [entry for seed in range(3) for entry in entries(Fake(0.6, seed), "valid")]
+    speakers = sorted({entry["speaker_id"] for entry in pooled})
+    without = [macro_f1([entry for entry in pooled if entry["speaker_id"] != one]) for one in speakers]
+    count = len(speakers)
+    error = np.sqrt((count - 1) / count * ((np.array(without) - np.mean(without)) ** 2).sum())
+    half = stats.t.ppf(0.975, count - 1) * error
+    assert row.interval is not None and row.interval.groups == count == SPEAKERS
+    assert (row.interval.low, row.interval.high) == pytest.approx((macro_f1(pooled) - half, macro_f1(pooled) + half))
+    # negative control: with the utterance as unit it is another interval
+    alone = [macro_f1(pooled[:i] + pooled[i + 1 :]) for i in range(len(pooled))]
+    error = np.sqrt((len(alone) - 1) / len(alone) * ((np.array(alone) - np.mean(alone)) ** 2).sum())
+    assert row.interval.high - macro_f1(pooled) != pytest.approx(1.96 * error, rel=0.05)
+
+
+def test_predictions_of_folds_are_pooled_for_each_seed(tmp_path: Path) -> None:
+    (row,) = make_study(tmp_path, {"late": [0.6]}, folds=[1, 2]).scores("valid")
+    values = []
+    for seed in range(3):
+        both = [entry for fold in (1, 2) for entry in entries(Fake(0.6, seed), "valid", fold=fold)]
+        values.append(macro_f1(both))
+    assert row.mean() == pytest.approx(statistics.mean(values), abs=1e-12)
+    assert row.pooled is not None and len(row.pooled.keys) == 2 * N
+    of_folds = [macro_f1(entries(Fake(0.6, 0), "valid", fold=fold)) for fold in (1, 2)]
+    assert row.pooled.scores("macro_f1")[0] != pytest.approx(statistics.mean(of_folds), abs=1e-6)  # control
+
+
+def test_the_candidate_is_chosen_on_valid_and_shown_on_test(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.3, 0.9, 0.5]})
+    (row,) = study.scores("test")
+    assert row.chosen == 1 and row.tuned == {"dim": 1}
+    values = [macro_f1(entries(Fake(0.9, seed), "test")) for seed in range(3)]
+    assert row.mean() == pytest.approx(statistics.mean(values), abs=1e-12)
+
+
+def test_the_choice_does_not_change_with_test(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.3, 0.9, 0.5]})
+    for cell in study.cells:  # on test, the candidate that is worst on valid is perfect, and the best one is wrong
+        path = cell.run / "predictions-test.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for entry in lines:
+            wrong = LABELS[(LABELS.index(entry["label"]) + 1) % 3]
+            entry["prediction"] = entry["label"] if cell.candidate == 0 else wrong
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+    (row,) = Study(study.rows, study.cells, study.complete).scores("test")
+    assert row.chosen == 1 and row.mean() == 0
+
+
+def test_differences_are_paired_and_corrected_by_holm(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.5], "xattn": [0.75], "text": [0.55], "audio": [0.9]})
+    scores = study.scores("valid")
+    assert scores[0].difference is None and scores[0].p_holm is None
+
+    def counts(skill: float, number: int) -> np.ndarray[Any, Any]:
+        total = 0
+        for seed in range(3):
+            found = entries(Fake(skill, seed, number), "valid")
+            truth = np.array([LABELS.index(label) for label in labels_of(found, "label")])
+            guesses = np.array([LABELS.index(label) for label in labels_of(found, "prediction")])
+            total = total + unit_confusions(truth, guesses, group_units(labels_of(found, "speaker_id")), 3)
+        return np.asarray(total)
+
+    units = group_units(labels_of(entries(Fake(0.5, 0), "valid"), "speaker_id"))
+    expected = []
+    for number, skill in ((1, 0.75), (2, 0.55), (3, 0.9)):
+        expected.append(paired_difference(counts(skill, number), counts(0.5, 0), units, "macro_f1"))
+    assert [row.difference for row in scores[1:]] == expected
+    p = [float(one.p or 0) for one in expected]
+    order = sorted(range(3), key=p.__getitem__)
+    adjusted, most = [0.0] * 3, 0.0
+    for rank, i in enumerate(order):
+        most = max(most, min(1.0, (3 - rank) * p[i]))
+        adjusted[i] = most
+    assert [row.p_holm for row in scores[1:]] == pytest.approx(adjusted)
+    assert adjusted != p
+
+
+def test_marginal_effects_compare_rows_that_differ_in_one_axis(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"a": [0.5], "b": [0.7], "c": [0.6], "d": [0.8]})
+    axes = (
+        {"fusion": "x", "dim": 8},
+        {"fusion": "x", "dim": 16},
+        {"fusion": "y", "dim": 8},
+        {"fusion": "y", "dim": 16},
+    )
+    rows = [Row(values, row.candidates, row.is_reference) for values, row in zip(axes, study.rows, strict=True)]
+    scores = Study(rows, study.cells, study.complete).scores("valid")
+    effects = {(effect.axis, effect.value): effect for effect in marginal_effects(scores)}
+    assert list(effects) == [("fusion", "x"), ("fusion", "y"), ("dim", 8), ("dim", 16)]
+    assert [effect.pairs for effect in effects.values()] == [0, 2, 0, 2]
+    wide = effects["dim", 16]
+    assert wide.mean == pytest.approx(statistics.mean([scores[1].mean() or 0, scores[3].mean() or 0]))
+    pooled = [row.pooled for row in scores]
+    first = sum(one.summed([0, 1, 2]) for one in (pooled[1], pooled[3]) if one is not None)
+    second = sum(one.summed([0, 1, 2]) for one in (pooled[0], pooled[2]) if one is not None)
+    assert pooled[0] is not None
+    assert wide.difference == paired_difference(np.asarray(first), np.asarray(second), pooled[0].units, "macro_f1")
+    assert effects["dim", 8].difference is None and effects["dim", 8].p_holm is None
+    # one at a time: only the reference is a partner
+    three = Study([rows[0], rows[1], rows[2]], study.cells, study.complete).scores("valid")
+    assert [effect.pairs for effect in marginal_effects(three)] == [0, 1, 0, 1]
+
+
+def test_a_seed_counts_only_if_all_its_folds_are_complete(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.6], "xattn": [0.7]}, folds=[1, 2], incomplete=["xattn-0-2-1"])
+    scores = study.scores("valid")
+    assert scores[1].pooled is not None and list(scores[1].pooled.confusions) == [0, 2]
+    assert scores[1].difference is not None  # over the seeds that both have
+
+
+def test_a_candidate_with_failed_seeds_is_not_chosen_by_luck(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.9, 0.5]}, incomplete=["late-0-None-0"])
+    assert study.scores("valid")[0].chosen == 1
+
+
+def test_a_row_without_complete_cells_stays_in_the_table(tmp_path: Path) -> None:
+    missing = [f"xattn-0-None-{seed}" for seed in range(3)]
+    study = make_study(tmp_path, {"late": [0.6], "xattn": [0.7]}, incomplete=missing)
+    write_tables(study, make_tables(study, "valid", dict.fromkeys(missing, "RuntimeError: broken\nmore")), tmp_path)
+    rows = read_csv(tmp_path / "table.csv")
+    assert [row["macro_f1_mean"] == "" for row in rows] == [False, True]
+    cells = read_csv(tmp_path / "cells.csv")
+    assert [cell["status"] for cell in cells] == ["complete"] * 3 + ["failed"] * 3
+    assert cells[3]["error"] == "RuntimeError: broken"
+    assert "- `xattn-0-None-0`: RuntimeError: broken" in (tmp_path / "table.md").read_text()
+
+
+def test_other_utterances_are_never_compared(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.6], "xattn": [0.7]})
+    for cell in study.cells[3:]:
+        path = cell.run / "predictions-valid.jsonl"
+        path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
+    assert study.scores("valid")[1].difference is None
+    path = study.cells[0].run / "predictions-valid.jsonl"
+    path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
+    with pytest.raises(InputError, match="all seeds must have predictions of the same utterances"):
+        Study(study.rows, study.cells, study.complete).scores("valid")
+
+
+def test_damaged_predictions_are_named(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.6]})
+    (study.cells[0].run / "predictions-valid.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=r"predictions-valid.jsonl must hold the predictions of a run"):
+        study.scores("valid")
+
+
+def test_unknown_speakers_are_said_to_be_assumed_independent(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.6], "xattn": [0.7]}, speakers=False)
+    tables = make_tables(study, "valid", {})
+    assert "assumes independent utterances" in tables.caption
+    write_tables(study, tables, tmp_path)
+    assert {row["unit"] for row in read_csv(tmp_path / "table.csv")} == {"utterance"}
+
+
+def test_table_csv_is_a_pure_function_of_the_predictions(tmp_path: Path) -> None:
+    first = make_study(tmp_path / "a", {"late": [0.6], "xattn": [0.7, 0.4]})
+    second = make_study(tmp_path / "b", {"late": [0.6], "xattn": [0.7, 0.4]})
+    for cell in second.cells:
+        (cell.run / "environment.json").write_text('{"seconds": 99.0}')
+    for study, name in ((first, "a"), (second, "b")):
+        write_tables(study, make_tables(study, "valid", {}), tmp_path / name)
+    for file in ("table.csv", "effects.csv"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert (tmp_path / "a" / "cells.csv").read_bytes() != (tmp_path / "b" / "cells.csv").read_bytes()  # the times
+
+
+def test_cells_csv_has_one_line_per_cell(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.6], "xattn": [0.7, 0.4]})
+    write_tables(study, make_tables(study, "test", {}), tmp_path)
+    cells = read_csv(tmp_path / "cells.csv")
+    assert len(cells) == 9
+    assert [cell["chosen"] for cell in cells] == ["true"] * 6 + ["false"] * 3
+    assert [cell["test_accuracy"] != "" for cell in cells] == [True] * 6 + [False] * 3
+    found = entries(Fake(0.7, 2, 1), "test")
+    assert float(cells[5]["test_macro_f1"]) == pytest.approx(macro_f1(found), abs=1e-6)
+    assert cells[5]["seconds"] == "4.000000" and cells[5]["run"] == "runs/xattn-0-None-2"
+
+
+def test_the_table_for_latex_escapes_and_has_as_many_columns_as_it_says(tmp_path: Path) -> None:
+    assert latex_text("a_b & 5 % \\ ±") == r"a\_b \& 5 \% \textbackslash{} $\pm$"
+    study = make_study(tmp_path, {"bilstm_attn": [0.6], "my.py:A_B": [0.7]})
+    write_tables(study, make_tables(study, "valid", {}), tmp_path)
+    text = (tmp_path / "table.tex").read_text()
+    assert r"bilstm\_attn" in text and r"my.py:A\_B" in text
+    columns = 0
+    for line in text.splitlines():
+        if line.startswith(r"\begin{tabular}"):
+            columns = len(line.split("}{")[1].rstrip("}"))
+        if line.endswith(r"\\"):
+            assert line.replace(r"\&", "").count("&") == columns - 1
+    markdown = (tmp_path / "table.md").read_text()
+    widths = {line.count(" | ") for line in markdown.splitlines() if line.startswith("| ")}
+    assert len(widths) == 2  # of the table and of the effects

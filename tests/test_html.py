@@ -64,7 +64,7 @@ def test_a_report_shows_the_scores_on_valid_and_later_those_on_test(finished: Pa
     page = Elements(write_report(finished).read_text("utf-8"))
     assert " on test" in page.text and "optimistic" not in page.text
     assert (finished / "test_access.jsonl").read_bytes() == looks  # a report is no look
-    with pytest.raises(InputError, match=r"metrics-train\.json does not exist; score the split first: mervn evaluate"):
+    with pytest.raises(InputError, match=r"metrics-train\.json does not exist; evaluate it first:\n  mervn evaluate"):
         write_report(finished, "train")
 
 
@@ -98,7 +98,7 @@ def test_mistakes_come_in_the_order_of_their_confidence(finished: Path) -> None:
     lines = read_jsonl(finished / "predictions-valid.jsonl")
     for place, entry in enumerate(lines):
         wrong = next(label for label in entry["probabilities"] if label != entry["label"])
-        sure = 0.6 + place / 100
+        sure, entry["prediction"] = 0.6 + place / 100, wrong
         entry["probabilities"] = {label: sure if label == wrong else 1 - sure for label in entry["probabilities"]}
     write_manifest(finished / "predictions-valid.jsonl", lines)
     found = mistakes(read_run(finished), with_transcripts=True)
@@ -114,17 +114,17 @@ def test_bad_input_is_one_clear_message(finished: Path, tmp_path: Path, capsys: 
     path = finished / "predictions-valid.jsonl"
     whole = path.read_text("utf-8")
     cases = {
-        whole[: len(whole) // 2 - 9]: r"predictions-valid\.jsonl:\d+ must be a JSON object",
-        whole[: whole.index("\n") + 1]: "must hold 10 predictions, found 1; evaluate the run again",
-        "": "must hold predictions, found none",
-        '{"label": "angry", "probabilities": {"angry": 1}}\n': r":1 must hold a label and probabilities of happy, sad",
+        whole[: len(whole) // 2 - 9]: r"predictions-valid\.jsonl:\d+: must be one JSON object",
+        whole[: whole.index("\n") + 1]: "must hold the 10 utterances that were scored, found 1; evaluate the run again",
+        "": "must hold the 10 utterances that were scored, found 0",
+        whole.replace("happy", "angry"): r":\d+: (label|prediction) must be one of the run's labels happy, sad, found 'angry'",
     }
     for content, message in cases.items():
         path.write_text(content, "utf-8")
         with pytest.raises(InputError, match=message):
             write_report(finished)
     path.unlink()
-    with pytest.raises(InputError, match="score the split first"):
+    with pytest.raises(InputError, match="has no predictions for valid; evaluate it first"):
         write_report(finished)
     (finished / "metrics.json").unlink()
     with pytest.raises(InputError, match="must be a complete run, but has no metrics"):

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from features.atomic_files import write_atomically
+from mervn.evaluation.baselines import baselines
 from mervn.evaluation.intervals import Interval, Units, jackknife_interval
+from mervn.evaluation.saved_predictions import SavedPredictions
 from mervn.report.figures import NAMES, plot_bars, plot_confusion, plot_curves, plot_reliability, plot_units
-from mervn.report.run_data import Predictions, RunData, group_keys, read_run
+from mervn.report.findings import support, verdict, warnings
+from mervn.report.run_data import RunData, group_confusions, group_keys, read_run, speakers
 from mervn.report.transcripts import read_transcripts
-from mervn.report.verdict import baselines, verdict, warnings
 
 REPORT_FILE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -42,12 +44,12 @@ def render_run(data: RunData, with_transcripts: bool) -> str:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    units = data.predictions.units()
-    confusions = data.predictions.confusions(units)
+    units = speakers(data.predictions)
+    confusions = group_confusions(data.predictions, units)
     intervals = {metric: jackknife_interval(confusions, units, metric) for metric in NAMES}
     return environment.get_template("run.html").render(
         title=data.path.resolve().name,
-        split=data.predictions.split,
+        split=data.split,
         verdict=verdict(data, units, intervals),
         warnings=warnings(data, units, intervals),
         scores=score_rows(data, intervals),
@@ -64,12 +66,12 @@ def render_run(data: RunData, with_transcripts: bool) -> str:
 
 def score_rows(data: RunData, intervals: Mapping[str, Interval | None]) -> list[tuple[str, str, str, str, str]]:
     """Return the rows metric, score, interval, chance and score of the most frequent label."""
-    found = baselines(data.predictions)
+    found = baselines(support(data), data.config.labels)
     rows = []
     for metric, name in NAMES.items():
         interval = intervals[metric]
         shown = "" if interval is None else f"{interval.low:.3f} to {interval.high:.3f}"
-        chance, majority = f"{found[metric].chance:.3f}", f"{found[metric].majority:.3f}"
+        chance, majority = f"{found['chance'][metric]:.3f}", f"{found['majority'][metric]:.3f}"
         rows.append((name, f"{data.scores[metric]:.3f}", shown, chance, majority))
     for key, name in (("nll", "NLL"), ("ece", "ECE")):
         rows.append((name, f"{data.scores[key]:.3f}", "", "", ""))
@@ -85,7 +87,7 @@ def run_figures(
     dots = f" A dot below it is one {units.name.removesuffix('_id')}." if not units.independent else ""
     figures = [
         (
-            f"Scores on {predictions.split}; a line is a 95 % interval.{dots}",
+            f"Scores on {data.split}; a line is a 95 % interval.{dots}",
             plot_units(confusions, units, intervals, 1 / len(labels)),
         ),
         ("Confusion matrix: counts, and fractions of the true label.", plot_confusion(confusions.sum(0), labels)),
@@ -104,9 +106,9 @@ def run_figures(
     return figures
 
 
-def group_rows(predictions: Predictions) -> list[tuple[str, str, int, str]]:
+def group_rows(predictions: SavedPredictions) -> list[tuple[str, str, int, str]]:
     """Return the rows key, value, number of utterances and accuracy, for the extra keys that group utterances."""
-    right = predictions.predicted == predictions.targets
+    right = predictions.predictions == predictions.targets
     rows = []
     for key in group_keys(predictions):
         values = np.array([str(entry.get(key)) for entry in predictions.entries])
@@ -120,7 +122,7 @@ def mistakes(data: RunData, with_transcripts: bool) -> list[dict[str, Any]]:
     """Return the wrong predictions of the highest confidence, with transcripts where they are known."""
     predictions, labels = data.predictions, data.config.labels
     confidence = predictions.probabilities.max(1)
-    wrong = np.flatnonzero(predictions.predicted != predictions.targets)
+    wrong = np.flatnonzero(predictions.predictions != predictions.targets)
     chosen: Sequence[int] = wrong[np.argsort(-confidence[wrong], kind="stable")][:MAX_MISTAKES].tolist()
     transcripts = read_transcripts(data) if with_transcripts else {}
     found = []
@@ -131,7 +133,7 @@ def mistakes(data: RunData, with_transcripts: bool) -> list[dict[str, Any]]:
                 "id": entry["utterance_id"],
                 "speaker": entry.get("speaker_id") or "",
                 "label": entry["label"],
-                "prediction": labels[int(predictions.predicted[index])],
+                "prediction": labels[int(predictions.predictions[index])],
                 "confidence": f"{confidence[index]:.3f}",
                 "transcript": transcripts.get(str(entry["utterance_id"]), ""),
             }

@@ -13,36 +13,12 @@ import numpy as np
 from features.atomic_files import read_object
 from features.errors import InputError
 from mervn.evaluation.intervals import Units, group_units, unit_confusions
+from mervn.evaluation.saved_predictions import SavedPredictions, evaluate_command, read_predictions
 from mervn.run_folder import ENVIRONMENT_FILE, RunConfig, read_config, read_metrics
 
 Array = np.ndarray[Any, Any]
 OWN_KEYS = frozenset({"utterance_id", "speaker_id", "label", "prediction", "probabilities"})
 """Keys of a prediction that do not come from the manifest's extra keys."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Saved predictions of one split, N utterances and C classes."""
-
-    split: str
-    entries: Sequence[Mapping[str, Any]]
-    targets: Array
-    """(N,) int64, indices into the labels."""
-    probabilities: Array
-    """(N, C) float64."""
-
-    @property
-    def predicted(self) -> Array:
-        """Predicted classes (N,) int64."""
-        return np.asarray(self.probabilities.argmax(1))
-
-    def units(self, key: str = "speaker_id") -> Units:
-        """Group the utterances by a key of their entries."""
-        return group_units([entry.get(key) for entry in self.entries], key)
-
-    def confusions(self, units: Units) -> Array:
-        """Return the confusion matrix of each unit, (G, C, C) int64."""
-        return unit_confusions(self.targets, self.predicted, units, self.probabilities.shape[1])
 
 
 @dataclass(frozen=True)
@@ -54,10 +30,11 @@ class RunData:
     metrics: Mapping[str, Any]
     """metrics.json: scores on valid, chosen epoch, counts."""
     scores: Mapping[str, Any]
-    """Scores on the split of `predictions`."""
+    """Scores on `split`."""
     history: Sequence[Mapping[str, Any]]
     environment: Mapping[str, Any]
-    predictions: Predictions
+    split: str
+    predictions: SavedPredictions
     test_looks: int | None
     """Number of looks at test that the run records; None if the split is not test."""
 
@@ -77,38 +54,24 @@ def read_run(run: Path, split: str | None = None) -> RunData:
     if split != "valid":
         path = run / f"metrics-{split}.json"
         if not path.is_file():
-            raise InputError(f"{path} does not exist; score the split first: mervn evaluate {run} --split {split}")
+            raise InputError(f"{path} does not exist; evaluate it first:\n  {evaluate_command(run, split)}")
         scores = read_object(path, "the metrics of a split")[split]
     environment = read_object(run / ENVIRONMENT_FILE, "the environment of a run")
     history = _read_lines(run / "history.jsonl")
     looks = len(_read_lines(run / "test_access.jsonl")) if split == "test" else None
-    predictions = read_predictions(run, split, config.labels)
-    if len(predictions.entries) != scores.get("n"):
-        raise InputError(
-            f"{run / f'predictions-{split}.jsonl'} must hold {scores.get('n')} predictions, found "
-            f"{len(predictions.entries)}; evaluate the run again"
-        )
-    return RunData(run, config, metrics, scores, history, environment, predictions, looks)
+    predictions = read_predictions(run, config, split, evaluate_command(run, split))
+    return RunData(run, config, metrics, scores, history, environment, split, predictions, looks)
 
 
-def read_predictions(run: Path, split: str, labels: Sequence[str]) -> Predictions:
-    """Read predictions-<split>.jsonl; InputError if it is missing, damaged or of other labels."""
-    path = run / f"predictions-{split}.jsonl"
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; score the split first: mervn evaluate {run} --split {split}")
-    entries = _read_lines(path)
-    targets, probabilities = [], []
-    for number, entry in enumerate(entries, 1):
-        scores, label = entry.get("probabilities"), entry.get("label")
-        if not isinstance(scores, dict) or list(scores) != list(labels) or label not in labels:
-            raise InputError(
-                f"{path}:{number} must hold a label and probabilities of {', '.join(labels)}; evaluate the run again"
-            )
-        targets.append(labels.index(label))
-        probabilities.append(list(scores.values()))
-    if not entries:
-        raise InputError(f"{path} must hold predictions, found none; evaluate the run again")
-    return Predictions(split, entries, np.array(targets, np.int64), np.array(probabilities, np.float64))
+def group_confusions(predictions: SavedPredictions, units: Units) -> Array:
+    """Return the confusion matrix of each unit, (G, C, C) int64."""
+    num_classes = predictions.probabilities.shape[1]
+    return unit_confusions(predictions.targets, predictions.predictions, units, num_classes)
+
+
+def speakers(predictions: SavedPredictions) -> Units:
+    """Group the utterances by speaker."""
+    return group_units([entry.get("speaker_id") for entry in predictions.entries])
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -127,7 +90,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def group_keys(predictions: Predictions, maximum: int = 12) -> list[str]:
+def group_keys(predictions: SavedPredictions, maximum: int = 12) -> list[str]:
     """Return the extra keys that group the utterances: text values, 2 to `maximum` different ones."""
     keys: list[str] = []
     for key in predictions.entries[0]:

@@ -5,51 +5,40 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pytest
-from sklearn.metrics import accuracy_score, f1_score, recall_score
+from sklearn.metrics import f1_score
 
 from mervn.evaluation.intervals import METRICS, Units, group_units, jackknife_interval
-from mervn.report.run_data import Predictions, RunData
-from mervn.report.verdict import baselines, verdict, warnings
+from mervn.evaluation.saved_predictions import SavedPredictions
+from mervn.report.findings import verdict, warnings
+from mervn.report.run_data import RunData, group_confusions, speakers
 
 
-def predictions(targets: np.ndarray[Any, Any], speakers: list[str], right: float = 1.0, seed: int = 0) -> Predictions:
+def predictions(targets: np.ndarray[Any, Any], names: list[str], right: float = 1.0, seed: int = 0) -> SavedPredictions:
     rng = np.random.default_rng(seed)
     shown = np.where(rng.random(len(targets)) < right, targets, 1 - targets)
-    entries = [{"utterance_id": str(i), "speaker_id": speaker} for i, speaker in enumerate(speakers)]
-    return Predictions("test", entries, targets, np.eye(2)[shown] * 0.8 + 0.1)
+    entries = [{"utterance_id": str(i), "speaker_id": speaker} for i, speaker in enumerate(names)]
+    return SavedPredictions(Path("run"), entries, targets, shown, np.eye(2)[shown] * 0.8 + 0.1, {})
 
 
-def run_of(found: Predictions, **metrics: Any) -> RunData:
-    macro_f1 = f1_score(found.targets, found.predicted, average="macro")
+def run_of(found: SavedPredictions, **metrics: Any) -> RunData:
+    macro_f1 = f1_score(found.targets, found.predictions, average="macro")
     config: Any = SimpleNamespace(labels=["a", "b"])
     known = {"selected_epoch": 2, "features": {}, "dropped": {}, **metrics}
     history = [{"epoch": 1}, {"epoch": 2}, {"epoch": 3}]
-    return RunData(Path("run"), config, known, {"macro_f1": macro_f1, "missing": 0}, history, {}, found, 1)
+    return RunData(Path("run"), config, known, {"macro_f1": macro_f1, "missing": 0}, history, {}, "test", found, 1)
 
 
-def judge(found: Predictions) -> tuple[str, list[str], Units]:
-    units = found.units()
-    intervals = {metric: jackknife_interval(found.confusions(units), units, metric) for metric in METRICS}
+def judge(found: SavedPredictions) -> tuple[str, list[str], Units]:
+    units = speakers(found)
+    intervals = {metric: jackknife_interval(group_confusions(found, units), units, metric) for metric in METRICS}
     data = run_of(found)
     return verdict(data, units, intervals), warnings(data, units, intervals), units
 
 
-def test_baselines_are_those_of_the_majority_and_of_uniform_guesses() -> None:
-    targets = np.array([0] * 30 + [1] * 10)
-    found = baselines(predictions(targets, ["s"] * 40))
-    constant = np.zeros(40, int)
-    assert found["macro_f1"].majority == pytest.approx(f1_score(targets, constant, average="macro"))
-    assert found["accuracy"].majority == pytest.approx(accuracy_score(targets, constant))
-    assert found["uar"].majority == pytest.approx(recall_score(targets, constant, average="macro"))
-    assert found["accuracy"].chance == found["uar"].chance == pytest.approx(0.5)
-    assert found["macro_f1"].chance == pytest.approx((0.6 + 1 / 3) / 2)  # F1 of 30 and of 10 guessed at one half
-
-
 def test_a_good_run_is_more_than_a_constant_and_a_random_one_is_not_shown_to_be() -> None:
     targets = np.tile([0, 1], 100)
-    speakers = [f"s{i // 20}" for i in range(200)]
-    sentence, said, _ = judge(predictions(targets, speakers, 0.9))
+    names = [f"s{i // 20}" for i in range(200)]
+    sentence, said, _ = judge(predictions(targets, names, 0.9))
     assert "over 10 speakers. That is more than always the same label scores (0.333)" in sentence and not said
     targets = np.tile([0, 1], 12)
     sentence, said, _ = judge(predictions(targets, [f"s{i // 4}" for i in range(24)], 0.5, seed=3))
@@ -71,7 +60,7 @@ def test_few_or_unknown_or_unequal_speakers_are_said() -> None:
 def test_what_weakens_a_result_is_said() -> None:
     found = predictions(np.tile([0, 1], 100), [f"s{i // 20}" for i in range(200)], 0.9)
     data = run_of(found, features={"audio": "random, seed 0"}, dropped={"test": {"neutral": 3}}, selected_epoch=3)
-    units = found.units()
+    units = speakers(found)
     said = "\n".join(warnings(data, units, {}))
     for part in ("audio encoder has random weights", "Left out of test: 3 neutral", "chosen epoch is the last one"):
         assert part in said

@@ -364,6 +364,13 @@ def test_the_mid_p_of_mcnemar_equals_the_textbook() -> None:
         mcnemar_mid_p(-1, 3)
 
 
+def test_the_mid_p_of_mcnemar_is_the_exact_p_of_statsmodels_less_half_of_the_observed_table() -> None:
+    contingency = pytest.importorskip("statsmodels.stats.contingency_tables")
+    for only_a, only_b in ((1, 7), (3, 9), (20, 11), (150, 120)):
+        exact = contingency.mcnemar([[50, only_a], [only_b, 40]], exact=True).pvalue
+        assert mcnemar_mid_p(only_a, only_b) == pytest.approx(exact - stats.binom.pmf(only_a, only_a + only_b, 0.5))
+
+
 def holm_by_hand(values: list[float]) -> list[float]:
     """Return for each p the maximum, over all p up to it, of min(1, p * number of p that are not smaller)."""
     adjusted = []

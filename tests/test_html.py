@@ -119,7 +119,7 @@ def test_bad_input_is_one_clear_message(finished: Path, tmp_path: Path, capsys: 
         "": "must hold the 10 utterances that were scored, found 0",
         whole.replace(
             "happy", "angry"
-        ): r":\d+: (label|prediction) must be one of the run's labels happy, sad, found 'angry'",
+        ): r":\d+: .* must be one of the run's labels happy, sad, found",
     }
     for content, message in cases.items():
         path.write_text(content, "utf-8")

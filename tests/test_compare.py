@@ -164,7 +164,7 @@ def test_unknown_speakers_make_utterances_independent_and_the_sentence_says_so(t
     counts = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     mid_p = stats.binomtest(min(counts), sum(counts)).pvalue - stats.binom.pmf(min(counts), sum(counts), 0.5)
     assert found.widest.paired.p == pytest.approx(mid_p)
-    assert "McNemar" in found.widest.paired.test and "assumed independent" in sentence(found)
+    assert "McNemar" in found.widest.paired.test and "assumes independent utterances" in sentence(found)
     series = [write_series(tmp_path / f"series-{n}", entries, [predicted[n], predicted[n]]) for n in range(2)]
     several = compare(*series, ACCURACY)
     assert several.widest.paired.test == "sign flips by utterance, assumes independent utterances"

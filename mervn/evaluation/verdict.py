@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mervn.evaluation.compare import Comparison, UnitDifference
-from mervn.evaluation.intervals import MIN_INTERVAL_UNITS, MIN_TEST_UNITS
+from mervn.evaluation.intervals import INDEPENDENT, MIN_INTERVAL_UNITS, MIN_TEST_UNITS
 
 METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "uar": "UAR", "weighted_f1": "weighted F1"}
 UNIT_NAMES = {
@@ -29,12 +29,12 @@ def count_units(unit: str, count: int) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
-def describe_units(key: str, unit: str, groups: int, effective_groups: float, independent: bool) -> str:
-    """Return G and G* in words, and that utterances are assumed independent if they are."""
-    text = f"G = {count_units(unit, groups)}"
-    if independent:
-        return f"{text}, assumed independent because {key} does not group them"
-    return f"{text}, G* = {effective_groups:.1f}"
+def describe_units(unit: Mapping[str, Any]) -> str:
+    """Return G and G* of an entry of `units` in metrics-<split>.json, in words."""
+    text = f"G = {count_units(unit['unit'], unit['groups'])}"
+    if unit["independent"]:
+        return f"{text}, assumed independent because {unit['key']} does not group them"
+    return f"{text}, worth G* = {unit['effective_groups']:.1f} of equal size"
 
 
 def sentence(found: Comparison) -> str:
@@ -99,7 +99,8 @@ def _evidence(of: UnitDifference) -> str:
         parts = [f"95 % interval {signed_interval(of)}"]
     if paired.p is not None:
         parts.append(f"p = {paired.p:.4f}" if paired.p >= SMALLEST_SHOWN else f"p < {SMALLEST_SHOWN}")
-    parts.append(describe_units(of.key, units.name, units.num, units.effective, units.independent))
+    parts.append(f"G = {count_units(units.name, units.num)}")
+    parts.append(INDEPENDENT if units.independent else f"G* = {units.effective:.1f}")
     return ", ".join(parts)
 
 

@@ -28,8 +28,8 @@ LONGEST_METAVAR = 12
 def command(name: str, argument: str | tuple[str, ...] = ()) -> Callable[[Callable[..., int | None]], click.Command]:
     """Make a command of COMMANDS from a function; it returns the exit code, or None for 0.
 
-    The function takes the paths of its arguments, if any, then `options, output`. Flags have no click
-    defaults, so that a value from a flag differs from one from a file; pydantic checks every
+    The function takes the paths of its arguments, if any, then `options, output`. Flags have no
+    click defaults, so that a value from a flag differs from one from a file; pydantic checks every
     value, wherever it came from.
     """
     spec = COMMANDS[name]

@@ -36,7 +36,8 @@ LEVEL = 0.95
 MAX_SEEDS = 1_000
 """More seeds are never suggested."""
 Verdict = Literal["difference", "no_difference", "seeds_disagree", "no_test"]
-"""Whether A and B differ: shown; not shown; shown by the units, but not over the seeds; no test possible."""
+"""Whether A and B differ: shown; not shown; shown by the units, but not over the seeds; no test
+possible."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class SeedDifferences:
     high: float
     """Upper bound of the t interval of the mean."""
     seeds_needed: int | None
-    """Number of seeds whose interval would exclude 0 if mean and std stayed the same; None above 1000."""
+    """Number of seeds whose interval excludes 0 at the same mean and std; None above 1000."""
     smallest_difference: float
     """Smallest true difference that as many seeds show in 4 of 5 cases (power 0.8)."""
 
@@ -76,7 +77,7 @@ class UnitDifference:
 
     @property
     def caution(self) -> tuple[bool, bool, float]:
-        """Sort key: a unit without test first, then one without interval, then the wider interval."""
+        """Sort key: no test, then no interval, then a wider interval is more cautious."""
         interval = self.paired.interval
         width = 0.0 if interval is None else interval.high - interval.low
         return self.paired.p is None, interval is None, width

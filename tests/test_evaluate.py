@@ -94,7 +94,7 @@ def test_the_keys_of_units_are_saved_for_a_comparison(data: Path, tmp_path: Path
         compare(*runs, by_wav)
     evaluate(runs[1], options)
     found = compare(*runs, by_wav)
-    assert found.widest.units.independent  # each utterance has a file of its own
+    assert found.decisive.units.independent  # each utterance has a file of its own
     assert read_jsonl(runs[0] / "predictions-test.jsonl")[3]["wav_path"] == "test-003.wav"
 
 

@@ -76,11 +76,11 @@ class UnitDifference:
         return interval.low > 0 or interval.high < 0
 
     @property
-    def caution(self) -> tuple[bool, bool, float]:
-        """Sort key: no test, then no interval, then a wider interval is more cautious."""
+    def caution(self) -> tuple[bool, bool, bool, float]:
+        """Sort key: no test, then no interval, then no difference shown, then a wider interval."""
         interval = self.paired.interval
         width = 0.0 if interval is None else interval.high - interval.low
-        return self.paired.p is None, interval is None, width
+        return self.paired.p is None, interval is None, not self.is_shown, width
 
 
 @dataclass(frozen=True)
@@ -108,16 +108,16 @@ class Comparison:
     """Fields of the configuration in which A and B differ, with both values."""
 
     @property
-    def widest(self) -> UnitDifference:
-        """The unit with the widest interval, or one that gives no interval or no test."""
+    def decisive(self) -> UnitDifference:
+        """The unit that the verdict rests on: the widest interval, unless another unit shows less."""
         return max(self.by_unit, key=lambda each: each.caution)
 
     @property
     def verdict(self) -> Verdict:
         """Answer to the question whether A and B differ."""
-        if self.widest.paired.p is None:
+        if self.decisive.paired.p is None:
             return "no_test"
-        if not all(each.is_shown for each in self.by_unit):
+        if not self.decisive.is_shown:
             return "no_difference"
         seeds = self.over_seeds
         if seeds is not None and seeds.low <= 0 <= seeds.high:

@@ -41,6 +41,8 @@ def compare_command(a: Path, b: Path, options: CompareOptions, output: Output) -
 
 
 def _short(value: Any) -> str:
-    """Return a value of a configuration as short text."""
+    """Return a value of a configuration as short text; a dash if the option is not read."""
+    if value is None:
+        return "-"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."

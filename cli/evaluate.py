@@ -98,7 +98,7 @@ def _print_scores(
     if any(interval is not None and interval["low"] == interval["high"] for interval in metrics["intervals"].values()):
         output.result("an interval of width 0 means that no unit changes the score, not that the score is certain")
     for unit in metrics["units"]:
-        words = describe_units(unit["key"], unit["unit"], unit["groups"], unit["effective_groups"], unit["independent"])
+        words = describe_units(unit)
         if unit["groups"] < MIN_INTERVAL_UNITS:
             output.result(f"no interval: it needs at least {MIN_INTERVAL_UNITS} units, found {words}")
         elif len(metrics["units"]) > 1:

@@ -31,9 +31,8 @@ def command(
     """Make a command of COMMANDS from a function; it returns the exit code, or None for 0.
 
     The function takes the paths of its arguments, if any, then `options, output`. An argument that
-    is `optional` and not given is None. Flags have no click
-    defaults, so that a value from a flag differs from one from a file; pydantic checks every
-    value, wherever it came from.
+    is `optional` and not given is None. Flags have no click defaults, so that a value from a flag
+    differs from one from a file; pydantic checks every value, wherever it came from.
     """
     spec = COMMANDS[name]
     model: type[Options] = import_target(spec.options)

@@ -52,7 +52,7 @@ def test_difference_interval_and_p_of_several_seeds_equal_those_of_scikit_learn(
         write_series(tmp_path / "a", entries, a), write_series(tmp_path / "b", entries, b), CompareOptions()
     )
     assert found.scores_a == pytest.approx([macro_f1(entries, one) for one in a])
-    paired, speakers = found.widest.paired, speakers_of(entries)
+    paired, speakers = found.decisive.paired, speakers_of(entries)
     assert paired.difference == pytest.approx(mean_difference(entries, a, b))
     names = sorted(set(speakers))
     without = np.array([mean_difference(entries, a, b, speakers != name) for name in names])
@@ -82,15 +82,15 @@ def test_a_planted_difference_is_found_and_no_difference_is_not(tmp_path: Path) 
     scores = [macro_f1(entries, answers(entries, rate, seed)) for rate, seed in ((0.8, 0), (0.5, 2))]
     for a, b, sign in ((good, poor, 1), (poor, good, -1)):
         found = compare(a, b, CompareOptions())
-        assert found.verdict == "difference" and np.sign(found.widest.paired.difference) == sign
+        assert found.verdict == "difference" and np.sign(found.decisive.paired.difference) == sign
         text = sentence(found)
         assert text.startswith(f"{good} is better than {poor} by 0.")
         assert text.endswith(f": {scores[0]:.4f} against {scores[1]:.4f}.")
         low, high = map(float, re.findall(r"interval (\S+) to (\S+),", text)[0])
-        assert 0 < low < abs(found.widest.paired.difference) < high
+        assert 0 < low < abs(found.decisive.paired.difference) < high
         assert re.search(r"p = 0\.0\d+, G = 20 speakers, G\* = 20\.0", text)
     found = compare(good, same, CompareOptions())
-    smallest = found.widest.paired.smallest_difference
+    smallest = found.decisive.paired.smallest_difference
     assert found.verdict == "no_difference" and smallest is not None and 0 < smallest < 0.3
     assert "The data cannot show a difference" in sentence(found)
     assert f"the smallest difference that the 20 speakers could show is about {smallest:.4f}" in sentence(found)
@@ -124,7 +124,7 @@ def test_a_difference_that_changes_with_the_seed_is_not_one_of_the_setting(tmp_p
     found = compare(
         write_series(tmp_path / "a", entries, a), write_series(tmp_path / "b", entries, b), CompareOptions()
     )
-    assert found.widest.is_shown and found.verdict == "seeds_disagree"
+    assert found.decisive.is_shown and found.verdict == "seeds_disagree"
     needed = found.over_seeds.seeds_needed if found.over_seeds else None
     assert needed is not None and f"about {needed} seeds would be needed" in sentence(found)
     assert "cannot show a difference between the settings" in sentence(found) and seed_remark(found) is None
@@ -148,7 +148,7 @@ def test_with_few_speakers_no_test_is_possible(tmp_path: Path, speakers: int, in
     entries = make_utterances(speakers)
     a = write_run(tmp_path / "a", entries, answers(entries, 0.9, 0))
     found = compare(a, write_run(tmp_path / "b", entries, answers(entries, 0.4, 1)), CompareOptions())
-    assert found.verdict == "no_test" and found.widest.paired.p is None
+    assert found.verdict == "no_test" and found.decisive.paired.p is None
     text = sentence(found)
     assert f"No test is possible between {a}" in text and f"found {speakers} speakers" in text
     assert "significant" not in text and ("95 % interval" in text) == interval
@@ -163,12 +163,12 @@ def test_unknown_speakers_make_utterances_independent_and_the_sentence_says_so(t
     right = np.array([[entry["label"] for entry in entries] == np.array(one) for one in predicted])
     counts = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     mid_p = stats.binomtest(min(counts), sum(counts)).pvalue - stats.binom.pmf(min(counts), sum(counts), 0.5)
-    assert found.widest.paired.p == pytest.approx(mid_p)
-    assert "McNemar" in found.widest.paired.test and "assumed independent" in sentence(found)
+    assert found.decisive.paired.p == pytest.approx(mid_p)
+    assert "McNemar" in found.decisive.paired.test and "assumes independent utterances" in sentence(found)
     series = [write_series(tmp_path / f"series-{n}", entries, [predicted[n], predicted[n]]) for n in range(2)]
     several = compare(*series, ACCURACY)
-    assert several.widest.paired.test == "sign flips by utterance, assumes independent utterances"
-    assert several.widest.paired.difference == pytest.approx(found.widest.paired.difference)
+    assert several.decisive.paired.test == "sign flips by utterance, assumes independent utterances"
+    assert several.decisive.paired.difference == pytest.approx(found.decisive.paired.difference)
 
 
 def test_of_several_units_the_most_cautious_counts(tmp_path: Path) -> None:
@@ -181,9 +181,25 @@ def test_of_several_units_the_most_cautious_counts(tmp_path: Path) -> None:
         assert [each.key for each in found.by_unit] == ["speaker_id", "sentence"]
         widths = {each.key: each.paired.interval.high - each.paired.interval.low for each in found.by_unit}  # type: ignore[union-attr]
         if number == 0:
-            assert found.widest.key == max(widths, key=lambda key: widths[key])
+            assert found.decisive.key == max(widths, key=lambda key: widths[key])
         else:
-            assert found.widest.key == "sentence" and found.verdict == "no_test"  # 5 sentences
+            assert found.decisive.key == "sentence" and found.verdict == "no_test"  # 5 sentences
+
+
+def test_a_difference_of_many_speakers_in_one_room_is_not_one_of_rooms(tmp_path: Path) -> None:
+    """A is better for the 12 speakers of one room, and equal for the 12 of the 7 other rooms."""
+    entries = make_utterances(24)
+    for i, entry in enumerate(entries):
+        speaker = i // 20
+        entry["room"] = "r0" if speaker < 12 else f"r{1 + speaker % 7}"
+    same = answers(entries, 0.6, 0)
+    better = [entry["label"] if entry["room"] == "r0" else label for entry, label in zip(entries, same, strict=True)]
+    a, b = write_run(tmp_path / "a", entries, better), write_run(tmp_path / "b", entries, same)
+    assert compare(a, b, CompareOptions()).verdict == "difference"
+    for unit in (("room",), ("speaker_id", "room"), ("room", "speaker_id")):
+        found = compare(a, b, CompareOptions(unit=unit))
+        assert found.verdict == "no_difference" and found.decisive.key == "room"
+        assert "G = 8 values of room" in sentence(found)
 
 
 def test_the_order_of_the_lines_does_not_matter_and_the_data_are_not_read(tmp_path: Path) -> None:
@@ -206,7 +222,7 @@ def test_folds_are_pooled_and_paired(tmp_path: Path) -> None:
         write_json(tmp_path / name / "summary.json", {"seeds": [0], "folds": {"1": {}, "2": {}}})
     found = compare(tmp_path / "a", tmp_path / "b", CompareOptions())
     assert found.n == 160 and found.scores_a == pytest.approx([macro_f1(entries, predicted["a"])])
-    assert found.widest.units.num == 8 and found.configuration == {}
+    assert found.decisive.units.num == 8 and found.configuration == {}
     with pytest.raises(InputError, match="must have the same folds, but .*a has fold 1, 2 and .* has fold 2"):
         compare(tmp_path / "a", tmp_path / "b" / "fold-2", CompareOptions())
 

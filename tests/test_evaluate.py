@@ -94,7 +94,7 @@ def test_the_keys_of_units_are_saved_for_a_comparison(data: Path, tmp_path: Path
         compare(*runs, by_wav)
     evaluate(runs[1], options)
     found = compare(*runs, by_wav)
-    assert found.widest.units.independent  # each utterance has a file of its own
+    assert found.decisive.units.independent  # each utterance has a file of its own
     assert read_jsonl(runs[0] / "predictions-test.jsonl")[3]["wav_path"] == "test-003.wav"
 
 
@@ -112,7 +112,7 @@ def test_the_command_prints_intervals_units_and_baselines(data: Path, tmp_path: 
             f"{saved['test'][metric]:.4f} {interval['low']:.4f} to {interval['high']:.4f} {chance:.4f} {majority:.4f}"
         )
         assert re.search(rf"^{name} +{re.sub(' +', ' +', numbers)}$", out, re.MULTILINE), (name, out)
-    assert "intervals: G = 5 speakers, G* = 4.6" in out
+    assert "intervals: G = 5 speakers, worth G* = 4.6 of equal size" in out
     assert "chance: guess each label equally often; majority: always answer happy" in out
     assert re.search(r"^dialect +utterances +groups", out, re.MULTILINE)
     assert re.search(r"^under 1 s +8 +5 ", out, re.MULTILINE)

@@ -1,1 +1,1 @@
-"""Evaluation: predictions, metrics, intervals, comparison, layer probe, and the record of accesses to test."""
+"""Evaluation: predictions, metrics, intervals, comparison, layer probe, record of looks at test."""

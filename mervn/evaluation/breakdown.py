@@ -1,4 +1,4 @@
-"""Values by which scores are broken down: manifest keys, and bands of duration and transcript length."""
+"""Values by which scores are broken down: manifest keys, bands of duration and transcript length."""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ LEVEL = 0.95
 MAX_SEEDS = 1_000
 """More seeds are never suggested."""
 Verdict = Literal["difference", "no_difference", "seeds_disagree", "no_test"]
-"""Whether A and B differ: shown; not shown; shown by the units, but not over the seeds; no test possible."""
+"""Whether A and B differ: shown; not shown; shown by the units, but not over the seeds; no test
+possible."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class SeedDifferences:
     high: float
     """Upper bound of the t interval of the mean."""
     seeds_needed: int | None
-    """Number of seeds whose interval would exclude 0 if mean and std stayed the same; None above 1000."""
+    """Number of seeds whose interval excludes 0 at the same mean and std; None above 1000."""
     smallest_difference: float
     """Smallest true difference that as many seeds show in 4 of 5 cases (power 0.8)."""
 
@@ -75,11 +76,11 @@ class UnitDifference:
         return interval.low > 0 or interval.high < 0
 
     @property
-    def caution(self) -> tuple[bool, bool, float]:
-        """Sort key: a unit without test first, then one without interval, then the wider interval."""
+    def caution(self) -> tuple[bool, bool, bool, float]:
+        """Sort key: no test, then no interval, then no difference shown, then a wider interval."""
         interval = self.paired.interval
         width = 0.0 if interval is None else interval.high - interval.low
-        return self.paired.p is None, interval is None, width
+        return self.paired.p is None, interval is None, not self.is_shown, width
 
 
 @dataclass(frozen=True)
@@ -107,16 +108,16 @@ class Comparison:
     """Fields of the configuration in which A and B differ, with both values."""
 
     @property
-    def widest(self) -> UnitDifference:
-        """The unit with the widest interval, or one that gives no interval or no test."""
+    def decisive(self) -> UnitDifference:
+        """The unit that the verdict rests on: the widest interval, unless another unit shows less."""
         return max(self.by_unit, key=lambda each: each.caution)
 
     @property
     def verdict(self) -> Verdict:
         """Answer to the question whether A and B differ."""
-        if self.widest.paired.p is None:
+        if self.decisive.paired.p is None:
             return "no_test"
-        if not all(each.is_shown for each in self.by_unit):
+        if not self.decisive.is_shown:
             return "no_difference"
         seeds = self.over_seeds
         if seeds is not None and seeds.low <= 0 <= seeds.high:

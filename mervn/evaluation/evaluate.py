@@ -64,7 +64,8 @@ def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -
 def prepare(opened: OpenedRun, options: EvaluateOptions) -> Preparation:
     """Read the values of --unit and --by, and fit the temperature.
 
-    UsageError if no utterance has one of the keys. InputError if the predictions for valid are damaged.
+    UsageError if no utterance has one of the keys. InputError if the predictions for valid are
+    damaged.
     """
     units = {key: values_of(opened.split, key, "--unit") for key in options.unit}
     temperature = None

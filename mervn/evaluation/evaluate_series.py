@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from features.errors import UsageError
 from features.progress import SILENT, Reporter
 from mervn.config import EvaluateOptions
 from mervn.evaluation.evaluate import ScoredRun, prepare, score_run
@@ -27,9 +28,12 @@ def evaluate_series(folder: Path, options: EvaluateOptions, reporter: Reporter =
     Each run gets its metrics-<split>.json and predictions-<split>.jsonl, as `evaluate` writes them.
     For each seed the utterances of all folds are scored together. The metrics-<split>.json of the
     series holds mean and standard deviation (n - 1) over seeds. All runs together are one look at
-    the test split. Raises the errors of `evaluate` before a run is scored.
+    the test split. Raises the errors of `evaluate` before a run is scored, and UsageError for folds
+    with other data, where every fold would be scored on the same utterances.
     """
     series = read_series(folder)
+    if options.data is not None and len(series.folds) > 1:
+        raise UsageError(f"--data cannot be given for the folds of {folder}; evaluate their runs one by one")
     opened = {key: open_run(run, options, reporter) for key, run in series.runs.items()}
     preparations = {key: prepare(run, options) for key, run in opened.items()}
     members = [run.look for run in opened.values()]

@@ -88,7 +88,7 @@ def evidence(seeds: Sequence[ScoredUtterances], labels: Sequence[str]) -> dict[s
 
 
 def widest(intervals: Sequence[Interval | None]) -> Interval | None:
-    """Return the widest interval; None if one of them does not exist, for that one has no bounds."""
+    """Return the widest interval; None if one does not exist, for that one has no bounds."""
     found = [interval for interval in intervals if interval is not None]
     if len(found) < len(intervals):
         return None
@@ -96,7 +96,7 @@ def widest(intervals: Sequence[Interval | None]) -> Interval | None:
 
 
 def _describe(key: str, units: Units) -> dict[str, Any]:
-    """Return the entry of a unit: its key, G, G*, and whether utterances are assumed independent."""
+    """Return the entry of a unit: key, G, G*, whether utterances are assumed independent."""
     return {
         "key": key,
         "unit": units.name,

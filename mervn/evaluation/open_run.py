@@ -54,7 +54,7 @@ class OpenedRun:
     loaded: LoadedModel
     device: torch.device
     sources: Mapping[str, Any]
-    """Hash of the manifest, or number and hash of the fold, as metrics-<split>.json records them."""
+    """Hash of the manifest, or number of the fold and hash of its file, for metrics-<split>.json."""
     dropped: Mapping[str, Mapping[str, int]]
     """By split, the number of utterances that --drop-label leaves out, by label."""
     look: Look

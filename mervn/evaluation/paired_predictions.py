@@ -25,7 +25,7 @@ class PairedPredictions:
 
     labels: Sequence[str]
     seeds: Sequence[tuple[int, int]]
-    """The seed of A and the seed of B of each pair; they are equal, except for two single runs."""
+    """Seed of A and seed of B of each pair; they are equal, except for two single runs."""
     left_out: Sequence[str]
     """Seeds that only A or only B has, such as `seed 3 of runs/a`."""
     targets: Array

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mervn.evaluation.compare import Comparison, UnitDifference
-from mervn.evaluation.intervals import MIN_INTERVAL_UNITS, MIN_TEST_UNITS
+from mervn.evaluation.intervals import INDEPENDENT, MIN_INTERVAL_UNITS, MIN_TEST_UNITS
 
 METRIC_NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "uar": "UAR", "weighted_f1": "weighted F1"}
 UNIT_NAMES = {
@@ -29,41 +29,43 @@ def count_units(unit: str, count: int) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
-def describe_units(key: str, unit: str, groups: int, effective_groups: float, independent: bool) -> str:
-    """Return G and G* in words, and that utterances are assumed independent if they are."""
-    text = f"G = {count_units(unit, groups)}"
-    if independent:
-        return f"{text}, assumed independent because {key} does not group them"
-    return f"{text}, G* = {effective_groups:.1f}"
+def describe_units(unit: Mapping[str, Any]) -> str:
+    """Return G and G* of an entry of `units` in metrics-<split>.json, in words."""
+    text = f"G = {count_units(unit['unit'], unit['groups'])}"
+    if unit["independent"]:
+        return f"{text}, assumed independent because {unit['key']} does not group them"
+    return f"{text}, worth G* = {unit['effective_groups']:.1f} of equal size"
 
 
 def sentence(found: Comparison) -> str:
     """Return the verdict of a comparison in one sentence."""
-    widest, metric = found.widest, METRIC_NAMES[found.metric]
+    decisive, metric = found.decisive, METRIC_NAMES[found.metric]
     mean_a, mean_b = _mean(found.scores_a), _mean(found.scores_b)
     seeds = f" (means of {len(found.pairs)} seeds)" if len(found.pairs) > 1 else ""
     values = f"{mean_a:.4f} against {mean_b:.4f}{seeds}"
     better, other, ordered = found.a, found.b, values
-    if widest.paired.difference < 0:
+    if decisive.paired.difference < 0:
         better, other, ordered = found.b, found.a, f"{mean_b:.4f} against {mean_a:.4f}{seeds}"
-    size = f"{abs(widest.paired.difference):.4f}"
+    size = f"{abs(decisive.paired.difference):.4f}"
     if found.verdict == "no_test":
         return (
             f"No test is possible between {found.a} and {found.b} on {found.split}: a test needs at least "
-            f"{MIN_TEST_UNITS} units, found {count_units(widest.units.name, widest.units.num)}; "
-            f"{metric} is {values}, difference {widest.paired.difference:+.4f} ({_evidence(widest)})."
+            f"{MIN_TEST_UNITS} units, found {count_units(decisive.units.name, decisive.units.num)}; "
+            f"{metric} is {values}, difference {decisive.paired.difference:+.4f} ({_evidence(decisive)})."
         )
     if found.verdict == "difference":
-        return f"{better} is better than {other} by {size} {metric} on {found.split} ({_evidence(widest)}): {ordered}."
+        return (
+            f"{better} is better than {other} by {size} {metric} on {found.split} ({_evidence(decisive)}): {ordered}."
+        )
     if found.verdict == "seeds_disagree":
         return (
-            f"{better} scores {size} more {metric} than {other} on {found.split} ({_evidence(widest)}), but the data "
+            f"{better} scores {size} more {metric} than {other} on {found.split} ({_evidence(decisive)}), but the data "
             f"cannot show a difference between the settings, because the difference changes with the seed "
             f"({_over_seeds(found)}): {ordered}."
         )
     return (
         f"The data cannot show a difference between {found.a} and {found.b} on {found.split}: {metric} is {values}, "
-        f"difference {widest.paired.difference:+.4f} ({_evidence(widest)}); {_smallest(found)}."
+        f"difference {decisive.paired.difference:+.4f} ({_evidence(decisive)}); {_smallest(found)}."
     )
 
 
@@ -99,7 +101,8 @@ def _evidence(of: UnitDifference) -> str:
         parts = [f"95 % interval {signed_interval(of)}"]
     if paired.p is not None:
         parts.append(f"p = {paired.p:.4f}" if paired.p >= SMALLEST_SHOWN else f"p < {SMALLEST_SHOWN}")
-    parts.append(describe_units(of.key, units.name, units.num, units.effective, units.independent))
+    parts.append(f"G = {count_units(units.name, units.num)}")
+    parts.append(INDEPENDENT if units.independent else f"G* = {units.effective:.1f}")
     return ", ".join(parts)
 
 
@@ -116,10 +119,10 @@ def signed_interval(of: UnitDifference) -> str:
 
 def _smallest(found: Comparison) -> str:
     """Return the smallest difference that units and seeds could both show, in words."""
-    of_units, seeds = found.widest.paired.smallest_difference, found.over_seeds
+    of_units, seeds = found.decisive.paired.smallest_difference, found.over_seeds
     if of_units is None:
         return "A and B do not differ on any unit, so the data do not tell what they could show"
-    smallest, limit = of_units, f"the {count_units(found.widest.units.name, found.widest.units.num)}"
+    smallest, limit = of_units, f"the {count_units(found.decisive.units.name, found.decisive.units.num)}"
     if seeds is not None and seeds.smallest_difference > of_units:
         smallest, limit = seeds.smallest_difference, f"the {len(found.pairs)} seeds"
     return f"the smallest difference that {limit} could show is about {smallest:.4f} (in 4 of 5 cases)"
@@ -143,7 +146,7 @@ def document(found: Comparison) -> dict[str, Any]:
         "verdict": found.verdict,
         "sentence": sentence(found),
         "seed_remark": seed_remark(found),
-        "difference": _difference(found.widest),
+        "difference": _difference(found.decisive),
         "by_unit": [_difference(each) for each in found.by_unit],
         "over_seeds": None if found.over_seeds is None else asdict(found.over_seeds),
         "configuration": {name: list(pair) for name, pair in found.configuration.items()},

@@ -99,6 +99,8 @@ def test_selection_on_test_cannot_be_expressed(tmp_path: Path) -> None:
         ('folds = "some"\n' + ROWS, "folds must be 'all' or a list of different numbers from 1 on, found 'some'"),
         ("folds = [0]\n" + ROWS, "folds must be"),
         ("base = 3\n" + ROWS, "base must be a table [base], found 3"),
+        ("[rows]\nlearning-rate = [0.1, inf]\n", "[rows] learning-rate must have finite numbers, found [0.1, inf]"),
+        (ROWS + "[base]\ndropout = nan\n", "[base] dropout must have finite numbers, found nan"),
         ('reference = { fusion = "lat" }\n' + ROWS, "fusion must be one of 'xattn', 'late', found 'lat'; did you mean"),
         ("reference = { dim = 8 }\n" + ROWS, "reference: dim is no axis of [rows]; the axes are fusion"),
         ("reference = {}\n" + ROWS, "reference must give a value for each axis of [rows], fusion is missing"),

@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from features.errors import InputError
 from mervn.config import TrainHeadOptions
-from mervn.evaluation.intervals import METRICS, group_units, paired_difference, unit_confusions
+from mervn.evaluation.intervals import METRICS, PairedDifference, group_units, paired_difference, unit_confusions
 from mervn.study.cells import Candidate, Cell, Row
 from mervn.study.study_scores import Study, marginal_effects
 from mervn.study.tables import latex_text, make_tables, write_tables
@@ -114,20 +114,27 @@ def test_a_single_seed_has_no_deviation(tmp_path: Path) -> None:
     assert row.mean() is not None and row.deviation() is None
 
 
-def test_the_interval_is_the_jackknife_over_speakers_of_the_matrices_averaged_over_seeds(tmp_path: Path) -> None:
+def mean_macro_f1(of_seeds: Sequence[Sequence[Mapping[str, Any]]]) -> float:
+    return statistics.mean(map(macro_f1, of_seeds))
+
+
+def test_the_interval_is_the_jackknife_over_speakers_of_the_mean_over_seeds(tmp_path: Path) -> None:
     (row,) = make_study(tmp_path, {"late": [0.6]}).scores("valid")
-    pooled = [entry for seed in range(3) for entry in entries(Fake(0.6, seed), "valid")]
-    speakers = sorted({entry["speaker_id"] for entry in pooled})
-    without = [macro_f1([entry for entry in pooled if entry["speaker_id"] != one]) for one in speakers]
+    of_seeds = [entries(Fake(0.6, seed), "valid") for seed in range(3)]
+    speakers = sorted({entry["speaker_id"] for entry in of_seeds[0]})
+    without = []
+    for one in speakers:
+        without.append(mean_macro_f1([[entry for entry in found if entry["speaker_id"] != one] for found in of_seeds]))
     count = len(speakers)
     error = np.sqrt((count - 1) / count * ((np.array(without) - np.mean(without)) ** 2).sum())
     half = stats.t.ppf(0.975, count - 1) * error
+    mean = mean_macro_f1(of_seeds)
     assert row.interval is not None and row.interval.groups == count == SPEAKERS
-    assert (row.interval.low, row.interval.high) == pytest.approx((macro_f1(pooled) - half, macro_f1(pooled) + half))
+    assert (row.interval.low, row.interval.high) == pytest.approx((mean - half, mean + half))
     # negative control: with the utterance as unit it is another interval
-    alone = [macro_f1(pooled[:i] + pooled[i + 1 :]) for i in range(len(pooled))]
-    error = np.sqrt((len(alone) - 1) / len(alone) * ((np.array(alone) - np.mean(alone)) ** 2).sum())
-    assert row.interval.high - macro_f1(pooled) != pytest.approx(1.96 * error, rel=0.05)
+    alone = [mean_macro_f1([[*found[:i], *found[i + 1 :]] for found in of_seeds]) for i in range(N)]
+    error = np.sqrt((N - 1) / N * ((np.array(alone) - np.mean(alone)) ** 2).sum())
+    assert row.interval.high - mean != pytest.approx(stats.t.ppf(0.975, N - 1) * error, rel=0.02)
 
 
 def test_predictions_of_folds_are_pooled_for_each_seed(tmp_path: Path) -> None:
@@ -163,25 +170,48 @@ def test_the_choice_does_not_change_with_test(tmp_path: Path) -> None:
     assert row.chosen == 1 and row.mean() == 0
 
 
+def in_blocks(pairs: Sequence[tuple[Fake, Fake]]) -> PairedDifference:
+    """Return the difference of macro-F1 with a block on the diagonal for each pair and each of 3 seeds.
+
+    The macro-F1 of such a matrix is the mean of those of its blocks, so plain matrices (G, C, C) give the result.
+    """
+    found: list[np.ndarray[Any, Any]] = []
+    for which in (0, 1):
+        blocks = np.zeros((SPEAKERS, 9 * len(pairs), 9 * len(pairs)), np.int64)
+        for k, pair in enumerate(pairs):
+            for seed in range(3):
+                lines = entries(Fake(pair[which].skill, seed, pair[which].salt), "valid")
+                truth = np.array([LABELS.index(label) for label in labels_of(lines, "label")])
+                guesses = np.array([LABELS.index(label) for label in labels_of(lines, "prediction")])
+                place = slice(9 * k + 3 * seed, 9 * k + 3 * seed + 3)
+                blocks[:, place, place] = unit_confusions(
+                    truth, guesses, group_units(labels_of(lines, "speaker_id")), 3
+                )
+        found.append(blocks)
+    units = group_units(labels_of(entries(Fake(0.5, 0), "valid"), "speaker_id"))
+    return paired_difference(found[0], found[1], units, "macro_f1")
+
+
+def assert_same(found: PairedDifference | None, expected: PairedDifference) -> None:
+    assert found is not None and found.interval is not None and expected.interval is not None
+    assert found.difference == pytest.approx(expected.difference)
+    assert (found.interval.low, found.interval.high) == pytest.approx((expected.interval.low, expected.interval.high))
+    assert (found.p, found.test, found.groups) == (pytest.approx(expected.p), expected.test, expected.groups)
+    assert found.smallest_difference == pytest.approx(expected.smallest_difference)
+
+
 def test_differences_are_paired_and_corrected_by_holm(tmp_path: Path) -> None:
     study = make_study(tmp_path, {"late": [0.5], "xattn": [0.75], "text": [0.55], "audio": [0.9]})
     scores = study.scores("valid")
     assert scores[0].difference is None and scores[0].p_holm is None
 
-    def counts(skill: float, number: int) -> np.ndarray[Any, Any]:
-        total = 0
-        for seed in range(3):
-            found = entries(Fake(skill, seed, number), "valid")
-            truth = np.array([LABELS.index(label) for label in labels_of(found, "label")])
-            guesses = np.array([LABELS.index(label) for label in labels_of(found, "prediction")])
-            total = total + unit_confusions(truth, guesses, group_units(labels_of(found, "speaker_id")), 3)
-        return np.asarray(total)
-
-    units = group_units(labels_of(entries(Fake(0.5, 0), "valid"), "speaker_id"))
-    expected = []
-    for number, skill in ((1, 0.75), (2, 0.55), (3, 0.9)):
-        expected.append(paired_difference(counts(skill, number), counts(0.5, 0), units, "macro_f1"))
-    assert [row.difference for row in scores[1:]] == expected
+    expected = [
+        in_blocks([(Fake(skill, 0, number), Fake(0.5, 0, 0))]) for number, skill in ((1, 0.75), (2, 0.55), (3, 0.9))
+    ]
+    for row, one in zip(scores[1:], expected, strict=True):
+        assert_same(row.difference, one)
+        assert row.difference is not None
+        assert row.difference.difference == pytest.approx((row.mean() or 0) - (scores[0].mean() or 0))
     p = [float(one.p or 0) for one in expected]
     order = sorted(range(3), key=p.__getitem__)
     adjusted, most = [0.0] * 3, 0.0
@@ -207,11 +237,11 @@ def test_marginal_effects_compare_rows_that_differ_in_one_axis(tmp_path: Path) -
     assert [effect.pairs for effect in effects.values()] == [0, 2, 0, 2]
     wide = effects["dim", 16]
     assert wide.mean == pytest.approx(statistics.mean([scores[1].mean() or 0, scores[3].mean() or 0]))
-    pooled = [row.pooled for row in scores]
-    first = sum(one.summed([0, 1, 2]) for one in (pooled[1], pooled[3]) if one is not None)
-    second = sum(one.summed([0, 1, 2]) for one in (pooled[0], pooled[2]) if one is not None)
-    assert pooled[0] is not None
-    assert wide.difference == paired_difference(np.asarray(first), np.asarray(second), pooled[0].units, "macro_f1")
+    pairs = [(Fake(0.7, 0, 1), Fake(0.5, 0, 0)), (Fake(0.8, 0, 3), Fake(0.6, 0, 2))]
+    assert_same(wide.difference, in_blocks(pairs))
+    narrow = effects["dim", 8]
+    assert wide.difference is not None and wide.mean is not None and narrow.mean is not None
+    assert wide.difference.difference == pytest.approx(wide.mean - narrow.mean)
     assert effects["dim", 8].difference is None and effects["dim", 8].p_holm is None
     # one at a time: only the reference is a partner
     three = Study([rows[0], rows[1], rows[2]], study.cells, study.complete).scores("valid")
@@ -248,6 +278,12 @@ def test_other_utterances_are_never_compared(tmp_path: Path) -> None:
         path = cell.run / "predictions-valid.jsonl"
         path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
     assert study.scores("valid")[1].difference is None
+    other = make_study(tmp_path / "other", {"late": [0.6], "xattn": [0.7]})
+    path = other.cells[3].run / "predictions-valid.jsonl"  # the same utterances, of which one has another label
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["label"] = LABELS[(LABELS.index(lines[0]["label"]) + 1) % 3]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert other.scores("valid")[1].difference is None
     path = study.cells[0].run / "predictions-valid.jsonl"
     path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
     with pytest.raises(InputError, match="all seeds must have predictions of the same utterances"):

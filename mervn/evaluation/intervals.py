@@ -134,6 +134,11 @@ def score(confusion: Array, metric: str) -> Array:
     raise ValueError(f"metric must be one of {', '.join(METRICS)}, found {metric!r}")
 
 
+def _mean_scores(confusions: Array, metric: str) -> Array:
+    """Return a metric (N,) of N confusion matrices (N, C, C), or its mean over the K of (N, K, C, C)."""
+    return np.asarray(score(confusions, metric).reshape(len(confusions), -1).mean(-1))
+
+
 def _ratio(numerator: Array, denominator: Array) -> Array:
     """Return numerator / denominator, 0 where the denominator is 0."""
     return np.asarray(numerator / np.where(denominator == 0, 1, denominator))
@@ -147,11 +152,12 @@ def jackknife_interval(confusions: Array, units: Units, metric: str, level: floa
     (MacKinnon, Webb 2017). The interval is clipped to 0..1. If no unit changes the score, as with a
     perfect score, its width is 0; this does not mean that the score is certain, and `method` says so.
 
-    confusions: (G, C, C) counts of `unit_confusions`.
+    confusions: (G, C, C) counts of `unit_confusions`, or (G, K, C, C) for the mean of K scores, such as
+    of K seeds.
     """
     total = confusions.sum(0)
-    error = _standard_error(score(total - confusions, metric))
-    return _interval(float(score(total, metric)), error, units, level, 0.0)
+    error = _standard_error(_mean_scores(total - confusions, metric))
+    return _interval(float(_mean_scores(total[None], metric)[0]), error, units, level, 0.0)
 
 
 def paired_difference(a: Array, b: Array, units: Units, metric: str, level: float = 0.95) -> PairedDifference:
@@ -160,13 +166,13 @@ def paired_difference(a: Array, b: Array, units: Units, metric: str, level: floa
     The interval is the jackknife of the difference. The test exchanges A and B per unit
     (`sign_flip_p`). For the accuracy of utterances that are assumed independent, it is McNemar's.
 
-    a, b: (G, C, C) counts of `unit_confusions`, of the same units.
+    a, b: (G, C, C) counts of `unit_confusions`, of the same units, or (G, K, C, C) for means of K scores.
     """
     if a.shape != b.shape or not np.array_equal(a.sum(-1), b.sum(-1)):
         raise ValueError("A and B must have the same utterances and labels in every unit")
     total_a, total_b = a.sum(0), b.sum(0)
-    difference = float(score(total_a, metric) - score(total_b, metric))
-    error = _standard_error(score(total_a - a, metric) - score(total_b - b, metric))
+    difference = float((_mean_scores(total_a[None], metric) - _mean_scores(total_b[None], metric))[0])
+    error = _standard_error(_mean_scores(total_a - a, metric) - _mean_scores(total_b - b, metric))
     p, test = _paired_test(a, b, units, metric)
     smallest = None
     if p is not None and error > 0 and 2.0 ** (1 - units.num) <= 1 - level:
@@ -202,7 +208,9 @@ def _paired_test(a: Array, b: Array, units: Units, metric: str) -> tuple[float |
     if units.num < MIN_TEST_UNITS:
         return None, f"none: fewer than {MIN_TEST_UNITS} units ({units.name})"
     if units.independent and metric == "accuracy":
-        more = np.trace(a - b, axis1=1, axis2=2)  # 1 where only A is right, -1 where only B is
+        more = (
+            np.trace(a - b, axis1=-2, axis2=-1).reshape(units.num, -1).sum(-1)
+        )  # 1 where only A is right, -1 where only B is
         return mcnemar_mid_p(int((more > 0).sum()), int((more < 0).sum())), f"mid-p McNemar, {INDEPENDENT}"
     test = f"sign flips by {units.name}"
     return sign_flip_p(a, b, metric), f"{test}, {INDEPENDENT}" if units.independent else test
@@ -215,18 +223,21 @@ def sign_flip_p(a: Array, b: Array, metric: str) -> float:
     large as the observed one. Otherwise (k + 1) / (n + 1) for k of n = 9 999 draws with a fixed seed
     (Phipson, Smyth 2010). Units without a difference change no term, so they are left out.
 
-    a, b: (G, C, C) counts of `unit_confusions`, of the same units.
+    a, b: (G, C, C) counts of `unit_confusions`, of the same units, or (G, K, C, C) for means of K scores.
     """
     total = (a + b).sum(0)
-    change = (a - b)[(a != b).any((1, 2))].reshape(-1, total.size).astype(np.float64)  # (M, C * C)
+    differs = (a != b).reshape(len(a), -1).any(1)
+    change = (a - b)[differs].reshape(-1, total.size).astype(np.float64)  # (M, C * C)
     base = b.sum(0).ravel()
 
     def as_large(choices: Array) -> Array:
         """Return whether each choice (n, M) of units from A, the rest from B, differs enough."""
         first = (base + choices @ change).reshape(-1, *total.shape)
-        return np.asarray(np.abs(score(first, metric) - score(total - first, metric)) >= observed - TIE)
+        difference = _mean_scores(first, metric) - _mean_scores(total - first, metric)
+        return np.asarray(np.abs(difference) >= observed - TIE)
 
-    observed = abs(float(score(a.sum(0), metric) - score(b.sum(0), metric)))
+    totals = a.sum(0)[None], b.sum(0)[None]
+    observed = abs(float((_mean_scores(totals[0], metric) - _mean_scores(totals[1], metric))[0]))
     if len(change) <= MAX_EXACT_UNITS:
         bits = np.arange(2 ** len(change))[:, None] >> np.arange(len(change)) & 1
         return float(as_large(bits.astype(np.float64)).mean())

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from features.cpu_threads import set_threads
 from features.durations import duration
-from features.progress import SILENT, Reporter
+from features.progress import SILENT, Reporter, WithoutBars
 from mervn.config import AblateOptions, EvaluateOptions
 from mervn.evaluation.evaluate import evaluate
 from mervn.result_folder import locked
@@ -21,7 +21,7 @@ from mervn.run_folder import METRICS_FILE, read_metrics
 from mervn.study.cell_worker import Outcome
 from mervn.study.cells import Cell
 from mervn.study.missing_features import extract_missing
-from mervn.study.pooled_scores import predictions_file
+from mervn.study.pooled_scores import predictions_file, read_run
 from mervn.study.study_plan import Plan, announce, find_complete, grid_json, jobs_of, make_plan
 from mervn.study.study_run import LOGS_FOLDER, STATE_FILE, State, Workplace, run_cells
 from mervn.study.study_scores import METRIC, Study
@@ -93,8 +93,8 @@ class _Watch:
     ) -> None:
         self.plan, self.state, self.jobs, self.reporter, self.bar = plan, state, jobs, reporter, bar
         self.cells = {cell.name: cell for cell in plan.cells}
-        self.left, self.done = len(waiting), 0
-        self.started = time.monotonic()
+        self.left, self.estimated = len(waiting), False
+        self.seconds: list[float] = []  # training times of the cells of this call
         self.best: tuple[float, str] | None = None
         self.warned: set[str] = set()
         for cell in plan.cells:
@@ -110,21 +110,24 @@ class _Watch:
                 self.reporter.say(f"warning: {text}")
         if outcome.error is None:
             self.state.complete(cell.name)
+            self.seconds.append(read_run(cell.run)[1])
             self._rank(cell)
         else:
             self.state.fail(cell.name, outcome.error)
             self.reporter.say(f"failed: {self._describe(cell)} ({cell.name}): {outcome.error}")
         self.state.save()
-        self.left, self.done = self.left - 1, self.done + 1
+        self.left -= 1
         self._show()
 
     def _show(self) -> None:
-        per_cell = (time.monotonic() - self.started) / self.done  # of all processes together
+        per_cell = fmean(self.seconds) / self.jobs if self.seconds else 0.0
         best = f"best valid macro-F1 {self.best[0]:.4f} ({self.best[1]})" if self.best else ""
-        left = f"about {duration(per_cell * self.left)} left" if self.done >= MEASURED_CELLS else ""
+        measured = len(self.seconds)
+        left = f"about {duration(per_cell * self.left)} left" if measured >= MEASURED_CELLS and self.left else ""
         self.bar.set_postfix_str(", ".join(text for text in (best, left) if text), refresh=False)
         self.bar.update(1)
-        if self.done == MEASURED_CELLS and self.left:
+        if measured == MEASURED_CELLS and self.left and not self.estimated:
+            self.estimated = True
             self.reporter.say(
                 f"estimate from {MEASURED_CELLS} cells: about {duration(per_cell * self.left)} left for "
                 f"{self.left} cells, {self.jobs} at a time"
@@ -151,12 +154,27 @@ def _finish(plan: Plan, state: State, reporter: Reporter) -> Tables:
     elif plan.options.test:
         split = "test"
         set_threads(plan.options.threads or 1)  # as in training
+        once = _OncePerLine(reporter)
         for number in range(len(plan.rows)):
             for cell in study.of(number, study.choose(number)):
-                _evaluate(cell, plan, reporter)
+                _evaluate(cell, plan, once)
     tables = make_tables(study, split, state.failed)
     write_tables(study, tables, plan.output)
     return tables
+
+
+class _OncePerLine(WithoutBars):
+    """Reporter that passes each message on once: many evaluations say the same."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__(reporter)
+        self._said: set[str] = set()
+
+    def say(self, text: str) -> None:
+        """Print one status line, without a repetition."""
+        if text not in self._said:
+            self._said.add(text)
+            super().say(text)
 
 
 def _evaluate(cell: Cell, plan: Plan, reporter: Reporter) -> None:

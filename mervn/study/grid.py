@@ -6,6 +6,7 @@ test: the values of [tune] are compared on valid, and [rows] are shown, not sele
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -155,6 +156,8 @@ class _Reader:
             elif field not in _fields():
                 near = did_you_mean(key.replace("_", "-"), map(key_of, _fields()))
                 self.faults.append(f"[{name}]: train-head has no option {key!r}{near}")
+            elif not _is_finite(value):
+                self.faults.append(f"[{name}] {key} must have finite numbers, found {value!r}")
             elif field in found:
                 self.faults.append(f"[{name}]: {key_of(field)} is given twice")
             else:
@@ -253,6 +256,12 @@ def key_of(field: str) -> str:
 def _advice(key: str) -> str:
     advice = OF_THE_STUDY.get(_field(key))
     return f"; {advice}" if advice else f"; the keys are {', '.join(KEYS)}"
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -34,9 +34,9 @@ class Pooled:
         """Return the score of each seed, over all units."""
         return [float(score(counts.sum(0), metric)) for counts in self.confusions.values()]
 
-    def summed(self, seeds: Sequence[int]) -> Array:
-        """Return the counts (G, C, C) summed over seeds."""
-        return np.asarray(np.sum([self.confusions[seed] for seed in seeds], axis=0))
+    def stacked(self, seeds: Sequence[int]) -> Array:
+        """Return the counts (G, K, C, C) of K seeds."""
+        return np.stack([self.confusions[seed] for seed in seeds], axis=1)
 
     def comparable(self, other: Pooled) -> list[int]:
         """Return the seeds that both have; none if they scored other utterances."""

@@ -1,7 +1,7 @@
 """The tables of a study: the choice on valid, intervals, differences and marginal effects.
 
-Confusion matrices per speaker are summed over seeds. All metrics are ratios of counts, so the sum
-gives the same scores as the mean of the matrices, and counts stay exact.
+Intervals and differences are of the mean score over seeds: a speaker is left out, or exchanged, in
+all seeds at once. Seeds are no units of evidence.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Study:
             pooled = self.pooled(number, chosen, split)
             interval = None
             if pooled is not None:
-                interval = jackknife_interval(pooled.summed(list(pooled.confusions)), pooled.units, METRIC)
+                interval = jackknife_interval(pooled.stacked(list(pooled.confusions)), pooled.units, METRIC)
             seconds = _mean_seconds([cell for cell in self.of(number, chosen) if cell.name in self.complete])
             tuned = row.candidates[chosen].tuned
             table.append(RowScores(row, tuned, chosen, pooled, seconds, interval))
@@ -149,11 +149,11 @@ def _difference(pairs: Sequence[tuple[RowScores, RowScores | None]]) -> PairedDi
         seeds = pooled.comparable(other)
         if not seeds:
             return None
-        first.append(pooled.summed(seeds))
-        second.append(other.summed(seeds))
+        first.append(pooled.stacked(seeds))
+        second.append(other.stacked(seeds))
     if known is None:
         return None
-    return paired_difference(np.sum(first, axis=0), np.sum(second, axis=0), known.units, METRIC)
+    return paired_difference(np.concatenate(first, 1), np.concatenate(second, 1), known.units, METRIC)
 
 
 def _holm(differences: Sequence[PairedDifference | None]) -> list[float | None]:

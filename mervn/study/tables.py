@@ -101,7 +101,7 @@ def _csv_value(value: Any) -> str:
 def _row_entry(split: str, scores: RowScores) -> dict[str, Any]:
     """Return one line of table.csv."""
     pooled = scores.pooled
-    entry: dict[str, Any] = {key_of(name): value for name, value in scores.row.axes.items()}
+    entry: dict[str, Any] = {key_of(name): shown(value) for name, value in scores.row.axes.items()}
     entry |= {"tuned": describe(scores.tuned), "split": split, "reference": scores.row.is_reference}
     entry |= {"n": len(pooled.keys) if pooled else None, "seeds": len(pooled.confusions) if pooled else 0}
     for metric in METRICS:
@@ -146,8 +146,8 @@ def cell_entries(study: Study, tables: Tables) -> list[dict[str, Any]]:
     for cell in study.cells:
         row = study.rows[cell.row]
         tuned = row.candidates[cell.candidate].tuned
-        entry: dict[str, Any] = {key_of(name): value for name, value in row.axes.items()}
-        entry |= {f"tune {key_of(name)}": tuned.get(name) for name in tuned_names}
+        entry: dict[str, Any] = {key_of(name): shown(value) for name, value in row.axes.items()}
+        entry |= {f"tune {key_of(name)}": shown(tuned[name]) for name in tuned_names}
         complete = cell.name in study.complete
         status = "complete" if complete else ("failed" if cell.name in tables.failed else "waiting")
         entry |= {"fold": cell.fold, "seed": cell.seed, "status": status, "chosen": chosen[cell.row] == cell.candidate}

@@ -117,9 +117,7 @@ def test_bad_input_is_one_clear_message(finished: Path, tmp_path: Path, capsys: 
         whole[: len(whole) // 2 - 9]: r"predictions-valid\.jsonl:\d+: must be one JSON object",
         whole[: whole.index("\n") + 1]: "must hold the 10 utterances that were scored, found 1; evaluate the run again",
         "": "must hold the 10 utterances that were scored, found 0",
-        whole.replace(
-            "happy", "angry"
-        ): r":\d+: .* must be one of the run's labels happy, sad, found",
+        whole.replace("happy", "angry"): r":\d+: .* must be one of the run's labels happy, sad, found",
     }
     for content, message in cases.items():
         path.write_text(content, "utf-8")

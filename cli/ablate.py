@@ -58,7 +58,7 @@ def _print(result: StudyResult, output: Output) -> int:
         output.result(f"failed: {name}: {error}")
     if tables.failed:
         output.say("fix the cause, then train the failed cells with --retry")
-    output.result(f"{result.output}: table.csv, table.md, table.tex, effects.csv, cells.csv")
+    output.result(f"{result.output}: report.html, table.csv, table.md, table.tex, effects.csv, cells.csv")
     rows = []
     for scores in tables.scores:
         rows.append({"row": dict(scores.row.axes), "tuned": dict(scores.tuned), "macro_f1": scores.mean()})

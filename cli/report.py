@@ -11,12 +11,17 @@ from mervn.config import ReportOptions
 
 @command("report", argument="run")
 def report_command(run: Path, options: ReportOptions, output: Output) -> None:
-    """Write report.html into a complete run: scores with intervals, curves, mistakes.
+    """Write report.html into a complete run, or into the folder of a study.
 
-    It shows the scores on test if they exist, else on valid. Nothing is scored again.
+    The page of a run has scores with intervals, curves and mistakes: on test if those scores exist,
+    else on valid. Nothing is scored again.
     """
     from mervn.report.html import write_report
+    from mervn.report.study_page import TABLE_FILE, write_study_report
 
-    path = write_report(run, options.split, options.transcripts)
+    if (run / TABLE_FILE).is_file():
+        path = write_study_report(run)
+    else:
+        path = write_report(run, options.split, options.transcripts)
     output.result(f"{path} ({path.stat().st_size / 1e3:.0f} kB)")
     output.document({"run": str(run), "report": str(path)})

@@ -16,7 +16,8 @@ from cli.main import run as mervn
 from features.errors import InputError, UsageError
 from mervn.config import EvaluateOptions
 from mervn.evaluation.evaluate import evaluate
-from mervn.report.html import MAX_MISTAKES, TEMPLATES, mistakes, render_run, write_report
+from mervn.report.html import MAX_MISTAKES, mistakes, render_run, write_report
+from mervn.report.page import TEMPLATES
 from mervn.report.run_data import read_run
 
 CHROMIUM = shutil.which("chromium")

@@ -32,7 +32,8 @@ ALLOWED = ("CHANGELOG.md", "tests/test_language.py")
 TABLES = (
     "features/tables.py", "features/store/index.py", "cli/ablate.py", "cli/commands.py", "cli/compare.py",
     "cli/demo.py", "cli/doctor.py", "cli/encoders.py", "cli/evaluate.py", "cli/main.py", "cli/output.py",
-    "docs/ablation.md", "mervn/report/figures.py", "mervn/report/html.py", "mervn/study/ablate.py",
+    "docs/ablation.md", "docs/reports.md", "mervn/report/study_page.py", "tests/test_study_page.py",
+    "mervn/report/figures.py", "mervn/report/html.py", "mervn/study/ablate.py",
     "mervn/study/cells.py", "mervn/study/grid.py", "mervn/study/study_plan.py", "mervn/study/study_scores.py",
     "mervn/study/tables.py", "tests/test_cells.py", "tests/test_grid.py", "tests/test_output.py",
     "tests/test_study_run.py", "tests/test_tables.py",

@@ -153,3 +153,24 @@ def plot_bars(name: str, description: str, values: Mapping[str, float], maximum:
         axes.tick_params(axis="y", length=0)
 
     return draw(name, description, (WIDTH, 0.7 + 0.27 * len(values)), plot)
+
+
+def plot_rows(rows: Sequence[tuple[str, float | None, float | None, float | None, bool]]) -> str:
+    """Draw name, mean, low and high of each row of a table; the last value marks the reference."""
+
+    def plot(figure: Figure) -> None:
+        axes = figure.subplots()
+        for place, (_, mean, low, high, is_reference) in enumerate(rows):
+            colour = COLOURS["second" if is_reference else "accent"]
+            if low is not None and high is not None:
+                axes.plot([low, high], [place, place], color=colour, linewidth=2)
+            if mean is not None:
+                axes.plot([mean], [place], "o", color=colour, markersize=5)
+                if is_reference:
+                    axes.axvline(mean, color=colour, linestyle="--", linewidth=1)
+        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlabel("macro-F1")
+        axes.grid(axis="x")
+
+    return draw("rows", "Macro-F1 of each row with its interval", (1.4 * WIDTH, 0.8 + 0.24 * len(rows)), plot)

@@ -15,11 +15,10 @@ from mervn.evaluation.intervals import Interval, Units, jackknife_interval
 from mervn.evaluation.saved_predictions import SavedPredictions
 from mervn.report.figures import NAMES, plot_bars, plot_confusion, plot_curves, plot_reliability, plot_units
 from mervn.report.findings import support, verdict, warnings
+from mervn.report.page import REPORT_FILE, render
 from mervn.report.run_data import RunData, group_confusions, group_keys, read_run, speakers
 from mervn.report.transcripts import read_transcripts
 
-REPORT_FILE = "report.html"
-TEMPLATES = Path(__file__).parent / "templates"
 MAX_MISTAKES = 20
 """Maximum number of mistakes in a report."""
 
@@ -38,16 +37,11 @@ def write_report(run: Path, split: str | None = None, with_transcripts: bool = T
 
 def render_run(data: RunData, with_transcripts: bool) -> str:
     """Return the HTML page of a run."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
     units = speakers(data.predictions)
     confusions = group_confusions(data.predictions, units)
     intervals = {metric: jackknife_interval(confusions, units, metric) for metric in NAMES}
-    return environment.get_template("run.html").render(
+    return render(
+        "run.html",
         title=data.path.resolve().name,
         split=data.split,
         verdict=verdict(data, units, intervals),

@@ -16,6 +16,7 @@ from features.durations import duration
 from features.progress import SILENT, Reporter, WithoutBars
 from mervn.config import AblateOptions, EvaluateOptions
 from mervn.evaluation.evaluate import evaluate
+from mervn.report.study_page import write_study_report
 from mervn.result_folder import locked
 from mervn.run_folder import METRICS_FILE, read_metrics
 from mervn.study.cell_worker import Outcome
@@ -160,6 +161,7 @@ def _finish(plan: Plan, state: State, reporter: Reporter) -> Tables:
                 _evaluate(cell, plan, once)
     tables = make_tables(study, split, state.failed)
     write_tables(study, tables, plan.output)
+    write_study_report(plan.output)
     return tables
 
 

@@ -1,0 +1,160 @@
+"""The report of an ablation study: the table of the paper, its intervals, and every cell."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from features.atomic_files import write_atomically
+from features.errors import InputError
+from mervn.report.figures import plot_rows
+from mervn.report.page import REPORT_FILE, render
+
+TABLE_FILE, EFFECTS_FILE, CELLS_FILE = "table.csv", "effects.csv", "cells.csv"
+REQUIRED = ("tuned", "split", "reference", "seeds", "macro_f1_mean", "macro_f1_low", "macro_f1_high", "p_holm")
+LEVEL = 0.05
+"""Corrected p up to which a difference counts as shown."""
+Line = Mapping[str, str]
+
+
+def write_study_report(study: Path) -> Path:
+    """Write report.html into the folder of a study and return its path.
+
+    Everything is taken from table.csv, effects.csv and cells.csv. InputError if a file is missing
+    or damaged.
+    """
+    table, effects, cells = [_read(study / name) for name in (TABLE_FILE, EFFECTS_FILE, CELLS_FILE)]
+    missing = [name for name in REQUIRED if table and name not in table[0]]
+    if not table or missing:
+        lacking = ", ".join(missing) or "lines"
+        raise InputError(f"{study / TABLE_FILE} must be the table of a study, but lacks {lacking}")
+    axes = list(table[0])[: list(table[0]).index("tuned")]
+    failed = [line for line in cells if line["status"] == "failed"]
+    page = render(
+        "study.html",
+        title=study.resolve().name,
+        split=table[0]["split"],
+        verdict=study_verdict(table, axes),
+        warnings=study_warnings(table, failed),
+        header=(*axes, "seeds", "macro-F1", "95 % interval", "difference", "95 % interval", "p (Holm)"),
+        lines=[_line(line, axes) for line in table],
+        figure=plot_rows([_place(line, axes) for line in table]),
+        effects=[_effect(line) for line in effects],
+        cells=[_cell(line) for line in cells],
+        failed=[(line["run"], line["error"]) for line in failed],
+        units={**table[0], "effective_groups": _number(table[0]["effective_groups"], ".1f")},
+        command=shlex.join(["mervn", "report", str(study)]),
+    )
+    path = study / REPORT_FILE
+    write_atomically(path, page.encode())
+    return path
+
+
+def _read(path: Path) -> list[Line]:
+    """Read a CSV file; InputError if it is missing or a line has another number of values."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines: list[Line] = list(csv.DictReader(file))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; run the same mervn ablate again") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} must be a CSV file, but cannot be read: {error}") from error
+    for number, line in enumerate(lines, 2):
+        if None in line or None in line.values():
+            raise InputError(f"{path}:{number} must have as many values as the first line; run mervn ablate again")
+    return lines
+
+
+def name_of(line: Line, axes: Sequence[str]) -> str:
+    """Return the values of a line on all axes that vary, such as `xattn, mean`."""
+    return ", ".join(line[axis] for axis in axes)
+
+
+def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
+    """Return the sentence that says which differences to the reference the data shows."""
+    reference = next((name_of(line, axes) for line in table if line["reference"] == "true"), None)
+    if reference is None:
+        return "The reference has no complete cells, so nothing is compared."
+    better: list[str] = []
+    worse: list[str] = []
+    tested: list[Line] = []
+    for line in table:
+        if line["p_holm"]:
+            tested.append(line)
+            if float(line["p_holm"]) <= LEVEL:
+                (better if float(line["difference"]) > 0 else worse).append(name_of(line, axes))
+    split = table[0]["split"]
+    if not tested:
+        return f"No row could be tested against {reference} on {split}: a test needs at least 6 units of evidence."
+    if (least := len(tested) * 2.0 ** (1 - int(table[0]["groups"]))) > LEVEL:
+        return (
+            f"No difference to {reference} can be shown on {split}: with {table[0]['groups']} units of evidence and "
+            f"{len(tested)} tests, the smallest corrected p is {least:.2f}. More speakers or fewer rows are needed."
+        )
+    if not better and not worse:
+        smallest = [float(line["smallest_difference"]) for line in tested if line["smallest_difference"]]
+        could = f" A difference of {min(smallest):.3f} to {max(smallest):.3f} could be shown." if smallest else ""
+        return f"No row is shown to differ from {reference} on {split}.{could}"
+    parts = []
+    for names, word in ((better, "better"), (worse, "worse")):
+        if names:
+            listed = "; ".join(names)
+            parts.append(f"Shown to be {word} than {reference} on {split}: {listed}.")
+    return " ".join(parts)
+
+
+def study_warnings(table: Sequence[Line], failed: Sequence[Line]) -> list[str]:
+    """Return what weakens the study, most important first."""
+    found = []
+    if table[0]["split"] == "valid":
+        found.append("Epochs were chosen on valid, so these scores are optimistic. Only test counts for a claim.")
+    if failed:
+        found.append(f"{len(failed)} cells failed; their seeds are missing in the table.")
+    seeds = {int(line["seeds"]) for line in table}
+    if max(seeds) < 2:
+        found.append("There is one seed for each row: a difference can be that of the seed.")
+    elif len(seeds) > 1:
+        found.append(f"The rows have {min(seeds)} to {max(seeds)} seeds; differences use the seeds of both.")
+    if table[0]["method"].endswith("independent utterances"):
+        found.append("The speakers are unknown: the intervals assume independent utterances.")
+    return found
+
+
+def _place(line: Line, axes: Sequence[str]) -> tuple[str, float | None, float | None, float | None, bool]:
+    """Return name, mean, low and high of a line, and whether it is the reference."""
+    numbers = [float(line[key]) if line[key] else None for key in ("macro_f1_mean", "macro_f1_low", "macro_f1_high")]
+    return name_of(line, axes), numbers[0], numbers[1], numbers[2], line["reference"] == "true"
+
+
+def _line(line: Line, axes: Sequence[str]) -> list[str]:
+    """Return what the table shows of a line."""
+    mean, std = line["macro_f1_mean"], line["macro_f1_std"]
+    score = f"{float(mean):.3f}" + (f" ± {float(std):.3f}" if std else "") if mean else ""
+    difference = "reference" if line["reference"] == "true" else _number(line["difference"], "+.3f")
+    p = _number(line["p_holm"], ".3f")
+    values = [line[axis] for axis in axes]
+    return [*values, line["seeds"], score, _range(line, "macro_f1"), difference, _range(line, "difference"), p]
+
+
+def _effect(line: Line) -> list[str]:
+    """Return what the table of marginal effects shows of a line."""
+    difference = _number(line["difference"], "+.3f") or "reference"
+    mean, p = _number(line["macro_f1_mean"], ".3f"), _number(line["p_holm"], ".3f")
+    return [line["axis"], line["value"], mean, difference, _range(line, "difference"), p]
+
+
+def _cell(line: Line) -> list[str]:
+    """Return what the list of cells shows of a line."""
+    seconds = _number(line["seconds"], ".1f")
+    return [line["run"], line["status"], _number(line["valid_macro_f1"], ".3f"), line["selected_epoch"], seconds]
+
+
+def _range(line: Line, key: str) -> str:
+    low, high = line[f"{key}_low"], line[f"{key}_high"]
+    return f"{float(low):.3f} to {float(high):.3f}" if low and high else ""
+
+
+def _number(text: str, form: str) -> str:
+    return format(float(text), form) if text else ""

@@ -1,0 +1,103 @@
+"""The report of a study: its verdict claims what the table shows after correction, and nothing else."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from test_html import Elements
+
+from cli.main import run as mervn
+from features.errors import InputError
+from mervn.report.study_page import study_verdict, study_warnings, write_study_report
+
+LINE = {
+    "fusion": "late", "tuned": "", "split": "test", "reference": "false", "n": "240", "seeds": "3",
+    "macro_f1_mean": "0.5", "macro_f1_std": "0.01", "macro_f1_low": "0.4", "macro_f1_high": "0.6", "unit": "speaker_id",
+    "groups": "20", "effective_groups": "18.500000", "method": "jackknife, t(19)", "difference": "",
+    "difference_low": "", "difference_high": "", "p": "", "p_holm": "", "test": "", "smallest_difference": "",
+}  # fmt: skip
+CELL = {
+    "fusion": "late", "status": "complete", "selected_epoch": "3", "valid_macro_f1": "0.5", "seconds": "2.0",
+    "run": "runs/a", "error": "",
+}  # fmt: skip
+
+
+def line(fusion: str, difference: float | None = None, p: float | None = None, **changes: str) -> dict[str, str]:
+    found = {**LINE, "fusion": fusion, "reference": str(difference is None).lower(), **changes}
+    if difference is not None and p is not None:
+        found |= {"difference": str(difference), "difference_low": "-0.1", "difference_high": "0.2"}
+        found |= {"p": str(p), "p_holm": str(p), "smallest_difference": "0.04"}
+    return found
+
+
+def write(path: Path, lines: list[Mapping[str, str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def make_study(folder: Path, table: list[Mapping[str, str]], cells: list[Mapping[str, str]] | None = None) -> Path:
+    folder.mkdir()
+    effect = {"axis": "fusion", "value": "late", "pairs": "0", "macro_f1_mean": "0.5"}
+    effect |= dict.fromkeys(("difference", "difference_low", "difference_high", "p_holm"), "")
+    write(folder / "table.csv", table)
+    write(folder / "effects.csv", [effect])
+    write(folder / "cells.csv", cells or [CELL])
+    return folder
+
+
+def test_only_corrected_differences_are_claimed() -> None:
+    table = [line("late"), line("xattn", 0.1, 0.01), line("audio", -0.2, 0.04), line("text", -0.3, 0.06)]
+    assert study_verdict(table, ["fusion"]) == (
+        "Shown to be better than late on test: xattn. Shown to be worse than late on test: audio."
+    )
+    assert study_verdict([line("late"), line("xattn", 0.1, 0.2)], ["fusion"]) == (
+        "No row is shown to differ from late on test. A difference of 0.040 to 0.040 could be shown."
+    )
+    few = [line("late", groups="6"), *(line(name, -0.3, 0.094, groups="6") for name in ("a", "b", "c"))]
+    assert "with 6 units of evidence and 3 tests, the smallest corrected p is 0.09" in study_verdict(few, ["fusion"])
+    untested = study_verdict([line("late"), line("xattn", 0.1)], ["fusion"])
+    assert untested.startswith("No row could be tested against late")
+    assert "no complete cells" in study_verdict([line("xattn", 0.1, 0.01)], ["fusion"])
+
+
+def test_seeds_failures_and_valid_scores_are_said() -> None:
+    table = [line("late", split="valid"), line("xattn", 0.1, 0.2, seeds="1")]
+    said = " ".join(study_warnings(table, [CELL]))
+    assert "optimistic" in said and "1 cells failed" in said and "1 to 3 seeds" in said
+    assert "one seed for each row" in study_warnings([line("late", seeds="1")], [])[0]
+    assert not study_warnings([line("late"), line("xattn", 0.1, 0.2)], [])
+
+
+def test_a_page_shows_every_row_and_cell_and_keeps_text_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "<script>alert(1)</script>"
+    failed = {**CELL, "status": "failed", "run": "runs/b", "error": hostile, "valid_macro_f1": "", "seconds": ""}
+    study = make_study(tmp_path / "study", [line("late"), line(hostile, 0.1, 0.01)], [CELL, failed])
+    assert mervn(["report", str(study)]) == 0
+    page = (study / "report.html").read_text("utf-8")
+    elements = Elements(page)
+    assert elements.names.count("script") == 1 and elements.names.count("svg") == 1
+    for text in ("0.500 ± 0.010", "0.400 to 0.600", "+0.100", "0.010", "18.5 effective", "runs/b", "alert(1)"):
+        assert text in elements.text
+    assert "Shown to be better than late" in elements.text
+    before = (study / "report.html").read_bytes()
+    write_study_report(study)
+    assert (study / "report.html").read_bytes() == before
+
+
+def test_missing_and_damaged_tables_are_named(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "study", [line("late")])
+    (study / "effects.csv").unlink()
+    with pytest.raises(InputError, match=r"effects\.csv does not exist; run the same mervn ablate again"):
+        write_study_report(study)
+    study = make_study(tmp_path / "cut", [line("late")])
+    (study / "cells.csv").write_text("run,status\nruns/a\n")
+    with pytest.raises(InputError, match=r"cells\.csv:2 must have as many values as the first line"):
+        write_study_report(study)
+    study = make_study(tmp_path / "other", [{"name": "x"}])
+    with pytest.raises(InputError, match=r"table\.csv must be the table of a study, but lacks tuned, split"):
+        write_study_report(study)

@@ -121,8 +121,7 @@ class TrainingOptions(HeadOptions, OptimizerOptions):
         "none", description="Class weights in the loss."
     )
     sampling: Annotated[Literal["random", "bucket", "weighted", "both"], Group.SAMPLING] = Field(
-        "both",
-        description="Batches: random, of similar lengths (bucket), drawn by class and length (weighted), or both.",
+        "both", description="Batches: random, bucket (by length), weighted or both."
     )
     batch_size: Annotated[PositiveInt | None, Group.SAMPLING] = Field(
         None, description="Utterances per batch [default: 32]."

@@ -140,9 +140,29 @@ def test_two_fits_and_all_seeds_are_equal_and_it_is_evaluated_as_any_run(data: P
     assert series.summary["valid"]["macro_f1"]["std"] == 0
 
 
-def test_an_utterance_has_the_same_time_means_whatever_the_batches(data: Path, tmp_path: Path) -> None:
+def test_interrupted_and_repeated_equals_undisturbed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, original = fit(data, tmp_path / "whole"), LinearFit._score
+
+    def stop(self: LinearFit, number: int) -> Any:
+        if number == 3:
+            raise KeyboardInterrupt
+        return original(self, number)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LinearFit, "_score", stop)
+        fit(data, tmp_path / "broken")
+    assert len(read_jsonl(tmp_path / "broken" / "history.jsonl")) == 2
+    with pytest.raises(InputError, match="is not complete"):
+        evaluate(tmp_path / "broken", EvaluateOptions())
+    assert fit(data, tmp_path / "broken").trained
+    assert outcome(tmp_path / "broken") == outcome(whole.path)
+
+
+def test_an_utterance_has_the_same_time_means_whatever_the_batches() -> None:
     class Cut:
-        """Two utterances, read in given batches."""
+        """Six utterances, read in given batches."""
 
         name, utterances = "train", ()
 

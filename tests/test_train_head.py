@@ -30,6 +30,7 @@ from mervn.data.stored_split import load_split
 from mervn.data.streams import open_streams
 from mervn.evaluation.evaluate import evaluate
 from mervn.evaluation.ledger import Look, record_look
+from mervn.model.losses import build_loss
 from mervn.model.saved_run import load_head
 from mervn.run_folder import locked, read_config
 from mervn.training.checkpoint import CheckpointSchedule
@@ -736,3 +737,32 @@ def test_deterministic_holds_while_training_and_no_longer(data: Path, tmp_path: 
     train_head(TrainHeadOptions(**SMALL, deterministic=True, output=tmp_path / "run"), data, Watch())
     Watch().epoch({})
     assert seen[-5:] == [(True, False)] * 4 + [(False, True)]
+
+
+def test_logit_adjustment_trains_with_the_priors_of_train(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "valid"):
+        entries = read_jsonl(data / f"{split}.jsonl")
+        write_manifest(
+            data / f"{split}.jsonl",
+            [entry | {"emotion": "sad" if i % 6 else "happy"} for i, entry in enumerate(entries)],
+        )
+    plain = train(data, tmp_path / "ce", loss="ce", sampling="bucket")
+    adjusted = {"loss": "logit_adjustment", "sampling": "bucket"}
+    assert outcome(train(data, tmp_path / "zero", **adjusted, tau=0.0).path) == outcome(plain.path)
+    losses = []
+
+    def keep(*arguments: Any) -> torch.nn.Module:
+        losses.append(build_loss(*arguments))
+        return losses[-1]
+
+    monkeypatch.setattr("mervn.training.trainer.build_loss", keep)
+    run = train(data, tmp_path / "one", **adjusted)
+    priors = torch.tensor([4 / 24, 20 / 24])  # happy, sad
+    torch.testing.assert_close(losses[0].adjustment, priors.log())
+    assert outcome(run.path)[1] != outcome(plain.path)[1]
+    assert read_config(run.path).options["tau"] == 1.0 and "tau" not in read_config(plain.path).options
+    with pytest.raises(UsageError, match=r"corrects the class frequencies already(.|\n)*--sampling both"):
+        train(data, tmp_path / "twice", loss="logit_adjustment")
+    assert not (tmp_path / "twice").exists()

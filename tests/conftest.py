@@ -11,7 +11,10 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # before fixtures of a module train: equal bytes are promised at equal numbers of threads
-SLOW = ("test_benchmarks", "test_known_answers", "test_distributed", "test_finetune", "test_ray_engine", "test_docs")
+SLOW = (
+    "test_benchmarks", "test_known_answers", "test_distributed", "test_finetune", "test_ray_engine", "test_docs",
+    "test_study_run",
+)  # fmt: skip
 """Files that begin first, so that no worker is left with one of them at the end."""
 
 

@@ -13,6 +13,7 @@ from mervn.study.cells import Cell, Row, fold_numbers, make_cells, make_rows
 from mervn.study.grid import Grid, read_grid
 
 BASE = '[base]\ndim = 8\nheads = 2\nmlp = [8]\naudio-encoder = "fourier2vec"\ntext-encoder = "hashed_ngrams"\n'
+EXAMPLE = Path(__file__).parent.parent / "mervn" / "study" / "example.toml"
 PLACE: dict[str, Any] = {"device": "cpu"}
 
 
@@ -71,6 +72,11 @@ def test_tuned_values_that_a_row_does_not_read_are_one_candidate(tmp_path: Path)
 )
 def test_a_row_that_cannot_be_meant_is_refused(text: str, message: str, tmp_path: Path) -> None:
     assert message in fault(tmp_path, text)
+
+
+def test_every_row_of_the_example_can_be_trained() -> None:
+    rows = make_rows(read_grid(EXAMPLE), PLACE)
+    assert len(rows) == 16 and all(len(row.candidates) == 2 for row in rows)
 
 
 def test_a_fault_of_all_rows_is_named_once(tmp_path: Path) -> None:

@@ -92,6 +92,11 @@ def test_selection_on_test_cannot_be_expressed(tmp_path: Path) -> None:
         (ROWS + "[base]\nbatch-size = 1\nbatch_size = 2\n", "[base]: batch-size is given twice"),
         ('design = "random"\n' + ROWS, "design must be grid or one-at-a-time, found 'random'"),
         ("seeds = 0\n" + ROWS, "seeds must be a number of 1 or more, or a list of different seeds, found 0"),
+        ("seeds = 9999999999\n" + ROWS, "seeds must be"),
+        (
+            "seeds = 30000\n[rows]\ndim = [1, 2]\n[tune]\npatience = [1, 2]\n",
+            "the grid must have at most 100000 cells per fold, found 120000",
+        ),
         ("seeds = []\n" + ROWS, "seeds must be"),
         ("seeds = [1, 1]\n" + ROWS, "seeds must be"),
         ("seeds = [-1]\n" + ROWS, "seeds must be"),

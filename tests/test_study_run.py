@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from test_extract import run as extract
 from tiny import Recorder, make_data, read_jsonl, write_manifest
+from tiny_extraction import spoil
 from warm_process import WarmProcess
 
 from cli.main import run as mervn
@@ -185,10 +186,11 @@ def test_after_kill_9_of_all_processes_the_tables_have_the_same_bytes(data: Path
         assert (output / name).read_bytes() == (undisturbed.output / name).read_bytes()
 
 
-def test_ctrl_c_ends_all_processes_and_says_how_to_resume(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_ends_all_processes_and_says_how_to_resume(jobs: str, data: Path, tmp_path: Path) -> None:
     grid, output = tmp_path / "GRID.toml", tmp_path / "study"
     grid.write_text(GRID.replace("seeds = 2", "seeds = 9"))
-    arguments = ["ablate", str(grid), "--data", str(data), "--output", str(output), "--jobs", "2", "--device", "cpu"]
+    arguments = ["ablate", str(grid), "--data", str(data), "--output", str(output), "--jobs", jobs, "--device", "cpu"]
     process = WarmProcess(CODE, arguments)
     wait_for_cells(process, output, 1)
     os.killpg(process.pid, signal.SIGINT)
@@ -262,14 +264,15 @@ class Dies(Late):
 
 def test_a_process_that_dies_fails_its_cell_only(data: Path, tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text(DIES)
-    text = GRID.replace('"xattn", "late", "text"', f'"late", "{tmp_path / "dies.py"}:Dies"').replace(
-        "seeds = 2", "seeds = 1"
-    )
+    code = f"{tmp_path / 'dies.py'}:Dies"
+    text = GRID.replace('"xattn"', f'"{code}"').replace("seeds = 2", "seeds = 1")
     result = study(tmp_path, data, text, jobs=2, trust_code=True)
     assert result.tables is not None
     (error,) = result.tables.failed.values()
     assert error == "its process ended with exit code 3; see logs/"
-    assert [row["seeds"] for row in read_csv(result.output / "table.csv")] == ["1", "0"]
+    table = read_csv(result.output / "table.csv")
+    assert [row["seeds"] for row in table] == ["0", "1", "1"]
+    assert [row["difference"] for row in table] == ["", "", ""]  # the reference has no scores
 
 
 def test_missing_features_are_extracted_once_for_each_encoder(corpus: Path, tmp_path: Path) -> None:
@@ -290,6 +293,21 @@ def test_missing_features_are_extracted_once_for_each_encoder(corpus: Path, tmp_
     study(tmp_path, data, text, test=True)
     assert all(len(FeatureStore(store)) == 48 for store in stores)
     assert result.cells == 4
+
+
+def test_rejected_utterances_are_left_out_of_test_too(corpus: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(corpus, tmp_path / "data", copy_function=shutil.copy2))
+    spoil(data, "test-003", "valid-004")
+    text = f'seeds = 1\n{BASE}text-encoder = "hashed_ngrams"\naudio-encoder = "fourier2vec"\nallow-missing = true\n'
+    text += '[rows]\nfusion = ["late", "xattn"]\n'
+    assert [row["n"] for row in read_csv(study(tmp_path, data, text).output / "table.csv")] == ["11", "11"]
+    for _ in range(2):
+        tested = study(tmp_path, data, text, test=True)
+        table = read_csv(tested.output / "table.csv")
+        assert [(row["split"], row["n"]) for row in table] == [("test", "11"), ("test", "11")]
+        assert len(read_jsonl(data / "test_access.jsonl")) == 2
+    with pytest.raises(InputError, match="rejected"):
+        study(tmp_path, data, text.replace("allow-missing = true\n", ""), output=tmp_path / "strict")
 
 
 def test_changed_data_are_no_cells_of_the_same_study(data: Path, tmp_path: Path) -> None:
@@ -319,6 +337,15 @@ def test_wrong_grids_end_with_2_before_any_work(
     assert mervn(["ablate", str(grid), "--data", str(data), "--output", str(output)]) == 2
     assert message in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_a_misspelt_unit_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match="--unit must be a key of the manifests, found 'speaker'; did you mean speaker_"
+    ):
+        study(tmp_path, data, unit="speaker")
+    table = read_csv(study(tmp_path, data, unit="take").output / "table.csv")
+    assert {row["unit"] for row in table} == {"utterance"}  # every take is another one
 
 
 def test_a_folder_that_is_no_study_is_left_alone(data: Path, tmp_path: Path) -> None:

@@ -15,4 +15,5 @@ import cli.main
 import features.extraction.extract
 import mervn.evaluation.evaluate
 import mervn.finetuning.finetune
+import mervn.study.ablate
 import mervn.training.train_head

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from mervn.study.tables import Tables, make_tables, write_tables
 
 MEASURED_CELLS = 2
 """Number of cells that are timed before the time of all cells is estimated."""
+SAVE_INTERVAL_S = 5.0
+"""Seconds between two versions of state.json while cells complete; a failure is saved at once."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class _Watch:
         self.plan, self.state, self.jobs, self.reporter, self.bar = plan, state, jobs, reporter, bar
         self.cells = {cell.name: cell for cell in plan.cells}
         self.left, self.estimated = len(waiting), False
+        self.saved = time.monotonic()
         self.seconds: list[float] = []  # training times of the cells of this call
         self.best: tuple[float, str] | None = None
         self.warned: set[str] = set()
@@ -116,7 +120,9 @@ class _Watch:
         else:
             self.state.fail(cell.name, outcome.error)
             self.reporter.say(f"failed: {self._describe(cell)} ({cell.name}): {outcome.error}")
-        self.state.save()
+        if outcome.error is not None or time.monotonic() - self.saved > SAVE_INTERVAL_S:
+            self.state.save()
+            self.saved = time.monotonic()
         self.left -= 1
         self._show()
 

@@ -24,6 +24,8 @@ DESIGNS = ("grid", "one-at-a-time")
 TABLES = ("base", "rows", "tune")
 KEYS = ("design", "seeds", "folds", "reference", *TABLES)
 DEFAULT_SEEDS = 3
+MAX_CELLS = 100_000
+"""A grid with more cells is refused: it cannot be meant."""
 OF_THE_STUDY: dict[str, str] = {
     **dict.fromkeys(("seed", "num_seeds"), "give seeds = N or a list at the top of the file"),
     **dict.fromkeys(("fold",), 'give folds = "all" or a list at the top of the file'),
@@ -69,6 +71,13 @@ class Grid:
                 if not same(value, self.reference[axis]):
                     found.append({**self.reference, axis: value})
         return found
+
+    @property
+    def num_cells(self) -> int:
+        """The number of cells per fold, at most."""
+        sizes = [len(values) for values in self.rows.values()]
+        rows = math.prod(sizes) if self.design == "grid" else 1 + sum(sizes) - len(sizes)
+        return rows * math.prod(len(values) for values in self.tune.values()) * len(self.seeds)
 
     def tuned(self) -> list[dict[str, Any]]:
         """Return every combination of the tuned values; one empty one without [tune]."""
@@ -140,7 +149,11 @@ class _Reader:
         if design not in DESIGNS:
             self.faults.append(f"design must be {' or '.join(DESIGNS)}, found {design!r}")
         reference = self._reference(rows)
-        return Grid(self.path, tables["base"], rows, tune, str(design), self._seeds(), self._folds(), reference)
+        seeds = self._seeds()
+        grid = Grid(self.path, tables["base"], rows, tune, str(design), seeds, self._folds(), reference)
+        if not self.faults and grid.num_cells > MAX_CELLS:
+            self.faults.append(f"the grid must have at most {MAX_CELLS} cells per fold, found {grid.num_cells}")
+        return grid
 
     def _table(self, name: str) -> dict[str, Any]:
         """Return a table with the names of fields as its keys."""
@@ -213,7 +226,7 @@ class _Reader:
     def _seeds(self) -> tuple[int, ...]:
         """Return the seeds: 0 to N - 1 for a number N."""
         seeds = self.document.get("seeds", DEFAULT_SEEDS)
-        if _is_number(seeds) and seeds >= 1:
+        if _is_number(seeds) and 1 <= seeds <= MAX_CELLS:
             return tuple(range(seeds))
         if _are_different_numbers(seeds, least=0):
             return tuple(seeds)

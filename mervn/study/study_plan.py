@@ -18,6 +18,7 @@ from features.device import resolve_device
 from features.durations import duration
 from features.errors import InputError, UsageError
 from features.progress import SILENT, Reporter
+from features.suggestions import did_you_mean
 from mervn.config import AblateOptions, TrainHeadOptions
 from mervn.model.head import build_head
 from mervn.result_folder import require_same
@@ -63,25 +64,32 @@ def make_plan(path: Path, options: AblateOptions, data: Path) -> Plan:
     folds = fold_numbers(grid, rows, data)
     output = options.output or Path("studies") / grid.name
     cells = make_cells(grid, rows, folds, output)
-    _check_labels(cells, data)
+    _check_labels(cells, data, options.unit)
     splits: Sequence[SplitName] = SPLITS if options.test or folds != [None] else SPLITS[:2]
     candidates = [candidate for row in rows for candidate in row.candidates]
     missing = find_missing(candidates, data, splits, rows[0].candidates[0].options)
     return Plan(grid, rows, cells, output, data, options, missing)
 
 
-def _check_labels(cells: Sequence[Cell], data: Path) -> None:
-    """Read the labels of each fold once for each choice of labels; UsageError if they are unusable."""
+def _check_labels(cells: Sequence[Cell], data: Path, unit: str) -> None:
+    """Read the labels of each fold once for each choice of labels; UsageError if they are unusable.
+
+    Also raises UsageError if no utterance of valid has the key `unit`.
+    """
     known: set[str] = set()
+    keys = {"speaker_id", "utterance_id"}
     for cell in cells:
         options = cell.options
         key = repr((options.labels, options.label_map, options.drop_label, options.fold))
         if key not in known:
             known.add(key)
             try:
-                read_labelled(options, data)
+                valid = read_labelled(options, data).utterances["valid"]
             except InputError as error:
                 raise UsageError(str(error)) from error  # found before any work
+            keys.update(*(utterance.extra for utterance in valid))
+    if unit not in keys:
+        raise UsageError(f"--unit must be a key of the manifests, found {unit!r}{did_you_mean(unit, keys)}")
 
 
 def grid_json(grid: Grid) -> dict[str, Any]:
@@ -99,13 +107,17 @@ def announce(plan: Plan, reporter: Reporter) -> None:
     folds = len({cell.fold for cell in plan.cells})
     exist = sum((cell.run / METRICS_FILE).is_file() for cell in plan.cells)
     reporter.say(
-        f"{plan.grid.name}: {len(plan.rows)} rows{tuned}, {len(plan.grid.seeds)} seeds, "
-        f"{'no folds' if plan.cells[0].fold is None else f'{folds} folds'}: {len(plan.cells)} cells in "
+        f"{plan.grid.name}: {_count(len(plan.rows), 'row')}{tuned}, {_count(len(plan.grid.seeds), 'seed')}, "
+        f"{'no folds' if plan.cells[0].fold is None else _count(folds, 'fold')}: {_count(len(plan.cells), 'cell')} in "
         f"{plan.output}, {exist} of them complete; at most {jobs_of(plan.options)} at a time"
     )
     for row in plan.rows:
         mark = " (reference)" if row.is_reference else ""
         reporter.say(f"  {row}{mark}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def jobs_of(options: AblateOptions) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from features.atomic_files import write_atomically
 from mervn.evaluation.intervals import METRICS, Interval, PairedDifference
-from mervn.study.cells import describe, shown
+from mervn.study.cells import Cell, describe, shown
 from mervn.study.grid import key_of
 from mervn.study.pooled_scores import pool, predictions_file, read_run
 from mervn.study.study_scores import METRIC, Effect, RowScores, Study, marginal_effects
@@ -156,7 +156,7 @@ def cell_entries(study: Study, tables: Tables) -> list[dict[str, Any]]:
         for metric in METRICS:
             entry[f"valid_{metric}"] = metrics["valid"][metric] if complete else None
         if tables.split == "test":
-            entry |= _test_scores(study, tables, cell.name)
+            entry |= _test_scores(study, tables, cell)
         error = tables.failed.get(cell.name, "").splitlines()
         entry |= {
             "seconds": seconds,
@@ -167,11 +167,10 @@ def cell_entries(study: Study, tables: Tables) -> list[dict[str, Any]]:
     return entries
 
 
-def _test_scores(study: Study, tables: Tables, name: str) -> dict[str, Any]:
+def _test_scores(study: Study, tables: Tables, cell: Cell) -> dict[str, Any]:
     """Return the scores on test of one cell; only the cells of chosen candidates have them."""
-    cell = next(cell for cell in study.cells if cell.name == name)
     is_chosen = tables.scores[cell.row].chosen == cell.candidate
-    has_test = is_chosen and name in study.complete and predictions_file(cell.run, "test") is not None
+    has_test = is_chosen and cell.name in study.complete and predictions_file(cell.run, "test") is not None
     pooled = pool([cell], study.complete, "test", study.unit) if has_test else None
     found: dict[str, Any] = {}
     for metric in METRICS:

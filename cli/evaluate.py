@@ -49,7 +49,7 @@ def _print_run(metrics: Mapping[str, Any], split: str, output: Output) -> None:
     _print_scores(scores, metrics, {}, output)
     missing = f", {scores['missing']} missing" if scores["missing"] else ""
     output.result(
-        f"{split}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}, "
+        f"{split}{_without(metrics)}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}, "
         f"UAR {scores['uar']:.4f} ({scores['n']} utterances{missing})"
     )
     calibration = metrics["calibration"]
@@ -75,9 +75,14 @@ def _print_series(metrics: Mapping[str, Any], split: str, output: Output) -> Non
     folds = f", {len(metrics['folds'])} folds together" if metrics["folds"] else ""
     missing = f", {scores['missing']} missing" if scores["missing"] else ""
     output.result(
-        f"{split}: macro-F1 {means['macro_f1']:.4f}, accuracy {means['accuracy']:.4f}, UAR {means['uar']:.4f} "
-        f"({seeds}{folds}, {scores['n']} utterances{missing})"
+        f"{split}{_without(metrics)}: macro-F1 {means['macro_f1']:.4f}, accuracy {means['accuracy']:.4f}, "
+        f"UAR {means['uar']:.4f} ({seeds}{folds}, {scores['n']} utterances{missing})"
     )
+
+
+def _without(metrics: Mapping[str, Any]) -> str:
+    """Return ` without text` if text is withheld, else nothing."""
+    return f" without {metrics['without']}" if "without" in metrics else ""
 
 
 def _print_scores(

@@ -118,6 +118,9 @@ class EvaluateOptions(FeatureOptions, TrustOptions, DeviceOptions):
     by: Annotated[tuple[str, ...], Group.OUTPUT] = Field(
         (), description="Also score each value of these manifest keys, or of duration and transcript_length."
     )
+    without: Annotated[Literal["text", "audio"] | None, Group.DATA] = Field(
+        None, description="Withhold a modality, text or audio: score as if every utterance lacked it."
+    )
 
 
 class CompareOptions(Options):

@@ -46,10 +46,12 @@ def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -
     """Score a run on a split and return the metrics.
 
     Writes metrics-<split>.json and predictions-<split>.jsonl. If the inputs are not those of the
-    run, the file names also contain 8 hexadecimal digits of the inputs' hash. Each look at the test
-    split is recorded in test_access.jsonl, in the run and beside the data, before it is scored.
-    Raises UsageError if no utterance has a key of --unit or --by. Raises InputError if the run is
-    incomplete or the features it was trained on are missing.
+    run, the file names also contain 8 hexadecimal digits of the inputs' hash. If a modality is
+    withheld, they end with `-without-text` or `-without-audio`. Each look at the test split is
+    recorded in test_access.jsonl, in the run and beside the data, before it is scored. Raises
+    UsageError if no utterance has a key of --unit or --by, or if the withheld modality is not one
+    of two that the run reads. Raises InputError if the run is incomplete or the features it was
+    trained on are missing.
     """
     opened = open_run(run, options, reporter)
     preparation = prepare(opened, options)
@@ -77,7 +79,7 @@ def prepare(opened: OpenedRun, options: EvaluateOptions) -> Preparation:
 
 def _is_own_valid(opened: OpenedRun) -> bool:
     """Tell whether the split is the one whose predictions the temperature is fitted on."""
-    return opened.split.name == "valid" and opened.is_own
+    return opened.split.name == "valid" and opened.is_own and opened.without is None
 
 
 def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOptions, reporter: Reporter) -> ScoredRun:
@@ -98,6 +100,7 @@ def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOpti
         "schema": SCHEMA,
         "labels": list(labels),
         "dropped": opened.dropped,
+        **({} if opened.without is None else {"without": opened.without}),
         **opened.sources,
         split.name: {"missing": len(split.missing), **scores.as_json()},
         **evidence([utterances], labels),

@@ -16,7 +16,7 @@ from mervn.evaluation.evaluate import ScoredRun, prepare, score_run
 from mervn.evaluation.evidence import ScoredUtterances, evidence, pooled
 from mervn.evaluation.intervals import METRICS, score
 from mervn.evaluation.ledger import Look, record_look
-from mervn.evaluation.open_run import open_run
+from mervn.evaluation.open_run import open_run, results_name
 from mervn.evaluation.series import Key, Series, read_series
 from mervn.run_folder import SCHEMA, write_json
 
@@ -41,8 +41,8 @@ def evaluate_series(folder: Path, options: EvaluateOptions, reporter: Reporter =
     for key, run in series.runs.items():
         reporter.say(f"{run.relative_to(folder)}:")
         scored[key] = score_run(opened.pop(key), preparations[key], options, reporter)  # free its features
-    metrics = _summarise(series, scored, options.split)
-    name = options.split if is_own else f"{options.split}-{look.inputs_sha256[:8]}"
+    metrics = _summarise(series, scored, options)
+    name = results_name(options.split, is_own, look, options.without)
     write_json(folder / f"metrics-{name}.json", metrics)
     if looks is not None:
         metrics["test_looks"] = looks
@@ -61,9 +61,9 @@ def _joined_sha256(hashes: Sequence[str]) -> str:
     return hashlib.sha256("|".join(hashes).encode()).hexdigest()
 
 
-def _summarise(series: Series, scored: Mapping[Key, ScoredRun], split: str) -> dict[str, Any]:
+def _summarise(series: Series, scored: Mapping[Key, ScoredRun], options: EvaluateOptions) -> dict[str, Any]:
     """Return the metrics-<split>.json of a series."""
-    labels = list(series.first.labels)
+    labels, split = list(series.first.labels), options.split
     seeds = []
     for seed in series.seeds:
         seeds.append(pooled([scored[seed, fold].utterances for fold in series.folds]))
@@ -80,6 +80,7 @@ def _summarise(series: Series, scored: Mapping[Key, ScoredRun], split: str) -> d
         "seeds": series.seeds,
         "folds": [fold for fold in series.folds if fold is not None],
         "runs": runs,
+        **({} if options.without is None else {"without": options.without}),
         split: {"n": len(seeds[0].targets), "missing": missing, **_over_seeds(seeds, len(labels))},
         **evidence(seeds, labels),
     }

@@ -29,6 +29,8 @@ def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> Non
     else:
         metrics = evaluate(run, options, output)
         _print_run(metrics, options.split, output)
+    if "leak_baselines" in metrics:
+        _print_leaks(metrics, options.split, output)
     for key in options.by:
         _print_by(key, metrics["by"][key], output)
     if "test_looks" in metrics:
@@ -118,6 +120,26 @@ def _print_scores(
 def _rests_on(interval: Mapping[str, Any] | None, unit: Mapping[str, Any]) -> bool:
     """Tell whether the interval of a score rests on a unit."""
     return interval is not None and bool(interval["unit"] == unit["unit"])
+
+
+def _print_leaks(metrics: Mapping[str, Any], split: str, output: Output) -> None:
+    """Print the scores of the baselines that show shortcuts beside those of the run."""
+    from mervn.evaluation.verdict import leak_sentence
+
+    def row(name: str, scores: Mapping[str, Any], intervals: Mapping[str, Any]) -> tuple[str, ...]:
+        cells = [name]
+        for metric in ("macro_f1", "accuracy"):
+            interval, value = intervals[metric], scores[metric]
+            bounds = "none" if interval is None else f"{interval['low']:.4f} to {interval['high']:.4f}"
+            cells += [f"{value['mean'] if isinstance(value, Mapping) else value:.4f}", bounds]
+        return tuple(cells)
+
+    rows = [row("this run", metrics[split], metrics["intervals"])]
+    for name, scores in metrics["leak_baselines"].items():
+        words = name.replace("_", " ")
+        rows.append((words, "unknown", "", "", "") if scores is None else row(words, scores, scores["intervals"]))
+    output.table(("reads only", "macro-F1", "95 % interval", "accuracy", "95 % interval"), rows)
+    output.result(leak_sentence(metrics["leak_baselines"]))
 
 
 def _print_by(key: str, values: Mapping[str, Mapping[str, Any]], output: Output) -> None:

@@ -15,6 +15,7 @@ from mervn.config import EvaluateOptions
 from mervn.evaluation.evaluate import ScoredRun, prepare, score_run
 from mervn.evaluation.evidence import ScoredUtterances, evidence, pooled
 from mervn.evaluation.intervals import METRICS, score
+from mervn.evaluation.leak_baselines import leak_scores
 from mervn.evaluation.ledger import Look, record_look
 from mervn.evaluation.open_run import open_run, results_name
 from mervn.evaluation.series import Key, Series, read_series
@@ -31,7 +32,7 @@ def evaluate_series(folder: Path, options: EvaluateOptions, reporter: Reporter =
     """
     series = read_series(folder)
     opened = {key: open_run(run, options, reporter) for key, run in series.runs.items()}
-    preparations = {key: prepare(run, options) for key, run in opened.items()}
+    preparations = {key: prepare(run, options, reporter) for key, run in opened.items()}
     members = [run.look for run in opened.values()]
     look, looks = _joined(members), None
     if options.split == "test":
@@ -83,7 +84,23 @@ def _summarise(series: Series, scored: Mapping[Key, ScoredRun], options: Evaluat
         **({} if options.without is None else {"without": options.without}),
         split: {"n": len(seeds[0].targets), "missing": missing, **_over_seeds(seeds, len(labels))},
         **evidence(seeds, labels),
+        **_leaks([scored[series.seeds[0], fold] for fold in series.folds], labels),
     }
+
+
+def _leaks(folds: Sequence[ScoredRun], labels: Sequence[str]) -> dict[str, Any]:
+    """Return `leak_baselines` over the utterances of all folds; empty if they were not asked for.
+
+    They do not depend on the seed.
+    """
+    if not folds[0].leaks:
+        return {}
+    together: dict[str, ScoredUtterances | None] = {}
+    for name in folds[0].leaks:
+        parts = [fold.leaks[name] for fold in folds]
+        known = [part for part in parts if part is not None]
+        together[name] = pooled(known) if len(known) == len(parts) else None
+    return {"leak_baselines": leak_scores(together, labels)}
 
 
 def _over_seeds(seeds: Sequence[ScoredUtterances], num_classes: int) -> dict[str, dict[str, Any]]:

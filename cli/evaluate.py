@@ -29,6 +29,8 @@ def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> Non
     else:
         metrics = evaluate(run, options, output)
         _print_run(metrics, options.split, output)
+    if "leak_baselines" in metrics:
+        _print_leaks(metrics, options.split, output)
     for key in options.by:
         _print_by(key, metrics["by"][key], output)
     if "test_looks" in metrics:
@@ -49,7 +51,7 @@ def _print_run(metrics: Mapping[str, Any], split: str, output: Output) -> None:
     _print_scores(scores, metrics, {}, output)
     missing = f", {scores['missing']} missing" if scores["missing"] else ""
     output.result(
-        f"{split}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}, "
+        f"{split}{_without(metrics)}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}, "
         f"UAR {scores['uar']:.4f} ({scores['n']} utterances{missing})"
     )
     calibration = metrics["calibration"]
@@ -75,9 +77,14 @@ def _print_series(metrics: Mapping[str, Any], split: str, output: Output) -> Non
     folds = f", {len(metrics['folds'])} folds together" if metrics["folds"] else ""
     missing = f", {scores['missing']} missing" if scores["missing"] else ""
     output.result(
-        f"{split}: macro-F1 {means['macro_f1']:.4f}, accuracy {means['accuracy']:.4f}, UAR {means['uar']:.4f} "
-        f"({seeds}{folds}, {scores['n']} utterances{missing})"
+        f"{split}{_without(metrics)}: macro-F1 {means['macro_f1']:.4f}, accuracy {means['accuracy']:.4f}, "
+        f"UAR {means['uar']:.4f} ({seeds}{folds}, {scores['n']} utterances{missing})"
     )
+
+
+def _without(metrics: Mapping[str, Any]) -> str:
+    """Return ` without text` if text is withheld, else nothing."""
+    return f" without {metrics['without']}" if "without" in metrics else ""
 
 
 def _print_scores(
@@ -113,6 +120,26 @@ def _print_scores(
 def _rests_on(interval: Mapping[str, Any] | None, unit: Mapping[str, Any]) -> bool:
     """Tell whether the interval of a score rests on a unit."""
     return interval is not None and bool(interval["unit"] == unit["unit"])
+
+
+def _print_leaks(metrics: Mapping[str, Any], split: str, output: Output) -> None:
+    """Print the scores of the baselines that show shortcuts beside those of the run."""
+    from mervn.evaluation.verdict import leak_sentence
+
+    def row(name: str, scores: Mapping[str, Any], intervals: Mapping[str, Any]) -> tuple[str, ...]:
+        cells = [name]
+        for metric in ("macro_f1", "accuracy"):
+            interval, value = intervals[metric], scores[metric]
+            bounds = "none" if interval is None else f"{interval['low']:.4f} to {interval['high']:.4f}"
+            cells += [f"{value['mean'] if isinstance(value, Mapping) else value:.4f}", bounds]
+        return tuple(cells)
+
+    rows = [row("this run", metrics[split], metrics["intervals"])]
+    for name, scores in metrics["leak_baselines"].items():
+        words = name.replace("_", " ")
+        rows.append((words, "unknown", "", "", "") if scores is None else row(words, scores, scores["intervals"]))
+    output.table(("reads only", "macro-F1", "95 % interval", "accuracy", "95 % interval"), rows)
+    output.result(leak_sentence(metrics["leak_baselines"]))
 
 
 def _print_by(key: str, values: Mapping[str, Mapping[str, Any]], output: Output) -> None:

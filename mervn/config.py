@@ -118,6 +118,18 @@ class EvaluateOptions(FeatureOptions, TrustOptions, DeviceOptions):
     by: Annotated[tuple[str, ...], Group.OUTPUT] = Field(
         (), description="Also score each value of these manifest keys, or of duration and transcript_length."
     )
+    without: Annotated[Literal["text", "audio"] | None, Group.DATA] = Field(
+        None, description="Withhold a modality, text or audio: score as if every utterance lacked it."
+    )
+    leak_baselines: Annotated[bool, Group.OUTPUT] = Field(
+        False, description="Also score baselines that read only duration, missing or repeated transcript, or speaker."
+    )
+
+    @model_validator(mode="after")
+    def _check_leak_baselines(self) -> Any:
+        if self.leak_baselines and self.split == "train":
+            raise ValueError("--leak-baselines are trained on train; score them on valid or test: --split valid")
+        return self
 
 
 class CompareOptions(Options):

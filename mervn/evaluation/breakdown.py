@@ -90,14 +90,19 @@ def _name(value: Any) -> str:
     return UNKNOWN if value is None or value == "" else str(value)
 
 
-def _durations(split: Split) -> list[str]:
-    """Return the band of each duration: of the audio that was read, else from start to end."""
-    names = []
+def seconds_of(split: Split) -> list[float]:
+    """Return each duration: of the audio that was read, else from start to end; 0 if unknown."""
+    found = []
     for utterance, seconds in zip(split.utterances, split.audio_seconds.tolist(), strict=True):
         if not seconds and utterance.end is not None:
             seconds = utterance.end - utterance.start
-        names.append(band_of(seconds, DURATION_BANDS) if seconds else UNKNOWN)
-    return names
+        found.append(seconds)
+    return found
+
+
+def _durations(split: Split) -> list[str]:
+    """Return the band of each duration."""
+    return [band_of(seconds, DURATION_BANDS) if seconds else UNKNOWN for seconds in seconds_of(split)]
 
 
 def in_order(key: str, names: Iterable[str]) -> list[str]:

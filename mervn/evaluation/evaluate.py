@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from features.progress import SILENT, Reporter
 from mervn.config import EvaluateOptions
@@ -13,12 +15,15 @@ from mervn.data.stored_sequences import make_resident
 from mervn.evaluation.breakdown import breakdown_values, values_of
 from mervn.evaluation.calibration import calibrate, fit_temperature
 from mervn.evaluation.evidence import ScoredUtterances, evidence
+from mervn.evaluation.leak_baselines import leak_predictions, leak_scores, train_traits, traits_of
 from mervn.evaluation.ledger import record_look
 from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.open_run import OpenedRun, open_run
 from mervn.evaluation.predict import predict, prediction_entries
 from mervn.evaluation.saved_predictions import evaluate_command, predictions_path, read_predictions
 from mervn.run_folder import SCHEMA, write_json, write_jsonl
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Preparation:
     """By key of --by and kind of band, the name of each utterance's value."""
     temperature: float | None
     """Fitted on the run's saved predictions for valid; None if it has none."""
+    leaks: Mapping[str, Array | None]
+    """Predictions (N,) int64 of each baseline of --leak-baselines; empty without this option."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +47,23 @@ class ScoredRun:
     metrics: dict[str, Any]
     """The content of metrics-<split>.json."""
     utterances: ScoredUtterances
+    leaks: Mapping[str, ScoredUtterances | None]
+    """Predictions of the baselines of --leak-baselines; None for one that cannot be trained."""
 
 
 def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -> dict[str, Any]:
     """Score a run on a split and return the metrics.
 
     Writes metrics-<split>.json and predictions-<split>.jsonl. If the inputs are not those of the
-    run, the file names also contain 8 hexadecimal digits of the inputs' hash. Each look at the test
-    split is recorded in test_access.jsonl, in the run and beside the data, before it is scored.
-    Raises UsageError if no utterance has a key of --unit or --by. Raises InputError if the run is
-    incomplete or the features it was trained on are missing.
+    run, the file names also contain 8 hexadecimal digits of the inputs' hash. If a modality is
+    withheld, they end with `-without-text` or `-without-audio`. Each look at the test split is
+    recorded in test_access.jsonl, in the run and beside the data, before it is scored. Raises
+    UsageError if no utterance has a key of --unit or --by, or if the withheld modality is not one
+    of two that the run reads. Raises InputError if the run is incomplete or the features it was
+    trained on are missing.
     """
     opened = open_run(run, options, reporter)
-    preparation = prepare(opened, options)
+    preparation = prepare(opened, options, reporter)
     # record the look before any score exists, so that none can go unrecorded
     looks = record_look(run, opened.data, opened.look, reporter) if options.split == "test" else None
     metrics = score_run(opened, preparation, options, reporter).metrics
@@ -61,11 +72,11 @@ def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -
     return metrics
 
 
-def prepare(opened: OpenedRun, options: EvaluateOptions) -> Preparation:
-    """Read the values of --unit and --by, and fit the temperature.
+def prepare(opened: OpenedRun, options: EvaluateOptions, reporter: Reporter) -> Preparation:
+    """Read the values of --unit and --by, fit the temperature, and train --leak-baselines.
 
     UsageError if no utterance has one of the keys. InputError if the predictions for valid are
-    damaged.
+    damaged, or if the train split of the run has changed.
     """
     units = {key: values_of(opened.split, key, "--unit") for key in options.unit}
     temperature = None
@@ -73,12 +84,15 @@ def prepare(opened: OpenedRun, options: EvaluateOptions) -> Preparation:
         command = evaluate_command(opened.run, "valid")
         valid = read_predictions(opened.run, opened.config, "valid", command)
         temperature = fit_temperature(valid.targets, valid.probabilities)
-    return Preparation(units, breakdown_values(opened.split, options.by), temperature)
+    leaks: dict[str, Array | None] = {}
+    if options.leak_baselines:
+        leaks = leak_predictions(train_traits(opened.run, options, reporter), traits_of(opened.split))
+    return Preparation(units, breakdown_values(opened.split, options.by), temperature, leaks)
 
 
 def _is_own_valid(opened: OpenedRun) -> bool:
     """Tell whether the split is the one whose predictions the temperature is fitted on."""
-    return opened.split.name == "valid" and opened.is_own
+    return opened.split.name == "valid" and opened.is_own and opened.without is None
 
 
 def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOptions, reporter: Reporter) -> ScoredRun:
@@ -99,15 +113,21 @@ def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOpti
         "schema": SCHEMA,
         "labels": list(labels),
         "dropped": opened.dropped,
+        **({} if opened.without is None else {"without": opened.without}),
         **opened.sources,
         split.name: {"missing": len(split.missing), **scores.as_json()},
         **evidence([utterances], labels),
         "calibration": None if temperature is None else calibrate(split.targets, probabilities, temperature).as_json(),
     }
+    leaks: dict[str, ScoredUtterances | None] = {}
+    for baseline, answers in preparation.leaks.items():
+        leaks[baseline] = None if answers is None else replace(utterances, predictions=answers, groups={})
+    if leaks:
+        metrics["leak_baselines"] = leak_scores(leaks, labels)
     path = opened.run / f"metrics-{name}.json"
     if not opened.is_own:
         reporter.say(f"the inputs differ from those of the run's own {split.name} split: results are in {path}")
     entries = prediction_entries(split, probabilities, labels, preparation.units)
     write_jsonl(opened.run / f"predictions-{name}.jsonl", entries)
     write_json(path, metrics)
-    return ScoredRun(metrics, utterances)
+    return ScoredRun(metrics, utterances, leaks)

@@ -16,8 +16,9 @@ from mervn.config import EvaluateOptions
 from mervn.evaluation.evaluate import ScoredRun, prepare, score_run
 from mervn.evaluation.evidence import ScoredUtterances, evidence, pooled
 from mervn.evaluation.intervals import METRICS, score
+from mervn.evaluation.leak_baselines import leak_scores
 from mervn.evaluation.ledger import Look, record_look
-from mervn.evaluation.open_run import open_run
+from mervn.evaluation.open_run import open_run, results_name
 from mervn.evaluation.series import Key, Series, read_series
 from mervn.run_folder import SCHEMA, write_json
 
@@ -35,7 +36,7 @@ def evaluate_series(folder: Path, options: EvaluateOptions, reporter: Reporter =
     if options.data is not None and len(series.folds) > 1:
         raise UsageError(f"--data cannot be given for the folds of {folder}; evaluate their runs one by one")
     opened = {key: open_run(run, options, reporter) for key, run in series.runs.items()}
-    preparations = {key: prepare(run, options) for key, run in opened.items()}
+    preparations = {key: prepare(run, options, reporter) for key, run in opened.items()}
     members = [run.look for run in opened.values()]
     look, looks = _joined(members), None
     if options.split == "test":
@@ -45,8 +46,8 @@ def evaluate_series(folder: Path, options: EvaluateOptions, reporter: Reporter =
     for key, run in series.runs.items():
         reporter.say(f"{run.relative_to(folder)}:")
         scored[key] = score_run(opened.pop(key), preparations[key], options, reporter)  # free its features
-    metrics = _summarise(series, scored, options.split)
-    name = options.split if is_own else f"{options.split}-{look.inputs_sha256[:8]}"
+    metrics = _summarise(series, scored, options)
+    name = results_name(options.split, is_own, look, options.without)
     write_json(folder / f"metrics-{name}.json", metrics)
     if looks is not None:
         metrics["test_looks"] = looks
@@ -65,9 +66,9 @@ def _joined_sha256(hashes: Sequence[str]) -> str:
     return hashlib.sha256("|".join(hashes).encode()).hexdigest()
 
 
-def _summarise(series: Series, scored: Mapping[Key, ScoredRun], split: str) -> dict[str, Any]:
+def _summarise(series: Series, scored: Mapping[Key, ScoredRun], options: EvaluateOptions) -> dict[str, Any]:
     """Return the metrics-<split>.json of a series."""
-    labels = list(series.first.labels)
+    labels, split = list(series.first.labels), options.split
     seeds = []
     for seed in series.seeds:
         seeds.append(pooled([scored[seed, fold].utterances for fold in series.folds]))
@@ -84,9 +85,26 @@ def _summarise(series: Series, scored: Mapping[Key, ScoredRun], split: str) -> d
         "seeds": series.seeds,
         "folds": [fold for fold in series.folds if fold is not None],
         "runs": runs,
+        **({} if options.without is None else {"without": options.without}),
         split: {"n": len(seeds[0].targets), "missing": missing, **_over_seeds(seeds, len(labels))},
         **evidence(seeds, labels),
+        **_leaks([scored[series.seeds[0], fold] for fold in series.folds], labels),
     }
+
+
+def _leaks(folds: Sequence[ScoredRun], labels: Sequence[str]) -> dict[str, Any]:
+    """Return `leak_baselines` over the utterances of all folds; empty if they were not asked for.
+
+    They do not depend on the seed.
+    """
+    if not folds[0].leaks:
+        return {}
+    together: dict[str, ScoredUtterances | None] = {}
+    for name in folds[0].leaks:
+        parts = [fold.leaks[name] for fold in folds]
+        known = [part for part in parts if part is not None]
+        together[name] = pooled(known) if len(known) == len(parts) else None
+    return {"leak_baselines": leak_scores(together, labels)}
 
 
 def _over_seeds(seeds: Sequence[ScoredUtterances], num_classes: int) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from mervn.data.labels import apply_labels, task_label
 from mervn.data.split import Split
 from mervn.data.stored_sequences import Sequences
 from mervn.data.stored_split import load_split
+from mervn.data.streams import modality_of
 from mervn.data.waveform_split import WaveformSplit, refuse_rejected
+from mervn.data.withheld import WithheldModality, refuse_withholding
 from mervn.evaluation.ledger import Look
 from mervn.model.end_to_end import EndToEnd
 from mervn.model.saved_run import data_and_streams, load_head, load_tuned
@@ -60,7 +62,9 @@ class OpenedRun:
     look: Look
     """The entry of the ledger if the split is test."""
     is_own: bool
-    """Whether the inputs are those of the run's own split."""
+    """Whether the inputs are those of the run's own split, from which a modality may be withheld."""
+    without: str | None = None
+    """The modality that is withheld, `text` or `audio`."""
 
     @property
     def split(self) -> Split:
@@ -69,26 +73,37 @@ class OpenedRun:
 
     @property
     def results_name(self) -> str:
-        """The split, and 8 digits of the inputs' hash if the inputs are not the run's own."""
-        return self.split.name if self.is_own else f"{self.split.name}-{self.look.inputs_sha256[:8]}"
+        """The split, 8 digits of the inputs' hash if they are not the run's own, what is withheld."""
+        return results_name(self.split.name, self.is_own, self.look, self.without)
+
+
+def results_name(split: str, is_own: bool, look: Look, without: str | None) -> str:
+    """Return what follows `metrics-` and `predictions-` in the names of files of results."""
+    name = split if is_own else f"{split}-{look.inputs_sha256[:8]}"
+    return name if without is None else f"{name}-without-{without}"
 
 
 def open_run(run: Path, options: EvaluateOptions, reporter: Reporter) -> OpenedRun:
     """Load a run and the split of `options`.
 
-    Raises UsageError if the folder is not a run, InputError if the run is incomplete or the
-    features that it was trained on are missing.
+    Raises UsageError if the folder is not a run, or does not read the withheld modality and another
+    one. Raises InputError if the run is incomplete or the features that it was trained on are missing.
     """
     config = read_config(run)
+    if options.without is not None:
+        refuse_withholding(run, config.streams, options.without)
     device = resolve_device(options.device, float64=True)
     data = options.data or Path(config.options["data"])
     label_options = options_of(run, config.options, LabelOptions)
     utterances, sources, manifests = _read(config, options, data, task_label(label_options))
     labelled = apply_labels({options.split: utterances}, label_options, require_all=False)
     loaded = _load(run, config, options, labelled.utterances[options.split], reporter)
-    look = Look(config.hash, _weights_sha256(run, loaded), _inputs_sha256(sources, loaded.split))
     is_own = _is_own(config, data, manifests, loaded.split)
-    return OpenedRun(run, config, data, loaded, device, sources, labelled.dropped, look, is_own)
+    if options.without is not None:
+        loaded = replace(loaded, split=WithheldModality(loaded.split, options.without))
+    # a score without a modality says something new about the split, so it is another look
+    look = Look(config.hash, _weights_sha256(run, loaded), _inputs_sha256(sources, loaded.split))
+    return OpenedRun(run, config, data, loaded, device, sources, labelled.dropped, look, is_own, options.without)
 
 
 def _load(
@@ -103,7 +118,8 @@ def _load(
         options.split, utterances, streams, config.labels,
         allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, reporter=reporter,
     )  # fmt: skip
-    return LoadedModel(head, split, WithoutBars(reporter), list(chain.from_iterable(split.streams.values())))
+    kept = [layers for name, layers in split.streams.items() if modality_of(name) != options.without]
+    return LoadedModel(head, split, WithoutBars(reporter), list(chain.from_iterable(kept)))
 
 
 def _load_finetuned(

@@ -17,6 +17,13 @@ UNIT_NAMES = {
     "utterance": ("utterance", "utterances"),
 }
 """Singular and plural of the units that have a name; others are values of their key."""
+LEAK_NAMES = {
+    "duration": "the duration",
+    "empty_transcript": "whether the transcript is empty",
+    "seen_transcript": "the label of the same transcript in train",
+    "speaker": "the label of the same speaker in train",
+}
+"""Words for what each baseline of --leak-baselines reads."""
 SEEDS_TO_TRAIN = 5
 """Number of seeds that is suggested if there is one of each."""
 SMALLEST_SHOWN = 0.0001
@@ -161,3 +168,18 @@ def _side(path: str, scores: Any) -> dict[str, Any]:
 def _difference(of: UnitDifference) -> Mapping[str, Any]:
     """Return the difference by one unit, with its key."""
     return {"key": of.key, "unit": of.units.name, "independent": of.units.independent, **of.paired.as_json()}
+
+
+def leak_sentence(baselines: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """Return what the baselines of --leak-baselines show, from their scores by name."""
+    known = {name: scores for name, scores in baselines.items() if scores is not None}
+    above = [LEAK_NAMES[name] for name, scores in known.items() if scores["above_chance"]]
+    if above:
+        words = " and ".join(filter(None, [", ".join(above[:-1]), above[-1]]))
+        return (
+            f"warning: {words} alone {'tells' if len(above) == 1 else 'each tell'} the emotion better than chance "
+            "on this split; a model can score above chance without hearing or reading the emotion"
+        )
+    if any(interval is None for scores in known.values() for interval in scores["intervals"].values()):
+        return "without intervals, nothing can be said about whether these baselines are better than chance"
+    return "none of these baselines is shown to be better than chance"

@@ -89,7 +89,8 @@ def predictions_file(run: Path, split: str) -> Path | None:
     With utterances missing in the split, the name of the file has a hash of the inputs.
     """
     own = run / f"predictions-{split}.jsonl"
-    others = sorted(run.glob(f"predictions-{split}-*.jsonl"))
+    digits = "[0-9a-f]" * 8  # not the predictions without a modality
+    others = sorted(run.glob(f"predictions-{split}-{digits}.jsonl"))
     if own.is_file():
         return own
     if len(others) > 1:

@@ -155,7 +155,7 @@ def _macro_f1(targets: Array, predictions: Array, num_classes: int) -> float:
 
 
 def _open_folder(output: Path | None, document: dict[str, Any]) -> Path:
-    """Create the folder of the ensemble and write ensemble.json; UsageError if it holds something else."""
+    """Create the folder and write ensemble.json; UsageError if it holds something else."""
     hashes = sorted(member["hash"] for member in document["members"])
     folder = output or Path("runs") / f"ensemble-{_sha256(hashes)[:8]}"
     path = folder / ENSEMBLE_FILE

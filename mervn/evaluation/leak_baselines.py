@@ -1,4 +1,4 @@
-"""Baselines that read what should not tell an emotion: duration, missing transcript, repeated text, speaker.
+"""Baselines that read what should not tell an emotion: duration, missing or repeated text, speaker.
 
 A shortcut (Geirhos et al. 2020, "Shortcut Learning in Deep Neural Networks") of the data shows here
 as a score above chance, because none of these baselines hears or reads how something is said.

@@ -86,4 +86,9 @@ COMMANDS: dict[str, CommandSpec] = {
         "mervn.config:CompareOptions",
         "Compare the saved predictions of two runs or series.",
     ),
+    "ensemble": CommandSpec(
+        "cli.ensemble:ensemble_command",
+        "mervn.config:EnsembleOptions",
+        "Score the mean of the probabilities of several runs.",
+    ),
 }

@@ -48,7 +48,7 @@ def _print_run(metrics: Mapping[str, Any], split: str, output: Output) -> None:
         values = (f"{found['precision']:.4f}", f"{found['recall']:.4f}", f"{found['f1']:.4f}")
         rows.append((label, *values, found["support"]))
     output.table(("label", "precision", "recall", "F1", "support"), rows)
-    _print_scores(scores, metrics, {}, output)
+    print_scores(scores, metrics, {}, output)
     missing = f", {scores['missing']} missing" if scores["missing"] else ""
     output.result(
         f"{split}{_without(metrics)}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}, "
@@ -72,7 +72,7 @@ def _print_series(metrics: Mapping[str, Any], split: str, output: Output) -> Non
     scores, num_seeds = metrics[split], len(metrics["seeds"])
     means = {name: scores[name]["mean"] for name in metrics["intervals"]}
     stds = {name: scores[name]["std"] for name in metrics["intervals"]} if num_seeds > 1 else {}
-    _print_scores(means, metrics, stds, output)
+    print_scores(means, metrics, stds, output)
     seeds = "1 seed" if num_seeds == 1 else f"means over {num_seeds} seeds"
     folds = f", {len(metrics['folds'])} folds together" if metrics["folds"] else ""
     missing = f", {scores['missing']} missing" if scores["missing"] else ""
@@ -87,7 +87,7 @@ def _without(metrics: Mapping[str, Any]) -> str:
     return f" without {metrics['without']}" if "without" in metrics else ""
 
 
-def _print_scores(
+def print_scores(
     scores: Mapping[str, float], metrics: Mapping[str, Any], stds: Mapping[str, float], output: Output
 ) -> None:
     """Print each score with its interval and both baselines, and what the intervals rest on."""

@@ -26,13 +26,14 @@ LONGEST_METAVAR = 12
 
 
 def command(
-    name: str, argument: str | tuple[str, ...] = (), *, optional: bool = False
+    name: str, argument: str | tuple[str, ...] = (), *, optional: bool = False, several: bool = False
 ) -> Callable[[Callable[..., int | None]], click.Command]:
     """Make a command of COMMANDS from a function; it returns the exit code, or None for 0.
 
     The function takes the paths of its arguments, if any, then `options, output`. An argument that
-    is `optional` and not given is None. Flags have no click defaults, so that a value from a flag
-    differs from one from a file; pydantic checks every value, wherever it came from.
+    is `optional` and not given is None. With `several`, each argument is a tuple of one or more
+    paths. Flags have no click defaults, so that a value from a flag differs from one from a file;
+    pydantic checks every value, wherever it came from.
     """
     spec = COMMANDS[name]
     model: type[Options] = import_target(spec.options)
@@ -41,7 +42,8 @@ def command(
     def decorate(function: Callable[..., int | None]) -> click.Command:
         def callback(config: Path | None, print_config: bool, as_json: bool, **values: Any) -> int:
             given = [values.pop(each) for each in arguments]
-            positions = [None if path is None else Path(path) for path in given]
+            positions: list[Any] = [None if path is None else Path(path) for path in given if not several]
+            positions += [tuple(map(Path, paths)) for paths in given if several]
             options, settings = resolve(name, model, values, config)
             output = Output(as_json)
             if print_config:
@@ -49,7 +51,10 @@ def command(
                 return 0
             return function(*positions, options, output) or 0
 
-        params: list[click.Parameter] = [click.Argument([each], required=not optional) for each in arguments]
+        nargs = -1 if several else 1
+        params: list[click.Parameter] = [
+            click.Argument([each], required=not optional, nargs=nargs) for each in arguments
+        ]
         params += [_option(model, field) for field in model.model_fields]
         text = (function.__doc__ or spec.help).strip()
         return GroupedCommand(

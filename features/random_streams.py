@@ -28,6 +28,8 @@ class Purpose(IntEnum):
     """(seed, utterance): the crop and the masked frames of an utterance of valid."""
     PROCESS = 7
     """(seed, rank): the dropout of each process other than rank 0."""
+    EXCHANGE = 8
+    """(): the exchanges of a permutation test."""
 
 
 def seed_sequence(purpose: Purpose, *numbers: int) -> np.random.SeedSequence:

@@ -147,6 +147,24 @@ class CompareOptions(Options):
     )
 
 
+class EnsembleOptions(Options):
+    """Options of `mervn ensemble RUN...`."""
+
+    split: Annotated[Literal["valid", "test"], Group.DATA] = Field(
+        "valid", description="Split to score, from the saved predictions of the runs: valid or test."
+    )
+    choose: Annotated[bool, Group.MODEL] = Field(
+        False, description="Choose among the runs: add the one that raises macro-F1 on valid most, until none does."
+    )
+    unit: Annotated[tuple[str, ...], Field(min_length=1), Group.OUTPUT] = Field(
+        ("speaker_id",),
+        description="Key of the units that intervals rest on; of several keys, the widest interval counts.",
+    )
+    output: Annotated[Path | None, Group.OUTPUT] = Field(
+        None, description="Folder of the results [default: runs/ensemble-HASH of its members]."
+    )
+
+
 class ReportOptions(Options):
     """Options of `mervn report RUN`."""
 

@@ -24,6 +24,7 @@ COUNTS = {
     Purpose.PRETRAIN_MASK: 3,
     Purpose.PRETRAIN_VALID: 2,
     Purpose.PROCESS: 2,
+    Purpose.EXCHANGE: 0,
 }
 NUMBERS = (0, 1, 2, 7, 2**32, 2**32 + 1)
 Stream = Callable[..., np.random.Generator]

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from features.random_streams import Purpose, generator
+
 Array = np.ndarray[Any, Any]
 METRICS = ("accuracy", "macro_f1", "uar", "weighted_f1")
 MIN_INTERVAL_UNITS, MIN_TEST_UNITS = 4, 6
@@ -241,11 +243,11 @@ def sign_flip_p(a: Array, b: Array, metric: str) -> float:
     if len(change) <= MAX_EXACT_UNITS:
         bits = np.arange(2 ** len(change))[:, None] >> np.arange(len(change)) & 1
         return float(as_large(bits.astype(np.float64)).mean())
-    generator = np.random.default_rng(0)
+    draws = generator(Purpose.EXCHANGE)
     count = 0
     for start in range(0, DRAWS, DRAWS_AT_ONCE):
         size = min(DRAWS_AT_ONCE, DRAWS - start), len(change)
-        count += int(as_large(generator.integers(0, 2, size).astype(np.float64)).sum())
+        count += int(as_large(draws.integers(0, 2, size).astype(np.float64)).sum())
     return (count + 1) / (DRAWS + 1)
 
 

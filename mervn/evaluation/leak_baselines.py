@@ -1,4 +1,4 @@
-"""Baselines that read what should not tell an emotion: duration, missing transcript, repeated text, speaker.
+"""Baselines that read what should not tell an emotion: duration, missing or repeated text, speaker.
 
 A shortcut (Geirhos et al. 2020, "Shortcut Learning in Deep Neural Networks") of the data shows here
 as a score above chance, because none of these baselines hears or reads how something is said.
@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Traits:
-    """What the baselines read of N utterances."""
+    """Traits of N utterances, which are all that the baselines read."""
 
     seconds: Array
     """(N,) float64: durations; 0 if unknown."""

@@ -1,6 +1,7 @@
 """Ledger of looks at the test split: test_access.jsonl, in the run and beside the data.
 
 `evaluate` records each look. All runs of a series are one look, whose entry lists them as members.
+An ensemble is a look too; the hash of its members' predictions stands for the weights.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ class Look:
     run_hash: str
     weights_sha256: str
     inputs_sha256: str
-    """Hash of the manifest and of the features, or audio and transcripts, that were read."""
+    """Hash of the manifest, of the features, or audio and transcripts, and of what is withheld.
+
+    A score without a modality tells something else about the split, so it is another look.
+    """
 
     def is_in(self, ledger: Path) -> bool:
         """Tell whether a ledger already has this look, alone or as a member of a series."""

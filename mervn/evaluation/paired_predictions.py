@@ -53,8 +53,8 @@ def pair_predictions(a: Series, b: Series, split: str, units: Sequence[str]) -> 
     partner = [read_b[seeds[0][1], fold] for fold in b.folds]
     values = {}
     for key in units:
-        _unit_values(partner, key, b, split)  # B must have the key too
-        values[key] = _unit_values(reference, key, a, split)
+        unit_values(partner, key, b.path, split)  # B must have the key too
+        values[key] = unit_values(reference, key, a.path, split)
     predictions_a, predictions_b = [], []
     for seed_a, seed_b in seeds:
         predictions_a.append(_joined(reference, [read_a[seed_a, fold] for fold in a.folds], units))
@@ -107,7 +107,7 @@ def _read(series: Series, seeds: Sequence[int], split: str) -> dict[Key, SavedPr
     return found
 
 
-def _unit_values(folds: Sequence[SavedPredictions], key: str, series: Series, split: str) -> list[Any]:
+def unit_values(folds: Sequence[SavedPredictions], key: str, path: Path, split: str) -> list[Any]:
     """Return the value of a key for each utterance; InputError if no utterance has the key."""
     values = [entry.get(key) for fold in folds for entry in fold.entries]
     known = list(dict.fromkeys(name for fold in folds for entry in fold.entries for name in entry))
@@ -115,7 +115,7 @@ def _unit_values(folds: Sequence[SavedPredictions], key: str, series: Series, sp
         raise InputError(
             f"--unit must name keys of the predictions, but {folds[0].path} has no {key!r}"
             f"{did_you_mean(key, known)}; if it is a key of the manifest, save it with the predictions:"
-            f"\n  {evaluate_command(series.path, split)} --unit {key}"
+            f"\n  {evaluate_command(path, split)} --unit {key}"
         )
     return values
 
@@ -127,12 +127,12 @@ def _joined(reference: Sequence[SavedPredictions], folds: Sequence[SavedPredicti
     """
     parts = []
     for first, other in zip(reference, folds, strict=True):
-        _require_same_source(first, other)
-        parts.append(other.predictions[_order(first, other, units)])
+        require_same_source(first, other)
+        parts.append(other.predictions[order_of(first, other, units)])
     return np.concatenate(parts)
 
 
-def _require_same_source(first: SavedPredictions, other: SavedPredictions) -> None:
+def require_same_source(first: SavedPredictions, other: SavedPredictions) -> None:
     """Raise InputError if two files hold predictions for other versions of a split."""
     for key in first.sources.keys() | other.sources.keys():
         one, two = first.sources.get(key), other.sources.get(key)
@@ -143,7 +143,7 @@ def _require_same_source(first: SavedPredictions, other: SavedPredictions) -> No
             )
 
 
-def _order(first: SavedPredictions, other: SavedPredictions, units: Sequence[str]) -> Array:
+def order_of(first: SavedPredictions, other: SavedPredictions, units: Sequence[str]) -> Array:
     """Return the position in `other` of each utterance of `first`, (N,) int64."""
     position = {entry["utterance_id"]: number for number, entry in enumerate(other.entries)}
     missing = [entry["utterance_id"] for entry in first.entries if entry["utterance_id"] not in position]

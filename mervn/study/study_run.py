@@ -146,6 +146,8 @@ class _Pool:
             except OSError as error:
                 outcome = Outcome(cell.name, f"its process could not be started: {error}")
             if outcome.error is not None and process is not None and process.poll() is not None:
+                _close(process.stdin)
+                _close(process.stdout)
                 process = None
             self.outcomes.put(outcome)
         if process is not None and process.stdin is not None:

@@ -46,7 +46,6 @@ COMMANDS: dict[str, CommandSpec] = {
         "mervn.config:PretrainOptions",
         "Pretrain fourier2vec on the audio of train, without labels.",
     ),
-    "report": CommandSpec("cli.report:report_command", "mervn.config:ReportOptions", "Write a run's report as a page."),
     "store list": CommandSpec(
         "cli.store:list_", "features.config:StoreListOptions", "List the stores of a features folder."
     ),
@@ -90,5 +89,8 @@ COMMANDS: dict[str, CommandSpec] = {
         "cli.ensemble:ensemble_command",
         "mervn.config:EnsembleOptions",
         "Score the mean of the probabilities of several runs.",
+    ),
+    "report": CommandSpec(
+        "cli.report:report_command", "mervn.config:ReportOptions", "Write the report of a run or of a study as a page."
     ),
 }

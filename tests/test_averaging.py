@@ -148,7 +148,7 @@ def test_a_checkpoint_without_the_weights_of_an_epoch_is_refused(
 def test_fine_tuning_averages_encoders_and_head_and_resumes_exactly(
     head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {"average_last": 2, "epochs": 3, "checkpoint_steps": 1, "seed": 1}
+    changes = {"average_last": 2, "epochs": 3, "checkpoint_steps": 2, "seed": 1}
     with monkeypatch.context() as patch:
         epochs = recorded(patch)
         whole = tune(head, tmp_path / "whole", **changes)

@@ -61,14 +61,14 @@ def test_a_temperature_is_a_power_of_the_probabilities() -> None:
 def test_the_fitted_temperature_is_that_of_a_grid_search_and_of_another_optimizer(factor: float, num: int) -> None:
     targets, probabilities = simulate(num, factor, seed=1)
     found = fit_temperature(targets, probabilities)
-    grid = np.geomspace(MIN_TEMPERATURE, MAX_TEMPERATURE, 4001)
+    grid = np.geomspace(MIN_TEMPERATURE, MAX_TEMPERATURE, 401)  # neighbours differ by 1.2 %
 
     def loss(temperature: float) -> float:
         powers = probabilities ** (1 / temperature)
         return float(log_loss(targets, powers / powers.sum(1, keepdims=True), labels=range(CLASSES)))
 
     best = grid[np.argmin([loss(temperature) for temperature in grid])]
-    assert found == pytest.approx(best, rel=2e-3)
+    assert found == pytest.approx(best, rel=0.012)
     inverse = minimize_scalar(lambda x: loss(1 / x), bracket=(0.3, 1.0))  # over 1 / T, where the NLL is convex
     assert found == pytest.approx(1 / inverse.x, rel=1e-4)
     assert loss(found) <= min(loss(found * 1.01), loss(found / 1.01), loss(1.0))

@@ -297,6 +297,20 @@ def test_damaged_predictions_are_named(tmp_path: Path) -> None:
         study.scores("valid")
 
 
+@pytest.mark.parametrize(("split", "metrics"), [("valid", "metrics.json"), ("test", "metrics-test.json")])
+def test_predictions_that_were_cut_between_two_lines_are_named(tmp_path: Path, split: str, metrics: str) -> None:
+    study = make_study(tmp_path, {"late": [0.6], "xattn": [0.7]}, seeds=1)
+    run = study.cells[1].run
+    path = run / f"predictions-{split}.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    scores = {**dict.fromkeys(METRICS, 0.5), "n": len(lines)}
+    (run / metrics).write_text(json.dumps({"selected_epoch": 3, split: scores}))
+    assert len(Study(study.rows, study.cells, study.complete).scores(split)) == 2
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(InputError, match=f"must hold the {len(lines)} utterances that were scored, found"):
+        Study(study.rows, study.cells, study.complete).scores(split)
+
+
 def test_unknown_speakers_are_said_to_be_assumed_independent(tmp_path: Path) -> None:
     study = make_study(tmp_path, {"late": [0.6], "xattn": [0.7]}, speakers=False)
     tables = make_tables(study, "valid", {})

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from features.atomic_files import read_object
 from features.errors import InputError
 from features.regular_files import read_regular
 from mervn.evaluation.intervals import Units, group_units, score, unit_confusions
@@ -112,7 +113,25 @@ def read_predictions(run: Path, split: str) -> list[dict[str, Any]]:
                 raise ValueError(f"{entry['utterance_id']!r} has a label without a probability")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} must hold the predictions of a run, but cannot be read: {error!r}") from error
+    scored = _num_scored(path, split)
+    if scored is not None and len(entries) != scored:
+        raise InputError(f"{path} must hold the {scored} utterances that were scored, found {len(entries)}")
     return entries
+
+
+def _num_scored(path: Path, split: str) -> int | None:
+    """Return the number of utterances that the metrics beside a file of predictions record.
+
+    None if there are none. A file that was cut between two lines shows only in this number.
+    """
+    metrics = path.with_name(path.name.replace("predictions-", "metrics-", 1)).with_suffix(".json")
+    if split == "valid" and not metrics.is_file():
+        metrics = path.with_name(METRICS_FILE)  # training writes the scores on valid there
+    if not metrics.is_file():
+        return None
+    scores = read_object(metrics, "the metrics of a run").get(split)
+    count = scores.get("n") if isinstance(scores, dict) else None
+    return count if isinstance(count, int) else None
 
 
 def read_run(run: Path) -> tuple[dict[str, Any], float]:

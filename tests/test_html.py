@@ -102,6 +102,11 @@ def test_mistakes_come_in_the_order_of_their_confidence(finished: Path) -> None:
         sure, entry["prediction"] = 0.6 + place / 100, wrong
         entry["probabilities"] = {label: sure if label == wrong else 1 - sure for label in entry["probabilities"]}
     write_manifest(finished / "predictions-valid.jsonl", lines)
+    with pytest.raises(InputError, match="must give the scores of the run, but does not; evaluate it again"):
+        read_run(finished)
+    metrics = json.loads((finished / "metrics.json").read_text())
+    metrics["valid"]["confusion"] = [[0, 5], [5, 0]]
+    (finished / "metrics.json").write_text(json.dumps(metrics))
     found = mistakes(read_run(finished), with_transcripts=True)
     assert [entry["id"] for entry in found] == [entry["utterance_id"] for entry in reversed(lines)][:MAX_MISTAKES]
     assert any("hôm nay" in entry["transcript"] for entry in found)

@@ -23,12 +23,13 @@ from features.device import exact_fp32
 from features.ragged import Ragged, to_device
 from features.store.reader import FeatureStore
 from features.store.rejected import read_rejected
-from mervn.config import FinetuneOptions, HeadOptions
+from mervn.config import FinetuneOptions, HeadOptions, TrainHeadOptions
 from mervn.data.streams import StreamShape
 from mervn.finetuning.finetune import finetune
 from mervn.model.head import Head, build_head
 from mervn.registry import FUSIONS, POOLINGS
 from mervn.training.optimization import Precision
+from mervn.training.train_head import train_head
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CUDA = torch.device("cuda")
@@ -98,6 +99,25 @@ def test_deterministic_training_gives_the_same_bytes_twice(data: Path, tmp_path:
     runs = [train(data, tmp_path / name, device="cuda", deterministic=True).path for name in ("first", "second")]
     for name in RESULTS:
         assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
+
+
+def test_the_mean_of_the_last_epochs_is_that_of_its_checkpoints(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    changes: dict[str, Any] = {"average_last": 2, "epochs": 4, "deterministic": True}
+    runs = [train(data, tmp_path / name, device="cuda", **changes).path for name in ("first", "second")]
+    last = train(data, tmp_path / "last", device="cuda", epochs=4, deterministic=True).path
+    for name in RESULTS:
+        assert (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes()
+    assert (runs[0] / "model.safetensors").read_bytes() != (last / "model.safetensors").read_bytes()
+
+
+def test_the_linear_baseline_is_that_of_a_cpu(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    probabilities = []
+    for device in ("cuda", "cpu"):
+        options = TrainHeadOptions(output=tmp_path / device, device=device, fusion="linear")
+        run = train_head(options, data).path
+        lines = (run / "predictions-valid.jsonl").read_text().splitlines()
+        probabilities.append([[*json.loads(line)["probabilities"].values()] for line in lines])
+    np.testing.assert_allclose(probabilities[0], probabilities[1], atol=1e-5)
 
 
 def test_layouts_are_those_of_a_cpu() -> None:

@@ -27,7 +27,7 @@ from mervn.study.ablate import StudyResult, ablate
 from mervn.study.cell_worker import CellTrainer
 
 BASE = "[base]\ndim = 8\nheads = 2\nmlp = [8]\nepochs = 2\nbatch-size = 8\n"
-GRID = f'seeds = 2\n{BASE}[rows]\nfusion = ["xattn", "late", "text"]\n'
+GRID = f'baselines = false\nseeds = 2\n{BASE}[rows]\nfusion = ["xattn", "late", "text"]\n'
 CODE = "import sys; from cli.main import main; main()"
 
 
@@ -277,7 +277,7 @@ def test_a_process_that_dies_fails_its_cell_only(data: Path, tmp_path: Path) -> 
 
 def test_missing_features_are_extracted_once_for_each_encoder(corpus: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(corpus, tmp_path / "data", copy_function=shutil.copy2))
-    text = f'seeds = 1\n{BASE}text-encoder = "hashed_ngrams"\n'
+    text = f'baselines = false\nseeds = 1\n{BASE}text-encoder = "hashed_ngrams"\n'
     text += '[rows]\naudio-encoder = ["fourier2vec@1", "fourier2vec@0"]\nfusion = ["late", "xattn"]\n'
     recorder = Recorder()
     planned = study(tmp_path, data, text, dry_run=True, reporter=recorder)
@@ -298,7 +298,7 @@ def test_missing_features_are_extracted_once_for_each_encoder(corpus: Path, tmp_
 def test_rejected_utterances_are_left_out_of_test_too(corpus: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(corpus, tmp_path / "data", copy_function=shutil.copy2))
     spoil(data, "test-003", "valid-004")
-    text = f'seeds = 1\n{BASE}text-encoder = "hashed_ngrams"\naudio-encoder = "fourier2vec"\nallow-missing = true\n'
+    text = f'baselines = false\nseeds = 1\n{BASE}text-encoder = "hashed_ngrams"\naudio-encoder = "fourier2vec"\nallow-missing = true\n'
     text += '[rows]\nfusion = ["late", "xattn"]\n'
     assert [row["n"] for row in read_csv(study(tmp_path, data, text).output / "table.csv")] == ["11", "11"]
     for _ in range(2):

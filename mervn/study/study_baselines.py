@@ -7,13 +7,12 @@ its own features has learned nothing from their order.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from features.manifests.manifest import Utterance
 from mervn.config import TrainHeadOptions
 from mervn.evaluation.intervals import unit_confusions
 from mervn.registry import FUSIONS
@@ -84,9 +83,9 @@ def label_key(options: TrainHeadOptions) -> str:
     return repr([getattr(options, name) for name in LABEL_OPTIONS])
 
 
-def most_frequent(utterances: Sequence[Utterance]) -> str:
-    """Return the most frequent label of labelled utterances, of equal ones the first by name."""
-    counts = Counter(str(utterance.emotion) for utterance in utterances)
+def most_frequent(labels: Iterable[str]) -> str:
+    """Return the most frequent label, of equal ones the first by name."""
+    counts = Counter(labels)
     return min(counts, key=lambda label: (-counts[label], label))
 
 

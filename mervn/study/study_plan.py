@@ -91,7 +91,7 @@ def _check_labels(cells: Sequence[Cell], data: Path, unit: str) -> dict[tuple[st
                 utterances = read_labelled(cell.options, data).utterances
             except InputError as error:
                 raise UsageError(str(error)) from error  # found before any work
-            majority[key] = most_frequent(utterances["train"])
+            majority[key] = most_frequent(str(utterance.emotion) for utterance in utterances["train"])
             keys.update(*(utterance.extra for utterance in utterances["valid"]))
     if unit not in keys:
         raise UsageError(f"--unit must be a key of the manifests, found {unit!r}{did_you_mean(unit, keys)}")

@@ -76,7 +76,8 @@ def test_the_configuration_of_a_run_is_taken_back(folder: Path, capsys: Captured
         (["train-head", "--audio-encoder", "fourier2vec", "--fusion", "audio"], 1,
          "mervn extract --data data --audio-encoder fourier2vec"),
         (["train-head", "--fusion", "mean"], 2,
-         "--fusion: input should be xattn, bilstm_attn, cnn_bilstm_attn, late, text, audio, linear or FILE.py:Class"),
+         "--fusion: input should be xattn, bilstm_attn, cnn_bilstm_attn, late, text, audio, "
+         "linear, linear_text, linear_audio or FILE.py:Class"),
         (["train-head", "--dropout", "1.5", "--epochs", "many"], 2, "--epochs: input should be a valid integer"),
         (["train-head", "--dropout", "1.5", "--epochs", "many"], 2,
          "--dropout: input should be less than 1, found '1.5'"),

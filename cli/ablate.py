@@ -59,13 +59,17 @@ def _print(result: StudyResult, output: Output) -> int:
     if tables.failed:
         output.say("fix the cause, then train the failed cells with --retry")
     output.result(f"{result.output}: report.html, table.csv, table.md, table.tex, effects.csv, cells.csv")
-    rows = []
+    rows, baselines = [], []
     for scores in tables.scores:
-        rows.append({"row": dict(scores.row.axes), "tuned": dict(scores.tuned), "macro_f1": scores.mean()})
+        found = {"row": dict(scores.row.axes), "tuned": dict(scores.tuned), "macro_f1": scores.mean()}
+        if scores.row.is_baseline:
+            baselines.append({"kind": scores.kind, **found})
+        else:
+            rows.append({**found, "against_linear": scores.against_linear})
     output.document(
         {
             "output": str(result.output), "split": tables.split, "cells": result.cells, "trained": result.waiting,
-            "rows": rows, "failed": dict(tables.failed),
+            "rows": rows, "baselines": baselines, "failed": dict(tables.failed),
         }
     )  # fmt: skip
     return 1 if tables.failed else 0

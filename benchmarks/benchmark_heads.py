@@ -45,6 +45,7 @@ from mervn.model.cross_attention import MultiheadAttention
 from mervn.model.head import Head, build_head, head_groups
 from mervn.training.optimization import make_optimizer, resolve_amp
 from mervn.training.sampling import BatchSize, epoch_batches, mixed_lengths, padding_efficiency
+from mervn.training.setup import resolve
 from mervn.training.trainer import Trainer, TrainingData
 
 CPU = torch.device("cpu")
@@ -177,7 +178,9 @@ def measure_fusion(fusion: str, corpus: Corpus, rounds: int) -> list[Figure]:
         raise RuntimeError(f"both heads must compute the same logits, found a difference of {difference} in {fusion}")
     data = TrainingData(corpus.split, corpus.split, list(map(str, range(CLASSES))))
     amps = {"fp32": "off", "best": resolve_amp("auto", CPU)}
-    trainers = {name: Trainer(make_head(fusion), data, options_of(fusion, amp), CPU) for name, amp in amps.items()}
+    trainers = {}
+    for name, amp in amps.items():
+        trainers[name] = Trainer(make_head(fusion), data, resolve(options_of(fusion, amp), CPU))
     optimizer = make_optimizer(head_groups(baseline, options_of(fusion)), options_of(fusion))
     loader = DataLoader(BaselineDataset(corpus), batch_size=32, shuffle=True, collate_fn=collate)
     ratios: dict[str, list[float]] = {"fp32": [], "best": [], "reading": []}
@@ -227,7 +230,7 @@ def measure(count: int, rounds: int, limit: int, padding_corpus: int) -> list[Fi
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_corpus(Path(folder), count)
         data = TrainingData(corpus.split, corpus.split, list(map(str, range(CLASSES))))
-        trainer = Trainer(make_head("xattn"), data, options_of("xattn"), CPU)
+        trainer = Trainer(make_head("xattn"), data, resolve(options_of("xattn"), CPU))
         figures = measure_attention(corpus, trainer, rounds, limit)
         sizes = np.array(corpus.split.streams["audio"][0].sizes)
         lengths = [sizes[batch].tolist() for batch in spread_batches(corpus, trainer, limit)]

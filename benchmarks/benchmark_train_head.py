@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 from mervn.config import TrainHeadOptions
 from mervn.model.head import build_head, head_groups
 from mervn.training.optimization import make_optimizer
+from mervn.training.setup import resolve
 from mervn.training.trainer import Trainer, TrainingData
 
 OPTIONS = TrainHeadOptions(
@@ -48,7 +49,7 @@ def measure(count: int, rounds: int) -> list[Figure]:
         if difference > 1e-4:
             raise RuntimeError(f"both heads must compute the same logits, found a difference of {difference}")
         data = TrainingData(corpus.split, corpus.split, list(map(str, range(CLASSES))))
-        trainer = Trainer(ours, data, OPTIONS, torch.device("cpu"))
+        trainer = Trainer(ours, data, resolve(OPTIONS, torch.device("cpu")))
         optimizer = make_optimizer(head_groups(baseline, OPTIONS), OPTIONS)
         loader = DataLoader(BaselineDataset(corpus), batch_size=32, shuffle=True, collate_fn=collate)
         epochs: dict[str, list[float]] = {"ours": [], "loader": [], "baseline": []}

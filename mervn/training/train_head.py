@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -60,8 +59,7 @@ def train_on(data: StoredData, resolved: Resolved[TrainHeadOptions], reporter: R
             if options.tensorboard:
                 write_history(run, reporter)
             return RunResult(run, read_metrics(run), trained=False)
-        # from here on, custom modules are the run's own copies
-        resolved = replace(resolved, options=copy_modules(run, options, resolved.custom_modules))
+        copy_modules(run, resolved.custom_modules)
         _report_empty(data.splits, resolved, reporter)
         sequences: list[Sequences] = []
         for split in data.splits.values():
@@ -96,7 +94,7 @@ def _train(
     options, device, labels, streams = resolved.options, resolved.device, data.labelled.labels, data.streams
     shapes = {name: stream.shape for name, stream in streams.items()}
     with seeded(device, options.seed):  # initialisation and dropout
-        head = build_head(options, shapes, len(labels)).to(device)
+        head = build_head(options, shapes, len(labels), resolved.modules).to(device)
         training_data = TrainingData(data.splits["train"], data.splits["valid"], labels)
         trained, found = _fit(run, head, training_data, resolved, WithoutBars(reporter))
     origins = {name: stream.weights for name, stream in streams.items()}
@@ -121,6 +119,6 @@ def _fit(
         fit = LinearFit(head, data, resolved.options, resolved.device, reporter)
         fit.fit(run)
         return fit, {"C": fit.strength}
-    trainer = Trainer(head, data, resolved.options, resolved.device, reporter=reporter)
+    trainer = Trainer(head, data, resolved, reporter=reporter)
     fit_best(trainer, run, resolved.options)
     return trainer, {}

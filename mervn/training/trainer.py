@@ -47,7 +47,8 @@ from mervn.training.checkpoint import (
     without_prefix,
 )
 from mervn.training.history import History, HistoryEntry
-from mervn.training.optimization import Precision, learning_rate, make_optimizer, resolve_amp
+from mervn.training.optimization import Precision, learning_rate, make_optimizer
+from mervn.training.setup import Resolved
 
 Report = Callable[[Mapping[str, Any]], None]
 """Callback that receives the history entry of an epoch as a JSON object."""
@@ -72,14 +73,15 @@ class Trainer:
         self,
         model: Trainable,
         data: TrainingData,
-        options: TrainingOptions,
-        device: torch.device,
+        resolved: Resolved[Any],
         *,
         spec_augment: SpecAugment = NO_MASKS,
         processes: Processes = SINGLE_PROCESS,
         reporter: Reporter = SILENT,
     ) -> None:
         self.model, self.train, self.valid, self.labels = model, data.train, data.valid, data.labels
+        options: TrainingOptions = resolved.options
+        device = resolved.device
         self.options, self.device, self.processes, self.reporter = options, device, processes, reporter
         groups = model.parameter_groups(options)
         self.optimizer = make_optimizer(groups, options)
@@ -87,10 +89,10 @@ class Trainer:
         for group in groups:
             trained_ids.update(map(id, group["params"]))
         self.frozen = {name for name, tensor in model.named_parameters() if id(tensor) not in trained_ids}
-        self.precision = Precision(resolve_amp(options.amp, device), device)
+        self.precision = Precision(options.amp, device)
         counts = torch.from_numpy(np.bincount(self.train.targets, minlength=len(self.labels)))  # (C,)
         class_weights = balanced_weights(counts) if options.class_weights == "balanced" else None
-        self.loss = build_loss(options, class_weights, counts).to(device)
+        self.loss = build_loss(resolved.loss, options, class_weights, counts).to(device)
         self.sample_weights = np.ones(len(self.train))
         """(N,) weight of each utterance in the mean of the loss: the weight of its class."""
         if class_weights is not None:

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from features.audio.container import CONTAINERS, find_truncation
-from features.audio.resampling import Samples, resample, resampled_length
+from features.audio.resampling import SAMPLE_RATE, Samples, resample, resampled_length
 from features.errors import InputError
 
 Channel = int | Literal["mix"]
@@ -63,7 +63,7 @@ class SegmentInfo:
 
 
 def inspect_segment(
-    path: Path, start: float, end: float | None, channel: Channel, sample_rate: int = 16_000
+    path: Path, start: float, end: float | None, channel: Channel, sample_rate: int = SAMPLE_RATE
 ) -> SegmentInfo:
     """Convert times (seconds) to a segment in samples, from the file's header alone.
 
@@ -75,7 +75,9 @@ def inspect_segment(
         return _segment(path, file, start, end, channel, sample_rate)
 
 
-def read_segment(path: Path, start: float, end: float | None, channel: Channel, sample_rate: int = 16_000) -> Samples:
+def read_segment(
+    path: Path, start: float, end: float | None, channel: Channel, sample_rate: int = SAMPLE_RATE
+) -> Samples:
     """Read a segment as float32 (S,) in [-1, 1] at `sample_rate`: decode, then resample."""
     samples, rate = decode_segment(path, start, end, channel)
     return resample(samples, rate, sample_rate)

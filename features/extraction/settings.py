@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from features.audio.resampling import SAMPLE_RATE
 from features.config import EncodeOptions
 from features.cpu_threads import set_threads
 from features.encoders.base import Encoder, load_encoder
@@ -15,7 +16,6 @@ from features.encoders.layer_means import LayerMeans
 from features.encoders.pretrained import CONFIG_FILE
 from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector
 from features.environment import machine, now, package_versions
-from features.extraction.encoder_input import SAMPLE_RATE
 from features.store.identity import StoreIdentity, StoreInfo
 from features.store.index import features_folder
 from features.store.models import KEPT_ENCODER, MODELS, record_model

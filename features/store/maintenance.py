@@ -74,9 +74,9 @@ def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> Ver
     faults: list[Fault] = []
     for path in part_paths(store):
         try:
-            inode = path.lstat().st_ino
+            inode = _inode(path)
             whole.append(_verify_part(path, info))
-        except (FileNotFoundError, VanishedPartError):  # another process compacted or converted it
+        except VanishedPartError:  # another process compacted or converted it
             continue
         except DamagedPartError as error:
             target = _set_aside(path, inode) if set_aside else None
@@ -85,6 +85,14 @@ def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> Ver
             faults.append(Fault(error.path, error.detail, False, None))
         update(1)
     return Verification(sum(map(len, whole)), faults, origins(whole))
+
+
+def _inode(path: Path) -> int:
+    """Return the inode of a part; raises PartError if it cannot be found out."""
+    try:
+        return path.lstat().st_ino
+    except OSError as error:
+        raise part_error(path, error) from error
 
 
 def _set_aside(path: Path, inode: int) -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from mervn.model.audio_merge import AudioMerge
 from mervn.model.head_modules import HeadModules, head_modules
 from mervn.model.linear import Centring
 from mervn.model.pooling import ClsPooling
-from mervn.model.trainable import Trainable
+from mervn.model.trainable import ParameterGroup, Trainable, decay_groups
 
 
 class Projection(nn.Module):
@@ -101,9 +100,9 @@ class Head(Trainable):
         """Return the inputs unchanged: they are features already."""
         return dict(inputs)
 
-    def parameter_groups(self, options: TrainingOptions) -> list[dict[str, Any]]:
+    def parameter_groups(self, options: TrainingOptions) -> list[ParameterGroup]:
         """Return parameters with and without weight decay."""
-        return head_groups(self, options)
+        return decay_groups(self, options.weight_decay)
 
     def start_epoch(self, epoch: int) -> None:
         """Do nothing: every parameter is trained in every epoch."""
@@ -150,8 +149,8 @@ class PaddedHead(nn.Module):
         """Return logits (B, C) for padded text (B, Tt, Dt) and audio (B, Ta, Da).
 
         The lengths are (B,) int64; the padding is ignored. `audio_2` is the second audio stream of
-        a head with two. Streams of several layers are (B, T, L, D). A stream without its lengths
-        counts as not given.
+        a head with two. Streams of several layers are (B, T, L, D). ValueError for a stream without
+        its lengths, and for lengths without their stream.
         """
         given = {
             "text": (text, text_lengths),
@@ -162,6 +161,9 @@ class PaddedHead(nn.Module):
         for name, (padded, lengths) in given.items():
             if padded is not None and lengths is not None:
                 streams[name] = Ragged.from_padded(padded, lengths)
+            elif padded is not None or lengths is not None:
+                given_one, other = (name, f"{name}_lengths") if lengths is None else (f"{name}_lengths", name)
+                raise ValueError(f"{name} and {name}_lengths must be given together, found {given_one} without {other}")
         logits: Tensor = self.head(streams)
         return logits
 
@@ -210,22 +212,6 @@ def _build_linear(modules: HeadModules, shapes: Mapping[str, StreamShape], num_c
         total += width
     fusion = import_target(modules.fusion.target)(total, 1, 0.0)
     return Head({}, None, projections, fusion, poolings, list(projections), nn.Linear(total, num_classes))
-
-
-def head_groups(head: nn.Module, options: TrainingOptions) -> list[dict[str, Any]]:
-    """Return the parameter groups of a head.
-
-    Biases, norms and tokens for a missing modality have no weight decay.
-    """
-    decayed: list[nn.Parameter] = []
-    not_decayed: list[nn.Parameter] = []
-    for name, parameter in head.named_parameters():
-        decays = parameter.ndim > 1 and not name.endswith("missing")
-        (decayed if decays else not_decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": options.weight_decay},
-        {"params": not_decayed, "weight_decay": 0.0},
-    ]
 
 
 class Classifier(nn.Module):

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from features.batching import plan_batches
 from features.errors import InputError
@@ -23,6 +24,7 @@ from features.progress import SILENT, Reporter
 from features.ragged import Ragged
 from features.random_streams import Purpose, generator
 from mervn.config import PretrainOptions
+from mervn.model.trainable import decay_groups
 from mervn.pretraining.log_mel_cache import Frames
 from mervn.pretraining.masked_frames import MaskedFrames, draw_positions, l1_sums
 from mervn.training.checkpoint import (
@@ -32,6 +34,8 @@ from mervn.training.checkpoint import (
     load_optimizer_tensors,
     optimizer_tensors,
     remove_older,
+    require_same_shapes,
+    restoring,
     save_checkpoint,
     with_prefix,
     without_prefix,
@@ -47,18 +51,6 @@ JITTER = (0.9, 1.1)
 """Range of random factors on the lengths before sorting, so that batches differ between epochs."""
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return AdamW's parameter groups: no weight decay for biases and norms."""
-    decayed: list[nn.Parameter] = []
-    not_decayed: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        (decayed if parameter.ndim > 1 else not_decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": not_decayed, "weight_decay": 0.0},
-    ]
-
-
 class Pretrainer:
     """Trainer of one model; `fit` resumes from the latest checkpoint in `folder`."""
 
@@ -72,7 +64,7 @@ class Pretrainer:
     ) -> None:
         self.model, self.train, self.valid = model, train, valid
         self.options, self.device = options, device
-        self.optimizer = make_optimizer(parameter_groups(model, options.weight_decay), options)
+        self.optimizer = make_optimizer(decay_groups(model, options.weight_decay), options)
         self.epochs = None if options.minutes else options.epochs or DEFAULT_EPOCHS
         self.best = BestEpoch(scores=(-math.inf,))  # the negative L1 on valid
         self.mean_l1 = math.inf
@@ -260,15 +252,24 @@ class Pretrainer:
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
             tensors, state = load_checkpoint(latest)
-            if state["audio"] != self._audio:
+            with restoring(latest):
+                audio = state["audio"]
+            if audio != self._audio:
                 raise InputError(
                     f"the audio must be the same as for {latest}, but it has changed since; pass --force to train again"
                 )
-            self.model.load_state_dict(without_prefix("model.", tensors))
-            load_optimizer_tensors(self.optimizer, tensors)
-            best, weights = state["best"], without_prefix("best.", tensors)
-            self.best = BestEpoch((-best["l1"],), best["epoch"], best["epoch"], weights)
-            self.mean_l1 = best["mean_l1"]
-            self.next_epoch, self.steps = state["next_epoch"], state["steps"]
-            self._started -= state["spent_s"]
+            with restoring(latest):
+                self._restore(tensors, state)
         history.cut(self.next_epoch)
+
+    def _restore(self, tensors: dict[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Load a checkpoint; errors of any kind mean that it is damaged."""
+        self.model.load_state_dict(without_prefix("model.", tensors))
+        load_optimizer_tensors(self.optimizer, tensors)
+        best, weights = state["best"], without_prefix("best.", tensors)
+        require_same_shapes(self.model.encoder.state_dict(), weights)
+        # + and - raise TypeError for values that are not numbers
+        self.best = BestEpoch((-best["l1"],), best["epoch"] + 0, best["epoch"] + 0, weights)
+        self.mean_l1 = best["mean_l1"] + 0.0
+        self.next_epoch, self.steps = state["next_epoch"] + 0, state["steps"] + 0
+        self._started -= state["spent_s"]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch.optim import Optimizer
 
 from features.atomic_files import sync_folder, write_atomically
 from features.errors import InputError
+from features.memory import is_out_of_memory
 
 TENSORS_FILE, STATE_FILE = "state.safetensors", "state.json"
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -64,6 +66,23 @@ def load_training_checkpoint(folder: Path, num_processes: int) -> tuple[dict[str
             "same number, or train again with --force"
         )
     return tensors, state
+
+
+@contextmanager
+def restoring(checkpoint: Path) -> Iterator[None]:
+    """Turn any error of restoring the content of a checkpoint into an InputError that names it.
+
+    A lack of memory says nothing about the checkpoint, and is raised as it is.
+    """
+    try:
+        yield
+    except (InputError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        found = str(error) if isinstance(error, InputError) else repr(error)
+        raise InputError(
+            f"{checkpoint} must be a complete checkpoint, found: {found}; train again with --force"
+        ) from error
 
 
 def checkpoint_name(epoch: int, step: int | None = None) -> str:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from features.errors import InputError
-from features.memory import is_out_of_memory
 from features.progress import SILENT, Reporter
 from features.signals import interrupt, interrupted, interruptible
 from mervn.config import TrainingOptions
@@ -41,6 +40,7 @@ from mervn.training.checkpoint import (
     optimizer_tensors,
     remove_older,
     require_same_shapes,
+    restoring,
     rng_tensors,
     save_checkpoint,
     with_prefix,
@@ -265,14 +265,8 @@ class Trainer:
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
             tensors, state = load_training_checkpoint(latest, self.processes.num_processes)
-            try:
+            with restoring(latest):
                 self._restore(tensors, state)
-            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-                if is_out_of_memory(error):
-                    raise
-                raise InputError(
-                    f"{latest} must be a complete checkpoint, found: {error!r}; train again with --force"
-                ) from error
         if self.processes.is_main_process:
             history.cut(self.next_epoch - self.model.first_epoch)
 

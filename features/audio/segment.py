@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import soundfile
 
-from features.audio.container import CONTAINERS, find_truncation
+from features.audio.container import CONTAINERS, SAMPLE_BYTES, declared_frames, find_truncation
 from features.audio.resampling import SAMPLE_RATE, Samples, resample, resampled_length
 from features.errors import InputError
 
@@ -21,7 +21,7 @@ END_TOLERANCE_S = 0.05
 """An `end` up to this much past the end of the file is clipped and counted; beyond it, the segment
 is rejected."""
 SEEKABLE_FORMATS = CONTAINERS - {"OGG", "MP3"}
-SEEKABLE_SUBTYPES = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
+SEEKABLE_SUBTYPES = SAMPLE_BYTES.keys()
 """For these formats and encodings, seeking gives exactly the samples that decoding from the start
 gives."""
 MIN_RATE, MAX_RATE = 1_000, 768_000
@@ -180,6 +180,9 @@ def _segment(
 ) -> SegmentInfo:
     """Convert times (seconds) to a segment of an open file; AudioError as for `inspect_segment`."""
     rate, frames = file.samplerate, file.frames
+    declared = declared_frames(path, file.format, file.subtype, file.channels)
+    if declared is not None and declared < frames:  # bytes after the audio are no samples
+        frames = declared
     if isinstance(channel, int) and channel >= file.channels:
         raise AudioError("no_channel", f"{path}: channel must be less than {file.channels}, found {channel}")
     seconds = frames / rate

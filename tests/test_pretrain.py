@@ -322,7 +322,8 @@ def test_a_damaged_checkpoint_has_one_message(
     trainer.fit(folder)  # negative control: as it was written, it is loaded
     assert trainer.next_epoch == 1 and trainer.best.weights
     (checkpoint,) = (folder / "checkpoints").iterdir()
-    tensors, state = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint)
+    tensors, state = dict(loaded.tensors), dict(loaded.state)
     damaged(state, tensors, how)
     save_checkpoint(tmp_path / "checkpoints" / checkpoint.name, tensors, state)
     with pytest.raises(InputError, match=rf"{checkpoint.name} must be a complete checkpoint, .*again with --force"):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from features.atomic_files import sync_folder
 from features.errors import InputError
@@ -31,7 +30,7 @@ from features.store.part import (
 )
 from features.store.reader import FeatureStore, check_shape, other_crc32
 from features.store.sources import SOURCES_FILE
-from features.store.summary import origins
+from features.store.summary import Origin, origins
 from features.store.writer import PART_BYTES, PART_UTTERANCES, StoreWriter, new_token
 
 REMOVED = ".removed.tmp"
@@ -58,8 +57,8 @@ class Verification:
     whole: int
     """Number of utterances in parts without damage."""
     faults: list[Fault]
-    made_with: list[dict[str, Any]]
-    """Versions and devices that computed the parts without damage, see `origins`."""
+    made_with: list[Origin]
+    """What computed the parts without damage."""
 
 
 def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> Verification:

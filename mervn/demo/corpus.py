@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import soundfile
@@ -227,6 +227,14 @@ def _draw_prosody(excited: bool, rng: np.random.Generator) -> Prosody:
     return Prosody(**values)
 
 
+class AudioFields(TypedDict):
+    """The fields of a manifest that locate the audio of an utterance."""
+
+    wav_path: str
+    start: NotRequired[float]
+    end: NotRequired[float]
+
+
 def _make(folder: Path, seed: int) -> CorpusSummary:
     """Synthesize every split into `folder`, write the manifests and return the summary."""
     for name in ("wav", *LABELS):
@@ -236,7 +244,7 @@ def _make(folder: Path, seed: int) -> CorpusSummary:
     for split in SPLITS:
         planned = plan(split, seed)
         rng = np.random.default_rng([seed, SPLITS.index(split), 1])
-        locations: list[dict[str, Any]] = []
+        locations: list[AudioFields] = []
         for number, speaker in enumerate(SPEAKERS[split]):
             waves = {u.utterance_id: _speak(u) for u in planned if u.speaker_id == speaker}
             samples += sum(map(len, waves.values()))
@@ -259,30 +267,33 @@ def _speak(utterance: PlannedUtterance) -> Samples:
     return speak(utterance.sentence.text, f"{DIALECTS[dialect]}+{variant}", **asdict(utterance.prosody))
 
 
-def _write_wave(path: Path, samples: Samples, rng: np.random.Generator) -> dict[str, Any]:
+def _write_wave(path: Path, samples: Samples, rng: np.random.Generator) -> AudioFields:
     """Write samples int16 (S,) with room noise and return the audio fields of the manifest."""
     noisy = np.rint(samples + ROOM_NOISE * rng.standard_normal(len(samples))).clip(-32768, 32767).astype(np.int16)
     soundfile.write(path, noisy, SAMPLE_RATE, subtype="PCM_16")
     return {"wav_path": f"../wav/{path.name}"}
 
 
-def _write_recording(path: Path, waves: Sequence[Samples], rng: np.random.Generator) -> list[dict[str, Any]]:
+def _write_recording(path: Path, waves: Sequence[Samples], rng: np.random.Generator) -> list[AudioFields]:
     """Write utterances with pauses to one file and return the audio fields of the manifest of each.
 
     Start and end are in seconds, precise enough to round back to the sample.
     """
-    parts, spans, position = [], [], 0
+    parts, position = [], 0
+    fields: list[AudioFields] = []
+    wav_path = f"../wav/{path.name}"
     for wave in waves:
         pause = round(rng.uniform(*PAUSE_S) * SAMPLE_RATE)
         first, last = position + pause, position + pause + len(wave)
         parts += [np.zeros(pause, np.int16), wave]
-        spans.append({"start": round(first / SAMPLE_RATE, 6), "end": round(last / SAMPLE_RATE, 6)})
+        start, end = round(first / SAMPLE_RATE, 6), round(last / SAMPLE_RATE, 6)
+        fields.append({"wav_path": wav_path, "start": start, "end": end})
         position = last
-    file = _write_wave(path, np.concatenate(parts), rng)
-    return [file | span for span in spans]
+    _write_wave(path, np.concatenate(parts), rng)
+    return fields
 
 
-def _manifest_entry(utterance: PlannedUtterance, location: Mapping[str, Any], label_set: str) -> dict[str, Any]:
+def _manifest_entry(utterance: PlannedUtterance, location: AudioFields, label_set: str) -> dict[str, object]:
     """Return the manifest entry of an utterance; the causes of its labels are extra keys."""
     return {
         "utterance_id": utterance.utterance_id,

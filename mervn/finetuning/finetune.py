@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from mervn.finetuning.store_parity import check_parity
 from mervn.model.custom_module import copy_modules, read_modules
 from mervn.model.end_to_end import EndToEnd, merge_lora
 from mervn.model.head import build_head
-from mervn.run_folder import RunConfig, default_folder, locked, prepare, read_metrics
+from mervn.run_folder import RunConfig, RunMetrics, default_folder, locked, prepare, read_metrics
 from mervn.training.optimization import deterministic
 from mervn.training.results import (
     RunResult,
@@ -213,11 +213,11 @@ def _configuration(
         "head": init.config.hash if init is not None else None,
         **recorded_modules(resolved),
     }
-    shapes = {name: shape.as_json() for name, shape in shapes_of(encoders).items()}
+    shapes = {name: asdict(shape) for name, shape in shapes_of(encoders).items()}
     return RunConfig("finetune", recorded, labelled.labels, inputs, shapes, models)
 
 
-def _train(job: Job, reporter: Reporter) -> dict[str, Any]:
+def _train(job: Job, reporter: Reporter) -> RunMetrics:
     """Train and write the run; return the content of metrics.json."""
     started = time.perf_counter()
     options, processes, device, splits = job.options, job.processes, job.resolved.device, job.splits
@@ -241,11 +241,13 @@ def _train(job: Job, reporter: Reporter) -> dict[str, Any]:
     peak = max(processes.gather(peak_memory_gb(device)))
     reporter.say(f"peak memory {peak:.2f} GB" + (" per process" if processes.num_processes > 1 else ""))
     seconds = time.perf_counter() - started
-    cost = {"peak_memory_gb": peak, "parity": parity.as_json() if parity else None, "parameter_counts": counts}
 
     def write() -> None:
         _save_model(job.run, model.cpu(), splits["train"])
-        write_results(job.run, trainer, scores, environment(job.config, trainer, {}, seconds) | cost)
+        found = environment(job.config, trainer, {}, seconds)
+        found["peak_memory_gb"], found["parameter_counts"] = peak, counts
+        found["parity"] = asdict(parity) if parity else None
+        write_results(job.run, trainer, scores, found)
 
     processes.on_main_process(write)
     return scores.metrics

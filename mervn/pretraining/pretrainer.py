@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from features.batching import plan_batches
 from features.errors import InputError
@@ -29,6 +28,7 @@ from mervn.pretraining.log_mel_cache import Frames
 from mervn.pretraining.masked_frames import MaskedFrames, draw_positions, l1_sums
 from mervn.training.checkpoint import (
     BestEpoch,
+    Checkpoint,
     latest_checkpoint,
     load_checkpoint,
     load_optimizer_tensors,
@@ -49,6 +49,29 @@ MAX_BATCH = 256
 DEFAULT_EPOCHS = 30
 JITTER = (0.9, 1.1)
 """Range of random factors on the lengths before sorting, so that batches differ between epochs."""
+
+
+class PretrainScores(TypedDict):
+    """Scores on the masked frames of valid."""
+
+    l1: float
+    mean_l1: float
+    """L1 of predicting the mean."""
+    ratio: float
+    """l1 / mean_l1."""
+
+
+class PretrainEpoch(TypedDict):
+    """The history entry of one epoch; epochs count from 1."""
+
+    epoch: int
+    steps: int
+    train_loss: float
+    valid: PretrainScores
+    best_epoch: int
+    learning_rate: float
+    seconds: float
+    seconds_left: float
 
 
 class Pretrainer:
@@ -102,11 +125,8 @@ class Pretrainer:
                 self._save(folder / "checkpoints")
             reporter.epoch(entry)
 
-    def _epoch(self, done: int) -> dict[str, Any]:
-        """Train and validate one epoch after `done` others, and return its history entry.
-
-        Epochs count from 1 in the history.
-        """
+    def _epoch(self, done: int) -> PretrainEpoch:
+        """Train and validate one epoch after `done` others, and return its history entry."""
         started, epoch = time.perf_counter(), done + 1
         train_loss = self.train_epoch(done)
         before = time.perf_counter()
@@ -251,19 +271,20 @@ class Pretrainer:
         """
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
-            tensors, state = load_checkpoint(latest)
+            checkpoint = load_checkpoint(latest)
             with restoring(latest):
-                audio = state["audio"]
+                audio = checkpoint.state["audio"]
             if audio != self._audio:
                 raise InputError(
                     f"the audio must be the same as for {latest}, but it has changed since; pass --force to train again"
                 )
             with restoring(latest):
-                self._restore(tensors, state)
+                self._restore(checkpoint)
         history.cut(self.next_epoch)
 
-    def _restore(self, tensors: dict[str, Tensor], state: Mapping[str, Any]) -> None:
+    def _restore(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint; errors of any kind mean that it is damaged."""
+        tensors, state = checkpoint.tensors, checkpoint.state
         self.model.load_state_dict(without_prefix("model.", tensors))
         load_optimizer_tensors(self.optimizer, tensors)
         best, weights = state["best"], without_prefix("best.", tensors)

@@ -41,23 +41,32 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
     sync_folder(folder.parent)
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+@dataclass(frozen=True)
+class Checkpoint:
+    """Content of a checkpoint, as it is on disk: its keys and shapes are not checked yet."""
+
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint; InputError if it is damaged."""
     try:
-        state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text("utf-8"))
+        state = json.loads((folder / STATE_FILE).read_text("utf-8"))
         if not isinstance(state, dict):
             raise ValueError(f"{STATE_FILE} must hold a JSON object")
-        return load_file(folder / TENSORS_FILE), state
+        return Checkpoint(load_file(folder / TENSORS_FILE), state)
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise InputError(f"{folder} must be a complete checkpoint, found: {error}; train again with --force") from error
 
 
-def load_training_checkpoint(folder: Path, num_processes: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_training_checkpoint(folder: Path, num_processes: int) -> Checkpoint:
     """Read a checkpoint of a `Trainer`.
 
     InputError if it is damaged, of another version, or of another number of processes.
     """
-    tensors, state = load_checkpoint(folder)
+    checkpoint = load_checkpoint(folder)
+    state = checkpoint.state
     if "epoch" not in state:
         raise InputError(f"{folder} must be a complete checkpoint of this version of mervn; train again with --force")
     if state.get("processes") != num_processes:
@@ -65,7 +74,7 @@ def load_training_checkpoint(folder: Path, num_processes: int) -> tuple[dict[str
             f"{folder} was written by {state.get('processes')} processes, found {num_processes} now; start the "
             "same number, or train again with --force"
         )
-    return tensors, state
+    return checkpoint
 
 
 @contextmanager

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import torch
 
@@ -85,6 +85,14 @@ def resolve(
     return Resolved(resolved, frozenset(unread) - {"pooling"}, modules, loss, read, device)
 
 
+class Sources(TypedDict):
+    """The entries of `inputs` in config.json that name the manifests, and folds if they are used."""
+
+    manifests: Mapping[str, str]
+    """Hash of the manifest of each split."""
+    folds: NotRequired[Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class LabelledData:
     """Utterances of train and valid with the labels of the task, and where they were read from."""
@@ -93,8 +101,7 @@ class LabelledData:
     labels: list[str]
     dropped: Mapping[str, Mapping[str, int]]
     """Number of utterances left out by --drop-label, by split and label."""
-    sources: Mapping[str, Any]
-    """Hashes of the manifests and, if folds are used, of the fold file."""
+    sources: Sources
     fold_file: Path | None
 
 
@@ -156,7 +163,7 @@ def read_labelled(options: TrainHeadOptions | FinetuneOptions, data: Path) -> La
 
 def _read(
     options: TrainHeadOptions | FinetuneOptions, data: Path
-) -> tuple[dict[str, list[Utterance]], dict[str, Any], Path | None]:
+) -> tuple[dict[str, list[Utterance]], Sources, Path | None]:
     """Return train and valid, the hashes of their files, and the fold file or None."""
     root = options.audio_root
     if options.fold is None:
@@ -196,7 +203,7 @@ def recorded_options(resolved: Resolved[Any], paths: set[str], excluded: set[str
     return recorded
 
 
-def recorded_modules(resolved: Resolved[Any]) -> dict[str, Any]:
+def recorded_modules(resolved: Resolved[Any]) -> dict[str, dict[str, dict[str, str]]]:
     """Return the entry `modules` of the inputs in config.json; nothing without custom modules."""
     if not resolved.custom_modules:
         return {}
@@ -210,7 +217,7 @@ def configuration(resolved: Resolved[TrainHeadOptions], data: StoredData) -> Run
     recorded["fold_file"] = str(data.labelled.fold_file.resolve()) if data.labelled.fold_file else None
     stores, shapes, models = {}, {}, {}  # by stream
     for name, stream in data.streams.items():
-        stores[name], shapes[name], models[name] = stream.hashes, stream.shape.as_json(), stream.model
+        stores[name], shapes[name], models[name] = stream.hashes, asdict(stream.shape), stream.model
     inputs = {
         **data.labelled.sources,
         "stores": stores,

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from features.progress import SILENT, Reporter, WithoutBars
 from features.torch_seed import seeded
@@ -17,7 +16,7 @@ from mervn.data.stored_sequences import Sequences, make_resident
 from mervn.data.stored_split import StoredSplit
 from mervn.model.custom_module import copy_modules
 from mervn.model.head import Head, build_head
-from mervn.run_folder import RunConfig, default_folder, find_run, locked, prepare, read_metrics
+from mervn.run_folder import RunConfig, RunMetrics, default_folder, find_run, locked, prepare, read_metrics
 from mervn.training.linear_fit import LinearFit
 from mervn.training.optimization import deterministic
 from mervn.training.results import (
@@ -88,7 +87,7 @@ def _report_empty(splits: Mapping[str, StoredSplit], resolved: Resolved[TrainHea
 
 def _train(
     run: Path, resolved: Resolved[TrainHeadOptions], config: RunConfig, data: StoredData, reporter: Reporter
-) -> dict[str, Any]:
+) -> RunMetrics:
     """Train and write the run; return the content of metrics.json."""
     started = time.perf_counter()
     options, device, labels, streams = resolved.options, resolved.device, data.labelled.labels, data.streams
@@ -96,10 +95,11 @@ def _train(
     with seeded(device, options.seed):  # initialisation and dropout
         head = build_head(options, shapes, len(labels), resolved.modules).to(device)
         training_data = TrainingData(data.splits["train"], data.splits["valid"], labels)
-        trained, found = _fit(run, head, training_data, resolved, WithoutBars(reporter))
+        trained, strength = _fit(run, head, training_data, resolved, WithoutBars(reporter))
     origins = {name: stream.weights for name, stream in streams.items()}
     scores = score_best(trained, origins, layer_weights(head, shapes), data.labelled.dropped)
-    scores.metrics.update(found)
+    if strength is not None:
+        scores.metrics["C"] = strength
     write_weights(run, head)
     stores = {}
     for name, stream in streams.items():
@@ -110,15 +110,15 @@ def _train(
 
 def _fit(
     run: Path, head: Head, data: TrainingData, resolved: Resolved[TrainHeadOptions], reporter: Reporter
-) -> tuple[Trained, dict[str, Any]]:
+) -> tuple[Trained, float | None]:
     """Train or fit a head and load its best weights.
 
-    Also return what metrics.json records besides: the `C` of a linear head.
+    Also return the `C` of a linear head; None for any other.
     """
     if resolved.fusion.linear:
         fit = LinearFit(head, data, resolved.options, resolved.device, reporter)
         fit.fit(run)
-        return fit, {"C": fit.strength}
+        return fit, fit.strength
     trainer = Trainer(head, data, resolved, reporter=reporter)
     fit_best(trainer, run, resolved.options)
-    return trainer, {}
+    return trainer, None

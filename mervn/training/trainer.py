@@ -31,6 +31,7 @@ from mervn.training.checkpoint import (
     CHECKPOINTS_FOLDER,
     NO_CHECKPOINTS,
     BestEpoch,
+    Checkpoint,
     CheckpointSchedule,
     checkpoint_name,
     latest_checkpoint,
@@ -264,14 +265,15 @@ class Trainer:
         """Load the latest checkpoint, if any, and cut the history to its epoch."""
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
-            tensors, state = load_training_checkpoint(latest, self.processes.num_processes)
+            checkpoint = load_training_checkpoint(latest, self.processes.num_processes)
             with restoring(latest):
-                self._restore(tensors, state)
+                self._restore(checkpoint)
         if self.processes.is_main_process:
             history.cut(self.next_epoch - self.model.first_epoch)
 
-    def _restore(self, tensors: dict[str, Tensor], state: Mapping[str, Any]) -> None:
+    def _restore(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint; errors of any kind mean that it is damaged."""
+        tensors, state = checkpoint.tensors, checkpoint.state
         self.load_weights(without_prefix("model.", tensors))
         load_optimizer_tensors(self.optimizer, tensors)
         own = without_prefix(f"process.{self.processes.process_index}.", tensors)

@@ -79,8 +79,8 @@ def _unread_by_linear(options: TrainingOptions) -> dict[str, str]:
     if options.pooling != LINEAR_POOLING:
         unread["pooling"] = f"--fusion {options.fusion} always pools by the {LINEAR_POOLING}"
     if isinstance(options, TrainHeadOptions):
-        fitted = dict.fromkeys(FIT_IGNORES, f"--fusion {options.fusion} is fitted by logistic regression")
-        unread |= fitted
+        reason = f"--fusion {options.fusion} is fitted by logistic regression"
+        unread |= dict.fromkeys(FIT_IGNORES, reason)
     return unread
 
 

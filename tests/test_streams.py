@@ -184,7 +184,7 @@ def test_a_padded_stream_and_its_lengths_are_given_together() -> None:
     head = build_head(HeadOptions(fusion="text", dim=8, heads=2, mlp=(4,)), {"text": StreamShape(6)}, 3).eval()
     text, lengths = torch.randn(2, 3, 6), torch.tensor([3, 1])
     assert PaddedHead(head)(text=text, text_lengths=lengths).shape == (2, 3)
-    with pytest.raises(ValueError, match="text and text_lengths must be given together, found text without text_len"):
+    with pytest.raises(ValueError, match="text and text_lengths must be given together, found no lengths"):
         PaddedHead(head)(text=text)
-    with pytest.raises(ValueError, match="found audio_2_lengths without audio_2"):
+    with pytest.raises(ValueError, match="audio_2 and audio_2_lengths must be given together, found lengths alone"):
         PaddedHead(head)(text=text, text_lengths=lengths, audio_2_lengths=lengths)

@@ -102,7 +102,7 @@ def _chunks(file: BinaryIO, offset: int, size: int, form: str, align: int) -> It
 
 
 def _riff(file: BinaryIO, size: int) -> Extent | None:
-    """Locate the audio of WAV and RF64, whose 64-bit sizes are in the chunk `ds64` before the audio.
+    """Locate the audio of WAV and RF64, whose 64-bit sizes are in `ds64` before the audio.
 
     A program that writes into a pipe cannot correct the size afterwards, and writes one of 2 GB or
     more. The price of accepting these: a truncated WAV of really 2 GB or more is taken for a
@@ -122,7 +122,7 @@ def _riff(file: BinaryIO, size: int) -> Extent | None:
 
 
 def _w64(file: BinaryIO, size: int) -> Extent | None:
-    """Locate the audio of Sony Wave64: names of 16 bytes, sizes that include the chunk's own header."""
+    """Locate the audio of Sony Wave64: names of 16 bytes, sizes with the chunk's own header."""
     offset = 40
     while offset + 24 <= size:
         file.seek(offset)
@@ -143,7 +143,7 @@ def _aiff(file: BinaryIO, size: int) -> Extent | None:
 
 
 def _caf(file: BinaryIO, size: int) -> Extent | None:
-    """Locate the audio of Apple's Core Audio Format, whose chunks have 64-bit sizes and no padding."""
+    """Locate the audio of Apple's CAF, whose chunks have 64-bit sizes and no padding."""
     for name, length, first in _chunks(file, 8, size, ">4sQ", 1):
         if name == b"data":
             return length, first
@@ -151,7 +151,7 @@ def _caf(file: BinaryIO, size: int) -> Extent | None:
 
 
 def _au(file: BinaryIO, size: int) -> Extent | None:
-    """Locate the audio of Sun's AU: after its name, the header has the offset and the size of the audio."""
+    """Locate the audio of Sun's AU: after its name, the header has its offset and size."""
     file.seek(0)
     first, declared = _unpack(file, 4, ">II" if file.read(4) == b".snd" else "<II")
     return declared, first

@@ -61,7 +61,9 @@ class FineTuning:
     @property
     def weights_note(self) -> str:
         """Origin of the weights, as people read it."""
-        return f"fine-tuned on {len(self.seen)} utterances, {self.run}" if self.seen else f"kept frozen by {self.run}"
+        if not self.seen:
+            return f"kept frozen by {self.run}"
+        return f"fine-tuned on {len(self.seen)} utterances, {self.run}"
 
     def resolve_layers(self, selector: Selector) -> tuple[Layer, ...]:
         """Return the layers of a selector, by default the fine-tuned ones.

@@ -16,7 +16,7 @@ from features.store.reader import FeatureStore
 
 @dataclass(frozen=True)
 class Origin:
-    """Versions and device that computed some parts, with their number and that of their utterances."""
+    """Versions and device that computed some parts, and the numbers of parts and utterances."""
 
     made_with: Mapping[str, str]
     parts: int

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -51,6 +51,8 @@ PASSES = {"train": 1, "valid": 2, "test": 2}
 """How often each speaker reads a set of sentences, per split."""
 TEMPLATES_PER_PASS = {"train": 20, "valid": 10, "test": 10}
 """Sentence templates per pass, each read with both cues; in train, half of all templates."""
+AudioFields = dict[str, str | float]
+"""The fields of a manifest that locate the audio: wav_path, and start and end if needed."""
 PAUSE_S = (0.2, 0.5)
 ROOM_NOISE = 60.0
 """Standard deviation of the white noise in every file, in int16 units.
@@ -227,14 +229,6 @@ def _draw_prosody(excited: bool, rng: np.random.Generator) -> Prosody:
     return Prosody(**values)
 
 
-class AudioFields(TypedDict):
-    """The fields of a manifest that locate the audio of an utterance."""
-
-    wav_path: str
-    start: NotRequired[float]
-    end: NotRequired[float]
-
-
 def _make(folder: Path, seed: int) -> CorpusSummary:
     """Synthesize every split into `folder`, write the manifests and return the summary."""
     for name in ("wav", *LABELS):
@@ -279,21 +273,20 @@ def _write_recording(path: Path, waves: Sequence[Samples], rng: np.random.Genera
 
     Start and end are in seconds, precise enough to round back to the sample.
     """
-    parts, position = [], 0
-    fields: list[AudioFields] = []
-    wav_path = f"../wav/{path.name}"
+    parts, spans, position = [], list[AudioFields](), 0
     for wave in waves:
         pause = round(rng.uniform(*PAUSE_S) * SAMPLE_RATE)
         first, last = position + pause, position + pause + len(wave)
         parts += [np.zeros(pause, np.int16), wave]
-        start, end = round(first / SAMPLE_RATE, 6), round(last / SAMPLE_RATE, 6)
-        fields.append({"wav_path": wav_path, "start": start, "end": end})
+        spans.append({"start": round(first / SAMPLE_RATE, 6), "end": round(last / SAMPLE_RATE, 6)})
         position = last
-    _write_wave(path, np.concatenate(parts), rng)
-    return fields
+    file = _write_wave(path, np.concatenate(parts), rng)
+    return [file | span for span in spans]
 
 
-def _manifest_entry(utterance: PlannedUtterance, location: AudioFields, label_set: str) -> dict[str, object]:
+def _manifest_entry(
+    utterance: PlannedUtterance, location: AudioFields, label_set: str
+) -> dict[str, str | float | None]:
     """Return the manifest entry of an utterance; the causes of its labels are extra keys."""
     return {
         "utterance_id": utterance.utterance_id,

@@ -101,8 +101,7 @@ def finetune(options: FinetuneOptions, data: Path | None, reporter: Reporter = S
             reporter.say(f"complete already: {job.run} (--force trains again)")
             if options.tensorboard and processes.is_main_process:
                 write_history(job.run, reporter)
-            metrics = read_metrics(job.run)
-            return RunResult(job.run, metrics, trained=False, is_main_process=processes.is_main_process)
+            return RunResult(job.run, read_metrics(job.run), trained=False, is_main_process=processes.is_main_process)
         processes.on_main_process(lambda: _begin(job))
         for encoder in job.encoders.values():
             encoder.drop_unused_blocks()

@@ -187,8 +187,8 @@ def saved_modules(run: Path, options: Mapping[str, Any], recorded: Any, trust_co
 
     `options` and `recorded` are `options` and `inputs.modules` of the run's config.json. Only
     `<run>/modules/<role>.py` is ever read, once, and returned only if its hash is the recorded one.
-    InputError for any other code, trusted or not. UsageError without `trust_code`, because loading a custom
-    module executes it.
+    InputError for any other code, trusted or not. UsageError without `trust_code`, because loading
+    a custom module executes it.
     """
     if not isinstance(recorded, Mapping):
         raise InputError(f"{run}: inputs.modules must be an object, found {recorded!r}")
@@ -219,10 +219,12 @@ def _saved_reference(run: Path, role: str, option: Any, entry: Any, trust_code: 
     """
     if role not in ROLES:
         raise InputError(f"{run}: inputs.modules must list only {', '.join(ROLES)}, found {role!r}")
-    if not isinstance(entry, Mapping) or not all(isinstance(entry.get(key), str) for key in ("class", "sha256")):
+    has_both = isinstance(entry, Mapping) and all(isinstance(entry.get(key), str) for key in ("class", "sha256"))
+    if not has_both:
         raise InputError(f"{run}: {role} in inputs.modules must have a class and a sha256, found {entry!r}")
     name = str(entry["class"])
-    if not isinstance(option, str) or not is_custom_module(option) or split_reference(option)[1] != name:
+    is_reference = isinstance(option, str) and is_custom_module(option)
+    if not is_reference or split_reference(option)[1] != name:
         raise InputError(f"{run}: {role} must name the class {name!r} that inputs.modules lists, found {option!r}")
     copy = run / FOLDER / f"{role}.py"
     # A link could lead to code outside the run.

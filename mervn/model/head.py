@@ -162,8 +162,8 @@ class PaddedHead(nn.Module):
             if padded is not None and lengths is not None:
                 streams[name] = Ragged.from_padded(padded, lengths)
             elif padded is not None or lengths is not None:
-                given_one, other = (name, f"{name}_lengths") if lengths is None else (f"{name}_lengths", name)
-                raise ValueError(f"{name} and {name}_lengths must be given together, found {given_one} without {other}")
+                found = "no lengths" if lengths is None else "lengths alone"
+                raise ValueError(f"{name} and {name}_lengths must be given together, found {found}")
         logits: Tensor = self.head(streams)
         return logits
 

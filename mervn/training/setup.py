@@ -86,7 +86,7 @@ def resolve(
 
 
 class Sources(TypedDict):
-    """The entries of `inputs` in config.json that name the manifests, and folds if they are used."""
+    """The entries of `inputs` in config.json that name the manifests, and the folds if any."""
 
     manifests: Mapping[str, str]
     """Hash of the manifest of each split."""

@@ -182,6 +182,10 @@ class AblateOptions(DataOptions, DeviceOptions):
     output: Annotated[Path | None, Group.OUTPUT] = Field(
         None, description="Folder of the study [default: studies/ and the name of the grid]."
     )
+    trials: Annotated[PositiveInt | None, Group.TRAINING] = Field(
+        None,
+        description="Search the values under [tune] with this many trials per row [default: every combination].",
+    )
     jobs: Annotated[PositiveInt | None, Group.GENERAL] = Field(
         None,
         description="Cells trained at once, each in a process with one thread [default: one per core; 1 on a GPU].",

@@ -7,7 +7,8 @@ import pytest
 from cli.main import run as mervn
 from features.errors import UsageError
 from mervn.config import TrainHeadOptions
-from mervn.study.grid import OF_THE_STUDY, TABLES, choices, read_grid
+from mervn.study.cells import choices
+from mervn.study.grid import OF_THE_STUDY, TABLES, read_grid
 
 ROWS = '[rows]\nfusion = ["xattn", "late"]\n'
 

@@ -24,6 +24,7 @@ from features.extraction.settings import ExtractSettings, open_encoder, store_id
 from features.extraction.worker import Destination, Unit, UnitResult
 from features.manifests.manifest import read_manifests
 from features.progress import SILENT
+from features.ray_cluster import refuse_unreachable
 from features.store.claims import FOLDER
 from features.store.identity import StoreInfo
 
@@ -191,6 +192,6 @@ def test_options_of_ray_need_ray(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_an_address_where_nothing_answers_is_refused_at_once(address: str) -> None:
     """Ray itself tries for many minutes."""
     with pytest.raises(InputError, match=rf"--ray-address must be a running cluster, but {address} does not answer"):
-        ray_engine._refuse_unreachable(address)
-    ray_engine._refuse_unreachable(None)
-    ray_engine._refuse_unreachable("auto")
+        refuse_unreachable(address)
+    refuse_unreachable(None)
+    refuse_unreachable("auto")

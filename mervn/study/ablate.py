@@ -53,7 +53,8 @@ def ablate(path: Path, options: AblateOptions, data: Path, reporter: Reporter = 
         return _dry_run(plan, reporter)
     with locked(plan.output, STATE_FILE, "study"):
         state = _open_state(plan, reporter)
-        extract_missing(plan.missing, reporter, plan_only=False)
+        settings = replace(plan.missing.settings, engine=options.engine, ray_address=options.ray_address)
+        extract_missing(replace(plan.missing, settings=settings), reporter, plan_only=False)
         plan, trained = (_train if options.trials is None else search)(plan, state, reporter)
         state.forget_others()
         state.save()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from statistics import fmean
 
+from features.device import resolve_device
 from features.durations import duration
 from features.progress import Reporter
 from mervn.run_folder import read_metrics
@@ -23,11 +24,14 @@ SAVE_INTERVAL_S = 5.0
 
 
 def open_engine(plan: Plan, cells: int, reporter: Reporter) -> Engine:
-    """Return the engine that trains at most this many cells of a study."""
-    options = plan.options
-    return local_engine(
-        Workplace(plan.data, min(jobs_of(options), cells), options.threads or 1, plan.output / LOGS_FOLDER)
-    )
+    """Return the engine that trains the cells of a study, of which there are at most so many."""
+    options, threads = plan.options, plan.options.threads or 1
+    if options.engine == "ray":
+        from mervn.study.ray_engine import RayEngine, make_place
+
+        place = make_place(plan.data, plan.output, threads, resolve_device(options.device).type)
+        return RayEngine(place, options.ray_address, options.jobs, reporter)
+    return local_engine(Workplace(plan.data, min(jobs_of(options) or 1, cells), threads, plan.output / LOGS_FOLDER))
 
 
 class CellTraining:

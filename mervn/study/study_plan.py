@@ -131,7 +131,7 @@ def grid_json(grid: Grid) -> dict[str, Any]:
 
 def announce(plan: Plan, reporter: Reporter) -> None:
     """Print the number of rows, candidates and cells."""
-    trials = plan.grid.trials
+    trials, jobs = plan.grid.trials, jobs_of(plan.options)
     candidates = sum(len(row.candidates) for row in plan.rows)
     tuned = f", {candidates} candidates" if candidates > len(plan.rows) else ""
     cells = _count(len(plan.cells), "cell")
@@ -142,7 +142,7 @@ def announce(plan: Plan, reporter: Reporter) -> None:
     reporter.say(
         f"{plan.grid.name}: {_count(len(plan.rows), 'row')}{tuned}, {_count(len(plan.grid.seeds), 'seed')}, "
         f"{'no folds' if plan.folds == [None] else _count(len(plan.folds), 'fold')}: {cells} in "
-        f"{plan.output}{complete}; at most {jobs_of(plan.options)} at a time"
+        f"{plan.output}{complete}; at most {jobs or 'what the Ray cluster can do'} at a time"
     )
     for row in plan.rows:
         mark = " (reference)" if row.is_reference else ""
@@ -160,8 +160,10 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def jobs_of(options: AblateOptions) -> int:
-    """Return the number of processes: the given one, or one per core."""
+def jobs_of(options: AblateOptions) -> int | None:
+    """Return the number of cells at once; None if only the Ray cluster knows it."""
+    if options.engine == "ray":
+        return options.jobs
     return options.jobs or default_jobs(resolve_device(options.device).type != "cpu")
 
 
@@ -203,7 +205,8 @@ def announce_cost(plan: Plan, found: Found, reporter: Reporter) -> None:
         count = most_cells(plan)
     if count:
         seconds = [read_run(cell.run)[1] for cell in plan.cells if cell.name in found.complete]
-        time = f", about {duration(count * fmean(seconds) / jobs_of(plan.options))}" if seconds else ""
+        jobs = jobs_of(plan.options)
+        time = f", about {duration(count * fmean(seconds) / jobs)}" if seconds and jobs else ""
         most = "at most " if plan.grid.trials else ""
         reporter.say(f"{most}{count} cells to train{time}: {size / 1e6:.1f} MB to write, {free / 1e9:.1f} GB free")
     if size + FREE_DISK_MARGIN > free:

@@ -23,8 +23,10 @@ from features.errors import InputError, UsageError
 from features.progress import SILENT, Reporter
 from features.store.reader import FeatureStore
 from mervn.config import AblateOptions
+from mervn.study import search
 from mervn.study.ablate import StudyResult, ablate
 from mervn.study.cell_worker import CellTrainer
+from mervn.study.study_run import OneProcess
 
 BASE = "[base]\ndim = 8\nheads = 2\nmlp = [8]\nepochs = 2\nbatch-size = 8\n"
 GRID = f'seeds = 2\n{BASE}[rows]\nfusion = ["xattn", "late", "text"]\n'
@@ -184,6 +186,76 @@ def test_after_kill_9_of_all_processes_the_tables_have_the_same_bytes(data: Path
     assert {name: times(output)[name] for name in before} == before
     for name in ("table.csv", "effects.csv"):
         assert (output / name).read_bytes() == (undisturbed.output / name).read_bytes()
+
+
+SEARCHED = f'seeds = 1\n{BASE}[rows]\nfusion = ["late", "text"]\n[tune]\n'.replace("epochs = 2", "epochs = 1")
+SEARCHED = SEARCHED.replace("heads = 2\n", "") + "learning-rate = { low = 1e-4, high = 1e-1, log = true }\n"
+
+
+def test_a_search_is_the_same_after_a_crash_and_in_another_order_of_the_cells(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "BATCH", 2)
+    monkeypatch.setattr(search, "RANDOM_TRIALS", 2)
+    (data / "test.jsonl").unlink()  # a search never reads test
+    recorder = Recorder()
+    whole = study(tmp_path, data, SEARCHED, recorder, trials=5)
+    said = "\n".join(recorder.lines)
+    assert "2 rows, at most 5 trials each, 1 seed, no folds: at most 10 cells" in said
+    assert "at most 10 cells to train: " in said and "MB to write" in said
+    assert "estimate from 2 cells" in said and "left for at most 8 cells" in said
+    cells = read_csv(whole.output / "cells.csv")
+    assert whole.cells == whole.waiting == len(cells) == len(times(whole.output)) == 10
+    for row in read_csv(whole.output / "table.csv"):
+        scores = {c["tune learning-rate"]: float(c["valid_macro_f1"]) for c in cells if c["fusion"] == row["fusion"]}
+        assert float(row["macro_f1_mean"]) == max(scores.values())
+        assert scores[row["tuned"].removeprefix("learning-rate=")] == max(scores.values())
+    before = times(whole.output)
+    assert study(tmp_path, data, SEARCHED, trials=5).waiting == 0 and times(whole.output) == before
+
+    crashed = tmp_path / "crashed"
+    shutil.copytree(whole.output, crashed)
+    for name in sorted(before)[::3]:
+        (crashed / "runs" / name / "metrics.json").unlink()
+    (crashed / "table.csv").unlink()
+    resumed = study(tmp_path, data, SEARCHED, trials=5, output=crashed)
+    assert resumed.waiting == len(sorted(before)[::3])
+
+    run = OneProcess.run
+    monkeypatch.setattr(OneProcess, "run", lambda self, cells, report: run(self, cells[::-1], report))
+    fewer = study(tmp_path, data, SEARCHED, trials=3, output=tmp_path / "reversed")
+    assert fewer.waiting == 6
+    more = study(tmp_path, data, SEARCHED, trials=5, output=fewer.output)
+    assert more.waiting == 4 and set(times(fewer.output)) == set(before)
+    for output in (crashed, fewer.output):
+        for name in ("table.csv", "effects.csv"):
+            assert (output / name).read_bytes() == (whole.output / name).read_bytes()
+
+
+def test_a_trial_that_failed_is_shown_and_trained_again_with_retry(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "BATCH", 2)
+    whole = study(tmp_path, data, SEARCHED, trials=3)
+    name = min(times(whole.output))
+    with pytest.MonkeyPatch.context() as patch:
+        break_one(patch, name)
+        failed = study(tmp_path, data, SEARCHED, trials=3, output=tmp_path / "failed")
+    assert failed.tables is not None and failed.tables.failed == {name: "RuntimeError: planted"}
+    again = study(tmp_path, data, SEARCHED, trials=3, output=failed.output)
+    assert again.waiting == 0 and again.tables is not None and list(again.tables.failed) == [name]
+    retried = study(tmp_path, data, SEARCHED, trials=3, output=failed.output, retry=True)
+    assert retried.waiting == 1 and retried.tables is not None and not retried.tables.failed
+    assert (failed.output / "table.csv").read_bytes() == (whole.output / "table.csv").read_bytes()
+
+
+def test_another_version_of_optuna_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = SEARCHED.replace("{ low = 1e-4, high = 1e-1, log = true }", "[1e-3]")
+    study(tmp_path, data, text, trials=1)
+    monkeypatch.setattr(search, "package_version", lambda name: f"{name} of tomorrow")
+    recorder = Recorder()
+    study(tmp_path, data, text, recorder, trials=1)
+    assert any("earlier trials were suggested by" in line and "of tomorrow" in line for line in recorder.lines)
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])

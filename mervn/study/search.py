@@ -103,7 +103,8 @@ class RowSearch:
             seed=SEED, n_startup_trials=RANDOM_TRIALS, multivariate=True, constant_liar=True
         )
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(sampler=sampler, direction="maximize")
+        self.study = optuna.create_study(sampler=sampler, direction="maximize")
+        """The trials of optuna, in the order in which they were asked for."""
         self._distributions = {name: _distribution(self.grid, name, optuna) for name in self._read}
 
     @property
@@ -131,7 +132,7 @@ class RowSearch:
         """Return the next trial and its tuned values."""
         if self._all is not None and len(self._all) <= self.trials:
             return None, {**self._first, **self._all[len(self._asked)]}
-        trial = self._study.ask(fixed_distributions=self._distributions)
+        trial = self.study.ask(fixed_distributions=self._distributions)
         return trial, {**self._first, **{name: _value(self.grid, name, trial.params[name]) for name in self._read}}
 
     def _add(self, tuned: Mapping[str, Any]) -> int | None:
@@ -154,7 +155,7 @@ class RowSearch:
             if trial is not None:
                 score = None if candidate is None else _score(study, number, candidate, len(self.grid.seeds))
                 failed = self._optuna.trial.TrialState.FAIL
-                self._study.tell(trial, score, state=failed if score is None else None)
+                self.study.tell(trial, score, state=failed if score is None else None)
         self._told = len(self._asked)
 
 

@@ -51,6 +51,8 @@ class RayEngine:
         UsageError if the cells need GPUs and the cluster has none.
         """
         self._ray, self._place = import_ray(), place
+        self._running: dict[Any, Cell] = {}
+        """By reference of a task, its cell."""
         self._started = connect(address, (jobs or 1) * place.threads)
         cluster = self._ray.cluster_resources()
         cpus, gpus = int(cluster.get("CPU", 1)), int(cluster.get("GPU", 0))
@@ -64,8 +66,7 @@ class RayEngine:
             self.close()
             raise UsageError("--device cuda needs a GPU, but the Ray cluster has none; use --device cpu")
         self._task = self._ray.remote(**resources, max_retries=RETRIES)(train_cell)
-        self._running: dict[Any, Cell] = {}
-        reporter.say(f"Ray cluster: {self.jobs} cells at a time, {cpus} CPUs, {gpus} GPUs")
+        reporter.say(f"Ray cluster: {cpus} CPUs and {gpus} GPUs, at most {self.jobs} at a time")
 
     def run(self, cells: Sequence[Cell], report: Callable[[Outcome], None]) -> None:
         """Train cells and report the outcome of each, in the order in which they end.
@@ -96,7 +97,7 @@ class RayEngine:
 
     def close(self) -> None:
         """Cancel the tasks, and stop the cluster if this process started it."""
-        for reference in getattr(self, "_running", {}):
+        for reference in self._running:
             self._ray.cancel(reference, force=True)
         if self._started:
             self._ray.shutdown()

@@ -403,6 +403,10 @@ def test_changed_data_are_no_cells_of_the_same_study(data: Path, tmp_path: Path)
         (GRID.replace("[rows]", 'audio-encoder = "wav2vec"\n[rows]'), "did you mean wav2vec2"),
         (GRID.replace("[rows]", 'drop-label = ["sad"]\n[rows]'), "must hold at least two emotions, found happy"),
         (f"folds = [7]\n{GRID}", "--fold needs one folds-*.json"),
+        (
+            GRID.replace(', "text"]', ']\naudio-encoder = ["fourier2vec", "fourier2vec@0"]'),
+            "found fourier2vec and fourier2vec@0; write fourier2vec@last",
+        ),
     ],
 )
 def test_wrong_grids_end_with_2_before_any_work(

@@ -184,7 +184,7 @@ class AblateOptions(DataOptions, DeviceOptions):
     )
     trials: Annotated[PositiveInt | None, Group.TRAINING] = Field(
         None,
-        description="Search the values under [tune] with this many trials per row [default: every combination].",
+        description="Search the values under [tune] with this many trials per compared head [default: all].",
     )
     jobs: Annotated[PositiveInt | None, Group.GENERAL] = Field(
         None,

@@ -28,7 +28,7 @@ RETRIES = 1
 
 @dataclass(frozen=True)
 class Place:
-    """What every machine must have, and how it trains a cell."""
+    """Folders and versions that every machine must have, and the settings of its cells."""
 
     current: Path
     """Current folder of the command: options of cells can have relative paths."""
@@ -104,7 +104,7 @@ class RayEngine:
 
 
 def make_place(data: Path, output: Path, threads: int, device: str) -> Place:
-    """Return what every machine must have, with absolute paths."""
+    """Return the place of this machine, with absolute paths."""
     return Place(Path.cwd(), data.absolute(), output.absolute(), threads, device, _versions())
 
 

@@ -95,7 +95,7 @@ class RowSearch:
         self._read = [name for name in self._first if not _is_unread(row, name)]
         self._all = _all_values(self.grid, self._read)
         most = self.grid.trials or 1
-        self.trials = most if self._all is None or len(self._all) > most else len(self._all)
+        self.trials = most if self._all is None else len(self._all)
         """Number of trials; with lists only, every combination is tried if there are few enough."""
         self._asked: list[tuple[Any, int | None]] = []  # trial of optuna, number of the candidate
         self._told = 0
@@ -130,7 +130,7 @@ class RowSearch:
 
     def _suggest(self) -> tuple[Any, dict[str, Any]]:
         """Return the next trial and its tuned values."""
-        if self._all is not None and len(self._all) <= self.trials:
+        if self._all is not None:
             return None, {**self._first, **self._all[len(self._asked)]}
         trial = self.study.ask(fixed_distributions=self._distributions)
         return trial, {**self._first, **{name: _value(self.grid, name, trial.params[name]) for name in self._read}}
@@ -174,9 +174,10 @@ def _all_values(grid: Grid, names: Sequence[str]) -> list[dict[str, Any]] | None
     """Return every combination of these axes; None if one is a range, or there are more than trials."""
     if any(name in grid.ranges for name in names):
         return None
-    if math.prod([len(grid.tune[name]) for name in names]) > (grid.trials or 1):
+    lists = [grid.tune[name] for name in names]
+    if math.prod(map(len, lists)) > (grid.trials or 1):
         return None
-    return [dict(zip(names, values, strict=True)) for values in product(*(grid.tune[name] for name in names))]
+    return [dict(zip(names, values, strict=True)) for values in product(*lists)]
 
 
 def _distribution(grid: Grid, name: str, optuna: Any) -> Any:

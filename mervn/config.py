@@ -182,9 +182,19 @@ class AblateOptions(DataOptions, DeviceOptions):
     output: Annotated[Path | None, Group.OUTPUT] = Field(
         None, description="Folder of the study [default: studies/ and the name of the grid]."
     )
+    trials: Annotated[PositiveInt | None, Group.TRAINING] = Field(
+        None,
+        description="Search the values under [tune] with this many trials per compared head [default: all].",
+    )
     jobs: Annotated[PositiveInt | None, Group.GENERAL] = Field(
         None,
         description="Cells trained at once, each in a process with one thread [default: one per core; 1 on a GPU].",
+    )
+    engine: Annotated[Literal["local", "ray"], Group.GENERAL, ADVANCED] = Field(
+        "local", description="Train the cells on this machine, or as tasks on a Ray cluster."
+    )
+    ray_address: Annotated[str | None, Group.GENERAL, ADVANCED] = Field(
+        None, description="Address of a running Ray cluster, auto or HOST:PORT [default: start one on this machine]."
     )
     test: Annotated[bool, Group.DATA] = Field(
         False, description="After all cells are complete, evaluate on test what was chosen on valid."
@@ -200,6 +210,12 @@ class AblateOptions(DataOptions, DeviceOptions):
     trust_code: Annotated[bool, Group.GENERAL, ADVANCED] = Field(
         False, description="Run the custom modules that the grid names; review their code first."
     )
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Any:
+        if self.engine != "ray" and self.ray_address is not None:
+            raise ValueError("--ray-address needs --engine ray")
+        return self
 
 
 class DemoOptions(ThreadOptions):

@@ -26,8 +26,10 @@ from features.errors import InputError, UsageError
 from features.progress import SILENT, Reporter
 from features.store.reader import FeatureStore
 from mervn.config import AblateOptions
+from mervn.study import search
 from mervn.study.ablate import StudyResult, ablate
 from mervn.study.cell_worker import CellTrainer
+from mervn.study.study_run import OneProcess
 
 BASE = "[base]\ndim = 8\nheads = 2\nmlp = [8]\nepochs = 2\nbatch-size = 8\n"
 GRID = f'baselines = false\nseeds = 2\n{BASE}[rows]\nfusion = ["xattn", "late", "text"]\n'
@@ -60,6 +62,12 @@ def made(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def data(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "data", copy_function=shutil.copy2))
+
+
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave report.html out, which takes longer than the cells; test_tables and test_study_page are about it."""
+    monkeypatch.setattr("mervn.study.ablate.write_study_report", lambda _: None)
 
 
 def study(folder: Path, data: Path, text: str = GRID, reporter: Reporter = SILENT, **options: Any) -> StudyResult:
@@ -223,6 +231,74 @@ def test_after_kill_9_of_all_processes_the_tables_have_the_same_bytes(data: Path
         assert (output / name).read_bytes() == (undisturbed.output / name).read_bytes()
 
 
+SEARCHED = f'seeds = 1\n{BASE}[rows]\nfusion = ["late", "text"]\n[tune]\n'.replace("epochs = 2", "epochs = 1")
+SEARCHED = SEARCHED.replace("heads = 2\n", "") + "learning-rate = { low = 1e-4, high = 1e-1, log = true }\n"
+
+
+def test_a_search_is_the_same_after_a_crash_and_in_another_order_of_the_cells(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "BATCH", 2)
+    monkeypatch.setattr(search, "RANDOM_TRIALS", 2)
+    (data / "test.jsonl").unlink()  # a search never reads test
+    recorder = Recorder()
+    whole = study(tmp_path, data, SEARCHED, recorder, trials=4)
+    said = "\n".join(recorder.lines)
+    assert "2 rows, at most 4 trials each, 1 seed, no folds: at most 8 cells" in said
+    assert "at most 8 cells to train: " in said and "MB to write" in said
+    assert "estimate from 2 cells" in said and "left for at most 6 cells" in said
+    cells = read_csv(whole.output / "cells.csv")
+    assert whole.cells == whole.waiting == len(cells) == len(times(whole.output)) == 8
+    for row in read_csv(whole.output / "table.csv"):
+        scores = {c["tune learning-rate"]: float(c["valid_macro_f1"]) for c in cells if c["fusion"] == row["fusion"]}
+        assert float(row["macro_f1_mean"]) == max(scores.values())
+        assert scores[row["tuned"].removeprefix("learning-rate=")] == max(scores.values())
+    before = times(whole.output)
+    crashed = tmp_path / "crashed"
+    shutil.copytree(whole.output, crashed)
+    for name in sorted(before)[::3]:
+        (crashed / "runs" / name / "metrics.json").unlink()
+    (crashed / "table.csv").unlink()
+    resumed = study(tmp_path, data, SEARCHED, trials=4, output=crashed)
+    assert resumed.waiting == len(sorted(before)[::3])
+
+    run = OneProcess.run
+    monkeypatch.setattr(OneProcess, "run", lambda self, cells, report: run(self, cells[::-1], report))
+    fewer = study(tmp_path, data, SEARCHED, trials=3, output=tmp_path / "reversed")
+    assert fewer.waiting == 6
+    more = study(tmp_path, data, SEARCHED, trials=4, output=fewer.output)
+    assert more.waiting == 2 and set(times(fewer.output)) == set(before)
+    for output in (crashed, fewer.output):
+        for name in ("table.csv", "effects.csv"):
+            assert (output / name).read_bytes() == (whole.output / name).read_bytes()
+
+
+def test_a_trial_that_failed_is_shown_and_trained_again_with_retry(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "BATCH", 2)
+    whole = study(tmp_path, data, SEARCHED, trials=3)
+    name = min(times(whole.output))
+    with pytest.MonkeyPatch.context() as patch:
+        break_one(patch, name)
+        failed = study(tmp_path, data, SEARCHED, trials=3, output=tmp_path / "failed")
+    assert failed.tables is not None and failed.tables.failed == {name: "RuntimeError: planted"}
+    again = study(tmp_path, data, SEARCHED, trials=3, output=failed.output)
+    assert again.waiting == 0 and again.tables is not None and list(again.tables.failed) == [name]
+    retried = study(tmp_path, data, SEARCHED, trials=3, output=failed.output, retry=True)
+    assert retried.waiting == 1 and retried.tables is not None and not retried.tables.failed
+    assert (failed.output / "table.csv").read_bytes() == (whole.output / "table.csv").read_bytes()
+
+
+def test_another_version_of_optuna_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = SEARCHED.replace("{ low = 1e-4, high = 1e-1, log = true }", "[1e-3]")
+    study(tmp_path, data, text, trials=1)
+    monkeypatch.setattr(search, "package_version", lambda name: f"{name} of tomorrow")
+    recorder = Recorder()
+    study(tmp_path, data, text, recorder, trials=1)
+    assert any("earlier trials were suggested by" in line and "of tomorrow" in line for line in recorder.lines)
+
+
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_ctrl_c_ends_all_processes_and_says_how_to_resume(jobs: str, data: Path, tmp_path: Path) -> None:
     grid, output = tmp_path / "GRID.toml", tmp_path / "study"
@@ -366,6 +442,10 @@ def test_changed_data_are_no_cells_of_the_same_study(data: Path, tmp_path: Path)
         (GRID.replace("[rows]", 'audio-encoder = "wav2vec"\n[rows]'), "did you mean wav2vec2"),
         (GRID.replace("[rows]", 'drop-label = ["sad"]\n[rows]'), "must hold at least two emotions, found happy"),
         (f"folds = [7]\n{GRID}", "--fold needs one folds-*.json"),
+        (
+            GRID.replace(', "text"]', ']\naudio-encoder = ["fourier2vec", "fourier2vec@0"]'),
+            "found fourier2vec and fourier2vec@0; write fourier2vec@last",
+        ),
     ],
 )
 def test_wrong_grids_end_with_2_before_any_work(

@@ -9,18 +9,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from features.canonical import canonical_json
+from features.config import OneOf
 from features.encoders.selector import parse_selectors
 from features.errors import UsageError
 from features.manifests.folds import find_folds
 from features.suggestions import did_you_mean
 from mervn.config import TrainHeadOptions
-from mervn.study.grid import Grid, choices, key_of, same
+from mervn.study.grid import Grid, key_of
+from mervn.study.toml_values import same
 from mervn.training.setup import Resolved, resolve_head_options
 from mervn.unread_options import unread_options
 
@@ -137,7 +139,7 @@ def make_rows(grid: Grid, place: Mapping[str, Any]) -> list[Row]:
         candidates: dict[str, Candidate] = {}
         for tuned in grid.tuned():
             try:
-                candidate = _candidate({**place, **grid.base, **axes, **tuned}, tuned)
+                candidate = make_candidate(grid, place, axes, tuned)
             except UsageError as error:
                 for line in str(error).splitlines():
                     faults.setdefault(line, describe({**axes, **tuned}))
@@ -153,16 +155,19 @@ def make_rows(grid: Grid, place: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _candidate(values: Mapping[str, Any], tuned: Mapping[str, Any]) -> Candidate:
-    """Check the options of one candidate."""
+def make_candidate(
+    grid: Grid, place: Mapping[str, Any], axes: Mapping[str, Any], tuned: Mapping[str, Any]
+) -> Candidate:
+    """Return the candidate of a row with these tuned values; UsageError if they cannot be trained."""
+    values = {**place, **grid.base, **axes, **tuned}
     try:
         options = TrainHeadOptions.model_validate(values)
     except ValidationError as error:
         raise UsageError("\n".join(map(_explain, error.errors()))) from error
-    return make_candidate(options, tuned)
+    return resolve_candidate(options, tuned)
 
 
-def make_candidate(options: TrainHeadOptions, tuned: Mapping[str, Any]) -> Candidate:
+def resolve_candidate(options: TrainHeadOptions, tuned: Mapping[str, Any]) -> Candidate:
     """Resolve the options of one candidate; the options that they leave unread have no effect.
 
     UsageError for options that contradict each other.
@@ -197,6 +202,15 @@ def _explain(detail: ErrorDetails) -> str:
     return f"--{key_of(field)}: {message[0].lower()}{message[1:]}, found {detail['input']!r}{near}"
 
 
+def choices(field: str) -> list[str]:
+    """Return the valid values of an option of train-head that has a fixed set of them, else none."""
+    annotation = TrainHeadOptions.model_fields[field].annotation
+    found = list(map(str, get_args(annotation))) if get_origin(annotation) is Literal else []
+    for mark in TrainHeadOptions.marks(field):
+        found += mark.names if isinstance(mark, OneOf) else ()
+    return found
+
+
 def _equal_rows(rows: Sequence[Row]) -> Iterable[str]:
     """Yield a message for each row that trains the same as an earlier one."""
     first: dict[str, Row] = {}
@@ -218,7 +232,7 @@ def identity_of(candidates: Iterable[Candidate]) -> str:
 def _unread(grid: Grid, rows: Sequence[Row]) -> Iterable[str]:
     """Yield a message for each option of the grid that no row reads."""
     unread = [candidate.unread for row in rows for candidate in row.candidates]
-    for table, options in (("base", grid.base), ("rows", grid.rows), ("tune", grid.tune)):
+    for table, options in (("base", grid.base), ("rows", grid.rows), ("tune", grid.tune_values)):
         for name in options:
             if unread and all(name in names for names in unread):
                 yield f"[{table}] {key_of(name)} has no effect on any row; leave it out"
@@ -269,7 +283,7 @@ def make_cells(grid: Grid, rows: Sequence[Row], folds: Sequence[int | None], out
 
 
 def _sets(grid: Grid, option: str) -> bool:
-    return any(option in table for table in (grid.base, grid.rows, grid.tune))
+    return any(option in table for table in (grid.base, grid.rows, grid.tune_values))
 
 
 def _folder(candidate: Candidate, fold: int | None, seed: int) -> str:

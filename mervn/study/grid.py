@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_origin
 
-from features.config import OneOf, is_custom_module
+from features.config import is_custom_module
 from features.errors import UsageError
 from features.regular_files import read_regular
 from features.suggestions import did_you_mean
 from mervn.config import TrainHeadOptions
+from mervn.study.toml_values import Range, are_different_numbers, are_lists, is_finite, is_number, read_range, same
 
 DESIGNS = ("grid", "one-at-a-time")
 TABLES = ("base", "rows", "tune")
@@ -55,7 +56,11 @@ class Grid:
     """Numbers of folds; empty for all; None: the splits of the manifests."""
     reference: Mapping[str, Any]
     """The value of each axis of the row to which differences are taken."""
-    baselines: bool = True
+    ranges: Mapping[str, Range]
+    """The axes of [tune] that are ranges; they need trials."""
+    trials: int | None
+    """Number of tuned values to try for each row; None for every combination."""
+    baselines: bool
     """Whether the tables also have the majority and a linear head on the features of each row."""
 
     @property
@@ -79,11 +84,24 @@ class Grid:
         """The number of cells per fold, at most."""
         sizes = [len(values) for values in self.rows.values()]
         rows = math.prod(sizes) if self.design == "grid" else 1 + sum(sizes) - len(sizes)
-        return rows * math.prod(len(values) for values in self.tune.values()) * len(self.seeds)
+        tuned = self.trials or math.prod(len(values) for values in self.tune.values())
+        return rows * tuned * len(self.seeds)
+
+    @property
+    def tune_values(self) -> dict[str, Sequence[Any]]:
+        """The values of each axis of [tune]; the two ends of a range."""
+        return {**self.tune, **{name: (each.low, each.high) for name, each in self.ranges.items()}}
 
     def tuned(self) -> list[dict[str, Any]]:
-        """Return every combination of the tuned values; one empty one without [tune]."""
-        return list(_products(self.tune))
+        """Return every combination of the tuned values; one empty one without [tune].
+
+        With trials, which are not known yet: each value once, and the first values of all other axes.
+        """
+        if self.trials is None:
+            return list(_products(self.tune))
+        first = {name: values[0] for name, values in self.tune_values.items()}
+        others = [{**first, name: value} for name, values in self.tune_values.items() for value in values[1:]]
+        return [first, *others]
 
 
 def _products(axes: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
@@ -91,18 +109,13 @@ def _products(axes: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
         yield dict(zip(axes, values, strict=True))
 
 
-def same(a: Any, b: Any) -> bool:
-    """Tell whether two values of a TOML file are equal; true is not 1, but 1 is 1.0."""
-    return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
-
-
-def read_grid(path: Path, trust_code: bool = False) -> Grid:
+def read_grid(path: Path, trust_code: bool = False, trials: int | None = None) -> Grid:
     """Read and check a GRID.toml; UsageError lists all of its faults.
 
-    A grid that names code of the user needs `trust_code`: files can come from other people.
+    A grid that names code of the user needs `trust_code`: files can come from other people. With
+    `trials` the axes of [tune] are searched and can be ranges.
     """
-    document = _parse(path)
-    reader = _Reader(path, document)
+    reader = _Reader(path, _parse(path), trials)
     grid = reader.read()
     if reader.faults:
         raise UsageError("\n".join(f"{path}: {fault}" for fault in reader.faults))
@@ -132,8 +145,8 @@ def _refuse_code(grid: Grid, trust_code: bool) -> None:
 class _Reader:
     """Reads the parts of a document and collects their faults."""
 
-    def __init__(self, path: Path, document: Mapping[str, Any]) -> None:
-        self.path, self.document = path, document
+    def __init__(self, path: Path, document: Mapping[str, Any], trials: int | None) -> None:
+        self.path, self.document, self.trials = path, document, trials
         self.faults: list[str] = []
 
     def read(self) -> Grid:
@@ -144,7 +157,9 @@ class _Reader:
                 place = f"; put it under [base] or [rows] ({key} = [...])" if _field(key) in fields else ""
                 self.faults.append(f"no key is called {key!r}{place or did_you_mean(key, KEYS) or _advice(key)}")
         tables = {name: self._table(name) for name in TABLES}
-        rows, tune = self._axes("rows", tables["rows"]), self._axes("tune", tables["tune"])
+        ranges = self._ranges(tables["tune"])
+        lists = {field: values for field, values in tables["tune"].items() if not isinstance(values, dict)}
+        rows, tune = self._axes("rows", tables["rows"]), self._axes("tune", lists)
         if not rows and not self.faults:
             self.faults.append("[rows] must have at least one axis, such as fusion = ['late', 'xattn']")
         self._refuse_twice(tables)
@@ -156,7 +171,10 @@ class _Reader:
         if not isinstance(baselines, bool):
             self.faults.append(f"baselines must be true or false, found {baselines!r}")
         seeds, folds = self._seeds(), self._folds()
-        grid = Grid(self.path, tables["base"], rows, tune, str(design), seeds, folds, reference, bool(baselines))
+        grid = Grid(
+            self.path, tables["base"], rows, tune, str(design), seeds, folds, reference, ranges, self.trials,
+            bool(baselines),
+        )  # fmt: skip
         if not self.faults and grid.num_cells > MAX_CELLS:
             self.faults.append(f"the grid must have at most {MAX_CELLS} cells per fold, found {grid.num_cells}")
         return grid
@@ -175,7 +193,7 @@ class _Reader:
             elif field not in TrainHeadOptions.model_fields:
                 near = did_you_mean(key.replace("_", "-"), map(key_of, TrainHeadOptions.model_fields))
                 self.faults.append(f"[{name}]: train-head has no option {key!r}{near}")
-            elif not _is_finite(value):
+            elif not is_finite(value):
                 self.faults.append(f"[{name}] {key} must have finite numbers, found {value!r}")
             elif field in found:
                 self.faults.append(f"[{name}]: {key_of(field)} is given twice")
@@ -188,9 +206,9 @@ class _Reader:
         axes: dict[str, Sequence[Any]] = {}
         for field, values in table.items():
             axis = f"[{name}] {key_of(field)}"
-            several = _takes_several(field)
-            if not isinstance(values, list) or (several and not all(isinstance(each, list) for each in values)):
-                inner = "lists" if several else "values"
+            takes_several = get_origin(TrainHeadOptions.model_fields[field].annotation) is tuple  # such as mlp
+            if not isinstance(values, list) or (takes_several and not are_lists(values)):
+                inner = "lists" if takes_several else "values"
                 self.faults.append(f"{axis} must be a list of {inner}, found {values!r}")
             elif not values:
                 self.faults.append(f"{axis} must have at least one value, found an empty list")
@@ -200,6 +218,21 @@ class _Reader:
                     if any(same(value, earlier) for earlier in values[:i]):
                         self.faults.append(f"{axis} has the value {value!r} twice")
         return axes
+
+    def _ranges(self, table: Mapping[str, Any]) -> dict[str, Range]:
+        """Return the axes of [tune] that are ranges of numbers."""
+        if self.trials is not None and not table:
+            self.faults.append("--trials searches the axes under [tune], but the grid has none")
+        ranges: dict[str, Range] = {}
+        for field, value in table.items():
+            if isinstance(value, dict):
+                try:
+                    ranges[field] = read_range(TrainHeadOptions.model_fields[field].annotation, value)
+                except ValueError as error:
+                    self.faults.append(f"[tune] {key_of(field)} {error}")
+                if self.trials is None:
+                    self.faults.append(f"[tune] {key_of(field)} is a range: pass --trials N, or give a list of values")
+        return ranges
 
     def _refuse_twice(self, tables: Mapping[str, Mapping[str, Any]]) -> None:
         for first, second in (("base", "rows"), ("base", "tune"), ("rows", "tune")):
@@ -233,9 +266,9 @@ class _Reader:
     def _seeds(self) -> tuple[int, ...]:
         """Return the seeds: 0 to N - 1 for a number N."""
         seeds = self.document.get("seeds", DEFAULT_SEEDS)
-        if _is_number(seeds) and 1 <= seeds <= MAX_CELLS:
+        if is_number(seeds) and 1 <= seeds <= MAX_CELLS:
             return tuple(range(seeds))
-        if _are_different_numbers(seeds, least=0):
+        if are_different_numbers(seeds, least=0):
             return tuple(seeds)
         self.faults.append(f"seeds must be a number of 1 or more, or a list of different seeds, found {seeds!r}")
         return ()
@@ -245,19 +278,10 @@ class _Reader:
         folds = self.document.get("folds")
         if folds is None or folds == "all":
             return None if folds is None else ()
-        if _are_different_numbers(folds, least=1):
+        if are_different_numbers(folds, least=1):
             return tuple(folds)
         self.faults.append(f"folds must be 'all' or a list of different numbers from 1 on, found {folds!r}")
         return None
-
-
-def choices(field: str) -> list[str]:
-    """Return the valid values of an option of train-head that has a fixed set of them, else none."""
-    annotation = TrainHeadOptions.model_fields[field].annotation
-    found = list(map(str, get_args(annotation))) if get_origin(annotation) is Literal else []
-    for mark in TrainHeadOptions.marks(field):
-        found += mark.names if isinstance(mark, OneOf) else ()
-    return found
 
 
 def _field(key: str) -> str:
@@ -272,24 +296,3 @@ def key_of(field: str) -> str:
 def _advice(key: str) -> str:
     advice = OF_THE_STUDY.get(_field(key))
     return f"; {advice}" if advice else f"; the keys are {', '.join(KEYS)}"
-
-
-def _is_finite(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(map(_is_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _are_different_numbers(values: Any, least: int) -> bool:
-    if not isinstance(values, list) or not values or not all(map(_is_number, values)):
-        return False
-    return min(values) >= least and len(set(values)) == len(values)
-
-
-def _takes_several(field: str) -> bool:
-    """Tell whether an option takes several values, such as mlp: its axis is a list of lists."""
-    return get_origin(TrainHeadOptions.model_fields[field].annotation) is tuple

@@ -16,7 +16,7 @@ import numpy as np
 from mervn.config import TrainHeadOptions
 from mervn.evaluation.intervals import unit_confusions
 from mervn.registry import FUSIONS
-from mervn.study.cells import Candidate, Row, identity_of, make_candidate
+from mervn.study.cells import Candidate, Row, identity_of, resolve_candidate
 from mervn.study.pooled_scores import Pooled
 
 LABEL_OPTIONS = ("labels", "label_map", "drop_label")
@@ -63,7 +63,7 @@ def _linear_candidates(row: Row) -> list[Candidate]:
         return []
     found: dict[str, Candidate] = {}
     for candidate in row.candidates:
-        linear = make_candidate(candidate.options.model_copy(update={"fusion": fusion}), candidate.tuned)
+        linear = resolve_candidate(candidate.options.model_copy(update={"fusion": fusion}), candidate.tuned)
         found.setdefault(linear.identity, linear)
     return list(found.values())
 

@@ -274,8 +274,8 @@ def test_help_answers_at_once(arguments: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of 540 utterances and, in `whole`, the stores of an extraction that nothing interrupted."""
-    data = make_data(tmp_path_factory.mktemp("extracted") / "data", {"train": 500, "valid": 20, "test": 20})
+    """A data folder of 280 utterances and, in `whole`, the stores of an extraction that nothing interrupted."""
+    data = make_data(tmp_path_factory.mktemp("extracted") / "data", {"train": 240, "valid": 20, "test": 20})
     assert run([*EXTRACT, "--data", str(data), "--features-dir", str(data / "whole")]) == 0
     return data
 
@@ -298,10 +298,10 @@ def test_a_killed_extraction_goes_on_and_holds_equal_content(
         assert "run the same command again to resume" in done.stderr
     (path,) = stores.iterdir()
     committed = len(FeatureStore(path))
-    assert 16 <= committed < 540
+    assert 14 <= committed < 280
     assert run(arguments) == 0
     broken = FeatureStore(path)
-    assert len(broken) == 540
+    assert len(broken) == 280
     whole = FeatureStore(next((extracted / "whole" / "audio").iterdir()))
     for name in whole:
         assert broken[name].tobytes() == whole[name].tobytes()

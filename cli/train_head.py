@@ -90,7 +90,8 @@ def _baselines(runs: Sequence[Mapping[str, Any]]) -> str:
         found.append(baselines(support, list(scores["per_class"])))
     parts = []
     for kind in ("chance", "majority"):
-        macro_f1, accuracy = (fmean(one[kind][name] for one in found) for name in ("macro_f1", "accuracy"))
+        macro_f1 = fmean(one[kind]["macro_f1"] for one in found)
+        accuracy = fmean(one[kind]["accuracy"] for one in found)
         parts.append(f"{kind} has macro-F1 {macro_f1:.4f}, accuracy {accuracy:.4f}")
     return "on valid, " + "; ".join(parts)
 

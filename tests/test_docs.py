@@ -54,6 +54,8 @@ LANGUAGES = ("bash", "python", "toml", "json", "text")
 NOT_RUN = {
     ("README.md", "make demo"),
     ("README.md", "mervn extract --audio-encoder whisper=vinai/PhoWhisper-small"),
+    ("docs/ablation.md", "mervn ablate fusion.toml --engine ray"),
+    ("docs/ablation.md", "mervn ablate search.toml --trials 20"),
     ("docs/demo.md", "make demo"),
     ("docs/demo.md", "python docs/figures/make_result.py demo docs/figures"),
     ("docs/encoders.md", "mervn extract --audio-encoder whisper=vinai/PhoWhisper-small@8"),

@@ -10,6 +10,7 @@ of trials changes none of the earlier trials.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -105,9 +106,11 @@ class RowSearch:
         """Number of cells of a trial; a linear head has no seed."""
         self._asked: list[tuple[Any, int | None]] = []  # trial of optuna, number of the candidate
         self._told = 0
-        sampler = optuna.samplers.TPESampler(
-            seed=SEED, n_startup_trials=RANDOM_TRIALS, multivariate=True, constant_liar=True
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # before version 5 some arguments are called experimental
+            sampler = optuna.samplers.TPESampler(
+                seed=SEED, n_startup_trials=RANDOM_TRIALS, multivariate=True, constant_liar=True
+            )
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(sampler=sampler, direction="maximize")
         """The trials of optuna, in the order in which they were asked for."""

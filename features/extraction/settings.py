@@ -102,7 +102,7 @@ def open_encoder(selector: Selector, settings: ExtractSettings) -> Encoder:
 
 
 class Provenance(TypedDict):
-    """What store.json records of a new store besides its identity."""
+    """Provenance of a new store: the content of store.json besides the identity."""
 
     selector: str
     model: str | None

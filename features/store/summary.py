@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NotRequired, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -27,41 +27,13 @@ class Origin:
         return {**self.made_with, "parts": self.parts, "utterances": self.utterances}
 
 
-class Lengths(TypedDict):
-    """Lengths of the utterances, in frames or tokens."""
-
-    min: int
-    median: float
-    max: int
-    empty: int
-    """Number of utterances of length 0."""
-
-
-class Summary(TypedDict):
-    """Counts, bytes and lengths of the committed utterances."""
-
-    utterances: int
-    rows: int
-    """Number of frames or tokens."""
-    bytes: int
-    parts: int
-    format: list[str]
-    superseded: int
-    """Number of features of utterances that another part replaces."""
-    made_with: list[dict[str, str | int]]
-    lengths: NotRequired[Lengths]
-    hours: NotRequired[float]
-    """This and the following only for audio."""
-    gb_per_hour: NotRequired[float | None]
-
-
-def describe(store: FeatureStore) -> Summary:
-    """Return the summary of a store, as a JSON object."""
+def describe(store: FeatureStore) -> dict[str, Any]:
+    """Return counts, bytes and lengths of the committed utterances, as a JSON object."""
     lengths = np.array(list(map(store.num_frames, store)), np.int64)  # (N,)
     parts, num_bytes = store.parts, store.num_bytes
-    counts: Summary = {
+    counts: dict[str, Any] = {
         "utterances": len(store),
-        "rows": int(lengths.sum()),
+        "rows": int(lengths.sum()),  # frames or tokens; the key is part of the JSON output
         "bytes": num_bytes,
         "parts": len(parts),
         "format": sorted({format_of(part.path) for part in parts}),

@@ -11,16 +11,20 @@ from mervn.config import ReportOptions
 
 @command("report", argument="run")
 def report_command(run: Path, options: ReportOptions, output: Output) -> None:
-    """Write report.html into a complete run, or into the folder of a study.
+    """Write report.html into a complete run, or into the folder of a study or of a comparison.
 
     The page of a run has scores with intervals, curves and mistakes: on test if those scores exist,
     else on valid. Nothing is scored again.
     """
+    from mervn.evaluation.saved_comparison import COMPARISON_FILE
+    from mervn.report.comparison_page import write_comparison_report
     from mervn.report.html import write_report
     from mervn.report.study_page import TABLE_FILE, write_study_report
 
     if (run / TABLE_FILE).is_file():
         path = write_study_report(run)
+    elif (run / COMPARISON_FILE).is_file():
+        path = write_comparison_report(run, options.transcripts)
     else:
         path = write_report(run, options.split, options.transcripts)
     output.result(f"{path} ({path.stat().st_size / 1e3:.0f} kB)")

@@ -145,6 +145,12 @@ class CompareOptions(Options):
         ("speaker_id",),
         description="Key of the units that interval and test rest on; of several keys, the widest interval counts.",
     )
+    output: Annotated[Path | None, Group.OUTPUT] = Field(
+        None, description="Folder for comparison.json and report.html [default: nothing is written]."
+    )
+    transcripts: Annotated[bool, Group.OUTPUT] = Field(
+        True, description="Show the transcripts of the utterances on which A and B disagree in the report."
+    )
 
 
 class EnsembleOptions(Options):

@@ -85,8 +85,11 @@ def plot_curves(history: Sequence[Mapping[str, Any]], selected: int) -> str:
     return draw("curves", f"Losses and macro-F1 by epoch; epoch {selected} is chosen", (WIDTH, 3.6), plot)
 
 
-def plot_confusion(confusion: Array, labels: Sequence[str]) -> str:
-    """Draw counts (C, C), [true][predicted]; the shade is the fraction of the true class."""
+def plot_confusion(confusion: Array, labels: Sequence[str], name: str = "confusion") -> str:
+    """Draw counts (C, C), [true][predicted]; the shade is the fraction of the true class.
+
+    `name` must be unique on the page.
+    """
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
 
     def plot(figure: Figure) -> None:
@@ -103,7 +106,7 @@ def plot_confusion(confusion: Array, labels: Sequence[str]) -> str:
         axes.set_ylabel("true")
 
     side = max(2.6, min(WIDTH, 1.4 + 0.55 * len(labels)))
-    return draw("confusion", "Confusion matrix", (WIDTH, side), plot)
+    return draw(name, "Confusion matrix", (WIDTH, side), plot)
 
 
 def _label_classes(axes: Axes, labels: Sequence[str]) -> None:
@@ -153,6 +156,34 @@ def plot_bars(name: str, description: str, values: Mapping[str, float], maximum:
         axes.tick_params(axis="y", length=0)
 
     return draw(name, description, (WIDTH, 0.7 + 0.27 * len(values)), plot)
+
+
+def plot_difference(
+    difference: float, interval: tuple[float, float] | None, of_units: Sequence[float], metric: str
+) -> str:
+    """Draw a difference A minus B with its interval, and below it the difference of each unit.
+
+    Units are in order of their differences, from the bottom up.
+    """
+
+    def plot(figure: Figure) -> None:
+        axes = figure.subplots()
+        if interval is not None:
+            axes.plot(interval, [1.25, 1.25], color=COLOURS["accent"], linewidth=2.5)
+        axes.plot([difference], [1.25], "o", color=COLOURS["accent"], markersize=7)
+        axes.annotate(f"{difference:+.3f}", (difference, 1.25), (0, 7), textcoords="offset points", ha="center")
+        heights = np.linspace(0.05, 1.0, len(of_units)) if len(of_units) > 1 else [0.5] * len(of_units)
+        axes.plot(sorted(of_units), heights, "o", color=COLOURS["muted"], alpha=0.55, markersize=4)
+        axes.axvline(0, color=COLOURS["second"], linestyle="--", linewidth=1)
+        reach = 1.15 * max(0.01, abs(difference), *map(abs, of_units), *map(abs, interval or ()))
+        axes.set_xlim(-reach, reach)
+        axes.set_ylim(-0.1, 1.6)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(f"B scores more  ←  {metric}, A − B  →  A scores more")
+        axes.grid(axis="x")
+
+    return draw("difference", f"Difference in {metric} with its interval", (WIDTH, 3.0), plot)
 
 
 def plot_rows(rows: Sequence[tuple[str, float | None, float | None, float | None, bool]]) -> str:

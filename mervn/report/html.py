@@ -118,7 +118,7 @@ def mistakes(data: RunData, with_transcripts: bool) -> list[dict[str, Any]]:
     confidence = predictions.probabilities.max(1)
     wrong = np.flatnonzero(predictions.predictions != predictions.targets)
     chosen: Sequence[int] = wrong[np.argsort(-confidence[wrong], kind="stable")][:MAX_MISTAKES].tolist()
-    transcripts = read_transcripts(data) if with_transcripts else {}
+    transcripts = read_transcripts(Path(str(data.config.options["data"]))) if with_transcripts else {}
     found = []
     for index in chosen:
         entry = predictions.entries[index]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from features.atomic_files import write_atomically
 from features.errors import InputError
+from mervn.evaluation.verdict import CHOSEN_ON_VALID, UNKNOWN_UNITS, comparison_needs, count_units
 from mervn.report.figures import plot_rows
 from mervn.report.page import REPORT_FILE, render
 
@@ -87,7 +88,8 @@ def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
                 (better if float(line["difference"]) > 0 else worse).append(name_of(line, axes))
     split = table[0]["split"]
     if not tested:
-        return f"No row could be tested against {reference} on {split}: a test needs at least 6 units of evidence."
+        units = count_units(table[0]["unit"], int(table[0]["groups"]))
+        return f"No row could be tested against {reference} on {split}: {comparison_needs(units)}."
     if (least := len(tested) * 2.0 ** (1 - int(table[0]["groups"]))) > LEVEL:
         return (
             f"No difference to {reference} can be shown on {split}: with {table[0]['groups']} units of evidence and "
@@ -109,7 +111,7 @@ def study_warnings(table: Sequence[Line], failed: Sequence[Line]) -> list[str]:
     """Return what weakens the study, most important first."""
     found = []
     if table[0]["split"] == "valid":
-        found.append("Epochs were chosen on valid, so these scores are optimistic. Only test counts for a claim.")
+        found.append(CHOSEN_ON_VALID)
     if failed:
         found.append(f"{len(failed)} cells failed; their seeds are missing in the table.")
     seeds = {int(line["seeds"]) for line in table}
@@ -118,7 +120,7 @@ def study_warnings(table: Sequence[Line], failed: Sequence[Line]) -> list[str]:
     elif len(seeds) > 1:
         found.append(f"The rows have {min(seeds)} to {max(seeds)} seeds; differences use the seeds of both.")
     if table[0]["method"].endswith("independent utterances"):
-        found.append("The speakers are unknown: the intervals assume independent utterances.")
+        found.append(UNKNOWN_UNITS)
     return found
 
 

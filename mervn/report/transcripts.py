@@ -6,15 +6,13 @@ from pathlib import Path
 
 from features.errors import InputError
 from features.manifests.manifest import read_manifests
-from mervn.report.run_data import RunData
 
 
-def read_transcripts(data: RunData) -> dict[str, str]:
-    """Return the transcript of each utterance by id; nothing if the data is missing.
+def read_transcripts(folder: Path) -> dict[str, str]:
+    """Return the transcript of each utterance of a data folder by id; nothing if the data is missing.
 
     The files of all splits are read: with folds, an utterance may be in any of them.
     """
-    folder = Path(str(data.config.options["data"]))
     found: dict[str, str] = {}
     for split in ("train", "valid", "test"):
         if not (folder / f"{split}.jsonl").is_file():

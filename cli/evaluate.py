@@ -92,7 +92,7 @@ def print_scores(
 ) -> None:
     """Print each score with its interval and both baselines, and what the intervals rest on."""
     from mervn.evaluation.intervals import MIN_INTERVAL_UNITS
-    from mervn.evaluation.verdict import METRIC_NAMES, describe_units, interval_needs
+    from mervn.evaluation.verdict import METRIC_NAMES, describe_units, no_interval
 
     rows = []
     for name, interval in metrics["intervals"].items():
@@ -107,7 +107,7 @@ def print_scores(
     for unit in metrics["units"]:
         words = describe_units(unit)
         if unit["groups"] < MIN_INTERVAL_UNITS:
-            output.result(f"no interval: {interval_needs(words)}")
+            output.result(no_interval(words))
         elif len(metrics["units"]) > 1:
             used = [METRIC_NAMES[name] for name, each in metrics["intervals"].items() if _rests_on(each, unit)]
             output.result(f"intervals of {', '.join(used) or 'no score (others are wider)'}: {words}")

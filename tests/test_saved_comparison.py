@@ -104,7 +104,8 @@ def test_a_comparison_is_written_as_a_page_and_rebuilt(tmp_path: Path, capsys: p
         assert part in page.text
     assert f"said {HOSTILE}" in page.text and page.names.count("script") == 1 and page.names.count("svg") == 3
     assert mervn(["report", str(folder)]) == 0 and (folder / "report.html").read_bytes() == first
-    assert [entry["transcript"] for entry in disagreements(document, True)] == [f"said {HOSTILE}"] * 29
+    with_text = disagreements(document, True)
+    assert with_text and {entry["transcript"] for entry in with_text} == {f"said {HOSTILE}"}
     assert not any(entry["transcript"] for entry in disagreements(document, False))
 
 

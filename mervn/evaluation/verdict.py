@@ -46,9 +46,9 @@ def count_units(unit: str, count: int) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
-def interval_needs(units: str) -> str:
+def no_interval(units: str) -> str:
     """Return why there is no interval; `units` are the units found, in words."""
-    return f"an interval needs at least {MIN_INTERVAL_UNITS} units, found {units}"
+    return f"no interval: it needs at least {MIN_INTERVAL_UNITS} units, found {units}"
 
 
 def comparison_needs(units: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from mervn.evaluation.baselines import majority_scores
 from mervn.evaluation.intervals import Interval, Units
-from mervn.evaluation.verdict import CHOSEN_ON_VALID, count_units, interval_needs, weak_units
+from mervn.evaluation.verdict import CHOSEN_ON_VALID, count_units, no_interval, weak_units
 from mervn.report.run_data import RunData
 
 Array = np.ndarray[Any, Any]
@@ -29,7 +29,7 @@ def verdict(data: RunData, units: Units, intervals: Mapping[str, Interval | None
     constant = majority_scores(support(data), data.config.labels)["macro_f1"]
     sentence = f"macro-F1 is {value:.3f} on {split}"
     if interval is None:
-        return f"{sentence}. There is no interval: {interval_needs(count_units(units.name, units.num))}."
+        return f"{sentence}. There is {no_interval(count_units(units.name, units.num))}."
     bounds = f"from {interval.low:.3f} to {interval.high:.3f}"
     sentence += f", with a 95 % interval {bounds} over {count_units(units.name, units.num)}."
     if interval.low > constant:

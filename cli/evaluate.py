@@ -8,6 +8,7 @@ from typing import Any
 
 from cli.options import command
 from cli.output import Output
+from cli.run_report import add_report
 from features.cpu_threads import set_threads
 from mervn.config import EvaluateOptions
 
@@ -29,6 +30,9 @@ def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> Non
     else:
         metrics = evaluate(run, options, output)
         _print_run(metrics, options.split, output)
+        # the page shows valid or test of the run's own data, with all modalities
+        if options.report and options.split != "train" and options.data is None and options.without is None:
+            add_report(run, output)
     if "leak_baselines" in metrics:
         _print_leaks(metrics, options.split, output)
     for key in options.by:

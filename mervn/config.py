@@ -19,7 +19,7 @@ from features.config import (
     SelectorOptions,
     ThreadOptions,
 )
-from mervn.run_options import CheckpointOptions, FeatureOptions, MissingOptions, TrustOptions
+from mervn.run_options import CheckpointOptions, FeatureOptions, MissingOptions, ReportingOptions, TrustOptions
 from mervn.run_options import FoldOptions as FoldOptions
 from mervn.run_options import LabelOptions as LabelOptions
 from mervn.run_options import RunOptions as RunOptions
@@ -98,7 +98,7 @@ class CheckModuleOptions(Options):
     )
 
 
-class EvaluateOptions(FeatureOptions, TrustOptions, DeviceOptions):
+class EvaluateOptions(FeatureOptions, TrustOptions, ReportingOptions, DeviceOptions):
     """Options of `mervn evaluate RUN`."""
 
     split: Annotated[Literal["train", "valid", "test"], Group.DATA] = Field(

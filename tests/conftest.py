@@ -51,3 +51,10 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     from every_encoder import make_checkpoints
 
     return make_checkpoints(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(autouse=True)
+def no_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep commands from adding a report to each tiny run: its figures take longer than the run."""
+    if request.module.__name__ != "test_run_report":
+        monkeypatch.setattr("cli.run_report.write", lambda run: run / "report.html")

@@ -171,7 +171,7 @@ class EnsembleOptions(Options):
     )
 
 
-class ReportOptions(Options):
+class ReportOptions(TrustOptions):
     """Options of `mervn report RUN`."""
 
     split: Annotated[Literal["valid", "test"] | None, Group.DATA] = Field(
@@ -179,6 +179,12 @@ class ReportOptions(Options):
     )
     transcripts: Annotated[bool, Group.OUTPUT] = Field(
         True, description="Show the transcripts of mistakes, from the manifests of the run's data."
+    )
+    with_audio: Annotated[bool, Group.OUTPUT] = Field(
+        False, description="Put the audio of the mistakes into the page, at most 8 MB: it then holds voices."
+    )
+    attention: Annotated[NonNegativeInt, Group.OUTPUT] = Field(
+        0, description="Number of mistakes whose attention weights are drawn; reads their features again."
     )
 
 

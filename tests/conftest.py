@@ -53,8 +53,10 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return make_checkpoints(tmp_path_factory.mktemp("models"))
 
 
-@pytest.fixture(autouse=True)
-def no_reports(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def no_reports(request: pytest.FixtureRequest) -> Iterator[None]:
     """Keep commands from adding a report to each tiny run: its figures take longer than the run."""
-    if request.module.__name__ != "test_run_report":
-        monkeypatch.setattr("cli.run_report.write", lambda run: run / "report.html")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ != "test_html":
+            patch.setattr("cli.run_report.write", lambda run: run / "report.html")
+        yield

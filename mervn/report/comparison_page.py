@@ -17,7 +17,7 @@ from mervn.evaluation.verdict import METRIC_NAMES
 from mervn.report.figures import plot_confusion, plot_difference
 from mervn.report.findings import comparison_warnings
 from mervn.report.page import REPORT_FILE, render
-from mervn.report.transcripts import read_transcripts
+from mervn.report.transcripts import read_utterances, transcript
 
 LISTED_UNITS = 200
 """Maximum number of units in the table; the figure has all of them."""
@@ -101,7 +101,7 @@ def evidence_lines(saved: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def disagreements(saved: Mapping[str, Any], with_transcripts: bool) -> list[dict[str, str]]:
     """Return the utterances on which A and B differ, as text, with transcripts if they are known."""
-    transcripts = read_transcripts(Path(saved["data"])) if with_transcripts else {}
+    utterances = read_utterances(Path(saved["data"])) if with_transcripts else {}
     found = []
     for entry in saved["disagreements"]:
         found.append(
@@ -111,7 +111,7 @@ def disagreements(saved: Mapping[str, Any], with_transcripts: bool) -> list[dict
                 "label": entry["label"],
                 "a": _answer(entry["a"], len(saved["seeds"])),
                 "b": _answer(entry["b"], len(saved["seeds"])),
-                "transcript": transcripts.get(entry["utterance_id"], ""),
+                "transcript": transcript(utterances, entry["utterance_id"]),
             }
         )
     return found

@@ -43,7 +43,7 @@ def plot_units(confusions: Array, units: Units, intervals: Mapping[str, Interval
                 dots = [unit_score(confusion, metric) for confusion in confusions]
                 axes.plot(dots, np.full(len(dots), height - 0.3), "o", color=COLOURS["muted"], alpha=0.55, markersize=4)
         axes.axvline(chance, color=COLOURS["second"], linestyle="--", linewidth=1)
-        axes.annotate("chance", (chance, 0.45), (3, 0), textcoords="offset points", color=COLOURS["second"])
+        axes.annotate("chance", (chance, 0.45), (4, 0), textcoords="offset points", color=COLOURS["second"], fontsize=8)
         axes.set_yticks(range(len(NAMES), 0, -1), list(NAMES.values()))
         axes.set_ylim(0.4, len(NAMES) + 0.5)
         axes.set_xlim(-0.02, 1.02)
@@ -77,7 +77,9 @@ def plot_curves(history: Sequence[Mapping[str, Any]], selected: int) -> str:
         below.set_ylabel("macro-F1, valid")
         below.set_ylim(0, 1.02)
         below.set_xlabel("epoch")
-        below.annotate(f"epoch {selected}", (selected, 0.05), (4, 0), textcoords="offset points")
+        is_late = 2 * selected > epochs[0] + epochs[-1]
+        place: Any = {"xytext": (-4 if is_late else 4, 0), "ha": "right" if is_late else "left"}
+        below.annotate(f"epoch {selected}", (selected, 0.05), textcoords="offset points", **place)
         for axes in (above, below):
             axes.axvline(selected, color=COLOURS["second"], linestyle="--", linewidth=1)
             axes.grid(axis="y")
@@ -120,7 +122,7 @@ def _label_classes(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def plot_reliability(targets: Array, probabilities: Array) -> str:
-    """Draw accuracy over confidence in bins of equal width, with the share of utterances."""
+    """Draw accuracy over confidence in bins of equal width, with the fraction of utterances."""
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == targets
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
@@ -131,7 +133,7 @@ def plot_reliability(targets: Array, probabilities: Array) -> str:
     def plot(figure: Figure) -> None:
         axes = figure.subplots()
         places = (np.arange(BINS) + 0.5) / BINS
-        axes.bar(places, counts / counts.sum(), width=0.9 / BINS, color=COLOURS["grid"], label="share of utterances")
+        axes.bar(places, counts / counts.sum(), width=0.9 / BINS, color=COLOURS["grid"], label="fraction of utterances")
         axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linestyle="--", linewidth=1, label="calibrated")
         axes.plot(mean, accuracy, "o-", color=COLOURS["accent"], label="accuracy")
         axes.set_xlabel("confidence")

@@ -19,6 +19,10 @@ WIDTH = 4.6
 """Width in inches: readable on a phone, and two side by side on a desk."""
 BINS = 10
 """Bins of the reliability diagram."""
+LINES_PER_FIGURE = 32
+"""Maximum number of lines of a table in one figure: as many as fit on a printed page."""
+TableLine = tuple[str, float | None, float | None, float | None, bool]
+"""Name, mean, lower and upper bound, and whether it is the reference."""
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "uar": "UAR"}
 
 
@@ -188,22 +192,35 @@ def plot_difference(
     return draw("difference", f"Difference in {metric} with its interval", (WIDTH, 3.0), plot)
 
 
-def plot_rows(rows: Sequence[tuple[str, float | None, float | None, float | None, bool]]) -> str:
-    """Draw name, mean, low and high of each row of a table; the last value marks the reference."""
+def plot_rows(lines: Sequence[TableLine]) -> list[str]:
+    """Draw name, mean, low and high of each line of a table, as figures that fit a printed page."""
+    values = [value for line in lines for value in line[1:4] if value is not None]
+    limits = (min(values, default=0.0) - 0.02, max(values, default=1.0) + 0.02)
+    reference = next((mean for _, mean, _, _, is_reference in lines if is_reference), None)
+    figures = []
+    for start in range(0, len(lines), LINES_PER_FIGURE):
+        name = f"rows-{start}" if start else "rows"
+        figures.append(_plot_lines(name, lines[start : start + LINES_PER_FIGURE], limits, reference))
+    return figures
+
+
+def _plot_lines(name: str, lines: Sequence[TableLine], limits: tuple[float, float], reference: float | None) -> str:
+    """Draw some lines of a table, and the mean of the reference as a dashed line."""
 
     def plot(figure: Figure) -> None:
         axes = figure.subplots()
-        for place, (_, mean, low, high, is_reference) in enumerate(rows):
+        for place, (_, mean, low, high, is_reference) in enumerate(lines):
             colour = COLOURS["second" if is_reference else "accent"]
             if low is not None and high is not None:
                 axes.plot([low, high], [place, place], color=colour, linewidth=2)
             if mean is not None:
                 axes.plot([mean], [place], "o", color=colour, markersize=5)
-                if is_reference:
-                    axes.axvline(mean, color=colour, linestyle="--", linewidth=1)
-        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
+        if reference is not None:
+            axes.axvline(reference, color=COLOURS["second"], linestyle="--", linewidth=1)
+        axes.set_yticks(range(len(lines)), [line[0] for line in lines])
+        axes.set_ylim(len(lines) - 0.5, -0.5)
+        axes.set_xlim(*limits)
         axes.set_xlabel("macro-F1")
         axes.grid(axis="x")
 
-    return draw("rows", "Macro-F1 of each row with its interval", (1.4 * WIDTH, 0.8 + 0.24 * len(rows)), plot)
+    return draw(name, "Macro-F1 of each row with its interval", (1.4 * WIDTH, 0.8 + 0.24 * len(lines)), plot)

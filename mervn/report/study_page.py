@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from features.atomic_files import write_atomically
-from features.errors import InputError
+from features.errors import InputError, name_some
 from mervn.evaluation.verdict import CHOSEN_ON_VALID, UNKNOWN_UNITS, comparison_needs, count_units
 from mervn.report.figures import plot_rows
 from mervn.report.page import REPORT_FILE, render
@@ -41,7 +41,7 @@ def write_study_report(study: Path) -> Path:
         warnings=study_warnings(table, failed),
         header=(*axes, "seeds", "macro-F1", "95 % interval", "difference", "95 % interval", "p (Holm)"),
         lines=[_line(line, axes) for line in table],
-        figure=plot_rows([_place(line, axes) for line in table]),
+        figures=plot_rows([_place(line, axes) for line in table]),
         effects=[_effect(line) for line in effects],
         cells=[_cell(line) for line in cells],
         failed=[(line["run"], line["error"]) for line in failed],
@@ -102,8 +102,7 @@ def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
     parts = []
     for names, word in ((better, "better"), (worse, "worse")):
         if names:
-            listed = "; ".join(names)
-            parts.append(f"Shown to be {word} than {reference} on {split}: {listed}.")
+            parts.append(f"Shown to be {word} than {reference} on {split}: {name_some(names, '; ')}.")
     return " ".join(parts)
 
 

@@ -1,8 +1,8 @@
-"""Measure the report of a study with many rows: its size, and how long a browser takes to show it.
+"""Measure the report of a study with many settings: its size, and how long a browser takes to show it.
 
     python benchmarks/benchmark_report.py [--tiny] [--json]
 
-Is the page of a study of 135 rows small enough to send, and does it open at once? The study is
+Is the page of a study of 135 settings small enough to send, and does it open at once? The study is
 synthetic: 9 fusions, 5 poolings and 3 losses, with 3 seeds each. The time is that of the `load` event in
 headless Chromium, the median of 3 openings, without the start of the browser; it is left out if
 there is no Chromium, and with --tiny.
@@ -41,7 +41,7 @@ def write_lines(path: Path, lines: Sequence[Mapping[str, str]]) -> None:
 
 
 def make_study(folder: Path, fusions: int) -> None:
-    """Write table.csv, effects.csv and cells.csv of a study with 15 rows for each fusion."""
+    """Write table.csv, effects.csv and cells.csv of a study with 15 settings for each fusion."""
     rng = np.random.default_rng(0)
     names = [f"fusion_{number}" for number in range(fusions)]
     poolings, losses = ("cls", "mean", "max", "min", "attn"), ("ce", "focal", "label_smoothing")
@@ -84,7 +84,7 @@ def load_seconds(chromium: str, page: Path, folder: Path) -> float:
 
 
 @click.command()
-@click.option("--tiny", is_flag=True, help="15 rows and no browser, for a test of this benchmark.")
+@click.option("--tiny", is_flag=True, help="15 settings and no browser, for a test of this benchmark.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 def main(tiny: bool, as_json: bool) -> None:
     """Measure the report of a study."""
@@ -94,11 +94,11 @@ def main(tiny: bool, as_json: bool) -> None:
         started = time.perf_counter()
         page = write_study_report(folder)
         seconds = time.perf_counter() - started
-        rows = "15 rows" if tiny else "135 rows"
+        settings = "15 settings" if tiny else "135 settings"
         figures = [
             Figure(
                 "report.megabytes",
-                f"size of the page of a study of {rows}, MB",
+                f"size of the page of a study of {settings}, MB",
                 page.stat().st_size / 1e6,
                 3.0,
                 "lower",

@@ -13,7 +13,7 @@ from features.atomic_files import read_object, write_json
 from features.errors import InputError
 from mervn.config import CompareOptions
 from mervn.evaluation.compare import Comparison, UnitDifference, seed_scores, unit_difference
-from mervn.evaluation.intervals import METRICS, group_units, score, unit_confusions
+from mervn.evaluation.intervals import METRICS, Units, group_units, score, unit_confusions
 from mervn.evaluation.paired_predictions import PairedPredictions
 from mervn.evaluation.series import Series, read_series
 from mervn.evaluation.verdict import document
@@ -63,7 +63,7 @@ def read_comparison(folder: Path) -> dict[str, Any]:
 
 
 def _request(a: Path, b: Path, options: CompareOptions) -> dict[str, Any]:
-    """Return what was asked: both paths, split, metric and units."""
+    """Return the request: both paths, split, metric and units."""
     return {
         "a": str(a.resolve()),
         "b": str(b.resolve()),
@@ -138,11 +138,8 @@ def unit_values(found: Comparison) -> list[dict[str, Any]]:
     units = found.decisive.units
     if units.independent:
         return []
-    paired, num_classes = found.paired, len(found.paired.labels)
-    a, b = [
-        np.stack([unit_confusions(paired.targets, predictions, units, num_classes) for predictions in seeds])
-        for seeds in (paired.a, paired.b)
-    ]  # (S, G, C, C)
+    paired = found.paired
+    a, b = (_unit_confusions(paired, seeds, units) for seeds in (paired.a, paired.b))  # (S, G, C, C)
     names = sorted({"" if value is None else str(value) for value in paired.units[found.decisive.key]})
     entries = []
     for number, name in enumerate(names):
@@ -155,6 +152,12 @@ def unit_values(found: Comparison) -> list[dict[str, Any]]:
         size, difference = int(counts_a[0].sum()), means[0] - means[1]
         entries.append({"name": name, "n": size, "a": means[0], "b": means[1], "difference": difference})
     return entries
+
+
+def _unit_confusions(paired: PairedPredictions, seeds: Sequence[Array], units: Units) -> Array:
+    """Return counts (S, G, C, C) of each seed and unit, [true][predicted]."""
+    num_classes = len(paired.labels)
+    return np.stack([unit_confusions(paired.targets, predictions, units, num_classes) for predictions in seeds])
 
 
 def _right(paired: PairedPredictions, seeds: Sequence[Array]) -> Array:

@@ -98,7 +98,7 @@ class CheckpointOptions(Options):
 class ReportingOptions(Options):
     """Report of a run as a page."""
 
-    report: Annotated[bool, Group.OUTPUT, NOT_IN_HASH] = Field(
+    report: Annotated[bool, Group.OUTPUT, ADVANCED, NOT_IN_HASH] = Field(
         True, description="Also write report.html, the run as a page."
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cli.options import command
 from cli.output import Output
+from cli.run_report import add_report
 from features.cpu_threads import set_threads
 from mervn.config import EvaluateOptions
 
@@ -29,6 +30,9 @@ def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> Non
     else:
         metrics = evaluate(run, options, output)
         _print_run(metrics, options.split, output)
+        # the page shows valid or test of the run's own data, with all modalities
+        if options.report and options.split != "train" and options.data is None and options.without is None:
+            add_report(run, output)
     if "leak_baselines" in metrics:
         _print_leaks(metrics, options.split, output)
     for key in options.by:
@@ -92,7 +96,7 @@ def print_scores(
 ) -> None:
     """Print each score with its interval and both baselines, and what the intervals rest on."""
     from mervn.evaluation.intervals import MIN_INTERVAL_UNITS
-    from mervn.evaluation.verdict import METRIC_NAMES, describe_units
+    from mervn.evaluation.verdict import METRIC_NAMES, describe_units, no_interval
 
     rows = []
     for name, interval in metrics["intervals"].items():
@@ -107,7 +111,7 @@ def print_scores(
     for unit in metrics["units"]:
         words = describe_units(unit)
         if unit["groups"] < MIN_INTERVAL_UNITS:
-            output.result(f"no interval: it needs at least {MIN_INTERVAL_UNITS} units, found {words}")
+            output.result(no_interval(words))
         elif len(metrics["units"]) > 1:
             used = [METRIC_NAMES[name] for name, each in metrics["intervals"].items() if _rests_on(each, unit)]
             output.result(f"intervals of {', '.join(used) or 'no score (others are wider)'}: {words}")

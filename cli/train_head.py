@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from cli.epochs import EpochLog
 from cli.options import command
 from cli.output import Output
+from cli.run_report import add_report
 from cli.settings import flag_name, resolve_data
 from features.config import is_custom_module
 from features.cpu_threads import set_threads
 from mervn.config import TrainHeadOptions
+from mervn.report.page import REPORT_FILE
 
 if TYPE_CHECKING:
     from mervn.training.results import RunResult
@@ -42,6 +44,8 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
         output.say(output.epochs.summary())
         output.say(_sampled(options.sampling, [entry["drawn"] for entry in output.epochs.entries]))
     print_run(result, output)
+    if options.report and (result.trained or not (result.path / REPORT_FILE).is_file()):
+        add_report(result.path, output)
     if "C" not in result.metrics:  # a linear head has no seed
         output.say(f"or train it with another seed:\n  {_next_seed_command(result.path)}")
 

@@ -19,7 +19,7 @@ from features.config import (
     SelectorOptions,
     ThreadOptions,
 )
-from mervn.run_options import CheckpointOptions, FeatureOptions, MissingOptions, TrustOptions
+from mervn.run_options import CheckpointOptions, FeatureOptions, MissingOptions, ReportingOptions, TrustOptions
 from mervn.run_options import FoldOptions as FoldOptions
 from mervn.run_options import LabelOptions as LabelOptions
 from mervn.run_options import RunOptions as RunOptions
@@ -98,7 +98,7 @@ class CheckModuleOptions(Options):
     )
 
 
-class EvaluateOptions(FeatureOptions, TrustOptions, DeviceOptions):
+class EvaluateOptions(FeatureOptions, TrustOptions, ReportingOptions, DeviceOptions):
     """Options of `mervn evaluate RUN`."""
 
     split: Annotated[Literal["train", "valid", "test"], Group.DATA] = Field(
@@ -145,6 +145,12 @@ class CompareOptions(Options):
         ("speaker_id",),
         description="Key of the units that interval and test rest on; of several keys, the widest interval counts.",
     )
+    output: Annotated[Path | None, Group.OUTPUT] = Field(
+        None, description="Folder for comparison.json and report.html [default: nothing is written]."
+    )
+    transcripts: Annotated[bool, Group.OUTPUT] = Field(
+        True, description="Show the transcripts of the utterances on which A and B disagree in the report."
+    )
 
 
 class EnsembleOptions(Options):
@@ -165,7 +171,7 @@ class EnsembleOptions(Options):
     )
 
 
-class ReportOptions(Options):
+class ReportOptions(TrustOptions):
     """Options of `mervn report RUN`."""
 
     split: Annotated[Literal["valid", "test"] | None, Group.DATA] = Field(
@@ -173,6 +179,12 @@ class ReportOptions(Options):
     )
     transcripts: Annotated[bool, Group.OUTPUT] = Field(
         True, description="Show the transcripts of mistakes, from the manifests of the run's data."
+    )
+    with_audio: Annotated[bool, Group.OUTPUT] = Field(
+        False, description="Put the audio of the mistakes into the page, at most 8 MB: it then holds voices."
+    )
+    attention: Annotated[NonNegativeInt, Group.OUTPUT] = Field(
+        0, description="Number of mistakes whose attention weights are drawn; reads their features again."
     )
 
 

@@ -74,7 +74,7 @@ FIT_IGNORES = (
     "clip_norm", "schedule", "average_last", "checkpoint_every", "checkpoint_steps", "keep_checkpoints", "tensorboard",
 )  # fmt: skip
 """Options of `train-head` without effect on the fit of a linear head."""
-LATER_OPTIONS = ("average_last",)
+LATER_OPTIONS = ("average_last", "report")
 """Options that config.json records only if they differ from the default.
 
 Runs of earlier versions do not have them, and keep their hashes."""

@@ -70,3 +70,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     from every_encoder import make_checkpoints
 
     return make_checkpoints(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_reports(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep commands from adding a report to each tiny run: its figures take longer than the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ != "test_html":
+            patch.setattr("cli.run_report.write", lambda run: run / "report.html")
+        yield

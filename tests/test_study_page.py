@@ -9,6 +9,7 @@ from test_html import Elements
 
 from cli.main import run as mervn
 from features.errors import InputError
+from mervn.report.figures import plot_rows
 from mervn.report.study_page import linear_verdict, name_of, study_verdict, study_warnings, write_study_report
 
 LINE = {
@@ -61,6 +62,20 @@ def test_only_corrected_differences_are_claimed() -> None:
     untested = study_verdict([line("late"), line("xattn", 0.1)], ["fusion"])
     assert untested.startswith("No row could be tested against late")
     assert "no complete cells" in study_verdict([line("xattn", 0.1, 0.01)], ["fusion"])
+
+
+def test_the_verdict_names_five_rows_and_counts_the_others() -> None:
+    table = [line("late"), *(line(f"f{number}", 0.1, 0.01) for number in range(9))]
+    assert study_verdict(table, ["fusion"]).endswith("on test: f0; f1; f2; f3; f4 and 4 more.")
+
+
+def test_a_long_table_has_figures_that_fit_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[str, float]] = []
+    monkeypatch.setattr("mervn.report.figures.draw", lambda name, _, size, __: drawn.append((name, size[1])))
+    plot_rows([(f"row {number}", 0.5, 0.4, 0.6, number == 0) for number in range(135)])
+    assert [name for name, _ in drawn] == ["rows", "rows-32", "rows-64", "rows-96", "rows-128"]
+    assert max(height for _, height in drawn) < 9  # inches; a page of A4 has 11.7
+    assert plot_rows([]) == []
 
 
 def test_seeds_failures_and_valid_scores_are_said() -> None:

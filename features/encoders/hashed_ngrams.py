@@ -118,6 +118,11 @@ class HashedNgrams(Encoder):
             tokens.append(indices + [0] * (slots - len(indices)))
         return torch.tensor(tokens, dtype=torch.int64).reshape(len(tokens), slots)
 
+    def token_texts(self, transcript: str) -> list[str]:
+        """Return [CLS] and the syllables of a normalized transcript; nothing for an empty one."""
+        tokens = syllables(transcript)
+        return ["[CLS]", *tokens] if tokens else []
+
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
         """Return the number of tokens plus one for [CLS]; 0 for an empty transcript."""
         return lengths + (lengths > 0)

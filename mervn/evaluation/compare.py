@@ -109,6 +109,8 @@ class Comparison:
     """Fields of the configuration in which A and B differ, with both values."""
     baselines: Mapping[str, Mapping[str, Any]]
     """Scores of `chance` and `majority` on the same utterances."""
+    paired: PairedPredictions
+    """What the comparison rests on."""
 
     @property
     def decisive(self) -> UnitDifference:
@@ -138,18 +140,18 @@ def compare(a: Path, b: Path, options: CompareOptions) -> Comparison:
     paired = pair_predictions(series_a, series_b, options.split, options.unit)
     differences = []
     for key, values in paired.units.items():
-        differences.append(_unit_difference(paired, key, group_units(values, key), options.metric))
-    scores_a = _scores(paired, paired.a, options.metric)
-    scores_b = _scores(paired, paired.b, options.metric)
+        differences.append(unit_difference(paired, key, group_units(values, key), options.metric))
+    scores_a = seed_scores(paired, paired.a, options.metric)
+    scores_b = seed_scores(paired, paired.b, options.metric)
     return Comparison(
         a, b, options.split, options.metric, len(paired.targets), paired.seeds, paired.left_out, scores_a, scores_b,
         differences, over_seeds([one - two for one, two in zip(scores_a, scores_b, strict=True)]),
         configuration_differences(series_a, series_b, paired.seeds[0]),
-        baselines(np.bincount(paired.targets, minlength=len(paired.labels)), paired.labels),
+        baselines(np.bincount(paired.targets, minlength=len(paired.labels)), paired.labels), paired,
     )  # fmt: skip
 
 
-def _scores(paired: PairedPredictions, seeds: Sequence[np.ndarray[Any, Any]], metric: str) -> list[float]:
+def seed_scores(paired: PairedPredictions, seeds: Sequence[np.ndarray[Any, Any]], metric: str) -> list[float]:
     """Return the score of each seed over the utterances of all folds."""
     num_classes = len(paired.labels)
     found = []
@@ -159,7 +161,7 @@ def _scores(paired: PairedPredictions, seeds: Sequence[np.ndarray[Any, Any]], me
     return found
 
 
-def _unit_difference(paired: PairedPredictions, key: str, units: Units, metric: str) -> UnitDifference:
+def unit_difference(paired: PairedPredictions, key: str, units: Units, metric: str) -> UnitDifference:
     """Return the difference of the means over seeds, with interval and test by unit."""
     num_classes = len(paired.labels)
     a = stacked_confusions(paired.targets, paired.a, units, num_classes)

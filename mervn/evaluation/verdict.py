@@ -1,4 +1,7 @@
-"""Plain words for evidence: the verdict of a comparison, and the units of an interval."""
+"""Plain words for evidence: the verdict of a comparison, the units of an interval, what weakens a result.
+
+The command line and the reports take their sentences from here.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +39,43 @@ SEEDS_TO_TRAIN = 5
 """Number of seeds that is suggested if there is one of each."""
 SMALLEST_SHOWN = 0.0001
 """Smaller p-values are not written out."""
+DOMINANT = 0.6
+"""G* / G below which a few units decide a score."""
+CHOSEN_ON_VALID = "Epochs were chosen on valid, so these scores are optimistic. Only test counts for a claim."
+UNKNOWN_UNITS = (
+    "The speakers are unknown, or each speaks once: the intervals assume independent utterances and are too narrow if "
+    "speakers have effects."
+)
 
 
 def count_units(unit: str, count: int) -> str:
     """Return a number of units in words, such as `24 speakers`."""
     one, many = UNIT_NAMES.get(unit, (f"value of {unit}", f"values of {unit}"))
     return f"{count} {one if count == 1 else many}"
+
+
+def no_interval(units: str) -> str:
+    """Return why there is no interval; `units` are the units found, in words."""
+    return f"no interval: it needs at least {MIN_INTERVAL_UNITS} units, found {units}"
+
+
+def comparison_needs(units: str) -> str:
+    """Return why there is no test; `units` are the units found, in words."""
+    return f"a test needs at least {MIN_TEST_UNITS} units, found {units}"
+
+
+def weak_units(unit: str, num: int, effective: float, independent: bool) -> str | None:
+    """Return what the units of a result cannot support, in one sentence; None if there is no objection.
+
+    num and effective: G and G*.
+    """
+    if independent:
+        return UNKNOWN_UNITS
+    if num < MIN_TEST_UNITS:
+        return f"No difference between two models can be tested: {comparison_needs(count_units(unit, num))}."
+    if effective < DOMINANT * num:
+        return f"A few have most of the utterances: {count_units(unit, num)} count as {effective:.1f}."
+    return None
 
 
 def describe_units(unit: Mapping[str, Any]) -> str:
@@ -64,8 +98,8 @@ def sentence(found: Comparison) -> str:
     size = f"{abs(decisive.paired.difference):.4f}"
     if found.verdict == "no_test":
         return (
-            f"No test is possible between {found.a} and {found.b} on {found.split}: a test needs at least "
-            f"{MIN_TEST_UNITS} units, found {count_units(decisive.units.name, decisive.units.num)}; "
+            f"No test is possible between {found.a} and {found.b} on {found.split}: "
+            f"{comparison_needs(count_units(decisive.units.name, decisive.units.num))}; "
             f"{metric} is {values}, difference {decisive.paired.difference:+.4f} ({_evidence(decisive)})."
         )
     if found.verdict == "difference":

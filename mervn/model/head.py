@@ -109,15 +109,7 @@ class Head(Trainable):
 
     def classify(self, features: Mapping[str, Ragged]) -> Tensor:
         """Return logits (B, C) float32 from features (sum T, D), or (sum T, L, D) to mix layers."""
-        streams = dict(features)
-        for name, mix in self.mixes.items():
-            if name in streams:
-                streams[name] = mix(streams[name])
-        if self.dual is not None:
-            streams["audio"] = self.dual(streams["audio"], streams[SECOND])
-        projected: dict[str, Ragged] = {}
-        for name, projection in self.projections.items():
-            projected[name] = projection(streams[name])
+        projected = self.project(features)
         sequences = self.fusion(projected)
         pooled = []
         for pooling, sequence, lead in zip(self.poolings, sequences, self.leads, strict=True):
@@ -128,6 +120,19 @@ class Head(Trainable):
             pooled.append(vector)
         logits: Tensor = self.classifier(torch.cat(pooled, dim=-1))
         return logits.float()
+
+    def project(self, features: Mapping[str, Ragged]) -> dict[str, Ragged]:
+        """Return the inputs (sum T, dim) of the fusion: layers mixed, audio streams merged, projected."""
+        streams = dict(features)
+        for name, mix in self.mixes.items():
+            if name in streams:
+                streams[name] = mix(streams[name])
+        if self.dual is not None:
+            streams["audio"] = self.dual(streams["audio"], streams[SECOND])
+        projected: dict[str, Ragged] = {}
+        for name, projection in self.projections.items():
+            projected[name] = projection(streams[name])
+        return projected
 
 
 class PaddedHead(nn.Module):

@@ -8,8 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from features.atomic_files import write_atomically
-from features.errors import InputError
-from mervn.evaluation.verdict import BASELINES_NOTE, DOES_NOT_BEAT
+from features.errors import InputError, name_some
+from mervn.evaluation.verdict import (
+    BASELINES_NOTE,
+    CHOSEN_ON_VALID,
+    DOES_NOT_BEAT,
+    UNKNOWN_UNITS,
+    comparison_needs,
+    count_units,
+)
 from mervn.report.figures import plot_rows
 from mervn.report.page import REPORT_FILE, render
 
@@ -47,7 +54,7 @@ def write_study_report(study: Path) -> Path:
         baselines_header=("baseline", *axes, "macro-F1", "95 % interval", "difference", "95 % interval"),
         note=BASELINES_NOTE,
         baselines=[_baseline(line, axes) for line in added],
-        figure=plot_rows([_place(line, axes) for line in table]),
+        figures=plot_rows([_place(line, axes) for line in table]),
         effects=[_effect(line) for line in effects],
         cells=[_cell(line) for line in cells],
         failed=[(line["run"], line["error"]) for line in failed],
@@ -102,7 +109,8 @@ def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
                 (better if float(line["difference"]) > 0 else worse).append(name_of(line, axes))
     split = table[0]["split"]
     if not tested:
-        return f"No row could be tested against {reference} on {split}: a test needs at least 6 units of evidence."
+        units = count_units(table[0]["unit"], int(table[0]["groups"]))
+        return f"No row could be tested against {reference} on {split}: {comparison_needs(units)}."
     if (least := len(tested) * 2.0 ** (1 - int(table[0]["groups"]))) > LEVEL:
         return (
             f"No difference to {reference} can be shown on {split}: with {table[0]['groups']} units of evidence and "
@@ -115,8 +123,7 @@ def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
     parts = []
     for names, word in ((better, "better"), (worse, "worse")):
         if names:
-            listed = "; ".join(names)
-            parts.append(f"Shown to be {word} than {reference} on {split}: {listed}.")
+            parts.append(f"Shown to be {word} than {reference} on {split}: {name_some(names, '; ')}.")
     return " ".join(parts)
 
 
@@ -139,7 +146,7 @@ def study_warnings(table: Sequence[Line], failed: Sequence[Line]) -> list[str]:
     """Return what weakens the study, most important first."""
     found = []
     if table[0]["split"] == "valid":
-        found.append("Epochs were chosen on valid, so these scores are optimistic. Only test counts for a claim.")
+        found.append(CHOSEN_ON_VALID)
     if failed:
         found.append(f"{len(failed)} cells failed; their seeds are missing in the table.")
     seeds = {int(line["seeds"]) for line in table if line.get("kind") != "linear"}  # which has no seed
@@ -148,7 +155,7 @@ def study_warnings(table: Sequence[Line], failed: Sequence[Line]) -> list[str]:
     elif len(seeds) > 1:
         found.append(f"The rows have {min(seeds)} to {max(seeds)} seeds; differences use the seeds of both.")
     if table[0]["method"].endswith("independent utterances"):
-        found.append("The speakers are unknown: the intervals assume independent utterances.")
+        found.append(UNKNOWN_UNITS)
     return found
 
 

@@ -32,6 +32,7 @@ OF_THE_STUDY: dict[str, str] = {
     **dict.fromkeys(("fold",), 'give folds = "all" or a list at the top of the file'),
     **dict.fromkeys(("data", "features_dir", "audio_root", "device", "threads", "output"), "pass it to mervn ablate"),
     "force": "remove the folder of the study to train all cells again",
+    "report": "the study has a report of its own; mervn report RUN writes that of a cell",
     "tensorboard": "cells.csv and the runs hold the scores",
     **dict.fromkeys(("split", "splits", "test"), "pass --test: test is read once, after the selection on valid"),
 }

@@ -12,6 +12,7 @@ from test_extract import run as extract
 from test_finetune import tune
 from test_train_head import SMALL, data, made, train
 from tiny import read_jsonl, write_manifest
+from tiny_extraction import small_encoders
 
 from cli.main import run as mervn
 from features.errors import InputError, UsageError
@@ -62,8 +63,8 @@ def test_without_text_equals_data_without_transcripts(data: Path, tmp_path: Path
     run = train_head(TrainHeadOptions(**{**small, "output": tmp_path / "run", **options}), data).path
     other = shutil.copytree(data, tmp_path / "other", ignore=shutil.ignore_patterns("stores"))
     drop_transcripts(other)
-    extract(other)
-    extract(other, "hashed_ngrams")
+    for selector in small_encoders(tmp_path):
+        extract(other, selector)
     evaluate(run, EvaluateOptions(split="test", data=other))
     (expected,) = run.glob("predictions-test-????????.jsonl")
     found = evaluate(run, EvaluateOptions(split="test", without="text"))

@@ -24,6 +24,7 @@ from mervn.study.cell_worker import Outcome
 from mervn.study.cells import Cell
 from mervn.study.missing_features import extract_missing
 from mervn.study.pooled_scores import predictions_file, read_run
+from mervn.study.recipe_table import RecipeTable, compare_with_paper, open_recipe
 from mervn.study.study_plan import Plan, announce, find_complete, grid_json, jobs_of, make_plan
 from mervn.study.study_run import LOGS_FOLDER, STATE_FILE, State, Workplace, run_cells
 from mervn.study.study_scores import METRIC, Study
@@ -44,6 +45,8 @@ class StudyResult:
     waiting: int
     """Number of cells that were not complete at the start."""
     tables: Tables | None = None
+    recipe: RecipeTable | None = None
+    """The published scores beside those of the study; None without [paper], and if test was not read."""
 
 
 def ablate(path: Path, options: AblateOptions, data: Path, reporter: Reporter = SILENT) -> StudyResult:
@@ -55,6 +58,7 @@ def ablate(path: Path, options: AblateOptions, data: Path, reporter: Reporter = 
     """
     plan = make_plan(path, options, data)
     announce(plan, reporter)
+    recipe = open_recipe(plan, reporter)
     if options.dry_run:
         extract_missing(plan.missing, reporter, plan_only=True)
         if not plan.missing.selectors:
@@ -70,7 +74,9 @@ def ablate(path: Path, options: AblateOptions, data: Path, reporter: Reporter = 
             state.complete(name)
         waiting = [cell for cell in plan.cells if state.cells[cell.name] == "waiting"]
         _run(plan, waiting, state, reporter)
-        return StudyResult(plan.output, len(plan.cells), len(waiting), _finish(plan, state, reporter))
+        tables = _finish(plan, state, reporter)
+        compared = compare_with_paper(recipe, tables, reporter) if recipe else None
+        return StudyResult(plan.output, len(plan.cells), len(waiting), tables, compared)
 
 
 def _run(plan: Plan, waiting: Sequence[Cell], state: State, reporter: Reporter) -> None:

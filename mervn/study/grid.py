@@ -22,7 +22,7 @@ from mervn.config import TrainHeadOptions
 
 DESIGNS = ("grid", "one-at-a-time")
 TABLES = ("base", "rows", "tune")
-KEYS = ("design", "seeds", "folds", "reference", *TABLES)
+KEYS = ("design", "seeds", "folds", "reference", *TABLES, "paper")
 DEFAULT_SEEDS = 3
 MAX_CELLS = 100_000
 """A grid with more cells is refused: it cannot be meant."""
@@ -99,7 +99,7 @@ def read_grid(path: Path, trust_code: bool = False) -> Grid:
 
     A grid that names code of the user needs `trust_code`: files can come from other people.
     """
-    document = _parse(path)
+    document = parse_toml(path)
     reader = _Reader(path, document)
     grid = reader.read()
     if reader.faults:
@@ -108,7 +108,8 @@ def read_grid(path: Path, trust_code: bool = False) -> Grid:
     return grid
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def parse_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; UsageError if it is missing or invalid."""
     try:
         return tomllib.loads(read_regular(path).decode("utf-8"))
     except FileNotFoundError as error:

@@ -36,7 +36,8 @@ TABLES = (
     "mervn/report/figures.py", "mervn/report/html.py", "mervn/study/ablate.py",
     "mervn/study/cells.py", "mervn/study/grid.py", "mervn/study/study_plan.py", "mervn/study/study_scores.py",
     "mervn/study/tables.py", "tests/test_cells.py", "tests/test_grid.py", "tests/test_output.py",
-    "tests/test_study_run.py", "tests/test_tables.py",
+    "tests/test_study_run.py", "tests/test_tables.py", "docs/recipes.md", "mervn/study/recipes.py",
+    "mervn/study/recipe_table.py", "tests/test_recipes.py", "tests/test_recipe_table.py",
 )  # fmt: skip
 """Files that print tables, which have rows."""
 

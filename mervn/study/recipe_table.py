@@ -25,8 +25,8 @@ NOT_COMPARABLE, NO_INTERVAL = "not comparable", "no interval"
 CAPTION = (
     "Ours: mean over seeds, on test. Intervals: delete-one-unit jackknife over {units}. Same split: yes only if the "
     "manifests show everything that the recipe expects of the data; which utterances the paper used is not compared. "
-    "Paper inside: whether the interval contains the published score, or one within the bound; given only for the same split. The paper's own "
-    "uncertainty is not known."
+    "Paper inside: whether the interval contains the published score, or one within the bound; given only for the "
+    "same split. The paper's own uncertainty is not known."
 )
 
 

@@ -71,13 +71,11 @@ def result(data: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyResult:
     return study(data, tmp_path_factory.mktemp("study"))
 
 
-def study(
-    data: Path, folder: Path, text: str = GRID, test: bool = True, recorder: Recorder | None = None
-) -> StudyResult:
+def study(data: Path, folder: Path, text: str = GRID, recorder: Recorder | None = None, **changes: Any) -> StudyResult:
     path = folder / "GRID.toml"
     path.write_text(text)
-    options = AblateOptions(device="cpu", jobs=1, output=folder / "study", test=test)
-    return ablate(path, options, data, recorder or Recorder())
+    options = {"device": "cpu", "jobs": 1, "output": folder / "study", "test": True, **changes}
+    return ablate(path, AblateOptions(**options), data, recorder or Recorder())
 
 
 def lines_of(result: StudyResult) -> list[Line]:
@@ -155,8 +153,7 @@ def test_other_data_are_not_comparable_and_said_to_be_before_training(
 ) -> None:
     recorder = Recorder()
     text = GRID.replace("utterances = 40", "utterances = 5531")
-    (tmp_path / "study").symlink_to(result.output)  # its cells are complete
-    other = study(data, tmp_path, text, recorder=recorder)
+    other = study(data, tmp_path, text, recorder, output=result.output)  # its cells are complete
     assert other.waiting == 0
     assert {line.same_split for line in lines_of(other)} == {"no: 5531 utterances expected, 40 found"}
     assert [line.inside for line in lines_of(other)] == ["not comparable"] * 2
@@ -164,11 +161,18 @@ def test_other_data_are_not_comparable_and_said_to_be_before_training(
     assert warned and "  differs: 5531 utterances expected, 40 found" in recorder.lines[: warned[0]]
 
 
+def test_without_known_speakers_there_is_no_interval(data: Path, result: StudyResult, tmp_path: Path) -> None:
+    found = study(data, tmp_path, output=result.output, unit="utterance_id")
+    assert [line.interval for line in lines_of(found)] == [None] * 2
+    assert {line.inside for line in lines_of(found)} == {"no interval: fewer than 4 known speakers"}
+    assert [line.ours for line in lines_of(found)] == [line.ours for line in lines_of(result)]
+
+
 def test_without_test_nothing_is_compared(data: Path, tmp_path: Path) -> None:
     recorder = Recorder()
     text = GRID.replace('folds = "all"', "folds = [1]")
     text = text[: text.rindex("[[paper.values]]")]
-    found = study(data, tmp_path, text, test=False, recorder=recorder)
+    found = study(data, tmp_path, text, recorder, test=False)
     assert found.recipe is None and not (found.output / "recipe.csv").exists()
     assert any("add --test" in line for line in recorder.lines)
 

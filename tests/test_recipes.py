@@ -47,7 +47,7 @@ def test_every_recipe_is_a_grid_whose_options_are_valid(name: Recipe) -> None:
     assert sum(row.is_reference for row in rows) == 1
 
 
-def test_every_file_of_the_folder_has_a_name_and_is_installed_beside_the_code() -> None:
+def test_every_file_of_the_folder_is_a_recipe_that_the_option_takes() -> None:
     assert {path.stem for path in grid_file("demo").parent.iterdir()} == set(NAMES)
 
 

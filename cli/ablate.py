@@ -75,12 +75,16 @@ def _print(result: StudyResult, output: Output) -> int:
     if tables.failed:
         output.say("fix the cause, then train the failed cells with --retry")
     output.result(f"{result.output}: {files}")
-    rows = []
+    rows, baselines = [], []
     for scores in tables.scores:
-        rows.append({"row": dict(scores.row.axes), "tuned": dict(scores.tuned), "macro_f1": scores.mean()})
+        found = {"row": dict(scores.row.axes), "tuned": dict(scores.tuned), "macro_f1": scores.mean()}
+        if scores.row.is_baseline:
+            baselines.append({"kind": scores.kind, **found})
+        else:
+            rows.append({**found, "against_linear": scores.against_linear})
     document = {
         "output": str(result.output), "split": tables.split, "cells": result.cells, "trained": result.waiting,
-        "rows": rows, "failed": dict(tables.failed),
+        "rows": rows, "baselines": baselines, "failed": dict(tables.failed),
     }  # fmt: skip
     if result.recipe is not None:
         document["recipe"] = [line.as_json() for line in result.recipe.lines]

@@ -158,4 +158,20 @@ FUSIONS: dict[str, FusionSpec] = {
         attention=False,
         linear=True,
     ),
+    "linear_text": FusionSpec(
+        target="mervn.model.linear:Separate",
+        description="logistic regression on the time-means of the text only",
+        streams=("text",),
+        outputs=("text",),
+        attention=False,
+        linear=True,
+    ),
+    "linear_audio": FusionSpec(
+        target="mervn.model.linear:Separate",
+        description="logistic regression on the time-means of the audio only",
+        streams=("audio",),
+        outputs=("audio",),
+        attention=False,
+        linear=True,
+    ),
 }

@@ -50,6 +50,7 @@ def test_the_defaults_are_three_seeds_no_folds_and_the_first_row_as_reference(tm
     grid = read_grid(write(tmp_path, ROWS))
     assert (grid.seeds, grid.folds, grid.design) == ((0, 1, 2), None, "grid")
     assert grid.reference == {"fusion": "xattn"} and grid.tuned() == [{}]
+    assert grid.baselines and not read_grid(write(tmp_path, f"baselines = false\n{ROWS}")).baselines
     assert read_grid(write(tmp_path, f'folds = "all"\n{ROWS}')).folds == ()
 
 
@@ -103,6 +104,7 @@ def test_selection_on_test_cannot_be_expressed(tmp_path: Path) -> None:
         ("seeds = true\n" + ROWS, "seeds must be"),
         ('folds = "some"\n' + ROWS, "folds must be 'all' or a list of different numbers from 1 on, found 'some'"),
         ("folds = [0]\n" + ROWS, "folds must be"),
+        ('baselines = "no"\n' + ROWS, "baselines must be true or false, found 'no'"),
         ("base = 3\n" + ROWS, "base must be a table [base], found 3"),
         ("[rows]\nlearning-rate = [0.1, inf]\n", "[rows] learning-rate must have finite numbers, found [0.1, inf]"),
         (ROWS + "[base]\ndropout = nan\n", "[base] dropout must have finite numbers, found nan"),

@@ -92,7 +92,8 @@ def predictions(result: StudyResult) -> list[dict[str, Any]]:
     """Return the predictions of all folds on test."""
     entries = []
     for cell in read_csv(result.output / "cells.csv"):
-        entries += read_jsonl(result.output / cell["run"] / "predictions-test.jsonl")
+        if cell["pooling"] == "mean":  # not the baseline, which has no line in the table
+            entries += read_jsonl(result.output / cell["run"] / "predictions-test.jsonl")
     return entries
 
 
@@ -170,7 +171,7 @@ def test_without_known_speakers_there_is_no_interval(data: Path, result: StudyRe
 
 def test_without_test_nothing_is_compared(data: Path, tmp_path: Path) -> None:
     recorder = Recorder()
-    text = GRID.replace('folds = "all"', "folds = [1]")
+    text = GRID.replace('folds = "all"', "folds = [1]\nbaselines = false")
     text = text[: text.rindex("[[paper.values]]")]
     found = study(data, tmp_path, text, recorder, test=False)
     assert found.recipe is None and not (found.output / "recipe.csv").exists()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import statistics
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from mervn.study.ablate import StudyResult, ablate
 from mervn.study.cell_worker import CellTrainer
 
 BASE = "[base]\ndim = 8\nheads = 2\nmlp = [8]\nepochs = 2\nbatch-size = 8\n"
-GRID = f'seeds = 2\n{BASE}[rows]\nfusion = ["xattn", "late", "text"]\n'
+GRID = f'baselines = false\nseeds = 2\n{BASE}[rows]\nfusion = ["xattn", "late", "text"]\n'
 CODE = "import sys; from cli.main import main; main()"
 
 
@@ -126,6 +127,31 @@ def test_test_is_read_once_for_the_chosen_cells_only(data: Path, tmp_path: Path)
     assert best["chosen"] == "true"
     study(tmp_path, data, text, test=True)
     assert len(read_jsonl(data / "test_access.jsonl")) == 6
+
+
+def test_the_baselines_are_cells_of_the_study_and_end_its_table(data: Path, tmp_path: Path) -> None:
+    text = GRID.replace("baselines = false\n", "").replace("heads = 2\n", "").replace("epochs = 2", "epochs = 1")
+    text = text.replace('"xattn", "late", "text"]', '"text", "linear"]').replace("[base]", "[base]\npooling = 'cls'")
+    planned = study(tmp_path, data, text, dry_run=True)
+    assert (planned.cells, planned.waiting) == (4, 4)  # text with two seeds, linear and linear_text with one
+    result = study(tmp_path, data, text, test=True)
+    assert result.waiting == 4 and study(tmp_path, data, text, test=True).waiting == 0
+    table, cells = read_csv(result.output / "table.csv"), read_csv(result.output / "cells.csv")
+    assert [(row["fusion"], row["group"], row["kind"], row["seeds"]) for row in table] == [
+        ("text", "rows", "head", "2"), ("linear", "rows", "linear", "1"), ("linear_text", "baselines", "linear", "1"),
+        ("majority", "baselines", "majority", ""),
+    ]  # fmt: skip
+    assert {row["split"] for row in table} == {"test"} and len(read_jsonl(data / "test_access.jsonl")) == len(cells)
+    assert [bool(row["against_linear"]) for row in table] == [True, False, False, False]
+    difference = float(table[0]["macro_f1_mean"]) - float(table[2]["macro_f1_mean"])  # not to linear, which hears too
+    assert float(table[0]["linear_difference"]) == pytest.approx(difference, abs=2e-6)
+    # the most frequent label of train, which need not be that of test
+    train = Counter(line["emotion"] for line in read_jsonl(data / "train.jsonl"))
+    answer = min(train, key=lambda label: (-train[label], label))
+    truth = [line["emotion"] for line in read_jsonl(data / "test.jsonl")]
+    assert float(table[-1]["accuracy_mean"]) == pytest.approx(truth.count(answer) / len(truth), abs=1e-6)
+    page = (result.output / "report.html").read_text()
+    assert "Baselines are at the end" in page and ">linear_text<" in page
 
 
 def test_folds_are_pooled(data: Path, tmp_path: Path) -> None:
@@ -277,7 +303,7 @@ def test_a_process_that_dies_fails_its_cell_only(data: Path, tmp_path: Path) -> 
 
 def test_missing_features_are_extracted_once_for_each_encoder(corpus: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(corpus, tmp_path / "data", copy_function=shutil.copy2))
-    text = f'seeds = 1\n{BASE}text-encoder = "hashed_ngrams"\n'
+    text = f'baselines = false\nseeds = 1\n{BASE}text-encoder = "hashed_ngrams"\n'
     text += '[rows]\naudio-encoder = ["fourier2vec@1", "fourier2vec@0"]\nfusion = ["late", "xattn"]\n'
     recorder = Recorder()
     planned = study(tmp_path, data, text, dry_run=True, reporter=recorder)
@@ -298,7 +324,8 @@ def test_missing_features_are_extracted_once_for_each_encoder(corpus: Path, tmp_
 def test_rejected_utterances_are_left_out_of_test_too(corpus: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(corpus, tmp_path / "data", copy_function=shutil.copy2))
     spoil(data, "test-003", "valid-004")
-    text = f'seeds = 1\n{BASE}text-encoder = "hashed_ngrams"\naudio-encoder = "fourier2vec"\nallow-missing = true\n'
+    text = f'baselines = false\nseeds = 1\n{BASE}text-encoder = "hashed_ngrams"\naudio-encoder = "fourier2vec"\n'
+    text += "allow-missing = true\n"
     text += '[rows]\nfusion = ["late", "xattn"]\n'
     assert [row["n"] for row in read_csv(study(tmp_path, data, text).output / "table.csv")] == ["11", "11"]
     for _ in range(2):

@@ -24,6 +24,14 @@ LEAK_NAMES = {
     "speaker": "the label of the same speaker in train",
 }
 """Words for what each baseline of --leak-baselines reads."""
+BEATS, DOES_NOT_BEAT = "beats linear", "does not beat linear"
+"""Whether the interval of the difference between a row of a study and its linear head is above 0."""
+BASELINES_NOTE = (
+    "Baselines are at the end and outside of this correction. majority: always the most frequent label of train. "
+    "linear: logistic regression on the time-means of the same features. A row does not beat linear if the 95 % "
+    "interval of the difference to it, which is not corrected, includes 0 or is below 0."
+)
+"""What a table of a study says about its baselines."""
 SEEDS_TO_TRAIN = 5
 """Number of seeds that is suggested if there is one of each."""
 SMALLEST_SHOWN = 0.0001

@@ -160,7 +160,7 @@ class _Watch:
 def _finish(plan: Plan, state: State, reporter: Reporter) -> Tables:
     """Evaluate the chosen cells on test, if asked for, and write the tables."""
     complete = frozenset(name for name, status in state.cells.items() if status == "complete")
-    study = Study(plan.rows, plan.cells, complete, plan.options.unit)
+    study = Study(plan.rows, plan.cells, complete, plan.options.unit, plan.majority)
     split = "valid"
     if plan.options.test and state.failed:
         reporter.say("test was not read, because not all cells are complete; fix the cause and add --retry")

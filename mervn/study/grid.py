@@ -22,7 +22,7 @@ from mervn.config import TrainHeadOptions
 
 DESIGNS = ("grid", "one-at-a-time")
 TABLES = ("base", "rows", "tune")
-KEYS = ("design", "seeds", "folds", "reference", *TABLES, "paper")
+KEYS = ("design", "seeds", "folds", "reference", "baselines", *TABLES, "paper")
 DEFAULT_SEEDS = 3
 MAX_CELLS = 100_000
 """A grid with more cells is refused: it cannot be meant."""
@@ -55,6 +55,8 @@ class Grid:
     """Numbers of folds; empty for all; None: the splits of the manifests."""
     reference: Mapping[str, Any]
     """The value of each axis of the row to which differences are taken."""
+    baselines: bool = True
+    """Whether the tables also have the majority and a linear head on the features of each row."""
 
     @property
     def name(self) -> str:
@@ -137,9 +139,10 @@ class _Reader:
 
     def read(self) -> Grid:
         """Return the grid; it is usable only if there are no faults."""
+        fields = TrainHeadOptions.model_fields
         for key in self.document:
             if key not in KEYS:
-                place = f"; put it under [base] or [rows] ({key} = [...])" if _field(key) in _fields() else ""
+                place = f"; put it under [base] or [rows] ({key} = [...])" if _field(key) in fields else ""
                 self.faults.append(f"no key is called {key!r}{place or did_you_mean(key, KEYS) or _advice(key)}")
         tables = {name: self._table(name) for name in TABLES}
         rows, tune = self._axes("rows", tables["rows"]), self._axes("tune", tables["tune"])
@@ -150,8 +153,11 @@ class _Reader:
         if design not in DESIGNS:
             self.faults.append(f"design must be {' or '.join(DESIGNS)}, found {design!r}")
         reference = self._reference(rows)
-        seeds = self._seeds()
-        grid = Grid(self.path, tables["base"], rows, tune, str(design), seeds, self._folds(), reference)
+        baselines = self.document.get("baselines", True)
+        if not isinstance(baselines, bool):
+            self.faults.append(f"baselines must be true or false, found {baselines!r}")
+        seeds, folds = self._seeds(), self._folds()
+        grid = Grid(self.path, tables["base"], rows, tune, str(design), seeds, folds, reference, bool(baselines))
         if not self.faults and grid.num_cells > MAX_CELLS:
             self.faults.append(f"the grid must have at most {MAX_CELLS} cells per fold, found {grid.num_cells}")
         return grid
@@ -167,8 +173,8 @@ class _Reader:
             field = _field(key)
             if field in OF_THE_STUDY:
                 self.faults.append(f"[{name}] must not set {key}: {OF_THE_STUDY[field]}")
-            elif field not in _fields():
-                near = did_you_mean(key.replace("_", "-"), map(key_of, _fields()))
+            elif field not in TrainHeadOptions.model_fields:
+                near = did_you_mean(key.replace("_", "-"), map(key_of, TrainHeadOptions.model_fields))
                 self.faults.append(f"[{name}]: train-head has no option {key!r}{near}")
             elif not _is_finite(value):
                 self.faults.append(f"[{name}] {key} must have finite numbers, found {value!r}")
@@ -183,8 +189,9 @@ class _Reader:
         axes: dict[str, Sequence[Any]] = {}
         for field, values in table.items():
             axis = f"[{name}] {key_of(field)}"
-            if not isinstance(values, list) or (_takes_several(field) and not _are_lists(values)):
-                inner = "lists" if _takes_several(field) else "values"
+            several = _takes_several(field)
+            if not isinstance(values, list) or (several and not all(isinstance(each, list) for each in values)):
+                inner = "lists" if several else "values"
                 self.faults.append(f"{axis} must be a list of {inner}, found {values!r}")
             elif not values:
                 self.faults.append(f"{axis} must have at least one value, found an empty list")
@@ -254,10 +261,6 @@ def choices(field: str) -> list[str]:
     return found
 
 
-def _fields() -> Sequence[str]:
-    return list(TrainHeadOptions.model_fields)
-
-
 def _field(key: str) -> str:
     return key.replace("-", "_")
 
@@ -291,7 +294,3 @@ def _are_different_numbers(values: Any, least: int) -> bool:
 def _takes_several(field: str) -> bool:
     """Tell whether an option takes several values, such as mlp: its axis is a list of lists."""
     return get_origin(TrainHeadOptions.model_fields[field].annotation) is tuple
-
-
-def _are_lists(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, list) for value in values)

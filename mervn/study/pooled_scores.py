@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,10 @@ class Pooled:
     units: Units
     confusions: Mapping[int, Array]
     """By seed, the counts (G, C, C) int64."""
+    targets: Array
+    """True class of each utterance, (N,) int64 in 0..C-1."""
+    has_seeds: bool = True
+    """False for predictions without randomness: one matrix, which stands for every seed."""
 
     def scores(self, metric: str) -> list[float]:
         """Return the score of each seed, over all units."""
@@ -37,15 +41,24 @@ class Pooled:
 
     def stacked(self, seeds: Sequence[int]) -> Array:
         """Return the counts (G, K, C, C) of K seeds."""
-        return np.stack([self.confusions[seed] for seed in seeds], axis=1)
+        return np.stack([self._counts(seed) for seed in seeds], axis=1)
+
+    def _counts(self, seed: int) -> Array:
+        return self.confusions[seed] if self.has_seeds else next(iter(self.confusions.values()))
 
     def comparable(self, other: Pooled) -> list[int]:
-        """Return the seeds that both have; none if they scored other utterances."""
+        """Return the seeds that both have; none if they scored other utterances.
+
+        Predictions without seeds are compared with every seed of the others.
+        """
         if (self.keys, self.labels) != (other.keys, other.labels):
             return []
-        seeds = [seed for seed in self.confusions if seed in other.confusions]
+        if self.has_seeds and other.has_seeds:
+            seeds = [seed for seed in self.confusions if seed in other.confusions]
+        else:
+            seeds = list((self if self.has_seeds else other).confusions)
         for seed in seeds:  # an axis can change the labels, such as label-map
-            if not np.array_equal(self.confusions[seed].sum(-1), other.confusions[seed].sum(-1)):
+            if not np.array_equal(self._counts(seed).sum(-1), other._counts(seed).sum(-1)):
                 return []
         return seeds
 
@@ -73,15 +86,17 @@ def pool(cells: Sequence[Cell], complete: frozenset[str], split: str, unit: str)
             )
     labels = sorted({label for entry in first.values() for label in entry["probabilities"]})
     units = group_units([entry.get(unit) for entry in first.values()], unit)
-    confusions = {seed: _count(list(of_seed.values()), units, labels) for seed, of_seed in entries.items()}
-    return Pooled(tuple(first), tuple(labels), units, confusions)
+    confusions = {}
+    for seed, of_seed in entries.items():
+        targets, predictions = (_classes(of_seed.values(), key, labels) for key in ("label", "prediction"))
+        confusions[seed] = unit_confusions(targets, predictions, units, len(labels))
+    return Pooled(tuple(first), tuple(labels), units, confusions, _classes(first.values(), "label", labels))
 
 
-def _count(entries: Sequence[Mapping[str, Any]], units: Units, labels: Sequence[str]) -> Array:
+def _classes(entries: Iterable[Mapping[str, Any]], key: str, labels: Sequence[str]) -> Array:
+    """Return the class (N,) int64 of each entry: its label, or its prediction."""
     index = {label: i for i, label in enumerate(labels)}
-    targets = np.array([index[entry["label"]] for entry in entries], np.int64)
-    predictions = np.array([index[entry["prediction"]] for entry in entries], np.int64)
-    return unit_confusions(targets, predictions, units, len(labels))
+    return np.array([index[entry[key]] for entry in entries], np.int64)
 
 
 def predictions_file(run: Path, split: str) -> Path | None:

@@ -115,6 +115,8 @@ def open_recipe(plan: Plan, reporter: Reporter) -> Recipe | None:
     known: dict[str, DataCheck] = {}
     checks = []
     for row in plan.rows:
+        if row.is_baseline:
+            continue
         options = row.candidates[0].options
         key = repr((options.labels, options.label_map, options.drop_label))
         if key not in known:
@@ -142,7 +144,8 @@ def compare_with_paper(recipe: Recipe, tables: Tables, reporter: Reporter) -> Re
         reporter.say("the published scores are of test, so they are not compared; add --test")
         return None
     lines = []
-    for scores, check in zip(tables.scores, recipe.checks, strict=True):
+    of_grid = [scores for scores in tables.scores if not scores.row.is_baseline]
+    for scores, check in zip(of_grid, recipe.checks, strict=True):
         for metric in recipe.paper.metrics:
             lines.append(_line(scores, check, recipe.paper, metric))
     table = RecipeTable(recipe, lines)

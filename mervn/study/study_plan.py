@@ -27,6 +27,7 @@ from mervn.study.cells import Cell, Row, fold_numbers, make_cells, make_rows
 from mervn.study.grid import Grid, read_grid
 from mervn.study.missing_features import MissingFeatures, find_missing
 from mervn.study.pooled_scores import read_run
+from mervn.study.study_baselines import Answers, add_linear, label_key, most_frequent
 from mervn.study.study_run import default_jobs
 from mervn.training.setup import (
     Resolved,
@@ -54,6 +55,8 @@ class Plan:
     data: Path
     options: AblateOptions
     missing: MissingFeatures
+    majority: Answers
+    """The most frequent label of train; empty without baselines."""
 
 
 def make_plan(path: Path, options: AblateOptions, data: Path) -> Plan:
@@ -61,58 +64,65 @@ def make_plan(path: Path, options: AblateOptions, data: Path) -> Plan:
     grid = read_grid(path, options.trust_code)
     place = {name: getattr(options, name) for name in ("features_dir", "audio_root", "device")}
     rows = make_rows(grid, place)
+    if grid.baselines:
+        rows = add_linear(rows)
     folds = fold_numbers(grid, rows, data)
     output = options.output or Path("studies") / grid.name
     cells = make_cells(grid, rows, folds, output)
-    _check_labels(cells, data, options.unit)
+    majority = _check_labels(cells, data, options.unit)
     splits: Sequence[SplitName] = SPLITS if options.test or folds != [None] else SPLITS[:2]
     candidates = [candidate for row in rows for candidate in row.candidates]
     missing = find_missing(candidates, data, splits, rows[0].candidates[0].options)
-    return Plan(grid, rows, cells, output, data, options, missing)
+    return Plan(grid, rows, cells, output, data, options, missing, majority if grid.baselines else {})
 
 
-def _check_labels(cells: Sequence[Cell], data: Path, unit: str) -> None:
-    """Read the labels of each fold once for each choice of labels; UsageError if they are unusable.
+def _check_labels(cells: Sequence[Cell], data: Path, unit: str) -> dict[tuple[str, int | None], str]:
+    """Return the most frequent label of train for each choice of labels and each fold.
 
-    Also raises UsageError if no utterance of valid has the key `unit`.
+    Each is read once. UsageError if the labels are unusable, or if no utterance of valid has the
+    key `unit`.
     """
-    known: set[str] = set()
+    majority: dict[tuple[str, int | None], str] = {}
     keys = {"speaker_id", "utterance_id"}
     for cell in cells:
-        options = cell.options
-        key = repr((options.labels, options.label_map, options.drop_label, options.fold))
-        if key not in known:
-            known.add(key)
+        key = label_key(cell.options), cell.fold
+        if key not in majority:
             try:
-                valid = read_labelled(options, data).utterances["valid"]
+                utterances = read_labelled(cell.options, data).utterances
             except InputError as error:
                 raise UsageError(str(error)) from error  # found before any work
-            keys.update(*(utterance.extra for utterance in valid))
+            majority[key] = most_frequent(str(utterance.emotion) for utterance in utterances["train"])
+            keys.update(*(utterance.extra for utterance in utterances["valid"]))
     if unit not in keys:
         raise UsageError(f"--unit must be a key of the manifests, found {unit!r}{did_you_mean(unit, keys)}")
+    return majority
 
 
 def grid_json(grid: Grid) -> dict[str, Any]:
     """Return the grid as a JSON object."""
     values = {"base": grid.base, "rows": grid.rows, "tune": grid.tune, "reference": grid.reference}
-    document = {"name": grid.name, "design": grid.design, "seeds": grid.seeds, "folds": grid.folds, **values}
+    document: dict[str, Any] = {"name": grid.name, "design": grid.design, "seeds": grid.seeds, "folds": grid.folds}
+    document |= {"baselines": grid.baselines, **values}
     found: dict[str, Any] = json.loads(json.dumps(document, default=str))
     return found
 
 
 def announce(plan: Plan, reporter: Reporter) -> None:
-    """Print the number of rows, candidates and cells."""
-    candidates = sum(len(row.candidates) for row in plan.rows)
-    tuned = f", {candidates} candidates" if candidates > len(plan.rows) else ""
+    """Print the number of rows, baselines, candidates and cells."""
+    rows = [row for row in plan.rows if not row.is_baseline]
+    candidates = sum(len(row.candidates) for row in rows)
+    tuned = f", {candidates} candidates" if candidates > len(rows) else ""
+    if added := len(plan.rows) - len(rows):
+        tuned += f", {_count(added, 'linear baseline')}"
     folds = len({cell.fold for cell in plan.cells})
     exist = sum((cell.run / METRICS_FILE).is_file() for cell in plan.cells)
     reporter.say(
-        f"{plan.grid.name}: {_count(len(plan.rows), 'row')}{tuned}, {_count(len(plan.grid.seeds), 'seed')}, "
+        f"{plan.grid.name}: {_count(len(rows), 'row')}{tuned}, {_count(len(plan.grid.seeds), 'seed')}, "
         f"{'no folds' if plan.cells[0].fold is None else _count(folds, 'fold')}: {_count(len(plan.cells), 'cell')} in "
         f"{plan.output}, {exist} of them complete; at most {jobs_of(plan.options)} at a time"
     )
     for row in plan.rows:
-        mark = " (reference)" if row.is_reference else ""
+        mark = " (reference)" if row.is_reference else " (baseline)" if row.is_baseline else ""
         reporter.say(f"  {row}{mark}")
 
 

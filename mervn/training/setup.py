@@ -57,9 +57,10 @@ def resolve(options: TrainingT, device: torch.device, given: Collection[str] | N
 
     `given` names the options that the user gave, if `options` were changed since.
     """
-    require_pooling(options.fusion, options.pooling)
     unread = unread_options(options)
     refuse_unread(unread, options.given if given is None else given)
+    if "pooling" not in unread:
+        require_pooling(options.fusion, options.pooling)
     # resolve what depends on the machine, so that config.json records the actual values
     amp, batch_size = resolve_amp(options.amp, device), options.utterances_per_batch
     resolved = without_unread(options, unread).model_copy(update={"amp": amp, "batch_size": batch_size})

@@ -22,8 +22,13 @@ setup: .venv/.complete
 demo: setup
 	$(BIN)/mervn demo $(ARGS)
 
-test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
+# The type checker runs beside the first tests, which use one core each.
+test: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	@$(BIN)/mypy & types=$$!; \
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS); tests=$$?; \
+	wait $$types || { echo "mypy found errors, shown above the tests" >&2; exit 1; }; exit $$tests
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -51,7 +51,8 @@ def seconds_of(arguments: list[str]) -> float:
 def write_grid(path: Path, size: dict[str, Any]) -> None:
     """Write the GRID.toml of the study."""
     base = {**BASE, "epochs": size["epochs"], "patience": size["epochs"]}
-    lines = ['design = "grid"', f"seeds = {size['seeds']}", "[base]"]
+    # the loop trains no baselines either
+    lines = ['design = "grid"', "baselines = false", f"seeds = {size['seeds']}", "[base]"]
     lines += [f"{name} = {json.dumps(value)}" for name, value in base.items()]
     lines += ["[rows]", *(f"{axis} = {json.dumps(size[axis])}" for axis in ("fusion", "pooling"))]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

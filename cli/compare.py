@@ -21,13 +21,14 @@ def compare_command(a: Path, b: Path, options: CompareOptions, output: Output) -
     Nothing is scored: evaluate A and B first. Runs of series are paired by seed and fold.
     """
     from mervn.evaluation.compare import compare
-    from mervn.evaluation.verdict import document, seed_remark, sentence
+    from mervn.evaluation.verdict import baselines_remark, document, seed_remark, sentence
 
     found = compare(a, b, options)
     output.result(sentence(found))
     remark = seed_remark(found)
     if remark is not None:
         output.result(remark)
+    output.result(baselines_remark(found))
     for run in found.left_out:
         output.result(f"left out: {run}, which has no partner")
     rows = []

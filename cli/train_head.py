@@ -56,6 +56,7 @@ def print_run(result: RunResult, output: Output) -> None:
     output.result(
         f"valid: macro-F1 {valid['macro_f1']:.4f}, accuracy {valid['accuracy']:.4f} ({valid['n']} utterances{missing})"
     )
+    output.result(_baselines([valid]))
     for name, weights in result.metrics["layer_weights"].items():
         output.result(f"{name} layers: " + ", ".join(f"{layer} {weight:.3f}" for layer, weight in weights.items()))
     warning = output.epochs.small_valid_warning(valid) if output.epochs.entries else None
@@ -72,8 +73,26 @@ def _print_series(done: SeriesResult, output: Output) -> None:
     for name, found in done.summary["valid"].items():
         output.result(f"valid {name}: {found['mean']:.4f} ± {found['std']:.4f} over {len(done.runs)} runs")
     output.result(f"{done.path}: the runs and summary.json")
+    output.result(_baselines([run.metrics["valid"] for run in done.runs]))
     output.say(f"evaluate them, as one look at test:\n  {_evaluate_command(done.path)}")
     output.document({"run": str(done.path), "summary": done.summary, "runs": [str(run.path) for run in done.runs]})
+
+
+def _baselines(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the scores of chance and of the most frequent label on valid, means over runs."""
+    import numpy as np
+
+    from mervn.evaluation.baselines import baselines
+
+    found = []
+    for scores in runs:
+        support = np.array([of_class["support"] for of_class in scores["per_class"].values()])
+        found.append(baselines(support, list(scores["per_class"])))
+    parts = []
+    for kind in ("chance", "majority"):
+        macro_f1, accuracy = (fmean(one[kind][name] for one in found) for name in ("macro_f1", "accuracy"))
+        parts.append(f"{kind} has macro-F1 {macro_f1:.4f}, accuracy {accuracy:.4f}")
+    return "on valid, " + "; ".join(parts)
 
 
 def _evaluate_command(run: Path) -> str:

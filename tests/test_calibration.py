@@ -65,8 +65,10 @@ def test_the_fitted_temperature_is_that_of_a_grid_search_and_of_another_optimize
 
     def loss(temperature: float) -> float:
         powers = probabilities ** (1 / temperature)
-        return float(log_loss(targets, powers / powers.sum(1, keepdims=True), labels=range(CLASSES)))
+        return float(np.log(powers.sum(1) / powers[np.arange(num), targets]).mean())
 
+    powers = probabilities ** (1 / found)
+    assert loss(found) == pytest.approx(log_loss(targets, powers / powers.sum(1, keepdims=True), labels=range(CLASSES)))
     best = grid[np.argmin([loss(temperature) for temperature in grid])]
     assert found == pytest.approx(best, rel=0.012)
     inverse = minimize_scalar(lambda x: loss(1 / x), bracket=(0.3, 1.0))  # over 1 / T, where the NLL is convex

@@ -89,6 +89,10 @@ def test_tuned_values_are_those_that_the_row_reads(tmp_path: Path) -> None:
         ('[rows]\ntext-encoder = ["fourier2vec"]\n', "(fourier2vec is an encoder for audio"),
         ('[rows]\nfusion = ["late", "text"]\n[base]\nresidual = true\n', "[base] residual has no effect on any row"),
         ('[rows]\nfusion = ["late", "text"]\n[tune]\nheads = [2, 4]\n', "[tune] heads has no effect on any row"),
+        (
+            '[rows]\nfusion = ["text", "linear_text"]\n[base]\naudio-encoder = "fourier2vec"\n',
+            "[base] audio-encoder has no effect on any row",
+        ),
         ('[rows]\nfusion = ["linear"]\n[base]\nepochs = 3\n', "[base] epochs has no effect on any row"),
         ('[rows]\nfusion = ["linear"]\n[base]\npooling = "attn"\n', "[base] pooling has no effect on any row"),
         ('[rows]\nfusion = ["late", "linear"]\npooling = ["mean", "max"]\n', "two rows are the same: fusion=linear "),

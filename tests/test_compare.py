@@ -344,17 +344,24 @@ def test_the_command_prints_the_verdict_what_differs_and_a_document(tmp_path: Pa
     entries = make_utterances(10)
     a = write_run(tmp_path / "a", entries, answers(entries, 0.8, 0), fusion="xattn", dim=64)
     b = write_run(tmp_path / "b", entries, answers(entries, 0.5, 1), fusion="late", dim=64)
+    of = compare(a, b, CompareOptions())
     assert mervn(["compare", str(a), str(b)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{a} is better than {b} by ") and lines[1].startswith("One seed of each")
-    assert [line.split() for line in lines[2:]] == [["configuration", "A", "B"], ["fusion", '"xattn"', '"late"']]
+    chance, majority = (f"{of.baselines[name]['macro_f1']:.4f}" for name in ("chance", "majority"))
+    assert lines[2] == (
+        f"On these utterances, the macro-F1 of chance is {chance}, that of the majority (always answer "
+        f"{of.baselines['majority']['label']}) is {majority}."
+    )
+    assert float(majority) == pytest.approx(macro_f1(entries, [of.baselines["majority"]["label"]] * 200), abs=1e-4)
+    assert [line.split() for line in lines[3:]] == [["configuration", "A", "B"], ["fusion", '"xattn"', '"late"']]
     assert mervn(["compare", str(a), str(a), "--metric", "accuracy", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["verdict"] == "no_difference" and found["configuration"] == {}
     assert found["difference"]["difference"] == 0 and found["difference"]["p"] == 1
     right = accuracy_score([entry["label"] for entry in entries], answers(entries, 0.8, 0))
     assert found["a"]["mean"] == pytest.approx(right) and found["n"] == 200
-    assert "do not differ on any unit" in found["sentence"]
+    assert "do not differ on any unit" in found["sentence"] and found["baselines"] == of.baselines
 
 
 def test_predictions_of_valid_are_compared_as_training_saved_them(tmp_path: Path) -> None:

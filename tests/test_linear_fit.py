@@ -287,6 +287,7 @@ def test_the_command_fits_and_names_the_strength(
     assert mervn([*command, "--json"]) == 0
     found = capsys.readouterr()
     strength = json.loads((tmp_path / "run" / "metrics.json").read_text())["C"]
+    assert "on valid, chance has macro-F1 " in found.err + found.out and "; majority has " in found.err + found.out
     assert f"C {strength}, chosen on valid" in found.err + found.out and "best epoch" not in found.err + found.out
     assert "the mean of train replaces each of them" in found.err
     assert mervn([*command, "--epochs", "3", "--pooling", "cls"]) == 2

@@ -9,7 +9,7 @@ from test_html import Elements
 
 from cli.main import run as mervn
 from features.errors import InputError
-from mervn.report.study_page import linear_verdict, study_verdict, study_warnings, write_study_report
+from mervn.report.study_page import linear_verdict, name_of, study_verdict, study_warnings, write_study_report
 
 LINE = {
     "fusion": "late", "tuned": "", "split": "test", "reference": "false", "n": "240", "seeds": "3",
@@ -106,6 +106,8 @@ def test_baselines_have_a_table_of_their_own(tmp_path: Path) -> None:
     assert "+0.050 (-0.100 to 0.200): does not beat linear" in text and "+0.050 (0.010 to 0.200)" in text
     assert page.count('<table class="sortable">') == 4 and "Baselines are at the end" in text
     assert page.index("majority: always the most frequent") > page.index("against linear")
+    assert name_of({**table[2], "fusion": "linear_text", "pooling": ""}, ["fusion", "pooling"]) == "linear_text"
+    assert name_of({**table[2], "labels": "a,b"}, ["labels"]) == "linear, a,b"
     assert not study_warnings([{**table[1]}, {**table[2], "group": "rows"}], [])  # linear has no other seeds
 
 

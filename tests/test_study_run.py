@@ -6,17 +6,19 @@ import os
 import shutil
 import signal
 import statistics
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from test_extract import run as extract
 from tiny import Recorder, make_data, read_jsonl, write_manifest
-from tiny_extraction import spoil
-from warm_process import WarmProcess
+from tiny_extraction import small_encoders, spoil
+from warm_process import WarmPopen, WarmProcess
 
 from cli.main import run as mervn
 from features.atomic_files import write_json
@@ -30,6 +32,8 @@ from mervn.study.cell_worker import CellTrainer
 BASE = "[base]\ndim = 8\nheads = 2\nmlp = [8]\nepochs = 2\nbatch-size = 8\n"
 GRID = f'baselines = false\nseeds = 2\n{BASE}[rows]\nfusion = ["xattn", "late", "text"]\n'
 CODE = "import sys; from cli.main import main; main()"
+WARM_CODE = "from test_study_run import start_warm; start_warm(); " + CODE
+"""A study whose processes start in milliseconds; `CODE` starts them as users do."""
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +50,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = Path(shutil.copytree(corpus, tmp_path_factory.mktemp("made") / "data", copy_function=shutil.copy2))
-    extract(data)
-    extract(data, "hashed_ngrams")
+    folder = tmp_path_factory.mktemp("made")
+    data = Path(shutil.copytree(corpus, folder / "data", copy_function=shutil.copy2))
+    for selector in small_encoders(folder):
+        extract(data, selector)
     return data
 
 
@@ -170,6 +175,12 @@ def test_folds_are_pooled(data: Path, tmp_path: Path) -> None:
     assert len(read_jsonl(data / "test_access.jsonl")) == 8
 
 
+def start_warm(patch: pytest.MonkeyPatch | None = None) -> None:
+    """Start the processes of studies as forks, from now on."""
+    names = {"Popen": WarmPopen, "PIPE": subprocess.PIPE, "TimeoutExpired": subprocess.TimeoutExpired}
+    (patch or pytest.MonkeyPatch()).setattr("mervn.study.study_run.subprocess", SimpleNamespace(**names))
+
+
 def wait_for_cells(process: WarmProcess, output: Path, count: int) -> None:
     deadline = time.monotonic() + 60
     while len(times(output)) < count:
@@ -196,7 +207,7 @@ def test_after_kill_9_of_all_processes_the_tables_have_the_same_bytes(data: Path
     arguments = ["ablate", str(grid), "--data", str(data), "--output", str(output), "--device", "cpu"]
     kills = 0
     for jobs, kill in (("2", os.killpg), ("2", os.kill)):
-        process = WarmProcess(CODE, [*arguments, "--jobs", jobs])
+        process = WarmProcess(WARM_CODE, [*arguments, "--jobs", jobs])
         wait_for_cells(process, output, len(times(output)) + 1)
         kill(process.pid, signal.SIGKILL)
         process.finish()
@@ -282,14 +293,15 @@ from mervn.model.unimodal import Late
 class Dies(Late):
     outputs = ("text", "audio")
     def forward(self, streams):
-        if sys.argv[0] == "-c":  # not in the process of the test
+        if os.getpid() != {test}:  # not in the process of the test
             os._exit(3)
         return super().forward(streams)
 """
 
 
-def test_a_process_that_dies_fails_its_cell_only(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "dies.py").write_text(DIES)
+def test_a_process_that_dies_fails_its_cell_only(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_warm(monkeypatch)
+    (tmp_path / "dies.py").write_text(DIES.format(test=os.getpid()))
     code = f"{tmp_path / 'dies.py'}:Dies"
     text = GRID.replace('"xattn"', f'"{code}"').replace("seeds = 2", "seeds = 1")
     result = study(tmp_path, data, text, jobs=2, trust_code=True)

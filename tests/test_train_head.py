@@ -19,6 +19,7 @@ import soundfile
 import torch
 from test_extract import run as extract
 from tiny import Recorder, make_data, read_jsonl, wave, write_manifest
+from tiny_extraction import small_encoders
 from warm_process import run_warm
 
 from features.errors import InputError, UsageError
@@ -46,9 +47,10 @@ RESULTS = ("metrics.json", "model.safetensors", "predictions-valid.jsonl")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = make_data(tmp_path_factory.mktemp("corpus") / "data")
-    extract(data)
-    extract(data, "hashed_ngrams")
+    folder = tmp_path_factory.mktemp("corpus")
+    data = make_data(folder / "data")
+    for selector in small_encoders(folder):
+        extract(data, selector)
     return data
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -13,18 +14,59 @@ from features.store.part import Part, format_of
 from features.store.reader import FeatureStore
 
 
-def describe(store: FeatureStore) -> dict[str, Any]:
-    """Return counts, bytes and lengths of the committed utterances, as a JSON object."""
+@dataclass(frozen=True)
+class Origin:
+    """Versions and device that computed some parts, and the numbers of parts and utterances."""
+
+    made_with: Mapping[str, str]
+    parts: int
+    utterances: int
+
+    def as_json(self) -> dict[str, str | int]:
+        """Return a JSON object."""
+        return {**self.made_with, "parts": self.parts, "utterances": self.utterances}
+
+
+class Lengths(TypedDict):
+    """Lengths of the utterances, in frames or tokens."""
+
+    min: int
+    median: float
+    max: int
+    empty: int
+    """Number of utterances of length 0."""
+
+
+class Summary(TypedDict):
+    """Counts, bytes and lengths of the committed utterances."""
+
+    utterances: int
+    rows: int
+    """Number of frames or tokens."""
+    bytes: int
+    parts: int
+    format: list[str]
+    superseded: int
+    """Number of features of utterances that another part replaces."""
+    made_with: list[dict[str, str | int]]
+    lengths: NotRequired[Lengths]
+    hours: NotRequired[float]
+    """This and the following only for audio."""
+    gb_per_hour: NotRequired[float | None]
+
+
+def describe(store: FeatureStore) -> Summary:
+    """Return the summary of a store, as a JSON object."""
     lengths = np.array(list(map(store.num_frames, store)), np.int64)  # (N,)
     parts, num_bytes = store.parts, store.num_bytes
-    counts: dict[str, Any] = {
+    counts: Summary = {
         "utterances": len(store),
-        "rows": int(lengths.sum()),  # frames or tokens; the key is part of the JSON output
+        "rows": int(lengths.sum()),
         "bytes": num_bytes,
         "parts": len(parts),
         "format": sorted({format_of(part.path) for part in parts}),
         "superseded": sum(map(len, parts)) - len(store),
-        "made_with": origins(parts),
+        "made_with": [origin.as_json() for origin in origins(parts)],
     }
     if lengths.size:
         counts["lengths"] = {
@@ -41,12 +83,8 @@ def describe(store: FeatureStore) -> dict[str, Any]:
     return counts
 
 
-def origins(parts: Iterable[Part]) -> list[dict[str, Any]]:
-    """Return the different versions and devices that computed parts.
-
-    Each entry is the `made_with` of some parts, with the number of these parts and of their
-    utterances.
-    """
+def origins(parts: Iterable[Part]) -> list[Origin]:
+    """Return the different versions and devices that computed parts."""
     num_parts: dict[str, int] = {}
     num_utterances: dict[str, int] = {}
     for part in parts:
@@ -56,8 +94,4 @@ def origins(parts: Iterable[Part]) -> list[dict[str, Any]]:
             continue
         num_parts[made_with] = num_parts.get(made_with, 0) + 1
         num_utterances[made_with] = num_utterances.get(made_with, 0) + len(part)
-    found = []
-    for made_with in sorted(num_parts):
-        counts = {"parts": num_parts[made_with], "utterances": num_utterances[made_with]}
-        found.append(json.loads(made_with) | counts)
-    return found
+    return [Origin(json.loads(each), num_parts[each], num_utterances[each]) for each in sorted(num_parts)]

@@ -51,6 +51,8 @@ PASSES = {"train": 1, "valid": 2, "test": 2}
 """How often each speaker reads a set of sentences, per split."""
 TEMPLATES_PER_PASS = {"train": 20, "valid": 10, "test": 10}
 """Sentence templates per pass, each read with both cues; in train, half of all templates."""
+AudioFields = dict[str, str | float]
+"""The fields of a manifest that locate the audio: wav_path, and start and end if needed."""
 PAUSE_S = (0.2, 0.5)
 ROOM_NOISE = 60.0
 """Standard deviation of the white noise in every file, in int16 units.
@@ -236,7 +238,7 @@ def _make(folder: Path, seed: int) -> CorpusSummary:
     for split in SPLITS:
         planned = plan(split, seed)
         rng = np.random.default_rng([seed, SPLITS.index(split), 1])
-        locations: list[dict[str, Any]] = []
+        locations: list[AudioFields] = []
         for number, speaker in enumerate(SPEAKERS[split]):
             waves = {u.utterance_id: _speak(u) for u in planned if u.speaker_id == speaker}
             samples += sum(map(len, waves.values()))
@@ -259,19 +261,19 @@ def _speak(utterance: PlannedUtterance) -> Samples:
     return speak(utterance.sentence.text, f"{DIALECTS[dialect]}+{variant}", **asdict(utterance.prosody))
 
 
-def _write_wave(path: Path, samples: Samples, rng: np.random.Generator) -> dict[str, Any]:
+def _write_wave(path: Path, samples: Samples, rng: np.random.Generator) -> AudioFields:
     """Write samples int16 (S,) with room noise and return the audio fields of the manifest."""
     noisy = np.rint(samples + ROOM_NOISE * rng.standard_normal(len(samples))).clip(-32768, 32767).astype(np.int16)
     soundfile.write(path, noisy, SAMPLE_RATE, subtype="PCM_16")
     return {"wav_path": f"../wav/{path.name}"}
 
 
-def _write_recording(path: Path, waves: Sequence[Samples], rng: np.random.Generator) -> list[dict[str, Any]]:
+def _write_recording(path: Path, waves: Sequence[Samples], rng: np.random.Generator) -> list[AudioFields]:
     """Write utterances with pauses to one file and return the audio fields of the manifest of each.
 
     Start and end are in seconds, precise enough to round back to the sample.
     """
-    parts, spans, position = [], [], 0
+    parts, spans, position = [], list[AudioFields](), 0
     for wave in waves:
         pause = round(rng.uniform(*PAUSE_S) * SAMPLE_RATE)
         first, last = position + pause, position + pause + len(wave)
@@ -282,7 +284,9 @@ def _write_recording(path: Path, waves: Sequence[Samples], rng: np.random.Genera
     return [file | span for span in spans]
 
 
-def _manifest_entry(utterance: PlannedUtterance, location: Mapping[str, Any], label_set: str) -> dict[str, Any]:
+def _manifest_entry(
+    utterance: PlannedUtterance, location: AudioFields, label_set: str
+) -> dict[str, str | float | None]:
     """Return the manifest entry of an utterance; the causes of its labels are extra keys."""
     return {
         "utterance_id": utterance.utterance_id,

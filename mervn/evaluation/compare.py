@@ -19,6 +19,7 @@ from scipy import stats
 
 from features.canonical import differing_fields
 from mervn.config import CompareOptions
+from mervn.evaluation.baselines import baselines
 from mervn.evaluation.evidence import stacked_confusions
 from mervn.evaluation.intervals import (
     INDEPENDENT,
@@ -106,6 +107,8 @@ class Comparison:
     """None for one pair of seeds."""
     configuration: Mapping[str, tuple[Any, Any]]
     """Fields of the configuration in which A and B differ, with both values."""
+    baselines: Mapping[str, Mapping[str, Any]]
+    """Scores of `chance` and `majority` on the same utterances."""
 
     @property
     def decisive(self) -> UnitDifference:
@@ -142,6 +145,7 @@ def compare(a: Path, b: Path, options: CompareOptions) -> Comparison:
         a, b, options.split, options.metric, len(paired.targets), paired.seeds, paired.left_out, scores_a, scores_b,
         differences, over_seeds([one - two for one, two in zip(scores_a, scores_b, strict=True)]),
         configuration_differences(series_a, series_b, paired.seeds[0]),
+        baselines(np.bincount(paired.targets, minlength=len(paired.labels)), paired.labels),
     )  # fmt: skip
 
 

@@ -96,6 +96,15 @@ def seed_remark(found: Comparison) -> str | None:
     return f"Over {len(found.pairs)} paired seeds: {_over_seeds(found)}."
 
 
+def baselines_remark(found: Comparison) -> str:
+    """Return the scores of both baselines on the same utterances, in one sentence."""
+    chance, majority = found.baselines["chance"], found.baselines["majority"]
+    return (
+        f"On these utterances, the {METRIC_NAMES[found.metric]} of chance is {chance[found.metric]:.4f}, that of the "
+        f"majority (always answer {majority['label']}) is {majority[found.metric]:.4f}."
+    )
+
+
 def _over_seeds(found: Comparison) -> str:
     """Return the differences of the seeds and their interval, in words."""
     seeds = found.over_seeds
@@ -161,6 +170,7 @@ def document(found: Comparison) -> dict[str, Any]:
         "verdict": found.verdict,
         "sentence": sentence(found),
         "seed_remark": seed_remark(found),
+        "baselines": {name: dict(scores) for name, scores in found.baselines.items()},
         "difference": _difference(found.decisive),
         "by_unit": [_difference(each) for each in found.by_unit],
         "over_seeds": None if found.over_seeds is None else asdict(found.over_seeds),

@@ -82,7 +82,8 @@ def is_baseline(line: Line) -> bool:
 def name_of(line: Line, axes: Sequence[str]) -> str:
     """Return the values of a line on all axes that vary, such as `xattn, mean`."""
     if is_baseline(line):
-        return ", ".join([line["kind"], *(line[axis] for axis in axes if axis != "fusion" and line[axis])])
+        kind = line["fusion"] if "fusion" in axes else line["kind"]  # such as linear_text
+        return ", ".join([kind, *(line[axis] for axis in axes if axis != "fusion" and line[axis])])
     return ", ".join(line[axis] for axis in axes)
 
 

@@ -49,7 +49,7 @@ class Candidate:
     @property
     def unread(self) -> frozenset[str]:
         """The options without effect, with the pooling if the fusion has its own."""
-        return frozenset(unread_options(self.options))
+        return frozenset(unread_options(self.options, self.resolved.fusion, self.resolved.loss))
 
 
 _DATA_OPTIONS = frozenset(

@@ -188,7 +188,7 @@ def _weight_bytes(resolved: Resolved[TrainHeadOptions], stored: StoredData) -> i
     shapes = {name: stream.shape for name, stream in stored.streams.items()}
     try:
         with torch.random.fork_rng(devices=[]):
-            head = build_head(resolved.options, shapes, len(stored.labelled.labels))
+            head = build_head(resolved.options, shapes, len(stored.labelled.labels), resolved.modules)
     except Exception:
         return 0
     return 4 * sum(parameter.numel() for parameter in head.parameters())

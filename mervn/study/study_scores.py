@@ -56,14 +56,14 @@ class RowScores:
 
     @property
     def kind(self) -> str:
-        """What was scored: `head`, `linear` or `majority`."""
+        """`head`, `linear` or `majority`."""
         if not self.row.candidates:
             return "majority"
         return "linear" if self.row.candidates[self.chosen].resolved.fusion.linear else "head"
 
     @property
     def against_linear(self) -> str:
-        """Whether the interval of the difference to the linear head is above 0; empty without one."""
+        """The verdict on the difference to the linear head; empty if there is none."""
         if self.row.linear is None:
             return ""
         if self.to_linear is None:

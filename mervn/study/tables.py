@@ -39,7 +39,7 @@ class Tables:
 
     @property
     def has_baselines(self) -> bool:
-        """Whether the study has added baselines to the rows of the grid."""
+        """True if the study has added baselines to the rows of the grid."""
         return any(scores.row.is_baseline for scores in self.scores)
 
     @property

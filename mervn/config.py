@@ -19,6 +19,7 @@ from features.config import (
     SelectorOptions,
     ThreadOptions,
 )
+from mervn.registry import Recipe
 from mervn.run_options import CheckpointOptions, FeatureOptions, MissingOptions, ReportingOptions, TrustOptions
 from mervn.run_options import FoldOptions as FoldOptions
 from mervn.run_options import LabelOptions as LabelOptions
@@ -214,10 +215,13 @@ class AblateOptions(DataOptions, DeviceOptions):
     unit: Annotated[str, Field(min_length=1), Group.DATA] = Field(
         "speaker_id", description="Manifest key of the units of evidence, over which intervals are computed."
     )
+    recipe: Annotated[Recipe | None, Group.DATA] = Field(
+        None, description="Built-in grid in place of GRID.toml, with the scores of a published table."
+    )
     retry: Annotated[bool, Group.TRAINING] = Field(False, description="Train failed cells again.")
     dry_run: Annotated[bool, Group.OUTPUT] = Field(False, description="Print the plan, then stop.")
     example: Annotated[bool, Group.OUTPUT] = Field(
-        False, description="Print an example of a GRID.toml with comments, then stop."
+        False, description="Print an example of a GRID.toml with comments, or the grid of --recipe, then stop."
     )
     trust_code: Annotated[bool, Group.GENERAL, ADVANCED] = Field(
         False, description="Run the custom modules that the grid names; review their code first."

@@ -11,6 +11,7 @@ targets (B,) to a scalar. A loss with `priors` is also given the class priors of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 POOLINGS: dict[str, str] = {
     "cls": "mervn.model.pooling:ClsPooling",
@@ -48,6 +49,8 @@ SAMPLINGS: dict[str, tuple[str, ...]] = {
     "both": ("alpha", "beta"),
 }
 """The options that each sampling reads. For fusions and losses, see their specs."""
+Recipe = Literal["demo", "demo-none", "emobox-iemocap", "meld", "superb-iemocap", "visec"]
+"""Names of the recipes of `mervn ablate`, files in mervn/study/recipes."""
 ATTENTION_OPTIONS = ("heads", "attention_dropout")
 """Options that only fusions with attention read."""
 STREAM_OPTIONS: dict[str, tuple[str, ...]] = {

@@ -67,6 +67,8 @@ NOT_RUN = {
     ("docs/installation.md", "# a machine with an NVIDIA GPU"),
     ("docs/installation.md", "# keep the torch that is installed"),
     ("docs/installation.md", "make setup"),
+    ("docs/recipes.md", "mervn ablate --recipe superb-iemocap --data iemocap --dry-run"),
+    ("docs/recipes.md", "mervn ablate --recipe demo --test"),
 }
 """Page and first line of each block that no test runs."""
 SMALL = """

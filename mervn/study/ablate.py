@@ -19,6 +19,7 @@ from mervn.study.cell_training import CellTraining
 from mervn.study.cells import Cell
 from mervn.study.missing_features import extract_missing
 from mervn.study.pooled_scores import predictions_file
+from mervn.study.recipe_table import RecipeTable, compare_with_paper, open_recipe
 from mervn.study.search import import_optuna, search, settings_json
 from mervn.study.study_plan import Plan, announce, announce_cost, find_complete, grid_json, make_plan, most_cells
 from mervn.study.study_run import STATE_FILE, State
@@ -35,6 +36,8 @@ class StudyResult:
     waiting: int
     """Number of cells that this call trained, or would train."""
     tables: Tables | None = None
+    recipe: RecipeTable | None = None
+    """The published scores beside those of the study; None without [paper], and if test was not read."""
 
 
 def ablate(path: Path, options: AblateOptions, data: Path, reporter: Reporter = SILENT) -> StudyResult:
@@ -49,6 +52,7 @@ def ablate(path: Path, options: AblateOptions, data: Path, reporter: Reporter = 
         import_optuna()
     plan = make_plan(path, options, data)
     announce(plan, reporter)
+    recipe = open_recipe(plan, reporter)
     if options.dry_run:
         return _dry_run(plan, reporter)
     with locked(plan.output, STATE_FILE, "study"):
@@ -58,7 +62,9 @@ def ablate(path: Path, options: AblateOptions, data: Path, reporter: Reporter = 
         plan, trained = (_train if options.trials is None else search)(plan, state, reporter)
         state.forget_others()
         state.save()
-        return StudyResult(plan.output, len(plan.cells), trained, _finish(plan, state, reporter))
+        tables = _finish(plan, state, reporter)
+        compared = compare_with_paper(recipe, tables, reporter) if recipe else None
+        return StudyResult(plan.output, len(plan.cells), trained, tables, compared)
 
 
 def _open_state(plan: Plan, reporter: Reporter) -> State:

@@ -7,7 +7,6 @@ test: the values of [tune] are compared on valid, and [rows] are shown, not sele
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -16,14 +15,22 @@ from typing import Any, get_origin
 
 from features.config import is_custom_module
 from features.errors import UsageError
-from features.regular_files import read_regular
 from features.suggestions import did_you_mean
 from mervn.config import TrainHeadOptions
-from mervn.study.toml_values import Range, are_different_numbers, are_lists, is_finite, is_number, read_range, same
+from mervn.study.toml_values import (
+    Range,
+    are_different_numbers,
+    are_lists,
+    is_finite,
+    is_number,
+    parse_toml,
+    read_range,
+    same,
+)
 
 DESIGNS = ("grid", "one-at-a-time")
 TABLES = ("base", "rows", "tune")
-KEYS = ("design", "seeds", "folds", "reference", "baselines", *TABLES)
+KEYS = ("design", "seeds", "folds", "reference", "baselines", *TABLES, "paper")
 DEFAULT_SEEDS = 3
 MAX_CELLS = 100_000
 """A grid with more cells is refused: it cannot be meant."""
@@ -116,21 +123,13 @@ def read_grid(path: Path, trust_code: bool = False, trials: int | None = None) -
     A grid that names code of the user needs `trust_code`: files can come from other people. With
     `trials` the axes of [tune] are searched and can be ranges.
     """
-    reader = _Reader(path, _parse(path), trials)
+    document = parse_toml(path)
+    reader = _Reader(path, document, trials)
     grid = reader.read()
     if reader.faults:
         raise UsageError("\n".join(f"{path}: {fault}" for fault in reader.faults))
     _refuse_code(grid, trust_code)
     return grid
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(read_regular(path).decode("utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"{path} must be a TOML file, but it does not exist; see mervn ablate --example") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} must be a TOML file: {error}") from error
 
 
 def _refuse_code(grid: Grid, trust_code: bool) -> None:

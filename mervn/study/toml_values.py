@@ -1,11 +1,16 @@
-"""Checks of values of a GRID.toml: lists, numbers, and ranges of numbers."""
+"""The TOML file of a grid, and checks of its values: lists, numbers, and ranges of numbers."""
 
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
+
+from features.errors import UsageError
+from features.regular_files import read_regular
 
 RANGE_KEYS = ("low", "high", "log", "step")
 
@@ -27,6 +32,16 @@ class Range:
 def same(a: Any, b: Any) -> bool:
     """Tell whether two values of a TOML file are equal; true is not 1, but 1 is 1.0."""
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
+
+
+def parse_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; UsageError if it is missing or invalid."""
+    try:
+        return tomllib.loads(read_regular(path).decode("utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} must be a TOML file, but it does not exist; see mervn ablate --example") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path} must be a TOML file: {error}") from error
 
 
 def read_range(annotation: Any, value: Mapping[str, Any]) -> Range:

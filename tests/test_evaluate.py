@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from test_train_head import data, made, train
 from tiny import read_jsonl, write_manifest
 
@@ -127,3 +128,16 @@ def test_below_four_speakers_the_command_says_that_there_is_no_interval(
     out = capsys.readouterr().out
     assert "no interval: it needs at least 4 units, found G = 3 speakers" in out and "none" in out
     assert json.loads((run / "metrics-test.json").read_text())["intervals"] == dict.fromkeys(METRICS)
+
+
+def test_a_model_that_gives_nan_has_no_score(data: Path, tmp_path: Path) -> None:
+    run = train(data, tmp_path / "run", epochs=1).path
+    weights = load_file(run / "model.safetensors")
+    for name in weights:
+        if name.endswith("bias"):
+            weights[name] = weights[name] * float("nan")
+    save_file(weights, run / "model.safetensors")
+    before = sorted(path.name for path in run.iterdir())
+    with pytest.raises(InputError, match=r"finite probabilities, found \[nan, nan\] for valid.jsonl:1 'valid-000'"):
+        evaluate(run, EvaluateOptions())
+    assert sorted(path.name for path in run.iterdir()) == before

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from features.errors import InputError, UsageError
 from features.progress import SILENT, Reporter
 from features.store.reader import FeatureStore
 from mervn.config import AblateOptions
-from mervn.study.ablate import StudyResult, ablate
+from mervn.study.ablate import StudyResult, ablate, was_evaluated
 from mervn.study.cell_worker import CellTrainer
 
 BASE = "[base]\ndim = 8\nheads = 2\nmlp = [8]\nepochs = 2\nbatch-size = 8\n"
@@ -142,6 +143,14 @@ def test_folds_are_pooled(data: Path, tmp_path: Path) -> None:
     assert result.cells == 8 and [row["n"] for row in table] == ["24", "24"]
     assert {row["split"] for row in table} == {"test"}
     assert len(read_jsonl(data / "test_access.jsonl")) == 8
+
+
+def test_predictions_on_other_data_are_not_those_of_a_fold(data: Path, tmp_path: Path) -> None:
+    cell: Any = SimpleNamespace(run=tmp_path, fold=2)
+    (tmp_path / "predictions-test-0123abcd.jsonl").write_text("")
+    for recorded, expected in (({"manifest_sha256": "1"}, False), ({"fold": 1}, False), ({"fold": 2}, True)):
+        write_json(tmp_path / "metrics-test-0123abcd.json", recorded)
+        assert was_evaluated(cell, data) is expected
 
 
 def wait_for_cells(process: WarmProcess, output: Path, count: int) -> None:

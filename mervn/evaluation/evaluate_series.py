@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import UsageError
+from features.errors import InputError, UsageError
 from features.progress import SILENT, Reporter
 from mervn.config import EvaluateOptions
 from mervn.evaluation.corruption import corruption_scores, describe_corruption
@@ -19,7 +19,7 @@ from mervn.evaluation.evidence import ScoredUtterances, evidence, pooled
 from mervn.evaluation.intervals import METRICS, score
 from mervn.evaluation.leak_baselines import leak_scores
 from mervn.evaluation.ledger import Look, record_look
-from mervn.evaluation.open_run import open_run, results_name
+from mervn.evaluation.open_run import OpenedRun, open_run, results_name
 from mervn.evaluation.series import Key, Series, read_series
 from mervn.evaluation.shuffled_labels import shuffled_scores
 from mervn.run_folder import SCHEMA, write_json
@@ -38,6 +38,7 @@ def evaluate_series(folder: Path, options: EvaluateOptions, reporter: Reporter =
     if options.data is not None and len(series.folds) > 1:
         raise UsageError(f"--data cannot be given for the folds of {folder}; evaluate their runs one by one")
     opened = {key: open_run(run, options, reporter) for key, run in series.runs.items()}
+    _refuse_other_utterances(series, opened)
     preparations = {key: prepare(run, options, reporter) for key, run in opened.items()}
     members = [run.look for run in opened.values()]
     look, looks = _joined(members), None
@@ -54,6 +55,21 @@ def evaluate_series(folder: Path, options: EvaluateOptions, reporter: Reporter =
     if looks is not None:
         metrics["test_looks"] = looks
     return metrics
+
+
+def _refuse_other_utterances(series: Series, opened: Mapping[Key, OpenedRun]) -> None:
+    """Raise InputError unless all seeds of a fold are scored on the same utterances and labels.
+
+    A run that was replaced by one on other data would be averaged with the others.
+    """
+    for seed, fold in series.runs:
+        first, split = opened[series.seeds[0], fold].split, opened[seed, fold].split
+        ids = [[utterance.utterance_id for utterance in each.utterances] for each in (first, split)]
+        if ids[0] != ids[1] or not np.array_equal(first.targets, split.targets):
+            raise InputError(
+                f"all seeds must be scored on the same utterances and labels, but {series.runs[seed, fold]} has others "
+                f"than {series.runs[series.seeds[0], fold]}; train it again"
+            )
 
 
 def _joined(looks: Sequence[Look]) -> Look:

@@ -130,6 +130,7 @@ def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOpti
         "dropped": opened.dropped,
         **({} if opened.without is None else {"without": opened.without}),
         **opened.sources,
+        "model_sha256": opened.model_sha256,
         split.name: {"missing": len(split.missing), **scores.as_json()},
         **evidence([utterances], labels),
         "calibration": None if temperature is None else calibrate(split.targets, probabilities, temperature).as_json(),

@@ -70,6 +70,8 @@ class OpenedRun:
     """Whether the inputs, before a change of them, are those of the run's own split."""
     original: Split
     """The split before a change of its inputs."""
+    model_sha256: str
+    """Hash of model.safetensors, which the results record."""
     change: str | None = None
     """The change of the inputs, such as without-text or corrupt-tones."""
     without: str | None = None
@@ -121,10 +123,11 @@ def open_run(run: Path, options: EvaluateOptions, reporter: Reporter) -> OpenedR
         text = loaded.read_text(corruption.utterances, device)
         loaded = replace(loaded, split=CorruptedText(original, corruption, text))
     # a score of changed inputs says something new about the split, so it is another look
+    model_sha256 = hashlib.sha256((run / MODEL_FILE).read_bytes()).hexdigest()
     look = Look(config.hash, _weights_sha256(run, loaded), _inputs_sha256(sources, loaded.split))
     return OpenedRun(
-        run, config, data, loaded, device, sources, labelled.dropped, look, is_own, original, options.change,
-        options.without, corruption,
+        run, config, data, loaded, device, sources, labelled.dropped, look, is_own, original, model_sha256,
+        options.change, options.without, corruption,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shlex
@@ -15,7 +16,7 @@ import numpy as np
 from features.atomic_files import read_object
 from features.errors import InputError
 from features.regular_files import read_regular
-from mervn.run_folder import METRICS_FILE, RunConfig
+from mervn.run_folder import METRICS_FILE, MODEL_FILE, RunConfig
 
 Array = np.ndarray[Any, Any]
 SUM_TOLERANCE = 1e-3
@@ -74,7 +75,8 @@ def read_entries(path: Path, split: str, command: str, labels: Sequence[str] | N
 
     labels: those of the run; None for those of the first line. Raises FileNotFoundError if there is no
     file. Raises InputError, which suggests `command`, if it is damaged, if an utterance occurs twice,
-    or if it does not give the number of utterances and the confusion matrix that were recorded.
+    if it is of other weights than the run, or if it does not give the number of utterances and the
+    confusion matrix that were recorded.
     """
     try:
         content = read_regular(path)
@@ -95,6 +97,7 @@ def read_entries(path: Path, split: str, command: str, labels: Sequence[str] | N
             raise InputError(f"{path}:{number}: {error}; evaluate the run again:\n  {command}") from error
         entries.append(entry)
     document, _ = _metrics_beside(path, split)
+    _refuse_other_model(path, document, command)
     scores = document.get(split)
     recorded = scores if isinstance(scores, dict) else {}
     expected = recorded.get("n") if isinstance(recorded.get("n"), int) else None
@@ -104,6 +107,19 @@ def read_entries(path: Path, split: str, command: str, labels: Sequence[str] | N
     if "confusion" in recorded and recorded["confusion"] != _confusion(entries, labels or ()):
         raise InputError(f"{path} must give the scores of the run, but does not; evaluate it again:\n  {command}")
     return entries
+
+
+def _refuse_other_model(path: Path, document: Mapping[str, Any], command: str) -> None:
+    """Raise InputError if the metrics record other weights than those of the run.
+
+    An evaluation that ended after the run was trained again leaves such files.
+    """
+    model, recorded = path.with_name(MODEL_FILE), document.get("model_sha256")
+    if recorded is not None and model.is_file() and recorded != hashlib.sha256(model.read_bytes()).hexdigest():
+        raise InputError(
+            f"{path} must be of the weights in {model}, but these have changed since; "
+            f"evaluate the run again:\n  {command}"
+        )
 
 
 def _confusion(entries: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[list[int]]:

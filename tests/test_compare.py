@@ -322,6 +322,8 @@ def test_a_key_that_the_predictions_lack_is_named_with_the_command_that_saves_it
     a = write_run(tmp_path / "a", entries, answers(entries, 0.8, 0))
     with pytest.raises(InputError, match=r"has no 'speaker'; did you mean speaker_id\?.*\n  mervn evaluate .* --unit"):
         compare(a, a, CompareOptions(unit=("speaker",)))
+    with pytest.raises(UsageError, match="--unit must name keys of the manifest, .* found 'label', which is a result"):
+        compare(a, a, CompareOptions(unit=("speaker_id", "label")))
     with pytest.raises(UsageError, match="must be the folder of a run or of a series"):
         compare(a, tmp_path / "nowhere", CompareOptions())
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from test_extract import run as extract
-from test_finetune import tune
 from test_train_head import SMALL, data, made, train
 from tiny import make_phobert, read_jsonl, write_manifest
 
@@ -77,20 +76,6 @@ def test_a_head_scores_as_on_data_with_these_transcripts(data: Path, tmp_path: P
     assert mine != pytest.approx(probabilities(run / "predictions-test.jsonl"), abs=1e-3)  # negative control
     assert found["corrupt"]["original"] == {name: own["test"][name] for name in found["corrupt"]["original"]}
     assert found["corrupt"]["changed_transcripts"] == 7
-
-
-@pytest.mark.filterwarnings("ignore:.* text streams are empty:UserWarning")
-def test_a_finetuned_run_reads_the_corrupted_transcripts(made: Path, tmp_path: Path) -> None:
-    own = Path(shutil.copytree(made, tmp_path / "data", copy_function=shutil.copy2))
-    recognise(own)
-    run = tune(train(own, tmp_path / "head").path, tmp_path / "tuned", epochs=1).path
-    evaluate(run, EvaluateOptions(split="test", corrupt="asr"))
-    mine = probabilities(run / "predictions-test-corrupt-asr.jsonl")
-    evaluate(run, EvaluateOptions(split="test"))
-    assert mine != pytest.approx(probabilities(run / "predictions-test.jsonl"), abs=1e-3)  # negative control
-    shutil.copyfile(replaced(own, tmp_path / "other", "asr") / "test.jsonl", own / "test.jsonl")
-    evaluate(run, EvaluateOptions(split="test"))
-    assert mine == pytest.approx(probabilities(run / "predictions-test.jsonl"), abs=1e-6)
 
 
 def test_the_difference_is_paired_and_the_corruption_is_one_look(data: Path, tmp_path: Path) -> None:

@@ -135,10 +135,7 @@ def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOpti
         **evidence([utterances], labels),
         "calibration": None if temperature is None else calibrate(split.targets, probabilities, temperature).as_json(),
     }
-    leaks: dict[str, ScoredUtterances | None] = {}
-    for baseline, answers in preparation.leaks.items():
-        leaks[baseline] = None if answers is None else replace(utterances, predictions=answers, groups={})
-    shuffled = [replace(utterances, predictions=answers, groups={}) for answers in preparation.shuffled]
+    leaks, shuffled = _answers(utterances, preparation)
     if leaks:
         of_shuffled = shuffled_scores(shuffled, len(labels)) if shuffled else None
         metrics["leak_baselines"] = leak_scores(leaks, labels) | {"shuffled_labels": of_shuffled}
@@ -155,3 +152,13 @@ def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOpti
     write_jsonl(opened.run / f"predictions-{name}.jsonl", entries)
     write_json(path, metrics)
     return ScoredRun(metrics, utterances, leaks, shuffled, original, opened.corruption)
+
+
+def _answers(
+    utterances: ScoredUtterances, preparation: Preparation
+) -> tuple[dict[str, ScoredUtterances | None], list[ScoredUtterances]]:
+    """Return the predictions of --leak-baselines by name, and for each shuffle of the labels of train."""
+    leaks: dict[str, ScoredUtterances | None] = {}
+    for baseline, answers in preparation.leaks.items():
+        leaks[baseline] = None if answers is None else replace(utterances, predictions=answers, groups={})
+    return leaks, [replace(utterances, predictions=each, groups={}) for each in preparation.shuffled]

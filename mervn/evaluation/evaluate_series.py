@@ -13,6 +13,7 @@ import numpy as np
 from features.errors import InputError, UsageError
 from features.progress import SILENT, Reporter
 from mervn.config import EvaluateOptions
+from mervn.data.split import Split
 from mervn.evaluation.corruption import corruption_scores, describe_corruption
 from mervn.evaluation.evaluate import ScoredRun, prepare, score_run
 from mervn.evaluation.evidence import ScoredUtterances, evidence, pooled
@@ -64,12 +65,16 @@ def _refuse_other_utterances(series: Series, opened: Mapping[Key, OpenedRun]) ->
     """
     for seed, fold in series.runs:
         first, split = opened[series.seeds[0], fold].split, opened[seed, fold].split
-        ids = [[utterance.utterance_id for utterance in each.utterances] for each in (first, split)]
-        if ids[0] != ids[1] or not np.array_equal(first.targets, split.targets):
+        if _ids(first) != _ids(split) or not np.array_equal(first.targets, split.targets):
             raise InputError(
                 f"all seeds must be scored on the same utterances and labels, but {series.runs[seed, fold]} has others "
                 f"than {series.runs[series.seeds[0], fold]}; train it again"
             )
+
+
+def _ids(split: Split) -> list[str]:
+    """Return the ids of the utterances."""
+    return [utterance.utterance_id for utterance in split.utterances]
 
 
 def _joined(looks: Sequence[Look]) -> Look:

@@ -102,6 +102,8 @@ class CheckModuleOptions(Options):
 class EvaluateOptions(FeatureOptions, TrustOptions, ReportingOptions, DeviceOptions):
     """Options of `mervn evaluate RUN`."""
 
+    exclusive = (("without", "corrupt"),)
+
     split: Annotated[Literal["train", "valid", "test"], Group.DATA] = Field(
         "valid", description="train, valid or test; each evaluation on test is recorded in test_access.jsonl."
     )
@@ -122,6 +124,9 @@ class EvaluateOptions(FeatureOptions, TrustOptions, ReportingOptions, DeviceOpti
     without: Annotated[Literal["text", "audio"] | None, Group.DATA] = Field(
         None, description="Withhold a modality, text or audio: score as if every utterance lacked it."
     )
+    corrupt: Annotated[Literal["tones", "asr"] | None, Group.DATA] = Field(
+        None, description="Score other transcripts: with exchanged tone marks (tones), or transcript_asr (asr)."
+    )
     leak_baselines: Annotated[bool, Group.OUTPUT] = Field(
         False, description="Also score baselines that read only duration, missing or repeated transcript, or speaker."
     )
@@ -131,6 +136,19 @@ class EvaluateOptions(FeatureOptions, TrustOptions, ReportingOptions, DeviceOpti
         if self.leak_baselines and self.split == "train":
             raise ValueError("--leak-baselines are trained on train; score them on valid or test: --split valid")
         return self
+
+    @model_validator(mode="after")
+    def _check_changes(self) -> Any:
+        if self.without is not None and self.corrupt is not None:
+            raise ValueError("--without and --corrupt are scores of their own; give one of them")
+        return self
+
+    @property
+    def change(self) -> str | None:
+        """The change of the inputs, such as without-text or corrupt-tones, as in names of files."""
+        if self.without is not None:
+            return f"without-{self.without}"
+        return None if self.corrupt is None else f"corrupt-{self.corrupt}"
 
 
 class CompareOptions(Options):

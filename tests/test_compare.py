@@ -1,5 +1,6 @@
 """Comparison of saved predictions: exact numbers, planted cases, refusals, and the verdict in words."""
 
+import hashlib
 import itertools
 import json
 import re
@@ -321,6 +322,8 @@ def test_a_key_that_the_predictions_lack_is_named_with_the_command_that_saves_it
     a = write_run(tmp_path / "a", entries, answers(entries, 0.8, 0))
     with pytest.raises(InputError, match=r"has no 'speaker'; did you mean speaker_id\?.*\n  mervn evaluate .* --unit"):
         compare(a, a, CompareOptions(unit=("speaker",)))
+    with pytest.raises(UsageError, match="--unit must name keys of the manifest, .* found 'label', which is a result"):
+        compare(a, a, CompareOptions(unit=("speaker_id", "label")))
     with pytest.raises(UsageError, match="must be the folder of a run or of a series"):
         compare(a, tmp_path / "nowhere", CompareOptions())
 
@@ -376,3 +379,15 @@ def test_predictions_of_valid_are_compared_as_training_saved_them(tmp_path: Path
     write_jsonl(runs[1] / "predictions-valid.jsonl", with_predictions(entries[:50], answers(entries[:50], 0.5, 0)))
     with pytest.raises(InputError, match="must hold the 120 utterances that were scored, found 50"):
         compare(*runs, CompareOptions(split="valid"))
+
+
+def test_predictions_of_earlier_weights_are_refused(tmp_path: Path) -> None:
+    entries = make_utterances(8)
+    runs = [write_run(tmp_path / name, entries, answers(entries, 0.7, seed)) for seed, name in enumerate("ab")]
+    (runs[0] / "model.safetensors").write_bytes(b"first")
+    path = runs[0] / "metrics-test.json"
+    write_json(path, {**json.loads(path.read_text()), "model_sha256": hashlib.sha256(b"first").hexdigest()})
+    assert compare(*runs, CompareOptions()).n == 160
+    (runs[0] / "model.safetensors").write_bytes(b"second")
+    with pytest.raises(InputError, match=r"must be of the weights in .*, but these have changed since; evaluate"):
+        compare(*runs, CompareOptions())

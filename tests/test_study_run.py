@@ -27,7 +27,7 @@ from features.progress import SILENT, Reporter
 from features.store.reader import FeatureStore
 from mervn.config import AblateOptions
 from mervn.study import search
-from mervn.study.ablate import StudyResult, ablate
+from mervn.study.ablate import StudyResult, ablate, was_evaluated
 from mervn.study.cell_worker import CellTrainer
 from mervn.study.study_run import OneProcess
 
@@ -187,6 +187,14 @@ def start_warm(patch: pytest.MonkeyPatch | None = None) -> None:
     """Start the processes of studies as forks, from now on."""
     names = {"Popen": WarmPopen, "PIPE": subprocess.PIPE, "TimeoutExpired": subprocess.TimeoutExpired}
     (patch or pytest.MonkeyPatch()).setattr("mervn.study.study_run.subprocess", SimpleNamespace(**names))
+
+
+def test_predictions_on_other_data_are_not_those_of_a_fold(data: Path, tmp_path: Path) -> None:
+    cell: Any = SimpleNamespace(run=tmp_path, fold=2)
+    (tmp_path / "predictions-test-0123abcd.jsonl").write_text("")
+    for recorded, expected in (({"manifest_sha256": "1"}, False), ({"fold": 1}, False), ({"fold": 2}, True)):
+        write_json(tmp_path / "metrics-test-0123abcd.json", recorded)
+        assert was_evaluated(cell, data) is expected
 
 
 def wait_for_cells(process: WarmProcess, output: Path, count: int) -> None:

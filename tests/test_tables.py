@@ -168,6 +168,7 @@ def test_the_choice_does_not_change_with_test(tmp_path: Path) -> None:
         for entry in lines:
             wrong = LABELS[(LABELS.index(entry["label"]) + 1) % 3]
             entry["prediction"] = entry["label"] if cell.candidate == 0 else wrong
+            entry["probabilities"] = {label: float(label == entry["prediction"]) for label in LABELS}
         path.write_text("".join(json.dumps(entry) + "\n" for entry in lines))
     (row,) = Study(study.rows, study.cells, study.complete).scores("test")
     assert row.chosen == 1 and row.mean() == 0
@@ -282,10 +283,11 @@ def test_other_utterances_are_never_compared(tmp_path: Path) -> None:
         path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
     assert study.scores("valid")[1].difference is None
     other = make_study(tmp_path / "other", {"late": [0.6], "xattn": [0.7]})
-    path = other.cells[3].run / "predictions-valid.jsonl"  # the same utterances, of which one has another label
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lines[0]["label"] = LABELS[(LABELS.index(lines[0]["label"]) + 1) % 3]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for cell in other.cells[3:]:  # the same utterances, of which one has another label
+        path = cell.run / "predictions-valid.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines[0]["label"] = LABELS[(LABELS.index(lines[0]["label"]) + 1) % 3]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert other.scores("valid")[1].difference is None
     path = study.cells[0].run / "predictions-valid.jsonl"
     path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
@@ -296,8 +298,58 @@ def test_other_utterances_are_never_compared(tmp_path: Path) -> None:
 def test_damaged_predictions_are_named(tmp_path: Path) -> None:
     study = make_study(tmp_path, {"late": [0.6]})
     (study.cells[0].run / "predictions-valid.jsonl").write_text("{}\n")
-    with pytest.raises(InputError, match=r"predictions-valid.jsonl must hold the predictions of a run"):
+    with pytest.raises(InputError, match=r"predictions-valid.jsonl:1: must be a JSON object with an utterance_id"):
         study.scores("valid")
+
+
+def test_the_order_of_the_lines_does_not_matter(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.6], "xattn": [0.7]})
+    expected = study.scores("valid")
+    for cell in (study.cells[1], study.cells[5]):
+        path = cell.run / "predictions-valid.jsonl"
+        path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    found = Study(study.rows, study.cells, study.complete).scores("valid")
+    for one, other in zip(expected, found, strict=True):
+        assert one.interval == other.interval and one.difference == other.difference
+
+
+def change_lines(path: Path, fault: str) -> None:
+    """Plant a fault that keeps the number of lines."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    if fault == "an utterance twice":
+        lines[1] = lines[0]
+    elif fault == "another label in one seed":
+        lines[0]["label"] = LABELS[(LABELS.index(lines[0]["label"]) + 1) % 3]
+    else:
+        lines[0]["prediction"] = LABELS[(LABELS.index(lines[0]["prediction"]) + 1) % 3]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("an utterance twice", r":2: utterance_id must occur once, found 'valid-0-000' in line 1 too"),
+        ("another label in one seed", r"must have the same label of each utterance in all seeds, found another"),
+        ("another prediction", r":1: prediction must be a most probable label, found "),
+    ],
+)
+def test_predictions_that_keep_their_number_but_not_their_content_are_named(
+    tmp_path: Path, fault: str, message: str
+) -> None:
+    study = make_study(tmp_path, {"late": [0.6], "xattn": [0.7]})
+    change_lines(study.cells[1].run / "predictions-valid.jsonl", fault)
+    with pytest.raises(InputError, match=message):
+        study.scores("valid")
+
+
+def test_a_line_separator_in_a_key_of_the_manifest_ends_no_line(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.6], "xattn": [0.7]})
+    expected = study.scores("valid")[0].mean()
+    for cell in study.cells:
+        path = cell.run / "predictions-valid.jsonl"
+        lines = [{**json.loads(line), "note": "a\u2028b\x85c"} for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+    assert Study(study.rows, study.cells, study.complete).scores("valid")[0].mean() == expected
 
 
 @pytest.mark.parametrize(("split", "metrics"), [("valid", "metrics.json"), ("test", "metrics-test.json")])

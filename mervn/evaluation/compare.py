@@ -33,6 +33,7 @@ from mervn.evaluation.intervals import (
 from mervn.evaluation.paired_predictions import PairedPredictions, pair_predictions
 from mervn.evaluation.series import Series, read_series
 
+Array = np.ndarray[Any, Any]
 LEVEL = 0.95
 MAX_SEEDS = 1_000
 """More seeds are never suggested."""
@@ -140,7 +141,8 @@ def compare(a: Path, b: Path, options: CompareOptions) -> Comparison:
     paired = pair_predictions(series_a, series_b, options.split, options.unit)
     differences = []
     for key, values in paired.units.items():
-        differences.append(unit_difference(paired, key, group_units(values, key), options.metric))
+        predictions, units = (paired.a, paired.b), group_units(values, key)
+        differences.append(unit_difference(paired.targets, predictions, key, units, options.metric, len(paired.labels)))
     scores_a = seed_scores(paired, paired.a, options.metric)
     scores_b = seed_scores(paired, paired.b, options.metric)
     return Comparison(
@@ -161,12 +163,21 @@ def seed_scores(paired: PairedPredictions, seeds: Sequence[np.ndarray[Any, Any]]
     return found
 
 
-def unit_difference(paired: PairedPredictions, key: str, units: Units, metric: str) -> UnitDifference:
-    """Return the difference of the means over seeds, with interval and test by unit."""
-    num_classes = len(paired.labels)
-    a = stacked_confusions(paired.targets, paired.a, units, num_classes)
-    b = stacked_confusions(paired.targets, paired.b, units, num_classes)
-    if len(paired.seeds) == 1 or not units.independent:
+def unit_difference(
+    targets: Array,
+    predictions: tuple[Sequence[Array], Sequence[Array]],
+    key: str,
+    units: Units,
+    metric: str,
+    num_classes: int,
+) -> UnitDifference:
+    """Return the difference of the means over seeds, with interval and test by unit.
+
+    targets: (N,) int64; predictions: of A and B, for each seed (N,) int64; key: of the units.
+    """
+    a = stacked_confusions(targets, predictions[0], units, num_classes)
+    b = stacked_confusions(targets, predictions[1], units, num_classes)
+    if len(predictions[0]) == 1 or not units.independent:
         return UnitDifference(key, units, paired_difference(a, b, units, metric))
     # McNemar's test is for one pair of predictions per utterance: with several seeds, flip signs
     found = paired_difference(a, b, replace(units, independent=False), metric)

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import InputError
+from features.errors import InputError, UsageError
 from features.suggestions import did_you_mean
 from mervn.evaluation.saved_predictions import SavedPredictions, evaluate_command, read_predictions
 from mervn.evaluation.series import Key, Series
 
 Array = np.ndarray[Any, Any]
+RESULT_KEYS = ("label", "prediction", "probabilities")
+"""Keys of saved predictions that are no units of evidence."""
 SHOWN = 3
 """Maximum number of utterances that a message names."""
 
@@ -124,7 +126,12 @@ def _read(series: Series, seeds: Sequence[int], split: str) -> dict[Key, SavedPr
 
 
 def unit_values(folds: Sequence[SavedPredictions], key: str, path: Path, split: str) -> list[Any]:
-    """Return the value of a key for each utterance; InputError if no utterance has the key."""
+    """Return the value of a key for each utterance.
+
+    UsageError for a key that is a result, InputError if no utterance has the key.
+    """
+    if key in RESULT_KEYS:
+        raise UsageError(f"--unit must name keys of the manifest, such as speaker_id, found {key!r}, which is a result")
     values = [entry.get(key) for fold in folds for entry in fold.entries]
     known = list(dict.fromkeys(name for fold in folds for entry in fold.entries for name in entry))
     if key not in known:

@@ -98,7 +98,8 @@ def _metric_scores(paired: PairedPredictions, keys: Sequence[str], metric: str) 
     """Return a metric of A and B, as means over seeds, and their difference by the most cautious unit."""
     by_unit: list[UnitDifference] = []
     for key in keys:
-        by_unit.append(unit_difference(paired, key, group_units(paired.units[key], key), metric))
+        predictions, units = (paired.a, paired.b), group_units(paired.units[key], key)
+        by_unit.append(unit_difference(paired.targets, predictions, key, units, metric, len(paired.labels)))
     interval = max(by_unit, key=lambda each: each.caution).paired.interval
     a, b = (float(np.mean(seed_scores(paired, side, metric))) for side in (paired.a, paired.b))
     bounds = {"low": None, "high": None} if interval is None else {"low": interval.low, "high": interval.high}

@@ -152,7 +152,7 @@ class _OncePerLine(WithoutBars):
 
 def _evaluate(cell: Cell, plan: Plan, reporter: Reporter) -> None:
     """Evaluate a chosen cell on test, unless its predictions on this test split exist."""
-    if _was_evaluated(cell, plan.data):
+    if was_evaluated(cell, plan.data):
         return
     options = EvaluateOptions(
         split="test", features_dir=cell.options.features_dir, audio_root=cell.options.audio_root,
@@ -161,12 +161,13 @@ def _evaluate(cell: Cell, plan: Plan, reporter: Reporter) -> None:
     evaluate(cell.run, options, reporter)
 
 
-def _was_evaluated(cell: Cell, data: Path) -> bool:
+def was_evaluated(cell: Cell, data: Path) -> bool:
+    """Tell whether a cell has predictions on the test split of its data, or of its fold."""
     path = predictions_file(cell.run, "test")
     metrics = path.with_name(path.name.replace("predictions", "metrics")).with_suffix(".json") if path else None
     if metrics is None or not metrics.is_file():
         return False
     recorded = json.loads(metrics.read_text("utf-8"))
-    if cell.fold is not None:  # training has checked the folds and the manifests
-        return True
+    if cell.fold is not None:  # training has checked the folds and the manifests; other data have no fold
+        return bool(recorded.get("fold") == cell.fold)
     return bool(recorded["manifest_sha256"] == hashlib.sha256((data / "test.jsonl").read_bytes()).hexdigest())

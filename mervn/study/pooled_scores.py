@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from features.atomic_files import read_object
 from features.errors import InputError
-from features.regular_files import read_regular
 from mervn.evaluation.intervals import Units, group_units, score, unit_confusions
+from mervn.evaluation.saved_predictions import evaluate_command, read_entries
 from mervn.run_folder import ENVIRONMENT_FILE, METRICS_FILE
 from mervn.study.cells import Cell
 
@@ -84,6 +83,13 @@ def pool(cells: Sequence[Cell], complete: frozenset[str], split: str, unit: str)
                 f"all seeds must have predictions of the same utterances, found others for seed {seed} in "
                 f"{by_seed[seed][0].run.parent}; train these cells again with another --output"
             )
+        entries[seed] = {key: of_seed[key] for key in first}  # units are in the order of the first seed
+        other = [key for key in first if of_seed[key]["label"] != first[key]["label"]]
+        if other:
+            raise InputError(
+                f"{by_seed[seed][0].run.parent} must have the same label of each utterance in all seeds, found another "
+                f"label of {other[0][1]!r} for seed {seed}; train these cells again with another --output"
+            )
     labels = sorted({label for entry in first.values() for label in entry["probabilities"]})
     units = group_units([entry.get(unit) for entry in first.values()], unit)
     confusions = {}
@@ -121,32 +127,7 @@ def read_predictions(run: Path, split: str) -> list[dict[str, Any]]:
     path = predictions_file(run, split)
     if path is None:
         raise InputError(f"{run} must hold predictions-{split}.jsonl, but it does not exist")
-    try:
-        entries = [json.loads(line) for line in read_regular(path).decode("utf-8").splitlines()]
-        for entry in entries:
-            if not {entry["label"], entry["prediction"]} <= entry["probabilities"].keys():
-                raise ValueError(f"{entry['utterance_id']!r} has a label without a probability")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} must hold the predictions of a run, but cannot be read: {error!r}") from error
-    scored = _num_scored(path, split)
-    if scored is not None and len(entries) != scored:
-        raise InputError(f"{path} must hold the {scored} utterances that were scored, found {len(entries)}")
-    return entries
-
-
-def _num_scored(path: Path, split: str) -> int | None:
-    """Return the number of utterances that the metrics beside a file of predictions record.
-
-    None if there are none. A file that was cut between two lines shows only in this number.
-    """
-    metrics = path.with_name(path.name.replace("predictions-", "metrics-", 1)).with_suffix(".json")
-    if split == "valid" and not metrics.is_file():
-        metrics = path.with_name(METRICS_FILE)  # training writes the scores on valid there
-    if not metrics.is_file():
-        return None
-    scores = read_object(metrics, "the metrics of a run").get(split)
-    count = scores.get("n") if isinstance(scores, dict) else None
-    return count if isinstance(count, int) else None
+    return read_entries(path, split, evaluate_command(run, split))
 
 
 def read_run(run: Path) -> tuple[dict[str, Any], float]:

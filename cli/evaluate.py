@@ -60,7 +60,7 @@ def _print_run(metrics: Mapping[str, Any], split: str, output: Output) -> None:
     print_scores(scores, metrics, {}, output)
     absent = [label for label, found in scores["per_class"].items() if not found["support"]]
     if absent:
-        output.result(f"no utterance of {split} is {' or '.join(absent)}: macro-F1 counts 0 for it, UAR leaves it out")
+        output.result(f"no utterance of {split} is {' or '.join(absent)}: macro-F1 and UAR leave it out")
     missing = f", {scores['missing']} missing" if scores["missing"] else ""
     output.result(
         f"{split}{_change(metrics)}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}, "

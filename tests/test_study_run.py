@@ -26,6 +26,7 @@ from features.errors import InputError, UsageError
 from features.progress import SILENT, Reporter
 from features.store.reader import FeatureStore
 from mervn.config import AblateOptions
+from mervn.report.study_page import write_study_report
 from mervn.study import search
 from mervn.study.ablate import StudyResult, ablate, was_evaluated
 from mervn.study.cell_worker import CellTrainer
@@ -163,7 +164,7 @@ def test_the_baselines_are_cells_of_the_study_and_end_its_table(data: Path, tmp_
     answer = min(train, key=lambda label: (-train[label], label))
     truth = [line["emotion"] for line in read_jsonl(data / "test.jsonl")]
     assert float(table[-1]["accuracy_mean"]) == pytest.approx(truth.count(answer) / len(truth), abs=1e-6)
-    page = (result.output / "report.html").read_text()
+    page = write_study_report(result.output).read_text()
     assert "Baselines are at the end" in page and ">linear_text<" in page
 
 

@@ -12,6 +12,7 @@ import torch
 from test_extract import run as extract
 from test_train_head import SMALL, data, made, train
 from tiny import make_phobert, read_jsonl, write_manifest
+from tiny_extraction import small_encoders
 
 from cli.main import run as mervn
 from features.encoders.selector import parse_selector
@@ -63,7 +64,7 @@ def replaced(data: Path, other: Path, kind: str) -> Path:
 def test_a_head_scores_as_on_data_with_these_transcripts(data: Path, tmp_path: Path) -> None:
     run = train(data, tmp_path / "run").path
     other = replaced(data, tmp_path / "other", "tones")
-    extract(other, "hashed_ngrams")
+    extract(other, small_encoders(tmp_path)[1])
     evaluate(run, EvaluateOptions(split="test", data=other))
     (expected,) = run.glob("predictions-test-????????.jsonl")
     stores = {path: path.stat().st_mtime_ns for path in (data / "stores").rglob("*")}

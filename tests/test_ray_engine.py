@@ -186,7 +186,8 @@ def test_a_machine_that_cannot_see_the_audio_or_the_features_rejects_nothing(tmp
         actor.encode(Unit("u", [[first]], [set()]), [unseen], "token")
 
 
-GRID = 'seeds = 2\n[base]\ndim = 8\nmlp = [8]\nepochs = 1\ntext-encoder = "hashed_ngrams"\n[rows]\nfusion = ["text"]\n'
+GRID = "baselines = false\nseeds = 2\n"
+GRID += '[base]\ndim = 8\nmlp = [8]\nepochs = 1\ntext-encoder = "hashed_ngrams"\n[rows]\nfusion = ["text"]\n'
 WRITTEN = ("config.json", "metrics.json", "predictions-valid.jsonl", "model.safetensors")
 
 

@@ -240,7 +240,9 @@ def test_after_kill_9_of_all_processes_the_tables_have_the_same_bytes(data: Path
         assert (output / name).read_bytes() == (undisturbed.output / name).read_bytes()
 
 
-SEARCHED = f'seeds = 1\n{BASE}[rows]\nfusion = ["late", "text"]\n[tune]\n'.replace("epochs = 2", "epochs = 1")
+SEARCHED = f'baselines = false\nseeds = 1\n{BASE}[rows]\nfusion = ["late", "text"]\n[tune]\n'.replace(
+    "epochs = 2", "epochs = 1"
+)
 SEARCHED = SEARCHED.replace("heads = 2\n", "") + "learning-rate = { low = 1e-4, high = 1e-1, log = true }\n"
 
 
@@ -280,6 +282,17 @@ def test_a_search_is_the_same_after_a_crash_and_in_another_order_of_the_cells(
     for output in (crashed, fewer.output):
         for name in ("table.csv", "effects.csv"):
             assert (output / name).read_bytes() == (whole.output / name).read_bytes()
+
+
+def test_a_search_trains_the_baselines_once(data: Path, tmp_path: Path) -> None:
+    text = SEARCHED.replace("baselines = false\n", "")
+    whole = study(tmp_path, data, text, trials=2)
+    assert whole.cells == whole.waiting == 2 * 2 + 2  # two trials of each row; linear, and linear_text
+    table = read_csv(whole.output / "table.csv")
+    assert [(row["fusion"], bool(row["against_linear"])) for row in table] == [
+        ("late", True), ("text", True), ("linear", False), ("linear_text", False), ("majority", False),
+    ]  # fmt: skip
+    assert study(tmp_path, data, text, trials=2).waiting == 0
 
 
 def test_a_trial_that_failed_is_shown_and_trained_again_with_retry(

@@ -34,3 +34,14 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 def _is_number(text: str) -> bool:
     """Tell whether a cell is a number, or stands for a missing one."""
     return text.replace(".", "", 1).replace("-", "", 1).isdigit() or text in ("-", "")
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$",
+}  # fmt: skip
+
+
+def latex_text(text: str) -> str:
+    """Return text with the special characters of LaTeX escaped."""
+    return "".join(_LATEX.get(letter, letter) for letter in text)

@@ -16,12 +16,13 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 
 from features.errors import InputError
+from features.tables import latex_text
 from mervn.config import TrainHeadOptions
 from mervn.evaluation.intervals import METRICS, PairedDifference, group_units, paired_difference, unit_confusions
 from mervn.study.cells import Candidate, Cell, Row
 from mervn.study.study_baselines import label_key
 from mervn.study.study_scores import Study, marginal_effects
-from mervn.study.tables import latex_text, make_tables, table_lines, write_tables
+from mervn.study.tables import make_tables, table_lines, write_tables
 from mervn.training.setup import resolve_head_options
 
 LABELS = ("angry", "happy", "sad")

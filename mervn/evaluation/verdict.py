@@ -31,10 +31,15 @@ BEATS, DOES_NOT_BEAT = "beats linear", "does not beat linear"
 """Whether the interval of the difference between a row of a study and its linear head is above 0."""
 BASELINES_NOTE = (
     "Baselines are at the end and outside of this correction. majority: always the most frequent label of train. "
-    "linear: logistic regression on the time-means of the same features. A row does not beat linear if the 95 % "
-    "interval of the difference to it, which is not corrected, includes 0 or is below 0."
+    "linear: logistic regression on the time-means of the same features. A row does not beat linear if a 95 % "
+    "interval of the difference to it, over units or over seeds, includes 0 or is below 0; these are not corrected."
 )
 """What a table of a study says about its baselines."""
+OVER_SEEDS_NOTE = (
+    "Over seeds: 95 % t interval of the difference of paired seeds. A difference between two settings is shown only if "
+    "the units and the seeds both show it."
+)
+"""What a table of a study with several seeds says about its differences."""
 SEEDS_TO_TRAIN = 5
 """Number of seeds that is suggested if there is one of each."""
 SMALLEST_SHOWN = 0.0001

@@ -11,8 +11,10 @@ from features.atomic_files import write_atomically
 from features.errors import InputError, name_some
 from mervn.evaluation.verdict import (
     BASELINES_NOTE,
+    BEATS,
     CHOSEN_ON_VALID,
     DOES_NOT_BEAT,
+    OVER_SEEDS_NOTE,
     UNKNOWN_UNITS,
     comparison_needs,
     count_units,
@@ -22,6 +24,7 @@ from mervn.report.page import REPORT_FILE, render
 
 TABLE_FILE, EFFECTS_FILE, CELLS_FILE = "table.csv", "effects.csv", "cells.csv"
 REQUIRED = ("tuned", "split", "reference", "seeds", "macro_f1_mean", "macro_f1_low", "macro_f1_high", "p_holm")
+DIFFERENCE_HEADER = ("difference", "95 % interval", "over seeds", "p (Holm)")
 LEVEL = 0.05
 """Corrected p up to which a difference counts as shown."""
 Line = Mapping[str, str]
@@ -49,12 +52,14 @@ def write_study_report(study: Path) -> Path:
         split=table[0]["split"],
         verdict=" ".join(filter(None, (study_verdict(rows, axes), linear_verdict(rows, axes)))),
         warnings=study_warnings(rows, failed),
-        header=(*axes, "seeds", "macro-F1", "95 % interval", "difference", "95 % interval", "p (Holm)", *linear),
+        header=(*axes, "seeds", "macro-F1", "95 % interval", *DIFFERENCE_HEADER, *linear),
         lines=[[*_line(line, axes), *([_against_linear(line)] if linear else [])] for line in rows],
         baselines_header=("baseline", *axes, "macro-F1", "95 % interval", "difference", "95 % interval"),
         note=BASELINES_NOTE,
+        seeds_note=OVER_SEEDS_NOTE if any(line.get("difference_seeds_low") for line in rows) else "",
         baselines=[_baseline(line, axes) for line in added],
         figures=plot_rows([_place(line, axes) for line in table]),
+        effects_header=("axis", "value", "mean macro-F1", *DIFFERENCE_HEADER),
         effects=[_effect(line) for line in effects],
         cells=[_cell(line) for line in cells],
         failed=[(line["run"], line["error"]) for line in failed],
@@ -101,12 +106,14 @@ def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
         return "The reference has no complete cells, so nothing is compared."
     better: list[str] = []
     worse: list[str] = []
+    changing: list[str] = []
     tested: list[Line] = []
     for line in table:
         if line["p_holm"]:
             tested.append(line)
             if float(line["p_holm"]) <= LEVEL:
-                (better if float(line["difference"]) > 0 else worse).append(name_of(line, axes))
+                side = better if float(line["difference"]) > 0 else worse
+                (side if seeds_agree(line) else changing).append(name_of(line, axes))
     split = table[0]["split"]
     if not tested:
         units = count_units(table[0]["unit"], int(table[0]["groups"]))
@@ -116,7 +123,7 @@ def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
             f"No difference to {reference} can be shown on {split}: with {table[0]['groups']} units of evidence and "
             f"{len(tested)} tests, the smallest corrected p is {least:.2f}. More speakers or fewer rows are needed."
         )
-    if not better and not worse:
+    if not better and not worse and not changing:
         smallest = [float(line["smallest_difference"]) for line in tested if line["smallest_difference"]]
         could = f" A difference of {min(smallest):.3f} to {max(smallest):.3f} could be shown." if smallest else ""
         return f"No row is shown to differ from {reference} on {split}.{could}"
@@ -124,13 +131,22 @@ def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
     for names, word in ((better, "better"), (worse, "worse")):
         if names:
             parts.append(f"Shown to be {word} than {reference} on {split}: {name_some(names, '; ')}.")
+    if changing:
+        why = "because the difference changes with the seed"
+        parts.append(f"Not shown to differ from {reference}, {why}: {name_some(changing, '; ')}.")
     return " ".join(parts)
+
+
+def seeds_agree(line: Line) -> bool:
+    """Tell whether the interval over seeds excludes 0; with one seed, and in older tables, there is none."""
+    low, high = line.get("difference_seeds_low"), line.get("difference_seeds_high")
+    return not low or not high or float(low) > 0 or float(high) < 0
 
 
 def linear_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
     """Return the sentence that names the rows that do not beat linear; empty if none was compared."""
     compared = [line for line in table if line.get("against_linear")]
-    known = [line for line in compared if line["linear_difference_low"]]
+    known = [line for line in compared if line["against_linear"] in (BEATS, DOES_NOT_BEAT)]
     flagged = [name_of(line, axes) for line in known if line["against_linear"] == DOES_NOT_BEAT]
     if not compared:
         return ""
@@ -170,14 +186,18 @@ def _line(line: Line, axes: Sequence[str]) -> list[str]:
     mean, std = line["macro_f1_mean"], line["macro_f1_std"]
     score = f"{float(mean):.3f}" + (f" ± {float(std):.3f}" if std else "") if mean else ""
     difference = "reference" if line["reference"] == "true" else _number(line["difference"], "+.3f")
-    p = _number(line["p_holm"], ".3f")
     values = [line[axis] for axis in axes]
-    return [*values, line["seeds"], score, _range(line, "macro_f1"), difference, _range(line, "difference"), p]
+    return [*values, line["seeds"], score, _range(line, "macro_f1"), difference, *_evidence(line)]
+
+
+def _evidence(line: Line) -> list[str]:
+    """Return the intervals of a difference over units and over seeds, and its p."""
+    return [_range(line, "difference"), _range(line, "difference_seeds"), _number(line["p_holm"], ".3f")]
 
 
 def _against_linear(line: Line) -> str:
     """Return the difference of a line to linear and its interval, with the flag if it does not beat it."""
-    if not line["linear_difference_low"]:
+    if line["against_linear"] not in (BEATS, DOES_NOT_BEAT):
         return line["against_linear"]
     flag = f": {DOES_NOT_BEAT}" if line["against_linear"] == DOES_NOT_BEAT else ""
     return f"{_number(line['linear_difference'], '+.3f')} ({_range(line, 'linear_difference')}){flag}"
@@ -193,8 +213,7 @@ def _baseline(line: Line, axes: Sequence[str]) -> list[str]:
 def _effect(line: Line) -> list[str]:
     """Return what the table of marginal effects shows of a line."""
     difference = _number(line["difference"], "+.3f") or "reference"
-    mean, p = _number(line["macro_f1_mean"], ".3f"), _number(line["p_holm"], ".3f")
-    return [line["axis"], line["value"], mean, difference, _range(line, "difference"), p]
+    return [line["axis"], line["value"], _number(line["macro_f1_mean"], ".3f"), difference, *_evidence(line)]
 
 
 def _cell(line: Line) -> list[str]:
@@ -204,7 +223,7 @@ def _cell(line: Line) -> list[str]:
 
 
 def _range(line: Line, key: str) -> str:
-    low, high = line[f"{key}_low"], line[f"{key}_high"]
+    low, high = line.get(f"{key}_low"), line.get(f"{key}_high")
     return f"{float(low):.3f} to {float(high):.3f}" if low and high else ""
 
 

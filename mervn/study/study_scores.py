@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mervn.evaluation.compare import SeedDifferences, over_seeds
 from mervn.evaluation.intervals import (
     MIN_INTERVAL_UNITS,
     TIE,
@@ -21,6 +22,7 @@ from mervn.evaluation.intervals import (
     holm,
     jackknife_interval,
     paired_difference,
+    score,
 )
 from mervn.evaluation.verdict import BEATS, DOES_NOT_BEAT
 from mervn.study.cells import Cell, Row
@@ -30,6 +32,7 @@ from mervn.study.study_baselines import Answers, label_key, majority_predictions
 METRIC = "macro_f1"
 """The metric of the selection, the intervals and the differences."""
 NO_INTERVAL = f"no interval: fewer than {MIN_INTERVAL_UNITS} units"
+NO_EVIDENCE = "no interval: the difference is the same without any unit"
 NOT_COMPARED = "not compared: other utterances, or no complete cells"
 
 
@@ -51,8 +54,12 @@ class RowScores:
     """To the reference; None for the reference itself."""
     p_holm: float | None = None
     """Corrected for the rows of the grid; None for baselines."""
+    over_seeds: SeedDifferences | None = None
+    """The differences to the reference of paired seeds; None for fewer than two."""
     to_linear: PairedDifference | None = None
     """To the linear head on the same features."""
+    linear_over_seeds: SeedDifferences | None = None
+    """The same of paired seeds; None for fewer than two."""
 
     @property
     def kind(self) -> str:
@@ -70,7 +77,11 @@ class RowScores:
             return NOT_COMPARED
         if self.to_linear.interval is None:
             return NO_INTERVAL
-        return BEATS if self.to_linear.interval.low > TIE else DOES_NOT_BEAT
+        if self.to_linear.interval.high - self.to_linear.interval.low <= TIE:
+            return NO_EVIDENCE
+        seeds = self.linear_over_seeds
+        beats = self.to_linear.interval.low > TIE and (seeds is None or seeds.low > TIE)
+        return BEATS if beats else DOES_NOT_BEAT
 
     def mean(self, metric: str = METRIC) -> float | None:
         """Return the mean over seeds."""
@@ -96,6 +107,8 @@ class Effect:
     mean: float | None
     """Mean score of all rows with this value."""
     difference: PairedDifference | None = None
+    over_seeds: SeedDifferences | None = None
+    """The mean difference of the pairs for each seed that all of them have; None for fewer than two."""
     p_holm: float | None = None
 
 
@@ -184,37 +197,51 @@ def _with_differences(table: list[RowScores]) -> list[RowScores]:
     reference = next((scores for scores in table if scores.row.is_reference), None)
     differences = []
     for scores in table:
-        differences.append(None if scores is reference else _difference([(scores, reference)]))
-    of_grid = [None if scores.row.is_baseline else one for scores, one in zip(table, differences, strict=True)]
+        differences.append((None, None) if scores is reference else _difference([(scores, reference)]))
+    of_grid = [None if scores.row.is_baseline else one for scores, (one, _) in zip(table, differences, strict=True)]
     found = []
-    for scores, difference, p in zip(table, differences, _holm(of_grid), strict=True):
+    for scores, (difference, seeds), p in zip(table, differences, _holm(of_grid), strict=True):
         linear = scores.row.linear
-        to_linear = None if linear is None else _difference([(scores, table[linear])])
-        found.append(replace(scores, difference=difference, p_holm=p, to_linear=to_linear))
+        to_linear, of_linear = (None, None) if linear is None else _difference([(scores, table[linear])])
+        found.append(
+            replace(
+                scores, difference=difference, over_seeds=seeds, p_holm=p, to_linear=to_linear,
+                linear_over_seeds=of_linear,
+            )
+        )  # fmt: skip
     return found
 
 
-def _difference(pairs: Sequence[tuple[RowScores, RowScores | None]]) -> PairedDifference | None:
-    """Compare the first of all pairs with the second, on the seeds that both have.
+def _difference(
+    pairs: Sequence[tuple[RowScores, RowScores | None]],
+) -> tuple[PairedDifference | None, SeedDifferences | None]:
+    """Compare the first of all pairs with the second, on the seeds that both have: by units, and by seeds.
 
     None if a pair scored other utterances.
     """
     first: list[Array] = []
     second: list[Array] = []
     known: Pooled | None = None
+    by_seed: dict[int, list[float]] = {}
     for a, b in pairs:
         pooled, other = a.pooled, b.pooled if b is not None else None
         known = known or pooled
         if known is None or pooled is None or other is None or pooled.keys != known.keys:
-            return None
+            return None, None
         seeds = pooled.comparable(other)
         if not seeds:
-            return None
+            return None, None
         first.append(pooled.stacked(seeds))
         second.append(other.stacked(seeds))
+        gaps = score(first[-1].sum(0), METRIC) - score(second[-1].sum(0), METRIC)  # (K,)
+        for seed, gap in zip(seeds, gaps.tolist(), strict=True):
+            by_seed.setdefault(seed, []).append(gap)
     if known is None:
-        return None
-    return paired_difference(np.concatenate(first, 1), np.concatenate(second, 1), known.units, METRIC)
+        return None, None
+    means = [statistics.fmean(found) for found in by_seed.values() if len(found) == len(pairs)]
+    has_seeds = any(scores.pooled and scores.pooled.has_seeds for pair in pairs for scores in pair if scores)
+    paired = paired_difference(np.concatenate(first, 1), np.concatenate(second, 1), known.units, METRIC)
+    return paired, over_seeds(means) if has_seeds else None
 
 
 def _holm(differences: Sequence[PairedDifference | None]) -> list[float | None]:
@@ -261,8 +288,9 @@ def _effect(axis: str, scored: Sequence[RowScores], of_reference: Sequence[RowSc
         for partner in of_reference:
             if partner is not scores and _without(axis, partner.row) == _without(axis, scores.row):
                 pairs.append((scores, partner))
-    difference = _difference(pairs) if pairs else None
-    return Effect(axis, scored[0].row.axes[axis], len(pairs), statistics.mean(known) if known else None, difference)
+    difference, seeds = _difference(pairs) if pairs else (None, None)
+    mean = statistics.mean(known) if known else None
+    return Effect(axis, scored[0].row.axes[axis], len(pairs), mean, difference, seeds)
 
 
 def _without(axis: str, row: Row) -> dict[str, Any]:

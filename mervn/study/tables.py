@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from features.atomic_files import write_atomically
+from features.tables import latex_text
+from mervn.evaluation.compare import SeedDifferences
 from mervn.evaluation.intervals import METRICS, Interval, PairedDifference
-from mervn.evaluation.verdict import BASELINES_NOTE, DOES_NOT_BEAT
+from mervn.evaluation.verdict import BASELINES_NOTE, DOES_NOT_BEAT, OVER_SEEDS_NOTE
 from mervn.study.cells import Cell, describe, shown
 from mervn.study.grid import key_of
 from mervn.study.pooled_scores import pool, predictions_file, read_run
-from mervn.study.study_scores import METRIC, Effect, RowScores, Study, marginal_effects
+from mervn.study.study_scores import METRIC, NO_EVIDENCE, Effect, RowScores, Study, marginal_effects
 
 CELLS_FILE, TABLE_FILE, EFFECTS_FILE = "cells.csv", "table.csv", "effects.csv"
 NO_VALUE = "-"
 """Stands for a number that does not exist, in table.md and table.tex."""
+DIFFERENCE_HEADER = ("difference", "95 % interval", "over seeds", "p (Holm)")
+REFERENCE = ("reference", "", "", "")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Tables:
         reference = [scores.row for scores in self.scores if scores.row.is_reference]
         if reference:
             parts.append(f"Differences in macro-F1 are to {reference[0]}; p is corrected by Holm's method.")
+            if self.seeds > 1:
+                parts.append(OVER_SEEDS_NOTE)
         if self.has_baselines:
             parts.append(BASELINES_NOTE)
         parts.append("Every choice was made on valid.")
@@ -131,10 +137,12 @@ def _row_entry(split: str, scores: RowScores) -> dict[str, Any]:
         **_interval_entry(to_linear.interval if to_linear else None, "linear_difference_"),
         "linear_p": to_linear.p if to_linear else None,
         "against_linear": scores.against_linear,
+        **_interval_entry(scores.over_seeds, "difference_seeds_"),
+        **_interval_entry(scores.linear_over_seeds, "linear_seeds_"),
     }
 
 
-def _interval_entry(interval: Interval | None, prefix: str) -> dict[str, Any]:
+def _interval_entry(interval: Interval | SeedDifferences | None, prefix: str) -> dict[str, Any]:
     return {f"{prefix}low": interval.low if interval else None, f"{prefix}high": interval.high if interval else None}
 
 
@@ -153,7 +161,8 @@ def _effect_entry(effect: Effect) -> dict[str, Any]:
     """Return one line of effects.csv."""
     entry = {"axis": key_of(effect.axis), "value": shown(effect.value), "pairs": effect.pairs}
     entry[f"{METRIC}_mean"] = effect.mean
-    return entry | _difference_entry(effect.difference, effect.p_holm)
+    of_seeds = _interval_entry(effect.over_seeds, "difference_seeds_")
+    return entry | _difference_entry(effect.difference, effect.p_holm) | of_seeds
 
 
 def cell_entries(study: Study, tables: Tables) -> list[dict[str, Any]]:
@@ -202,7 +211,7 @@ def table_lines(tables: Tables) -> tuple[list[str], list[list[str]]]:
     kind = ["kind"] if tables.has_baselines else []
     tuned = ["tuned"] if any(scores.tuned for scores in tables.scores) else []
     linear = ["against linear"] if any(scores.row.linear is not None for scores in tables.scores) else []
-    header = [*kind, *axes, *tuned, "seeds", "macro-F1", "95 % interval", "difference", "95 % interval", "p (Holm)"]
+    header = [*kind, *axes, *tuned, "seeds", "macro-F1", "95 % interval", *DIFFERENCE_HEADER]
     header += [*linear, "accuracy", "UAR", "s per cell"]
     lines = []
     for scores in tables.scores:
@@ -211,7 +220,7 @@ def table_lines(tables: Tables) -> tuple[list[str], list[list[str]]]:
         seeds = str(len(scores.pooled.confusions) if scores.pooled else 0)
         line += [seeds if scores.row.candidates else NO_VALUE, _mean_and_std(scores, METRIC)]
         line.append(_range(scores.interval))
-        line += ["reference", "", ""] if scores.row.is_reference else _compared(scores.difference, scores.p_holm)
+        line += REFERENCE if scores.row.is_reference else _compared(scores)
         line += [_against_linear(scores)] if linear else []
         line += [_mean_and_std(scores, "accuracy"), _mean_and_std(scores, "uar"), _number(scores.seconds, ".1f")]
         lines.append(line)
@@ -221,7 +230,7 @@ def table_lines(tables: Tables) -> tuple[list[str], list[list[str]]]:
 def _against_linear(scores: RowScores) -> str:
     """Return the difference to the linear head, its interval, and whether the row beats it."""
     found = scores.to_linear
-    if found is None or found.interval is None:
+    if found is None or found.interval is None or scores.against_linear == NO_EVIDENCE:
         return scores.against_linear or NO_VALUE
     flag = f": {DOES_NOT_BEAT}" if scores.against_linear == DOES_NOT_BEAT else ""
     return f"{_number(found.difference, '+.3f')} ({_range(found.interval)}){flag}"
@@ -229,20 +238,22 @@ def _against_linear(scores: RowScores) -> str:
 
 def effect_lines(tables: Tables) -> tuple[list[str], list[list[str]]]:
     """Return the header and the lines of the marginal effects for people."""
-    header = ["axis", "value", "pairs", "mean macro-F1", "difference", "95 % interval", "p (Holm)"]
+    header = ["axis", "value", "pairs", "mean macro-F1", *DIFFERENCE_HEADER]
     lines = []
     for effect in tables.effects:
-        compared = _compared(effect.difference, effect.p_holm) if effect.pairs else ["reference", "", ""]
+        compared = _compared(effect) if effect.pairs else REFERENCE
         lines.append(
             [key_of(effect.axis), shown(effect.value), str(effect.pairs or ""), _number(effect.mean), *compared]
         )
     return header, lines
 
 
-def _compared(difference: PairedDifference | None, p: float | None) -> list[str]:
-    if difference is None:
-        return [NO_VALUE, NO_VALUE, NO_VALUE]
-    return [_number(difference.difference, "+.3f"), _range(difference.interval), _number(p)]
+def _compared(found: RowScores | Effect) -> list[str]:
+    """Return what stands under `DIFFERENCE_HEADER`."""
+    if found.difference is None:
+        return [NO_VALUE] * len(DIFFERENCE_HEADER)
+    intervals = [_range(found.difference.interval), _range(found.over_seeds)]
+    return [_number(found.difference.difference, "+.3f"), *intervals, _number(found.p_holm)]
 
 
 def _mean_and_std(scores: RowScores, metric: str) -> str:
@@ -250,7 +261,7 @@ def _mean_and_std(scores: RowScores, metric: str) -> str:
     return _number(scores.mean(metric)) + (f" ± {deviation:.3f}" if deviation is not None else "")
 
 
-def _range(interval: Interval | None) -> str:
+def _range(interval: Interval | SeedDifferences | None) -> str:
     return f"{interval.low:.3f} to {interval.high:.3f}" if interval else NO_VALUE
 
 
@@ -284,14 +295,3 @@ def _latex(tables: Tables) -> str:
         found += [r"\begin{table}", rf"\caption{{{latex_text(caption)}}}", rf"\begin{{tabular}}{{{'l' * len(header)}}}"]
         found += [r"\hline", body[0], r"\hline", *body[1:], r"\hline", r"\end{tabular}", r"\end{table}"]
     return "\n".join(found) + "\n"
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": r"$<$", ">": r"$>$",
-}  # fmt: skip
-
-
-def latex_text(text: str) -> str:
-    """Return text with the special characters of LaTeX escaped."""
-    return "".join(_LATEX.get(letter, letter) for letter in text)

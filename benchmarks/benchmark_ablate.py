@@ -28,10 +28,13 @@ from mervn.demo import corpus
 from mervn.demo.corpus import make_corpus
 
 JOBS = 2
-ENCODERS = {"audio-encoder": "fourier2vec", "text-encoder": "hashed_ngrams"}
-BASE: dict[str, Any] = {**ENCODERS, "dim": 64, "dropout": 0.2}
-FULL: dict[str, Any] = {"fusion": ("xattn", "late"), "pooling": ("attn", "mean"), "seeds": 2, "epochs": 50}
-TINY: dict[str, Any] = {"fusion": ("xattn",), "pooling": ("mean",), "seeds": 2, "epochs": 1}
+TEXT = {"text-encoder": "hashed_ngrams"}
+BASE: dict[str, Any] = {"dim": 64, "dropout": 0.2}
+FULL: dict[str, Any] = {
+    "encoders": {"audio-encoder": "fourier2vec", **TEXT},
+    "fusion": ("xattn", "late"), "pooling": ("attn", "mean"), "seeds": 2, "epochs": 50,
+}  # fmt: skip
+TINY: dict[str, Any] = {"encoders": TEXT, "fusion": ("text",), "pooling": ("mean",), "seeds": 2, "epochs": 1}
 TINY_SPEAKERS = {split: names[:2] for split, names in corpus.SPEAKERS.items()}
 
 
@@ -50,7 +53,7 @@ def seconds_of(arguments: list[str]) -> float:
 
 def write_grid(path: Path, size: dict[str, Any]) -> None:
     """Write the GRID.toml of the study."""
-    base = {**BASE, "epochs": size["epochs"], "patience": size["epochs"]}
+    base = {**BASE, **size["encoders"], "epochs": size["epochs"], "patience": size["epochs"]}
     # the loop trains no baselines either
     lines = ['design = "grid"', "baselines = false", f"seeds = {size['seeds']}", "[base]"]
     lines += [f"{name} = {json.dumps(value)}" for name, value in base.items()]
@@ -69,8 +72,8 @@ def time_study(data: Path, grid: Path, jobs: int) -> tuple[float, float]:
 
 def time_loop(data: Path, output: Path, size: dict[str, Any]) -> float:
     """Return the wall time of one `mervn train-head` after the other."""
-    common = ["train-head", "--data", str(data), "--epochs", str(size["epochs"]), "--patience", str(size["epochs"])]
-    for name, value in BASE.items():
+    common = ["train-head", "--data", str(data), "--no-report"]
+    for name, value in {**BASE, **size["encoders"], "epochs": size["epochs"], "patience": size["epochs"]}.items():
         common += [f"--{name}", str(value)]
     seconds = 0.0
     for fusion in size["fusion"]:
@@ -85,7 +88,7 @@ def measure(folder: Path, size: dict[str, Any]) -> list[Figure]:
     """Run the study with one job and with two, and the loop."""
     make_corpus(folder / "demo", 0)
     data, grid = folder / "demo" / "both", folder / "grid.toml"
-    encoders = [f"--{option}={name}" for option, name in ENCODERS.items()]
+    encoders = [f"--{option}={name}" for option, name in size["encoders"].items()]
     run_mervn(["extract", "--data", str(data), *encoders])
     write_grid(grid, size)
     one, _ = time_study(data, grid, 1)

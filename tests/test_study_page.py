@@ -27,7 +27,8 @@ CELL = {
 def line(fusion: str, difference: float | None = None, p: float | None = None, **changes: str) -> dict[str, str]:
     found = {**LINE, "fusion": fusion, "reference": str(difference is None).lower(), **changes}
     if difference is not None and p is not None:
-        found |= {"difference": str(difference), "difference_low": "-0.1", "difference_high": "0.2"}
+        found |= {"difference": str(difference), "difference_low": f"{difference - 0.05}"}
+        found |= {"difference_high": f"{difference + 0.05}"}
         found |= {"p": str(p), "p_holm": str(p), "smallest_difference": "0.04"}
     return found
 
@@ -57,11 +58,24 @@ def test_only_corrected_differences_are_claimed() -> None:
     assert study_verdict([line("late"), line("xattn", 0.1, 0.2)], ["fusion"]) == (
         "No row is shown to differ from late on test. A difference of 0.040 to 0.040 could be shown."
     )
+    doubtful = {**line("xattn", 0.1, 0.01), "difference_low": "-0.01"}  # p alone is no evidence
+    assert study_verdict([line("late"), doubtful], ["fusion"]).startswith("No row is shown to differ")
     few = [line("late", groups="6"), *(line(name, -0.3, 0.094, groups="6") for name in ("a", "b", "c"))]
     assert "with 6 units of evidence and 3 tests, the smallest corrected p is 0.09" in study_verdict(few, ["fusion"])
     untested = study_verdict([line("late"), line("xattn", 0.1)], ["fusion"])
     assert untested.startswith("No row could be tested against late")
     assert "no complete cells" in study_verdict([line("xattn", 0.1, 0.01)], ["fusion"])
+
+
+def test_a_difference_that_changes_with_the_seed_is_not_claimed() -> None:
+    seeds = {"difference_seeds_low": "-0.3", "difference_seeds_high": "0.5"}
+    agree = {"difference_seeds_low": "0.05", "difference_seeds_high": "0.15"}
+    table = [line("late"), line("xattn", 0.1, 0.01, **seeds), line("text", 0.1, 0.01, **agree)]
+    assert study_verdict(table, ["fusion"]) == (
+        "Shown to be better than late on test: text. Not shown to differ from late, because the difference changes "
+        "with the seed: xattn."
+    )
+    assert "better than late on test: text" not in study_verdict(table[:2], ["fusion"])
 
 
 def test_the_verdict_names_five_rows_and_counts_the_others() -> None:

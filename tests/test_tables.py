@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -450,6 +451,53 @@ def test_each_row_is_compared_with_linear_on_every_seed(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert scores[0].to_linear is not None and scores[0].to_linear.interval is not None
     assert scores[0].to_linear.interval.low < 0 < scores[0].to_linear.interval.high  # and is flagged all the same
+
+
+def test_a_difference_that_changes_with_the_seed_is_not_called_a_win_over_linear(tmp_path: Path) -> None:
+    study = with_baselines(tmp_path, {"late": 0.9, "xattn": 0.9}, 0.5)
+    (unlucky,) = [cell for cell in study.cells if cell.row == 1 and cell.seed == 2]
+    shutil.rmtree(unlucky.run)
+    write_run(unlucky.run, Fake(0.2, 2, 1))
+    scores = study.scores("valid")
+    assert [row.against_linear for row in scores[:2]] == ["beats linear", "does not beat linear"]
+    found, by_units = scores[1].linear_over_seeds, scores[1].to_linear
+    assert (
+        by_units is not None and by_units.interval is not None and by_units.interval.low > 0
+    )  # speakers alone show it
+    linear = macro_f1(entries(Fake(0.5, 0, 2), "valid"))
+    gaps = [macro_f1(entries(Fake(skill, seed, 1), "valid")) - linear for seed, skill in enumerate((0.9, 0.9, 0.2))]
+    low, high = stats.t.interval(0.95, 2, statistics.mean(gaps), stats.sem(gaps))
+    assert found is not None and (found.low, found.high) == pytest.approx((low, high)) and low < 0 < high
+    write_tables(study, make_tables(study, "valid", {}), tmp_path)
+    row = read_csv(tmp_path / "table.csv")[1]
+    assert (float(row["linear_seeds_low"]), float(row["linear_seeds_high"])) == pytest.approx((low, high), abs=1e-6)
+    to_reference = [macro_f1(entries(Fake(0.9, seed), "valid")) for seed in range(3)]
+    differences = [gap + linear - other for gap, other in zip(gaps, to_reference, strict=True)]
+    low, high = stats.t.interval(0.95, 2, statistics.mean(differences), stats.sem(differences))
+    ends = float(row["difference_seeds_low"]), float(row["difference_seeds_high"])
+    assert ends == pytest.approx((low, high), abs=1e-6)
+    effect = read_csv(tmp_path / "effects.csv")[1]  # one pair: the same difference
+    assert float(effect["difference_seeds_low"]) == pytest.approx(low, abs=1e-6)
+
+
+def test_a_difference_that_no_speaker_changes_is_no_evidence(tmp_path: Path) -> None:
+    study = with_baselines(tmp_path, {"late": 0.9}, 0.5)
+    for cell in study.cells:  # of each speaker the same: always right, or always the same mistakes
+        for path in cell.run.glob("predictions-*.jsonl"):
+            found = []
+            for number in range(N):
+                label, answer = LABELS[number // SPEAKERS % 2], LABELS[number // SPEAKERS % 2 if cell.row == 0 else 0]
+                probabilities = {name: float(name == answer) for name in LABELS}
+                found.append(
+                    {
+                        "utterance_id": str(number), "speaker_id": f"s{number % SPEAKERS}", "label": label,
+                        "prediction": answer, "probabilities": probabilities,
+                    }
+                )  # fmt: skip
+            path.write_text("".join(json.dumps(entry) + "\n" for entry in found[: N // 16 * 16]))
+    row = study.scores("valid")[0]
+    assert row.to_linear is not None and row.to_linear.difference > 0.3
+    assert row.against_linear == "no interval: the difference is the same without any unit"
 
 
 def test_baselines_change_neither_holms_correction_nor_the_effects(tmp_path: Path) -> None:

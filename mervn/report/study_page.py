@@ -111,9 +111,9 @@ def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
     for line in table:
         if line["p_holm"]:
             tested.append(line)
-            if float(line["p_holm"]) <= LEVEL:
+            if float(line["p_holm"]) <= LEVEL and excludes_zero(line, "difference"):
                 side = better if float(line["difference"]) > 0 else worse
-                (side if seeds_agree(line) else changing).append(name_of(line, axes))
+                (side if excludes_zero(line, "difference_seeds") else changing).append(name_of(line, axes))
     split = table[0]["split"]
     if not tested:
         units = count_units(table[0]["unit"], int(table[0]["groups"]))
@@ -137,9 +137,9 @@ def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
     return " ".join(parts)
 
 
-def seeds_agree(line: Line) -> bool:
-    """Tell whether the interval over seeds excludes 0; with one seed, and in older tables, there is none."""
-    low, high = line.get("difference_seeds_low"), line.get("difference_seeds_high")
+def excludes_zero(line: Line, key: str) -> bool:
+    """Tell whether an interval excludes 0, or there is none: with one seed, and over seeds in older tables."""
+    low, high = line.get(f"{key}_low"), line.get(f"{key}_high")
     return not low or not high or float(low) > 0 or float(high) < 0
 
 

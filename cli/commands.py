@@ -46,6 +46,11 @@ COMMANDS: dict[str, CommandSpec] = {
         "mervn.config:PretrainOptions",
         "Pretrain fourier2vec on the audio of train, without labels.",
     ),
+    "split": CommandSpec(
+        "cli.split:split_command",
+        "features.splitting.options:SplitOptions",
+        "Split a manifest by speaker into train, valid and test, or into folds.",
+    ),
     "store list": CommandSpec(
         "cli.store:list_", "features.config:StoreListOptions", "List the stores of a features folder."
     ),

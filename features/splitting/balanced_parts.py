@@ -18,7 +18,7 @@ import numpy as np
 from features.errors import InputError
 
 Array = np.ndarray[Any, Any]
-TRIES, IMPROVED = 12, 3
+TRIES, IMPROVED = 24, 12
 """Number of greedy assignments, and how many of the best are improved."""
 MAX_STEPS = 500
 """Maximum number of moves and swaps that improve one assignment."""

@@ -54,6 +54,11 @@ COMMANDS: dict[str, CommandSpec] = {
     "store list": CommandSpec(
         "cli.store:list_", "features.config:StoreListOptions", "List the stores of a features folder."
     ),
+    "store import": CommandSpec(
+        "cli.store_import:store_import",
+        "features.extraction.import_options:StoreImportOptions",
+        "Import features of another program as a store.",
+    ),
     "store info": CommandSpec(
         "cli.store:info",
         "features.config:StoreInfoOptions",

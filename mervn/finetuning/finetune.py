@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from features.atomic_files import sync, write_jsonl
-from features.command_lines import recorded_settings
+from features.command_lines import features_folder, recorded_settings
 from features.encoders import DEFAULT_ENCODERS, ENCODERS
 from features.encoders.base import Encoder, load_all_blocks
 from features.encoders.finetuned import ENCODERS_FOLDER, FineTuning
-from features.encoders.selector import EncoderSettings, Selector, parse_selectors
+from features.encoders.selector import EncoderSettings, Selector
 from features.errors import UsageError
 from features.progress import SILENT, Reporter
+from features.store.index import encoder_selectors
 from features.store.rejected import REJECTED_FILE
 from features.torch_seed import seeded
 from mervn.config import FinetuneOptions
@@ -156,7 +157,8 @@ def _selectors(options: FinetuneOptions) -> dict[str, Selector]:
             continue
         if text is None:
             raise UsageError(f"--fusion {options.fusion} also reads {modality}: give --{modality}-encoder")
-        selectors = parse_selectors(text, modality)
+        folder = features_folder(options.features_dir, options.data or Path("data"))
+        selectors = encoder_selectors(text, modality, folder, "finetune trains encoders")
         by_stream |= dict(zip((modality, SECOND), selectors, strict=False))
     EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check(list(by_stream.values()))
     return by_stream

@@ -67,6 +67,11 @@ def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | Non
     head = load_head(run, config, options.trust_code)
     kept = saved_modules(run, config.options, config.inputs.get("modules", {}), options.trust_code)
     _, streams = data_and_streams(config, EvaluateOptions(features_dir=options.features_dir))
+    imported = [stream.encoder for stream in streams.values() if stream.imported]
+    if imported:
+        raise UsageError(
+            f"--init-head {run} was trained on imported features ({', '.join(imported)}): there is no encoder to train"
+        )
     init = InitHead(run, config, head, streams)
     taken = {name: value for name, value in {**config.options, **kept}.items() if name in TAKEN}
     of_run = options_of(run, taken, FinetuneOptions)

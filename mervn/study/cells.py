@@ -147,7 +147,7 @@ def _candidate(values: Mapping[str, Any], tuned: Mapping[str, Any]) -> Candidate
     for modality in ("audio", "text"):
         text = getattr(options, f"{modality}_encoder")
         if text is not None:
-            selectors[f"{modality}_encoder"] = "+".join(map(str, parse_selectors(text, modality)))
+            selectors[f"{modality}_encoder"] = "+".join(map(str, parse_selectors(text, modality, imported=True)))
     resolved = resolve_head_options(options)
     hashed = resolved.options.model_copy(update={name: selectors[name] for name in selectors.keys() - resolved.unread})
     return Candidate(tuned, options, resolved, _identity(hashed, resolved))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from features.command_lines import features_folder
+from features.command_lines import DataPlace, features_folder
 from features.config import SplitName
 from features.encoders.selector import Layer, Selector, expand_layers, parse_selectors
 from features.extraction.extract import extract_stream
@@ -14,7 +14,7 @@ from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import Utterance, read_manifests
 from features.progress import Reporter
 from features.store.identity import StoreInfo
-from features.store.index import matching_stores
+from features.store.index import matching_stores, not_extracted
 from features.store.reader import FeatureStore
 from features.store.rejected import read_rejected
 from mervn.config import TrainHeadOptions
@@ -40,7 +40,13 @@ def find_missing(
     root, folder = options.audio_root, features_folder(options.features_dir, data)
     manifests = read_manifests(data, splits, audio_root=root, require_emotion=False, check_audio=False)
     ids = [utterance.utterance_id for utterance in manifests.all_utterances()]
-    missing = [selector for selector in _wanted(candidates) if not _is_extracted(folder, selector, ids)]
+    missing = []
+    for selector in _wanted(candidates):
+        if selector.is_imported and not matching_stores(folder, selector):
+            raise not_extracted(DataPlace(data, folder, root), selector.modality, selector)
+        # imported features cannot be extracted; training refuses a store that is not complete
+        if not selector.is_imported and not _is_extracted(folder, selector, ids):
+            missing.append(selector)
     if any(selector.modality == "audio" for selector in missing):
         manifests = read_manifests(data, splits, audio_root=root, require_emotion=False, check_audio=True)
     utterances = list(manifests.all_utterances())
@@ -71,7 +77,7 @@ def _wanted(candidates: Iterable[Candidate]) -> list[Selector]:
         for modality in candidate.resolved.fusion.streams:
             text, store = getattr(options, f"{modality}_encoder"), getattr(options, f"{modality}_store")
             if text is not None and store is None:
-                found |= dict.fromkeys(parse_selectors(text, modality))
+                found |= dict.fromkeys(parse_selectors(text, modality, imported=True))
     return list(found)
 
 

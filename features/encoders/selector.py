@@ -47,7 +47,7 @@ class Selector:
 
     @property
     def is_imported(self) -> bool:
-        """Whether it names features that a user imported, so that there is no encoder."""
+        """True if it names features that a user imported: there is no encoder."""
         return self.spec is IMPORTED
 
     @property

@@ -195,6 +195,20 @@ def not_extracted(place: DataPlace, modality: str, selector: Selector | None) ->
     return InputError("\n".join([*lines, *damaged, *_how_to_extract(place, selector, query)]))
 
 
+def stored_selectors(text: str, modality: str, features_dir: Path) -> list[Selector]:
+    """Parse selectors of stored features: of encoders, or of features that a user imported.
+
+    Raises UsageError for a name that is neither an encoder nor imported into the folder.
+    """
+    selectors = parse_selectors(text, modality, imported=True)
+    unknown = [selector for selector in selectors if selector.is_imported]
+    imported = _imported_names(features_dir, modality) if unknown else set()
+    for selector in unknown:
+        if selector.name not in imported:
+            raise unknown_name(selector.name, modality, imported)
+    return selectors
+
+
 def encoder_selectors(text: str, modality: str, features_dir: Path, why: str) -> list[Selector]:
     """Parse selectors of encoders that will run; see `parse_selectors`.
 
@@ -204,7 +218,7 @@ def encoder_selectors(text: str, modality: str, features_dir: Path, why: str) ->
     try:
         return parse_selectors(text, modality)
     except UsageError:
-        imported = {info.encoder for info in list_stores(features_dir, modality) if is_imported(info)}
+        imported = _imported_names(features_dir, modality)
         for selector in parse_selectors(text, modality, imported=True) if imported else ():
             if selector.name in imported:
                 raise UsageError(
@@ -212,6 +226,11 @@ def encoder_selectors(text: str, modality: str, features_dir: Path, why: str) ->
                     f"and {why}: they have no encoder. `mervn train-head`, `ablate` and `layers` use them"
                 ) from None
         raise
+
+
+def _imported_names(features_dir: Path, modality: str) -> set[str]:
+    """Return the names of the imported features in a folder."""
+    return {info.encoder for info in list_stores(features_dir, modality) if is_imported(info)}
 
 
 def _how_to_extract(place: DataPlace, selector: Selector, query: StoreQuery) -> list[str]:

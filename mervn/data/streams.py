@@ -101,7 +101,7 @@ class Stream:
 
     @property
     def imported(self) -> bool:
-        """Whether a user imported the features, so that there is no encoder."""
+        """True if a user imported the features: there is no encoder."""
         return is_imported(self.first.info)
 
     @property

@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from features.canonical import canonical_json
-from features.encoders.selector import parse_selectors
+from features.command_lines import features_folder
 from features.errors import UsageError
 from features.manifests.folds import find_folds
+from features.store.index import stored_selectors
 from features.suggestions import did_you_mean
 from mervn.config import TrainHeadOptions
 from mervn.study.grid import Grid, choices, key_of, same
@@ -107,10 +108,10 @@ def shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def make_rows(grid: Grid, place: Mapping[str, Any]) -> list[Row]:
+def make_rows(grid: Grid, place: Mapping[str, Any], data: Path = Path("data")) -> list[Row]:
     """Return the rows of the table with their candidates, all of them checked.
 
-    `place` are the options of the study, such as the data folder. UsageError lists the faults: an
+    `place` are the options of the study, such as the folder of the features. UsageError lists the faults: an
     invalid value, options that contradict each other, two equal rows, or an option that no row
     reads.
     """
@@ -120,7 +121,7 @@ def make_rows(grid: Grid, place: Mapping[str, Any]) -> list[Row]:
         candidates: dict[str, Candidate] = {}
         for tuned in grid.tuned():
             try:
-                candidate = _candidate({**place, **grid.base, **axes, **tuned}, tuned)
+                candidate = _candidate({**place, **grid.base, **axes, **tuned}, tuned, data)
             except UsageError as error:
                 for line in str(error).splitlines():
                     faults.setdefault(line, describe({**axes, **tuned}))
@@ -136,7 +137,7 @@ def make_rows(grid: Grid, place: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _candidate(values: Mapping[str, Any], tuned: Mapping[str, Any]) -> Candidate:
+def _candidate(values: Mapping[str, Any], tuned: Mapping[str, Any], data: Path) -> Candidate:
     """Check the options of one candidate."""
     try:
         options = TrainHeadOptions.model_validate(values)
@@ -144,10 +145,11 @@ def _candidate(values: Mapping[str, Any], tuned: Mapping[str, Any]) -> Candidate
         raise UsageError("\n".join(map(_explain, error.errors()))) from error
     options = options.with_general(values)  # a row may leave an option unread
     selectors: dict[str, str] = {}
+    folder = features_folder(options.features_dir, data)
     for modality in ("audio", "text"):
         text = getattr(options, f"{modality}_encoder")
         if text is not None:
-            selectors[f"{modality}_encoder"] = "+".join(map(str, parse_selectors(text, modality, imported=True)))
+            selectors[f"{modality}_encoder"] = "+".join(map(str, stored_selectors(text, modality, folder)))
     resolved = resolve_head_options(options)
     hashed = resolved.options.model_copy(update={name: selectors[name] for name in selectors.keys() - resolved.unread})
     return Candidate(tuned, options, resolved, _identity(hashed, resolved))

@@ -60,7 +60,7 @@ def make_plan(path: Path, options: AblateOptions, data: Path) -> Plan:
     """Check everything that can be checked before any work."""
     grid = read_grid(path, options.trust_code)
     place = {name: getattr(options, name) for name in ("features_dir", "audio_root", "device")}
-    rows = make_rows(grid, place)
+    rows = make_rows(grid, place, data)
     folds = fold_numbers(grid, rows, data)
     output = options.output or Path("studies") / grid.name
     cells = make_cells(grid, rows, folds, output)

@@ -20,6 +20,7 @@ from features.extraction.import_features import Imported, import_features
 from features.extraction.import_options import StoreImportOptions
 from features.progress import SILENT
 from features.store.identity import create_store
+from features.store.index import encoder_selectors, stored_selectors
 from features.store.maintenance import verify
 from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
@@ -29,7 +30,7 @@ from mervn.training.train_head import train_head
 
 Array = np.ndarray[Any, Any]
 Captured = pytest.CaptureFixture[str]
-SMALL: dict[str, Any] = {"dim": 8, "mlp": (4,), "epochs": 2, "fusion": "audio"}
+SMALL: dict[str, Any] = {"dim": 8, "mlp": (4,), "epochs": 1, "fusion": "audio"}
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,23 @@ def test_all_forms_give_the_same_store(folder: Path) -> None:
     assert [len(other.others) for other in others] == [0, 1, 2, 3, 0]  # a selector would match several
 
 
+def test_selectors_of_stored_features_may_be_imported_ones(folder: Path) -> None:
+    stores = take().info.path.parent.parent
+    assert [one.is_imported for one in stored_selectors("fourier2vec+mine@last", "audio", stores)] == [False, True]
+    for text, message in (("mine+nine", "found 'nine'; did you mean mine"), ("wisper", "did you mean whisper")):
+        with pytest.raises(UsageError, match=message):
+            stored_selectors(text, "audio", stores)
+    with pytest.raises(UsageError, match="found 'mine'"):
+        stored_selectors("mine", "text", stores)
+    assert encoder_selectors("whisper", "audio", stores, "why")[0].name == "whisper"
+    with pytest.raises(
+        UsageError, match="mine names features that were imported into .*, and why: they have no encoder"
+    ):
+        encoder_selectors("vggish=/v@1+mine", "audio", stores, "why")
+    with pytest.raises(UsageError, match="must have the form"):
+        encoder_selectors("whisper+mine", "text", stores, "why")
+
+
 def test_an_interrupted_import_resumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored, calls = module.stored_values, [0]
     monkeypatch.setattr(module, "BATCH", 4)
@@ -150,13 +168,13 @@ def test_vectors_are_a_second_stream_but_no_first_one(folder: Path) -> None:
     features = arrays(Path("data"))
     vectors = {name: values.mean(axis=0, dtype=np.float32) for name, values in features.items()}
     take(str(save_npy(folder / "vectors", vectors)), name="functionals", hz=None)
-    take()
+    take(hz=49.5)  # frames need not start at whole samples
     options = TrainHeadOptions(**SMALL, audio_encoder="mine@last+functionals")
     streams = open_streams(options, Path("data"), ["audio"])
     assert streams[SECOND].shape.layers == ("last",) and streams[SECOND].first["train-000"].shape == (1, 3)
     result("both", "mine+functionals")
     shapes = json.loads((folder / "both" / "config.json").read_text())["streams"]
-    assert shapes["audio"]["stride"] == 320 and shapes[SECOND]["width"] == 3
+    assert shapes["audio"]["stride"] == pytest.approx(16_000 / 49.5) and shapes[SECOND]["width"] == 3
     with pytest.raises(UsageError, match=r"must have frames.*functionals.*exchange the streams: mine.*\+functionals"):
         result("exchanged", "functionals+mine")
 

@@ -44,7 +44,7 @@ def _print(plan: SplitPlan, parts: dict[str, dict[str, Any]], output: Output) ->
     lines = [_classes(name, parts, "classes") for name in _values(parts, "classes")]
     balance = plan.options.balance
     if balance is not None:
-        lines += [_classes(name, parts, balance, f"{balance} ") for name in _values(parts, balance)]
+        lines += [_classes(name, parts, "balance", f"{balance} ") for name in _values(parts, "balance")]
     for title, key in (("utterances", "utterances"), ("groups", "groups"), ("speakers", "speakers")):
         lines.append((title, *(part[key] for part in parts.values())))
     if any(part["unknown_speaker"] for part in parts.values()):

@@ -90,7 +90,8 @@ def test_the_value_of_a_key_is_balanced(tmp_path: Path) -> None:
     found = plan(tmp_path, written, folds=3, balance="gender")
     assert [part.count("gender") for part in found.parts] == [{"f": 6, "m": 18}] * 3
     parts = plan(tmp_path, written, folds=3).as_json()["parts"]
-    assert list(parts) == ["fold 1", "fold 2", "fold 3"] and "gender" not in parts["fold 1"]
+    assert list(parts) == ["fold 1", "fold 2", "fold 3"] and "balance" not in parts["fold 1"]
+    assert found.as_json()["parts"]["fold 1"]["balance"] == {"f": 6, "m": 18}
 
 
 def test_speakers_and_their_effective_number_are_counted(tmp_path: Path) -> None:

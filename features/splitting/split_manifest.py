@@ -56,7 +56,7 @@ class Part:
             "effective_speakers": round(len(self.utterances) ** 2 / squares, 2),
             "classes": self.count("emotion"),
         }
-        return document if balance is None else {**document, balance: self.count(balance)}
+        return document if balance is None else {**document, "balance": self.count(balance)}
 
 
 @dataclass(frozen=True)

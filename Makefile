@@ -15,15 +15,20 @@ setup: .venv/.complete
 		{ echo "MER-VN needs Python 3.11 or later; found $$($(PYTHON) --version): make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_TORCH) torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,segment,ray,accelerate,lora,tensorboard,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,segment,ray,search,accelerate,lora,tensorboard,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps torchvggish==0.2  # a reference for tests; it would bring numba along
 	@touch $@
 
 demo: setup
 	$(BIN)/mervn demo $(ARGS)
 
-test: lint
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
+# The type checker runs beside the first tests, which use one core each.
+test: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	@$(BIN)/mypy & types=$$!; \
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS); tests=$$?; \
+	wait $$types || { echo "mypy found errors, shown above the tests" >&2; exit 1; }; exit $$tests
 
 lint: setup
 	$(BIN)/ruff format --check .

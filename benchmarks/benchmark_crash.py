@@ -295,7 +295,7 @@ def measure(folder: Path, trials: int, utterances: int, kind: str, update: bool,
 def main(trials: int, kind: str, update: bool, beside: bool, tiny: bool, as_json: bool) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder), trials or (2 if tiny else 20), 60 if tiny else 300, kind, update, beside)
+        figures = measure(Path(folder), trials or (2 if tiny else 20), 16 if tiny else 300, kind, update, beside)
     report("crash", figures, as_json)
 
 

@@ -31,7 +31,8 @@ from features.audio.torchaudio_import import import_torchaudio
 from mervn.demo import corpus
 from mervn.demo.corpus import make_corpus
 
-TINY_SPEAKERS = {split: names[:2] for split, names in corpus.SPEAKERS.items()}
+TWO_SPEAKERS = {split: names[:2] for split, names in corpus.SPEAKERS.items()}
+TINY_TEMPLATES = dict.fromkeys(corpus.TEMPLATES_PER_PASS, 4)
 SIZES: dict[str, dict[str, int]] = {
     "base": {"d_model": 512, "encoder_layers": 6, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048},
     "tiny": {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64},
@@ -139,7 +140,9 @@ def loss_ratio(history: list[dict[str, Any]]) -> float:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 def main(whisper: Path | None, tiny: bool, as_json: bool) -> None:
     """Measure and print."""
-    with tempfile.TemporaryDirectory() as name, mock.patch.dict(corpus.SPEAKERS, TINY_SPEAKERS):
+    speakers = mock.patch.dict(corpus.SPEAKERS, TWO_SPEAKERS)
+    templates = mock.patch.dict(corpus.TEMPLATES_PER_PASS, TINY_TEMPLATES if tiny else {})
+    with tempfile.TemporaryDirectory() as name, speakers, templates:
         folder = Path(name)
         size = Size(2, 1, 2, 1) if tiny else Size()
         make_data(folder, size)

@@ -42,9 +42,11 @@ from features.ragged import Ragged
 from mervn.config import TrainHeadOptions
 from mervn.data.split import read_batch
 from mervn.model.cross_attention import MultiheadAttention
-from mervn.model.head import Head, build_head, head_groups
+from mervn.model.head import Head, build_head
+from mervn.model.trainable import decay_groups
 from mervn.training.optimization import make_optimizer, resolve_amp
 from mervn.training.sampling import BatchSize, epoch_batches, mixed_lengths, padding_efficiency
+from mervn.training.setup import resolve
 from mervn.training.trainer import Trainer, TrainingData
 
 CPU = torch.device("cpu")
@@ -82,7 +84,7 @@ def absorb(side: str) -> Any:
 
 def step_seconds(head: Head, batches: Sequence[dict[str, Ragged]], targets: Sequence[Tensor], amp: str) -> float:
     """Return the seconds of one step on every batch."""
-    optimizer = make_optimizer(head_groups(head, options_of("xattn")), options_of("xattn"))
+    optimizer = make_optimizer(decay_groups(head, options_of("xattn").weight_decay), options_of("xattn"))
     started = time.perf_counter()
     for streams, target in zip(batches, targets, strict=True):
         with torch.autocast("cpu", torch.bfloat16, enabled=amp == "bf16"):
@@ -96,7 +98,7 @@ def step_seconds(head: Head, batches: Sequence[dict[str, Ragged]], targets: Sequ
 
 def padded_seconds(baseline: BaselineHead, batches: Sequence[tuple[Tensor, ...]]) -> float:
     """Return the seconds of one step of the baseline on every padded batch, fp32."""
-    optimizer = make_optimizer(head_groups(baseline, options_of("xattn")), options_of("xattn"))
+    optimizer = make_optimizer(decay_groups(baseline, options_of("xattn").weight_decay), options_of("xattn"))
     started = time.perf_counter()
     for *inputs, target in batches:
         nn.functional.cross_entropy(baseline(*inputs), target).backward()
@@ -177,8 +179,10 @@ def measure_fusion(fusion: str, corpus: Corpus, rounds: int) -> list[Figure]:
         raise RuntimeError(f"both heads must compute the same logits, found a difference of {difference} in {fusion}")
     data = TrainingData(corpus.split, corpus.split, list(map(str, range(CLASSES))))
     amps = {"fp32": "off", "best": resolve_amp("auto", CPU)}
-    trainers = {name: Trainer(make_head(fusion), data, options_of(fusion, amp), CPU) for name, amp in amps.items()}
-    optimizer = make_optimizer(head_groups(baseline, options_of(fusion)), options_of(fusion))
+    trainers = {}
+    for name, amp in amps.items():
+        trainers[name] = Trainer(make_head(fusion), data, resolve(options_of(fusion, amp), CPU))
+    optimizer = make_optimizer(decay_groups(baseline, options_of(fusion).weight_decay), options_of(fusion))
     loader = DataLoader(BaselineDataset(corpus), batch_size=32, shuffle=True, collate_fn=collate)
     ratios: dict[str, list[float]] = {"fp32": [], "best": [], "reading": []}
     for epoch in range(rounds + 1):
@@ -227,7 +231,7 @@ def measure(count: int, rounds: int, limit: int, padding_corpus: int) -> list[Fi
     with tempfile.TemporaryDirectory() as folder:
         corpus = make_corpus(Path(folder), count)
         data = TrainingData(corpus.split, corpus.split, list(map(str, range(CLASSES))))
-        trainer = Trainer(make_head("xattn"), data, options_of("xattn"), CPU)
+        trainer = Trainer(make_head("xattn"), data, resolve(options_of("xattn"), CPU))
         figures = measure_attention(corpus, trainer, rounds, limit)
         sizes = np.array(corpus.split.streams["audio"][0].sizes)
         lengths = [sizes[batch].tolist() for batch in spread_batches(corpus, trainer, limit)]
@@ -244,7 +248,7 @@ def measure(count: int, rounds: int, limit: int, padding_corpus: int) -> list[Fi
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 def main(tiny: bool, as_json: bool) -> None:
     """Measure and print."""
-    report("heads", measure(16, 1, 1, 300) if tiny else measure(512, 3, 8, PADDING_CORPUS), as_json)
+    report("heads", measure(4, 1, 1, 300) if tiny else measure(512, 3, 8, PADDING_CORPUS), as_json)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ CHANGES: dict[str, Any] = {
 benchmarks/README.md describes how they were chosen."""
 TINY: dict[str, Any] = {"epochs": 1, "dim": 8, "rnn_hidden": 4}
 TINY_SPEAKERS = {split: names[:2] for split, names in corpus.SPEAKERS.items()}
+TINY_TEMPLATES = dict.fromkeys(corpus.TEMPLATES_PER_PASS, 4)
 
 
 def measure(folder: Path, seeds: range, changes: dict[str, Any]) -> list[Figure]:
@@ -62,7 +63,8 @@ def main(first_seed: int, tiny: bool, as_json: bool) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as name:
         if tiny:
-            with mock.patch.dict(corpus.SPEAKERS, TINY_SPEAKERS):
+            speakers = mock.patch.dict(corpus.SPEAKERS, TINY_SPEAKERS)
+            with speakers, mock.patch.dict(corpus.TEMPLATES_PER_PASS, TINY_TEMPLATES):
                 figures = measure(Path(name) / "demo", range(1), TINY)
         else:
             figures = measure(Path(name) / "demo", range(first_seed, first_seed + 3), CHANGES)

@@ -49,6 +49,7 @@ LAYER = "last"
 TEMPO = ("rate", "word_gap")
 TEMPO_DEVIATION = 0.5
 """Standard deviation of the tempo parameters, as a fraction of their change between the classes."""
+TINY_TEMPLATES = dict.fromkeys(corpus.TEMPLATES_PER_PASS, 2)
 SAFE_RANGE = (10, 90)
 """Limits of pitch and pitch range: with other values, espeak-ng crashes for some voices."""
 
@@ -61,7 +62,8 @@ def make_data(folder: Path, tiny: bool) -> Path:
             harder[name] = (mean, change, TEMPO_DEVIATION * abs(change), limits)
         else:  # as much variation as in the demo, but independent of the class
             harder[name] = (mean, 0.0, abs(change), limits if name == "volume" else SAFE_RANGE)
-    with mock.patch.object(corpus, "PARAMETERS", harder):
+    templates = mock.patch.dict(corpus.TEMPLATES_PER_PASS, TINY_TEMPLATES if tiny else {})
+    with mock.patch.object(corpus, "PARAMETERS", harder), templates:
         corpus.make_corpus(folder / "corpus")
     data = folder / "corpus" / "audio"
     if tiny:

@@ -26,8 +26,10 @@ from report import Figure, report
 from torch.utils.data import DataLoader
 
 from mervn.config import TrainHeadOptions
-from mervn.model.head import build_head, head_groups
+from mervn.model.head import build_head
+from mervn.model.trainable import decay_groups
 from mervn.training.optimization import make_optimizer
+from mervn.training.setup import resolve
 from mervn.training.trainer import Trainer, TrainingData
 
 OPTIONS = TrainHeadOptions(
@@ -48,8 +50,8 @@ def measure(count: int, rounds: int) -> list[Figure]:
         if difference > 1e-4:
             raise RuntimeError(f"both heads must compute the same logits, found a difference of {difference}")
         data = TrainingData(corpus.split, corpus.split, list(map(str, range(CLASSES))))
-        trainer = Trainer(ours, data, OPTIONS, torch.device("cpu"))
-        optimizer = make_optimizer(head_groups(baseline, OPTIONS), OPTIONS)
+        trainer = Trainer(ours, data, resolve(OPTIONS, torch.device("cpu")))
+        optimizer = make_optimizer(decay_groups(baseline, OPTIONS.weight_decay), OPTIONS)
         loader = DataLoader(BaselineDataset(corpus), batch_size=32, shuffle=True, collate_fn=collate)
         epochs: dict[str, list[float]] = {"ours": [], "loader": [], "baseline": []}
         for epoch in range(rounds + 1):

@@ -46,6 +46,7 @@ def train(count: int, epochs: int, start: Path) -> None:
 
     from mervn.config import TrainHeadOptions
     from mervn.model.head import build_head
+    from mervn.training.setup import resolve
     from mervn.training.trainer import Trainer, TrainingData
 
     options = TrainHeadOptions(fusion="bilstm_attn", sampling="bucket", amp="off", dropout=0.0)
@@ -54,7 +55,7 @@ def train(count: int, epochs: int, start: Path) -> None:
         torch.manual_seed(0)
         head = build_head(options, SHAPES, CLASSES)
         data = TrainingData(corpus.split, corpus.split, list(map(str, range(CLASSES))))
-        trainer = Trainer(head, data, options, torch.device("cpu"))
+        trainer = Trainer(head, data, resolve(options, torch.device("cpu")))
         trainer.train_epoch(0)
         print("ready", flush=True)
         while not start.exists():

@@ -48,6 +48,7 @@ from mervn.data.stored_sequences import Sequences
 from mervn.data.stored_split import StoredSplit
 from mervn.data.streams import StreamShape
 from mervn.model.head import Head, build_head
+from mervn.training.setup import resolve
 from mervn.training.trainer import Trainer, TrainingData
 
 CPU = torch.device("cpu")
@@ -174,7 +175,7 @@ def measure(size: str, text_size: dict[str, Any], count: int, rounds: int) -> li
         data = make_data(Path(folder), count, widths, audio)
         head = build_head(options, shapes, CLASSES)
         training_data = TrainingData(data.split, data.split, list(map(str, range(CLASSES))))
-        trainer = Trainer(build_head(options, shapes, CLASSES), training_data, options, CPU)
+        trainer = Trainer(build_head(options, shapes, CLASSES), training_data, resolve(options, CPU))
         stage_two_seconds(trainer, range(3))
         for start in range(rounds):
             stage_two.append(stage_two_seconds(trainer, range(7 * start, 7 * start + 7)))

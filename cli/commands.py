@@ -101,6 +101,6 @@ COMMANDS: dict[str, CommandSpec] = {
         "Score the mean of the probabilities of several runs.",
     ),
     "report": CommandSpec(
-        "cli.report:report_command", "mervn.config:ReportOptions", "Write the report of a run or of a study as a page."
+        "cli.report:report_command", "mervn.config:ReportOptions", "Write the report of a run, comparison or study."
     ),
 }

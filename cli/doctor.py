@@ -126,14 +126,14 @@ def _zarr() -> Finding:
     return Finding("ok", zarr.__version__)
 
 
-def _optional(package: str, user: str) -> Check:
-    """Return the check of a package that `user` needs and the extra of the same name installs."""
+def _optional(package: str, user: str, extra: str | None = None) -> Check:
+    """Return the check of a package that `user` needs; by default the extra has the same name."""
 
     def check() -> Finding:
         try:
             return Finding("ok", version(package))
         except PackageNotFoundError:
-            return Finding("absent", "not installed", f"{user} needs it: pip install 'mervn[{package}]'")
+            return Finding("absent", "not installed", f"{user} needs it: pip install 'mervn[{extra or package}]'")
 
     return check
 
@@ -199,7 +199,8 @@ CHECKS: dict[str, Check] = {
     "pyvi": _segmenter("pyvi", "phobert and videberta segment words with"),
     "underthesea": _segmenter("underthesea", "--segmenter underthesea needs"),
     "py_vncorenlp": _segmenter("vncorenlp", "--segmenter vncorenlp needs", "vncorenlp"),
-    "ray": _optional("ray", "mervn extract --engine ray"),
+    "ray": _optional("ray", "--engine ray of mervn extract and mervn ablate"),
+    "optuna": _optional("optuna", "mervn ablate --trials", "search"),
     "tensorboard": _optional("tensorboard", "--tensorboard"),
     "hub cache": _hub,
 }

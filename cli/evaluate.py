@@ -8,6 +8,7 @@ from typing import Any
 
 from cli.options import command
 from cli.output import Output
+from cli.run_report import add_report
 from features.cpu_threads import set_threads
 from mervn.config import EvaluateOptions
 
@@ -29,6 +30,14 @@ def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> Non
     else:
         metrics = evaluate(run, options, output)
         _print_run(metrics, options.split, output)
+        # the page shows valid or test of the run's own data, with all modalities and the original transcripts
+        own = options.data is None and options.without is None and options.corrupt is None
+        if options.report and options.split != "train" and own:
+            add_report(run, output)
+    if "corrupt" in metrics:
+        scores = metrics[options.split]
+        means = {name: scores[name]["mean"] if is_series(run) else scores[name] for name in metrics["intervals"]}
+        _print_corruption(means, metrics["corrupt"], output)
     if "leak_baselines" in metrics:
         _print_leaks(metrics, options.split, output)
     for key in options.by:
@@ -49,9 +58,12 @@ def _print_run(metrics: Mapping[str, Any], split: str, output: Output) -> None:
         rows.append((label, *values, found["support"]))
     output.table(("label", "precision", "recall", "F1", "support"), rows)
     print_scores(scores, metrics, {}, output)
+    absent = [label for label, found in scores["per_class"].items() if not found["support"]]
+    if absent:
+        output.result(f"no utterance of {split} is {' or '.join(absent)}: macro-F1 and UAR leave it out")
     missing = f", {scores['missing']} missing" if scores["missing"] else ""
     output.result(
-        f"{split}{_without(metrics)}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}, "
+        f"{split}{_change(metrics)}: macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}, "
         f"UAR {scores['uar']:.4f} ({scores['n']} utterances{missing})"
     )
     calibration = metrics["calibration"]
@@ -77,14 +89,37 @@ def _print_series(metrics: Mapping[str, Any], split: str, output: Output) -> Non
     folds = f", {len(metrics['folds'])} folds together" if metrics["folds"] else ""
     missing = f", {scores['missing']} missing" if scores["missing"] else ""
     output.result(
-        f"{split}{_without(metrics)}: macro-F1 {means['macro_f1']:.4f}, accuracy {means['accuracy']:.4f}, "
+        f"{split}{_change(metrics)}: macro-F1 {means['macro_f1']:.4f}, accuracy {means['accuracy']:.4f}, "
         f"UAR {means['uar']:.4f} ({seeds}{folds}, {scores['n']} utterances{missing})"
     )
 
 
-def _without(metrics: Mapping[str, Any]) -> str:
-    """Return ` without text` if text is withheld, else nothing."""
-    return f" without {metrics['without']}" if "without" in metrics else ""
+CORRUPTIONS = {"tones": "exchanged tone marks", "asr": "transcript_asr"}
+"""Words for the kinds of --corrupt."""
+
+
+def _change(metrics: Mapping[str, Any]) -> str:
+    """Return ` without text` or ` with exchanged tone marks` if the inputs are changed, else nothing."""
+    if "without" in metrics:
+        return f" without {metrics['without']}"
+    return f" with {CORRUPTIONS[metrics['corrupt']['kind']]}" if "corrupt" in metrics else ""
+
+
+def _print_corruption(scores: Mapping[str, float], corrupt: Mapping[str, Any], output: Output) -> None:
+    """Print the scores with corrupted transcripts beside those with the original ones."""
+    from mervn.evaluation.verdict import METRIC_NAMES
+
+    rows = []
+    for metric, found in corrupt["difference"].items():
+        interval, p = found["interval"], found["p"]
+        bounds = "none" if interval is None else f"{interval['low']:.4f} to {interval['high']:.4f}"
+        values = (f"{corrupt['original'][metric]:.4f}", f"{scores[metric]:.4f}", f"{found['difference']:+.4f}")
+        rows.append((METRIC_NAMES[metric], *values, bounds, "none" if p is None else f"{p:.4f}"))
+    output.table(("score", "original", "corrupted", "difference", "95 % interval", "p"), rows)
+    rate = corrupt["syllable_error_rate"]
+    errors = "" if rate is None else f"; {100 * rate:.1f} errors per 100 syllables"
+    kind = CORRUPTIONS[corrupt["kind"]]
+    output.result(f"{kind}: {corrupt['changed_transcripts']} transcripts differ from the original{errors}")
 
 
 def print_scores(
@@ -92,7 +127,7 @@ def print_scores(
 ) -> None:
     """Print each score with its interval and both baselines, and what the intervals rest on."""
     from mervn.evaluation.intervals import MIN_INTERVAL_UNITS
-    from mervn.evaluation.verdict import METRIC_NAMES, describe_units
+    from mervn.evaluation.verdict import METRIC_NAMES, describe_units, no_interval
 
     rows = []
     for name, interval in metrics["intervals"].items():
@@ -107,7 +142,7 @@ def print_scores(
     for unit in metrics["units"]:
         words = describe_units(unit)
         if unit["groups"] < MIN_INTERVAL_UNITS:
-            output.result(f"no interval: it needs at least {MIN_INTERVAL_UNITS} units, found {words}")
+            output.result(no_interval(words))
         elif len(metrics["units"]) > 1:
             used = [METRIC_NAMES[name] for name, each in metrics["intervals"].items() if _rests_on(each, unit)]
             output.result(f"intervals of {', '.join(used) or 'no score (others are wider)'}: {words}")
@@ -139,7 +174,14 @@ def _print_leaks(metrics: Mapping[str, Any], split: str, output: Output) -> None
         words = name.replace("_", " ")
         rows.append((words, "unknown", "", "", "") if scores is None else row(words, scores, scores["intervals"]))
     output.table(("reads only", "macro-F1", "95 % interval", "accuracy", "95 % interval"), rows)
-    output.result(leak_sentence(metrics["leak_baselines"]))
+    found = {**metrics["leak_baselines"]}
+    shuffled = found.pop("shuffled_labels")
+    output.result(leak_sentence(found))
+    if shuffled is not None and shuffled["above_chance"]:
+        output.result(
+            "warning: a classifier that was fitted to shuffled labels scores above chance; the scored labels must "
+            "reach its predictions in some way, so no score of this split can be trusted"
+        )
 
 
 def _print_by(key: str, values: Mapping[str, Mapping[str, Any]], output: Output) -> None:

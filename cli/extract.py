@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,6 @@ def extract(options: ExtractOptions, output: Output) -> None:
     data = resolve_data(options.data)
 
     from features.extraction.extract import extract_stream
-    from features.extraction.report import as_json
     from features.extraction.settings import settings_from
     from features.manifests.manifest import read_manifests
 
@@ -55,7 +54,7 @@ def extract(options: ExtractOptions, output: Output) -> None:
             output.result(_summary(result, planned=options.plan))
         if not options.plan:
             output.say("  " + "; ".join(_costs(stores[0])))
-    output.document({"stores": list(map(as_json, results))})
+    output.document({"stores": list(map(asdict, results))})
 
 
 def _selectors(options: ExtractOptions) -> list[Selector]:

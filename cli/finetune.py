@@ -5,10 +5,12 @@ from __future__ import annotations
 from cli.epochs import EpochLog
 from cli.options import command
 from cli.output import Output
+from cli.run_report import add_report
 from cli.settings import resolve_data
 from cli.train_head import print_run
 from features.cpu_threads import set_threads
 from mervn.config import FinetuneOptions
+from mervn.report.page import REPORT_FILE
 
 
 @command("finetune")
@@ -30,3 +32,5 @@ def finetune_command(options: FinetuneOptions, output: Output) -> None:
     if output.epochs.trained:
         output.say(output.epochs.summary())
     print_run(result, output)
+    if options.report and (result.trained or not (result.path / REPORT_FILE).is_file()):
+        add_report(result.path, output)

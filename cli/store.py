@@ -102,9 +102,9 @@ def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
     if len(found.made_with) > 1:
         output.result("the parts were extracted with different versions or devices, which can change numbers:")
         for origin in found.made_with:
-            output.result("  " + ", ".join(f"{key} {value}" for key, value in origin.items()))
+            output.result("  " + ", ".join(f"{key} {value}" for key, value in origin.as_json().items()))
     document = {"path": str(store), "whole": found.whole, "damaged": damaged, "unreadable": unreadable}
-    output.document({**document, "made_with": found.made_with})
+    output.document({**document, "made_with": [origin.as_json() for origin in found.made_with]})
     return 1 if unreadable or (damaged and not options.set_aside) else 0
 
 

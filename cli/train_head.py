@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from cli.epochs import EpochLog
 from cli.options import command
 from cli.output import Output
+from cli.run_report import add_report
 from cli.settings import flag_name, resolve_data
 from features.config import is_custom_module
 from features.cpu_threads import set_threads
 from mervn.config import TrainHeadOptions
+from mervn.report.page import REPORT_FILE
 
 if TYPE_CHECKING:
     from mervn.training.results import RunResult
@@ -42,6 +44,8 @@ def train_head_command(options: TrainHeadOptions, output: Output) -> None:
         output.say(output.epochs.summary())
         output.say(_sampled(options.sampling, [entry["drawn"] for entry in output.epochs.entries]))
     print_run(result, output)
+    if options.report and (result.trained or not (result.path / REPORT_FILE).is_file()):
+        add_report(result.path, output)
     if "C" not in result.metrics:  # a linear head has no seed
         output.say(f"or train it with another seed:\n  {_next_seed_command(result.path)}")
 
@@ -56,6 +60,7 @@ def print_run(result: RunResult, output: Output) -> None:
     output.result(
         f"valid: macro-F1 {valid['macro_f1']:.4f}, accuracy {valid['accuracy']:.4f} ({valid['n']} utterances{missing})"
     )
+    output.result(_baselines([valid]))
     for name, weights in result.metrics["layer_weights"].items():
         output.result(f"{name} layers: " + ", ".join(f"{layer} {weight:.3f}" for layer, weight in weights.items()))
     warning = output.epochs.small_valid_warning(valid) if output.epochs.entries else None
@@ -72,8 +77,27 @@ def _print_series(done: SeriesResult, output: Output) -> None:
     for name, found in done.summary["valid"].items():
         output.result(f"valid {name}: {found['mean']:.4f} ± {found['std']:.4f} over {len(done.runs)} runs")
     output.result(f"{done.path}: the runs and summary.json")
+    output.result(_baselines([run.metrics["valid"] for run in done.runs]))
     output.say(f"evaluate them, as one look at test:\n  {_evaluate_command(done.path)}")
     output.document({"run": str(done.path), "summary": done.summary, "runs": [str(run.path) for run in done.runs]})
+
+
+def _baselines(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the scores of chance and of the most frequent label on valid, means over runs."""
+    import numpy as np
+
+    from mervn.evaluation.baselines import baselines
+
+    found = []
+    for scores in runs:
+        support = np.array([of_class["support"] for of_class in scores["per_class"].values()])
+        found.append(baselines(support, list(scores["per_class"])))
+    parts = []
+    for kind in ("chance", "majority"):
+        macro_f1 = fmean(one[kind]["macro_f1"] for one in found)
+        accuracy = fmean(one[kind]["accuracy"] for one in found)
+        parts.append(f"{kind} has macro-F1 {macro_f1:.4f}, accuracy {accuracy:.4f}")
+    return "on valid, " + "; ".join(parts)
 
 
 def _evaluate_command(run: Path) -> str:

@@ -6,7 +6,7 @@ import datetime as dt
 import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import torch
 
@@ -32,9 +32,18 @@ def package_version(package: str) -> str:
         return "not installed"
 
 
-def machine() -> dict[str, Any]:
-    """Return a description of this machine: platform, number of CPU threads and GPU."""
-    found: dict[str, Any] = {
+class Machine(TypedDict):
+    """Description of a machine."""
+
+    platform: str
+    threads: int
+    """Number of CPU threads of PyTorch."""
+    gpu: NotRequired[str]
+
+
+def machine() -> Machine:
+    """Return a description of this machine."""
+    found: Machine = {
         "platform": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
     }

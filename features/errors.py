@@ -17,7 +17,7 @@ class UsageError(InputError):
     """Unknown, contradictory or incomplete options, found before any work starts (exit code 2)."""
 
 
-def name_some(names: Sequence[str]) -> str:
+def name_some(names: Sequence[str], separator: str = ", ") -> str:
     """Return the first `MAX_NAMED` names of a list, and how many more there are."""
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return ", ".join(names[:MAX_NAMED]) + more
+    return separator.join(names[:MAX_NAMED]) + more

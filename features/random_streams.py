@@ -30,6 +30,10 @@ class Purpose(IntEnum):
     """(seed, rank): the dropout of each process other than rank 0."""
     EXCHANGE = 8
     """(): the exchanges of a permutation test."""
+    TONES = 9
+    """(first 8 bytes of the SHA-256 of the utterance id): the exchanged tone marks of a transcript."""
+    SHUFFLED_LABELS = 10
+    """(number): the labels of a permutation of train."""
 
 
 def seed_sequence(purpose: Purpose, *numbers: int) -> np.random.SeedSequence:

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
+
+LONGEST_VALUE = 40
+"""Number of characters of a JSON value that a table shows."""
+
+
+def short_json(value: Any) -> str:
+    """Return a JSON value as short text; a dash for None."""
+    if value is None:
+        return "-"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Option models of the commands that train and evaluate. Imports nothing heavy."""
+"""Option models of the commands. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ from features.config import (
     SelectorOptions,
     ThreadOptions,
 )
-from mervn.run_options import CheckpointOptions, FeatureOptions, MissingOptions, TrustOptions
+from mervn.evidence_options import AblateOptions as AblateOptions
+from mervn.evidence_options import CompareOptions as CompareOptions
+from mervn.evidence_options import EnsembleOptions as EnsembleOptions
+from mervn.evidence_options import EvaluateOptions as EvaluateOptions
+from mervn.evidence_options import ReportOptions as ReportOptions
+from mervn.run_options import CheckpointOptions, MissingOptions, TrustOptions
 from mervn.run_options import FoldOptions as FoldOptions
 from mervn.run_options import LabelOptions as LabelOptions
 from mervn.run_options import RunOptions as RunOptions
@@ -95,110 +100,6 @@ class CheckModuleOptions(Options):
 
     role: Annotated[Literal["fusion", "pooling", "loss"], Group.MODEL] = Field(
         "fusion", description="Role of the class."
-    )
-
-
-class EvaluateOptions(FeatureOptions, TrustOptions, DeviceOptions):
-    """Options of `mervn evaluate RUN`."""
-
-    split: Annotated[Literal["train", "valid", "test"], Group.DATA] = Field(
-        "valid", description="train, valid or test; each evaluation on test is recorded in test_access.jsonl."
-    )
-    data: Annotated[Path | None, Group.DATA] = Field(None, description="Folder of other data [default: the run's].")
-    features_dir: Annotated[Path | None, Group.DATA] = Field(
-        None, description="Folder of the feature stores [default: the run's]."
-    )
-    audio_root: Annotated[Path | None, Group.DATA, ADVANCED] = Field(
-        None, description="Folder that wav_path is relative to [default: the run's]."
-    )
-    unit: Annotated[tuple[str, ...], Field(min_length=1), Group.OUTPUT] = Field(
-        ("speaker_id",),
-        description="Manifest key of the units that intervals rest on; of several keys, the widest interval counts.",
-    )
-    by: Annotated[tuple[str, ...], Group.OUTPUT] = Field(
-        (), description="Also score each value of these manifest keys, or of duration and transcript_length."
-    )
-    without: Annotated[Literal["text", "audio"] | None, Group.DATA] = Field(
-        None, description="Withhold a modality, text or audio: score as if every utterance lacked it."
-    )
-    leak_baselines: Annotated[bool, Group.OUTPUT] = Field(
-        False, description="Also score baselines that read only duration, missing or repeated transcript, or speaker."
-    )
-
-    @model_validator(mode="after")
-    def _check_leak_baselines(self) -> Any:
-        if self.leak_baselines and self.split == "train":
-            raise ValueError("--leak-baselines are trained on train; score them on valid or test: --split valid")
-        return self
-
-
-class CompareOptions(Options):
-    """Options of `mervn compare A B`."""
-
-    split: Annotated[Literal["train", "valid", "test"], Group.DATA] = Field(
-        "test", description="Split whose saved predictions are compared: train, valid or test."
-    )
-    metric: Annotated[Literal["accuracy", "macro_f1", "uar", "weighted_f1"], Group.OUTPUT] = Field(
-        "macro_f1", description="Metric to compare: accuracy, macro_f1, uar or weighted_f1."
-    )
-    unit: Annotated[tuple[str, ...], Field(min_length=1), Group.OUTPUT] = Field(
-        ("speaker_id",),
-        description="Key of the units that interval and test rest on; of several keys, the widest interval counts.",
-    )
-
-
-class EnsembleOptions(Options):
-    """Options of `mervn ensemble RUN...`."""
-
-    split: Annotated[Literal["valid", "test"], Group.DATA] = Field(
-        "valid", description="Split to score, from the saved predictions of the runs: valid or test."
-    )
-    choose: Annotated[bool, Group.MODEL] = Field(
-        False, description="Choose among the runs: add the one that raises macro-F1 on valid most, until none does."
-    )
-    unit: Annotated[tuple[str, ...], Field(min_length=1), Group.OUTPUT] = Field(
-        ("speaker_id",),
-        description="Key of the units that intervals rest on; of several keys, the widest interval counts.",
-    )
-    output: Annotated[Path | None, Group.OUTPUT] = Field(
-        None, description="Folder of the results [default: runs/ensemble-HASH of its members]."
-    )
-
-
-class ReportOptions(Options):
-    """Options of `mervn report RUN`."""
-
-    split: Annotated[Literal["valid", "test"] | None, Group.DATA] = Field(
-        None, description="valid or test [default: test if it was evaluated, else valid]."
-    )
-    transcripts: Annotated[bool, Group.OUTPUT] = Field(
-        True, description="Show the transcripts of mistakes, from the manifests of the run's data."
-    )
-
-
-class AblateOptions(DataOptions, DeviceOptions):
-    """Options of `mervn ablate GRID.toml`."""
-
-    output: Annotated[Path | None, Group.OUTPUT] = Field(
-        None, description="Folder of the study [default: studies/ and the name of the grid]."
-    )
-    jobs: Annotated[PositiveInt | None, Group.GENERAL] = Field(
-        None,
-        description="Cells trained at once, each in a process with one thread [default: one per core; 1 on a GPU].",
-    )
-    test: Annotated[bool, Group.DATA] = Field(
-        False, description="After all cells are complete, evaluate on test what was chosen on valid."
-    )
-    unit: Annotated[str, Field(min_length=1), Group.DATA] = Field(
-        "speaker_id", description="Manifest key of the units of evidence, over which intervals are computed."
-    )
-    retry: Annotated[bool, Group.TRAINING] = Field(False, description="Train failed cells again.")
-    dry_run: Annotated[bool, Group.OUTPUT] = Field(False, description="Print the plan, then stop.")
-    example: Annotated[bool, Group.OUTPUT] = Field(
-        False, description="Print an example of a GRID.toml with comments, then stop."
-    )
-    trust_code: Annotated[bool, Group.GENERAL, ADVANCED] = Field(
-        False, description="Run the custom modules that the grid names; review their code first."
     )
 
 

@@ -185,8 +185,11 @@ def joined(device: str) -> Iterator[tuple[Processes, torch.device]]:
     try:
         yield group, torch.device("cpu") if state.device.type == "cpu" else state.device
     except BaseException as error:
-        group.faults.announce(error)
+        cause = group.faults.cause_of(error)
+        group.faults.announce(cause)
         # do not destroy the group: that would wait for collective calls that others have started
-        raise
+        if cause is error:
+            raise
+        raise cause from error
     group.faults.close()
     state.destroy_process_group()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import sys
 import threading
 import time
@@ -21,13 +22,17 @@ from torch._C._distributed_c10d import TCPStore
 
 from features.errors import InputError
 
-FAULT, HEARD = "fault", "heard"
-"""Keys in the TCP store: the message of the first fault, and the number of
-processes that have read it."""
+FAULT, HEARD, ALIVE = "fault", "heard", "alive"
+"""Keys in the TCP store: the message of the first fault, the number of processes that have read it,
+and, followed by a rank, a counter that grows while that process runs."""
+LOST = re.compile("connection (closed|reset) by peer|broken pipe", re.IGNORECASE)
+"""Errors of gloo in a process whose peer has ended."""
 INTERVAL_S = 0.25
 """Interval between two checks for a fault."""
 PATIENCE_S = 5.0
 """Maximum time that a process waits for the others to read its message."""
+SILENCE_S = 8 * INTERVAL_S
+"""A process whose counter does not grow for this time has ended."""
 
 
 class FaultWatch:
@@ -47,6 +52,37 @@ class FaultWatch:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="fault-watch")
         self._thread.start()
+
+    def cause_of(self, error: BaseException) -> BaseException:
+        """Return the error that explains a lost connection; any other error as it is.
+
+        The cause is the fault of another process, or a process that was killed and could announce
+        none.
+        """
+        if not (isinstance(error, RuntimeError) and LOST.search(str(error))):
+            return error
+        try:
+            if self._store.check([FAULT]):
+                rank, _, message = self._store.get(FAULT).decode().partition("\n")
+                return InputError(f"process {rank} of {self.num_processes} failed: {message}")
+            before = self._counters()
+            time.sleep(SILENCE_S)
+            after = self._counters()
+        except (RuntimeError, OSError):
+            ended = [0]  # the main process, which runs the TCP store
+        else:
+            others = filter(lambda rank: rank != self.process_index, range(self.num_processes))
+            ended = [rank for rank in others if before[rank] == after[rank]]
+        if not ended:
+            return error
+        return InputError(
+            f"process {ended[0]} of {self.num_processes} ended without a message: the system may have killed it, "
+            "for example because the memory was full. Run the same command again to resume"
+        )
+
+    def _counters(self) -> list[int]:
+        """Return the counter of each process."""
+        return [self._store.add(f"{ALIVE}{rank}", 0) for rank in range(self.num_processes)]
 
     def announce(self, error: BaseException) -> None:
         """Announce this process's fault, unless another one came first.
@@ -78,6 +114,7 @@ class FaultWatch:
         """Look for a fault of another process until `close`."""
         try:
             while not self._stopped.wait(INTERVAL_S):
+                self._store.add(f"{ALIVE}{self.process_index}", 1)
                 if self._store.check([FAULT]):
                     rank, _, message = self._store.get(FAULT).decode().partition("\n")
                     self._store.add(HEARD, 1)

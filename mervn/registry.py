@@ -11,6 +11,7 @@ targets (B,) to a scalar. A loss with `priors` is also given the class priors of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 POOLINGS: dict[str, str] = {
     "cls": "mervn.model.pooling:ClsPooling",
@@ -48,6 +49,8 @@ SAMPLINGS: dict[str, tuple[str, ...]] = {
     "both": ("alpha", "beta"),
 }
 """The options that each sampling reads. For fusions and losses, see their specs."""
+Recipe = Literal["demo", "demo-none", "emobox-iemocap", "meld", "superb-iemocap", "visec"]
+"""Names of the recipes of `mervn ablate`, files in mervn/study/recipes."""
 ATTENTION_OPTIONS = ("heads", "attention_dropout")
 """Options that only fusions with attention read."""
 STREAM_OPTIONS: dict[str, tuple[str, ...]] = {
@@ -74,7 +77,7 @@ FIT_IGNORES = (
     "clip_norm", "schedule", "average_last", "checkpoint_every", "checkpoint_steps", "keep_checkpoints", "tensorboard",
 )  # fmt: skip
 """Options of `train-head` without effect on the fit of a linear head."""
-LATER_OPTIONS = ("average_last",)
+LATER_OPTIONS = ("average_last", "report")
 """Options that config.json records only if they differ from the default.
 
 Runs of earlier versions do not have them, and keep their hashes."""
@@ -152,6 +155,22 @@ FUSIONS: dict[str, FusionSpec] = {
         description="logistic regression on the time-means of both modalities",
         streams=("text", "audio"),
         outputs=("text", "audio"),
+        attention=False,
+        linear=True,
+    ),
+    "linear_text": FusionSpec(
+        target="mervn.model.linear:Separate",
+        description="logistic regression on the time-means of the text only",
+        streams=("text",),
+        outputs=("text",),
+        attention=False,
+        linear=True,
+    ),
+    "linear_audio": FusionSpec(
+        target="mervn.model.linear:Separate",
+        description="logistic regression on the time-means of the audio only",
+        streams=("audio",),
+        outputs=("audio",),
         attention=False,
         linear=True,
     ),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -27,6 +27,28 @@ OptionsT = TypeVar("OptionsT", bound=Options)
 SCHEMA = 1
 CONFIG_FILE, METRICS_FILE, MODEL_FILE = "config.json", "metrics.json", "model.safetensors"
 ENVIRONMENT_FILE, LEDGER_FILE, SUMMARY_FILE = "environment.json", "test_access.jsonl", "summary.json"
+
+
+class RunMetrics(TypedDict):
+    """The content of metrics.json."""
+
+    schema: int
+    labels: list[str]
+    selected_epoch: int
+    missing: dict[str, int]
+    """Number of utterances without features, by split."""
+    empty: dict[str, dict[str, int]]
+    """Number of utterances without frames, by split and stream."""
+    dropped: Mapping[str, Mapping[str, int]]
+    """Number of utterances left out by --drop-label, by split and label."""
+    features: dict[str, str]
+    """Origin of the encoder's weights, by stream."""
+    layer_weights: Mapping[str, Mapping[str, float]]
+    valid: dict[str, Any]
+    """`Metrics.as_json`, and the number of missing utterances."""
+    averaged_epochs: NotRequired[list[int]]
+    C: NotRequired[float]
+    """Inverse strength of the regularization of a linear head."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +225,7 @@ def options_of(run: Path, options: Mapping[str, Any], model: type[OptionsT]) -> 
         raise InputError(f"{run / CONFIG_FILE}: {place}: {detail['msg']}, found {detail['input']!r}") from error
 
 
-def read_metrics(run: Path) -> dict[str, Any]:
+def read_metrics(run: Path) -> RunMetrics:
     """Read the metrics.json of a complete run; InputError if it is damaged."""
     path = run / METRICS_FILE
     metrics = read_object(path, "the metrics of a run")
@@ -219,7 +241,7 @@ def read_metrics(run: Path) -> dict[str, Any]:
     weights = metrics.get("layer_weights")
     if not isinstance(weights, dict) or not all(map(_is_layer_mix, weights.values())):
         raise InputError(f"{path}: layer_weights must hold the weight of each layer, found {weights!r}")
-    return metrics
+    return cast(RunMetrics, metrics)
 
 
 def _is_layer_mix(weights: Any) -> bool:

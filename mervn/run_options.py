@@ -95,7 +95,15 @@ class CheckpointOptions(Options):
     )
 
 
-class RunOptions(CheckpointOptions):
+class ReportingOptions(Options):
+    """Report of a run as a page."""
+
+    report: Annotated[bool, Group.OUTPUT, ADVANCED, NOT_IN_HASH] = Field(
+        True, description="Also write report.html, the run as a page."
+    )
+
+
+class RunOptions(CheckpointOptions, ReportingOptions):
     """Output folder of a run, and what is saved during training."""
 
     output: Annotated[Path | None, Group.OUTPUT, NOT_IN_HASH] = Field(

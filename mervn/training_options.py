@@ -15,9 +15,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 class HeadOptions(Options):
     """Architecture of a head."""
 
-    fusion: Annotated[str, OneOf(FUSIONS, custom=True), Group.MODEL] = Field(
-        "xattn", description="Fusion of text and audio."
-    )
+    fusion: Annotated[str, OneOf(FUSIONS, custom=True), Group.MODEL] = Field("xattn", description="Fusion.")
     pooling: Annotated[str, OneOf(POOLINGS, custom=True), Group.MODEL] = Field("attn", description="Pooling.")
     dim: Annotated[PositiveInt, Group.MODEL] = Field(256, description="Width of the projections and of the fusion.")
     heads: Annotated[PositiveInt, Group.MODEL, ADVANCED] = Field(

@@ -9,7 +9,6 @@ from features.encoders.selector import parse_selectors
 from features.errors import UsageError
 from mervn.config import FinetuneOptions, TrainHeadOptions, TrainingOptions
 from mervn.data.streams import SECOND
-from mervn.model.custom_module import fusion_spec, loss_spec
 from mervn.registry import (
     ADAPTERS_IGNORE,
     ATTENTION_OPTIONS,
@@ -22,14 +21,18 @@ from mervn.registry import (
     LOSSES,
     SAMPLINGS,
     STREAM_OPTIONS,
+    FusionSpec,
+    LossSpec,
 )
 
 OptionsT = TypeVar("OptionsT", bound=TrainingOptions)
 
 
-def unread_options(options: TrainingOptions) -> dict[str, str]:
-    """Return the options that have no effect, each with the reason that a message shows."""
-    fusion, loss = fusion_spec(options.fusion), loss_spec(options.loss)
+def unread_options(options: TrainingOptions, fusion: FusionSpec, loss: LossSpec) -> dict[str, str]:
+    """Return the options that have no effect, each with the reason that a message shows.
+
+    `fusion` and `loss` are those that the options name.
+    """
     streams = _streams(options, fusion.streams)
     unread: dict[str, str] = {}
     # mark the options of all fusions, losses and samplings, then unmark those of the chosen ones
@@ -76,8 +79,8 @@ def _unread_by_linear(options: TrainingOptions) -> dict[str, str]:
     if options.pooling != LINEAR_POOLING:
         unread["pooling"] = f"--fusion {options.fusion} always pools by the {LINEAR_POOLING}"
     if isinstance(options, TrainHeadOptions):
-        fitted = dict.fromkeys(FIT_IGNORES, f"--fusion {options.fusion} is fitted by logistic regression")
-        unread |= fitted
+        reason = f"--fusion {options.fusion} is fitted by logistic regression"
+        unread |= dict.fromkeys(FIT_IGNORES, reason)
     return unread
 
 

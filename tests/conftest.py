@@ -1,5 +1,6 @@
 """Set-up shared by all tests: no network, and one thread per process, for the tests run in several at once."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -12,15 +13,22 @@ import torch
 
 torch.set_num_threads(1)  # before fixtures of a module train: equal bytes are promised at equal numbers of threads
 SLOW = (
-    "test_benchmarks", "test_known_answers", "test_distributed", "test_finetune", "test_ray_engine", "test_docs",
-    "test_study_run",
+    "test_known_answers", "test_benchmarks", "test_distributed", "test_study_run", "test_finetune", "test_train_head",
+    "test_ray_engine", "test_docs",
 )  # fmt: skip
-"""Files that begin first, so that no worker is left with one of them at the end."""
+"""Files that begin first, the slowest before the others, so that no worker is left with one of them at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slow files first."""
-    items.sort(key=lambda item: item.path.stem not in SLOW)
+    order = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """Leave all that was imported out of garbage collections, of which each would take a third of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,6 +38,17 @@ def no_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
         if request.module.__name__ != "test_gpu":
             patch.setattr(torch.cuda, "is_available", lambda: False)
             patch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the processes that tests start
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting_for_disks() -> Iterator[None]:
+    """Skip fsync, which only a loss of power would show to be missing; tests of its calls put their own in its place.
+
+    Without, a training of a fifth of a second waits for the disk as long again. Other processes do call it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 
@@ -51,3 +70,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     from every_encoder import make_checkpoints
 
     return make_checkpoints(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_reports(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep commands from adding a report to each tiny run: its figures take longer than the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ != "test_html":
+            patch.setattr("cli.run_report.write", lambda run: run / "report.html")
+        yield

@@ -1,6 +1,7 @@
 """Scores of guessing and of the most frequent label, against scikit-learn and full enumeration."""
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -18,16 +19,17 @@ def targets(counts: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("counts", [[3, 1, 2], [4, 0, 2], [5, 1]])
 def test_chance_is_the_mean_over_all_possible_guesses(counts: list[int]) -> None:
-    true = targets(np.array(counts))
+    labels, classes = targets(np.array(counts)).tolist(), range(len(counts))
+    # guesses with the same pairs of a label and a guess have the same scores
+    pairs = Counter(tuple(sorted(zip(labels, guess))) for guess in itertools.product(classes, repeat=len(labels)))
     scores = []
-    for guess in itertools.product(range(len(counts)), repeat=len(true)):
-        labels = range(len(counts))
-        macro = f1_score(true, guess, labels=labels, average="macro", zero_division=0)
-        weighted = f1_score(true, guess, labels=labels, average="weighted", zero_division=0)
+    for true, guess in (zip(*each) for each in pairs):
+        macro = f1_score(true, guess, labels=np.unique(true), average="macro", zero_division=0)
+        weighted = f1_score(true, guess, labels=classes, average="weighted", zero_division=0)
         uar = recall_score(true, guess, labels=np.unique(true), average="macro", zero_division=0)
         scores.append((accuracy_score(true, guess), macro, uar, weighted))
     found = chance_scores(np.array(counts))
-    assert tuple(found.values()) == pytest.approx(tuple(np.mean(scores, axis=0)))
+    assert tuple(found.values()) == pytest.approx(tuple(np.average(scores, axis=0, weights=list(pairs.values()))))
     assert list(found) == ["accuracy", "macro_f1", "uar", "weighted_f1"]
 
 

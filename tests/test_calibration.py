@@ -1,4 +1,7 @@
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +21,13 @@ from mervn.evaluation.calibration import (
 from mervn.evaluation.metrics import calibration_error, compute_metrics
 
 CLASSES = 4
+NETCAL = Path(__file__).parent / "data" / "netcal.json"
 
 
-def simulate(num: int, factor: float, seed: int = 0) -> tuple[Array, Array]:
+def simulate(num: int, factor: float, seed: int = 0, classes: int = CLASSES) -> tuple[Array, Array]:
     """Return targets drawn from calibrated probabilities, and those with all logits times a factor."""
     rng = np.random.default_rng(seed)
-    logits = rng.normal(0, 1.5, (num, CLASSES))
+    logits = rng.normal(0, 1.5, (num, classes))
     thresholds = softmax(logits, axis=1).cumsum(1)
     targets = (rng.random((num, 1)) > thresholds[:, :-1]).sum(1)
     return targets, softmax(factor * logits, axis=1)
@@ -57,6 +61,45 @@ def test_a_temperature_is_a_power_of_the_probabilities() -> None:
     np.testing.assert_allclose(apply_temperature(probabilities, 1.0), probabilities, atol=1e-14)
 
 
+@pytest.mark.parametrize("case", json.loads(NETCAL.read_text())["cases"], ids=lambda case: case["classes"])
+def test_calibration_equals_that_of_netcal(case: dict[str, Any]) -> None:
+    """ECE and temperature equal those of netcal, which tests/data/netcal.json holds.
+
+    netcal scores two classes as one probability, another definition, so no case has two. This code
+    wrote the file, with netcal 1.4.0 in an environment of its own (pip install netcal==1.4.0):
+
+        import json
+        import numpy as np
+        from netcal import __version__
+        from netcal.metrics import ECE, MCE
+        from netcal.scaling import TemperatureScaling
+        from scipy.special import softmax
+
+        cases = []
+        for seed, num, classes, factor in ((0, 400, 4, 2.5), (1, 300, 3, 0.5), (2, 500, 6, 1.0)):
+            rng = np.random.default_rng(seed)
+            logits = rng.normal(0, 1.5, (num, classes))
+            targets = (rng.random((num, 1)) > softmax(logits, axis=1).cumsum(1)[:, :-1]).sum(1)
+            p = softmax(factor * logits, axis=1)
+            model = TemperatureScaling(method="mle").fit(p, targets)
+            cases.append({
+                "seed": seed, "n": num, "classes": classes, "factor": factor,
+                "ece": float(ECE(15).measure(p, targets)),
+                "temperature": 1 / float(model.temperature[0]),
+                "ece_after": float(ECE(15).measure(model.transform(p), targets)),
+            })
+        json.dump({"netcal": __version__, "cases": cases}, open("netcal.json", "w"), indent=2)
+    """
+    targets, probabilities = simulate(case["n"], case["factor"], case["seed"], case["classes"])
+    found = calibrate(targets, probabilities, fit_temperature(targets, probabilities))
+    assert found.before.ece == pytest.approx(case["ece"], abs=1e-12)
+    assert found.temperature == pytest.approx(case["temperature"], rel=1e-5)
+    assert found.after.ece == pytest.approx(case["ece_after"], abs=1e-5)
+    # negative control: the least certain tenth of the utterances
+    chosen = probabilities.max(1) > np.quantile(probabilities.max(1), 0.1)
+    assert abs(calibration_scores(targets[chosen], probabilities[chosen]).ece - case["ece"]) > 1e-3
+
+
 @pytest.mark.parametrize(("factor", "num"), [(0.4, 60), (1.0, 60), (2.5, 60), (2.5, 7)])
 def test_the_fitted_temperature_is_that_of_a_grid_search_and_of_another_optimizer(factor: float, num: int) -> None:
     targets, probabilities = simulate(num, factor, seed=1)
@@ -65,8 +108,10 @@ def test_the_fitted_temperature_is_that_of_a_grid_search_and_of_another_optimize
 
     def loss(temperature: float) -> float:
         powers = probabilities ** (1 / temperature)
-        return float(log_loss(targets, powers / powers.sum(1, keepdims=True), labels=range(CLASSES)))
+        return float(np.log(powers.sum(1) / powers[np.arange(num), targets]).mean())
 
+    powers = probabilities ** (1 / found)
+    assert loss(found) == pytest.approx(log_loss(targets, powers / powers.sum(1, keepdims=True), labels=range(CLASSES)))
     best = grid[np.argmin([loss(temperature) for temperature in grid])]
     assert found == pytest.approx(best, rel=0.012)
     inverse = minimize_scalar(lambda x: loss(1 / x), bracket=(0.3, 1.0))  # over 1 / T, where the NLL is convex

@@ -9,8 +9,10 @@ from tiny import write_manifest
 
 from features.atomic_files import write_json
 from features.errors import UsageError
+from mervn.config import TrainHeadOptions
 from mervn.study.cells import Cell, Row, fold_numbers, make_cells, make_rows
 from mervn.study.grid import Grid, read_grid
+from mervn.training.setup import resolve_head_options
 
 BASE = '[base]\ndim = 8\nheads = 2\nmlp = [8]\naudio-encoder = "fourier2vec"\ntext-encoder = "hashed_ngrams"\n'
 EXAMPLE = Path(__file__).parent.parent / "mervn" / "study" / "example.toml"
@@ -51,6 +53,29 @@ def test_tuned_values_that_a_row_does_not_read_are_one_candidate(tmp_path: Path)
     assert [len(row.candidates) for row in rows] == [2, 1]
 
 
+def test_an_option_that_a_cell_does_not_read_is_left_out_of_it(tmp_path: Path) -> None:
+    text = '[base]\ndim = 8\nmlp = [8]\nepochs = 3\npooling = "cls"\n[rows]\nfusion = ["late", "linear", "text"]\n'
+    cells = cells_of(tmp_path, f"seeds = [3, 1]\n{text}[tune]\nlearning-rate = [0.1, 0.2]\n")
+    linear = [cell for cell in cells if cell.row == 1]
+    assert len(cells) == 9 and [cell.seed for cell in linear] == [3]  # one seed and no tuned value
+    read = {cell.row: resolve_head_options(cell.options) for cell in cells}  # as the study and its processes do
+    default = TrainHeadOptions.model_fields["epochs"].default
+    assert [(read[row].options.epochs, read[row].options.pooling) for row in range(3)] == [
+        (3, "cls"), (default, "mean"), (3, "cls"),
+    ]  # fmt: skip
+    # nor do unread options change its folder
+    other = text.replace('pooling = "cls"', 'pooling = "max"').replace("epochs = 3", "epochs = 9\ncheckpoint-every = 1")
+    changed = [cell for cell in cells_of(tmp_path, f"seeds = [3]\n{other}") if cell.row == 1]
+    assert [cell.name for cell in changed] == [cell.name for cell in linear]
+    assert linear[0].name.startswith("linear-mean-seed3-")
+
+
+def test_tuned_values_are_those_that_the_row_reads(tmp_path: Path) -> None:
+    text = BASE.replace("heads = 2\n", "") + '[rows]\nfusion = ["xattn", "late"]\n[tune]\nheads = [2, 4]\n'
+    rows = rows_of(tmp_path, text)
+    assert [candidate.tuned for row in rows for candidate in row.candidates] == [{"heads": 2}, {"heads": 4}, {}]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -64,6 +89,13 @@ def test_tuned_values_that_a_row_does_not_read_are_one_candidate(tmp_path: Path)
         ('[rows]\ntext-encoder = ["fourier2vec"]\n', "(fourier2vec is an encoder for audio"),
         ('[rows]\nfusion = ["late", "text"]\n[base]\nresidual = true\n', "[base] residual has no effect on any row"),
         ('[rows]\nfusion = ["late", "text"]\n[tune]\nheads = [2, 4]\n', "[tune] heads has no effect on any row"),
+        (
+            '[rows]\nfusion = ["text", "linear_text"]\n[base]\naudio-encoder = "fourier2vec"\n',
+            "[base] audio-encoder has no effect on any row",
+        ),
+        ('[rows]\nfusion = ["linear"]\n[base]\nepochs = 3\n', "[base] epochs has no effect on any row"),
+        ('[rows]\nfusion = ["linear"]\n[base]\npooling = "attn"\n', "[base] pooling has no effect on any row"),
+        ('[rows]\nfusion = ["late", "linear"]\npooling = ["mean", "max"]\n', "two rows are the same: fusion=linear "),
         ("[rows]\ngamma = [1.0, 2.0]\n[base]\nloss = 'ce'\n", "two rows are the same: gamma=1.0 and gamma=2.0"),
         ('[rows]\nfusion = ["xattn", "late"]\nresidual = [true, false]\n', "two rows are the same: fusion=late "),
         ('[rows]\naudio-encoder = ["dual", "wav2vec2+vggish"]\n', "two rows are the same: audio-encoder=dual and"),

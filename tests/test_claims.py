@@ -22,7 +22,7 @@ from features.extraction.worker import Engine
 from features.manifests.manifest import read_manifests
 from features.store import claim_owner
 from features.store import claims as module
-from features.store.claim_owner import machine_digest, started_at
+from features.store.claim_owner import Owner, machine_digest, started_at
 from features.store.claims import EXPIRY_S, FOLDER, Claims
 from features.store.identity import read_store_info
 
@@ -104,6 +104,26 @@ def test_a_claim_of_an_ended_process_is_dead_at_once(tmp_path: Path, lie: str) -
         os.utime(tmp_path / ".part-1.h5.unknown.tmp", (old, old))
         first.sweep()
         assert {path.name for path in tmp_path.glob(".part*")} == {f".part-1.h5.{first.token}.tmp"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("pid", "12"), ("pid", None), ("pid", 1.5), ("pid", True), ("pid", -1), ("token", 5), ("host", [])],
+)
+def test_a_claim_with_an_invalid_field_counts_as_incomplete_and_expires(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    """Regression test: a process id that is no number was a TypeError in every process that met the claim."""
+    with Claims([tmp_path]) as first, Claims([tmp_path]) as second:
+        assert first.take("a")
+        path = claim_of(tmp_path, "a")
+        assert Owner.read(path) is not None  # negative control
+        path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+        assert Owner.read(path) is None and not second.take("a")
+        old = time.time() - 2 * EXPIRY_S
+        os.utime(path, (old, old))
+        second.sweep()
+        assert second.take("a")
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -1,5 +1,6 @@
 """Comparison of saved predictions: exact numbers, planted cases, refusals, and the verdict in words."""
 
+import hashlib
 import itertools
 import json
 import re
@@ -321,6 +322,8 @@ def test_a_key_that_the_predictions_lack_is_named_with_the_command_that_saves_it
     a = write_run(tmp_path / "a", entries, answers(entries, 0.8, 0))
     with pytest.raises(InputError, match=r"has no 'speaker'; did you mean speaker_id\?.*\n  mervn evaluate .* --unit"):
         compare(a, a, CompareOptions(unit=("speaker",)))
+    with pytest.raises(UsageError, match="--unit must name keys of the manifest, .* found 'label', which is a result"):
+        compare(a, a, CompareOptions(unit=("speaker_id", "label")))
     with pytest.raises(UsageError, match="must be the folder of a run or of a series"):
         compare(a, tmp_path / "nowhere", CompareOptions())
 
@@ -344,17 +347,24 @@ def test_the_command_prints_the_verdict_what_differs_and_a_document(tmp_path: Pa
     entries = make_utterances(10)
     a = write_run(tmp_path / "a", entries, answers(entries, 0.8, 0), fusion="xattn", dim=64)
     b = write_run(tmp_path / "b", entries, answers(entries, 0.5, 1), fusion="late", dim=64)
+    of = compare(a, b, CompareOptions())
     assert mervn(["compare", str(a), str(b)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{a} is better than {b} by ") and lines[1].startswith("One seed of each")
-    assert [line.split() for line in lines[2:]] == [["configuration", "A", "B"], ["fusion", '"xattn"', '"late"']]
+    chance, majority = (f"{of.baselines[name]['macro_f1']:.4f}" for name in ("chance", "majority"))
+    assert lines[2] == (
+        f"On these utterances, the macro-F1 of chance is {chance}, that of the majority (always answer "
+        f"{of.baselines['majority']['label']}) is {majority}."
+    )
+    assert float(majority) == pytest.approx(macro_f1(entries, [of.baselines["majority"]["label"]] * 200), abs=1e-4)
+    assert [line.split() for line in lines[3:]] == [["configuration", "A", "B"], ["fusion", '"xattn"', '"late"']]
     assert mervn(["compare", str(a), str(a), "--metric", "accuracy", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["verdict"] == "no_difference" and found["configuration"] == {}
     assert found["difference"]["difference"] == 0 and found["difference"]["p"] == 1
     right = accuracy_score([entry["label"] for entry in entries], answers(entries, 0.8, 0))
     assert found["a"]["mean"] == pytest.approx(right) and found["n"] == 200
-    assert "do not differ on any unit" in found["sentence"]
+    assert "do not differ on any unit" in found["sentence"] and found["baselines"] == of.baselines
 
 
 def test_predictions_of_valid_are_compared_as_training_saved_them(tmp_path: Path) -> None:
@@ -369,3 +379,15 @@ def test_predictions_of_valid_are_compared_as_training_saved_them(tmp_path: Path
     write_jsonl(runs[1] / "predictions-valid.jsonl", with_predictions(entries[:50], answers(entries[:50], 0.5, 0)))
     with pytest.raises(InputError, match="must hold the 120 utterances that were scored, found 50"):
         compare(*runs, CompareOptions(split="valid"))
+
+
+def test_predictions_of_earlier_weights_are_refused(tmp_path: Path) -> None:
+    entries = make_utterances(8)
+    runs = [write_run(tmp_path / name, entries, answers(entries, 0.7, seed)) for seed, name in enumerate("ab")]
+    (runs[0] / "model.safetensors").write_bytes(b"first")
+    path = runs[0] / "metrics-test.json"
+    write_json(path, {**json.loads(path.read_text()), "model_sha256": hashlib.sha256(b"first").hexdigest()})
+    assert compare(*runs, CompareOptions()).n == 160
+    (runs[0] / "model.safetensors").write_bytes(b"second")
+    with pytest.raises(InputError, match=r"must be of the weights in .*, but these have changed since; evaluate"):
+        compare(*runs, CompareOptions())

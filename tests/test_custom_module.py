@@ -13,7 +13,7 @@ from test_train_head import SMALL, made, train
 from cli.main import run as mervn
 from features.config import OneOf
 from mervn.config import TrainHeadOptions
-from mervn.model.custom_module import ROLES
+from mervn.model.custom_module import ROLES, saved_modules
 
 __all__ = ["made"]  # fixture
 MEAN = """
@@ -170,6 +170,29 @@ def test_a_listed_module_is_executed_only_if_trusted(attack: Attack) -> None:
     assert_rejected(attack, "evaluate")
     assert mervn([*commands(attack.run, attack.run)["evaluate"], "--trust-code"]) == 0
     assert attack.marker.exists() and copy.exists()  # negative control: the marker works
+
+
+def test_code_changed_after_its_hash_was_checked_is_not_executed(
+    attack: Attack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression test: the file was read a second time to build the head."""
+    copy = attack.place()
+    copy.write_text(
+        "from features.ragged import segment_mean\nfrom torch import nn\n"
+        "class Mean(nn.Module):\n    def __init__(self, *parts):\n        super().__init__()\n"
+        "    def forward(self, x):\n        return segment_mean(x)\n"
+    )
+    sha256 = hashlib.sha256(copy.read_bytes()).hexdigest()
+    attack.configure({"pooling": f"{attack.code}:Mean"}, {"pooling": attack.entry(sha256=sha256)})
+
+    def swap(*arguments: Any) -> Any:
+        checked = saved_modules(*arguments)
+        copy.write_bytes(attack.code.read_bytes())
+        return checked
+
+    monkeypatch.setattr("mervn.model.saved_run.saved_modules", swap)
+    assert mervn([*commands(attack.run, attack.run)["evaluate"], "--trust-code"]) == 0
+    assert not attack.marker.exists() and copy.read_bytes() == attack.code.read_bytes()
 
 
 def test_finetune_copies_the_trusted_module_of_a_run(attack: Attack) -> None:

@@ -1,7 +1,5 @@
 """Several processes take the step that one alone would: over gloo."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,18 @@ from mervn.config import FinetuneOptions
 from mervn.distributed import SINGLE_PROCESS
 from mervn.training.sampling import divide_batches
 
-ACCELERATE = Path(sys.executable).with_name("accelerate")
+ACCELERATE = "from accelerate.commands.accelerate_cli import main; main()"
+"""The command `accelerate`."""
 DRIVER = """
 import json, os, signal, sys
 from pathlib import Path
+import mervn.fault_watch
 from features.progress import Silent
 from mervn.config import FinetuneOptions
 from mervn.finetuning.finetune import finetune
 from mervn.training.trainer import Trainer
 folder = Path(sys.argv[2])
+mervn.fault_watch.PATIENCE_S = 1.0  # a killed process never reads the message of the other one
 class Printer(Silent):
     def say(self, text):
         print(text)
@@ -66,17 +67,16 @@ def make_driver(fault: str = "pass") -> str:
 
 
 def launch(folder: Path, options: FinetuneOptions) -> Finished:
-    """Train with two processes as a user would start them."""
+    """Train with two processes as a user would start them: `accelerate launch` starts them."""
     folder.mkdir()
     driver = folder / "driver.py"
     driver.write_text(make_driver())
     command = [
-        str(ACCELERATE), "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+        "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
         "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1",
         "--main_process_port", "0", str(driver), options.model_dump_json(exclude_unset=True), str(folder),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    return Finished(done.returncode, done.stdout, done.stderr)
+    return run_warm(ACCELERATE, command, timeout=300)
 
 
 def start(folder: Path, processes: int, options: FinetuneOptions, fault: str = "pass") -> Finished:

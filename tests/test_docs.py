@@ -54,6 +54,8 @@ LANGUAGES = ("bash", "python", "toml", "json", "text")
 NOT_RUN = {
     ("README.md", "make demo"),
     ("README.md", "mervn extract --audio-encoder whisper=vinai/PhoWhisper-small"),
+    ("docs/ablation.md", "mervn ablate fusion.toml --engine ray"),
+    ("docs/ablation.md", "mervn ablate search.toml --trials 20"),
     ("docs/demo.md", "make demo"),
     ("docs/demo.md", "python docs/figures/make_result.py demo docs/figures"),
     ("docs/encoders.md", "mervn extract --audio-encoder whisper=vinai/PhoWhisper-small@8"),
@@ -65,6 +67,8 @@ NOT_RUN = {
     ("docs/installation.md", "# a machine with an NVIDIA GPU"),
     ("docs/installation.md", "# keep the torch that is installed"),
     ("docs/installation.md", "make setup"),
+    ("docs/recipes.md", "mervn ablate --recipe superb-iemocap --data iemocap --dry-run"),
+    ("docs/recipes.md", "mervn ablate --recipe demo --test"),
 }
 """Page and first line of each block that no test runs."""
 SMALL = """

@@ -1,11 +1,13 @@
 """`evaluate`: evidence beside the scores of a run, and faults that end no look at test."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from test_train_head import data, made, train
 from tiny import read_jsonl, write_manifest
 
@@ -127,3 +129,44 @@ def test_below_four_speakers_the_command_says_that_there_is_no_interval(
     out = capsys.readouterr().out
     assert "no interval: it needs at least 4 units, found G = 3 speakers" in out and "none" in out
     assert json.loads((run / "metrics-test.json").read_text())["intervals"] == dict.fromkeys(METRICS)
+
+
+def test_a_model_that_gives_nan_has_no_score(data: Path, tmp_path: Path) -> None:
+    run = train(data, tmp_path / "run", epochs=1).path
+    weights = load_file(run / "model.safetensors")
+    for name in weights:
+        if name.endswith("bias"):
+            weights[name] = weights[name] * float("nan")
+    save_file(weights, run / "model.safetensors")
+    before = sorted(path.name for path in run.iterdir())
+    with pytest.raises(InputError, match=r"finite probabilities, found \[nan, nan\] for valid.jsonl:1 'valid-000'"):
+        evaluate(run, EvaluateOptions())
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_the_weights_are_recorded_with_the_scores(data: Path, tmp_path: Path) -> None:
+    run = train(data, tmp_path / "run", epochs=1).path
+    found = evaluate(run, EvaluateOptions(split="test"))
+    assert found["model_sha256"] == hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    assert compare(run, run, CompareOptions()).decisive.paired.difference == 0
+    train(data, tmp_path / "other", epochs=1, seed=1)
+    (run / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+    with pytest.raises(InputError, match="must be of the weights in"):
+        compare(run, run, CompareOptions())
+
+
+def test_a_label_that_does_not_occur_counts_neither_for_macro_f1_nor_for_uar(
+    data: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    run = train(data, tmp_path / "run", epochs=1).path
+    write_manifest(data / "test.jsonl", [e for e in read_jsonl(data / "test.jsonl") if e["emotion"] == "sad"])
+    assert mervn(["evaluate", str(run), "--split", "test"]) == 0
+    assert "no utterance of test is happy: macro-F1 and UAR leave it out" in capsys.readouterr().out
+    saved = json.loads((run / "metrics-test.json").read_text())
+    scores, sad = saved["test"], saved["test"]["per_class"]["sad"]
+    assert scores["per_class"]["happy"]["support"] == 0
+    assert scores["uar"] == sad["recall"] == scores["accuracy"] and scores["macro_f1"] == sad["f1"]
+    together = saved["by"]["duration"]["under 1 s"]
+    assert together["n"] == 4 and (together["uar"], together["macro_f1"]) == (scores["uar"], scores["macro_f1"])
+    assert mervn(["evaluate", str(run)]) == 0
+    assert "no utterance of valid" not in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,17 @@ def test_the_commands_train_evaluate_and_compare_a_series(data: Path, tmp_path: 
     assert json.loads(captured.out)["verdict"] == "no_test" and "found 3 speakers" in captured.err
     assert json.loads(captured.out)["configuration"].keys() >= {"fusion"}
     assert len(read_jsonl(data / "test_access.jsonl")) == 2  # one look for each series
+
+
+def test_a_seed_of_other_utterances_is_never_averaged_with_the_others(data: Path, tmp_path: Path) -> None:
+    folder = series(data, tmp_path / "seeds", num_seeds=2)
+    other = Path(shutil.copytree(data, tmp_path / "other", copy_function=shutil.copy2))
+    entries = read_jsonl(other / "test.jsonl")
+    write_manifest(other / "test.jsonl", [*entries[2:], *entries[:2]])  # as many, in another order
+    config = json.loads((folder / "seed-1" / "config.json").read_text())
+    config["options"]["data"] = str(other)
+    (folder / "seed-1" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"the same utterances and labels, but .*seed-1 has others than .*seed-0"):
+        evaluate_series(folder, TEST)
+    assert not (data / "test_access.jsonl").exists()
+    assert evaluate_series(folder, EvaluateOptions())["valid"]["n"] == 10

@@ -1,5 +1,6 @@
 """An error of one process ends all of them with its message: two processes over gloo, with nobody to end them."""
 
+import signal
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from features.errors import InputError
 from mervn.fault_watch import describe, portable
 
 DRIVER = """
-import sys, time
+import os, signal, sys, time
 from features.errors import InputError
 from mervn.distributed import joined
 
@@ -62,6 +63,17 @@ def test_a_fault_of_one_process_ends_both_with_its_message(work: str, message: s
     assert all(codes), printed
     for text in printed:
         assert message in text and "after" not in text
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_others_name_a_process_that_was_killed(killed: int) -> None:
+    """Regression test: their only message was that of gloo, `Connection reset by peer`."""
+    codes, printed = start(
+        f"processes.process_index == {killed} and os.kill(os.getpid(), signal.SIGKILL); processes.gather(1)"
+    )
+    assert (codes[killed], codes[1 - killed]) == (-signal.SIGKILL, 1)
+    last = printed[1 - killed].strip().splitlines()[-1]
+    assert last.startswith(f"features.errors.InputError: process {killed} of 2 ended without a message"), printed
 
 
 def test_processes_without_a_fault_end_as_they_should() -> None:

@@ -48,8 +48,8 @@ def test_a_good_run_is_more_than_a_constant_and_a_random_one_is_not_shown_to_be(
 def test_few_or_unknown_or_unequal_speakers_are_said() -> None:
     targets = np.tile([0, 1], 60)
     sentence, said, _ = judge(predictions(targets, [f"s{i // 40}" for i in range(120)]))
-    assert "There is no interval: 3 speakers are too few (at least 4)" in sentence
-    assert "3 speakers are too few to test a difference" in said[0]
+    assert "There is no interval: it needs at least 4 units, found 3 speakers" in sentence
+    assert "a test needs at least 6 units, found 3 speakers" in said[0]
     _, said, units = judge(predictions(targets, [""] * 120, 0.8))
     assert units.independent and "assume independent utterances" in said[0]
     dominant = ["big"] * 100 + [f"s{i}" for i in range(10)] * 2

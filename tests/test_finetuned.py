@@ -15,7 +15,7 @@ from features.manifests.manifest import read_manifests
 
 def write(folder: Path) -> FineTuning:
     tuned = FineTuning(
-        folder, "run", "whisper", (2, "last"), EncoderSettings(whisper_mode="trim"), "audio", {"a": "0f"}
+        folder, "run", "whisper", (2, "last"), EncoderSettings(whisper_mode="trimmed"), "audio", {"a": "0f"}
     )
     tuned.save(folder)
     return tuned
@@ -32,7 +32,8 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     [
         ("layers", []), ("layers", [None]), ("layers", "last"), ("layers", ["7"]), ("layers", [-1]), ("layers", [True]),
         ("encoder", []), ("seen", None), ("seen", []), ("seen", {"a": 5}), ("run", 5), ("modality", 1),
-        ("modality", "video"), ("final", "yes"), ("settings", {"segmenter": 5}), ("settings", []), ("schema", 2),
+        ("modality", "video"), ("final", "yes"), ("settings", {"segmenter": 5}), ("settings", []),
+        ("settings", {"whisper_mode": "trim"}), ("settings", {"tone": "old"}), ("schema", 2),
     ],
 )  # fmt: skip
 def test_an_edited_file_has_one_message_that_names_the_field(tmp_path: Path, field: str, value: object) -> None:

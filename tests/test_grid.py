@@ -7,7 +7,9 @@ import pytest
 from cli.main import run as mervn
 from features.errors import UsageError
 from mervn.config import TrainHeadOptions
-from mervn.study.grid import OF_THE_STUDY, TABLES, choices, read_grid
+from mervn.study.cells import choices
+from mervn.study.grid import OF_THE_STUDY, TABLES, read_grid
+from mervn.study.toml_values import Range
 
 ROWS = '[rows]\nfusion = ["xattn", "late"]\n'
 
@@ -50,6 +52,7 @@ def test_the_defaults_are_three_seeds_no_folds_and_the_first_row_as_reference(tm
     grid = read_grid(write(tmp_path, ROWS))
     assert (grid.seeds, grid.folds, grid.design) == ((0, 1, 2), None, "grid")
     assert grid.reference == {"fusion": "xattn"} and grid.tuned() == [{}]
+    assert grid.baselines and not read_grid(write(tmp_path, f"baselines = false\n{ROWS}")).baselines
     assert read_grid(write(tmp_path, f'folds = "all"\n{ROWS}')).folds == ()
 
 
@@ -103,6 +106,7 @@ def test_selection_on_test_cannot_be_expressed(tmp_path: Path) -> None:
         ("seeds = true\n" + ROWS, "seeds must be"),
         ('folds = "some"\n' + ROWS, "folds must be 'all' or a list of different numbers from 1 on, found 'some'"),
         ("folds = [0]\n" + ROWS, "folds must be"),
+        ('baselines = "no"\n' + ROWS, "baselines must be true or false, found 'no'"),
         ("base = 3\n" + ROWS, "base must be a table [base], found 3"),
         ("[rows]\nlearning-rate = [0.1, inf]\n", "[rows] learning-rate must have finite numbers, found [0.1, inf]"),
         (ROWS + "[base]\ndropout = nan\n", "[base] dropout must have finite numbers, found nan"),
@@ -115,6 +119,30 @@ def test_selection_on_test_cannot_be_expressed(tmp_path: Path) -> None:
 def test_a_fault_is_named(text: str, message: str, tmp_path: Path) -> None:
     found = faults(tmp_path, text)
     assert message in found and found.startswith(f"{tmp_path / 'GRID.toml'}: "), found
+
+
+RANGE = "[tune]\ndim = [8, 16]\nlearning-rate = { low = 1e-5, high = 1e-3, log = true }\n"
+
+
+def test_with_trials_the_checked_values_are_each_value_once(tmp_path: Path) -> None:
+    grid = read_grid(write(tmp_path, f"seeds = 2\n{ROWS}{RANGE}"), trials=7)
+    assert grid.ranges == {"learning_rate": Range(1e-5, 1e-3, log=True)} and grid.tune == {"dim": [8, 16]}
+    assert grid.tuned() == [
+        {"dim": 8, "learning_rate": 1e-5}, {"dim": 16, "learning_rate": 1e-5}, {"dim": 8, "learning_rate": 1e-3},
+    ]  # fmt: skip
+    assert grid.num_cells == 2 * 7 * 2
+
+
+def test_a_range_and_trials_need_each_other(tmp_path: Path) -> None:
+    assert "[tune] learning-rate is a range: pass --trials N, or give a list" in faults(tmp_path, ROWS + RANGE)
+    with pytest.raises(UsageError, match=r"--trials searches the axes under \[tune\], but the grid has none"):
+        read_grid(write(tmp_path, ROWS), trials=2)
+    with pytest.raises(UsageError, match=r"\[rows\] dim must be a list of values, found \{'low'"):
+        read_grid(write(tmp_path, "[rows]\ndim = { low = 1, high = 2 }\n[tune]\nepochs = [1]\n"), trials=2)
+    with pytest.raises(UsageError, match=r"\[tune\] dropout must have low < high, found low=1 high=0"):
+        read_grid(write(tmp_path, ROWS + "[tune]\ndropout = { low = 1, high = 0 }\n"), trials=2)
+    with pytest.raises(UsageError, match="dropout must be in one table, found it in .base. and .tune."):
+        read_grid(write(tmp_path, ROWS + "[base]\ndropout = 0\n[tune]\ndropout = { low = 0, high = 1 }\n"), trials=2)
 
 
 def test_all_faults_are_named_at_once(tmp_path: Path) -> None:

@@ -8,24 +8,35 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from test_train_head import data, made, train  # noqa: F401
+from test_train_head import data, made, train
 from tiny import read_jsonl, write_manifest
 
 from cli.main import run as mervn
 from features.errors import InputError, UsageError
-from mervn.config import EvaluateOptions
+from features.progress import SILENT
+from features.store.reader import FeatureStore
+from mervn.config import EvaluateOptions, ReportOptions
+from mervn.evaluation.attention import read_attention
 from mervn.evaluation.evaluate import evaluate
-from mervn.report.html import MAX_MISTAKES, mistakes, render_run, write_report
+from mervn.evaluation.open_run import open_run
+from mervn.report.html import MAX_MISTAKES, confident_mistakes, mistakes, render_run, write_report
+from mervn.report.lengths import lengths_caption, padding, read_lengths
 from mervn.report.page import TEMPLATES
 from mervn.report.run_data import read_run
+from mervn.report.transcripts import read_utterances
+from mervn.run_folder import read_config
 
+__all__ = ["data", "made"]  # fixtures
 CHROMIUM = shutil.which("chromium")
+Captured = pytest.CaptureFixture[str]
+FLAGS = ["--dim", "8", "--mlp", "4", "--epochs", "1", "--batch-size", "8"]
 HOSTILE = "<script>alert(1)</script></svg>&\"'$x$"
 
 
 @pytest.fixture
-def finished(data: Path, tmp_path: Path) -> Path:  # noqa: F811
+def finished(data: Path, tmp_path: Path) -> Path:
     return train(data, tmp_path / "run").path
 
 
@@ -48,40 +59,37 @@ class Elements(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         self._hidden = False
 
-    def handle_data(self, data: str) -> None:  # noqa: F811
+    def handle_data(self, data: str) -> None:
         self.text += "" if self._hidden else data
 
 
-def test_a_report_shows_the_scores_on_valid_and_later_those_on_test(finished: Path, data: Path) -> None:  # noqa: F811
+def test_a_report_shows_the_scores_on_valid_and_later_those_on_test(finished: Path, data: Path) -> None:
     path = write_report(finished)
     page = Elements(path.read_text("utf-8"))
     metrics = json.loads((finished / "metrics.json").read_text())
     assert f"{metrics['valid']['macro_f1']:.3f} on valid" in page.text
     assert "chosen on valid, so these scores are optimistic" in page.text
     assert f"epoch {metrics['selected_epoch']} was chosen" in page.text
-    assert page.names.count("svg") == 5 and page.names.count("script") == 1
+    assert page.names.count("svg") == 6 and page.names.count("script") == 1
     evaluate(finished, EvaluateOptions(split="test"))
     looks = (finished / "test_access.jsonl").read_bytes()
     page = Elements(write_report(finished).read_text("utf-8"))
     assert " on test" in page.text and "optimistic" not in page.text
     assert (finished / "test_access.jsonl").read_bytes() == looks  # a report is no look
     with pytest.raises(InputError, match=r"metrics-train\.json does not exist; evaluate it first:\n  mervn evaluate"):
-        write_report(finished, "train")
+        write_report(finished, ReportOptions.model_construct(split="train"))
 
 
-def test_every_address_is_within_the_page(finished: Path) -> None:
+def test_every_address_is_within_the_page_and_a_run_has_one_page(finished: Path) -> None:
     page = write_report(finished).read_text("utf-8")
+    assert write_report(finished).read_text("utf-8") == page
     assert all(address.startswith(("#", "data:")) for address in Elements(page).addresses)
     outside = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)  # names of formats, which nothing opens
     assert "http:" not in outside and "https:" not in outside and "@import" not in page
     assert "default-src 'none'" in page
 
 
-def test_the_same_run_gives_the_same_page(finished: Path) -> None:
-    assert write_report(finished).read_bytes() == write_report(finished).read_bytes()
-
-
-def test_hostile_names_stay_text(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_hostile_names_stay_text(data: Path, tmp_path: Path) -> None:
     for split in ("train", "valid"):
         entries = read_jsonl(data / f"{split}.jsonl")
         for entry in entries:
@@ -95,7 +103,7 @@ def test_hostile_names_stay_text(data: Path, tmp_path: Path) -> None:  # noqa: F
     assert page.count("<svg") == page.count("</svg>") == elements.names.count("svg")
 
 
-def test_mistakes_come_in_the_order_of_their_confidence(finished: Path) -> None:
+def test_mistakes_come_in_the_order_of_their_confidence(finished: Path, data: Path) -> None:
     lines = read_jsonl(finished / "predictions-valid.jsonl")
     for place, entry in enumerate(lines):
         wrong = next(label for label in entry["probabilities"] if label != entry["label"])
@@ -107,11 +115,13 @@ def test_mistakes_come_in_the_order_of_their_confidence(finished: Path) -> None:
     metrics = json.loads((finished / "metrics.json").read_text())
     metrics["valid"]["confusion"] = [[0, 5], [5, 0]]
     (finished / "metrics.json").write_text(json.dumps(metrics))
-    found = mistakes(read_run(finished), with_transcripts=True)
+    run = read_run(finished)
+    chosen, utterances = confident_mistakes(run.predictions), read_utterances(data)
+    found = mistakes(run, chosen, utterances)
     assert [entry["id"] for entry in found] == [entry["utterance_id"] for entry in reversed(lines)][:MAX_MISTAKES]
     assert any("hôm nay" in entry["transcript"] for entry in found)
-    assert not any(entry["transcript"] for entry in mistakes(read_run(finished), with_transcripts=False))
-    assert "hôm nay" not in render_run(read_run(finished), with_transcripts=False)
+    assert not any(entry["transcript"] for entry in mistakes(run, chosen, {}))
+    assert "hôm nay" not in render_run(run, ReportOptions(transcripts=False))
 
 
 def test_bad_input_is_one_clear_message(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,6 +147,115 @@ def test_bad_input_is_one_clear_message(finished: Path, tmp_path: Path, capsys: 
         write_report(finished)
     with pytest.raises(UsageError):
         read_run(tmp_path)
+
+
+def test_a_page_shows_the_attention_and_the_audio_of_mistakes(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mervn.report.html.run_figures", lambda *_: [])  # test_html looks at these
+    run = train(data, tmp_path / "run", pooling="attn", epochs=1).path
+    before = sorted(path.name for path in (*run.iterdir(), *data.iterdir()))
+    page = write_report(run, ReportOptions(attention=1, with_audio=True)).read_text("utf-8")
+    wrong = [entry for entry in read_jsonl(run / "predictions-valid.jsonl") if entry["label"] != entry["prediction"]]
+    first = max(wrong, key=lambda entry: max(entry["probabilities"].values()))
+    assert f"Attention: {first['utterance_id']}: {first['label']}" in page and page.count("Attention: ") == 1
+    assert "text_to_audio, mean over the heads" in page and "Attentive pooling" in page
+    assert page.count('src="data:audio/flac;base64,') == len(wrong) > 0
+    assert sorted(path.name for path in (*run.iterdir(), *data.iterdir())) == sorted([*before, "report.html"])
+    opened = open_run(run, EvaluateOptions(), SILENT)
+    with pytest.raises(InputError, match="must give the saved probabilities of .*, but one differs by"):
+        read_attention(opened, {first["utterance_id"]: {"happy": 0.9, "sad": 0.1}})
+    with pytest.raises(InputError, match="must hold 'nobody' of valid, but it has no features"):
+        read_attention(opened, {"nobody": first["probabilities"]})
+
+
+def test_a_head_without_attention_is_refused(data: Path, tmp_path: Path) -> None:
+    run = train(data, tmp_path / "run", fusion="audio", pooling="mean", epochs=1).path
+    with pytest.raises(
+        UsageError, match="cross-attention or --pooling attn .* found the fusion audio with the pooling"
+    ):
+        write_report(run, ReportOptions(attention=1))
+
+
+def test_lengths_are_those_of_the_stores_and_padding_is_the_mean_of_the_epochs(finished: Path, data: Path) -> None:
+    run = read_run(finished)
+    found = read_lengths(run)
+    assert found is not None
+    for stream, name in (("audio", "audio"), ("text", "text")):
+        (path,) = (data / "stores" / name).glob("*-L*")
+        store = FeatureStore(path)
+        for split in ("train", "valid"):
+            ids = [line["utterance_id"] for line in read_jsonl(data / f"{split}.jsonl")]
+            assert found[stream][split] == [store.num_frames(one) for one in ids]
+    fractions = padding(run.history)
+    drawn = [entry["drawn"]["padding_efficiency"]["audio"] for entry in run.history]
+    assert fractions["audio"] == pytest.approx(1 - np.mean(drawn)) and 0 < fractions["audio"] < 1
+    caption = lengths_caption(found, fractions)
+    assert f"Padding fills {fractions['audio']:.0%} of the audio positions" in caption
+    manifest = data / "train.jsonl"
+    manifest.write_text(manifest.read_text("utf-8").splitlines()[0] + "\n", "utf-8")
+    assert read_lengths(run) is None  # the run was not trained on these
+    manifest.unlink()
+    assert read_lengths(run) is None
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The runs that a report is written for, without the time that its figures take."""
+    found: list[Path] = []
+
+    def write(run: Path) -> Path:
+        found.append(run)
+        (run / "report.html").write_text("a page")
+        return run / "report.html"
+
+    monkeypatch.setattr("mervn.report.html.write_report", write)
+    return found
+
+
+def train_by_command(data: Path, run: Path, *flags: str) -> int:
+    return mervn(["train-head", "--data", str(data), "--output", str(run), *FLAGS, *flags])
+
+
+def test_a_run_and_each_evaluation_have_a_report(data: Path, tmp_path: Path, pages: list[Path]) -> None:
+    run = tmp_path / "run"
+    assert train_by_command(data, run) == 0 and pages == [run]
+    assert train_by_command(data, run) == 0 and pages == [run]  # complete already, with its report
+    (run / "report.html").unlink()
+    assert train_by_command(data, run) == 0 and pages == [run] * 2
+    assert mervn(["evaluate", str(run)]) == 0 and pages == [run] * 3
+    assert mervn(["evaluate", str(run), "--no-report"]) == 0
+    assert mervn(["evaluate", str(run), "--split", "train"]) == 0
+    assert mervn(["evaluate", str(run), "--without", "text"]) == 0
+    assert len(pages) == 3  # the page shows other scores than these
+
+
+def test_the_report_is_no_part_of_the_configuration(data: Path, tmp_path: Path, pages: list[Path]) -> None:
+    assert train_by_command(data, tmp_path / "with") == 0
+    assert train_by_command(data, tmp_path / "without", "--no-report") == 0
+    assert pages == [tmp_path / "with"]
+    first, second = (read_config(tmp_path / name) for name in ("with", "without"))
+    assert first.configuration == second.configuration and first.hash == second.hash
+    assert "report" not in first.options
+    assert train_by_command(data, tmp_path / "without") == 0  # the same configuration again
+    assert train_by_command(data, tmp_path / "with", "--force", "--no-report") == 0
+    assert not (tmp_path / "with" / "report.html").exists()  # no page of the scores before
+
+
+def test_a_report_that_fails_is_a_warning(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:
+    def fail(run: Path) -> Any:
+        raise ZeroDivisionError("no figure")
+
+    monkeypatch.setattr("mervn.report.html.write_report", fail)
+    assert train_by_command(data, tmp_path / "run", "--json") == 0
+    found = capsys.readouterr()
+    assert "warning: no report.html was written, but the run is complete: no figure" in found.err
+    assert '"trained": true' in found.out.splitlines()[-1]
 
 
 def contrast(first: str, second: str) -> float:

@@ -17,6 +17,7 @@ def test_the_wheel_works_beside_decoys_of_the_same_names(tmp_path: Path) -> None
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {f"{room}/py.typed" for room in ("mervn", "features", "cli")} <= set(names)
+    assert "mervn/study/recipes/demo.toml" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
     target = tmp_path / "installed"
     subprocess.run(

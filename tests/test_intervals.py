@@ -31,8 +31,8 @@ def reference(targets: Array, predictions: Array, metric: str) -> float:
         return float(accuracy_score(targets, predictions))
     if metric == "uar":
         return float(recall_score(targets, predictions, labels=np.unique(targets), average="macro", zero_division=0))
-    average = metric.removesuffix("_f1")
-    return float(f1_score(targets, predictions, labels=range(CLASSES), average=average, zero_division=0))
+    average, labels = metric.removesuffix("_f1"), np.unique(targets)
+    return float(f1_score(targets, predictions, labels=labels, average=average, zero_division=0))
 
 
 def simulate(groups: int, seed: int = 0, models: int = 2) -> tuple[list[str], Array, list[Array]]:

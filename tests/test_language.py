@@ -30,12 +30,16 @@ BANNED: dict[str, str] = {
 """By pattern what to say instead."""
 ALLOWED = ("CHANGELOG.md", "tests/test_language.py")
 TABLES = (
-    "features/tables.py", "features/store/index.py", "cli/ablate.py", "cli/commands.py", "cli/compare.py",
-    "cli/demo.py", "cli/doctor.py", "cli/encoders.py", "cli/evaluate.py", "cli/main.py", "cli/output.py",
-    "docs/ablation.md", "docs/reports.md", "mervn/report/study_page.py", "tests/test_study_page.py",
-    "mervn/report/figures.py", "mervn/report/html.py", "mervn/study/ablate.py",
-    "mervn/study/cells.py", "mervn/study/grid.py", "mervn/study/study_plan.py", "mervn/study/study_scores.py",
-    "mervn/study/tables.py", "tests/test_cells.py", "tests/test_grid.py", "tests/test_output.py",
+    "benchmarks/benchmark_ablate.py", "cli/ablate.py", "cli/commands.py", "cli/compare.py", "cli/demo.py",
+    "cli/doctor.py", "cli/encoders.py", "cli/evaluate.py", "cli/main.py", "cli/output.py", "docs/ablation.md",
+    "docs/recipes.md", "docs/reports.md", "features/store/index.py", "features/tables.py",
+    "mervn/evaluation/verdict.py", "mervn/report/figures.py", "mervn/report/html.py",
+    "mervn/report/study_page.py", "mervn/study/ablate.py", "mervn/study/cell_training.py",
+    "mervn/study/cells.py", "mervn/study/grid.py", "mervn/study/recipe_table.py", "mervn/study/recipes.py",
+    "mervn/study/search.py", "mervn/study/study_baselines.py", "mervn/study/study_plan.py",
+    "mervn/study/study_scores.py", "mervn/study/tables.py", "tests/test_cells.py", "tests/test_grid.py",
+    "tests/test_output.py", "tests/test_ray_engine.py", "tests/test_recipe_table.py", "tests/test_recipes.py",
+    "tests/test_search.py", "tests/test_study_baselines.py", "tests/test_study_page.py",
     "tests/test_study_run.py", "tests/test_tables.py",
 )  # fmt: skip
 """Files that print tables, which have rows."""

@@ -15,6 +15,7 @@ from mervn.model.losses import (
     class_priors,
     require_one_correction,
 )
+from mervn.registry import LOSSES
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, 0.3], [-3.0, 4.0, 0.0]])
 TARGETS = torch.tensor([0, 2, 0])
@@ -121,7 +122,7 @@ def test_logit_adjustment_learns_the_probabilities_of_balanced_classes_and_with_
 def test_the_priors_are_the_frequencies_of_train() -> None:
     assert class_priors(torch.tensor([6, 3, 1])).tolist() == pytest.approx([0.6, 0.3, 0.1])
     assert class_priors(torch.tensor([9, 0])).tolist() == pytest.approx([0.9, 0.1])  # as if it had one utterance
-    built = build_loss(TrainHeadOptions(loss="logit_adjustment", tau=0.5), None, torch.tensor([7, 2, 1]))
+    built = build_loss(LOSSES["logit_adjustment"], TrainHeadOptions(tau=0.5), None, torch.tensor([7, 2, 1]))
     assert built(LOGITS, TARGETS).item() == LogitAdjustment(None, PRIORS, 0.5)(LOGITS, TARGETS).item()
 
 
@@ -139,7 +140,7 @@ def test_the_priors_are_the_frequencies_of_train() -> None:
 def test_a_second_correction_of_the_priors_is_refused(changes: dict[str, str], refused: str) -> None:
     options = TrainHeadOptions.model_validate(changes)
     if not refused:
-        require_one_correction(options)
+        require_one_correction(LOSSES[options.loss], options)
         return
     with pytest.raises(UsageError, match=refused):
-        require_one_correction(options)
+        require_one_correction(LOSSES[options.loss], options)

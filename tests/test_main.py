@@ -76,7 +76,8 @@ def test_the_configuration_of_a_run_is_taken_back(folder: Path, capsys: Captured
         (["train-head", "--audio-encoder", "fourier2vec", "--fusion", "audio"], 1,
          "mervn extract --data data --audio-encoder fourier2vec"),
         (["train-head", "--fusion", "mean"], 2,
-         "--fusion: input should be xattn, bilstm_attn, cnn_bilstm_attn, late, text, audio, linear or FILE.py:Class"),
+         "--fusion: input should be xattn, bilstm_attn, cnn_bilstm_attn, late, text, audio, "
+         "linear, linear_text, linear_audio or FILE.py:Class"),
         (["train-head", "--dropout", "1.5", "--epochs", "many"], 2, "--epochs: input should be a valid integer"),
         (["train-head", "--dropout", "1.5", "--epochs", "many"], 2,
          "--dropout: input should be less than 1, found '1.5'"),
@@ -273,8 +274,8 @@ def test_help_answers_at_once(arguments: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of 540 utterances and, in `whole`, the stores of an extraction that nothing interrupted."""
-    data = make_data(tmp_path_factory.mktemp("extracted") / "data", {"train": 500, "valid": 20, "test": 20})
+    """A data folder of 280 utterances and, in `whole`, the stores of an extraction that nothing interrupted."""
+    data = make_data(tmp_path_factory.mktemp("extracted") / "data", {"train": 240, "valid": 20, "test": 20})
     assert run([*EXTRACT, "--data", str(data), "--features-dir", str(data / "whole")]) == 0
     return data
 
@@ -297,10 +298,10 @@ def test_a_killed_extraction_goes_on_and_holds_equal_content(
         assert "run the same command again to resume" in done.stderr
     (path,) = stores.iterdir()
     committed = len(FeatureStore(path))
-    assert 16 <= committed < 540
+    assert 14 <= committed < 280
     assert run(arguments) == 0
     broken = FeatureStore(path)
-    assert len(broken) == 540
+    assert len(broken) == 280
     whole = FeatureStore(next((extracted / "whole" / "audio").iterdir()))
     for name in whole:
         assert broken[name].tobytes() == whole[name].tobytes()

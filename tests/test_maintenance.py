@@ -1,5 +1,7 @@
 """Stores are verified, compacted, converted and removed beside readers and extractions; no utterance is lost."""
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +36,31 @@ def test_verify_names_damaged_parts_and_sets_them_aside(tmp_path: Path, kind: st
     (fault,) = verify(info.path, True, lambda _: None).faults
     assert fault.set_aside is not None and fault.set_aside.exists() and not bad.exists()
     assert list(FeatureStore(info.path)) == ["b"]
+
+
+def test_verify_names_a_part_whose_inode_the_disk_does_not_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression test: the error of the disk ended the command with a traceback."""
+    info = make_store(tmp_path)
+    write(info, [stored("a", 20)])
+    write(info, [stored("b", 20, 1)])
+    bad, gone = parts(info)
+    plain = Path.lstat
+
+    def lstat(path: Path) -> os.stat_result:
+        numbers = {bad: errno.EIO, gone: errno.ENOENT}
+        if path in numbers:
+            raise OSError(numbers[path], os.strerror(numbers[path]), str(path))
+        return plain(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", lstat)
+        found = verify(info.path, True, lambda _: None)
+    (fault,) = found.faults  # the other one is gone: another process removed it
+    assert (found.whole, fault.path, fault.damaged, fault.set_aside) == (0, bad, False, None)
+    assert "EIO" in fault.detail and bad.exists()
+    assert verify(info.path, True, lambda _: None).whole == 2
 
 
 def test_compacting_drops_only_superseded_features(tmp_path: Path, kind: str) -> None:

@@ -21,10 +21,15 @@ def test_metrics_equal_those_of_scikit_learn_over_all_utterances() -> None:
     assert np.trace(found.confusion) == pytest.approx(200 * found.accuracy)
 
 
-def test_a_label_without_utterances_counts_zero_in_macro_f1_and_not_in_uar() -> None:
+def test_a_label_without_utterances_counts_neither_in_macro_f1_nor_in_uar() -> None:
     found = compute_metrics(np.array([0, 1]), np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0]]), ["a", "b", "c"])
-    assert found.macro_f1 == pytest.approx(2 / 3)
-    assert found.uar == 1.0
+    assert found.macro_f1 == found.uar == 1.0
+    # an utterance that is mistaken for the label is still wrong
+    targets, predicted = np.array([0, 1, 1]), np.array([0, 1, 2])
+    found = compute_metrics(targets, np.eye(3)[predicted], ["a", "b", "c"])
+    assert found.macro_f1 == pytest.approx(f1_score(targets, predicted, labels=[0, 1], average="macro"))
+    assert found.uar == pytest.approx(recall_score(targets, predicted, labels=[0, 1], average="macro"))
+    assert found.macro_f1 > f1_score(targets, predicted, labels=[0, 1, 2], average="macro", zero_division=0)
 
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:

@@ -95,6 +95,7 @@ def test_options_outside_of_a_hash_are_those_that_cannot_change_a_result() -> No
     places = {"data", "audio_root", "features_dir", "output", "fold_file"}
     encoders = {"audio_encoder", "text_encoder"}  # the stores, or the weights, are in the inputs
     ways = {"device", "threads", "force", "checkpoint_every", "checkpoint_steps", "keep_checkpoints", "tensorboard"}
+    ways |= {"report"}
     reading = {"audio_store", "text_store", "memory_gb", "verify_inputs", "num_seeds"}
     assert TrainHeadOptions.not_in_hash() == places | encoders | ways | reading
     assert FinetuneOptions.not_in_hash() == places | encoders | ways | {"init_head", "workers", "trust_code"}

@@ -158,7 +158,9 @@ def test_each_part_records_its_versions(tmp_path: Path, kind: str) -> None:
     ]  # fmt: skip
 
     def found() -> list[dict[str, Any]]:
-        assert describe(FeatureStore(info.path))["made_with"] == verify(info.path, False, lambda _: None).made_with
+        assert describe(FeatureStore(info.path))["made_with"] == [
+            origin.as_json() for origin in verify(info.path, False, lambda _: None).made_with
+        ]
         return sorted(describe(FeatureStore(info.path))["made_with"], key=lambda entry: entry.get("torch", ""))
 
     assert found() == expected

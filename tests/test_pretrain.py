@@ -1,7 +1,7 @@
 """Pretraining lowers the loss, does not leak masked frames, is repeatable and can be resumed after a kill."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,17 @@ from features.encoders.base import load_encoder
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
 from features.encoders.selector import parse_selector
 from features.errors import InputError, UsageError
+from features.manifests.manifest import read_manifests
 from features.progress import SILENT
 from features.ragged import Ragged
 from features.store.index import select_store
 from features.store.reader import FeatureStore
 from mervn.config import PretrainOptions
+from mervn.pretraining.log_mel_cache import read_frames
 from mervn.pretraining.masked_frames import MaskedFrames, draw_positions, l1_sums, normalize_visible
 from mervn.pretraining.pretrain import PretrainResult, pretrain
 from mervn.pretraining.pretrainer import Pretrainer, learning_rate_at
+from mervn.training.checkpoint import load_checkpoint, save_checkpoint
 
 SMALL = {**DEFAULTS, "dim": 32, "num_layers": 2, "position_kernel": 15, "position_groups": 4}
 QUICK: dict[str, Any] = {"epochs": 2, "batch_seconds": 2.0, "device": "cpu"}
@@ -216,9 +219,6 @@ def test_minutes_end_the_training(data: Path, tmp_path: Path) -> None:
 
 
 def test_long_utterances_are_cropped(data: Path, tmp_path: Path, model: MaskedFrames) -> None:
-    from features.manifests.manifest import read_manifests
-    from mervn.pretraining.log_mel_cache import read_frames
-
     long = make_data(tmp_path / "long", {"train": 2, "valid": 1, "test": 1})
     import soundfile
 
@@ -277,6 +277,57 @@ def test_errors_have_messages(tmp_path: Path) -> None:
         InputError, match=r"train.jsonl must hold audio of at least 55 ms, found no usable utterance.*rejected.jsonl"
     ):
         train(data, tmp_path / "none")
+
+
+@pytest.fixture(scope="module")
+def stopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Callable[[], Pretrainer]]:
+    """A folder with a checkpoint, and a function that makes a trainer which can resume from it."""
+    folder = tmp_path_factory.mktemp("stopped")
+    utterances = read_manifests(data, ("valid",))["valid"]
+    frames, _ = read_frames(utterances, Fourier2Vec(SMALL), folder / "frames", SILENT)
+
+    def make() -> Pretrainer:
+        with torch.random.fork_rng():
+            options = PretrainOptions(epochs=1, checkpoint_every=1)
+            return Pretrainer(MaskedFrames(Fourier2Vec(SMALL)), frames, frames, options, torch.device("cpu"))
+
+    make().fit(folder)
+    return folder, make
+
+
+def damaged(state: dict[str, Any], tensors: dict[str, torch.Tensor], how: str) -> None:
+    """Damage the content of a checkpoint, of which every file can still be read."""
+    kind, _, key = how.partition(" ")
+    if kind == "without":
+        for name in [name for name in tensors if name.startswith(key)]:
+            del tensors[name]
+        state.pop(key, None)
+    elif kind == "text":
+        state[key] = "x"
+    else:
+        tensors |= {name: tensor[None] for name, tensor in tensors.items() if name.startswith(key) and tensor.ndim}
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["without audio", "without best", "without best.", "without model.", "text next_epoch", "text spent_s",
+     "shape optimizer.", "shape model.", "shape best."],
+)  # fmt: skip
+def test_a_damaged_checkpoint_has_one_message(
+    stopped: tuple[Path, Callable[[], Pretrainer]], tmp_path: Path, how: str
+) -> None:
+    """Regression test: these were a KeyError, a TypeError and a RuntimeError of torch, or went unnoticed."""
+    folder, make = stopped
+    trainer = make()
+    trainer.fit(folder)  # negative control: as it was written, it is loaded
+    assert trainer.next_epoch == 1 and trainer.best.weights
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    loaded = load_checkpoint(checkpoint)
+    tensors, state = dict(loaded.tensors), dict(loaded.state)
+    damaged(state, tensors, how)
+    save_checkpoint(tmp_path / "checkpoints" / checkpoint.name, tensors, state)
+    with pytest.raises(InputError, match=rf"{checkpoint.name} must be a complete checkpoint, .*again with --force"):
+        make().fit(tmp_path)
 
 
 def test_a_non_finite_loss_is_an_error(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,8 @@ COUNTS = {
     Purpose.PRETRAIN_VALID: 2,
     Purpose.PROCESS: 2,
     Purpose.EXCHANGE: 0,
+    Purpose.TONES: 1,
+    Purpose.SHUFFLED_LABELS: 1,
 }
 NUMBERS = (0, 1, 2, 7, 2**32, 2**32 + 1)
 Stream = Callable[..., np.random.Generator]

@@ -1,4 +1,4 @@
-"""Ray engine: the features of a local run, also if actors are killed; faults of machines are reported."""
+"""Ray engines: the features and cells of a local run, also if actors are killed; faults of machines are reported."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from test_extract import content, run
-from tiny import make_data
+from tiny import Recorder, make_data
 from tiny_store import IDENTITY
 
 from cli.main import run as run_command
@@ -24,8 +24,15 @@ from features.extraction.settings import ExtractSettings, open_encoder, store_id
 from features.extraction.worker import Destination, Unit, UnitResult
 from features.manifests.manifest import read_manifests
 from features.progress import SILENT
+from features.ray_cluster import refuse_unreachable
 from features.store.claims import FOLDER
 from features.store.identity import StoreInfo
+from mervn.config import AblateOptions, TrainHeadOptions
+from mervn.study.ablate import ablate
+from mervn.study.cell_worker import Outcome
+from mervn.study.cells import Cell
+from mervn.study.ray_engine import RayEngine as CellEngine
+from mervn.study.ray_engine import make_place, refuse_machine
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -179,10 +186,70 @@ def test_a_machine_that_cannot_see_the_audio_or_the_features_rejects_nothing(tmp
         actor.encode(Unit("u", [[first]], [set()]), [unseen], "token")
 
 
+GRID = "baselines = false\nseeds = 2\n"
+GRID += '[base]\ndim = 8\nmlp = [8]\nepochs = 1\ntext-encoder = "hashed_ngrams"\n[rows]\nfusion = ["text"]\n'
+WRITTEN = ("config.json", "metrics.json", "predictions-valid.jsonl", "model.safetensors")
+
+
+def test_cells_of_a_study_are_those_of_a_local_one(
+    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All paths are relative, and Ray's processes have another current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mervn.study.ablate.write_study_report", lambda _: None)
+    run(make_data(Path("data")), "hashed_ngrams")
+    Path("GRID.toml").write_text(GRID)
+    recorder, output = Recorder(), Path("ray")
+    options = AblateOptions(engine="ray", jobs=1, device="cpu", output=output)
+    found = ablate(Path("GRID.toml"), options, Path("data"), recorder)
+    assert any(line.startswith("Ray cluster: 2 CPUs and 0 GPUs, at most 1 at a time") for line in recorder.lines)
+    assert not (output / "logs").exists()  # no process of this machine trained a cell
+    local = ablate(Path("GRID.toml"), AblateOptions(jobs=1, device="cpu", output=Path("local")), Path("data"))
+    assert found.waiting == local.waiting == 2
+    cells = sorted(path.name for path in (output / "runs").iterdir())
+    assert len(cells) == 2
+    for name in ("table.csv", "effects.csv", *(f"runs/{cell}/{file}" for cell in cells for file in WRITTEN)):
+        assert (output / name).read_bytes() == (local.output / name).read_bytes(), name
+
+
+def test_a_cell_whose_process_died_fails_alone(tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = CellEngine(make_place(tmp_path, tmp_path, 1, "cpu"), None, None, SILENT)
+    assert cells.jobs == 2
+    cell = Cell(0, 0, None, 0, TrainHeadOptions(output=tmp_path / "run"), "")
+    assert cells._outcome(ray.put(Outcome("run")), cell) == Outcome("run")
+    monkeypatch.setattr(ray, "get", Raises(ray.exceptions.WorkerCrashedError()))
+    assert (cells._outcome(None, cell).error or "").startswith("its process ended: The worker died unexpectedly")
+    monkeypatch.setattr(ray, "get", Raises(ray.exceptions.RayTaskError("train_cell", "", InputError("no folder"))))
+    with pytest.raises(InputError, match="no folder"):
+        cells._outcome(None, cell)
+    with pytest.raises(UsageError, match="--device cuda needs a GPU, but the Ray cluster has none"):
+        CellEngine(make_place(tmp_path, tmp_path, 1, "cuda"), None, None, SILENT)
+
+
+class Raises:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, _: object) -> None:
+        raise self.error
+
+
+def test_a_machine_that_cannot_train_a_cell_is_named(tmp_path: Path) -> None:
+    place = make_place(tmp_path, tmp_path, 1, "cpu")
+    refuse_machine(place)
+    with pytest.raises(InputError, match=r"nowhere must exist on every machine of the cluster, but does not on"):
+        refuse_machine(replace(place, data=tmp_path / "nowhere"))
+    other = replace(place, versions={**place.versions, "torch": "1.0"})
+    with pytest.raises(InputError, match=r"must have the same versions, but .* has torch .* for 1\.0"):
+        refuse_machine(other)
+
+
 def test_options_of_ray_need_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_data(tmp_path)
     assert run_command(["extract", "--data", str(tmp_path), "--workers", "2"]) == 2
     assert "--workers and --ray-address need --engine ray" in capsys.readouterr().err
+    assert run_command(["ablate", "GRID.toml", "--ray-address", "auto"]) == 2
+    assert "--ray-address needs --engine ray" in capsys.readouterr().err
     assert run_command(["extract", "--data", str(tmp_path), "--shard", "3/2"]) == 2
     assert "shard must be I/N with I from 1 to N, found 3/2" in capsys.readouterr().err
 
@@ -191,6 +258,6 @@ def test_options_of_ray_need_ray(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_an_address_where_nothing_answers_is_refused_at_once(address: str) -> None:
     """Ray itself tries for many minutes."""
     with pytest.raises(InputError, match=rf"--ray-address must be a running cluster, but {address} does not answer"):
-        ray_engine._refuse_unreachable(address)
-    ray_engine._refuse_unreachable(None)
-    ray_engine._refuse_unreachable("auto")
+        refuse_unreachable(address)
+    refuse_unreachable(None)
+    refuse_unreachable("auto")

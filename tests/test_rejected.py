@@ -273,3 +273,20 @@ def test_an_invalid_entry_is_skipped(tmp_path: Path, key: str, value: object) ->
     assert read_rejected(tmp_path) == {}
     with pytest.raises(ValueError, match=f"{key} must be|line an integer"):
         RejectedEntry.from_json(entry | {key: value})
+
+
+def test_a_shard_forgets_only_its_own_rejections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression test: the second shard removed what the first had tried again, and nobody recorded it any more."""
+    data = make_data(tmp_path / "data", {"train": 12, "valid": 1, "test": 1})
+    names = [f"train-{i:03}" for i in range(12)]
+    spoil(data, *names)
+    store = Path(run(data, batch_seconds=0.5).path)
+    assert set(read_rejected(store)) == set(names)
+    counts = decoded(monkeypatch)
+    for number in (1, 2):
+        before = counts.copy()
+        run(data, batch_seconds=0.5, retry_rejected=True, shard=(number, 2))
+        tried = {name for name in names if counts[name] > before[name]}
+        assert tried and tried < set(names)
+        assert set(read_rejected(store)) == set(names)
+    assert all(counts[name] == 1 for name in names)  # each shard tries its own

@@ -141,11 +141,28 @@ def test_a_truncated_file_of_any_container_is_no_shorter_utterance(
         with pytest.raises(AudioError, match=path.name) as caught:
             read_segment(path, 0.0, None, "mix")
         assert caught.value.reason in {"truncated", "unreadable"}
-    if container not in ("W64", "NIST") and subtype != "GSM610":  # libsndfile decodes what follows the audio there
-        path.write_bytes(content + b"\0" * 32)
-    else:
-        path.write_bytes(content)
+    path.write_bytes(content + b"\x7f" * 33)
     np.testing.assert_array_equal(read_segment(path, 0.0, None, "mix"), whole)
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype", "channels"),
+    [("W64", "PCM_24", 2), ("W64", "FLOAT", 1), ("W64", "GSM610", 1), ("NIST", "PCM_16", 2), ("NIST", "ULAW", 1),
+     ("WAV", "GSM610", 1)],
+)  # fmt: skip
+def test_bytes_after_the_audio_are_no_samples(tmp_path: Path, container: str, subtype: str, channels: int) -> None:
+    """Regression test: libsndfile decodes them in W64 and NIST SPHERE, and the padding of an odd GSM file."""
+    path, count = tmp_path / "a", 75 * 320  # an odd number of blocks of an odd number of bytes
+    samples = np.stack([wave(count / 8_000, channel, 8_000) for channel in range(channels)], axis=1)
+    soundfile.write(path, samples, 8_000, format=container, subtype=subtype)
+    whole, rate = decode_segment(path, 0.0, None, "mix")
+    assert len(whole) == count and rate == 8_000
+    path.write_bytes(path.read_bytes() + b"junk\xf3\xac\xd3\x11\x8c\xd1\x00\xc0" * 40)
+    np.testing.assert_array_equal(decode_segment(path, 0.0, None, "mix")[0], whole)
+    assert inspect_segment(path, 2.0, 3.04, "mix").end_clipped  # 40 ms past the end, not in the junk
+    assert reason(path, 2.0, 3.06) == "end_past_file"
+    if (container, subtype) != ("W64", "GSM610"):  # negative control
+        assert soundfile.info(path).frames > count
 
 
 def test_a_segment_before_the_cut_of_a_truncated_file_is_whole(tmp_path: Path) -> None:

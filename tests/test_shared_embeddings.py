@@ -1,5 +1,6 @@
 """DeBERTa-v3 checkpoints that contain only the difference to their generator's word embeddings."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -74,6 +75,27 @@ def test_difference_and_generator_give_the_merged_model(
     (tmp_path / "saved" / "pytorch_model.bin").unlink()
     whole.save(tmp_path / "saved")  # needs no generator any more
     assert load(tmp_path / "saved").weights_sha256 == whole.weights_sha256
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_a_sharded_difference_is_found(merged: Path, released: tuple[Path, torch.Tensor], suffix: str) -> None:
+    """Regression test: it was only looked for in a single file, and the message asked for the generator."""
+    folder, generator = released
+    (folder / "pytorch_model.bin").rename(folder / "single")
+    tensors = torch.load(folder / "single", weights_only=True)
+    stem = "model" if suffix == ".safetensors" else "pytorch_model"
+    weight_map = {}
+    for i, key in enumerate(sorted(tensors)):
+        weight_map[key] = f"{stem}-0000{1 + i % 2}-of-00002{suffix}"
+    for name in set(weight_map.values()):
+        write(folder / name, {key: tensor for key, tensor in tensors.items() if weight_map[key] == name})
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / f"{stem}{suffix}.index.json").write_text(json.dumps(index))
+    write(folder / "model.generator.safetensors", {f"deberta.{WEIGHT}": generator})
+    state, expected = load(folder).model.state_dict(), load(merged).model.state_dict()
+    assert state.keys() == expected.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(state[key], tensor, atol=1e-6 if key == WEIGHT else 0.0, rtol=0.0)
 
 
 def test_the_difference_alone_is_explained(released: tuple[Path, torch.Tensor]) -> None:

@@ -177,3 +177,14 @@ def test_layer_means_are_the_means_of_the_layers_and_feed_no_head(tmp_path: Path
         for layer in (0, 2):
             np.testing.assert_allclose(means[layer], stores[str(layer)][name].mean(0), atol=2e-5)
     assert [info.identity.layer for info in list_stores(data / "stores", "audio")] == [0, 2]
+
+
+def test_a_padded_stream_and_its_lengths_are_given_together() -> None:
+    """Regression test: a stream without lengths was taken for a missing one."""
+    head = build_head(HeadOptions(fusion="text", dim=8, heads=2, mlp=(4,)), {"text": StreamShape(6)}, 3).eval()
+    text, lengths = torch.randn(2, 3, 6), torch.tensor([3, 1])
+    assert PaddedHead(head)(text=text, text_lengths=lengths).shape == (2, 3)
+    with pytest.raises(ValueError, match="text and text_lengths must be given together, found no lengths"):
+        PaddedHead(head)(text=text)
+    with pytest.raises(ValueError, match="audio_2 and audio_2_lengths must be given together, found lengths alone"):
+        PaddedHead(head)(text=text, text_lengths=lengths, audio_2_lengths=lengths)

@@ -9,7 +9,8 @@ from test_html import Elements
 
 from cli.main import run as mervn
 from features.errors import InputError
-from mervn.report.study_page import study_verdict, study_warnings, write_study_report
+from mervn.report.figures import plot_rows
+from mervn.report.study_page import linear_verdict, name_of, study_verdict, study_warnings, write_study_report
 
 LINE = {
     "fusion": "late", "tuned": "", "split": "test", "reference": "false", "n": "240", "seeds": "3",
@@ -63,12 +64,66 @@ def test_only_corrected_differences_are_claimed() -> None:
     assert "no complete cells" in study_verdict([line("xattn", 0.1, 0.01)], ["fusion"])
 
 
+def test_the_verdict_names_five_rows_and_counts_the_others() -> None:
+    table = [line("late"), *(line(f"f{number}", 0.1, 0.01) for number in range(9))]
+    assert study_verdict(table, ["fusion"]).endswith("on test: f0; f1; f2; f3; f4 and 4 more.")
+
+
+def test_a_long_table_has_figures_that_fit_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[str, float]] = []
+    monkeypatch.setattr("mervn.report.figures.draw", lambda name, _, size, __: drawn.append((name, size[1])))
+    plot_rows([(f"row {number}", 0.5, 0.4, 0.6, number == 0) for number in range(135)])
+    assert [name for name, _ in drawn] == ["rows", "rows-32", "rows-64", "rows-96", "rows-128"]
+    assert max(height for _, height in drawn) < 9  # inches; a page of A4 has 11.7
+    assert plot_rows([]) == []
+
+
 def test_seeds_failures_and_valid_scores_are_said() -> None:
     table = [line("late", split="valid"), line("xattn", 0.1, 0.2, seeds="1")]
     said = " ".join(study_warnings(table, [CELL]))
     assert "optimistic" in said and "1 cells failed" in said and "1 to 3 seeds" in said
     assert "one seed for each row" in study_warnings([line("late", seeds="1")], [])[0]
     assert not study_warnings([line("late"), line("xattn", 0.1, 0.2)], [])
+
+
+def compared(fusion: str, flag: str, low: str = "-0.1", **changes: str) -> dict[str, str]:
+    found = {"linear_difference": "0.05", "linear_difference_low": low, "linear_difference_high": low and "0.2"}
+    return {**line(fusion, 0.1, 0.2), "group": "rows", "kind": "head", "against_linear": flag, **found, **changes}
+
+
+def test_rows_that_do_not_beat_linear_are_named() -> None:
+    flag, few = "does not beat linear", "no interval: fewer than 4 units"
+    table = [compared("late", flag), compared("xattn", "beats linear", "0.01"), compared("text", flag)]
+    assert linear_verdict(table, ["fusion"]) == (
+        "Does not beat linear on its own features (2 of 3 compared): late; text."
+    )
+    assert linear_verdict(table[1:2], ["fusion"]) == (
+        "No row is flagged against linear on its own features: their intervals are above it (1 of 1 compared)."
+    )
+    assert linear_verdict([compared("late", few, "")], ["fusion"]) == (
+        "Whether a row beats linear on its own features is unknown (no interval: fewer than 4 units)."
+    )
+    assert linear_verdict([compared("late", "", "")], ["fusion"]) == ""
+    assert linear_verdict([line("late")], ["fusion"]) == ""  # a table of before
+
+
+def test_baselines_have_a_table_of_their_own(tmp_path: Path) -> None:
+    of_baseline = {"group": "baselines", "fusion": "linear", "against_linear": "", "linear_difference_low": ""}
+    table = [
+        compared("late", "does not beat linear", reference="true"),
+        {**compared("xattn", "beats linear", "0.01"), "p_holm": "0.01"},
+        {**compared("linear", "", ""), **of_baseline, "kind": "linear", "seeds": "1", "p_holm": ""},
+        {**compared("majority", "", ""), **of_baseline, "fusion": "majority", "kind": "majority", "seeds": ""},
+    ]
+    page = write_study_report(make_study(tmp_path / "study", table)).read_text("utf-8")
+    text = Elements(page).text
+    assert "Shown to be better than late on test: xattn. Does not beat linear on its own features" in text
+    assert "+0.050 (-0.100 to 0.200): does not beat linear" in text and "+0.050 (0.010 to 0.200)" in text
+    assert page.count('<table class="sortable">') == 4 and "Baselines are at the end" in text
+    assert page.index("majority: always the most frequent") > page.index("against linear")
+    assert name_of({**table[2], "fusion": "linear_text", "pooling": ""}, ["fusion", "pooling"]) == "linear_text"
+    assert name_of({**table[2], "labels": "a,b"}, ["labels"]) == "linear, a,b"
+    assert not study_warnings([{**table[1]}, {**table[2], "group": "rows"}], [])  # linear has no other seeds
 
 
 def test_a_page_shows_every_row_and_cell_and_keeps_text_text(

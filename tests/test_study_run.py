@@ -6,16 +6,19 @@ import os
 import shutil
 import signal
 import statistics
+import subprocess
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from test_extract import run as extract
 from tiny import Recorder, make_data, read_jsonl, write_manifest
-from tiny_extraction import spoil
-from warm_process import WarmProcess
+from tiny_extraction import small_encoders, spoil
+from warm_process import WarmPopen, WarmProcess
 
 from cli.main import run as mervn
 from features.atomic_files import write_json
@@ -23,12 +26,17 @@ from features.errors import InputError, UsageError
 from features.progress import SILENT, Reporter
 from features.store.reader import FeatureStore
 from mervn.config import AblateOptions
-from mervn.study.ablate import StudyResult, ablate
+from mervn.report.study_page import write_study_report
+from mervn.study import search
+from mervn.study.ablate import StudyResult, ablate, was_evaluated
 from mervn.study.cell_worker import CellTrainer
+from mervn.study.study_run import OneProcess
 
 BASE = "[base]\ndim = 8\nheads = 2\nmlp = [8]\nepochs = 2\nbatch-size = 8\n"
-GRID = f'seeds = 2\n{BASE}[rows]\nfusion = ["xattn", "late", "text"]\n'
+GRID = f'baselines = false\nseeds = 2\n{BASE}[rows]\nfusion = ["xattn", "late", "text"]\n'
 CODE = "import sys; from cli.main import main; main()"
+WARM_CODE = "from test_study_run import start_warm; start_warm(); " + CODE
+"""A study whose processes start in milliseconds; `CODE` starts them as users do."""
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +53,22 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = Path(shutil.copytree(corpus, tmp_path_factory.mktemp("made") / "data", copy_function=shutil.copy2))
-    extract(data)
-    extract(data, "hashed_ngrams")
+    folder = tmp_path_factory.mktemp("made")
+    data = Path(shutil.copytree(corpus, folder / "data", copy_function=shutil.copy2))
+    for selector in small_encoders(folder):
+        extract(data, selector)
     return data
 
 
 @pytest.fixture
 def data(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "data", copy_function=shutil.copy2))
+
+
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave report.html out, which takes longer than the cells; test_tables and test_study_page are about it."""
+    monkeypatch.setattr("mervn.study.ablate.write_study_report", lambda _: None)
 
 
 def study(folder: Path, data: Path, text: str = GRID, reporter: Reporter = SILENT, **options: Any) -> StudyResult:
@@ -128,6 +143,31 @@ def test_test_is_read_once_for_the_chosen_cells_only(data: Path, tmp_path: Path)
     assert len(read_jsonl(data / "test_access.jsonl")) == 6
 
 
+def test_the_baselines_are_cells_of_the_study_and_end_its_table(data: Path, tmp_path: Path) -> None:
+    text = GRID.replace("baselines = false\n", "").replace("heads = 2\n", "").replace("epochs = 2", "epochs = 1")
+    text = text.replace('"xattn", "late", "text"]', '"text", "linear"]').replace("[base]", "[base]\npooling = 'cls'")
+    planned = study(tmp_path, data, text, dry_run=True)
+    assert (planned.cells, planned.waiting) == (4, 4)  # text with two seeds, linear and linear_text with one
+    result = study(tmp_path, data, text, test=True)
+    assert result.waiting == 4 and study(tmp_path, data, text, test=True).waiting == 0
+    table, cells = read_csv(result.output / "table.csv"), read_csv(result.output / "cells.csv")
+    assert [(row["fusion"], row["group"], row["kind"], row["seeds"]) for row in table] == [
+        ("text", "rows", "head", "2"), ("linear", "rows", "linear", "1"), ("linear_text", "baselines", "linear", "1"),
+        ("majority", "baselines", "majority", ""),
+    ]  # fmt: skip
+    assert {row["split"] for row in table} == {"test"} and len(read_jsonl(data / "test_access.jsonl")) == len(cells)
+    assert [bool(row["against_linear"]) for row in table] == [True, False, False, False]
+    difference = float(table[0]["macro_f1_mean"]) - float(table[2]["macro_f1_mean"])  # not to linear, which hears too
+    assert float(table[0]["linear_difference"]) == pytest.approx(difference, abs=2e-6)
+    # the most frequent label of train, which need not be that of test
+    train = Counter(line["emotion"] for line in read_jsonl(data / "train.jsonl"))
+    answer = min(train, key=lambda label: (-train[label], label))
+    truth = [line["emotion"] for line in read_jsonl(data / "test.jsonl")]
+    assert float(table[-1]["accuracy_mean"]) == pytest.approx(truth.count(answer) / len(truth), abs=1e-6)
+    page = write_study_report(result.output).read_text()
+    assert "Baselines are at the end" in page and ">linear_text<" in page
+
+
 def test_folds_are_pooled(data: Path, tmp_path: Path) -> None:
     ids = [line["utterance_id"] for split in ("train", "valid", "test") for line in read_jsonl(data / f"{split}.jsonl")]
     folds = []
@@ -142,6 +182,20 @@ def test_folds_are_pooled(data: Path, tmp_path: Path) -> None:
     assert result.cells == 8 and [row["n"] for row in table] == ["24", "24"]
     assert {row["split"] for row in table} == {"test"}
     assert len(read_jsonl(data / "test_access.jsonl")) == 8
+
+
+def start_warm(patch: pytest.MonkeyPatch | None = None) -> None:
+    """Start the processes of studies as forks, from now on."""
+    names = {"Popen": WarmPopen, "PIPE": subprocess.PIPE, "TimeoutExpired": subprocess.TimeoutExpired}
+    (patch or pytest.MonkeyPatch()).setattr("mervn.study.study_run.subprocess", SimpleNamespace(**names))
+
+
+def test_predictions_on_other_data_are_not_those_of_a_fold(data: Path, tmp_path: Path) -> None:
+    cell: Any = SimpleNamespace(run=tmp_path, fold=2)
+    (tmp_path / "predictions-test-0123abcd.jsonl").write_text("")
+    for recorded, expected in (({"manifest_sha256": "1"}, False), ({"fold": 1}, False), ({"fold": 2}, True)):
+        write_json(tmp_path / "metrics-test-0123abcd.json", recorded)
+        assert was_evaluated(cell, data) is expected
 
 
 def wait_for_cells(process: WarmProcess, output: Path, count: int) -> None:
@@ -170,7 +224,7 @@ def test_after_kill_9_of_all_processes_the_tables_have_the_same_bytes(data: Path
     arguments = ["ablate", str(grid), "--data", str(data), "--output", str(output), "--device", "cpu"]
     kills = 0
     for jobs, kill in (("2", os.killpg), ("2", os.kill)):
-        process = WarmProcess(CODE, [*arguments, "--jobs", jobs])
+        process = WarmProcess(WARM_CODE, [*arguments, "--jobs", jobs])
         wait_for_cells(process, output, len(times(output)) + 1)
         kill(process.pid, signal.SIGKILL)
         process.finish()
@@ -184,6 +238,87 @@ def test_after_kill_9_of_all_processes_the_tables_have_the_same_bytes(data: Path
     assert {name: times(output)[name] for name in before} == before
     for name in ("table.csv", "effects.csv"):
         assert (output / name).read_bytes() == (undisturbed.output / name).read_bytes()
+
+
+SEARCHED = f'baselines = false\nseeds = 1\n{BASE}[rows]\nfusion = ["late", "text"]\n[tune]\n'.replace(
+    "epochs = 2", "epochs = 1"
+)
+SEARCHED = SEARCHED.replace("heads = 2\n", "") + "learning-rate = { low = 1e-4, high = 1e-1, log = true }\n"
+
+
+def test_a_search_is_the_same_after_a_crash_and_in_another_order_of_the_cells(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "BATCH", 2)
+    monkeypatch.setattr(search, "RANDOM_TRIALS", 2)
+    (data / "test.jsonl").unlink()  # a search never reads test
+    recorder = Recorder()
+    whole = study(tmp_path, data, SEARCHED, recorder, trials=4)
+    said = "\n".join(recorder.lines)
+    assert "2 rows, at most 4 trials each, 1 seed, no folds: at most 8 cells" in said
+    assert "at most 8 cells to train: " in said and "MB to write" in said
+    assert "estimate from 2 cells" in said and "left for at most 6 cells" in said
+    cells = read_csv(whole.output / "cells.csv")
+    assert whole.cells == whole.waiting == len(cells) == len(times(whole.output)) == 8
+    for row in read_csv(whole.output / "table.csv"):
+        scores = {c["tune learning-rate"]: float(c["valid_macro_f1"]) for c in cells if c["fusion"] == row["fusion"]}
+        assert float(row["macro_f1_mean"]) == max(scores.values())
+        assert scores[row["tuned"].removeprefix("learning-rate=")] == max(scores.values())
+    before = times(whole.output)
+    crashed = tmp_path / "crashed"
+    shutil.copytree(whole.output, crashed)
+    for name in sorted(before)[::3]:
+        (crashed / "runs" / name / "metrics.json").unlink()
+    (crashed / "table.csv").unlink()
+    resumed = study(tmp_path, data, SEARCHED, trials=4, output=crashed)
+    assert resumed.waiting == len(sorted(before)[::3])
+
+    run = OneProcess.run
+    monkeypatch.setattr(OneProcess, "run", lambda self, cells, report: run(self, cells[::-1], report))
+    fewer = study(tmp_path, data, SEARCHED, trials=3, output=tmp_path / "reversed")
+    assert fewer.waiting == 6
+    more = study(tmp_path, data, SEARCHED, trials=4, output=fewer.output)
+    assert more.waiting == 2 and set(times(fewer.output)) == set(before)
+    for output in (crashed, fewer.output):
+        for name in ("table.csv", "effects.csv"):
+            assert (output / name).read_bytes() == (whole.output / name).read_bytes()
+
+
+def test_a_search_trains_the_baselines_once(data: Path, tmp_path: Path) -> None:
+    text = SEARCHED.replace("baselines = false\n", "")
+    whole = study(tmp_path, data, text, trials=2)
+    assert whole.cells == whole.waiting == 2 * 2 + 2  # two trials of each row; linear, and linear_text
+    table = read_csv(whole.output / "table.csv")
+    assert [(row["fusion"], bool(row["against_linear"])) for row in table] == [
+        ("late", True), ("text", True), ("linear", False), ("linear_text", False), ("majority", False),
+    ]  # fmt: skip
+    assert study(tmp_path, data, text, trials=2).waiting == 0
+
+
+def test_a_trial_that_failed_is_shown_and_trained_again_with_retry(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "BATCH", 2)
+    whole = study(tmp_path, data, SEARCHED, trials=3)
+    name = min(times(whole.output))
+    with pytest.MonkeyPatch.context() as patch:
+        break_one(patch, name)
+        failed = study(tmp_path, data, SEARCHED, trials=3, output=tmp_path / "failed")
+    assert failed.tables is not None and failed.tables.failed == {name: "RuntimeError: planted"}
+    again = study(tmp_path, data, SEARCHED, trials=3, output=failed.output)
+    assert again.waiting == 0 and again.tables is not None and list(again.tables.failed) == [name]
+    retried = study(tmp_path, data, SEARCHED, trials=3, output=failed.output, retry=True)
+    assert retried.waiting == 1 and retried.tables is not None and not retried.tables.failed
+    assert (failed.output / "table.csv").read_bytes() == (whole.output / "table.csv").read_bytes()
+
+
+def test_another_version_of_optuna_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = SEARCHED.replace("{ low = 1e-4, high = 1e-1, log = true }", "[1e-3]")
+    study(tmp_path, data, text, trials=1)
+    monkeypatch.setattr(search, "package_version", lambda name: f"{name} of tomorrow")
+    recorder = Recorder()
+    study(tmp_path, data, text, recorder, trials=1)
+    assert any("earlier trials were suggested by" in line and "of tomorrow" in line for line in recorder.lines)
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
@@ -256,14 +391,15 @@ from mervn.model.unimodal import Late
 class Dies(Late):
     outputs = ("text", "audio")
     def forward(self, streams):
-        if sys.argv[0] == "-c":  # not in the process of the test
+        if os.getpid() != {test}:  # not in the process of the test
             os._exit(3)
         return super().forward(streams)
 """
 
 
-def test_a_process_that_dies_fails_its_cell_only(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "dies.py").write_text(DIES)
+def test_a_process_that_dies_fails_its_cell_only(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_warm(monkeypatch)
+    (tmp_path / "dies.py").write_text(DIES.format(test=os.getpid()))
     code = f"{tmp_path / 'dies.py'}:Dies"
     text = GRID.replace('"xattn"', f'"{code}"').replace("seeds = 2", "seeds = 1")
     result = study(tmp_path, data, text, jobs=2, trust_code=True)
@@ -277,7 +413,7 @@ def test_a_process_that_dies_fails_its_cell_only(data: Path, tmp_path: Path) -> 
 
 def test_missing_features_are_extracted_once_for_each_encoder(corpus: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(corpus, tmp_path / "data", copy_function=shutil.copy2))
-    text = f'seeds = 1\n{BASE}text-encoder = "hashed_ngrams"\n'
+    text = f'baselines = false\nseeds = 1\n{BASE}text-encoder = "hashed_ngrams"\n'
     text += '[rows]\naudio-encoder = ["fourier2vec@1", "fourier2vec@0"]\nfusion = ["late", "xattn"]\n'
     recorder = Recorder()
     planned = study(tmp_path, data, text, dry_run=True, reporter=recorder)
@@ -298,7 +434,8 @@ def test_missing_features_are_extracted_once_for_each_encoder(corpus: Path, tmp_
 def test_rejected_utterances_are_left_out_of_test_too(corpus: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(corpus, tmp_path / "data", copy_function=shutil.copy2))
     spoil(data, "test-003", "valid-004")
-    text = f'seeds = 1\n{BASE}text-encoder = "hashed_ngrams"\naudio-encoder = "fourier2vec"\nallow-missing = true\n'
+    text = f'baselines = false\nseeds = 1\n{BASE}text-encoder = "hashed_ngrams"\naudio-encoder = "fourier2vec"\n'
+    text += "allow-missing = true\n"
     text += '[rows]\nfusion = ["late", "xattn"]\n'
     assert [row["n"] for row in read_csv(study(tmp_path, data, text).output / "table.csv")] == ["11", "11"]
     for _ in range(2):
@@ -327,6 +464,10 @@ def test_changed_data_are_no_cells_of_the_same_study(data: Path, tmp_path: Path)
         (GRID.replace("[rows]", 'audio-encoder = "wav2vec"\n[rows]'), "did you mean wav2vec2"),
         (GRID.replace("[rows]", 'drop-label = ["sad"]\n[rows]'), "must hold at least two emotions, found happy"),
         (f"folds = [7]\n{GRID}", "--fold needs one folds-*.json"),
+        (
+            GRID.replace(', "text"]', ']\naudio-encoder = ["fourier2vec", "fourier2vec@0"]'),
+            "found fourier2vec and fourier2vec@0; write fourier2vec@last",
+        ),
     ],
 )
 def test_wrong_grids_end_with_2_before_any_work(

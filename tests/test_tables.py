@@ -3,9 +3,10 @@
 import csv
 import io
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from features.errors import InputError
 from mervn.config import TrainHeadOptions
 from mervn.evaluation.intervals import METRICS, PairedDifference, group_units, paired_difference, unit_confusions
 from mervn.study.cells import Candidate, Cell, Row
+from mervn.study.study_baselines import label_key
 from mervn.study.study_scores import Study, marginal_effects
-from mervn.study.tables import latex_text, make_tables, write_tables
+from mervn.study.tables import latex_text, make_tables, table_lines, write_tables
 from mervn.training.setup import resolve_head_options
 
 LABELS = ("angry", "happy", "sad")
 N, SPEAKERS = 60, 8
 RESOLVED = resolve_head_options(TrainHeadOptions(device="cpu"))
+LINEAR = resolve_head_options(TrainHeadOptions(device="cpu", fusion="linear"))
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,7 @@ def test_the_choice_does_not_change_with_test(tmp_path: Path) -> None:
         for entry in lines:
             wrong = LABELS[(LABELS.index(entry["label"]) + 1) % 3]
             entry["prediction"] = entry["label"] if cell.candidate == 0 else wrong
+            entry["probabilities"] = {label: float(label == entry["prediction"]) for label in LABELS}
         path.write_text("".join(json.dumps(entry) + "\n" for entry in lines))
     (row,) = Study(study.rows, study.cells, study.complete).scores("test")
     assert row.chosen == 1 and row.mean() == 0
@@ -279,10 +283,11 @@ def test_other_utterances_are_never_compared(tmp_path: Path) -> None:
         path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
     assert study.scores("valid")[1].difference is None
     other = make_study(tmp_path / "other", {"late": [0.6], "xattn": [0.7]})
-    path = other.cells[3].run / "predictions-valid.jsonl"  # the same utterances, of which one has another label
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lines[0]["label"] = LABELS[(LABELS.index(lines[0]["label"]) + 1) % 3]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for cell in other.cells[3:]:  # the same utterances, of which one has another label
+        path = cell.run / "predictions-valid.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines[0]["label"] = LABELS[(LABELS.index(lines[0]["label"]) + 1) % 3]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert other.scores("valid")[1].difference is None
     path = study.cells[0].run / "predictions-valid.jsonl"
     path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
@@ -293,8 +298,58 @@ def test_other_utterances_are_never_compared(tmp_path: Path) -> None:
 def test_damaged_predictions_are_named(tmp_path: Path) -> None:
     study = make_study(tmp_path, {"late": [0.6]})
     (study.cells[0].run / "predictions-valid.jsonl").write_text("{}\n")
-    with pytest.raises(InputError, match=r"predictions-valid.jsonl must hold the predictions of a run"):
+    with pytest.raises(InputError, match=r"predictions-valid.jsonl:1: must be a JSON object with an utterance_id"):
         study.scores("valid")
+
+
+def test_the_order_of_the_lines_does_not_matter(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.6], "xattn": [0.7]})
+    expected = study.scores("valid")
+    for cell in (study.cells[1], study.cells[5]):
+        path = cell.run / "predictions-valid.jsonl"
+        path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    found = Study(study.rows, study.cells, study.complete).scores("valid")
+    for one, other in zip(expected, found, strict=True):
+        assert one.interval == other.interval and one.difference == other.difference
+
+
+def change_lines(path: Path, fault: str) -> None:
+    """Plant a fault that keeps the number of lines."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    if fault == "an utterance twice":
+        lines[1] = lines[0]
+    elif fault == "another label in one seed":
+        lines[0]["label"] = LABELS[(LABELS.index(lines[0]["label"]) + 1) % 3]
+    else:
+        lines[0]["prediction"] = LABELS[(LABELS.index(lines[0]["prediction"]) + 1) % 3]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("an utterance twice", r":2: utterance_id must occur once, found 'valid-0-000' in line 1 too"),
+        ("another label in one seed", r"must have the same label of each utterance in all seeds, found another"),
+        ("another prediction", r":1: prediction must be a most probable label, found "),
+    ],
+)
+def test_predictions_that_keep_their_number_but_not_their_content_are_named(
+    tmp_path: Path, fault: str, message: str
+) -> None:
+    study = make_study(tmp_path, {"late": [0.6], "xattn": [0.7]})
+    change_lines(study.cells[1].run / "predictions-valid.jsonl", fault)
+    with pytest.raises(InputError, match=message):
+        study.scores("valid")
+
+
+def test_a_line_separator_in_a_key_of_the_manifest_ends_no_line(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.6], "xattn": [0.7]})
+    expected = study.scores("valid")[0].mean()
+    for cell in study.cells:
+        path = cell.run / "predictions-valid.jsonl"
+        lines = [{**json.loads(line), "note": "a\u2028b\x85c"} for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+    assert Study(study.rows, study.cells, study.complete).scores("valid")[0].mean() == expected
 
 
 @pytest.mark.parametrize(("split", "metrics"), [("valid", "metrics.json"), ("test", "metrics-test.json")])
@@ -358,3 +413,112 @@ def test_the_table_for_latex_escapes_and_has_as_many_columns_as_it_says(tmp_path
     markdown = (tmp_path / "table.md").read_text()
     widths = {line.count(" | ") for line in markdown.splitlines() if line.startswith("| ")}
     assert len(widths) == 2  # of the table and of the effects
+
+
+def with_baselines(folder: Path, skills: Mapping[str, float], linear: float) -> Study:
+    """Return a study of rows with three seeds, whose last row is a linear head with one."""
+    study = make_study(folder, {**{name: [skill] for name, skill in skills.items()}, "linear": [linear]})
+    last, seeds = len(skills), 3
+    rows = [replace(row, linear=last) for row in study.rows[:last]]
+    candidate = Candidate({}, LINEAR.options, LINEAR, "linear")
+    rows.append(replace(study.rows[last], candidates=[candidate], is_baseline=True))
+    cells = [cell for cell in study.cells if cell.row != last or cell.seed == 0]
+    assert len(cells) == last * seeds + 1
+    answers = {(label_key(RESOLVED.options), None): "sad"}
+    return Study(rows, cells, frozenset(cell.name for cell in cells), majority=answers)
+
+
+def test_each_row_is_compared_with_linear_on_every_seed(tmp_path: Path) -> None:
+    scores = with_baselines(tmp_path, {"late": 0.6, "xattn": 0.9, "text": 0.3}, 0.6).scores("valid")
+    linear = entries(Fake(0.6, 0, 3), "valid")  # its only seed
+    units = group_units(labels_of(linear, "speaker_id"))
+    for number, row in enumerate(scores[:3]):
+        # the mean over seeds against the same predictions is the mean of single comparisons
+        of_seeds = []
+        for seed in range(3):
+            found = entries(Fake((0.6, 0.9, 0.3)[number], seed, number), "valid")
+            pairs = [[np.array([LABELS.index(x) for x in labels_of(some, key)]) for key in ("label", "prediction")]
+                     for some in (found, linear)]  # fmt: skip
+            counts = [unit_confusions(*pair, units, 3) for pair in pairs]
+            of_seeds.append(paired_difference(*counts, units, "macro_f1").difference)
+        assert row.to_linear is not None and row.to_linear.difference == pytest.approx(statistics.mean(of_seeds))
+    verdicts = [(row.kind, row.against_linear) for row in scores]
+    assert verdicts == [
+        ("head", "does not beat linear"), ("head", "beats linear"), ("head", "does not beat linear"),
+        ("linear", ""), ("majority", ""),
+    ]  # fmt: skip
+    assert scores[0].to_linear is not None and scores[0].to_linear.interval is not None
+    assert scores[0].to_linear.interval.low < 0 < scores[0].to_linear.interval.high  # and is flagged all the same
+
+
+def test_baselines_change_neither_holms_correction_nor_the_effects(tmp_path: Path) -> None:
+    skills = {"late": 0.5, "xattn": 0.75, "text": 0.55}
+    plain = make_study(tmp_path / "plain", {name: [skill] for name, skill in skills.items()})
+    study = with_baselines(tmp_path / "with", skills, 0.7)
+    expected, found = plain.scores("valid"), study.scores("valid")
+    assert [row.p_holm for row in found] == [*(row.p_holm for row in expected), None, None]
+    assert expected[1].p_holm is not None and found[3].difference is not None and found[3].difference.p is not None
+    four = make_study(tmp_path / "four", {name: [skill] for name, skill in {**skills, "linear": 0.7}.items()})
+    assert four.scores("valid")[1].p_holm != expected[1].p_holm  # control: as a row it would
+    effects = marginal_effects(found)
+    assert [(effect.value, effect.p_holm) for effect in effects] == [
+        (effect.value, effect.p_holm) for effect in marginal_effects(expected)
+    ]
+
+
+def test_the_majority_has_the_scores_of_its_answer_and_an_interval(tmp_path: Path) -> None:
+    (*_, row) = with_baselines(tmp_path, {"late": 0.6}, 0.6).scores("test")
+    truth = labels_of(entries(Fake(0.6, 0), "test"), "label")
+    expected = f1_score(truth, ["sad"] * N, labels=LABELS, average="macro", zero_division=0)
+    assert row.mean() == pytest.approx(expected) and row.deviation() is None
+    assert row.mean("accuracy") == pytest.approx(truth.count("sad") / N)
+    assert row.interval is not None and row.interval.groups == SPEAKERS
+    assert row.difference is not None and row.p_holm is None
+
+
+def test_baselines_stand_at_the_end_of_every_table(tmp_path: Path) -> None:
+    study = with_baselines(tmp_path, {"late": 0.6, "xattn": 0.9}, 0.6)
+    tables = make_tables(study, "valid", {})
+    write_tables(study, tables, tmp_path)
+    assert [row["group"] for row in read_csv(tmp_path / "table.csv")] == ["rows", "rows", "baselines", "baselines"]
+    lines = [line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("| ")]
+    assert lines[0].startswith("| kind | fusion |")
+    assert [line.split(" |")[0] for line in lines[2:6]] == ["| head", "| head", "| linear", "| majority"]
+    assert [": does not beat linear" in line for line in lines[2:6]] == [True, False, False, False]
+    assert "logistic regression on the time-means of the same features" in tables.caption
+    assert len(read_csv(tmp_path / "cells.csv")) == 7  # the majority has none
+    plain = make_study(tmp_path / "plain", {"late": [0.6]})
+    assert "against linear" not in table_lines(make_tables(plain, "valid", {}))[0]
+
+
+def test_with_few_speakers_nothing_is_said_about_linear(tmp_path: Path) -> None:
+    study = with_baselines(tmp_path, {"late": 0.2}, 0.9)
+    for cell in study.cells:
+        path = cell.run / "predictions-valid.jsonl"
+        path.write_text(re.sub(r'"speaker_id": "s[2-9]"', '"speaker_id": "s1"', path.read_text()))
+    scores = study.scores("valid")
+    assert scores[0].to_linear is not None and scores[0].to_linear.difference < -0.3
+    assert scores[0].against_linear == "no interval: fewer than 4 units"
+    assert "does not beat" not in " ".join(table_lines(make_tables(study, "valid", {}))[1][0])
+
+
+def test_a_row_that_scored_other_utterances_than_linear_is_not_flagged(tmp_path: Path) -> None:
+    study = with_baselines(tmp_path, {"late": 0.2}, 0.9)
+    path = study.cells[-1].run / "predictions-valid.jsonl"
+    path.write_text("\n".join(path.read_text().splitlines()[1:]) + "\n")
+    assert study.scores("valid")[0].against_linear == "not compared: other utterances, or no complete cells"
+    failed = with_baselines(tmp_path / "failed", {"late": 0.2}, 0.9)
+    complete = failed.complete - {failed.cells[-1].name}
+    scores = Study(failed.rows, failed.cells, complete).scores("valid")
+    assert scores[0].against_linear.startswith("not compared") and len(scores) == 2  # nor is there a majority
+
+
+def test_a_linear_head_with_its_only_seed_can_be_chosen(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.5, 0.9]})
+    row = study.rows[0]
+    linear = Candidate({}, LINEAR.options, LINEAR, "linear")
+    cells = [cell for cell in study.cells if cell.candidate == 0 or cell.seed == 0]
+    found = Study([replace(row, candidates=[row.candidates[0], linear])], cells, study.complete)
+    assert found.choose(0) == 1 and found.scores("valid")[0].kind == "linear"
+    # control: a head of which seeds are missing is not
+    assert Study(study.rows, study.cells, frozenset(cell.name for cell in cells)).choose(0) == 0

@@ -19,7 +19,8 @@ import soundfile
 import torch
 from test_extract import run as extract
 from tiny import Recorder, make_data, read_jsonl, wave, write_manifest
-from warm_process import run_warm
+from tiny_extraction import small_encoders
+from warm_process import WarmProcess, run_warm
 
 from features.errors import InputError, UsageError
 from features.manifests.manifest import Manifests, read_manifests
@@ -46,9 +47,10 @@ RESULTS = ("metrics.json", "model.safetensors", "predictions-valid.jsonl")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = make_data(tmp_path_factory.mktemp("corpus") / "data")
-    extract(data)
-    extract(data, "hashed_ngrams")
+    folder = tmp_path_factory.mktemp("corpus")
+    data = make_data(folder / "data")
+    for selector in small_encoders(folder):
+        extract(data, selector)
     return data
 
 
@@ -263,7 +265,7 @@ def test_two_modalities_need_both(data: Path, tmp_path: Path) -> None:
     for split in ("train", "valid"):
         entries = [{**entry, "transcript": None} for entry in read_jsonl(data / f"{split}.jsonl")]
         write_manifest(data / f"{split}.jsonl", entries)
-    extract(data, "hashed_ngrams", update=True)
+    extract(data, small_encoders(tmp_path)[1], update=True)
     with pytest.raises(UsageError, match="--fusion xattn needs text, but none of the 24 utterances .* --fusion audio"):
         train(data, tmp_path / "run")
     assert train(data, tmp_path / "audio", fusion="audio").trained
@@ -501,7 +503,7 @@ def test_utterances_changed_to_audio_that_was_rejected_are_missing(data: Path, t
         soundfile.write(data / "valid-002.wav", np.full(8000, np.nan, np.float32), 16_000, subtype="FLOAT")
     with pytest.raises(InputError, match="--update"):
         train(data, tmp_path / "run")
-    extract(data, update=True)  # rejects the new file, and keeps the entry of the old one
+    extract(data, small_encoders(tmp_path)[0], update=True)  # rejects the new file, and keeps the entry of the old one
     with pytest.raises(
         InputError, match=r"valid: 1 utterances (.|\n)*valid.jsonl:3 'valid-002' in .*rejected: "
     ) as found:
@@ -565,24 +567,25 @@ def test_a_damaged_run_is_named(data: Path, tmp_path: Path) -> None:
         evaluate(tmp_path / "nowhere", EvaluateOptions(split="test"))
 
 
-def hold(run: Path, ready: Any, done: Any) -> None:
-    with locked(run):
-        ready.set()
-        done.wait(20)
+HOLDS = """
+import sys, time
+from pathlib import Path
+from mervn.run_folder import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
 
 
 def test_two_processes_do_not_share_a_run(data: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ready, done = context.Event(), context.Event()
-    other = context.Process(target=hold, args=(tmp_path / "run", ready, done))
-    other.start()
+    other = WarmProcess(HOLDS, [str(tmp_path / "run")])
     try:
-        assert ready.wait(60)
+        assert other.readline() == "locked\n"
         with pytest.raises(InputError, match="is being written by another process"):
             train(data, tmp_path / "run")
     finally:
-        done.set()
-        other.join()
+        other.kill()
+        other.finish()
 
 
 def test_worker_of_a_killed_process_does_not_hold_its_folder(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from features.ragged import Ragged
 from mervn.config import FinetuneOptions, TrainHeadOptions, TrainingOptions
 from mervn.data.augmentation import augment
 from mervn.data.streams import SECOND, StreamShape
-from mervn.model.custom_module import fusion_spec
+from mervn.model.custom_module import fusion_spec, loss_spec, read_modules
 from mervn.model.head import build_head
 from mervn.model.losses import balanced_weights, build_loss
 from mervn.registry import FUSIONS, LOSSES, SAMPLINGS
@@ -51,7 +51,7 @@ def streams_of(names: tuple[str, ...], dual: bool) -> dict[str, Ragged]:
 
 def effects(options: TrainHeadOptions) -> list[Any]:
     """Return all that an option of a head and its training can change: weights, output, loss, batches, inputs."""
-    spec, dual = fusion_spec(options.fusion), options.audio_encoder == DUAL
+    spec, dual = FUSIONS[options.fusion], options.audio_encoder == DUAL
     streams = streams_of(spec.streams, dual)
     shapes = {name: StreamShape(6, stride=320 * (1 + 4 * (name == SECOND)), centre=100.0) for name in streams}
     torch.manual_seed(0)
@@ -60,7 +60,7 @@ def effects(options: TrainHeadOptions) -> list[Any]:
     weights = {name: tensor.tolist() for name, tensor in head.state_dict().items()}
     if spec.linear:  # the fit is tested in test_linear_fit.py
         return [weights, logits.tolist()]
-    criterion = build_loss(options, balanced_weights(counts), counts)
+    criterion = build_loss(LOSSES[options.loss], options, balanced_weights(counts), counts)
     rng, count = np.random.default_rng(0), 64
     targets = np.arange(count) % 3 % 2
     seconds = rng.uniform(1, 5, count) * (1 + targets) if "audio" in streams else np.zeros(count)
@@ -83,8 +83,13 @@ def differing(choice: dict[str, Any], names: set[str]) -> set[str]:
     return {n for n in names if effects(TrainHeadOptions(**{**BASE, **choice, n: OTHER[n]})) != plain}
 
 
+def unread_by(options: TrainingOptions) -> dict[str, str]:
+    custom = read_modules(options)
+    return unread_options(options, fusion_spec(options.fusion, custom), loss_spec(options.loss, custom))
+
+
 def unread(choice: dict[str, Any]) -> set[str]:
-    return set(unread_options(TrainHeadOptions(**{**BASE, **choice})))
+    return set(unread_by(TrainHeadOptions(**{**BASE, **choice})))
 
 
 @pytest.mark.parametrize("dual", [False, True], ids=["one audio stream", "two"])
@@ -95,7 +100,7 @@ def test_exactly_the_options_without_effect_are_unread(fusion: str, dual: bool) 
 
 
 def test_fine_tuning_reads_the_options_of_training_for_a_linear_head() -> None:
-    found = set(unread_options(FinetuneOptions(fusion="linear")))
+    found = set(unread_by(FinetuneOptions(fusion="linear")))
     assert {"dim", "mlp", "dropout", "missing", "pooling", "heads"} <= found
     assert not found & {"loss", "gamma", "sampling", "epochs", "learning_rate", "drop_text", "average_last"}
 
@@ -119,7 +124,7 @@ def test_every_option_is_in_these_tests() -> None:
 
 def test_fine_tuning_leaves_unread_what_it_does_not_train(tmp_path: Path) -> None:
     def of(**changes: Any) -> set[str]:
-        return set(unread_options(FinetuneOptions(**changes))) - set(unread_options(FinetuneOptions()))
+        return set(unread_by(FinetuneOptions(**changes))) - set(unread_by(FinetuneOptions()))
 
     frozen = {"encoder_learning_rate", "layer_decay", "unfreeze_at", "gradient_checkpointing", "lora_rank"}
     assert of(unfreeze_last=0) == frozen | {"train_front_end"}
@@ -127,8 +132,8 @@ def test_fine_tuning_leaves_unread_what_it_does_not_train(tmp_path: Path) -> Non
     assert of(init_head=tmp_path) == {"segmenter", "tone_style", "whisper_mode"}
     assert {"spec_time", "spec_frequency", "whisper_mode"} <= of(fusion="text")
     assert {"segmenter", "tone_style"} <= of(fusion="audio")
-    assert "features_dir" in unread_options(FinetuneOptions())
-    assert "features_dir" not in unread_options(FinetuneOptions(init_head=tmp_path))
+    assert "features_dir" in unread_by(FinetuneOptions())
+    assert "features_dir" not in unread_by(FinetuneOptions(init_head=tmp_path))
 
 
 def test_a_class_of_a_file_reads_the_options_it_names(tmp_path: Path) -> None:
@@ -143,7 +148,7 @@ def test_a_class_of_a_file_reads_the_options_it_names(tmp_path: Path) -> None:
 def test_what_nothing_reads_is_reset(tmp_path: Path) -> None:
     options = TrainHeadOptions(fusion="audio", drop_audio=0.5, drop_text=0.5, blocks=3)
     other = options.model_copy(update={"drop_text": 0.1, "blocks": 2})
-    assert without_unread(options, unread_options(options)) == without_unread(other, unread_options(other))
+    assert without_unread(options, unread_by(options)) == without_unread(other, unread_by(other))
 
 
 ARGUMENTS = ["--dim", "16", "--mlp", "8", "--epochs", "1"]

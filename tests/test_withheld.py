@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from test_corrupted import recognise
 from test_extract import run as extract
 from test_finetune import tune
 from test_train_head import SMALL, data, made, train
 from tiny import read_jsonl, write_manifest
+from tiny_extraction import small_encoders
 
 from cli.main import run as mervn
 from features.errors import InputError, UsageError
@@ -62,8 +64,8 @@ def test_without_text_equals_data_without_transcripts(data: Path, tmp_path: Path
     run = train_head(TrainHeadOptions(**{**small, "output": tmp_path / "run", **options}), data).path
     other = shutil.copytree(data, tmp_path / "other", ignore=shutil.ignore_patterns("stores"))
     drop_transcripts(other)
-    extract(other)
-    extract(other, "hashed_ngrams")
+    for selector in small_encoders(tmp_path):
+        extract(other, selector)
     evaluate(run, EvaluateOptions(split="test", data=other))
     (expected,) = run.glob("predictions-test-????????.jsonl")
     found = evaluate(run, EvaluateOptions(split="test", without="text"))
@@ -92,17 +94,27 @@ def test_without_audio_equals_a_head_that_is_given_no_frames(data: Path, tmp_pat
     assert all(value == value for value in found)
 
 
-def test_a_finetuned_run_is_scored_without_either_modality(made: Path, tmp_path: Path) -> None:
+def test_a_finetuned_run_is_scored_without_either_modality_and_with_other_transcripts(
+    made: Path, tmp_path: Path
+) -> None:
     own = Path(shutil.copytree(made, tmp_path / "data", copy_function=shutil.copy2))
+    recognise(own)
     run = tune(train(own, tmp_path / "head").path, tmp_path / "tuned", epochs=1).path
     evaluate(run, EvaluateOptions(split="test", without="audio"))
     evaluate(run, EvaluateOptions(split="test", without="text"))
+    evaluate(run, EvaluateOptions(split="test", corrupt="asr"))
     assert not (run / "predictions-test.jsonl").exists()
     mine = probabilities(run / "predictions-test-without-text.jsonl")
+    heard = probabilities(run / "predictions-test-corrupt-asr.jsonl")
     assert mine != pytest.approx(probabilities(run / "predictions-test-without-audio.jsonl"), abs=1e-3)
+    assert mine != pytest.approx(heard, abs=1e-3)
+    entries = read_jsonl(own / "test.jsonl")
     drop_transcripts(own)
     evaluate(run, EvaluateOptions(split="test"))
     assert mine == pytest.approx(probabilities(run / "predictions-test.jsonl"), abs=1e-6)
+    write_manifest(own / "test.jsonl", [{**entry, "transcript": entry["transcript_asr"]} for entry in entries])
+    evaluate(run, EvaluateOptions(split="test"))
+    assert heard == pytest.approx(probabilities(run / "predictions-test.jsonl"), abs=1e-6)
 
 
 def test_the_results_of_the_run_stay_and_each_modality_is_a_look(data: Path, tmp_path: Path) -> None:

@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from tiny import wave
 
 import features.extraction.encoder_input
+from features.encoders import fourier2vec, hashed_ngrams
+from features.encoders.fourier2vec import Fourier2Vec
+from features.encoders.hashed_ngrams import HashedNgrams
 from features.manifests.manifest import Utterance
 
 
@@ -32,6 +36,19 @@ def spoil(data: Path, *names: str) -> None:
         samples = wave(0.5, 3)
         samples[70] = np.nan
         soundfile.write(data / f"{name}.wav", samples, 16_000, subtype="FLOAT")
+
+
+def small_encoders(folder: Path) -> tuple[str, str]:
+    """Write checkpoints of the two encoders without pretrained weights, each under 100 kB, and return their selectors.
+
+    With their own sizes they have 3 and 4 million weights, which every store, checkpoint and copy would hold.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        audio = {"dim": 32, "num_layers": 2, "heads": 2, "position_kernel": 7, "position_groups": 4}
+        Fourier2Vec(fourier2vec.DEFAULTS | audio).save(folder / "fourier2vec")
+        HashedNgrams(hashed_ngrams.DEFAULTS | {"dim": 32, "buckets": 512}).save(folder / "hashed_ngrams")
+    return f"fourier2vec={folder / 'fourier2vec'}", f"hashed_ngrams={folder / 'hashed_ngrams'}"
 
 
 def utterance(name: str) -> Utterance:

@@ -11,11 +11,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import IO
 from unittest import mock
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -23,6 +26,9 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 def _start_server() -> None:
     """Start the server unless it runs; Python 3.11 does not give it the path of this process."""
+    if forkserver.get_inherited_fds() is not None:  # this process is a fork of the server, which it can ask too
+        mock.patch.object(forkserver._forkserver, "ensure_running").start()  # type: ignore[attr-defined]
+        return
     _CONTEXT.set_forkserver_preload(["warm_imports"])
     with mock.patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(sys.path)}):
         forkserver.ensure_running()
@@ -110,6 +116,51 @@ class WarmProcess:
         return Finished(self._process.exitcode or 0, stdout, stderr)
 
 
+class WarmPopen:
+    """A process with pipes, started as `subprocess.Popen([PYTHON, "-c", CODE, ARGUMENT...])` starts one.
+
+    A process that `WarmProcess` started can start it too.
+    """
+
+    def __init__(
+        self, command: Sequence[str], *, stdin: int, stdout: int, stderr: IO[str], env: Mapping[str, str], encoding: str
+    ) -> None:
+        assert command[:2] == [sys.executable, "-c"] and stdin == stdout == subprocess.PIPE
+        (stdin_read, stdin_write), (stdout_read, stdout_write) = _CONTEXT.Pipe(False), _CONTEXT.Pipe(False)
+        call = command[2:], dict(env), str(Path.cwd()), [stdin_read, stdout_write], stderr.name, os.getpgid(0)
+        _start_server()
+        self._process, self._lock = _CONTEXT.Process(target=_run_with_pipes, args=call), threading.Lock()
+        self._process.start()
+        self.stdin = os.fdopen(os.dup(stdin_write.fileno()), "w", encoding=encoding)
+        self.stdout = os.fdopen(os.dup(stdout_read.fileno()), encoding=encoding)
+        for pipe in (stdin_read, stdin_write, stdout_read, stdout_write):
+            pipe.close()
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the process runs."""
+        with self._lock:  # only one thread can read it
+            return self._process.exitcode
+
+    def wait(self, timeout: float = 120) -> int:
+        """Wait for the end and return the exit code; TimeoutExpired if it comes later."""
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("python", timeout)
+            time.sleep(0.005)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:
+            assert self._process.pid is not None
+            os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """Kill the process."""
+        self.send_signal(signal.SIGKILL)
+
+
 def run_warm(code: str, arguments: Sequence[str] = (), timeout: float = 120) -> Finished:
     """Run Python code in a process of its own."""
     return WarmProcess(code, arguments).finish(timeout)
@@ -133,15 +184,31 @@ def run_ranks(code: str, arguments: Sequence[str], count: int, timeout: float = 
 
 
 def _run(code: str, arguments: list[str], env: dict[str, str], folder: str, outputs: list[Path], group: int) -> None:
+    for number, path in enumerate(outputs, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    _execute([code, *arguments], env, folder, group)
+
+
+def _run_with_pipes(
+    call: list[str], env: dict[str, str], folder: str, pipes: list[Connection], log: str, group: int
+) -> None:
+    for number, pipe in enumerate(pipes):
+        os.dup2(pipe.fileno(), number)
+        pipe.close()
+    os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 2)
+    sys.stdin = os.fdopen(0, encoding="utf-8")
+    _execute(call, env, folder, group)
+
+
+def _execute(call: list[str], env: dict[str, str], folder: str, group: int) -> None:
+    """Run code with arguments in this process, with all that a new process would have."""
     _join(group)
     multiprocessing.set_start_method(None, force=True)  # its own children are those of any other process
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
-    for number, path in enumerate(outputs, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it
-    sys.argv[1:] = arguments
+    code, *sys.argv[1:] = call
     exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
 
 

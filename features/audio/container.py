@@ -1,4 +1,7 @@
-"""Audio containers: detection of truncated files, which libsndfile silently shortens."""
+"""Audio containers: the audio that a header declares, of which libsndfile reads less or more.
+
+It silently shortens a truncated file, and in some containers decodes bytes after the audio.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,14 @@ OGG_LAST = 4
 NIST_SIZES = ("sample_count", "channel_count", "sample_n_bytes")
 """Fields of a NIST SPHERE header whose product is the number of bytes of audio."""
 HEADER_ENDS = "the header ends before the audio"
+SAMPLE_BYTES = {
+    "PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1,
+}  # fmt: skip
+"""Bytes of one sample in each encoding without blocks, by libsndfile's name."""
+GSM, GSM_BLOCK = "GSM610", (65, 320)
+"""The encoding GSM 06.10, and the bytes and samples of its blocks in WAV and W64."""
+Extent = tuple[int, int]
+"""The number of bytes of audio that a header declares, and the offset of the first one."""
 
 
 def find_truncation(path: Path, container: str) -> str | None:
@@ -29,27 +40,52 @@ def find_truncation(path: Path, container: str) -> str | None:
     None if nothing is missing, or if no size is declared. `container` is libsndfile's name of the
     format. FLAC and MP3 are not checked here: their decoders detect it.
     """
-    reader = READERS.get(container)
-    if reader is None:
+    with path.open("rb") as file:
+        try:
+            size = path.stat().st_size
+            if container == "OGG":
+                return _ogg(file, size)
+            extent = _extent(file, size, container)
+        except struct.error:
+            return HEADER_ENDS
+    if extent is None or extent[1] + extent[0] <= size:
+        return None
+    return f"the header declares {extent[0]} bytes of audio, found {size - extent[1]}"
+
+
+def declared_frames(path: Path, container: str, subtype: str, channels: int) -> int | None:
+    """Return the number of samples per channel that the header declares.
+
+    It is None where libsndfile keeps to the header, and where no size is declared. In W64 and NIST
+    SPHERE, libsndfile decodes whatever follows the audio. In a WAV with an odd number of GSM
+    blocks, it decodes the byte of padding after them as one more block.
+    """
+    if container not in ("W64", "NIST") and not (container in ("WAV", "WAVEX") and subtype == GSM):
+        return None
+    unit, samples = GSM_BLOCK if subtype == GSM else (SAMPLE_BYTES.get(subtype, 0) * channels, 1)
+    if not unit:
         return None
     with path.open("rb") as file:
         try:
-            return reader(file, path.stat().st_size)
+            extent = _extent(file, path.stat().st_size, container)
         except struct.error:
-            return HEADER_ENDS
+            return None
+    return None if extent is None else extent[0] // unit * samples
+
+
+def _extent(file: BinaryIO, size: int, container: str) -> Extent | None:
+    """Return the audio that a header declares; None if it declares none.
+
+    struct.error if the header ends before the audio.
+    """
+    locate = LOCATE.get(container)
+    extent = None if locate is None else locate(file, size)
+    return None if extent is None or extent[0] in UNKNOWN_SIZES else extent
 
 
 def _unpack(file: BinaryIO, offset: int, form: str) -> tuple[int, ...]:
     file.seek(offset)
     return struct.unpack(form, file.read(struct.calcsize(form)))
-
-
-def _compare(declared: int, first: int, size: int) -> str | None:
-    """Compare the declared number of bytes with those from offset `first` to the file's end."""
-    found = size - first
-    if declared in UNKNOWN_SIZES or declared <= found:
-        return None
-    return f"the header declares {declared} bytes of audio, found {found}"
 
 
 def _chunks(file: BinaryIO, offset: int, size: int, form: str, align: int) -> Iterator[tuple[bytes, int, int]]:
@@ -65,8 +101,8 @@ def _chunks(file: BinaryIO, offset: int, size: int, form: str, align: int) -> It
         offset = first + -(-length // align) * align  # chunks are padded to a multiple of `align`
 
 
-def _riff(file: BinaryIO, size: int) -> str | None:
-    """Check WAV and RF64, whose 64-bit sizes are in the chunk `ds64` before the audio.
+def _riff(file: BinaryIO, size: int) -> Extent | None:
+    """Locate the audio of WAV and RF64, whose 64-bit sizes are in `ds64` before the audio.
 
     A program that writes into a pipe cannot correct the size afterwards, and writes one of 2 GB or
     more. The price of accepting these: a truncated WAV of really 2 GB or more is taken for a
@@ -81,56 +117,57 @@ def _riff(file: BinaryIO, size: int) -> str | None:
         if name == b"data":
             if large is None and length >= STREAMED_RIFF:
                 return None
-            return _compare(length if large is None else large, first, size)
-    return HEADER_ENDS
+            return length if large is None else large, first
+    raise struct.error(HEADER_ENDS)
 
 
-def _w64(file: BinaryIO, size: int) -> str | None:
-    """Check Sony Wave64: names of 16 bytes, sizes that include the chunk's own header."""
+def _w64(file: BinaryIO, size: int) -> Extent | None:
+    """Locate the audio of Sony Wave64: names of 16 bytes, sizes with the chunk's own header."""
     offset = 40
     while offset + 24 <= size:
         file.seek(offset)
         name, length = struct.unpack("<16sQ", file.read(24))
         if name[:4] == b"data":
-            return _compare(length - 24, offset + 24, size) if length >= 24 else None
+            return (length - 24, offset + 24) if length >= 24 else None
         # padded to 8 bytes; at least the header, so that the loop ends
         offset += max(24, -(-length // 8) * 8)
-    return HEADER_ENDS
+    raise struct.error(HEADER_ENDS)
 
 
-def _aiff(file: BinaryIO, size: int) -> str | None:
-    """Check AIFF, whose audio is the chunk `SSND`."""
+def _aiff(file: BinaryIO, size: int) -> Extent | None:
+    """Locate the audio of AIFF, whose audio is the chunk `SSND`."""
     for name, length, first in _chunks(file, 12, size, ">4sI", 2):
         if name == b"SSND":
-            return _compare(length, first, size)
-    return HEADER_ENDS
+            return length, first
+    raise struct.error(HEADER_ENDS)
 
 
-def _caf(file: BinaryIO, size: int) -> str | None:
-    """Check Apple's Core Audio Format, whose chunks have 64-bit sizes and no padding."""
+def _caf(file: BinaryIO, size: int) -> Extent | None:
+    """Locate the audio of Apple's CAF, whose chunks have 64-bit sizes and no padding."""
     for name, length, first in _chunks(file, 8, size, ">4sQ", 1):
         if name == b"data":
-            return _compare(length, first, size)
-    return HEADER_ENDS
+            return length, first
+    raise struct.error(HEADER_ENDS)
 
 
-def _au(file: BinaryIO, size: int) -> str | None:
-    """Check Sun's AU: after its name, the header has the offset and the size of the audio."""
+def _au(file: BinaryIO, size: int) -> Extent | None:
+    """Locate the audio of Sun's AU: after its name, the header has its offset and size."""
     file.seek(0)
     first, declared = _unpack(file, 4, ">II" if file.read(4) == b".snd" else "<II")
-    return _compare(declared, first, size)
+    return declared, first
 
 
-def _nist(file: BinaryIO, size: int) -> str | None:
-    """Check NIST SPHERE: a text header, whose second line is its size."""
+def _nist(file: BinaryIO, size: int) -> Extent | None:
+    """Locate the audio of NIST SPHERE: a text header, whose second line is its size."""
     header = file.read(1024).decode("latin-1")
-    fields = dict(re.findall(r"^(\w+) -i (\d+)", header, re.MULTILINE))
+    # libsndfile writes some numbers as strings, such as `sample_n_bytes -s1 1`
+    fields = dict(re.findall(r"^(\w+) -(?:i|s\d+) (\d+)", header, re.MULTILINE))
     try:
         first = int(header.split("\n")[1])
         declared = math.prod(int(fields[name]) for name in NIST_SIZES)
     except (IndexError, ValueError, KeyError):
         return None
-    return _compare(declared, first, size)
+    return declared, first
 
 
 def _ogg(file: BinaryIO, size: int) -> str | None:
@@ -146,9 +183,8 @@ def _ogg(file: BinaryIO, size: int) -> str | None:
     return None if ends else "the last page of the stream is missing"
 
 
-READERS = {
-    "WAV": _riff, "WAVEX": _riff, "RF64": _riff, "W64": _w64, "AIFF": _aiff, "AU": _au,
-    "CAF": _caf, "NIST": _nist, "OGG": _ogg,
+LOCATE = {
+    "WAV": _riff, "WAVEX": _riff, "RF64": _riff, "W64": _w64, "AIFF": _aiff, "AU": _au, "CAF": _caf, "NIST": _nist,
 }  # fmt: skip
-CONTAINERS = frozenset({*READERS, "FLAC", "MP3"})
+CONTAINERS = frozenset({*LOCATE, "OGG", "FLAC", "MP3"})
 """Containers (libsndfile's names) in which truncation is detected; no others are read."""

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 Samples = np.ndarray[Any, np.dtype[np.float32]]
+SAMPLE_RATE = 16_000
+"""Hz; the rate that all audio encoders read."""
 ZEROS, ROLLOFF = 6, 0.99
 """Zero crossings of the sinc on each side, and the cutoff as a fraction of Nyquist: torchaudio's
 defaults."""

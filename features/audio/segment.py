@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 import soundfile
 
-from features.audio.container import CONTAINERS, find_truncation
-from features.audio.resampling import Samples, resample, resampled_length
+from features.audio.container import CONTAINERS, SAMPLE_BYTES, declared_frames, find_truncation
+from features.audio.resampling import SAMPLE_RATE, Samples, resample, resampled_length
 from features.errors import InputError
 
 Channel = int | Literal["mix"]
@@ -21,7 +21,7 @@ END_TOLERANCE_S = 0.05
 """An `end` up to this much past the end of the file is clipped and counted; beyond it, the segment
 is rejected."""
 SEEKABLE_FORMATS = CONTAINERS - {"OGG", "MP3"}
-SEEKABLE_SUBTYPES = frozenset({"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"})
+SEEKABLE_SUBTYPES = SAMPLE_BYTES.keys()
 """For these formats and encodings, seeking gives exactly the samples that decoding from the start
 gives."""
 MIN_RATE, MAX_RATE = 1_000, 768_000
@@ -63,7 +63,7 @@ class SegmentInfo:
 
 
 def inspect_segment(
-    path: Path, start: float, end: float | None, channel: Channel, sample_rate: int = 16_000
+    path: Path, start: float, end: float | None, channel: Channel, sample_rate: int = SAMPLE_RATE
 ) -> SegmentInfo:
     """Convert times (seconds) to a segment in samples, from the file's header alone.
 
@@ -75,7 +75,9 @@ def inspect_segment(
         return _segment(path, file, start, end, channel, sample_rate)
 
 
-def read_segment(path: Path, start: float, end: float | None, channel: Channel, sample_rate: int = 16_000) -> Samples:
+def read_segment(
+    path: Path, start: float, end: float | None, channel: Channel, sample_rate: int = SAMPLE_RATE
+) -> Samples:
     """Read a segment as float32 (S,) in [-1, 1] at `sample_rate`: decode, then resample."""
     samples, rate = decode_segment(path, start, end, channel)
     return resample(samples, rate, sample_rate)
@@ -178,6 +180,9 @@ def _segment(
 ) -> SegmentInfo:
     """Convert times (seconds) to a segment of an open file; AudioError as for `inspect_segment`."""
     rate, frames = file.samplerate, file.frames
+    declared = declared_frames(path, file.format, file.subtype, file.channels)
+    if declared is not None and declared < frames:  # bytes after the audio are no samples
+        frames = declared
     if isinstance(channel, int) and channel >= file.channels:
         raise AudioError("no_channel", f"{path}: channel must be less than {file.channels}, found {channel}")
     seconds = frames / rate

@@ -89,6 +89,10 @@ class Encoder(nn.Module, ABC):
         """
         return None
 
+    def token_texts(self, transcript: str) -> list[str] | None:
+        """Return the text of each frame of a normalized transcript; None if its frames have none."""
+        return None
+
     def drop_unused_blocks(self) -> None:
         """Drop the blocks above the requested layers."""
 

@@ -13,7 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from features.atomic_files import write_atomically
+from features.config import EncoderOptions
 from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.errors import InputError, UsageError, name_some
 from features.manifests.manifest import Utterance
@@ -28,7 +31,7 @@ FIELDS = {
     "run": "a name",
     "encoder": "a name",
     "layers": "a list of numbers or 'last'",
-    "settings": "an object of names",
+    "settings": "an object with the settings of an encoder",
     "modality": "audio or text",
     "seen": "an object of hashes",
     "final": "true or false",
@@ -58,7 +61,9 @@ class FineTuning:
     @property
     def weights_note(self) -> str:
         """Origin of the weights, as people read it."""
-        return f"fine-tuned on {len(self.seen)} utterances, {self.run}" if self.seen else f"kept frozen by {self.run}"
+        if not self.seen:
+            return f"kept frozen by {self.run}"
+        return f"fine-tuned on {len(self.seen)} utterances, {self.run}"
 
     def resolve_layers(self, selector: Selector) -> tuple[Layer, ...]:
         """Return the layers of a selector, by default the fine-tuned ones.
@@ -146,7 +151,7 @@ def _check_fields(document: Mapping[str, Any]) -> None:
         "run": isinstance(document["run"], str),
         "encoder": isinstance(document["encoder"], str),
         "layers": isinstance(layers, list) and bool(layers) and all(map(_is_layer, layers)),
-        "settings": _is_object(document["settings"], str | None),
+        "settings": _are_settings(document["settings"]),
         "modality": document["modality"] in ("audio", "text"),
         "seen": _is_object(document["seen"], str),
         "final": isinstance(document.get("final", True), bool),
@@ -162,6 +167,17 @@ def _is_layer(layer: object) -> bool:
 
 def _is_object(value: object, kind: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(each, kind) for each in value.values())
+
+
+def _are_settings(value: object) -> bool:
+    """Tell whether a value holds settings that `--segmenter` and the like can have."""
+    if not isinstance(value, dict):
+        return False
+    try:
+        EncoderOptions.model_validate(value)
+    except ValidationError:
+        return False
+    return True
 
 
 def find_fine_tuning(selector: Selector) -> FineTuning | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,22 @@ from features.torch_seed import seeded
 
 WINDOW, HOP = 400, 160
 """Samples of a log-mel frame, and between frames: 25 and 10 ms at 16 kHz."""
-DEFAULTS: dict[str, Any] = {
+
+
+class FourierConfig(TypedDict):
+    """Config of the encoder; that of a checkpoint has the same keys."""
+
+    dim: int
+    num_layers: int
+    heads: int
+    num_mels: int
+    low_hz: float
+    high_hz: float
+    position_kernel: int
+    position_groups: int
+
+
+DEFAULTS: FourierConfig = {
     "dim": 256,
     "num_layers": 4,
     "heads": 4,
@@ -40,7 +55,7 @@ DEFAULTS: dict[str, Any] = {
     "position_kernel": 63,
     "position_groups": 16,
 }
-"""Config of a new encoder; the config of a checkpoint has the same keys."""
+"""Config of a new encoder."""
 RANDOM_SEED = 0
 
 
@@ -96,7 +111,7 @@ class Fourier2Vec(Encoder):
     window: Tensor
     filters: Tensor
 
-    def __init__(self, config: dict[str, Any], layers: tuple[Layer, ...] = ("last",)) -> None:
+    def __init__(self, config: FourierConfig, layers: tuple[Layer, ...] = ("last",)) -> None:
         super().__init__()
         dim, mels, kernel = config["dim"], config["num_mels"], config["position_kernel"]
         self.config = dict(config)
@@ -120,7 +135,7 @@ class Fourier2Vec(Encoder):
             with seeded(torch.device("cpu"), RANDOM_SEED):
                 return cls(DEFAULTS, resolve_layers(selector, DEFAULTS["num_layers"]))
         checkpoint = read_native(selector, DEFAULTS)
-        encoder = cls(checkpoint.config, resolve_layers(selector, checkpoint.config["num_layers"]))
+        encoder = cls(cast(FourierConfig, checkpoint.config), resolve_layers(selector, checkpoint.config["num_layers"]))
         checkpoint.load_into(selector, encoder)
         return encoder
 

@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,19 @@ from features.ragged import Ragged, concatenate, segment_mean
 from features.text.normalize import syllables
 from features.torch_seed import seeded
 
-DEFAULTS: dict[str, Any] = {"dim": 256, "buckets": 1 << 14, "slots": 32, "position_scale": 0.1}
-"""`slots`: maximum number of n-grams per token (a Vietnamese syllable of 7 letters has 16).
-`position_scale`: weight of the position; the elements of a token embedding have a variance of
-about 1."""
+
+class HashedConfig(TypedDict):
+    """Config of the encoder; that of a checkpoint has the same keys."""
+
+    dim: int
+    buckets: int
+    slots: int
+    """Maximum number of n-grams per token (a Vietnamese syllable of 7 letters has 16)."""
+    position_scale: float
+    """Weight of the position; the elements of a token embedding have a variance of about 1."""
+
+
+DEFAULTS: HashedConfig = {"dim": 256, "buckets": 1 << 14, "slots": 32, "position_scale": 0.1}
 RANDOM_SEED = 0
 
 
@@ -68,7 +77,7 @@ class HashedNgrams(Encoder):
     modality: ClassVar[str] = "text"
     numerics_version: ClassVar[int] = 1
 
-    def __init__(self, config: dict[str, Any] = DEFAULTS) -> None:
+    def __init__(self, config: HashedConfig = DEFAULTS) -> None:
         super().__init__()
         self.config = dict(config)
         self.dim, self.layers, self.num_layers = config["dim"], ("last",), 1
@@ -85,7 +94,7 @@ class HashedNgrams(Encoder):
             with seeded(torch.device("cpu"), RANDOM_SEED):
                 return cls()
         checkpoint = read_native(selector, DEFAULTS)
-        encoder = cls(checkpoint.config)
+        encoder = cls(cast(HashedConfig, checkpoint.config))
         checkpoint.load_into(selector, encoder)
         return encoder
 
@@ -108,6 +117,11 @@ class HashedNgrams(Encoder):
             indices = [bucket(ngram, buckets) for ngram in ngrams(syllable, slots)]
             tokens.append(indices + [0] * (slots - len(indices)))
         return torch.tensor(tokens, dtype=torch.int64).reshape(len(tokens), slots)
+
+    def token_texts(self, transcript: str) -> list[str]:
+        """Return [CLS] and the syllables of a normalized transcript; nothing for an empty one."""
+        tokens = syllables(transcript)
+        return ["[CLS]", *tokens] if tokens else []
 
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
         """Return the number of tokens plus one for [CLS]; 0 for an empty transcript."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SAMPLE_RATE, FFT = 16_000, 512
-"""Hz, and the length of the Fourier transform in samples."""
+from features.audio.resampling import SAMPLE_RATE
+
+FFT = 512
+"""Length of the Fourier transform in samples."""
 
 
 def mel_filters(num_mels: int, low_hz: float, high_hz: float) -> Tensor:

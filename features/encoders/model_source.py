@@ -51,7 +51,7 @@ class ModelSource:
     fingerprint: str | None = None
     """Hash of the files that were read."""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, str | None]:
         """Return a JSON object; `ModelSource(**object)` is the inverse."""
         return asdict(self)
 

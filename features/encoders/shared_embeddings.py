@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from features.encoders.hub import is_file_name, read_index
 from features.encoders.selector import Selector
 from features.errors import InputError
 
@@ -58,12 +59,29 @@ def fill_shared_embeddings(selector: Selector, location: str, model: Any, info: 
 def _read_tensor(folder: Path, names: tuple[str, ...], ending: str) -> Tensor | None:
     """Return the tensor whose key has this ending, from the first of these files that exists.
 
-    None if there is no such file or key.
+    A file may be sharded. None if there is no such file or key.
     """
-    paths = [folder / name for name in names if (folder / name).is_file()]
-    if not paths:
-        return None
-    path = paths[0]
+    for path in _weight_files(folder, names):
+        tensor = _tensor_of(path, ending)
+        if tensor is not None:
+            return tensor
+    return None
+
+
+def _weight_files(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """Return the first of these files that exists, or the shards that its index names."""
+    for name in names:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            shards = filter(is_file_name, read_index(index) or [])
+            return [folder / shard for shard in sorted(set(shards))]
+    return []
+
+
+def _tensor_of(path: Path, ending: str) -> Tensor | None:
+    """Return the tensor of a file whose key has this ending; None if there is none."""
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             for key in file.keys():  # noqa: SIM118 (it is not a mapping)

@@ -201,6 +201,11 @@ class TextTransformer(Encoder):
             ids = ids[: self.max_length - 1] + ids[-1:]
         return torch.tensor(ids, dtype=torch.int64)
 
+    def token_texts(self, transcript: str) -> list[str]:
+        """Return the text of each token that `prepare` returns."""
+        texts: list[str] = self.tokenizer.convert_ids_to_tokens(self.prepare(transcript).tolist())
+        return texts
+
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
         """Return the same lengths: one feature vector per token."""
         return lengths

@@ -61,7 +61,13 @@ class Vggish(Encoder):
     window: Tensor
     filters: Tensor
 
-    def __init__(self, layers: tuple[Layer, ...] = ("last",), final_relu: bool = False, partial: str = "pad") -> None:
+    def __init__(
+        self,
+        layers: tuple[Layer, ...] = ("last",),
+        final_relu: bool = False,
+        partial: str = "pad",
+        draw_weights: bool = True,
+    ) -> None:
         super().__init__()
         if partial not in ("pad", "drop"):
             raise ValueError(f"partial must be 'pad' or 'drop', found {partial!r}")
@@ -70,10 +76,14 @@ class Vggish(Encoder):
         self.final_relu, self.partial = final_relu, partial
         self.register_buffer("window", torch.hann_window(WINDOW, dtype=torch.float64), persistent=False)
         self.register_buffer("filters", mel_filters(MELS, LOW_HZ, HIGH_HZ), persistent=False)
-        self.features = make_features()
-        self.embeddings = nn.Sequential(
-            nn.Linear(512 * 4 * 6, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 128)
-        )
+        with torch.device("cpu" if draw_weights else "meta"):
+            self.features = make_features()
+            self.embeddings = nn.Sequential(
+                nn.Linear(512 * 4 * 6, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 128)
+            )
+        if not draw_weights:
+            self.features.to_empty(device="cpu")
+            self.embeddings.to_empty(device="cpu")
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> Vggish:
@@ -89,8 +99,8 @@ class Vggish(Encoder):
             state = {key: tensor.float() for key, tensor in state.items() if not key.startswith("pproc.")}
         except (OSError, SafetensorError, RuntimeError, AttributeError, ValueError, EOFError, UnpicklingError) as error:
             raise InputError(f"{selector.flag}: {path} must hold the weights of VGGish, found: {error}") from error
-        with torch.random.fork_rng(devices=[]):
-            encoder = cls(resolve_layers(selector, 1))
+        # to draw 72 million weights, which the file replaces, would take a second
+        encoder = cls(resolve_layers(selector, 1), draw_weights=False)
         try:
             encoder.load_state_dict(state, strict=True)
         except RuntimeError as error:

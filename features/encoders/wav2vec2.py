@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from features.audio.resampling import SAMPLE_RATE
 from features.audio.torchaudio_import import import_torchaudio
 from features.encoders.base import (
     Encoder,
@@ -191,7 +192,7 @@ class WaveformTransformer(Encoder):
         All lengths depend on them.
         """
         kernels, strides = tuple(config.conv_kernel), tuple(config.conv_stride)
-        is_usual = (kernels, strides, sample_rate) == (KERNELS, STRIDES, 16_000)
+        is_usual = (kernels, strides, sample_rate) == (KERNELS, STRIDES, SAMPLE_RATE)
         if not is_usual or getattr(config, "add_adapter", False):
             raise InputError(
                 f"{selector.flag}: must be a checkpoint for 16 kHz with convolution kernels "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from features.audio.resampling import SAMPLE_RATE
 from features.audio.torchaudio_import import import_torchaudio
 from features.encoders.base import (
     Encoder,
@@ -86,7 +87,7 @@ class Whisper(Encoder):
         encoder: Any = model.encoder
         frames, mels = encoder.config.max_source_positions, encoder.config.num_mel_bins
         sizes = extractor.n_samples, extractor.feature_size, extractor.sampling_rate
-        if sizes != (frames * SAMPLES_PER_FRAME, mels, 16_000):
+        if sizes != (frames * SAMPLES_PER_FRAME, mels, SAMPLE_RATE):
             raise InputError(
                 f"{selector.flag}: preprocessor_config.json must fit config.json: a window of "
                 f"{frames} frames x {SAMPLES_PER_FRAME} samples and {mels} mels at 16000 Hz, "

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from features.audio.resampling import SAMPLE_RATE
 from features.audio.segment import AudioError
 from features.encoders.base import Encoder
 from features.encoders.finetuned import EVALUATION_SPLITS
 from features.errors import InputError
-from features.extraction.encoder_input import SAMPLE_RATE, Input, input_key, input_source, read_input
+from features.extraction.encoder_input import Input, input_key, input_source, read_input
 from features.manifests.manifest import Utterance
 from features.memory import MemoryBudget
 from features.ragged import Ragged

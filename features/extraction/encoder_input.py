@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from features.audio.resampling import Samples, resample
+from features.audio.resampling import SAMPLE_RATE, Samples, resample
 from features.audio.segment import AudioError, decode_segment
 from features.encoders.base import Encoder
 from features.manifests.manifest import Utterance
@@ -21,7 +21,6 @@ from features.progress import SILENT, Reporter
 from features.store.reader import UtteranceInfo
 from features.text.normalize import normalize_text, text_sha256
 
-SAMPLE_RATE = 16_000
 FINGERPRINT_BYTES = 64 << 10
 """Number of bytes at the start and at the end of an audio file that its fingerprint covers."""
 Freshness = Literal["same", "moved", "changed"]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +116,14 @@ class StoreProgress:
         record_rejected(info, self.written | self.rejected.keys(), list(self.rejected.values()))
 
 
-def _forget_rejections(plan: Plan, destinations: Sequence[Destination]) -> None:
-    """Remove the utterances that will be tried again from the rejected.jsonl of each store."""
+def _forget_rejections(plan: Plan, destinations: Sequence[Destination], shard: tuple[int, int]) -> None:
+    """Remove the utterances that will be tried again from the rejected.jsonl of each store.
+
+    Those of other shards stay: their processes may have tried them again already.
+    """
+    own = set(chain.from_iterable(chain.from_iterable(plan.shard(*shard))))
     for destination, target in zip(destinations, plan.targets, strict=True):
-        record_rejected(destination.info, {plan.utterances[i].utterance_id for i in target.pending})
+        record_rejected(destination.info, {plan.utterances[i].utterance_id for i in target.pending & own})
 
 
 def _run(
@@ -137,7 +142,7 @@ def _run(
         done.add_rejected(plan.rejected.values())
         progress.append(done)
     if settings.retry_rejected:
-        _forget_rejections(plan, destinations)
+        _forget_rejections(plan, destinations, settings.shard)
     scheduler = Scheduler(plan, destinations, claims, settings.shard)
     bar = reporter.progress(len(plan.utterances), len(plan.utterances) - len(plan.pending))
     audio_seconds = 0.0

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
+from features.audio.resampling import SAMPLE_RATE
 from features.command_lines import features_folder, import_flags
 from features.encoders import ENCODERS
 from features.encoders.model_source import ModelSource
 from features.encoders.selector import ALIASES
 from features.environment import machine, now, package_versions
 from features.errors import InputError, UsageError
-from features.extraction.encoder_input import SAMPLE_RATE
 from features.extraction.feature_files import Array, open_features
 from features.extraction.import_options import StoreImportOptions
 from features.extraction.imported import Checked, check_features, stored_values

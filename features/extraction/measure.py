@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from features.audio.resampling import SAMPLE_RATE
 from features.audio.segment import AudioError, inspect_segment
 from features.encoders.base import Encoder
-from features.extraction.encoder_input import SAMPLE_RATE, transcript_of
+from features.extraction.encoder_input import transcript_of
 from features.manifests.manifest import Utterance
 from features.store.rejected import Rejection
 

@@ -102,6 +102,10 @@ class Plan:
         """Utterances to encode for at least one layer."""
         return set().union(*(target.pending for target in self.targets))
 
+    def shard(self, number: int, count: int) -> list[list[list[int]]]:
+        """Return the units of shard `number` of `count`; numbers count from 1."""
+        return self.units[number - 1 :: count]
+
     @property
     def batches(self) -> list[list[int]]:
         """The batches of all units."""

@@ -7,8 +7,6 @@ versions.
 
 from __future__ import annotations
 
-import os
-import socket
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ from features.extraction.settings import ExtractSettings
 from features.extraction.worker import Destination, Unit, UnitResult
 from features.manifests.manifest import Utterance
 from features.progress import Reporter
+from features.ray_cluster import connect, import_ray
 from features.store.identity import StoreIdentity
 
 RETRIES = 3
@@ -55,10 +54,8 @@ class RayEngine:
         identities: Sequence[StoreIdentity],
         reporter: Reporter,
     ) -> None:
-        self._ray = _import_ray()
-        self._started = not self._ray.is_initialized()
-        if self._started:
-            self._start(settings)
+        self._ray = import_ray()
+        self._started = connect(settings.ray_address, settings.workers or 1)
         actors = self._plan_actors(settings)
         self.capacity = actors.count
         self._actor = self._ray.remote(**actors.resources)(RayWorker)
@@ -83,18 +80,6 @@ class RayEngine:
         self.default_budget = min(report.budget for report in reports)
         self._destinations: list[Destination] = []
         self._token = ""
-
-    def _start(self, settings: ExtractSettings) -> None:
-        """Connect to the cluster of --ray-address, or start one on this machine."""
-        _refuse_unreachable(settings.ray_address)
-        local: dict[str, Any] = {"num_cpus": max(settings.workers or 1, os.cpu_count() or 1)}
-        try:
-            self._ray.init(
-                address=settings.ray_address, include_dashboard=False, log_to_driver=False,
-                logging_level="error", **({} if settings.ray_address else local),
-            )  # fmt: skip
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(f"--ray-address must be a Ray cluster, found {settings.ray_address}: {error}") from error
 
     def _plan_actors(self, settings: ExtractSettings) -> Actors:
         """Divide the GPUs of the cluster among the actors, or its CPUs if it has none."""
@@ -205,27 +190,5 @@ class RayEngine:
             self._ray.shutdown()
 
 
-def _refuse_unreachable(address: str | None) -> None:
-    """Raise InputError if nothing answers at HOST:PORT. Ray itself would retry for many minutes."""
-    host, _, port = (address or "").rpartition(":")
-    if not host or not port.isdigit():  # "auto", or a new local cluster
-        return
-    try:
-        socket.create_connection((host.removeprefix("ray://"), int(port)), timeout=PATIENCE_S).close()
-    except (OSError, OverflowError) as error:
-        raise InputError(f"--ray-address must be a running cluster, but {address} does not answer: {error}") from error
-
-
 def _with_absolute_path(utterance: Utterance) -> Utterance:
     return replace(utterance, audio_path=utterance.audio_path.absolute())
-
-
-def _import_ray() -> Any:
-    # without it Ray prints a deprecation notice
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError('--engine ray needs Ray: pip install "mervn[ray]"') from error
-    return ray

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -160,8 +159,3 @@ def _announce_tokens(counts: TokenCounts, encoder: Encoder, reporter: Reporter) 
     )
     if counts.segmented:
         warnings.warn(segmented_message(counts.segmented), stacklevel=2)
-
-
-def as_json(result: StoreResult) -> dict[str, Any]:
-    """Return a result as a JSON object."""
-    return asdict(result)

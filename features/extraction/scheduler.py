@@ -57,8 +57,7 @@ class Scheduler:
         self._open: dict[str, OpenUnit] = {}
         self._place: dict[str, tuple[str, int]] = {}
         """By utterance id the name of its unit and its index in the plan."""
-        number, count = shard
-        for unit in plan.units[number - 1 :: count]:
+        for unit in plan.shard(*shard):
             self._add(plan.unit_name(unit), unit)
         self._order: deque[str] = deque(self._open)
         """Units to claim next."""

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
+from features.audio.resampling import SAMPLE_RATE
 from features.config import EncodeOptions
 from features.cpu_threads import set_threads
 from features.encoders.base import Encoder, load_encoder
 from features.encoders.layer_means import LayerMeans
 from features.encoders.pretrained import CONFIG_FILE
 from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector
-from features.environment import machine, now, package_versions
-from features.extraction.encoder_input import SAMPLE_RATE
+from features.environment import Machine, machine, now, package_versions
 from features.store.identity import StoreIdentity, StoreInfo
 from features.store.index import features_folder
-from features.store.models import KEPT_ENCODER, MODELS, record_model
+from features.store.models import KEPT_ENCODER, record_model
 from features.store.writer import disk_error
 
 
@@ -101,13 +101,29 @@ def open_encoder(selector: Selector, settings: ExtractSettings) -> Encoder:
     return LayerMeans(encoder) if settings.layer_means else encoder
 
 
-def provenance(selector: Selector, encoder: Encoder, device: torch.device) -> dict[str, Any]:
+class Provenance(TypedDict):
+    """Provenance of a new store: the content of store.json besides the identity."""
+
+    selector: str
+    model: str | None
+    model_name: str
+    models: list[dict[str, str | None]]
+    """What the selector was resolved to; later extractions can add others with the same weights."""
+    weights: str
+    num_layers: int
+    device: str
+    created: str
+    versions: dict[str, str]
+    machine: Machine
+
+
+def provenance(selector: Selector, encoder: Encoder, device: torch.device) -> Provenance:
     """Return the provenance of a store that is created now with this encoder."""
     return {
         "selector": str(selector),
         "model": selector.model or selector.spec.model,
         "model_name": encoder.model_name,
-        MODELS: [encoder.source.as_json()],
+        "models": [encoder.source.as_json()],
         "weights": encoder.weights_note,
         "num_layers": encoder.num_layers,
         "device": str(device),

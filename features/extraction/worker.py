@@ -9,11 +9,11 @@ from typing import Protocol
 
 import torch
 
+from features.audio.resampling import SAMPLE_RATE
 from features.device import precision_context
 from features.encoders.base import Encoder
 from features.environment import made_with
 from features.extraction.encode import encode_batch
-from features.extraction.encoder_input import SAMPLE_RATE
 from features.manifests.manifest import Utterance
 from features.memory import MemoryBudget, default_budget
 from features.signals import check_interrupted

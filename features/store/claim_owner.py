@@ -46,12 +46,14 @@ class Owner:
 
     @classmethod
     def read(cls, path: Path) -> Owner | None:
-        """Read a claim; None if the file does not exist or is incomplete."""
+        """Read a claim; None if the file does not exist, is incomplete or holds anything else."""
         try:
             claim = json.loads(path.read_text("utf-8"))
-            return cls(claim["token"], claim["host"], claim["machine"], claim["pid"], claim["started"])
-        except (OSError, ValueError, KeyError, TypeError):
+            owner = cls(claim["token"], claim["host"], claim["machine"], claim["pid"], claim["started"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
+        names = isinstance(owner.token, str) and isinstance(owner.host, str) and isinstance(owner.machine, list)
+        return owner if names and type(owner.pid) is int and owner.pid > 0 else None
 
 
 def machine() -> list[str]:

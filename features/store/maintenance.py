@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from features.atomic_files import sync_folder
 from features.errors import InputError
@@ -31,7 +30,7 @@ from features.store.part import (
 )
 from features.store.reader import FeatureStore, check_shape, other_crc32
 from features.store.sources import SOURCES_FILE
-from features.store.summary import origins
+from features.store.summary import Origin, origins
 from features.store.writer import PART_BYTES, PART_UTTERANCES, StoreWriter, new_token
 
 REMOVED = ".removed.tmp"
@@ -58,8 +57,8 @@ class Verification:
     whole: int
     """Number of utterances in parts without damage."""
     faults: list[Fault]
-    made_with: list[dict[str, Any]]
-    """Versions and devices that computed the parts without damage, see `origins`."""
+    made_with: list[Origin]
+    """What computed the parts without damage."""
 
 
 def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> Verification:
@@ -74,9 +73,9 @@ def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> Ver
     faults: list[Fault] = []
     for path in part_paths(store):
         try:
-            inode = path.lstat().st_ino
+            inode = _inode(path)
             whole.append(_verify_part(path, info))
-        except (FileNotFoundError, VanishedPartError):  # another process compacted or converted it
+        except VanishedPartError:  # another process compacted or converted it
             continue
         except DamagedPartError as error:
             target = _set_aside(path, inode) if set_aside else None
@@ -85,6 +84,14 @@ def verify(store: Path, set_aside: bool, update: Callable[[int], object]) -> Ver
             faults.append(Fault(error.path, error.detail, False, None))
         update(1)
     return Verification(sum(map(len, whole)), faults, origins(whole))
+
+
+def _inode(path: Path) -> int:
+    """Return the inode of a part; raises PartError if it cannot be found out."""
+    try:
+        return path.lstat().st_ino
+    except OSError as error:
+        raise part_error(path, error) from error
 
 
 def _set_aside(path: Path, inode: int) -> Path | None:

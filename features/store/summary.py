@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,19 @@ import numpy as np
 from features.store.faults import VanishedPartError
 from features.store.part import Part, format_of
 from features.store.reader import FeatureStore
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Versions and device that computed some parts, and the numbers of parts and utterances."""
+
+    made_with: Mapping[str, str]
+    parts: int
+    utterances: int
+
+    def as_json(self) -> dict[str, str | int]:
+        """Return a JSON object."""
+        return {**self.made_with, "parts": self.parts, "utterances": self.utterances}
 
 
 def describe(store: FeatureStore) -> dict[str, Any]:
@@ -24,7 +38,7 @@ def describe(store: FeatureStore) -> dict[str, Any]:
         "parts": len(parts),
         "format": sorted({format_of(part.path) for part in parts}),
         "superseded": sum(map(len, parts)) - len(store),
-        "made_with": origins(parts),
+        "made_with": [origin.as_json() for origin in origins(parts)],
     }
     if lengths.size:
         counts["lengths"] = {
@@ -41,12 +55,8 @@ def describe(store: FeatureStore) -> dict[str, Any]:
     return counts
 
 
-def origins(parts: Iterable[Part]) -> list[dict[str, Any]]:
-    """Return the different versions and devices that computed parts.
-
-    Each entry is the `made_with` of some parts, with the number of these parts and of their
-    utterances.
-    """
+def origins(parts: Iterable[Part]) -> list[Origin]:
+    """Return the different versions and devices that computed parts."""
     num_parts: dict[str, int] = {}
     num_utterances: dict[str, int] = {}
     for part in parts:
@@ -56,8 +66,4 @@ def origins(parts: Iterable[Part]) -> list[dict[str, Any]]:
             continue
         num_parts[made_with] = num_parts.get(made_with, 0) + 1
         num_utterances[made_with] = num_utterances.get(made_with, 0) + len(part)
-    found = []
-    for made_with in sorted(num_parts):
-        counts = {"parts": num_parts[made_with], "utterances": num_utterances[made_with]}
-        found.append(json.loads(made_with) | counts)
-    return found
+    return [Origin(json.loads(each), num_parts[each], num_utterances[each]) for each in sorted(num_parts)]

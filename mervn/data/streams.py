@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,6 @@ class StreamShape:
                 raise ValueError(f"streams.{name} must have numbers of 0 or more, found {self}")
         if not isinstance(self.width, int) or self.width < 1 or (modality_of(name) == "audio" and self.stride < 1):
             raise ValueError(f"streams.{name} must have a width and, for audio, a stride of 1 or more, found {self}")
-
-    def as_json(self) -> dict[str, Any]:
-        """Return a JSON object; `StreamShape(**object)` is the inverse."""
-        return asdict(self)
 
 
 class Stream:
@@ -150,7 +146,7 @@ class Stream:
         return identity_flags(self.first.info.identity, self.selector.spec.settings)
 
     @property
-    def model(self) -> dict[str, Any]:
+    def model(self) -> dict[str, str | None]:
         """The resolved model, and the flags to extract these stores; recorded in config.json."""
         flags = [f"--{self.modality}-encoder", str(self.selector), *self._identity_flags]
         if self.imported:

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from features.audio.resampling import SAMPLE_RATE
 from features.audio.segment import AudioError
 from features.batching import plan_batches
 from features.encoders.base import Encoder
 from features.errors import MAX_NAMED, InputError
-from features.extraction.encoder_input import SAMPLE_RATE, read_audio, transcript_of
+from features.extraction.encoder_input import read_audio, transcript_of
 from features.extraction.plan import MAX_BATCH
 from features.manifests.manifest import Utterance
 from features.memory import default_budget

@@ -236,7 +236,7 @@ def _make(folder: Path, seed: int) -> CorpusSummary:
     for split in SPLITS:
         planned = plan(split, seed)
         rng = np.random.default_rng([seed, SPLITS.index(split), 1])
-        locations: list[dict[str, Any]] = []
+        locations: list[dict[str, str | float]] = []
         for number, speaker in enumerate(SPEAKERS[split]):
             waves = {u.utterance_id: _speak(u) for u in planned if u.speaker_id == speaker}
             samples += sum(map(len, waves.values()))
@@ -259,19 +259,19 @@ def _speak(utterance: PlannedUtterance) -> Samples:
     return speak(utterance.sentence.text, f"{DIALECTS[dialect]}+{variant}", **asdict(utterance.prosody))
 
 
-def _write_wave(path: Path, samples: Samples, rng: np.random.Generator) -> dict[str, Any]:
+def _write_wave(path: Path, samples: Samples, rng: np.random.Generator) -> dict[str, str | float]:
     """Write samples int16 (S,) with room noise and return the audio fields of the manifest."""
     noisy = np.rint(samples + ROOM_NOISE * rng.standard_normal(len(samples))).clip(-32768, 32767).astype(np.int16)
     soundfile.write(path, noisy, SAMPLE_RATE, subtype="PCM_16")
     return {"wav_path": f"../wav/{path.name}"}
 
 
-def _write_recording(path: Path, waves: Sequence[Samples], rng: np.random.Generator) -> list[dict[str, Any]]:
+def _write_recording(path: Path, waves: Sequence[Samples], rng: np.random.Generator) -> list[dict[str, str | float]]:
     """Write utterances with pauses to one file and return the audio fields of the manifest of each.
 
     Start and end are in seconds, precise enough to round back to the sample.
     """
-    parts, spans, position = [], [], 0
+    parts, spans, position = [], list[dict[str, str | float]](), 0
     for wave in waves:
         pause = round(rng.uniform(*PAUSE_S) * SAMPLE_RATE)
         first, last = position + pause, position + pause + len(wave)
@@ -282,7 +282,9 @@ def _write_recording(path: Path, waves: Sequence[Samples], rng: np.random.Genera
     return [file | span for span in spans]
 
 
-def _manifest_entry(utterance: PlannedUtterance, location: Mapping[str, Any], label_set: str) -> dict[str, Any]:
+def _manifest_entry(
+    utterance: PlannedUtterance, location: dict[str, str | float], label_set: str
+) -> dict[str, str | float | None]:
     """Return the manifest entry of an utterance; the causes of its labels are extra keys."""
     return {
         "utterance_id": utterance.utterance_id,

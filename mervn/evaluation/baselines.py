@@ -36,7 +36,7 @@ def chance_scores(support: Array) -> dict[str, float]:
             f1[label] = (probability * 2 * guessed * count / (total * (count + guessed))).sum()
     return {
         "accuracy": 1 / num_classes,
-        "macro_f1": float(f1.mean()),
+        "macro_f1": float(f1[support > 0].mean()),
         "uar": 1 / num_classes,
         "weighted_f1": float((f1 * support).sum() / total),
     }

@@ -19,6 +19,7 @@ from scipy import stats
 
 from features.canonical import differing_fields
 from mervn.config import CompareOptions
+from mervn.evaluation.baselines import baselines
 from mervn.evaluation.evidence import stacked_confusions
 from mervn.evaluation.intervals import (
     INDEPENDENT,
@@ -32,6 +33,7 @@ from mervn.evaluation.intervals import (
 from mervn.evaluation.paired_predictions import PairedPredictions, pair_predictions
 from mervn.evaluation.series import Series, read_series
 
+Array = np.ndarray[Any, Any]
 LEVEL = 0.95
 MAX_SEEDS = 1_000
 """More seeds are never suggested."""
@@ -106,6 +108,10 @@ class Comparison:
     """None for one pair of seeds."""
     configuration: Mapping[str, tuple[Any, Any]]
     """Fields of the configuration in which A and B differ, with both values."""
+    baselines: Mapping[str, Mapping[str, Any]]
+    """Scores of `chance` and `majority` on the same utterances."""
+    paired: PairedPredictions
+    """What the comparison rests on."""
 
     @property
     def decisive(self) -> UnitDifference:
@@ -135,17 +141,19 @@ def compare(a: Path, b: Path, options: CompareOptions) -> Comparison:
     paired = pair_predictions(series_a, series_b, options.split, options.unit)
     differences = []
     for key, values in paired.units.items():
-        differences.append(_unit_difference(paired, key, group_units(values, key), options.metric))
-    scores_a = _scores(paired, paired.a, options.metric)
-    scores_b = _scores(paired, paired.b, options.metric)
+        predictions, units = (paired.a, paired.b), group_units(values, key)
+        differences.append(unit_difference(paired.targets, predictions, key, units, options.metric, len(paired.labels)))
+    scores_a = seed_scores(paired, paired.a, options.metric)
+    scores_b = seed_scores(paired, paired.b, options.metric)
     return Comparison(
         a, b, options.split, options.metric, len(paired.targets), paired.seeds, paired.left_out, scores_a, scores_b,
         differences, over_seeds([one - two for one, two in zip(scores_a, scores_b, strict=True)]),
         configuration_differences(series_a, series_b, paired.seeds[0]),
+        baselines(np.bincount(paired.targets, minlength=len(paired.labels)), paired.labels), paired,
     )  # fmt: skip
 
 
-def _scores(paired: PairedPredictions, seeds: Sequence[np.ndarray[Any, Any]], metric: str) -> list[float]:
+def seed_scores(paired: PairedPredictions, seeds: Sequence[np.ndarray[Any, Any]], metric: str) -> list[float]:
     """Return the score of each seed over the utterances of all folds."""
     num_classes = len(paired.labels)
     found = []
@@ -155,12 +163,21 @@ def _scores(paired: PairedPredictions, seeds: Sequence[np.ndarray[Any, Any]], me
     return found
 
 
-def _unit_difference(paired: PairedPredictions, key: str, units: Units, metric: str) -> UnitDifference:
-    """Return the difference of the means over seeds, with interval and test by unit."""
-    num_classes = len(paired.labels)
-    a = stacked_confusions(paired.targets, paired.a, units, num_classes)
-    b = stacked_confusions(paired.targets, paired.b, units, num_classes)
-    if len(paired.seeds) == 1 or not units.independent:
+def unit_difference(
+    targets: Array,
+    predictions: tuple[Sequence[Array], Sequence[Array]],
+    key: str,
+    units: Units,
+    metric: str,
+    num_classes: int,
+) -> UnitDifference:
+    """Return the difference of the means over seeds, with interval and test by unit.
+
+    targets: (N,) int64; predictions: of A and B, for each seed (N,) int64; key: of the units.
+    """
+    a = stacked_confusions(targets, predictions[0], units, num_classes)
+    b = stacked_confusions(targets, predictions[1], units, num_classes)
+    if len(predictions[0]) == 1 or not units.independent:
         return UnitDifference(key, units, paired_difference(a, b, units, metric))
     # McNemar's test is for one pair of predictions per utterance: with several seeds, flip signs
     found = paired_difference(a, b, replace(units, independent=False), metric)

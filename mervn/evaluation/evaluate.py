@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,19 @@ import numpy as np
 
 from features.progress import SILENT, Reporter
 from mervn.config import EvaluateOptions
+from mervn.data.corrupted import Corruption
 from mervn.data.stored_sequences import make_resident
 from mervn.evaluation.breakdown import breakdown_values, values_of
 from mervn.evaluation.calibration import calibrate, fit_temperature
+from mervn.evaluation.corruption import corruption_scores, describe_corruption
 from mervn.evaluation.evidence import ScoredUtterances, evidence
-from mervn.evaluation.leak_baselines import leak_predictions, leak_scores, train_traits, traits_of
+from mervn.evaluation.leak_baselines import leak_predictions, leak_scores, open_train, traits_of
 from mervn.evaluation.ledger import record_look
 from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.open_run import OpenedRun, open_run
 from mervn.evaluation.predict import predict, prediction_entries
 from mervn.evaluation.saved_predictions import evaluate_command, predictions_path, read_predictions
+from mervn.evaluation.shuffled_labels import shuffled_predictions, shuffled_scores
 from mervn.run_folder import SCHEMA, write_json, write_jsonl
 
 Array = np.ndarray[Any, Any]
@@ -38,6 +41,8 @@ class Preparation:
     """Fitted on the run's saved predictions for valid; None if it has none."""
     leaks: Mapping[str, Array | None]
     """Predictions (N,) int64 of each baseline of --leak-baselines; empty without this option."""
+    shuffled: Sequence[Array]
+    """Predictions (N,) int64 for each shuffle of the labels of train; empty if there are none."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,11 @@ class ScoredRun:
     utterances: ScoredUtterances
     leaks: Mapping[str, ScoredUtterances | None]
     """Predictions of the baselines of --leak-baselines; None for one that cannot be trained."""
+    shuffled: Sequence[ScoredUtterances]
+    """Predictions for each shuffle of the labels of train; empty if there are none."""
+    original: ScoredUtterances | None
+    """Predictions with the original transcripts, if they are corrupted."""
+    corruption: Corruption | None
 
 
 def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -> dict[str, Any]:
@@ -56,7 +66,8 @@ def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -
 
     Writes metrics-<split>.json and predictions-<split>.jsonl. If the inputs are not those of the
     run, the file names also contain 8 hexadecimal digits of the inputs' hash. If a modality is
-    withheld, they end with `-without-text` or `-without-audio`. Each look at the test split is
+    withheld, they end with `-without-text` or `-without-audio`; if transcripts are corrupted, with
+    `-corrupt-tones` or `-corrupt-asr`, and the original ones are scored for comparison. Each look at the test split is
     recorded in test_access.jsonl, in the run and beside the data, before it is scored. Raises
     UsageError if no utterance has a key of --unit or --by, or if the withheld modality is not one
     of two that the run reads. Raises InputError if the run is incomplete or the features it was
@@ -85,14 +96,18 @@ def prepare(opened: OpenedRun, options: EvaluateOptions, reporter: Reporter) -> 
         valid = read_predictions(opened.run, opened.config, "valid", command)
         temperature = fit_temperature(valid.targets, valid.probabilities)
     leaks: dict[str, Array | None] = {}
+    shuffled: list[Array] = []
     if options.leak_baselines:
-        leaks = leak_predictions(train_traits(opened.run, options, reporter), traits_of(opened.split))
-    return Preparation(units, breakdown_values(opened.split, options.by), temperature, leaks)
+        train = open_train(opened.run, options, reporter)
+        leaks = leak_predictions(traits_of(train), traits_of(opened.split))
+        if opened.config.command != "finetune":  # it stores no features
+            shuffled = shuffled_predictions(train, opened.original, len(opened.config.labels))
+    return Preparation(units, breakdown_values(opened.split, options.by), temperature, leaks, shuffled)
 
 
 def _is_own_valid(opened: OpenedRun) -> bool:
     """Tell whether the split is the one whose predictions the temperature is fitted on."""
-    return opened.split.name == "valid" and opened.is_own and opened.without is None
+    return opened.split.name == "valid" and opened.is_own and opened.change is None
 
 
 def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOptions, reporter: Reporter) -> ScoredRun:
@@ -115,19 +130,35 @@ def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOpti
         "dropped": opened.dropped,
         **({} if opened.without is None else {"without": opened.without}),
         **opened.sources,
+        "model_sha256": opened.model_sha256,
         split.name: {"missing": len(split.missing), **scores.as_json()},
         **evidence([utterances], labels),
         "calibration": None if temperature is None else calibrate(split.targets, probabilities, temperature).as_json(),
     }
-    leaks: dict[str, ScoredUtterances | None] = {}
-    for baseline, answers in preparation.leaks.items():
-        leaks[baseline] = None if answers is None else replace(utterances, predictions=answers, groups={})
+    leaks, shuffled = _answers(utterances, preparation)
     if leaks:
-        metrics["leak_baselines"] = leak_scores(leaks, labels)
+        of_shuffled = shuffled_scores(shuffled, len(labels)) if shuffled else None
+        metrics["leak_baselines"] = leak_scores(leaks, labels) | {"shuffled_labels": of_shuffled}
+    original = None
+    if opened.corruption is not None:
+        answers = predict(model, opened.original, opened.device, reporter=opened.loaded.reporter).argmax(1)
+        original = replace(utterances, predictions=answers)
+        metrics["corrupt"] = describe_corruption([opened.corruption])
+        metrics["corrupt"] |= corruption_scores([utterances], [original], len(labels))
     path = opened.run / f"metrics-{name}.json"
     if not opened.is_own:
         reporter.say(f"the inputs differ from those of the run's own {split.name} split: results are in {path}")
     entries = prediction_entries(split, probabilities, labels, preparation.units)
     write_jsonl(opened.run / f"predictions-{name}.jsonl", entries)
     write_json(path, metrics)
-    return ScoredRun(metrics, utterances, leaks)
+    return ScoredRun(metrics, utterances, leaks, shuffled, original, opened.corruption)
+
+
+def _answers(
+    utterances: ScoredUtterances, preparation: Preparation
+) -> tuple[dict[str, ScoredUtterances | None], list[ScoredUtterances]]:
+    """Return the predictions of --leak-baselines by name, and for each shuffle of the labels of train."""
+    leaks: dict[str, ScoredUtterances | None] = {}
+    for baseline, answers in preparation.leaks.items():
+        leaks[baseline] = None if answers is None else replace(utterances, predictions=answers, groups={})
+    return leaks, [replace(utterances, predictions=each, groups={}) for each in preparation.shuffled]

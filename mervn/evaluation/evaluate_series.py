@@ -10,16 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import UsageError
+from features.errors import InputError, UsageError
 from features.progress import SILENT, Reporter
 from mervn.config import EvaluateOptions
+from mervn.data.split import Split
+from mervn.evaluation.corruption import corruption_scores, describe_corruption
 from mervn.evaluation.evaluate import ScoredRun, prepare, score_run
 from mervn.evaluation.evidence import ScoredUtterances, evidence, pooled
 from mervn.evaluation.intervals import METRICS, score
 from mervn.evaluation.leak_baselines import leak_scores
 from mervn.evaluation.ledger import Look, record_look
-from mervn.evaluation.open_run import open_run, results_name
+from mervn.evaluation.open_run import OpenedRun, open_run, results_name
 from mervn.evaluation.series import Key, Series, read_series
+from mervn.evaluation.shuffled_labels import shuffled_scores
 from mervn.run_folder import SCHEMA, write_json
 
 
@@ -36,6 +39,7 @@ def evaluate_series(folder: Path, options: EvaluateOptions, reporter: Reporter =
     if options.data is not None and len(series.folds) > 1:
         raise UsageError(f"--data cannot be given for the folds of {folder}; evaluate their runs one by one")
     opened = {key: open_run(run, options, reporter) for key, run in series.runs.items()}
+    _refuse_other_utterances(series, opened)
     preparations = {key: prepare(run, options, reporter) for key, run in opened.items()}
     members = [run.look for run in opened.values()]
     look, looks = _joined(members), None
@@ -47,11 +51,30 @@ def evaluate_series(folder: Path, options: EvaluateOptions, reporter: Reporter =
         reporter.say(f"{run.relative_to(folder)}:")
         scored[key] = score_run(opened.pop(key), preparations[key], options, reporter)  # free its features
     metrics = _summarise(series, scored, options)
-    name = results_name(options.split, is_own, look, options.without)
+    name = results_name(options.split, is_own, look, options.change)
     write_json(folder / f"metrics-{name}.json", metrics)
     if looks is not None:
         metrics["test_looks"] = looks
     return metrics
+
+
+def _refuse_other_utterances(series: Series, opened: Mapping[Key, OpenedRun]) -> None:
+    """Raise InputError unless all seeds of a fold are scored on the same utterances and labels.
+
+    A run that was replaced by one on other data would be averaged with the others.
+    """
+    for seed, fold in series.runs:
+        first, split = opened[series.seeds[0], fold].split, opened[seed, fold].split
+        if _ids(first) != _ids(split) or not np.array_equal(first.targets, split.targets):
+            raise InputError(
+                f"all seeds must be scored on the same utterances and labels, but {series.runs[seed, fold]} has others "
+                f"than {series.runs[series.seeds[0], fold]}; train it again"
+            )
+
+
+def _ids(split: Split) -> list[str]:
+    """Return the ids of the utterances."""
+    return [utterance.utterance_id for utterance in split.utterances]
 
 
 def _joined(looks: Sequence[Look]) -> Look:
@@ -89,7 +112,22 @@ def _summarise(series: Series, scored: Mapping[Key, ScoredRun], options: Evaluat
         split: {"n": len(seeds[0].targets), "missing": missing, **_over_seeds(seeds, len(labels))},
         **evidence(seeds, labels),
         **_leaks([scored[series.seeds[0], fold] for fold in series.folds], labels),
+        **_corruption(series, scored, seeds),
     }
+
+
+def _corruption(series: Series, scored: Mapping[Key, ScoredRun], seeds: Sequence[ScoredUtterances]) -> dict[str, Any]:
+    """Return `corrupt` over seeds and the utterances of all folds; empty without --corrupt."""
+    kinds = [scored[series.seeds[0], fold].corruption for fold in series.folds]
+    corruptions = [kind for kind in kinds if kind is not None]
+    if not corruptions:
+        return {}
+    original = []
+    for seed in series.seeds:
+        parts = [scored[seed, fold].original for fold in series.folds]
+        original.append(pooled([part for part in parts if part is not None]))
+    scores = corruption_scores(seeds, original, len(series.first.labels))
+    return {"corrupt": describe_corruption(corruptions) | scores}
 
 
 def _leaks(folds: Sequence[ScoredRun], labels: Sequence[str]) -> dict[str, Any]:
@@ -104,7 +142,12 @@ def _leaks(folds: Sequence[ScoredRun], labels: Sequence[str]) -> dict[str, Any]:
         parts = [fold.leaks[name] for fold in folds]
         known = [part for part in parts if part is not None]
         together[name] = pooled(known) if len(known) == len(parts) else None
-    return {"leak_baselines": leak_scores(together, labels)}
+    of_shuffled = None
+    if all(fold.shuffled for fold in folds):
+        by_fold = [fold.shuffled for fold in folds]
+        shuffles = [pooled(parts) for parts in zip(*by_fold, strict=True)]
+        of_shuffled = shuffled_scores(shuffles, len(labels))
+    return {"leak_baselines": leak_scores(together, labels) | {"shuffled_labels": of_shuffled}}
 
 
 def _over_seeds(seeds: Sequence[ScoredUtterances], num_classes: int) -> dict[str, dict[str, Any]]:

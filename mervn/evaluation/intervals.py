@@ -119,18 +119,19 @@ def unit_confusions(targets: Array, predictions: Array, units: Units, num_classe
 def score(confusion: Array, metric: str) -> Array:
     """Return a metric (...) float64 of confusion matrices (..., C, C), [true class][predicted class].
 
-    The conventions are those of `mervn.evaluation.metrics`: F1 averages over all C classes, a class
-    that is never right has F1 0, and UAR averages over the classes that occur. No counts score 0.
+    The conventions are those of `mervn.evaluation.metrics`: macro-F1 and UAR average over the classes
+    that occur, and a class that is never right has F1 0. No counts score 0.
     """
     right = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)  # (..., C)
     support, predicted = confusion.sum(-1), confusion.sum(-2)
     if metric == "accuracy":
         return _ratio(right.sum(-1), support.sum(-1))
+    occurring = (support > 0).sum(-1)
     if metric == "uar":
-        return _ratio(_ratio(right, support).sum(-1), (support > 0).sum(-1))
+        return _ratio(_ratio(right, support).sum(-1), occurring)
     f1 = _ratio(2 * right, support + predicted)
     if metric == "macro_f1":
-        return np.asarray(f1.mean(-1))
+        return _ratio(f1.sum(-1), occurring)  # the others are never right: F1 0
     if metric == "weighted_f1":
         return _ratio((f1 * support).sum(-1), support.sum(-1))
     raise ValueError(f"metric must be one of {', '.join(METRICS)}, found {metric!r}")

@@ -45,13 +45,13 @@ def traits_of(split: Split) -> Traits:
     return Traits(np.array(seconds_of(split)), list(map(transcript_of, split.utterances)), speakers, split.targets)
 
 
-def train_traits(run: Path, options: EvaluateOptions, reporter: Reporter) -> Traits:
-    """Read the train split of a run, also if `options` name other data.
+def open_train(run: Path, options: EvaluateOptions, reporter: Reporter) -> Split:
+    """Open the train split of a run, also if `options` name other data.
 
     A run of `finetune` decodes its audio, for the durations. Raises InputError if the split is not
     the one that the run was trained on.
     """
-    changes: dict[str, Any] = {"split": "train", "data": None, "without": None, "verify_inputs": False}
+    changes: dict[str, Any] = {"split": "train", "data": None, "without": None, "corrupt": None, "verify_inputs": False}
     if options.data is not None:
         changes |= {"features_dir": None, "audio_root": None}
     train = open_run(run, options.model_copy(update={**changes, "allow_missing": True}), reporter)
@@ -60,7 +60,7 @@ def train_traits(run: Path, options: EvaluateOptions, reporter: Reporter) -> Tra
             f"--leak-baselines need the train split that {run} was trained on, but its manifests or features "
             "have changed since; train the run again"
         )
-    return traits_of(train.split)
+    return train.split
 
 
 def leak_predictions(train: Traits, scored: Traits) -> dict[str, Array | None]:

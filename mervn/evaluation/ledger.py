@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from features.atomic_files import append_lines, json_line
 from features.environment import now
 from features.progress import Reporter
 from features.store.locks import store_lock
@@ -68,14 +69,7 @@ def record_look(run: Path, data: Path, look: Look, reporter: Reporter, members: 
 def _add(ledger: Path, look: Look, entry: Mapping[str, Any]) -> None:
     """Append an entry unless the ledger already has this look."""
     if not look.is_in(ledger):
-        _append(ledger, entry)
-
-
-def _append(ledger: Path, entry: Mapping[str, Any]) -> None:
-    """Append one line; if an interruption cut off the last line, start a new one."""
-    cut_off = ledger.exists() and not ledger.read_bytes().endswith(b"\n")
-    with ledger.open("a", encoding="utf-8") as file:
-        file.write(("\n" if cut_off else "") + json.dumps(entry, ensure_ascii=False) + "\n")
+        append_lines(ledger, json_line(entry))
 
 
 def _lines(ledger: Path) -> list[bytes]:

@@ -31,7 +31,7 @@ class Metrics:
     n: int
     accuracy: float
     macro_f1: float
-    """Mean F1 over all labels; a label that is never predicted correctly has F1 0."""
+    """Mean F1 over the labels that occur in the targets, as for UAR; 0 for one that is never right."""
     uar: float
     """Unweighted average recall over the labels that occur in the targets."""
     weighted_f1: float
@@ -65,7 +65,7 @@ def compute_metrics(targets: Array, probabilities: Array, labels: Sequence[str])
     return Metrics(
         n=len(targets),
         accuracy=float((predictions == targets).mean()),
-        macro_f1=float(f1.mean()),
+        macro_f1=float(f1[support > 0].mean()),
         uar=float(recall[support > 0].mean()),
         weighted_f1=float((f1 * support).sum() / support.sum()),
         nll=float(-np.log(np.clip(true_class, 1e-12, None)).mean()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from features.manifests.folds import read_fold, read_folds
 from features.manifests.manifest import Utterance, read_manifests
 from features.progress import Reporter, WithoutBars
 from mervn.config import EvaluateOptions, LabelOptions
+from mervn.data.corrupted import CorruptedText, Corruption, TextReader, corrupt, refuse_corruption
 from mervn.data.labels import apply_labels, task_label
+from mervn.data.live_text import encode_transcripts, prepare_transcripts
 from mervn.data.split import Split
 from mervn.data.stored_sequences import Sequences
 from mervn.data.stored_split import load_split
@@ -44,6 +47,8 @@ class LoadedModel:
     """Stored features that can be loaded into memory before scoring."""
     encoder_hashes: Mapping[str, str] = field(default_factory=dict)
     """weights_sha256 of the encoders that were trained with the head, by stream."""
+    read_text: TextReader | None = None
+    """Reads other transcripts than those of the split; None if no stream is text."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,17 @@ class OpenedRun:
     look: Look
     """The entry of the ledger if the split is test."""
     is_own: bool
-    """Whether the inputs are those of the run's own split, from which a modality may be withheld."""
+    """Whether the inputs, before a change of them, are those of the run's own split."""
+    original: Split
+    """The split before a change of its inputs."""
+    model_sha256: str
+    """Hash of model.safetensors, which the results record."""
+    change: str | None = None
+    """The change of the inputs, such as without-text or corrupt-tones."""
     without: str | None = None
     """The modality that is withheld, `text` or `audio`."""
+    corruption: Corruption | None = None
+    """The corrupted transcripts."""
 
     @property
     def split(self) -> Split:
@@ -73,25 +86,28 @@ class OpenedRun:
 
     @property
     def results_name(self) -> str:
-        """The split, 8 digits of the inputs' hash if they are not the run's own, what is withheld."""
-        return results_name(self.split.name, self.is_own, self.look, self.without)
+        """The split, 8 digits of the inputs' hash if they are not the run's own, and the change."""
+        return results_name(self.split.name, self.is_own, self.look, self.change)
 
 
-def results_name(split: str, is_own: bool, look: Look, without: str | None) -> str:
+def results_name(split: str, is_own: bool, look: Look, change: str | None) -> str:
     """Return what follows `metrics-` and `predictions-` in the names of files of results."""
     name = split if is_own else f"{split}-{look.inputs_sha256[:8]}"
-    return name if without is None else f"{name}-without-{without}"
+    return name if change is None else f"{name}-{change}"
 
 
 def open_run(run: Path, options: EvaluateOptions, reporter: Reporter) -> OpenedRun:
     """Load a run and the split of `options`.
 
-    Raises UsageError if the folder is not a run, or does not read the withheld modality and another
-    one. Raises InputError if the run is incomplete or the features that it was trained on are missing.
+    Raises UsageError if the folder is not a run, does not read the withheld modality and another
+    one, or reads no text to corrupt. Raises InputError if the run is incomplete or the features that it
+    was trained on are missing.
     """
     config = read_config(run)
     if options.without is not None:
         refuse_withholding(run, config.streams, options.without)
+    if options.corrupt is not None:
+        refuse_corruption(run, config.streams, options.corrupt)
     device = resolve_device(options.device, float64=True)
     data = options.data or Path(config.options["data"])
     label_options = options_of(run, config.options, LabelOptions)
@@ -99,11 +115,20 @@ def open_run(run: Path, options: EvaluateOptions, reporter: Reporter) -> OpenedR
     labelled = apply_labels({options.split: utterances}, label_options, require_all=False)
     loaded = _load(run, config, options, labelled.utterances[options.split], reporter)
     is_own = _is_own(config, data, manifests, loaded.split)
+    original, corruption = loaded.split, None
     if options.without is not None:
-        loaded = replace(loaded, split=WithheldModality(loaded.split, options.without))
-    # a score without a modality says something new about the split, so it is another look
+        loaded = replace(loaded, split=WithheldModality(original, options.without))
+    elif options.corrupt is not None and loaded.read_text is not None:
+        corruption = corrupt(original.utterances, options.corrupt)
+        text = loaded.read_text(corruption.utterances, device)
+        loaded = replace(loaded, split=CorruptedText(original, corruption, text))
+    # a score of changed inputs says something new about the split, so it is another look
+    model_sha256 = hashlib.sha256((run / MODEL_FILE).read_bytes()).hexdigest()
     look = Look(config.hash, _weights_sha256(run, loaded), _inputs_sha256(sources, loaded.split))
-    return OpenedRun(run, config, data, loaded, device, sources, labelled.dropped, look, is_own, options.without)
+    return OpenedRun(
+        run, config, data, loaded, device, sources, labelled.dropped, look, is_own, original, model_sha256,
+        options.change, options.without, corruption,
+    )  # fmt: skip
 
 
 def _load(
@@ -119,7 +144,8 @@ def _load(
         allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, reporter=reporter,
     )  # fmt: skip
     kept = [layers for name, layers in split.streams.items() if modality_of(name) != options.without]
-    return LoadedModel(head, split, WithoutBars(reporter), list(chain.from_iterable(kept)))
+    read_text = partial(encode_transcripts, streams["text"]) if "text" in streams else None
+    return LoadedModel(head, split, WithoutBars(reporter), list(chain.from_iterable(kept)), read_text=read_text)
 
 
 def _load_finetuned(
@@ -146,7 +172,8 @@ def _load_finetuned(
                 zip(split.utterances, split.stream_sha256(name), strict=True)
             )
     hashes = {name: encoder.weights_sha256 for name, encoder in encoders.items()}
-    return LoadedModel(EndToEnd(encoders, head), split, reporter, encoder_hashes=hashes)
+    read_text = partial(prepare_transcripts, encoders["text"]) if "text" in encoders else None
+    return LoadedModel(EndToEnd(encoders, head), split, reporter, encoder_hashes=hashes, read_text=read_text)
 
 
 def _read(

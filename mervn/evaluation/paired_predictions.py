@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from features.errors import InputError
+from features.errors import InputError, UsageError
 from features.suggestions import did_you_mean
 from mervn.evaluation.saved_predictions import SavedPredictions, evaluate_command, read_predictions
 from mervn.evaluation.series import Key, Series
 
 Array = np.ndarray[Any, Any]
+RESULT_KEYS = ("label", "prediction", "probabilities")
+"""Keys of saved predictions that are no units of evidence."""
 SHOWN = 3
 """Maximum number of utterances that a message names."""
 
@@ -36,6 +38,12 @@ class PairedPredictions:
     """For each seed the predictions of B, (N,) int64."""
     units: Mapping[str, list[Any]]
     """By key of --unit, the value of each utterance."""
+    entries: Sequence[Mapping[str, Any]]
+    """The saved prediction of the first run of A for each utterance, with its extra keys."""
+    probabilities_a: Array
+    """(N, C) float64: mean over the seeds of A."""
+    probabilities_b: Array
+    """(N, C) float64: mean over the seeds of B."""
 
 
 def pair_predictions(a: Series, b: Series, split: str, units: Sequence[str]) -> PairedPredictions:
@@ -55,12 +63,22 @@ def pair_predictions(a: Series, b: Series, split: str, units: Sequence[str]) -> 
     for key in units:
         unit_values(partner, key, b.path, split)  # B must have the key too
         values[key] = unit_values(reference, key, a.path, split)
-    predictions_a, predictions_b = [], []
+    joined_a, joined_b = [], []
     for seed_a, seed_b in seeds:
-        predictions_a.append(_joined(reference, [read_a[seed_a, fold] for fold in a.folds], units))
-        predictions_b.append(_joined(reference, [read_b[seed_b, fold] for fold in a.folds], units))
+        joined_a.append(_joined(reference, [read_a[seed_a, fold] for fold in a.folds], units))
+        joined_b.append(_joined(reference, [read_b[seed_b, fold] for fold in a.folds], units))
     targets = np.concatenate([fold.targets for fold in reference])
-    return PairedPredictions(a.first.labels, seeds, left_out, targets, predictions_a, predictions_b, values)
+    entries = [entry for fold in reference for entry in fold.entries]
+    return PairedPredictions(
+        a.first.labels, seeds, left_out, targets, [found for found, _ in joined_a], [found for found, _ in joined_b],
+        values, entries, _mean_probabilities(joined_a), _mean_probabilities(joined_b),
+    )  # fmt: skip
+
+
+def _mean_probabilities(joined: Sequence[tuple[Array, Array]]) -> Array:
+    """Return the mean over seeds of the probabilities (N, C)."""
+    mean: Array = np.mean([probabilities for _, probabilities in joined], axis=0)
+    return mean
 
 
 def _require_equal_labels(a: Series, b: Series) -> None:
@@ -108,7 +126,12 @@ def _read(series: Series, seeds: Sequence[int], split: str) -> dict[Key, SavedPr
 
 
 def unit_values(folds: Sequence[SavedPredictions], key: str, path: Path, split: str) -> list[Any]:
-    """Return the value of a key for each utterance; InputError if no utterance has the key."""
+    """Return the value of a key for each utterance.
+
+    UsageError for a key that is a result, InputError if no utterance has the key.
+    """
+    if key in RESULT_KEYS:
+        raise UsageError(f"--unit must name keys of the manifest, such as speaker_id, found {key!r}, which is a result")
     values = [entry.get(key) for fold in folds for entry in fold.entries]
     known = list(dict.fromkeys(name for fold in folds for entry in fold.entries for name in entry))
     if key not in known:
@@ -120,16 +143,20 @@ def unit_values(folds: Sequence[SavedPredictions], key: str, path: Path, split: 
     return values
 
 
-def _joined(reference: Sequence[SavedPredictions], folds: Sequence[SavedPredictions], units: Sequence[str]) -> Array:
-    """Return the predictions of all folds in the order of the reference, (N,) int64.
+def _joined(
+    reference: Sequence[SavedPredictions], folds: Sequence[SavedPredictions], units: Sequence[str]
+) -> tuple[Array, Array]:
+    """Return predictions (N,) int64 and probabilities (N, C) of all folds, in the order of the reference.
 
     InputError unless both have the same test sets, utterances, true labels and units.
     """
-    parts = []
+    predictions, probabilities = [], []
     for first, other in zip(reference, folds, strict=True):
         require_same_source(first, other)
-        parts.append(other.predictions[order_of(first, other, units)])
-    return np.concatenate(parts)
+        order = order_of(first, other, units)
+        predictions.append(other.predictions[order])
+        probabilities.append(other.probabilities[order])
+    return np.concatenate(predictions), np.concatenate(probabilities)
 
 
 def require_same_source(first: SavedPredictions, other: SavedPredictions) -> None:

@@ -32,7 +32,7 @@ def predict(
 
     Several processes divide the work. Prediction always uses exact fp32, independent of the
     precision of training. A batch that does not fit into memory is halved; InputError if a
-    single utterance does not fit.
+    single utterance does not fit, or if a probability is not finite.
     """
     mine = processes.portion(split.evaluation_batches(device))
     plan = list(map(BatchRequest, mine))
@@ -59,6 +59,11 @@ def predict(
     result = np.empty((len(split), pairs[0][1].shape[1]))
     for part, probabilities in pairs:
         result[part] = probabilities
+    for index in np.flatnonzero(~np.isfinite(result).all(1))[:1]:
+        # the most probable label of NaN would be the first one
+        one = split.utterances[index]
+        place = f"{one.file}:{one.line} {one.utterance_id!r}"
+        raise InputError(f"the model must give finite probabilities, found {result[index].tolist()} for {place}")
     return result
 
 

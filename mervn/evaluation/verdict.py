@@ -1,4 +1,7 @@
-"""Plain words for evidence: the verdict of a comparison, and the units of an interval."""
+"""Plain words for evidence: the verdict of a comparison, the units of an interval, what weakens a result.
+
+The command line and the reports take their sentences from here.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +27,55 @@ LEAK_NAMES = {
     "speaker": "the label of the same speaker in train",
 }
 """Words for what each baseline of --leak-baselines reads."""
+BEATS, DOES_NOT_BEAT = "beats linear", "does not beat linear"
+"""Whether the interval of the difference between a row of a study and its linear head is above 0."""
+BASELINES_NOTE = (
+    "Baselines are at the end and outside of this correction. majority: always the most frequent label of train. "
+    "linear: logistic regression on the time-means of the same features. A row does not beat linear if the 95 % "
+    "interval of the difference to it, which is not corrected, includes 0 or is below 0."
+)
+"""What a table of a study says about its baselines."""
 SEEDS_TO_TRAIN = 5
 """Number of seeds that is suggested if there is one of each."""
 SMALLEST_SHOWN = 0.0001
 """Smaller p-values are not written out."""
+DOMINANT = 0.6
+"""G* / G below which a few units decide a score."""
+CHOSEN_ON_VALID = "Epochs were chosen on valid, so these scores are optimistic. Only test counts for a claim."
+UNKNOWN_UNITS = (
+    "The speakers are unknown, or each speaks once: the intervals assume independent utterances and are too narrow if "
+    "speakers have effects."
+)
 
 
 def count_units(unit: str, count: int) -> str:
     """Return a number of units in words, such as `24 speakers`."""
     one, many = UNIT_NAMES.get(unit, (f"value of {unit}", f"values of {unit}"))
     return f"{count} {one if count == 1 else many}"
+
+
+def no_interval(units: str) -> str:
+    """Return why there is no interval; `units` are the units found, in words."""
+    return f"no interval: it needs at least {MIN_INTERVAL_UNITS} units, found {units}"
+
+
+def comparison_needs(units: str) -> str:
+    """Return why there is no test; `units` are the units found, in words."""
+    return f"a test needs at least {MIN_TEST_UNITS} units, found {units}"
+
+
+def weak_units(unit: str, num: int, effective: float, independent: bool) -> str | None:
+    """Return what the units of a result cannot support, in one sentence; None if there is no objection.
+
+    num and effective: G and G*.
+    """
+    if independent:
+        return UNKNOWN_UNITS
+    if num < MIN_TEST_UNITS:
+        return f"No difference between two models can be tested: {comparison_needs(count_units(unit, num))}."
+    if effective < DOMINANT * num:
+        return f"A few have most of the utterances: {count_units(unit, num)} count as {effective:.1f}."
+    return None
 
 
 def describe_units(unit: Mapping[str, Any]) -> str:
@@ -56,8 +98,8 @@ def sentence(found: Comparison) -> str:
     size = f"{abs(decisive.paired.difference):.4f}"
     if found.verdict == "no_test":
         return (
-            f"No test is possible between {found.a} and {found.b} on {found.split}: a test needs at least "
-            f"{MIN_TEST_UNITS} units, found {count_units(decisive.units.name, decisive.units.num)}; "
+            f"No test is possible between {found.a} and {found.b} on {found.split}: "
+            f"{comparison_needs(count_units(decisive.units.name, decisive.units.num))}; "
             f"{metric} is {values}, difference {decisive.paired.difference:+.4f} ({_evidence(decisive)})."
         )
     if found.verdict == "difference":
@@ -86,6 +128,15 @@ def seed_remark(found: Comparison) -> str | None:
             f"{SEEDS_TO_TRAIN} seeds (train-head --num-seeds {SEEDS_TO_TRAIN}) and compare the two folders."
         )
     return f"Over {len(found.pairs)} paired seeds: {_over_seeds(found)}."
+
+
+def baselines_remark(found: Comparison) -> str:
+    """Return the scores of both baselines on the same utterances, in one sentence."""
+    chance, majority = found.baselines["chance"], found.baselines["majority"]
+    return (
+        f"On these utterances, the {METRIC_NAMES[found.metric]} of chance is {chance[found.metric]:.4f}, that of the "
+        f"majority (always answer {majority['label']}) is {majority[found.metric]:.4f}."
+    )
 
 
 def _over_seeds(found: Comparison) -> str:
@@ -153,6 +204,7 @@ def document(found: Comparison) -> dict[str, Any]:
         "verdict": found.verdict,
         "sentence": sentence(found),
         "seed_remark": seed_remark(found),
+        "baselines": {name: dict(scores) for name, scores in found.baselines.items()},
         "difference": _difference(found.decisive),
         "by_unit": [_difference(each) for each in found.by_unit],
         "over_seeds": None if found.over_seeds is None else asdict(found.over_seeds),

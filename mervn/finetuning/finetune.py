@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,10 @@ from mervn.data.waveform_split import WaveformSplit, refuse_rejected, warn_segme
 from mervn.distributed import Processes, joined
 from mervn.finetuning.init_head import InitHead, take_head
 from mervn.finetuning.store_parity import check_parity
-from mervn.model.custom_module import copy_modules, fusion_spec
+from mervn.model.custom_module import copy_modules, read_modules
 from mervn.model.end_to_end import EndToEnd, merge_lora
 from mervn.model.head import build_head
-from mervn.run_folder import RunConfig, default_folder, locked, prepare, read_metrics
+from mervn.run_folder import RunConfig, RunMetrics, default_folder, locked, prepare, read_metrics
 from mervn.training.optimization import deterministic
 from mervn.training.results import (
     RunResult,
@@ -93,17 +93,17 @@ def finetune(options: FinetuneOptions, data: Path | None, reporter: Reporter = S
         require_tensorboard()
     with joined(options.device) as (processes, device), ExitStack() as stack:
         reporter = reporter if processes.is_main_process else SILENT
-        job = _read(resolve(options, device, given), init, processes, reporter)
+        # all processes run the code that the main process read
+        custom = init.custom if init is not None else processes.on_main_process(lambda: read_modules(options))
+        job = _read(resolve(options, device, given, custom), init, processes, reporter)
         # Only the main process locks and writes the folder. The others wait for it.
         processes.on_main_process(lambda: stack.enter_context(locked(job.run)))
         if processes.on_main_process(lambda: prepare(job.run, job.config, options.force)):
             reporter.say(f"complete already: {job.run} (--force trains again)")
             if options.tensorboard and processes.is_main_process:
                 write_history(job.run, reporter)
-            metrics = read_metrics(job.run)
-            return RunResult(job.run, metrics, trained=False, is_main_process=processes.is_main_process)
-        with_copies = processes.on_main_process(lambda: _begin(job))
-        job = replace(job, resolved=replace(job.resolved, options=with_copies))
+            return RunResult(job.run, read_metrics(job.run), trained=False, is_main_process=processes.is_main_process)
+        processes.on_main_process(lambda: _begin(job))
         for encoder in job.encoders.values():
             encoder.drop_unused_blocks()
         with seeded(device, options.seed), deterministic(options.deterministic):
@@ -115,7 +115,7 @@ def _read(resolved: Resolved[FinetuneOptions], init: InitHead | None, processes:
     """Read manifests, load encoders, decode all audio once, and check that it can be trained on."""
     options = resolved.options
     labelled = read_labelled(options, Path(str(options.data)))
-    encoders = _load_encoders(options, init)
+    encoders = _load_encoders(resolved, init)
     splits = {}
     for name, utterances in labelled.utterances.items():
         splits[name] = WaveformSplit(name, utterances, labelled.labels, encoders, options.workers, reporter, processes)
@@ -134,20 +134,21 @@ def _read(resolved: Resolved[FinetuneOptions], init: InitHead | None, processes:
     return Job(run, resolved, config, labelled, encoders, splits, init, processes)
 
 
-def _begin(job: Job) -> FinetuneOptions:
-    """Write a run's files before training; return options that name its custom modules."""
+def _begin(job: Job) -> None:
+    """Write a run's files before training."""
     rejections = chain.from_iterable(split.rejected for split in job.splits.values())
     write_jsonl(job.run / REJECTED_FILE, [rejection.entry.as_json() for rejection in rejections])
     for name, encoder in job.encoders.items():
         folder = job.run / ENCODERS_FOLDER / name
         _record(folder, encoder, _seen(encoder, name, job.splits["train"]), final=False).save(folder)
         encoder.save(folder)  # all blocks, before unused ones are dropped
-    return copy_modules(job.run, job.options, job.resolved.custom_modules)
+    copy_modules(job.run, job.resolved.custom_modules)
 
 
-def _selectors(options: FinetuneOptions) -> dict[str, Selector]:
+def _selectors(resolved: Resolved[FinetuneOptions]) -> dict[str, Selector]:
     """Return the encoder of each stream that the fusion reads; by default those of `extract`."""
-    wanted = fusion_spec(options.fusion).streams
+    options, wanted = resolved.options, resolved.fusion.streams
+    folder = features_folder(options.features_dir, options.data or Path("data"))
     given = {"audio": options.audio_encoder, "text": options.text_encoder}
     if not any(given.values()):
         given = dict(DEFAULT_ENCODERS)
@@ -157,17 +158,17 @@ def _selectors(options: FinetuneOptions) -> dict[str, Selector]:
             continue
         if text is None:
             raise UsageError(f"--fusion {options.fusion} also reads {modality}: give --{modality}-encoder")
-        folder = features_folder(options.features_dir, options.data or Path("data"))
         selectors = encoder_selectors(text, modality, folder, "finetune trains encoders")
         by_stream |= dict(zip((modality, SECOND), selectors, strict=False))
     EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check(list(by_stream.values()))
     return by_stream
 
 
-def _load_encoders(options: FinetuneOptions, init: InitHead | None) -> dict[str, Encoder]:
+def _load_encoders(resolved: Resolved[FinetuneOptions], init: InitHead | None) -> dict[str, Encoder]:
     """Load the encoders with all of their blocks."""
+    options = resolved.options
     settings = EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode)
-    selectors = init.selectors if init is not None else _selectors(options)
+    selectors = init.selectors if init is not None else _selectors(resolved)
     encoders = {}
     for name, selector in selectors.items():
         encoders[name] = load_all_blocks(selector, init.settings(name) if init is not None else settings)
@@ -213,16 +214,16 @@ def _configuration(
         "head": init.config.hash if init is not None else None,
         **recorded_modules(resolved),
     }
-    shapes = {name: shape.as_json() for name, shape in shapes_of(encoders).items()}
+    shapes = {name: asdict(shape) for name, shape in shapes_of(encoders).items()}
     return RunConfig("finetune", recorded, labelled.labels, inputs, shapes, models)
 
 
-def _train(job: Job, reporter: Reporter) -> dict[str, Any]:
+def _train(job: Job, reporter: Reporter) -> RunMetrics:
     """Train and write the run; return the content of metrics.json."""
     started = time.perf_counter()
     options, processes, device, splits = job.options, job.processes, job.resolved.device, job.splits
     shapes = shapes_of(job.encoders)
-    head = build_head(options, shapes, len(job.labelled.labels))
+    head = build_head(options, shapes, len(job.labelled.labels), job.resolved.modules)
     if job.init is not None:
         head.load_state_dict(job.init.head.state_dict())
     model = EndToEnd(job.encoders, head).to(device)
@@ -233,7 +234,7 @@ def _train(job: Job, reporter: Reporter) -> dict[str, Any]:
     processes.broadcast_weights(model, options.seed)
     data = TrainingData(splits["train"], splits["valid"], job.labelled.labels)
     masks = SpecAugment(options.spec_time, options.spec_frequency)
-    trainer = Trainer(model, data, options, device, spec_augment=masks, processes=processes, reporter=reporter)
+    trainer = Trainer(model, data, job.resolved, spec_augment=masks, processes=processes, reporter=reporter)
     fit_best(trainer, job.run, options)
     merge_lora(model)  # scores below are of the merged weights, as they are saved
     origins = {name: encoder.weights_note for name, encoder in job.encoders.items()}
@@ -241,11 +242,13 @@ def _train(job: Job, reporter: Reporter) -> dict[str, Any]:
     peak = max(processes.gather(peak_memory_gb(device)))
     reporter.say(f"peak memory {peak:.2f} GB" + (" per process" if processes.num_processes > 1 else ""))
     seconds = time.perf_counter() - started
-    cost = {"peak_memory_gb": peak, "parity": parity.as_json() if parity else None, "parameter_counts": counts}
 
     def write() -> None:
         _save_model(job.run, model.cpu(), splits["train"])
-        write_results(job.run, trainer, scores, environment(job.config, trainer, {}, seconds) | cost)
+        found = environment(job.config, trainer, {}, seconds)
+        found["peak_memory_gb"], found["parameter_counts"] = peak, counts
+        found["parity"] = asdict(parity) if parity else None
+        write_results(job.run, trainer, scores, found)
 
     processes.on_main_process(write)
     return scores.metrics
@@ -277,8 +280,7 @@ def _save_model(run: Path, model: EndToEnd, train: WaveformSplit) -> None:
         encoder, folder = model.encoder(name), run / ENCODERS_FOLDER / name
         encoder.save(folder)
         sync(folder)
-        # A frozen encoder learned nothing here.
-        seen = _seen(encoder, name, train if model.tuned[name] else None)
+        seen = _seen(encoder, name, train if model.tuned[name] else None)  # a frozen one learned nothing here
         _record(folder, encoder, seen, final=True).save(folder)
 
 
@@ -293,6 +295,5 @@ def _seen(encoder: Encoder, name: str, train: WaveformSplit | None) -> dict[str,
 
 def _record(folder: Path, encoder: Encoder, seen: Mapping[str, str], final: bool) -> FineTuning:
     """Return the record of fine-tuning that is saved beside an encoder's weights."""
-    settings = recorded_settings(encoder.config)
-    run = folder.parent.parent.name
+    settings, run = recorded_settings(encoder.config), folder.parent.parent.name
     return FineTuning(folder, run, encoder.name, encoder.layers, settings, encoder.modality, seen, final)

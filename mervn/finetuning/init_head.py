@@ -16,9 +16,9 @@ from features.store.index import StoreQuery
 from features.store.models import KEPT_ENCODER
 from mervn.config import EvaluateOptions, FinetuneOptions, FoldOptions, HeadOptions, LabelOptions
 from mervn.data.streams import Stream, modality_of
-from mervn.model.custom_module import saved_modules
+from mervn.model.custom_module import CustomModule
 from mervn.model.head import Head
-from mervn.model.saved_run import data_and_streams, load_head
+from mervn.model.saved_run import data_and_streams, load_head_with, modules_of
 from mervn.run_folder import RunConfig, options_of, read_config
 
 TAKEN = {*HeadOptions.model_fields, *LabelOptions.model_fields, *FoldOptions.model_fields, "data", "audio_root"}
@@ -33,6 +33,8 @@ class InitHead:
     config: RunConfig
     head: Head
     streams: Mapping[str, Stream]
+    custom: Mapping[str, CustomModule]
+    """The custom modules of the head, by role, with the code that it was trained with."""
 
     @property
     def selectors(self) -> dict[str, Selector]:
@@ -64,15 +66,17 @@ def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | Non
     config = read_config(run)
     if config.command != "train-head":
         raise UsageError(f"--init-head must be a run of train-head, {run} is one of {config.command}")
-    head = load_head(run, config, options.trust_code)
-    kept = saved_modules(run, config.options, config.inputs.get("modules", {}), options.trust_code)
+    custom = modules_of(run, config, options.trust_code)
+    head = load_head_with(run, config, custom)
     _, streams = data_and_streams(config, EvaluateOptions(features_dir=options.features_dir))
     imported = [stream.encoder for stream in streams.values() if stream.imported]
     if imported:
         raise UsageError(
             f"--init-head {run} was trained on imported features ({', '.join(imported)}): there is no encoder to train"
         )
-    init = InitHead(run, config, head, streams)
+    init = InitHead(run, config, head, streams, custom)
+    # the copies in the run are what was read, not the files that its options name
+    kept = {role: module.reference for role, module in custom.items()}
     taken = {name: value for name, value in {**config.options, **kept}.items() if name in TAKEN}
     of_run = options_of(run, taken, FinetuneOptions)
     conflicts = _option_conflicts(options, of_run, taken) + _encoder_conflicts(options, init)

@@ -6,8 +6,7 @@ The check compares stage by stage: encoders, inputs, lengths, features and logit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -49,10 +48,6 @@ class Parity:
     None if the stored features were computed in bf16: there is no tolerance for these."""
     raw_logits: float
     """Maximum difference of a logit if live features are not rounded to the store's dtype."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return a JSON object."""
-        return asdict(self)
 
 
 def check_parity(

@@ -13,7 +13,14 @@ from features.errors import InputError
 from features.lazy_import import import_target
 from features.ragged import Ragged
 from mervn.config import TrainHeadOptions
-from mervn.model.custom_module import CustomModule, error_location, fusion_spec, loss_spec, pooling_target, read_module
+from mervn.model.custom_module import (
+    CustomModule,
+    error_location,
+    fusion_spec,
+    loss_spec,
+    pooling_target,
+    read_module,
+)
 from mervn.model.loss_checks import LOSS_CHECKS
 from mervn.model.module_checks import (
     DIM,
@@ -44,7 +51,7 @@ class Finding:
 def check_module(reference: str, role: str) -> list[Finding]:
     """Run every check of a role on a custom module; UsageError if the module cannot be loaded."""
     module = read_module(reference)
-    checks = {"fusion": _fusion_checks, "pooling": _pooling_checks, "loss": _loss_checks}[role](reference)
+    checks = {"fusion": _fusion_checks, "pooling": _pooling_checks, "loss": _loss_checks}[role](module)
     findings = []
     for name, check in checks.items():
         findings.append(Finding(name, _run_check(check, module)))
@@ -88,31 +95,32 @@ def _for_every_head(factories: Mapping[str, HeadFactory], check: Callable[[HeadF
     return run
 
 
-def _factories(variants: Mapping[str, Mapping[str, str]]) -> dict[str, HeadFactory]:
+def _factories(variants: Mapping[str, Mapping[str, str]], custom: Mapping[str, CustomModule]) -> dict[str, HeadFactory]:
     """Return a head factory per variant of options, with and without a missing-modality token."""
     factories = {}
     for name, options in variants.items():
         for missing in ("token", "none"):
-            factories[f"{name} --missing {missing}"] = head_factory(**options, missing=missing)
+            factories[f"{name} --missing {missing}"] = head_factory(custom, **options, missing=missing)
     return factories
 
 
-def _fusion_checks(reference: str) -> dict[str, Check]:
+def _fusion_checks(module: CustomModule) -> dict[str, Check]:
     """Return the checks of a fusion."""
-    spec = fusion_spec(reference)
+    reference, custom = module.reference, {"fusion": module}
+    spec = fusion_spec(reference, custom)
     variants = {}
     for pooling in ("mean", "attn"):  # they depend on every frame, so a fault in any frame shows
         variants[f"--pooling {pooling}"] = {"fusion": reference, "pooling": pooling}
 
     def runs() -> str | None:
-        head, streams = head_factory(fusion=reference, pooling="mean")(0), make_streams()
+        head, streams = head_factory(custom, fusion=reference, pooling="mean")(0), make_streams()
         projected = {}
         for name in spec.streams:
             projected[name] = head.projections[name](streams[name])
         sequences = head.fusion(projected)
         return _output_fault(sequences, len(spec.outputs), streams["text"].batch_size)
 
-    return _head_checks(_factories(variants), runs)
+    return _head_checks(_factories(variants, custom), runs)
 
 
 def _output_fault(sequences: Any, num_outputs: int, batch_size: int) -> str | None:
@@ -127,9 +135,10 @@ def _output_fault(sequences: Any, num_outputs: int, batch_size: int) -> str | No
     return None
 
 
-def _pooling_checks(reference: str) -> dict[str, Check]:
+def _pooling_checks(module: CustomModule) -> dict[str, Check]:
     """Return the checks of a pooling."""
-    target = pooling_target(reference)
+    reference, custom = module.reference, {"pooling": module}
+    target = pooling_target(reference, custom)
     variants = {}
     for fusion in ("xattn", "late", "audio"):
         variants[f"--fusion {fusion}"] = {"fusion": fusion, "pooling": reference}
@@ -142,12 +151,12 @@ def _pooling_checks(reference: str) -> dict[str, Check]:
             return f"forward must return a tensor {expected}, found {describe(pooled)}"
         return None
 
-    return _head_checks(_factories(variants), runs)
+    return _head_checks(_factories(variants, custom), runs)
 
 
-def _loss_checks(reference: str) -> dict[str, Check]:
+def _loss_checks(module: CustomModule) -> dict[str, Check]:
     """Return the checks of a loss, each run without and with class weights."""
-    spec = loss_spec(reference)
+    spec = loss_spec(module.reference, {"loss": module})
     checks = {}
     for name, check in LOSS_CHECKS.items():
         checks[name] = _with_and_without_weights(spec, check)

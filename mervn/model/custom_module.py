@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 
@@ -34,7 +34,6 @@ ROLES = ("fusion", "pooling", "loss")
 FOLDER = "modules"
 """The folder of a run that holds copies of its custom modules."""
 STREAMS = ("text", "audio")
-HeadOptionsT = TypeVar("HeadOptionsT", bound=HeadOptions)
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,11 @@ class CustomModule:
     def sha256(self) -> str:
         """The hash of the file."""
         return hashlib.sha256(self.source).hexdigest()
+
+    @property
+    def reference(self) -> str:
+        """`FILE.py:Class`, as an option names it."""
+        return f"{self.path}:{self.name}"
 
     @property
     def module(self) -> str:
@@ -120,11 +124,14 @@ def error_location(error: BaseException, path: Path) -> str:
     return f"{path}:{lines[-1]}" if lines else str(path)
 
 
-def fusion_spec(name: str) -> FusionSpec:
-    """Return the spec of a built-in or custom fusion."""
-    if not is_custom_module(name):
+def fusion_spec(name: str, custom: Mapping[str, CustomModule]) -> FusionSpec:
+    """Return the spec of a built-in fusion, or of the one in `custom`, the custom modules by role.
+
+    A custom module is loaded.
+    """
+    module = custom.get("fusion")
+    if module is None:
         return FUSIONS[name]
-    module = read_module(name)
     module.load()
     streams = module.declared_names("streams", STREAMS, STREAMS)
     outputs = module.declared_names("outputs", ("text",), STREAMS)
@@ -136,26 +143,26 @@ def fusion_spec(name: str) -> FusionSpec:
     return FusionSpec(module.target, module.path.name, streams, outputs, options)
 
 
-def pooling_target(name: str) -> str:
-    """Return the `module:Class` of a built-in or custom pooling."""
-    if not is_custom_module(name):
+def pooling_target(name: str, custom: Mapping[str, CustomModule]) -> str:
+    """Return the `module:Class` of a pooling, as `fusion_spec` does for a fusion."""
+    module = custom.get("pooling")
+    if module is None:
         return POOLINGS[name]
-    module = read_module(name)
     module.load()
     return module.target
 
 
-def loss_spec(name: str) -> LossSpec:
-    """Return the spec of a built-in or custom loss."""
-    if not is_custom_module(name):
+def loss_spec(name: str, custom: Mapping[str, CustomModule]) -> LossSpec:
+    """Return the spec of a loss, as `fusion_spec` does for a fusion."""
+    module = custom.get("loss")
+    if module is None:
         return LOSSES[name]
-    module = read_module(name)
     module.load()
     return LossSpec(module.target, module.declared_names("options", (), TrainHeadOptions.model_fields))
 
 
-def custom_modules(options: HeadOptions) -> dict[str, CustomModule]:
-    """Return the custom modules that the options name, by role."""
+def read_modules(options: HeadOptions) -> dict[str, CustomModule]:
+    """Read the custom modules that the options name; return them by role."""
     modules = {}
     for role in ROLES:
         reference = getattr(options, role, "")
@@ -164,27 +171,24 @@ def custom_modules(options: HeadOptions) -> dict[str, CustomModule]:
     return modules
 
 
-def copy_modules(run: Path, options: HeadOptionsT, modules: Mapping[str, CustomModule]) -> HeadOptionsT:
-    """Write custom modules, by role, into a run and return options that name the copies.
+def copy_modules(run: Path, modules: Mapping[str, CustomModule]) -> None:
+    """Write custom modules, by role, into a run.
 
     The copies hold the code that the configuration was made from, even if a file was edited since.
     """
-    changes = {}
     for role, module in modules.items():
         copy = run / FOLDER / f"{role}.py"
         copy.parent.mkdir(exist_ok=True)
         write_atomically(copy, module.source)
-        changes[role] = f"{copy}:{module.name}"
-    return options.model_copy(update=changes)
 
 
-def saved_modules(run: Path, options: Mapping[str, Any], recorded: Any, trust_code: bool) -> dict[str, str]:
-    """Return `FILE.py:Class` of the custom modules in a run, by role.
+def saved_modules(run: Path, options: Mapping[str, Any], recorded: Any, trust_code: bool) -> dict[str, CustomModule]:
+    """Read the custom modules in a run; return them by role.
 
     `options` and `recorded` are `options` and `inputs.modules` of the run's config.json. Only
-    `<run>/modules/<role>.py` is ever returned, and only if its hash is the recorded one. InputError
-    for any other code, trusted or not. UsageError without `trust_code`, because loading a custom
-    module executes it.
+    `<run>/modules/<role>.py` is ever read, once, and returned only if its hash is the recorded one.
+    InputError for any other code, trusted or not. UsageError without `trust_code`, because loading
+    a custom module executes it.
     """
     if not isinstance(recorded, Mapping):
         raise InputError(f"{run}: inputs.modules must be an object, found {recorded!r}")
@@ -198,11 +202,14 @@ def saved_modules(run: Path, options: Mapping[str, Any], recorded: Any, trust_co
     references = {}
     for role, entry in recorded.items():
         references[role] = _saved_reference(run, role, options.get(role), entry, trust_code)
+    modules = {}
     for role, reference in references.items():
-        if read_module(reference).sha256 != recorded[role]["sha256"]:
-            path = split_reference(reference)[0]
-            raise InputError(f"{path} must be the file that this run was trained with, but it was edited since")
-    return references
+        modules[role] = read_module(reference)
+        if modules[role].sha256 != recorded[role]["sha256"]:
+            raise InputError(
+                f"{modules[role].path} must be the file that this run was trained with, but it was edited since"
+            )
+    return modules
 
 
 def _saved_reference(run: Path, role: str, option: Any, entry: Any, trust_code: bool) -> str:
@@ -212,10 +219,12 @@ def _saved_reference(run: Path, role: str, option: Any, entry: Any, trust_code: 
     """
     if role not in ROLES:
         raise InputError(f"{run}: inputs.modules must list only {', '.join(ROLES)}, found {role!r}")
-    if not isinstance(entry, Mapping) or not all(isinstance(entry.get(key), str) for key in ("class", "sha256")):
+    has_both = isinstance(entry, Mapping) and all(isinstance(entry.get(key), str) for key in ("class", "sha256"))
+    if not has_both:
         raise InputError(f"{run}: {role} in inputs.modules must have a class and a sha256, found {entry!r}")
     name = str(entry["class"])
-    if not isinstance(option, str) or not is_custom_module(option) or split_reference(option)[1] != name:
+    is_reference = isinstance(option, str) and is_custom_module(option)
+    if not is_reference or split_reference(option)[1] != name:
         raise InputError(f"{run}: {role} must name the class {name!r} that inputs.modules lists, found {option!r}")
     copy = run / FOLDER / f"{role}.py"
     # A link could lead to code outside the run.

@@ -17,8 +17,8 @@ from features.encoders.base import Encoder
 from features.errors import UsageError
 from features.ragged import Ragged
 from mervn.config import FinetuneOptions, TrainingOptions
-from mervn.model.head import Head, head_groups
-from mervn.model.trainable import Trainable, count_parameters
+from mervn.model.head import Head
+from mervn.model.trainable import ParameterGroup, Trainable, count_parameters, decay_groups
 
 
 class EndToEnd(Trainable):
@@ -87,13 +87,13 @@ class EndToEnd(Trainable):
         for parameter in chain.from_iterable(self.tuned.values()):
             parameter.requires_grad_(is_trained)
 
-    def parameter_groups(self, options: TrainingOptions) -> list[dict[str, Any]]:
+    def parameter_groups(self, options: TrainingOptions) -> list[ParameterGroup]:
         """Return AdamW's parameter groups.
 
         `scale` is the learning rate of a group relative to the head's. Block k of N learns at
         encoder_learning_rate * layer_decay^(N - k); parameters below the blocks use k = 0.
         """
-        groups = head_groups(self.head, options)
+        groups = decay_groups(self.head, options.weight_decay)
         for group in groups:
             group["scale"] = 1.0
         if self.options is not None:
@@ -101,7 +101,7 @@ class EndToEnd(Trainable):
                 groups += self._encoder_groups(name, self.options)
         return groups
 
-    def _encoder_groups(self, name: str, options: FinetuneOptions) -> list[dict[str, Any]]:
+    def _encoder_groups(self, name: str, options: FinetuneOptions) -> list[ParameterGroup]:
         """Return the parameter groups of one encoder, by block, with and without weight decay."""
         tuned_ids = set(map(id, self.tuned[name]))
         blocks = self.encoder(name).get_blocks()
@@ -114,7 +114,7 @@ class EndToEnd(Trainable):
                 is_decayed = parameter.ndim > 1  # biases and norms have one dimension
                 key = (block_of.get(id(parameter), 0), is_decayed)
                 members.setdefault(key, []).append(parameter)
-        groups: list[dict[str, Any]] = []
+        groups: list[ParameterGroup] = []
         last_scale = options.encoder_learning_rate / options.learning_rate  # of the last block
         for k in range(len(blocks) + 1):
             scale = last_scale * options.layer_decay ** (len(blocks) - k)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from features.errors import UsageError
 from features.lazy_import import import_target
 from features.ragged import Ragged, concatenate
 from mervn.config import HeadOptions, TrainingOptions
 from mervn.data.streams import SECOND, StreamShape
 from mervn.model.audio_merge import AudioMerge
-from mervn.model.custom_module import fusion_spec, pooling_target
+from mervn.model.head_modules import HeadModules, head_modules
 from mervn.model.linear import Centring
 from mervn.model.pooling import ClsPooling
-from mervn.model.trainable import Trainable
-from mervn.registry import LINEAR_POOLING, POOLINGS, FusionSpec
+from mervn.model.trainable import ParameterGroup, Trainable, decay_groups
 
 
 class Projection(nn.Module):
@@ -103,24 +100,16 @@ class Head(Trainable):
         """Return the inputs unchanged: they are features already."""
         return dict(inputs)
 
-    def parameter_groups(self, options: TrainingOptions) -> list[dict[str, Any]]:
+    def parameter_groups(self, options: TrainingOptions) -> list[ParameterGroup]:
         """Return parameters with and without weight decay."""
-        return head_groups(self, options)
+        return decay_groups(self, options.weight_decay)
 
     def start_epoch(self, epoch: int) -> None:
         """Do nothing: every parameter is trained in every epoch."""
 
     def classify(self, features: Mapping[str, Ragged]) -> Tensor:
         """Return logits (B, C) float32 from features (sum T, D), or (sum T, L, D) to mix layers."""
-        streams = dict(features)
-        for name, mix in self.mixes.items():
-            if name in streams:
-                streams[name] = mix(streams[name])
-        if self.dual is not None:
-            streams["audio"] = self.dual(streams["audio"], streams[SECOND])
-        projected: dict[str, Ragged] = {}
-        for name, projection in self.projections.items():
-            projected[name] = projection(streams[name])
+        projected = self.project(features)
         sequences = self.fusion(projected)
         pooled = []
         for pooling, sequence, lead in zip(self.poolings, sequences, self.leads, strict=True):
@@ -131,6 +120,19 @@ class Head(Trainable):
             pooled.append(vector)
         logits: Tensor = self.classifier(torch.cat(pooled, dim=-1))
         return logits.float()
+
+    def project(self, features: Mapping[str, Ragged]) -> dict[str, Ragged]:
+        """Return the inputs (sum T, dim) of the fusion: layers mixed, audio streams merged, projected."""
+        streams = dict(features)
+        for name, mix in self.mixes.items():
+            if name in streams:
+                streams[name] = mix(streams[name])
+        if self.dual is not None:
+            streams["audio"] = self.dual(streams["audio"], streams[SECOND])
+        projected: dict[str, Ragged] = {}
+        for name, projection in self.projections.items():
+            projected[name] = projection(streams[name])
+        return projected
 
 
 class PaddedHead(nn.Module):
@@ -152,8 +154,8 @@ class PaddedHead(nn.Module):
         """Return logits (B, C) for padded text (B, Tt, Dt) and audio (B, Ta, Da).
 
         The lengths are (B,) int64; the padding is ignored. `audio_2` is the second audio stream of
-        a head with two. Streams of several layers are (B, T, L, D). A stream without its lengths
-        counts as not given.
+        a head with two. Streams of several layers are (B, T, L, D). ValueError for a stream without
+        its lengths, and for lengths without their stream.
         """
         given = {
             "text": (text, text_lengths),
@@ -164,37 +166,25 @@ class PaddedHead(nn.Module):
         for name, (padded, lengths) in given.items():
             if padded is not None and lengths is not None:
                 streams[name] = Ragged.from_padded(padded, lengths)
+            elif padded is not None or lengths is not None:
+                found = "no lengths" if lengths is None else "lengths alone"
+                raise ValueError(f"{name} and {name}_lengths must be given together, found {found}")
         logits: Tensor = self.head(streams)
         return logits
 
 
-def require_pooling(fusion: str, pooling: str) -> None:
-    """Raise UsageError for `cls` pooling if no output sequence of the fusion begins with text."""
-    if pooling == "cls" and "text" not in fusion_spec(fusion).outputs:
-        others = ", ".join(name for name in POOLINGS if name != "cls")
-        raise UsageError(
-            f"--pooling cls takes the text [CLS] position, which --fusion {fusion} does not have; "
-            f"choose one of {others}"
-        )
+def build_head(
+    options: HeadOptions, shapes: Mapping[str, StreamShape], num_classes: int, modules: HeadModules | None = None
+) -> Head:
+    """Build the head that the options describe, for streams of the given shapes.
 
-
-def pooling_names(fusion: str, pooling: str) -> list[str]:
-    """Return the name of the pooling of each output sequence of a fusion.
-
-    With `cls`, a sequence that does not begin with text gets mean pooling; UsageError if all do.
+    `modules` are its fusion and poolings, by default those that the options name.
     """
-    require_pooling(fusion, pooling)
-    outputs = fusion_spec(fusion).outputs
-    if pooling != "cls":
-        return [pooling] * len(outputs)
-    return ["cls" if lead == "text" else "mean" for lead in outputs]
-
-
-def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_classes: int) -> Head:
-    """Build the head that the options describe, for streams of the given shapes."""
-    spec = fusion_spec(options.fusion)
+    if modules is None:
+        modules = head_modules(options)
+    spec = modules.fusion
     if spec.linear:
-        return _build_linear(spec, shapes, num_classes)
+        return _build_linear(modules, shapes, num_classes)
     widths = {name: shapes[name].width for name in spec.streams}
     # The order of construction decides the initial weights for a given seed.
     dual = None
@@ -211,38 +201,22 @@ def build_head(options: HeadOptions, shapes: Mapping[str, StreamShape], num_clas
     keywords = {name: getattr(options, name) for name in spec.options}
     fusion = import_target(spec.target)(options.dim, options.heads, options.attention_dropout, **keywords)
     poolings = []
-    for name in pooling_names(options.fusion, options.pooling):
-        poolings.append(import_target(pooling_target(name))(options.dim))
+    for target in modules.poolings:
+        poolings.append(import_target(target)(options.dim))
     classifier = Classifier(options.dim * len(poolings), options.mlp, num_classes, options.dropout)
     return Head(mixes, dual, projections, fusion, poolings, spec.outputs, classifier)
 
 
-def _build_linear(spec: FusionSpec, shapes: Mapping[str, StreamShape], num_classes: int) -> Head:
+def _build_linear(modules: HeadModules, shapes: Mapping[str, StreamShape], num_classes: int) -> Head:
     """Build a head of one linear layer on the concatenated time-means of all streams and layers."""
     projections, poolings, total = {}, [], 0
-    for name in (*spec.streams, *(other for other in shapes if other == SECOND)):
+    for name in (*modules.fusion.streams, *(other for other in shapes if other == SECOND)):
         width = shapes[name].width * len(shapes[name].layers)
         projections[name] = Centring(width)
-        poolings.append(import_target(POOLINGS[LINEAR_POOLING])(width))
+        poolings.append(import_target(modules.poolings[0])(width))
         total += width
-    fusion = import_target(spec.target)(total, 1, 0.0)
+    fusion = import_target(modules.fusion.target)(total, 1, 0.0)
     return Head({}, None, projections, fusion, poolings, list(projections), nn.Linear(total, num_classes))
-
-
-def head_groups(head: nn.Module, options: TrainingOptions) -> list[dict[str, Any]]:
-    """Return the parameter groups of a head.
-
-    Biases, norms and tokens for a missing modality have no weight decay.
-    """
-    decayed: list[nn.Parameter] = []
-    not_decayed: list[nn.Parameter] = []
-    for name, parameter in head.named_parameters():
-        decays = parameter.ndim > 1 and not name.endswith("missing")
-        (decayed if decays else not_decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": options.weight_decay},
-        {"params": not_decayed, "weight_decay": 0.0},
-    ]
 
 
 class Classifier(nn.Module):

@@ -12,7 +12,7 @@ from torch.nn import functional
 from features.errors import UsageError
 from features.lazy_import import import_target
 from mervn.config import TrainingOptions
-from mervn.model.custom_module import loss_spec
+from mervn.registry import LossSpec
 
 
 class CrossEntropy(nn.Module):
@@ -109,14 +109,14 @@ def class_priors(counts: Tensor) -> Tensor:
     return counts / counts.sum()
 
 
-def require_one_correction(options: TrainingOptions) -> None:
+def require_one_correction(loss: LossSpec, options: TrainingOptions) -> None:
     """Raise UsageError if the loss and another option both correct the class priors.
 
     Class weights 1 / pi make the cross-entropy consistent for the balanced error, and so do priors
     added to the logits. Both together are not (Menon et al. 2021, theorem 1): they favour rare
     classes twice. Draws in proportion to class weights act like class weights.
     """
-    if not loss_spec(options.loss).priors:
+    if not loss.priors:
         return
     lines = []
     if options.class_weights != "none":
@@ -130,12 +130,11 @@ def require_one_correction(options: TrainingOptions) -> None:
         )
 
 
-def build_loss(options: TrainingOptions, class_weights: Tensor | None, counts: Tensor) -> nn.Module:
-    """Build the loss that the options name.
+def build_loss(spec: LossSpec, options: TrainingOptions, class_weights: Tensor | None, counts: Tensor) -> nn.Module:
+    """Build a loss with its options.
 
     Class weights are float32 (C,) or None; `counts` (C,) are the utterances of each class in train.
     """
-    spec = loss_spec(options.loss)
     arguments = {name: getattr(options, name) for name in spec.options}
     if spec.priors:
         arguments["priors"] = class_priors(counts)

@@ -7,7 +7,7 @@ built-in fusions and poolings; `mervn check-module` runs them on custom modules.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from unittest import mock
 
@@ -17,7 +17,9 @@ from torch import Tensor
 from features.ragged import Ragged
 from mervn.config import HeadOptions
 from mervn.data.streams import StreamShape
+from mervn.model.custom_module import CustomModule
 from mervn.model.head import Head, PaddedHead, build_head
+from mervn.model.head_modules import head_modules
 
 SHAPES = {"text": StreamShape(6), "audio": StreamShape(5)}
 SIZES = {"text": (3, 2, 0, 6, 1), "audio": (5, 0, 1, 17, 9)}
@@ -41,16 +43,18 @@ HeadFactory = Callable[[int], Head]
 """Builds a head in eval mode from a seed; the same seed gives the same weights."""
 
 
-def head_factory(**changes: object) -> HeadFactory:
+def head_factory(custom: Mapping[str, CustomModule] | None = None, **changes: object) -> HeadFactory:
     """Return a function that builds a small head with the given options.
 
-    Its weights are twice as large as usual, so that leaks show.
+    Its weights are twice as large as usual, so that leaks show. `custom` are the custom modules
+    that the options name, by role; by default, their files are read.
     """
+    options = HeadOptions.model_validate({"dim": DIM, "heads": 2, "mlp": (7,), "dropout": 0.0, **changes})
+    modules = head_modules(options, custom)
 
     def make(seed: int) -> Head:
         torch.manual_seed(seed)
-        options = HeadOptions.model_validate({"dim": DIM, "heads": 2, "mlp": (7,), "dropout": 0.0, **changes})
-        head = build_head(options, SHAPES, NUM_CLASSES).eval()
+        head = build_head(options, SHAPES, NUM_CLASSES, modules).eval()
         with torch.no_grad():
             for parameter in head.parameters():
                 parameter.mul_(2)

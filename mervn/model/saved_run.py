@@ -17,8 +17,9 @@ from features.encoders.selector import Selector
 from features.errors import InputError
 from mervn.config import EvaluateOptions, HeadOptions
 from mervn.data.streams import Stream, StreamShape, find_streams, modality_of
-from mervn.model.custom_module import fusion_spec, saved_modules
+from mervn.model.custom_module import CustomModule, saved_modules
 from mervn.model.head import Head, build_head
+from mervn.model.head_modules import head_modules
 from mervn.run_folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE, RunConfig, options_of
 
 
@@ -29,17 +30,27 @@ def load_head(run: Path, config: RunConfig, trust_code: bool = False) -> Head:
     code. InputError if the run is not complete, or if its weights do not fit the head that
     config.json describes.
     """
+    return load_head_with(run, config, modules_of(run, config, trust_code))
+
+
+def modules_of(run: Path, config: RunConfig, trust_code: bool) -> dict[str, CustomModule]:
+    """Read the custom modules of a complete run, by role; raises the errors of `load_head`."""
     if not (run / METRICS_FILE).is_file():
         raise InputError(f"{run} is not complete: run the same {config.command} command again to resume it")
-    kept = saved_modules(run, config.options, config.inputs.get("modules", {}), trust_code)
-    options = options_of(run, {**config.options, **kept}, HeadOptions)
+    return saved_modules(run, config.options, config.inputs.get("modules", {}), trust_code)
+
+
+def load_head_with(run: Path, config: RunConfig, custom: Mapping[str, CustomModule]) -> Head:
+    """Load a head with custom modules that `modules_of` read; raises the errors of `load_head`."""
+    options = options_of(run, config.options, HeadOptions)
+    modules = head_modules(options, custom)
     shapes = {name: StreamShape(**shape) for name, shape in config.streams.items()}
-    missing = [name for name in fusion_spec(options.fusion).streams if name not in shapes]
+    missing = [name for name in modules.fusion.streams if name not in shapes]
     if missing:
         raise InputError(f"{run / CONFIG_FILE}: streams must hold {' and '.join(missing)}, found {', '.join(shapes)}")
-    if not kept:  # custom modules may not support the meta device
+    if not custom:  # custom modules may not support the meta device
         _check_shapes(run, options, shapes, len(config.labels))
-    head = build_head(options, shapes, len(config.labels))
+    head = build_head(options, shapes, len(config.labels), modules)
     try:
         head.load_state_dict(load_file(run / MODEL_FILE), strict=True)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:

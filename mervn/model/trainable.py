@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from torch import Tensor, nn
 
 from features.ragged import Ragged
 from mervn.config import TrainingOptions
+
+
+class ParameterGroup(TypedDict):
+    """Parameters that AdamW updates with the same settings."""
+
+    params: list[nn.Parameter]
+    weight_decay: float
+    scale: NotRequired[float]
+    """The learning rate of the group relative to the head's; default 1."""
 
 
 class Trainable(nn.Module, ABC):
@@ -30,11 +39,8 @@ class Trainable(nn.Module, ABC):
         """Return logits (B, C) float32 from features."""
 
     @abstractmethod
-    def parameter_groups(self, options: TrainingOptions) -> list[dict[str, Any]]:
-        """Return AdamW's parameter groups.
-
-        The optional key `scale` is the learning rate of a group relative to the head's.
-        """
+    def parameter_groups(self, options: TrainingOptions) -> list[ParameterGroup]:
+        """Return AdamW's parameter groups."""
 
     @abstractmethod
     def start_epoch(self, epoch: int) -> None:
@@ -43,6 +49,22 @@ class Trainable(nn.Module, ABC):
     def forward(self, inputs: Mapping[str, Ragged]) -> Tensor:
         """Return logits (B, C) float32 from the inputs of a split."""
         return self.classify(self.encode(inputs))
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[ParameterGroup]:
+    """Return AdamW's parameter groups of a module, with and without weight decay.
+
+    Biases, norms and tokens for a missing modality have none.
+    """
+    decayed: list[nn.Parameter] = []
+    not_decayed: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        decays = parameter.ndim > 1 and not name.endswith("missing")
+        (decayed if decays else not_decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": not_decayed, "weight_decay": 0.0},
+    ]
 
 
 def count_parameters(parameters: Iterable[nn.Parameter]) -> int:

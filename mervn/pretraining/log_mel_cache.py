@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from features.audio.resampling import SAMPLE_RATE
 from features.audio.segment import AudioError
 from features.encoders.fourier2vec import Fourier2Vec
-from features.extraction.encoder_input import SAMPLE_RATE, read_input
+from features.extraction.encoder_input import read_input
 from features.manifests.manifest import Utterance
 from features.progress import Reporter
 from features.ragged import Ragged

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 from features.atomic_files import read_object, write_json, write_jsonl
 from features.canonical import canonical_json
@@ -28,7 +28,7 @@ from features.torch_seed import seeded
 from mervn.config import PretrainOptions
 from mervn.pretraining.log_mel_cache import Frames, read_frames
 from mervn.pretraining.masked_frames import MIN_MEL, MaskedFrames
-from mervn.pretraining.pretrainer import Pretrainer
+from mervn.pretraining.pretrainer import Pretrainer, PretrainScores
 from mervn.result_folder import clear, locked, require_same
 
 SCHEMA = 1
@@ -37,13 +37,41 @@ SCORES = ("l1", "mean_l1", "ratio")
 SPLITS = ("train", "valid")
 
 
+class PretrainOutcome(TypedDict):
+    """The `result` of pretrain.json."""
+
+    weights: str
+    """Where the weights come from, for people."""
+    selected_epoch: int
+    epochs: int
+    steps: int
+    valid: PretrainScores
+    """Scores of the best epoch."""
+    utterances: dict[str, int]
+    """By split, like the following two."""
+    hours: dict[str, float]
+    audio_sha256: dict[str, str]
+    rejected: int
+
+
+class PretrainDocument(TypedDict):
+    """The content of pretrain.json; the last two keys only once there is a result."""
+
+    schema: int
+    command: str
+    options: dict[str, Any]
+    inputs: Mapping[str, Mapping[str, str]]
+    versions: NotRequired[dict[str, str]]
+    result: NotRequired[PretrainOutcome]
+
+
 @dataclass(frozen=True)
 class PretrainResult:
     """A pretrained encoder."""
 
     path: Path
     """Folder of the encoder."""
-    result: Mapping[str, Any]
+    result: PretrainOutcome
     """The `result` of pretrain.json, with the scores on the masked frames of valid."""
     trained: bool
     """False if a complete result existed already."""
@@ -77,7 +105,7 @@ def pretrain(options: PretrainOptions, data: Path, reporter: Reporter = SILENT) 
     return PretrainResult(folder, result, trained=True)
 
 
-def _document(options: PretrainOptions, data: Path, manifests: Manifests) -> dict[str, Any]:
+def _document(options: PretrainOptions, data: Path, manifests: Manifests) -> PretrainDocument:
     """Return the content of pretrain.json before there is a result."""
     resolved = json.loads(options.model_dump_json())
     resolved["audio_root"] = str(options.audio_root.resolve()) if options.audio_root else None
@@ -87,7 +115,7 @@ def _document(options: PretrainOptions, data: Path, manifests: Manifests) -> dic
     return {"schema": SCHEMA, "command": "pretrain-audio", "options": resolved, "inputs": inputs}
 
 
-def _configuration(document: Mapping[str, Any]) -> dict[str, Any]:
+def _configuration(document: PretrainDocument) -> dict[str, Any]:
     """Return everything that decides the result, and nothing else."""
     # Earlier versions had the option features_dir.
     outside = PretrainOptions.not_in_hash() | {"features_dir"}
@@ -95,17 +123,17 @@ def _configuration(document: Mapping[str, Any]) -> dict[str, Any]:
     return {"command": document["command"], **options, "inputs": document["inputs"]}
 
 
-def _hash(document: Mapping[str, Any]) -> str:
+def _hash(document: PretrainDocument) -> str:
     """Return the hash of the configuration for the name of the folder, 8 hex digits."""
     return hashlib.sha256(canonical_json(_configuration(document)).encode()).hexdigest()[:8]
 
 
-def _prepare(folder: Path, document: Mapping[str, Any], force: bool) -> dict[str, Any] | None:
+def _prepare(folder: Path, document: PretrainDocument, force: bool) -> PretrainOutcome | None:
     """Prepare the folder; return the result of this configuration, or None without one."""
     path = folder / PRETRAIN_FILE
     if path.is_file():
         try:
-            existing = read_object(path, "a pretraining")
+            existing = cast(PretrainDocument, read_object(path, "a pretraining"))
             if existing["schema"] != SCHEMA:
                 raise ValueError(f"schema must be {SCHEMA}, found {existing['schema']}")
             configuration, result = _configuration(existing), existing.get("result")
@@ -115,7 +143,7 @@ def _prepare(folder: Path, document: Mapping[str, Any], force: bool) -> dict[str
             raise InputError(f"{path} must describe a pretraining, but cannot be read: {error!r}") from error
         require_same(folder, "pretraining", configuration, _configuration(document))
         if not force and result is not None:
-            return dict(result)
+            return result
         if force:
             write_json(path, document)  # without a result, the folder counts as incomplete
             clear(folder, kept=(PRETRAIN_FILE,))
@@ -157,7 +185,7 @@ def _read(
     return frames, rejected
 
 
-def _result(trainer: Pretrainer, frames: Mapping[str, Frames], rejected: list[Rejection], note: str) -> dict[str, Any]:
+def _result(trainer: Pretrainer, frames: Mapping[str, Frames], rejected: list[Rejection], note: str) -> PretrainOutcome:
     """Return the `result` of pretrain.json."""
     best = trainer.best
     utterances, hours, audio_sha256 = {}, {}, {}

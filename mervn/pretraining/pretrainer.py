@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -23,15 +23,19 @@ from features.progress import SILENT, Reporter
 from features.ragged import Ragged
 from features.random_streams import Purpose, generator
 from mervn.config import PretrainOptions
+from mervn.model.trainable import decay_groups
 from mervn.pretraining.log_mel_cache import Frames
 from mervn.pretraining.masked_frames import MaskedFrames, draw_positions, l1_sums
 from mervn.training.checkpoint import (
     BestEpoch,
+    Checkpoint,
     latest_checkpoint,
     load_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
     remove_older,
+    require_same_shapes,
+    restoring,
     save_checkpoint,
     with_prefix,
     without_prefix,
@@ -47,16 +51,27 @@ JITTER = (0.9, 1.1)
 """Range of random factors on the lengths before sorting, so that batches differ between epochs."""
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return AdamW's parameter groups: no weight decay for biases and norms."""
-    decayed: list[nn.Parameter] = []
-    not_decayed: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        (decayed if parameter.ndim > 1 else not_decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": not_decayed, "weight_decay": 0.0},
-    ]
+class PretrainScores(TypedDict):
+    """Scores on the masked frames of valid."""
+
+    l1: float
+    mean_l1: float
+    """L1 of predicting the mean."""
+    ratio: float
+    """l1 / mean_l1."""
+
+
+class PretrainEpoch(TypedDict):
+    """The history entry of one epoch; epochs count from 1."""
+
+    epoch: int
+    steps: int
+    train_loss: float
+    valid: PretrainScores
+    best_epoch: int
+    learning_rate: float
+    seconds: float
+    seconds_left: float
 
 
 class Pretrainer:
@@ -72,7 +87,7 @@ class Pretrainer:
     ) -> None:
         self.model, self.train, self.valid = model, train, valid
         self.options, self.device = options, device
-        self.optimizer = make_optimizer(parameter_groups(model, options.weight_decay), options)
+        self.optimizer = make_optimizer(decay_groups(model, options.weight_decay), options)
         self.epochs = None if options.minutes else options.epochs or DEFAULT_EPOCHS
         self.best = BestEpoch(scores=(-math.inf,))  # the negative L1 on valid
         self.mean_l1 = math.inf
@@ -110,11 +125,8 @@ class Pretrainer:
                 self._save(folder / "checkpoints")
             reporter.epoch(entry)
 
-    def _epoch(self, done: int) -> dict[str, Any]:
-        """Train and validate one epoch after `done` others, and return its history entry.
-
-        Epochs count from 1 in the history.
-        """
+    def _epoch(self, done: int) -> PretrainEpoch:
+        """Train and validate one epoch after `done` others, and return its history entry."""
         started, epoch = time.perf_counter(), done + 1
         train_loss = self.train_epoch(done)
         before = time.perf_counter()
@@ -259,16 +271,26 @@ class Pretrainer:
         """
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
-            tensors, state = load_checkpoint(latest)
-            if state["audio"] != self._audio:
+            checkpoint = load_checkpoint(latest)
+            with restoring(latest):
+                audio = checkpoint.state["audio"]
+            if audio != self._audio:
                 raise InputError(
                     f"the audio must be the same as for {latest}, but it has changed since; pass --force to train again"
                 )
-            self.model.load_state_dict(without_prefix("model.", tensors))
-            load_optimizer_tensors(self.optimizer, tensors)
-            best, weights = state["best"], without_prefix("best.", tensors)
-            self.best = BestEpoch((-best["l1"],), best["epoch"], best["epoch"], weights)
-            self.mean_l1 = best["mean_l1"]
-            self.next_epoch, self.steps = state["next_epoch"], state["steps"]
-            self._started -= state["spent_s"]
+            with restoring(latest):
+                self._restore(checkpoint)
         history.cut(self.next_epoch)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Load a checkpoint; errors of any kind mean that it is damaged."""
+        tensors, state = checkpoint.tensors, checkpoint.state
+        self.model.load_state_dict(without_prefix("model.", tensors))
+        load_optimizer_tensors(self.optimizer, tensors)
+        best, weights = state["best"], without_prefix("best.", tensors)
+        require_same_shapes(self.model.encoder.state_dict(), weights)
+        # + and - raise TypeError for values that are not numbers
+        self.best = BestEpoch((-best["l1"],), best["epoch"] + 0, best["epoch"] + 0, weights)
+        self.mean_l1 = best["mean_l1"] + 0.0
+        self.next_epoch, self.steps = state["next_epoch"] + 0, state["steps"] + 0
+        self._started -= state["spent_s"]

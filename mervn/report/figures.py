@@ -19,6 +19,10 @@ WIDTH = 4.6
 """Width in inches: readable on a phone, and two side by side on a desk."""
 BINS = 10
 """Bins of the reliability diagram."""
+LINES_PER_FIGURE = 32
+"""Maximum number of lines of a table in one figure: as many as fit on a printed page."""
+TableLine = tuple[str, float | None, float | None, float | None, bool]
+"""Name, mean, lower and upper bound, and whether it is the reference."""
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "uar": "UAR"}
 
 
@@ -43,7 +47,7 @@ def plot_units(confusions: Array, units: Units, intervals: Mapping[str, Interval
                 dots = [unit_score(confusion, metric) for confusion in confusions]
                 axes.plot(dots, np.full(len(dots), height - 0.3), "o", color=COLOURS["muted"], alpha=0.55, markersize=4)
         axes.axvline(chance, color=COLOURS["second"], linestyle="--", linewidth=1)
-        axes.annotate("chance", (chance, 0.45), (3, 0), textcoords="offset points", color=COLOURS["second"])
+        axes.annotate("chance", (chance, 0.45), (4, 0), textcoords="offset points", color=COLOURS["second"], fontsize=8)
         axes.set_yticks(range(len(NAMES), 0, -1), list(NAMES.values()))
         axes.set_ylim(0.4, len(NAMES) + 0.5)
         axes.set_xlim(-0.02, 1.02)
@@ -77,7 +81,9 @@ def plot_curves(history: Sequence[Mapping[str, Any]], selected: int) -> str:
         below.set_ylabel("macro-F1, valid")
         below.set_ylim(0, 1.02)
         below.set_xlabel("epoch")
-        below.annotate(f"epoch {selected}", (selected, 0.05), (4, 0), textcoords="offset points")
+        is_late = 2 * selected > epochs[0] + epochs[-1]
+        place: Any = {"xytext": (-4 if is_late else 4, 0), "ha": "right" if is_late else "left"}
+        below.annotate(f"epoch {selected}", (selected, 0.05), textcoords="offset points", **place)
         for axes in (above, below):
             axes.axvline(selected, color=COLOURS["second"], linestyle="--", linewidth=1)
             axes.grid(axis="y")
@@ -85,8 +91,11 @@ def plot_curves(history: Sequence[Mapping[str, Any]], selected: int) -> str:
     return draw("curves", f"Losses and macro-F1 by epoch; epoch {selected} is chosen", (WIDTH, 3.6), plot)
 
 
-def plot_confusion(confusion: Array, labels: Sequence[str]) -> str:
-    """Draw counts (C, C), [true][predicted]; the shade is the fraction of the true class."""
+def plot_confusion(confusion: Array, labels: Sequence[str], name: str = "confusion") -> str:
+    """Draw counts (C, C), [true][predicted]; the shade is the fraction of the true class.
+
+    `name` must be unique on the page.
+    """
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
 
     def plot(figure: Figure) -> None:
@@ -103,7 +112,7 @@ def plot_confusion(confusion: Array, labels: Sequence[str]) -> str:
         axes.set_ylabel("true")
 
     side = max(2.6, min(WIDTH, 1.4 + 0.55 * len(labels)))
-    return draw("confusion", "Confusion matrix", (WIDTH, side), plot)
+    return draw(name, "Confusion matrix", (WIDTH, side), plot)
 
 
 def _label_classes(axes: Axes, labels: Sequence[str]) -> None:
@@ -117,7 +126,7 @@ def _label_classes(axes: Axes, labels: Sequence[str]) -> None:
 
 
 def plot_reliability(targets: Array, probabilities: Array) -> str:
-    """Draw accuracy over confidence in bins of equal width, with the share of utterances."""
+    """Draw accuracy over confidence in bins of equal width, with the fraction of utterances."""
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == targets
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
@@ -128,7 +137,7 @@ def plot_reliability(targets: Array, probabilities: Array) -> str:
     def plot(figure: Figure) -> None:
         axes = figure.subplots()
         places = (np.arange(BINS) + 0.5) / BINS
-        axes.bar(places, counts / counts.sum(), width=0.9 / BINS, color=COLOURS["grid"], label="share of utterances")
+        axes.bar(places, counts / counts.sum(), width=0.9 / BINS, color=COLOURS["grid"], label="fraction of utterances")
         axes.plot([0, 1], [0, 1], color=COLOURS["muted"], linestyle="--", linewidth=1, label="calibrated")
         axes.plot(mean, accuracy, "o-", color=COLOURS["accent"], label="accuracy")
         axes.set_xlabel("confidence")
@@ -155,22 +164,63 @@ def plot_bars(name: str, description: str, values: Mapping[str, float], maximum:
     return draw(name, description, (WIDTH, 0.7 + 0.27 * len(values)), plot)
 
 
-def plot_rows(rows: Sequence[tuple[str, float | None, float | None, float | None, bool]]) -> str:
-    """Draw name, mean, low and high of each row of a table; the last value marks the reference."""
+def plot_difference(
+    difference: float, interval: tuple[float, float] | None, of_units: Sequence[float], metric: str
+) -> str:
+    """Draw a difference A minus B with its interval, and below it the difference of each unit.
+
+    Units are in order of their differences, from the bottom up.
+    """
 
     def plot(figure: Figure) -> None:
         axes = figure.subplots()
-        for place, (_, mean, low, high, is_reference) in enumerate(rows):
+        if interval is not None:
+            axes.plot(interval, [1.25, 1.25], color=COLOURS["accent"], linewidth=2.5)
+        axes.plot([difference], [1.25], "o", color=COLOURS["accent"], markersize=7)
+        axes.annotate(f"{difference:+.3f}", (difference, 1.25), (0, 7), textcoords="offset points", ha="center")
+        heights = np.linspace(0.05, 1.0, len(of_units)) if len(of_units) > 1 else [0.5] * len(of_units)
+        axes.plot(sorted(of_units), heights, "o", color=COLOURS["muted"], alpha=0.55, markersize=4)
+        axes.axvline(0, color=COLOURS["second"], linestyle="--", linewidth=1)
+        reach = 1.15 * max(0.01, abs(difference), *map(abs, of_units), *map(abs, interval or ()))
+        axes.set_xlim(-reach, reach)
+        axes.set_ylim(-0.1, 1.6)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(f"B scores more  ←  {metric}, A − B  →  A scores more")
+        axes.grid(axis="x")
+
+    return draw("difference", f"Difference in {metric} with its interval", (WIDTH, 3.0), plot)
+
+
+def plot_rows(lines: Sequence[TableLine]) -> list[str]:
+    """Draw name, mean, low and high of each line of a table, as figures that fit a printed page."""
+    values = [value for line in lines for value in line[1:4] if value is not None]
+    limits = (min(values, default=0.0) - 0.02, max(values, default=1.0) + 0.02)
+    reference = next((mean for _, mean, _, _, is_reference in lines if is_reference), None)
+    figures = []
+    for start in range(0, len(lines), LINES_PER_FIGURE):
+        name = f"rows-{start}" if start else "rows"
+        figures.append(_plot_lines(name, lines[start : start + LINES_PER_FIGURE], limits, reference))
+    return figures
+
+
+def _plot_lines(name: str, lines: Sequence[TableLine], limits: tuple[float, float], reference: float | None) -> str:
+    """Draw some lines of a table, and the mean of the reference as a dashed line."""
+
+    def plot(figure: Figure) -> None:
+        axes = figure.subplots()
+        for place, (_, mean, low, high, is_reference) in enumerate(lines):
             colour = COLOURS["second" if is_reference else "accent"]
             if low is not None and high is not None:
                 axes.plot([low, high], [place, place], color=colour, linewidth=2)
             if mean is not None:
                 axes.plot([mean], [place], "o", color=colour, markersize=5)
-                if is_reference:
-                    axes.axvline(mean, color=colour, linestyle="--", linewidth=1)
-        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
+        if reference is not None:
+            axes.axvline(reference, color=COLOURS["second"], linestyle="--", linewidth=1)
+        axes.set_yticks(range(len(lines)), [line[0] for line in lines])
+        axes.set_ylim(len(lines) - 0.5, -0.5)
+        axes.set_xlim(*limits)
         axes.set_xlabel("macro-F1")
         axes.grid(axis="x")
 
-    return draw("rows", "Macro-F1 of each row with its interval", (1.4 * WIDTH, 0.8 + 0.24 * len(rows)), plot)
+    return draw(name, "Macro-F1 of each row with its interval", (1.4 * WIDTH, 0.8 + 0.24 * len(lines)), plot)

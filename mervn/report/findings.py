@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 
 from mervn.evaluation.baselines import majority_scores
-from mervn.evaluation.intervals import MIN_INTERVAL_UNITS, MIN_TEST_UNITS, Interval, Units
-from mervn.evaluation.verdict import count_units
+from mervn.evaluation.intervals import Interval, Units
+from mervn.evaluation.verdict import CHOSEN_ON_VALID, count_units, no_interval, weak_units
 from mervn.report.run_data import RunData
 
 Array = np.ndarray[Any, Any]
 
 SMALL_SPLIT = 100
 """Below this many utterances a split cannot tell similar models apart."""
-DOMINANT = 0.6
-"""G* / G below which a few units decide the score."""
 
 
 def support(data: RunData) -> Array:
@@ -31,8 +29,7 @@ def verdict(data: RunData, units: Units, intervals: Mapping[str, Interval | None
     constant = majority_scores(support(data), data.config.labels)["macro_f1"]
     sentence = f"macro-F1 is {value:.3f} on {split}"
     if interval is None:
-        few = f"{count_units(units.name, units.num)} are too few (at least {MIN_INTERVAL_UNITS})"
-        return f"{sentence}. There is no interval: {few}."
+        return f"{sentence}. There is {no_interval(count_units(units.name, units.num))}."
     bounds = f"from {interval.low:.3f} to {interval.high:.3f}"
     sentence += f", with a 95 % interval {bounds} over {count_units(units.name, units.num)}."
     if interval.low > constant:
@@ -45,19 +42,9 @@ def warnings(data: RunData, units: Units, intervals: Mapping[str, Interval | Non
     found = []
     predictions, split = data.predictions, data.split
     if split == "valid":
-        found.append("The epoch was chosen on valid, so these scores are optimistic. Only test counts for a claim.")
-    if units.independent:
-        found.append(
-            "The speakers are unknown, or each speaks once: the intervals assume independent utterances and are too "
-            "narrow if speakers have effects."
-        )
-    elif units.num < MIN_TEST_UNITS:
-        found.append(f"{count_units(units.name, units.num)} are too few to test a difference between two models.")
-    elif units.effective < DOMINANT * units.num:
-        many = count_units(units.name, units.num)
-        found.append(f"A few have most of the utterances: {many} count as {units.effective:.1f}.")
-    if len(predictions.entries) < SMALL_SPLIT:
-        found.append(f"{split} has only {len(predictions.entries)} utterances.")
+        found.append(CHOSEN_ON_VALID)
+    found += _weak_evidence(units.name, units.num, units.effective, units.independent)
+    found += _small_split(split, len(predictions.entries))
     if data.test_looks is not None and data.test_looks > 1:
         found.append(f"This run was evaluated on test {data.test_looks} times.")
     for name, origin in data.metrics.get("features", {}).items():
@@ -73,3 +60,30 @@ def warnings(data: RunData, units: Units, intervals: Mapping[str, Interval | Non
     if epochs and data.metrics["selected_epoch"] == epochs[-1]:
         found.append("The chosen epoch is the last one: longer training may score higher.")
     return found
+
+
+def comparison_warnings(saved: Mapping[str, Any]) -> list[str]:
+    """Return what weakens a comparison, the content of comparison.json, most important first."""
+    of, found = saved["difference"], []
+    if saved["split"] == "valid":
+        found.append(CHOSEN_ON_VALID)
+    elif saved["split"] == "train":
+        found.append("Both models were trained on these utterances: the scores say nothing about others.")
+    found += _weak_evidence(of["unit"], of["groups"], of["effective_groups"], of["independent"])
+    found += _small_split(saved["split"], saved["n"])
+    if saved["over_seeds"] is None:
+        found.append(saved["seed_remark"])
+    if saved["left_out"]:
+        found.append(f"Left out, because the other side has no partner: {', '.join(saved['left_out'])}.")
+    return found
+
+
+def _weak_evidence(unit: str, num: int, effective: float, independent: bool) -> list[str]:
+    """Return the objection to the units, if there is one."""
+    remark = weak_units(unit, num, effective, independent)
+    return [] if remark is None else [remark]
+
+
+def _small_split(split: str, count: int) -> list[str]:
+    """Return a warning for a split with few utterances."""
+    return [f"{split} has only {count} utterances."] if count < SMALL_SPLIT else []

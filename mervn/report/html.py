@@ -10,32 +10,38 @@ from typing import Any
 import numpy as np
 
 from features.atomic_files import write_atomically
+from features.manifests.manifest import Utterance
+from mervn.config import ReportOptions
 from mervn.evaluation.baselines import baselines
 from mervn.evaluation.intervals import Interval, Units, jackknife_interval
 from mervn.evaluation.saved_predictions import SavedPredictions
+from mervn.report.embedded_audio import EmbeddedAudio, embed_audio
 from mervn.report.figures import NAMES, plot_bars, plot_confusion, plot_curves, plot_reliability, plot_units
 from mervn.report.findings import support, verdict, warnings
+from mervn.report.lengths import lengths_caption, padding, plot_lengths, read_lengths
 from mervn.report.page import REPORT_FILE, render
 from mervn.report.run_data import RunData, group_confusions, group_keys, read_run, speakers
-from mervn.report.transcripts import read_transcripts
+from mervn.report.transcripts import read_utterances, transcript
 
 MAX_MISTAKES = 20
 """Maximum number of mistakes in a report."""
+DEFAULTS = ReportOptions()
+"""Options of a report that nobody asked for more of."""
 
 
-def write_report(run: Path, split: str | None = None, with_transcripts: bool = True) -> Path:
+def write_report(run: Path, options: ReportOptions = DEFAULTS) -> Path:
     """Write report.html into a complete run and return its path.
 
     The split is test if it was evaluated, else valid. It is not scored again, and no look at test
-    is recorded. Raises the errors of `read_run`.
+    is recorded. Raises the errors of `read_run` and, with `attention`, of `draw_attention`.
     """
     path = run / REPORT_FILE
-    page = render_run(read_run(run, split), with_transcripts)
+    page = render_run(read_run(run, options.split), options)
     write_atomically(path, page.encode())
     return path
 
 
-def render_run(data: RunData, with_transcripts: bool) -> str:
+def render_run(data: RunData, options: ReportOptions = DEFAULTS) -> str:
     """Return the HTML page of a run."""
     units = speakers(data.predictions)
     confusions = group_confusions(data.predictions, units)
@@ -50,8 +56,8 @@ def render_run(data: RunData, with_transcripts: bool) -> str:
         units=units,
         figures=run_figures(data, units, confusions, intervals),
         groups=group_rows(data.predictions),
-        mistakes=mistakes(data, with_transcripts),
-        with_transcripts=with_transcripts,
+        with_transcripts=options.transcripts,
+        **_mistakes_and_media(data, options),
         settings=settings(data),
         environment_rows=environment_rows(data),
         command=shlex.join(["mervn", data.config.command, "--config", str(data.path / "config.json")]),
@@ -94,6 +100,9 @@ def run_figures(
     if data.history:
         selected = int(data.metrics["selected_epoch"])
         figures.insert(1, (f"Training; epoch {selected} was chosen on valid.", plot_curves(data.history, selected)))
+    lengths = read_lengths(data)
+    if lengths is not None:
+        figures.append((lengths_caption(lengths, padding(data.history)), plot_lengths(lengths)))
     for stream, weights in data.metrics["layer_weights"].items():
         bars = plot_bars(f"layers-{stream}", f"Layer weights of {stream}", weights, None)
         figures.append((f"Learned weight of each {stream} layer.", bars))
@@ -112,13 +121,37 @@ def group_rows(predictions: SavedPredictions) -> list[tuple[str, str, int, str]]
     return rows
 
 
-def mistakes(data: RunData, with_transcripts: bool) -> list[dict[str, Any]]:
-    """Return the wrong predictions of the highest confidence, with transcripts where they are known."""
-    predictions, labels = data.predictions, data.config.labels
+def _mistakes_and_media(data: RunData, options: ReportOptions) -> dict[str, Any]:
+    """Return the mistakes of a run with their audio and attention, if asked for, for the template."""
+    chosen = confident_mistakes(data.predictions)
+    utterances: dict[str, Utterance] = {}
+    if options.transcripts or options.with_audio:
+        root = data.config.options.get("audio_root")
+        utterances = read_utterances(Path(str(data.config.options["data"])), Path(root) if root else None)
+    found: dict[str, Any] = {"mistakes": mistakes(data, chosen, utterances if options.transcripts else {})}
+    audio = EmbeddedAudio({}, [])
+    if options.with_audio:
+        audio = embed_audio([entry["id"] for entry in found["mistakes"]], utterances)
+    attention: list[Any] = []
+    if options.attention and chosen:
+        from mervn.report.attention_figures import draw_attention
+
+        entries = [data.predictions.entries[index] for index in chosen[: options.attention]]
+        attention = draw_attention(data, entries, options.transcripts, options.trust_code)
+    return {**found, "audio": audio, "with_audio": options.with_audio, "attention": attention}
+
+
+def confident_mistakes(predictions: SavedPredictions) -> list[int]:
+    """Return the indices of the wrong predictions of the highest confidence, the highest first."""
     confidence = predictions.probabilities.max(1)
     wrong = np.flatnonzero(predictions.predictions != predictions.targets)
-    chosen: Sequence[int] = wrong[np.argsort(-confidence[wrong], kind="stable")][:MAX_MISTAKES].tolist()
-    transcripts = read_transcripts(data) if with_transcripts else {}
+    chosen: list[int] = wrong[np.argsort(-confidence[wrong], kind="stable")][:MAX_MISTAKES].tolist()
+    return chosen
+
+
+def mistakes(data: RunData, chosen: Sequence[int], utterances: Mapping[str, Utterance]) -> list[dict[str, Any]]:
+    """Return the predictions at `chosen` as text, with transcripts where they are known."""
+    predictions, labels = data.predictions, data.config.labels
     found = []
     for index in chosen:
         entry = predictions.entries[index]
@@ -128,8 +161,8 @@ def mistakes(data: RunData, with_transcripts: bool) -> list[dict[str, Any]]:
                 "speaker": entry.get("speaker_id") or "",
                 "label": entry["label"],
                 "prediction": labels[int(predictions.predictions[index])],
-                "confidence": f"{confidence[index]:.3f}",
-                "transcript": transcripts.get(str(entry["utterance_id"]), ""),
+                "confidence": f"{predictions.probabilities[index].max():.3f}",
+                "transcript": transcript(utterances, str(entry["utterance_id"])),
             }
         )
     return found

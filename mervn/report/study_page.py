@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from features.atomic_files import write_atomically
-from features.errors import InputError
+from features.errors import InputError, name_some
+from mervn.evaluation.verdict import (
+    BASELINES_NOTE,
+    CHOSEN_ON_VALID,
+    DOES_NOT_BEAT,
+    UNKNOWN_UNITS,
+    comparison_needs,
+    count_units,
+)
 from mervn.report.figures import plot_rows
 from mervn.report.page import REPORT_FILE, render
 
@@ -31,16 +39,22 @@ def write_study_report(study: Path) -> Path:
         lacking = ", ".join(missing) or "lines"
         raise InputError(f"{study / TABLE_FILE} must be the table of a study, but lacks {lacking}")
     axes = list(table[0])[: list(table[0]).index("tuned")]
+    rows = [line for line in table if not is_baseline(line)]
+    added = [line for line in table if is_baseline(line)]
+    linear = ("against linear",) if any(line.get("against_linear") for line in rows) else ()
     failed = [line for line in cells if line["status"] == "failed"]
     page = render(
         "study.html",
         title=study.resolve().name,
         split=table[0]["split"],
-        verdict=study_verdict(table, axes),
-        warnings=study_warnings(table, failed),
-        header=(*axes, "seeds", "macro-F1", "95 % interval", "difference", "95 % interval", "p (Holm)"),
-        lines=[_line(line, axes) for line in table],
-        figure=plot_rows([_place(line, axes) for line in table]),
+        verdict=" ".join(filter(None, (study_verdict(rows, axes), linear_verdict(rows, axes)))),
+        warnings=study_warnings(rows, failed),
+        header=(*axes, "seeds", "macro-F1", "95 % interval", "difference", "95 % interval", "p (Holm)", *linear),
+        lines=[[*_line(line, axes), *([_against_linear(line)] if linear else [])] for line in rows],
+        baselines_header=("baseline", *axes, "macro-F1", "95 % interval", "difference", "95 % interval"),
+        note=BASELINES_NOTE,
+        baselines=[_baseline(line, axes) for line in added],
+        figures=plot_rows([_place(line, axes) for line in table]),
         effects=[_effect(line) for line in effects],
         cells=[_cell(line) for line in cells],
         failed=[(line["run"], line["error"]) for line in failed],
@@ -67,8 +81,16 @@ def _read(path: Path) -> list[Line]:
     return lines
 
 
+def is_baseline(line: Line) -> bool:
+    """Tell whether the study has added a line to those of the grid; tables without groups have none."""
+    return line.get("group") == "baselines"
+
+
 def name_of(line: Line, axes: Sequence[str]) -> str:
     """Return the values of a line on all axes that vary, such as `xattn, mean`."""
+    if is_baseline(line):
+        kind = line["fusion"] if "fusion" in axes else line["kind"]  # such as linear_text
+        return ", ".join([kind, *(line[axis] for axis in axes if axis != "fusion" and line[axis])])
     return ", ".join(line[axis] for axis in axes)
 
 
@@ -87,7 +109,8 @@ def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
                 (better if float(line["difference"]) > 0 else worse).append(name_of(line, axes))
     split = table[0]["split"]
     if not tested:
-        return f"No row could be tested against {reference} on {split}: a test needs at least 6 units of evidence."
+        units = count_units(table[0]["unit"], int(table[0]["groups"]))
+        return f"No row could be tested against {reference} on {split}: {comparison_needs(units)}."
     if (least := len(tested) * 2.0 ** (1 - int(table[0]["groups"]))) > LEVEL:
         return (
             f"No difference to {reference} can be shown on {split}: with {table[0]['groups']} units of evidence and "
@@ -100,25 +123,39 @@ def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
     parts = []
     for names, word in ((better, "better"), (worse, "worse")):
         if names:
-            listed = "; ".join(names)
-            parts.append(f"Shown to be {word} than {reference} on {split}: {listed}.")
+            parts.append(f"Shown to be {word} than {reference} on {split}: {name_some(names, '; ')}.")
     return " ".join(parts)
+
+
+def linear_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
+    """Return the sentence that names the rows that do not beat linear; empty if none was compared."""
+    compared = [line for line in table if line.get("against_linear")]
+    known = [line for line in compared if line["linear_difference_low"]]
+    flagged = [name_of(line, axes) for line in known if line["against_linear"] == DOES_NOT_BEAT]
+    if not compared:
+        return ""
+    if not known:
+        return f"Whether a row beats linear on its own features is unknown ({compared[0]['against_linear']})."
+    of = f"({len(flagged) or len(known)} of {len(compared)} compared)"
+    if not flagged:
+        return f"No row is flagged against linear on its own features: their intervals are above it {of}."
+    return f"{DOES_NOT_BEAT.capitalize()} on its own features {of}: {'; '.join(flagged)}."
 
 
 def study_warnings(table: Sequence[Line], failed: Sequence[Line]) -> list[str]:
     """Return what weakens the study, most important first."""
     found = []
     if table[0]["split"] == "valid":
-        found.append("Epochs were chosen on valid, so these scores are optimistic. Only test counts for a claim.")
+        found.append(CHOSEN_ON_VALID)
     if failed:
         found.append(f"{len(failed)} cells failed; their seeds are missing in the table.")
-    seeds = {int(line["seeds"]) for line in table}
-    if max(seeds) < 2:
+    seeds = {int(line["seeds"]) for line in table if line.get("kind") != "linear"}  # which has no seed
+    if seeds and max(seeds) < 2:
         found.append("There is one seed for each row: a difference can be that of the seed.")
     elif len(seeds) > 1:
         found.append(f"The rows have {min(seeds)} to {max(seeds)} seeds; differences use the seeds of both.")
     if table[0]["method"].endswith("independent utterances"):
-        found.append("The speakers are unknown: the intervals assume independent utterances.")
+        found.append(UNKNOWN_UNITS)
     return found
 
 
@@ -136,6 +173,21 @@ def _line(line: Line, axes: Sequence[str]) -> list[str]:
     p = _number(line["p_holm"], ".3f")
     values = [line[axis] for axis in axes]
     return [*values, line["seeds"], score, _range(line, "macro_f1"), difference, _range(line, "difference"), p]
+
+
+def _against_linear(line: Line) -> str:
+    """Return the difference of a line to linear and its interval, with the flag if it does not beat it."""
+    if not line["linear_difference_low"]:
+        return line["against_linear"]
+    flag = f": {DOES_NOT_BEAT}" if line["against_linear"] == DOES_NOT_BEAT else ""
+    return f"{_number(line['linear_difference'], '+.3f')} ({_range(line, 'linear_difference')}){flag}"
+
+
+def _baseline(line: Line, axes: Sequence[str]) -> list[str]:
+    """Return what the table of the baselines shows of a line."""
+    score, difference = _number(line["macro_f1_mean"], ".3f"), _number(line["difference"], "+.3f")
+    values = [line[axis] for axis in axes]
+    return [line["kind"], *values, score, _range(line, "macro_f1"), difference, _range(line, "difference")]
 
 
 def _effect(line: Line) -> list[str]:

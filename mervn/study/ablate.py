@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 from features.cpu_threads import set_threads
-from features.durations import duration
 from features.progress import SILENT, Reporter, WithoutBars
 from mervn.config import AblateOptions, EvaluateOptions
 from mervn.evaluation.evaluate import evaluate
 from mervn.report.study_page import write_study_report
 from mervn.result_folder import locked
-from mervn.run_folder import METRICS_FILE, read_metrics
-from mervn.study.cell_worker import Outcome
+from mervn.run_folder import METRICS_FILE
+from mervn.study.cell_training import CellTraining
 from mervn.study.cells import Cell
 from mervn.study.missing_features import extract_missing
-from mervn.study.pooled_scores import predictions_file, read_run
-from mervn.study.study_plan import Plan, announce, find_complete, grid_json, jobs_of, make_plan
-from mervn.study.study_run import LOGS_FOLDER, STATE_FILE, State, Workplace, run_cells
-from mervn.study.study_scores import METRIC, Study
+from mervn.study.pooled_scores import predictions_file
+from mervn.study.recipe_table import RecipeTable, compare_with_paper, open_recipe
+from mervn.study.search import import_optuna, search, settings_json
+from mervn.study.study_plan import Plan, announce, announce_cost, find_complete, grid_json, make_plan, most_cells
+from mervn.study.study_run import STATE_FILE, State
+from mervn.study.study_scores import Study
 from mervn.study.tables import Tables, make_tables, write_tables
-
-MEASURED_CELLS = 2
-"""Number of cells that are timed before the time of all cells is estimated."""
-SAVE_INTERVAL_S = 5.0
-"""Seconds between two versions of state.json while cells complete; a failure is saved at once."""
 
 
 @dataclass(frozen=True)
@@ -42,119 +34,92 @@ class StudyResult:
     output: Path
     cells: int
     waiting: int
-    """Number of cells that were not complete at the start."""
+    """Number of cells that this call trained, or would train."""
     tables: Tables | None = None
+    recipe: RecipeTable | None = None
+    """The published scores beside those of the study; None without [paper], and if test was not read."""
 
 
 def ablate(path: Path, options: AblateOptions, data: Path, reporter: Reporter = SILENT) -> StudyResult:
     """Train the cells of a grid that are not complete yet, and write the tables of the study.
 
-    Test is read only with `options.test`, after all cells are complete, and only for the candidate
-    of each row that was chosen on valid. Raises UsageError for a grid that cannot be meant,
-    InputError for data that cannot be used. A cell that fails is part of the result.
+    With `options.trials` the tuned values of each row are searched. Test is read only with
+    `options.test`, after all cells are complete, and only for the candidate of each row that was
+    chosen on valid. Raises UsageError for a grid that cannot be meant, InputError for data that
+    cannot be used. A cell that fails is part of the result.
     """
+    if options.trials is not None:
+        import_optuna()
     plan = make_plan(path, options, data)
     announce(plan, reporter)
+    recipe = open_recipe(plan, reporter)
     if options.dry_run:
-        extract_missing(plan.missing, reporter, plan_only=True)
-        if not plan.missing.selectors:
-            find_complete(plan, reporter)
-        waiting = [cell for cell in plan.cells if not (cell.run / METRICS_FILE).is_file()]
-        reporter.say(f"{len(waiting)} cells would be trained; nothing was written")
-        return StudyResult(plan.output, len(plan.cells), len(waiting))
+        return _dry_run(plan, reporter)
     with locked(plan.output, STATE_FILE, "study"):
-        state = State.open(plan.output, grid_json(plan.grid), plan.cells, retry=options.retry)
-        extract_missing(plan.missing, reporter, plan_only=False)
-        complete = find_complete(plan, reporter)
-        for name in complete:
-            state.complete(name)
-        waiting = [cell for cell in plan.cells if state.cells[cell.name] == "waiting"]
-        _run(plan, waiting, state, reporter)
-        return StudyResult(plan.output, len(plan.cells), len(waiting), _finish(plan, state, reporter))
+        state = _open_state(plan, reporter)
+        settings = replace(plan.missing.settings, engine=options.engine, ray_address=options.ray_address)
+        extract_missing(replace(plan.missing, settings=settings), reporter, plan_only=False)
+        plan, trained = (_train if options.trials is None else search)(plan, state, reporter)
+        state.forget_others()
+        state.save()
+        tables = _finish(plan, state, reporter)
+        compared = compare_with_paper(recipe, tables, reporter) if recipe else None
+        return StudyResult(plan.output, len(plan.cells), trained, tables, compared)
 
 
-def _run(plan: Plan, waiting: Sequence[Cell], state: State, reporter: Reporter) -> None:
-    """Train the waiting cells with a live line: cells done, best so far on valid, time left."""
+def _open_state(plan: Plan, reporter: Reporter) -> State:
+    """Open state.json; warn if Optuna may suggest other trials than in an earlier command."""
+    grid = grid_json(plan.grid)
+    state = State.open(plan.output, grid, retry=plan.options.retry)
+    if plan.grid.trials is None:
+        state.add(plan.cells)
+        state.forget_others()
+    else:
+        grid["search"] = settings_json()
+        earlier = state.earlier_grid.get("search", grid["search"])
+        if earlier != grid["search"]:
+            reporter.say(f"warning: earlier trials were suggested by {earlier}, which can differ from {grid['search']}")
+    state.save()
+    return state
+
+
+def _dry_run(plan: Plan, reporter: Reporter) -> StudyResult:
+    """Print what the study would take; writes nothing."""
+    extract_missing(plan.missing, reporter, plan_only=True)
+    if not plan.missing.selectors:
+        announce_cost(plan, find_complete(plan.cells, plan.data), reporter)
+    if plan.grid.trials is None:
+        waiting = sum(not (cell.run / METRICS_FILE).is_file() for cell in plan.cells)
+        reporter.say(f"{waiting} cells would be trained; nothing was written")
+        return StudyResult(plan.output, len(plan.cells), waiting)
+    cells = most_cells(plan)
+    reporter.say(f"at most {cells} cells would be trained; nothing was written")
+    return StudyResult(plan.output, cells, cells)
+
+
+def _train(plan: Plan, state: State, reporter: Reporter) -> tuple[Plan, int]:
+    """Train the cells that are not complete; return the plan, and the number of cells trained."""
+    found = find_complete(plan.cells, plan.data)
+    for name in found.complete:
+        state.complete(name)
+    sizes = {name: size for name, size in found.sizes.items() if state.cells[name] == "waiting"}
+    announce_cost(plan, replace(found, sizes=sizes), reporter)
+    # by name, because two rows can share a cell
+    waiting = {cell.name: cell for cell in plan.cells if state.cells[cell.name] == "waiting"}
     if not waiting:
-        return
-    options = plan.options
-    jobs = min(jobs_of(options), len(waiting))
-    place = Workplace(plan.data, jobs, options.threads or 1, plan.output / LOGS_FOLDER)
-    total = len(plan.cells)
-    with closing(reporter.progress(total, total - len(waiting), "cells", unit=" cells")) as bar:
-        watch = _Watch(plan, waiting, state, jobs, reporter, bar)
-        try:
-            run_cells(waiting, place, watch.report)
-        finally:
-            state.save()
-
-
-class _Watch:
-    """Follows the cells: keeps the state, and shows the best one and the time left."""
-
-    def __init__(
-        self, plan: Plan, waiting: Sequence[Cell], state: State, jobs: int, reporter: Reporter, bar: Any
-    ) -> None:
-        self.plan, self.state, self.jobs, self.reporter, self.bar = plan, state, jobs, reporter, bar
-        self.cells = {cell.name: cell for cell in plan.cells}
-        self.left, self.estimated = len(waiting), False
-        self.saved = time.monotonic()
-        self.seconds: list[float] = []  # training times of the cells of this call
-        self.best: tuple[float, str] | None = None
-        self.warned: set[str] = set()
+        return plan, 0
+    total = len(state.cells)
+    with closing(CellTraining(plan, state, total, total - len(waiting), reporter)) as training:
         for cell in plan.cells:
-            if state.cells[cell.name] == "complete":
-                self._rank(cell)
-
-    def report(self, outcome: Outcome) -> None:
-        """Note the outcome of a cell."""
-        cell = self.cells[outcome.name]
-        for text in outcome.warnings:
-            if text not in self.warned:
-                self.warned.add(text)
-                self.reporter.say(f"warning: {text}")
-        if outcome.error is None:
-            self.state.complete(cell.name)
-            self.seconds.append(read_run(cell.run)[1])
-            self._rank(cell)
-        else:
-            self.state.fail(cell.name, outcome.error)
-            self.reporter.say(f"failed: {self._describe(cell)} ({cell.name}): {outcome.error}")
-        if outcome.error is not None or time.monotonic() - self.saved > SAVE_INTERVAL_S:
-            self.state.save()
-            self.saved = time.monotonic()
-        self.left -= 1
-        self._show()
-
-    def _show(self) -> None:
-        per_cell = fmean(self.seconds) / self.jobs if self.seconds else 0.0
-        best = f"best valid macro-F1 {self.best[0]:.4f} ({self.best[1]})" if self.best else ""
-        measured = len(self.seconds)
-        left = f"about {duration(per_cell * self.left)} left" if measured >= MEASURED_CELLS and self.left else ""
-        self.bar.set_postfix_str(", ".join(text for text in (best, left) if text), refresh=False)
-        self.bar.update(1)
-        if measured == MEASURED_CELLS and self.left and not self.estimated:
-            self.estimated = True
-            self.reporter.say(
-                f"estimate from {MEASURED_CELLS} cells: about {duration(per_cell * self.left)} left for "
-                f"{self.left} cells, {self.jobs} at a time"
-            )
-
-    def _rank(self, cell: Cell) -> None:
-        score = float(read_metrics(cell.run)["valid"][METRIC])
-        if self.best is None or score > self.best[0]:
-            self.best = score, self._describe(cell)
-
-    def _describe(self, cell: Cell) -> str:
-        row = self.plan.rows[cell.row]
-        fold = "" if cell.fold is None else f" fold={cell.fold}"
-        return f"{row}{fold} seed={cell.seed}"
+            if cell.name in found.complete:
+                training.rank(cell)
+        training.train(list(waiting.values()))
+        return plan, training.trained
 
 
 def _finish(plan: Plan, state: State, reporter: Reporter) -> Tables:
     """Evaluate the chosen cells on test, if asked for, and write the tables."""
-    complete = frozenset(name for name, status in state.cells.items() if status == "complete")
-    study = Study(plan.rows, plan.cells, complete, plan.options.unit)
+    study = Study(plan.rows, plan.cells, state.completed(), plan.options.unit, plan.majority)
     split = "valid"
     if plan.options.test and state.failed:
         reporter.say("test was not read, because not all cells are complete; fix the cause and add --retry")
@@ -187,7 +152,7 @@ class _OncePerLine(WithoutBars):
 
 def _evaluate(cell: Cell, plan: Plan, reporter: Reporter) -> None:
     """Evaluate a chosen cell on test, unless its predictions on this test split exist."""
-    if _was_evaluated(cell, plan.data):
+    if was_evaluated(cell, plan.data):
         return
     options = EvaluateOptions(
         split="test", features_dir=cell.options.features_dir, audio_root=cell.options.audio_root,
@@ -196,12 +161,13 @@ def _evaluate(cell: Cell, plan: Plan, reporter: Reporter) -> None:
     evaluate(cell.run, options, reporter)
 
 
-def _was_evaluated(cell: Cell, data: Path) -> bool:
+def was_evaluated(cell: Cell, data: Path) -> bool:
+    """Tell whether a cell has predictions on the test split of its data, or of its fold."""
     path = predictions_file(cell.run, "test")
     metrics = path.with_name(path.name.replace("predictions", "metrics")).with_suffix(".json") if path else None
     if metrics is None or not metrics.is_file():
         return False
     recorded = json.loads(metrics.read_text("utf-8"))
-    if cell.fold is not None:  # training has checked the folds and the manifests
-        return True
+    if cell.fold is not None:  # training has checked the folds and the manifests; other data have no fold
+        return bool(recorded.get("fold") == cell.fold)
     return bool(recorded["manifest_sha256"] == hashlib.sha256((data / "test.jsonl").read_bytes()).hexdigest())

@@ -9,20 +9,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from features.canonical import canonical_json
 from features.command_lines import features_folder
+from features.config import OneOf
+from features.encoders.selector import parse_selectors
 from features.errors import UsageError
 from features.manifests.folds import find_folds
 from features.store.index import stored_selectors
 from features.suggestions import did_you_mean
 from mervn.config import TrainHeadOptions
-from mervn.study.grid import Grid, choices, key_of, same
+from mervn.study.grid import Grid, key_of
+from mervn.study.toml_values import same
 from mervn.training.setup import Resolved, resolve_head_options
+from mervn.unread_options import unread_options
 
 RUNS_FOLDER = "runs"
 FEATURE_OPTIONS = ("audio_encoder", "text_encoder", "audio_store", "text_store", "fold_file")
@@ -46,6 +50,11 @@ class Candidate:
         names = [name for name in dump if name in _DATA_OPTIONS]
         return canonical_json({"streams": list(self.resolved.fusion.streams), **{name: dump[name] for name in names}})
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """The options without effect, with the pooling if the fusion has its own."""
+        return frozenset(unread_options(self.options, self.resolved.fusion, self.resolved.loss))
+
 
 _DATA_OPTIONS = frozenset(
     {*FEATURE_OPTIONS, "labels", "label_map", "drop_label", "allow_missing", "verify_inputs", "features_dir"}
@@ -55,14 +64,23 @@ _DATA_OPTIONS = frozenset(
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table."""
+    """One row of the table: of the grid, or a baseline that the study adds."""
 
     axes: Mapping[str, Any]
+    """The value of each axis; None if it has no effect on a baseline."""
     candidates: Sequence[Candidate]
+    """Empty for the majority, which needs no cell."""
     is_reference: bool
+    is_baseline: bool = False
+    """Whether the study has added it to those of the grid."""
+    linear: int | None = None
+    """Number of the row with the linear head on the same features; None if nothing is compared."""
 
     def __str__(self) -> str:
-        return describe(self.axes)
+        if not self.is_baseline:
+            return describe(self.axes)
+        kind = self.candidates[0].options.fusion if self.candidates else "majority"
+        return f"{kind} {describe({name: value for name, value in self.axes.items() if name != 'fusion'})}".strip()
 
 
 @dataclass(frozen=True)
@@ -98,11 +116,13 @@ class Cell:
 
 def describe(axes: Mapping[str, Any]) -> str:
     """Return values of options as text, such as `fusion=late dim=64`."""
-    return " ".join(f"{key_of(name)}={shown(value)}" for name, value in axes.items())
+    return " ".join(f"{key_of(name)}={shown(value)}" for name, value in axes.items() if value is not None)
 
 
 def shown(value: Any) -> str:
-    """Return a value of a TOML file as text."""
+    """Return a value of a TOML file as text; nothing for None."""
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
@@ -111,7 +131,7 @@ def shown(value: Any) -> str:
 def make_rows(grid: Grid, place: Mapping[str, Any], data: Path = Path("data")) -> list[Row]:
     """Return the rows of the table with their candidates, all of them checked.
 
-    `place` are the options of the study, such as the folder of the features. UsageError lists the faults: an
+    `place` are the options of the study, such as the features folder. UsageError lists the faults: an
     invalid value, options that contradict each other, two equal rows, or an option that no row
     reads.
     """
@@ -121,7 +141,7 @@ def make_rows(grid: Grid, place: Mapping[str, Any], data: Path = Path("data")) -
         candidates: dict[str, Candidate] = {}
         for tuned in grid.tuned():
             try:
-                candidate = _candidate({**place, **grid.base, **axes, **tuned}, tuned, data)
+                candidate = make_candidate(grid, place, axes, tuned, data)
             except UsageError as error:
                 for line in str(error).splitlines():
                     faults.setdefault(line, describe({**axes, **tuned}))
@@ -137,22 +157,36 @@ def make_rows(grid: Grid, place: Mapping[str, Any], data: Path = Path("data")) -
     return rows
 
 
-def _candidate(values: Mapping[str, Any], tuned: Mapping[str, Any], data: Path) -> Candidate:
-    """Check the options of one candidate."""
+def make_candidate(
+    grid: Grid, place: Mapping[str, Any], axes: Mapping[str, Any], tuned: Mapping[str, Any], data: Path
+) -> Candidate:
+    """Return the candidate of a row with these tuned values; UsageError if they cannot be trained."""
+    values = {**place, **grid.base, **axes, **tuned}
     try:
         options = TrainHeadOptions.model_validate(values)
     except ValidationError as error:
         raise UsageError("\n".join(map(_explain, error.errors()))) from error
-    options = options.with_general(values)  # a row may leave an option unread
-    selectors: dict[str, str] = {}
     folder = features_folder(options.features_dir, data)
     for modality in ("audio", "text"):
-        text = getattr(options, f"{modality}_encoder")
-        if text is not None:
-            selectors[f"{modality}_encoder"] = "+".join(map(str, stored_selectors(text, modality, folder)))
+        if (text := getattr(options, f"{modality}_encoder")) is not None:
+            stored_selectors(text, modality, folder)
+    return resolve_candidate(options, tuned)
+
+
+def resolve_candidate(options: TrainHeadOptions, tuned: Mapping[str, Any]) -> Candidate:
+    """Resolve the options of one candidate; the options that they leave unread have no effect.
+
+    UsageError for options that contradict each other.
+    """
+    options = options.with_general(options.model_fields_set)
+    selectors: dict[str, str] = {}
+    for modality in ("audio", "text"):
+        if (text := getattr(options, f"{modality}_encoder")) is not None:
+            selectors[f"{modality}_encoder"] = "+".join(map(str, parse_selectors(text, modality, imported=True)))
     resolved = resolve_head_options(options)
     hashed = resolved.options.model_copy(update={name: selectors[name] for name in selectors.keys() - resolved.unread})
-    return Candidate(tuned, options, resolved, _identity(hashed, resolved))
+    read = {name: value for name, value in tuned.items() if name not in resolved.unread}
+    return Candidate(read, options, resolved, _identity(hashed, resolved))
 
 
 def _identity(options: TrainHeadOptions, resolved: Resolved[TrainHeadOptions]) -> str:
@@ -173,11 +207,20 @@ def _explain(detail: ErrorDetails) -> str:
     return f"--{key_of(field)}: {message[0].lower()}{message[1:]}, found {detail['input']!r}{near}"
 
 
+def choices(field: str) -> list[str]:
+    """Return the valid values of an option of train-head that has a fixed set of them, else none."""
+    annotation = TrainHeadOptions.model_fields[field].annotation
+    found = list(map(str, get_args(annotation))) if get_origin(annotation) is Literal else []
+    for mark in TrainHeadOptions.marks(field):
+        found += mark.names if isinstance(mark, OneOf) else ()
+    return found
+
+
 def _equal_rows(rows: Sequence[Row]) -> Iterable[str]:
     """Yield a message for each row that trains the same as an earlier one."""
     first: dict[str, Row] = {}
     for row in rows:
-        identity = canonical_json({"candidates": sorted(candidate.identity for candidate in row.candidates)})
+        identity = identity_of(row.candidates)
         if identity in first:
             yield (
                 f"two rows are the same: {first[identity]} and {row}; leave one out, "
@@ -186,12 +229,17 @@ def _equal_rows(rows: Sequence[Row]) -> Iterable[str]:
         first.setdefault(identity, row)
 
 
+def identity_of(candidates: Iterable[Candidate]) -> str:
+    """Return a text that is equal for rows whose candidates give equal runs."""
+    return canonical_json({"candidates": sorted(candidate.identity for candidate in candidates)})
+
+
 def _unread(grid: Grid, rows: Sequence[Row]) -> Iterable[str]:
     """Yield a message for each option of the grid that no row reads."""
-    resolved = [candidate.resolved for row in rows for candidate in row.candidates]
-    for table, options in (("base", grid.base), ("rows", grid.rows), ("tune", grid.tune)):
+    unread = [candidate.unread for row in rows for candidate in row.candidates]
+    for table, options in (("base", grid.base), ("rows", grid.rows), ("tune", grid.tune_values)):
         for name in options:
-            if resolved and all(name in one.unread for one in resolved):
+            if unread and all(name in names for names in unread):
                 yield f"[{table}] {key_of(name)} has no effect on any row; leave it out"
 
 
@@ -215,12 +263,14 @@ def make_cells(grid: Grid, rows: Sequence[Row], folds: Sequence[int | None], out
     """Return the cells of a study; those that read the same features are neighbours.
 
     A cell's folder is named by its configuration, so that a study with more rows or seeds finds the
-    cells that exist.
+    cells that exist. A linear head has no seed, so the first one is enough.
     """
     cells = []
     for number, row in enumerate(rows):
         for which, fold, seed in product(range(len(row.candidates)), folds, grid.seeds):
             candidate = row.candidates[which]
+            if candidate.resolved.fusion.linear and seed != grid.seeds[0]:
+                continue
             changes: dict[str, Any] = {
                 "seed": seed,
                 "fold": None if fold is None else str(fold),
@@ -229,6 +279,7 @@ def make_cells(grid: Grid, rows: Sequence[Row], folds: Sequence[int | None], out
             if not _sets(grid, "checkpoint_every"):
                 changes["checkpoint_every"] = 0  # a cell is short: after a crash it is repeated
             options = candidate.options.model_copy(update=changes)
+            options = options.with_general(options.model_fields_set)  # the row may leave them unread
             cells.append(Cell(number, which, fold, seed, options, f"{candidate.features} {fold}"))
     order: dict[str, int] = {}
     for cell in cells:
@@ -237,12 +288,12 @@ def make_cells(grid: Grid, rows: Sequence[Row], folds: Sequence[int | None], out
 
 
 def _sets(grid: Grid, option: str) -> bool:
-    return any(option in table for table in (grid.base, grid.rows, grid.tune))
+    return any(option in table for table in (grid.base, grid.rows, grid.tune_values))
 
 
 def _folder(candidate: Candidate, fold: int | None, seed: int) -> str:
     """Return the name of a run folder, such as xattn-attn-fold1-seed0-1a2b3c4d5e."""
     digest = hashlib.sha256(candidate.identity.encode()).hexdigest()[:10]
-    options = candidate.options
+    options = candidate.resolved.options
     names = [options.fusion, options.pooling, *([] if fold is None else [f"fold{fold}"]), f"seed{seed}", digest]
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", "-".join(Path(name).name for name in names))

@@ -7,22 +7,30 @@ test: the values of [tune] are compared on valid, and [rows] are shown, not sele
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_origin
 
-from features.config import OneOf, is_custom_module
+from features.config import is_custom_module
 from features.errors import UsageError
-from features.regular_files import read_regular
 from features.suggestions import did_you_mean
 from mervn.config import TrainHeadOptions
+from mervn.study.toml_values import (
+    Range,
+    are_different_numbers,
+    are_lists,
+    is_finite,
+    is_number,
+    parse_toml,
+    read_range,
+    same,
+)
 
 DESIGNS = ("grid", "one-at-a-time")
 TABLES = ("base", "rows", "tune")
-KEYS = ("design", "seeds", "folds", "reference", *TABLES)
+KEYS = ("design", "seeds", "folds", "reference", "baselines", *TABLES, "paper")
 DEFAULT_SEEDS = 3
 MAX_CELLS = 100_000
 """A grid with more cells is refused: it cannot be meant."""
@@ -31,6 +39,7 @@ OF_THE_STUDY: dict[str, str] = {
     **dict.fromkeys(("fold",), 'give folds = "all" or a list at the top of the file'),
     **dict.fromkeys(("data", "features_dir", "audio_root", "device", "threads", "output"), "pass it to mervn ablate"),
     "force": "remove the folder of the study to train all cells again",
+    "report": "the study has a report of its own; mervn report RUN writes that of a cell",
     "tensorboard": "cells.csv and the runs hold the scores",
     **dict.fromkeys(("split", "splits", "test"), "pass --test: test is read once, after the selection on valid"),
 }
@@ -55,6 +64,12 @@ class Grid:
     """Numbers of folds; empty for all; None: the splits of the manifests."""
     reference: Mapping[str, Any]
     """The value of each axis of the row to which differences are taken."""
+    ranges: Mapping[str, Range]
+    """The axes of [tune] that are ranges; they need trials."""
+    trials: int | None
+    """Number of tuned values to try for each row; None for every combination."""
+    baselines: bool
+    """Whether the tables also have the majority and a linear head on the features of each row."""
 
     @property
     def name(self) -> str:
@@ -77,11 +92,24 @@ class Grid:
         """The number of cells per fold, at most."""
         sizes = [len(values) for values in self.rows.values()]
         rows = math.prod(sizes) if self.design == "grid" else 1 + sum(sizes) - len(sizes)
-        return rows * math.prod(len(values) for values in self.tune.values()) * len(self.seeds)
+        tuned = self.trials or math.prod(len(values) for values in self.tune.values())
+        return rows * tuned * len(self.seeds)
+
+    @property
+    def tune_values(self) -> dict[str, Sequence[Any]]:
+        """The values of each axis of [tune]; the two ends of a range."""
+        return {**self.tune, **{name: (each.low, each.high) for name, each in self.ranges.items()}}
 
     def tuned(self) -> list[dict[str, Any]]:
-        """Return every combination of the tuned values; one empty one without [tune]."""
-        return list(_products(self.tune))
+        """Return every combination of the tuned values; one empty one without [tune].
+
+        With trials, which are not known yet: each value once, and the first values of all other axes.
+        """
+        if self.trials is None:
+            return list(_products(self.tune))
+        first = {name: values[0] for name, values in self.tune_values.items()}
+        others = [{**first, name: value} for name, values in self.tune_values.items() for value in values[1:]]
+        return [first, *others]
 
 
 def _products(axes: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
@@ -89,32 +117,19 @@ def _products(axes: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
         yield dict(zip(axes, values, strict=True))
 
 
-def same(a: Any, b: Any) -> bool:
-    """Tell whether two values of a TOML file are equal; true is not 1, but 1 is 1.0."""
-    return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
-
-
-def read_grid(path: Path, trust_code: bool = False) -> Grid:
+def read_grid(path: Path, trust_code: bool = False, trials: int | None = None) -> Grid:
     """Read and check a GRID.toml; UsageError lists all of its faults.
 
-    A grid that names code of the user needs `trust_code`: files can come from other people.
+    A grid that names code of the user needs `trust_code`: files can come from other people. With
+    `trials` the axes of [tune] are searched and can be ranges.
     """
-    document = _parse(path)
-    reader = _Reader(path, document)
+    document = parse_toml(path)
+    reader = _Reader(path, document, trials)
     grid = reader.read()
     if reader.faults:
         raise UsageError("\n".join(f"{path}: {fault}" for fault in reader.faults))
     _refuse_code(grid, trust_code)
     return grid
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(read_regular(path).decode("utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"{path} must be a TOML file, but it does not exist; see mervn ablate --example") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} must be a TOML file: {error}") from error
 
 
 def _refuse_code(grid: Grid, trust_code: bool) -> None:
@@ -130,18 +145,21 @@ def _refuse_code(grid: Grid, trust_code: bool) -> None:
 class _Reader:
     """Reads the parts of a document and collects their faults."""
 
-    def __init__(self, path: Path, document: Mapping[str, Any]) -> None:
-        self.path, self.document = path, document
+    def __init__(self, path: Path, document: Mapping[str, Any], trials: int | None) -> None:
+        self.path, self.document, self.trials = path, document, trials
         self.faults: list[str] = []
 
     def read(self) -> Grid:
         """Return the grid; it is usable only if there are no faults."""
+        fields = TrainHeadOptions.model_fields
         for key in self.document:
             if key not in KEYS:
-                place = f"; put it under [base] or [rows] ({key} = [...])" if _field(key) in _fields() else ""
+                place = f"; put it under [base] or [rows] ({key} = [...])" if _field(key) in fields else ""
                 self.faults.append(f"no key is called {key!r}{place or did_you_mean(key, KEYS) or _advice(key)}")
         tables = {name: self._table(name) for name in TABLES}
-        rows, tune = self._axes("rows", tables["rows"]), self._axes("tune", tables["tune"])
+        ranges = self._ranges(tables["tune"])
+        lists = {field: values for field, values in tables["tune"].items() if not isinstance(values, dict)}
+        rows, tune = self._axes("rows", tables["rows"]), self._axes("tune", lists)
         if not rows and not self.faults:
             self.faults.append("[rows] must have at least one axis, such as fusion = ['late', 'xattn']")
         self._refuse_twice(tables)
@@ -149,8 +167,14 @@ class _Reader:
         if design not in DESIGNS:
             self.faults.append(f"design must be {' or '.join(DESIGNS)}, found {design!r}")
         reference = self._reference(rows)
-        seeds = self._seeds()
-        grid = Grid(self.path, tables["base"], rows, tune, str(design), seeds, self._folds(), reference)
+        baselines = self.document.get("baselines", True)
+        if not isinstance(baselines, bool):
+            self.faults.append(f"baselines must be true or false, found {baselines!r}")
+        seeds, folds = self._seeds(), self._folds()
+        grid = Grid(
+            self.path, tables["base"], rows, tune, str(design), seeds, folds, reference, ranges, self.trials,
+            bool(baselines),
+        )  # fmt: skip
         if not self.faults and grid.num_cells > MAX_CELLS:
             self.faults.append(f"the grid must have at most {MAX_CELLS} cells per fold, found {grid.num_cells}")
         return grid
@@ -166,10 +190,10 @@ class _Reader:
             field = _field(key)
             if field in OF_THE_STUDY:
                 self.faults.append(f"[{name}] must not set {key}: {OF_THE_STUDY[field]}")
-            elif field not in _fields():
-                near = did_you_mean(key.replace("_", "-"), map(key_of, _fields()))
+            elif field not in TrainHeadOptions.model_fields:
+                near = did_you_mean(key.replace("_", "-"), map(key_of, TrainHeadOptions.model_fields))
                 self.faults.append(f"[{name}]: train-head has no option {key!r}{near}")
-            elif not _is_finite(value):
+            elif not is_finite(value):
                 self.faults.append(f"[{name}] {key} must have finite numbers, found {value!r}")
             elif field in found:
                 self.faults.append(f"[{name}]: {key_of(field)} is given twice")
@@ -182,8 +206,9 @@ class _Reader:
         axes: dict[str, Sequence[Any]] = {}
         for field, values in table.items():
             axis = f"[{name}] {key_of(field)}"
-            if not isinstance(values, list) or (_takes_several(field) and not _are_lists(values)):
-                inner = "lists" if _takes_several(field) else "values"
+            takes_several = get_origin(TrainHeadOptions.model_fields[field].annotation) is tuple  # such as mlp
+            if not isinstance(values, list) or (takes_several and not are_lists(values)):
+                inner = "lists" if takes_several else "values"
                 self.faults.append(f"{axis} must be a list of {inner}, found {values!r}")
             elif not values:
                 self.faults.append(f"{axis} must have at least one value, found an empty list")
@@ -193,6 +218,21 @@ class _Reader:
                     if any(same(value, earlier) for earlier in values[:i]):
                         self.faults.append(f"{axis} has the value {value!r} twice")
         return axes
+
+    def _ranges(self, table: Mapping[str, Any]) -> dict[str, Range]:
+        """Return the axes of [tune] that are ranges of numbers."""
+        if self.trials is not None and not table:
+            self.faults.append("--trials searches the axes under [tune], but the grid has none")
+        ranges: dict[str, Range] = {}
+        for field, value in table.items():
+            if isinstance(value, dict):
+                try:
+                    ranges[field] = read_range(TrainHeadOptions.model_fields[field].annotation, value)
+                except ValueError as error:
+                    self.faults.append(f"[tune] {key_of(field)} {error}")
+                if self.trials is None:
+                    self.faults.append(f"[tune] {key_of(field)} is a range: pass --trials N, or give a list of values")
+        return ranges
 
     def _refuse_twice(self, tables: Mapping[str, Mapping[str, Any]]) -> None:
         for first, second in (("base", "rows"), ("base", "tune"), ("rows", "tune")):
@@ -226,9 +266,9 @@ class _Reader:
     def _seeds(self) -> tuple[int, ...]:
         """Return the seeds: 0 to N - 1 for a number N."""
         seeds = self.document.get("seeds", DEFAULT_SEEDS)
-        if _is_number(seeds) and 1 <= seeds <= MAX_CELLS:
+        if is_number(seeds) and 1 <= seeds <= MAX_CELLS:
             return tuple(range(seeds))
-        if _are_different_numbers(seeds, least=0):
+        if are_different_numbers(seeds, least=0):
             return tuple(seeds)
         self.faults.append(f"seeds must be a number of 1 or more, or a list of different seeds, found {seeds!r}")
         return ()
@@ -238,23 +278,10 @@ class _Reader:
         folds = self.document.get("folds")
         if folds is None or folds == "all":
             return None if folds is None else ()
-        if _are_different_numbers(folds, least=1):
+        if are_different_numbers(folds, least=1):
             return tuple(folds)
         self.faults.append(f"folds must be 'all' or a list of different numbers from 1 on, found {folds!r}")
         return None
-
-
-def choices(field: str) -> list[str]:
-    """Return the valid values of an option of train-head that has a fixed set of them, else none."""
-    annotation = TrainHeadOptions.model_fields[field].annotation
-    found = list(map(str, get_args(annotation))) if get_origin(annotation) is Literal else []
-    for mark in TrainHeadOptions.marks(field):
-        found += mark.names if isinstance(mark, OneOf) else ()
-    return found
-
-
-def _fields() -> Sequence[str]:
-    return list(TrainHeadOptions.model_fields)
 
 
 def _field(key: str) -> str:
@@ -269,28 +296,3 @@ def key_of(field: str) -> str:
 def _advice(key: str) -> str:
     advice = OF_THE_STUDY.get(_field(key))
     return f"; {advice}" if advice else f"; the keys are {', '.join(KEYS)}"
-
-
-def _is_finite(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(map(_is_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _are_different_numbers(values: Any, least: int) -> bool:
-    if not isinstance(values, list) or not values or not all(map(_is_number, values)):
-        return False
-    return min(values) >= least and len(set(values)) == len(values)
-
-
-def _takes_several(field: str) -> bool:
-    """Tell whether an option takes several values, such as mlp: its axis is a list of lists."""
-    return get_origin(TrainHeadOptions.model_fields[field].annotation) is tuple
-
-
-def _are_lists(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, list) for value in values)

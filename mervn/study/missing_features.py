@@ -9,6 +9,7 @@ from pathlib import Path
 from features.command_lines import DataPlace, features_folder
 from features.config import SplitName
 from features.encoders.selector import Layer, Selector, expand_layers, parse_selectors
+from features.errors import UsageError
 from features.extraction.extract import extract_stream
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import Utterance, read_manifests
@@ -35,17 +36,20 @@ def find_missing(
 ) -> MissingFeatures:
     """Return the encoders of which a store is missing or incomplete; rejected utterances are no gap.
 
-    `options` give the folders, the device and the number of threads.
+    `options` give the folders, the device and the number of threads. UsageError if the candidates
+    name an encoder with and without layers. Imported features cannot be extracted: InputError if
+    there are none; training refuses a store without some of the utterances.
     """
+    wanted = _wanted(candidates)
+    _refuse_open_layers(wanted)
     root, folder = options.audio_root, features_folder(options.features_dir, data)
     manifests = read_manifests(data, splits, audio_root=root, require_emotion=False, check_audio=False)
     ids = [utterance.utterance_id for utterance in manifests.all_utterances()]
     missing = []
-    for selector in _wanted(candidates):
-        if selector.is_imported and not matching_stores(folder, selector):
-            raise not_extracted(DataPlace(data, folder, root), selector.modality, selector)
-        # imported features cannot be extracted; training refuses a store that is not complete
-        if not selector.is_imported and not _is_extracted(folder, selector, ids):
+    for selector in wanted:
+        if selector.is_imported:
+            _require_stores(DataPlace(data, folder, root), selector)
+        elif not _is_extracted(folder, selector, ids):
             missing.append(selector)
     if any(selector.modality == "audio" for selector in missing):
         manifests = read_manifests(data, splits, audio_root=root, require_emotion=False, check_audio=True)
@@ -79,6 +83,29 @@ def _wanted(candidates: Iterable[Candidate]) -> list[Selector]:
             if text is not None and store is None:
                 found |= dict.fromkeys(parse_selectors(text, modality, imported=True))
     return list(found)
+
+
+def _refuse_open_layers(selectors: Sequence[Selector]) -> None:
+    """Raise UsageError if an encoder is named with and without layers.
+
+    The name alone means its only store, and there would be one for each layer.
+    """
+    for selector in selectors:
+        for other in selectors:
+            if selector.layers is None and other.layers and replace(other, layers=None) == selector:
+                layer = "last" if selector.spec.depth is None and not selector.is_imported else "LAYER"
+                raise UsageError(
+                    f"{selector.modality}-encoder must name the layer of every {selector} in a grid with several "
+                    f"layers, found {selector} and {other}; write {selector}@{layer}"
+                )
+
+
+def _require_stores(place: DataPlace, selector: Selector) -> None:
+    """Raise InputError unless there is a store of each layer of imported features."""
+    for layer in selector.layers or ("all",):
+        one = replace(selector, layers=None if layer == "all" else (layer,))
+        if not matching_stores(place.features_dir, one):
+            raise not_extracted(place, selector.modality, one)
 
 
 def _is_extracted(folder: Path, selector: Selector, ids: Collection[str]) -> bool:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from features.atomic_files import read_object
 from features.errors import InputError
-from features.regular_files import read_regular
 from mervn.evaluation.intervals import Units, group_units, score, unit_confusions
+from mervn.evaluation.saved_predictions import evaluate_command, read_entries
 from mervn.run_folder import ENVIRONMENT_FILE, METRICS_FILE
 from mervn.study.cells import Cell
 
@@ -30,6 +29,10 @@ class Pooled:
     units: Units
     confusions: Mapping[int, Array]
     """By seed, the counts (G, C, C) int64."""
+    targets: Array
+    """True class of each utterance, (N,) int64 in 0..C-1."""
+    has_seeds: bool = True
+    """False for predictions without randomness: one matrix, which stands for every seed."""
 
     def scores(self, metric: str) -> list[float]:
         """Return the score of each seed, over all units."""
@@ -37,15 +40,24 @@ class Pooled:
 
     def stacked(self, seeds: Sequence[int]) -> Array:
         """Return the counts (G, K, C, C) of K seeds."""
-        return np.stack([self.confusions[seed] for seed in seeds], axis=1)
+        return np.stack([self._counts(seed) for seed in seeds], axis=1)
+
+    def _counts(self, seed: int) -> Array:
+        return self.confusions[seed] if self.has_seeds else next(iter(self.confusions.values()))
 
     def comparable(self, other: Pooled) -> list[int]:
-        """Return the seeds that both have; none if they scored other utterances."""
+        """Return the seeds that both have; none if they scored other utterances.
+
+        Predictions without seeds are compared with every seed of the others.
+        """
         if (self.keys, self.labels) != (other.keys, other.labels):
             return []
-        seeds = [seed for seed in self.confusions if seed in other.confusions]
+        if self.has_seeds and other.has_seeds:
+            seeds = [seed for seed in self.confusions if seed in other.confusions]
+        else:
+            seeds = list((self if self.has_seeds else other).confusions)
         for seed in seeds:  # an axis can change the labels, such as label-map
-            if not np.array_equal(self.confusions[seed].sum(-1), other.confusions[seed].sum(-1)):
+            if not np.array_equal(self._counts(seed).sum(-1), other._counts(seed).sum(-1)):
                 return []
         return seeds
 
@@ -71,17 +83,26 @@ def pool(cells: Sequence[Cell], complete: frozenset[str], split: str, unit: str)
                 f"all seeds must have predictions of the same utterances, found others for seed {seed} in "
                 f"{by_seed[seed][0].run.parent}; train these cells again with another --output"
             )
+        entries[seed] = {key: of_seed[key] for key in first}  # units are in the order of the first seed
+        other = [key for key in first if of_seed[key]["label"] != first[key]["label"]]
+        if other:
+            raise InputError(
+                f"{by_seed[seed][0].run.parent} must have the same label of each utterance in all seeds, found another "
+                f"label of {other[0][1]!r} for seed {seed}; train these cells again with another --output"
+            )
     labels = sorted({label for entry in first.values() for label in entry["probabilities"]})
     units = group_units([entry.get(unit) for entry in first.values()], unit)
-    confusions = {seed: _count(list(of_seed.values()), units, labels) for seed, of_seed in entries.items()}
-    return Pooled(tuple(first), tuple(labels), units, confusions)
+    confusions = {}
+    for seed, of_seed in entries.items():
+        targets, predictions = (_classes(of_seed.values(), key, labels) for key in ("label", "prediction"))
+        confusions[seed] = unit_confusions(targets, predictions, units, len(labels))
+    return Pooled(tuple(first), tuple(labels), units, confusions, _classes(first.values(), "label", labels))
 
 
-def _count(entries: Sequence[Mapping[str, Any]], units: Units, labels: Sequence[str]) -> Array:
+def _classes(entries: Iterable[Mapping[str, Any]], key: str, labels: Sequence[str]) -> Array:
+    """Return the class (N,) int64 of each entry: its label, or its prediction."""
     index = {label: i for i, label in enumerate(labels)}
-    targets = np.array([index[entry["label"]] for entry in entries], np.int64)
-    predictions = np.array([index[entry["prediction"]] for entry in entries], np.int64)
-    return unit_confusions(targets, predictions, units, len(labels))
+    return np.array([index[entry[key]] for entry in entries], np.int64)
 
 
 def predictions_file(run: Path, split: str) -> Path | None:
@@ -106,32 +127,7 @@ def read_predictions(run: Path, split: str) -> list[dict[str, Any]]:
     path = predictions_file(run, split)
     if path is None:
         raise InputError(f"{run} must hold predictions-{split}.jsonl, but it does not exist")
-    try:
-        entries = [json.loads(line) for line in read_regular(path).decode("utf-8").splitlines()]
-        for entry in entries:
-            if not {entry["label"], entry["prediction"]} <= entry["probabilities"].keys():
-                raise ValueError(f"{entry['utterance_id']!r} has a label without a probability")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} must hold the predictions of a run, but cannot be read: {error!r}") from error
-    scored = _num_scored(path, split)
-    if scored is not None and len(entries) != scored:
-        raise InputError(f"{path} must hold the {scored} utterances that were scored, found {len(entries)}")
-    return entries
-
-
-def _num_scored(path: Path, split: str) -> int | None:
-    """Return the number of utterances that the metrics beside a file of predictions record.
-
-    None if there are none. A file that was cut between two lines shows only in this number.
-    """
-    metrics = path.with_name(path.name.replace("predictions-", "metrics-", 1)).with_suffix(".json")
-    if split == "valid" and not metrics.is_file():
-        metrics = path.with_name(METRICS_FILE)  # training writes the scores on valid there
-    if not metrics.is_file():
-        return None
-    scores = read_object(metrics, "the metrics of a run").get(split)
-    count = scores.get("n") if isinstance(scores, dict) else None
-    return count if isinstance(count, int) else None
+    return read_entries(path, split, evaluate_command(run, split))
 
 
 def read_run(run: Path) -> tuple[dict[str, Any], float]:

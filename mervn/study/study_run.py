@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from features.atomic_files import read_object, write_json
 from features.cpu_threads import set_threads
@@ -41,27 +41,43 @@ class State:
     """The error of each failed cell, by name."""
     cells: dict[str, str] = field(default_factory=dict)
     """`complete`, `failed` or `waiting`, by name of the cell."""
+    earlier_grid: Mapping[str, Any] = field(default_factory=dict)
+    """The grid of the earlier command; empty if there was none."""
+    _earlier: dict[str, str] = field(default_factory=dict)
+    """Errors of an earlier command, of cells that were not added yet."""
 
     @classmethod
-    def open(cls, output: Path, grid: Mapping[str, Any], cells: Sequence[Cell], *, retry: bool) -> State:
-        """Read the state of the folder; with `retry`, forget the errors."""
+    def open(cls, output: Path, grid: Mapping[str, Any], *, retry: bool) -> State:
+        """Read the state of the folder, without its cells; with `retry`, forget the errors."""
         path = output / STATE_FILE
-        failed: dict[str, str] = {}
-        if path.is_file() and not retry:
-            known = read_object(path, "the state of a study").get("failed")
-            if not isinstance(known, dict):
-                raise InputError(f"{path} must hold the failed cells of a study, found {known!r}; remove the file")
-            failed = {str(name): str(error) for name, error in known.items()}
-        names = [cell.name for cell in cells]
-        state = cls(path, grid, {name: failed[name] for name in names if name in failed})
-        state.cells = {name: "failed" if name in failed else "waiting" for name in names}
-        state.save()
-        return state
+        if retry or not path.is_file():
+            return cls(path, grid)
+        document = read_object(path, "the state of a study")
+        known, earlier = document.get("failed"), document.get("grid")
+        if not isinstance(known, dict):
+            raise InputError(f"{path} must hold the failed cells of a study, found {known!r}; remove the file")
+        failed = {str(name): str(error) for name, error in known.items()}
+        return cls(path, grid, earlier_grid=earlier if isinstance(earlier, dict) else {}, _earlier=failed)
+
+    def add(self, cells: Iterable[Cell]) -> None:
+        """Add cells; each is waiting, or has failed in an earlier command."""
+        for cell in cells:
+            if cell.name in self._earlier:
+                self.fail(cell.name, self._earlier.pop(cell.name))
+            self.cells.setdefault(cell.name, "waiting")
+
+    def forget_others(self) -> None:
+        """Forget the errors of cells that are not in this study any more."""
+        self._earlier.clear()
 
     def complete(self, name: str) -> None:
         """Note that a cell is complete."""
         self.cells[name] = "complete"
         self.failed.pop(name, None)
+
+    def completed(self) -> frozenset[str]:
+        """Return the names of the complete cells."""
+        return frozenset(name for name, status in self.cells.items() if status == "complete")
 
     def fail(self, name: str, error: str) -> None:
         """Note that a cell failed."""
@@ -69,8 +85,8 @@ class State:
 
     def save(self) -> None:
         """Write state.json."""
-        document = {"schema": SCHEMA, "grid": dict(self.grid), "cells": self.cells, "failed": self.failed}
-        write_json(self.path, document)
+        failed = {**self._earlier, **self.failed}
+        write_json(self.path, {"schema": SCHEMA, "grid": dict(self.grid), "cells": self.cells, "failed": failed})
 
 
 def default_jobs(on_gpu: bool) -> int:
@@ -95,51 +111,76 @@ class Workplace:
     """Folder for what the processes print."""
 
 
-def run_cells(cells: Sequence[Cell], place: Workplace, report: Callable[[Outcome], None]) -> None:
-    """Train cells and report the outcome of each.
+class Engine(Protocol):
+    """Trains cells, several at once."""
 
-    A cell that fails, or whose process dies, does not stop the others. KeyboardInterrupt stops all
-    processes first.
-    """
-    if place.jobs == 1 or len(cells) < 2:
+    jobs: int
+    """Number of cells at once."""
+
+    def run(self, cells: Sequence[Cell], report: Callable[[Outcome], None]) -> None:
+        """Train cells and report the outcome of each, in the order in which they end.
+
+        A cell that fails, or whose process dies, does not stop the others.
+        """
+
+    def close(self) -> None:
+        """Stop all processes; one that is busy is interrupted."""
+
+
+def local_engine(place: Workplace) -> Engine:
+    """Return the engine of this machine: this process for one job, else several processes."""
+    return OneProcess(place) if place.jobs == 1 else ProcessPool(place)
+
+
+class OneProcess:
+    """Engine that trains the cells in this process, one after the other."""
+
+    def __init__(self, place: Workplace) -> None:
+        self.jobs = 1
         set_threads(place.threads)
-        trainer = CellTrainer(place.data)
+        self._trainer = CellTrainer(place.data)
+
+    def run(self, cells: Sequence[Cell], report: Callable[[Outcome], None]) -> None:
+        """Train cells and report the outcome of each."""
         for cell in cells:
-            report(trainer.attempt(cell.name, cell.as_json(), cell.features))
-        return
-    pool = _Pool(cells, place)
-    try:
+            report(self._trainer.attempt(cell.name, cell.as_json(), cell.features))
+
+    def close(self) -> None:
+        """Do nothing; there are no other processes."""
+
+
+class ProcessPool:
+    """Engine with processes that take cells from one queue, each served by a thread."""
+
+    def __init__(self, place: Workplace) -> None:
+        self.place, self.jobs = place, place.jobs
+        self._waiting: queue.SimpleQueue[Cell | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._processes: dict[int, subprocess.Popen[str]] = {}
+        self._stopped, self._lock = False, threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def run(self, cells: Sequence[Cell], report: Callable[[Outcome], None]) -> None:
+        """Train cells and report the outcome of each, in the order in which they end.
+
+        KeyboardInterrupt if a process was interrupted.
+        """
+        for cell in cells:
+            self._waiting.put(cell)
+        while len(self._threads) < min(self.jobs, len(cells)):
+            thread = threading.Thread(target=self._serve, args=(len(self._threads) + 1,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
         for _ in cells:
-            outcome = pool.outcomes.get()
+            outcome = self._outcomes.get()
             if outcome.interrupted:
                 raise KeyboardInterrupt
             report(outcome)
-    finally:
-        pool.stop()
-
-
-class _Pool:
-    """Processes that take cells from one queue, each served by a thread."""
-
-    def __init__(self, cells: Sequence[Cell], place: Workplace) -> None:
-        self.place, self.waiting = place, deque(cells)
-        self.outcomes: queue.Queue[Outcome] = queue.Queue()
-        self._processes: dict[int, subprocess.Popen[str]] = {}
-        self._stopped, self._lock = False, threading.Lock()
-        self._threads = []
-        for number in range(1, min(place.jobs, len(cells)) + 1):
-            thread = threading.Thread(target=self._serve, args=(number,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
 
     def _serve(self, number: int) -> None:
-        """Give cells to one process until none is left; start another if it dies."""
+        """Give cells to one process until the pool is closed; start another if it dies."""
         process: subprocess.Popen[str] | None = None
-        while True:
-            try:
-                cell = self.waiting.popleft()
-            except IndexError:
-                break
+        while (cell := self._waiting.get()) is not None:
             try:
                 process = process or self._start(number)
                 outcome = _ask(process, cell) if process is not None else Outcome(cell.name, interrupted=True)
@@ -149,9 +190,7 @@ class _Pool:
                 _close(process.stdin)
                 _close(process.stdout)
                 process = None
-            self.outcomes.put(outcome)
-        if process is not None and process.stdin is not None:
-            process.stdin.close()  # the process then ends
+            self._outcomes.put(outcome)
 
     def _start(self, number: int) -> subprocess.Popen[str] | None:
         """Start a process; None if the pool was stopped."""
@@ -168,11 +207,15 @@ class _Pool:
             )
             return self._processes[number]
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End all processes; one that is busy is interrupted."""
-        self.waiting.clear()
         with self._lock:
             self._stopped = True
+        with suppress(queue.Empty):
+            while True:
+                self._waiting.get_nowait()
+        for _ in self._threads:
+            self._waiting.put(None)
         busy = list(self._processes.values())
         for process in busy:
             # not the signal of Ctrl-C, which the process may have received already

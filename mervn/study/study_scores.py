@@ -13,12 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from mervn.evaluation.intervals import Interval, PairedDifference, holm, jackknife_interval, paired_difference
+from mervn.evaluation.intervals import (
+    MIN_INTERVAL_UNITS,
+    TIE,
+    Interval,
+    PairedDifference,
+    holm,
+    jackknife_interval,
+    paired_difference,
+)
+from mervn.evaluation.verdict import BEATS, DOES_NOT_BEAT
 from mervn.study.cells import Cell, Row
 from mervn.study.pooled_scores import Array, Pooled, pool, read_run
+from mervn.study.study_baselines import Answers, label_key, majority_predictions, majority_row
 
 METRIC = "macro_f1"
 """The metric of the selection, the intervals and the differences."""
+NO_INTERVAL = f"no interval: fewer than {MIN_INTERVAL_UNITS} units"
+NOT_COMPARED = "not compared: other utterances, or no complete cells"
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,27 @@ class RowScores:
     difference: PairedDifference | None = None
     """To the reference; None for the reference itself."""
     p_holm: float | None = None
+    """Corrected for the rows of the grid; None for baselines."""
+    to_linear: PairedDifference | None = None
+    """To the linear head on the same features."""
+
+    @property
+    def kind(self) -> str:
+        """`head`, `linear` or `majority`."""
+        if not self.row.candidates:
+            return "majority"
+        return "linear" if self.row.candidates[self.chosen].resolved.fusion.linear else "head"
+
+    @property
+    def against_linear(self) -> str:
+        """The verdict on the difference to the linear head; empty if there is none."""
+        if self.row.linear is None:
+            return ""
+        if self.to_linear is None:
+            return NOT_COMPARED
+        if self.to_linear.interval is None:
+            return NO_INTERVAL
+        return BEATS if self.to_linear.interval.low > TIE else DOES_NOT_BEAT
 
     def mean(self, metric: str = METRIC) -> float | None:
         """Return the mean over seeds."""
@@ -75,6 +108,8 @@ class Study:
     complete: frozenset[str]
     unit: str = "speaker_id"
     """The manifest key of the unit of evidence."""
+    majority: Answers = field(default_factory=dict)
+    """The most frequent label of train; without it, the table has no majority."""
     _pooled: dict[tuple[int, int, str], Pooled | None] = field(default_factory=dict)
 
     def of(self, row: int, candidate: int) -> list[Cell]:
@@ -85,34 +120,55 @@ class Study:
         """Return the predictions of a candidate; None if no seed is complete."""
         key = row, candidate, split
         if key not in self._pooled:
-            self._pooled[key] = pool(self.of(row, candidate), self.complete, split, self.unit)
+            found = pool(self.of(row, candidate), self.complete, split, self.unit)
+            if found is not None and self.rows[row].candidates[candidate].resolved.fusion.linear:
+                found = replace(found, has_seeds=False)
+            self._pooled[key] = found
         return self._pooled[key]
 
     def choose(self, row: int) -> int:
         """Return the best candidate of a row on valid; of equal ones the first.
 
-        Candidates with more complete seeds come first: a failed cell must not decide by luck.
+        Candidates with fewer incomplete seeds come first: a failed cell must not decide by luck.
         """
         ranks = []
         for candidate in range(len(self.rows[row].candidates)):
             pooled = self.pooled(row, candidate, "valid")
             scores = pooled.scores(METRIC) if pooled else []
-            ranks.append((len(scores), statistics.mean(scores) if scores else 0.0, -candidate))
-        return -max(ranks)[2]
+            incomplete = len({cell.seed for cell in self.of(row, candidate)}) - len(scores)
+            ranks.append((bool(scores), -incomplete, statistics.mean(scores) if scores else 0.0, -candidate))
+        return -max(ranks)[3]
 
     def scores(self, split: str) -> list[RowScores]:
-        """Return the table of a split: valid, or test if it was read."""
+        """Return the table of a split: valid, or test if it was read; the majority comes last."""
         table = []
         for number, row in enumerate(self.rows):
             chosen = self.choose(number)
             pooled = self.pooled(number, chosen, split)
-            interval = None
-            if pooled is not None:
-                interval = jackknife_interval(pooled.stacked(list(pooled.confusions)), pooled.units, METRIC)
             seconds = _mean_seconds([cell for cell in self.of(number, chosen) if cell.name in self.complete])
             tuned = row.candidates[chosen].tuned
-            table.append(RowScores(row, tuned, chosen, pooled, seconds, interval))
-        return _with_differences(table)
+            table.append(RowScores(row, tuned, chosen, pooled, seconds, _interval(pooled)))
+        return _with_differences([*table, *self._majorities(table)])
+
+    def _majorities(self, table: Sequence[RowScores]) -> list[RowScores]:
+        """Return the majority of each distinct choice of labels, on the utterances of one row.
+
+        That is the reference if it has these labels, else the first row.
+        """
+        found: dict[str, RowScores] = {}
+        for scores in sorted(table, key=lambda scores: not scores.row.is_reference):
+            key = label_key(scores.row.candidates[scores.chosen].options)
+            if self.majority and scores.pooled is not None and key not in found:
+                pooled = majority_predictions(scores.pooled, key, self.majority)
+                found[key] = RowScores(majority_row(scores.row), {}, 0, pooled, None, _interval(pooled))
+        return list(found.values())
+
+
+def _interval(pooled: Pooled | None) -> Interval | None:
+    """Return the interval of the mean over seeds."""
+    if pooled is None:
+        return None
+    return jackknife_interval(pooled.stacked(list(pooled.confusions)), pooled.units, METRIC)
 
 
 def _mean_seconds(cells: Sequence[Cell]) -> float | None:
@@ -121,15 +177,20 @@ def _mean_seconds(cells: Sequence[Cell]) -> float | None:
 
 
 def _with_differences(table: list[RowScores]) -> list[RowScores]:
-    """Add the difference of each row to the reference, with Holm's correction over the rows."""
+    """Add the differences of each row to the reference and to its linear head.
+
+    Holm's correction is over the rows of the grid: baselines are no hypotheses of it.
+    """
     reference = next((scores for scores in table if scores.row.is_reference), None)
     differences = []
     for scores in table:
         differences.append(None if scores is reference else _difference([(scores, reference)]))
-    adjusted = _holm(differences)
+    of_grid = [None if scores.row.is_baseline else one for scores, one in zip(table, differences, strict=True)]
     found = []
-    for scores, difference, p in zip(table, differences, adjusted, strict=True):
-        found.append(replace(scores, difference=difference, p_holm=p))
+    for scores, difference, p in zip(table, differences, _holm(of_grid), strict=True):
+        linear = scores.row.linear
+        to_linear = None if linear is None else _difference([(scores, table[linear])])
+        found.append(replace(scores, difference=difference, p_holm=p, to_linear=to_linear))
     return found
 
 
@@ -172,7 +233,8 @@ def _p(difference: PairedDifference | None) -> float:
 
 
 def marginal_effects(table: Sequence[RowScores]) -> list[Effect]:
-    """Return the marginal effect of each value of each axis, in the order of the rows."""
+    """Return the marginal effect of each value of each axis, in the order of the rows of the grid."""
+    table = [scores for scores in table if not scores.row.is_baseline]
     reference = next((scores.row.axes for scores in table if scores.row.is_reference), None)
     if reference is None:
         return []

@@ -14,6 +14,7 @@ from typing import Any
 
 from features.atomic_files import write_atomically
 from mervn.evaluation.intervals import METRICS, Interval, PairedDifference
+from mervn.evaluation.verdict import BASELINES_NOTE, DOES_NOT_BEAT
 from mervn.study.cells import Cell, describe, shown
 from mervn.study.grid import key_of
 from mervn.study.pooled_scores import pool, predictions_file, read_run
@@ -37,6 +38,11 @@ class Tables:
     """0 without folds."""
 
     @property
+    def has_baselines(self) -> bool:
+        """True if the study has added baselines to the rows of the grid."""
+        return any(scores.row.is_baseline for scores in self.scores)
+
+    @property
     def caption(self) -> str:
         """Return how the numbers of the table were computed."""
         pooled = next((scores.pooled for scores in self.scores if scores.pooled is not None), None)
@@ -56,6 +62,8 @@ class Tables:
         reference = [scores.row for scores in self.scores if scores.row.is_reference]
         if reference:
             parts.append(f"Differences in macro-F1 are to {reference[0]}; p is corrected by Holm's method.")
+        if self.has_baselines:
+            parts.append(BASELINES_NOTE)
         parts.append("Every choice was made on valid.")
         if self.failed:
             count = "1 cell" if len(self.failed) == 1 else f"{len(self.failed)} cells"
@@ -103,7 +111,8 @@ def _row_entry(split: str, scores: RowScores) -> dict[str, Any]:
     pooled = scores.pooled
     entry: dict[str, Any] = {key_of(name): shown(value) for name, value in scores.row.axes.items()}
     entry |= {"tuned": describe(scores.tuned), "split": split, "reference": scores.row.is_reference}
-    entry |= {"n": len(pooled.keys) if pooled else None, "seeds": len(pooled.confusions) if pooled else 0}
+    seeds = len(pooled.confusions) if pooled else 0
+    entry |= {"n": len(pooled.keys) if pooled else None, "seeds": seeds if scores.row.candidates else None}
     for metric in METRICS:
         entry |= {f"{metric}_mean": scores.mean(metric), f"{metric}_std": scores.deviation(metric)}
     entry |= _interval_entry(scores.interval, f"{METRIC}_")
@@ -113,7 +122,16 @@ def _row_entry(split: str, scores: RowScores) -> dict[str, Any]:
         "effective_groups": pooled.units.effective if pooled else None,
         "method": scores.interval.method if scores.interval else None,
     }
-    return entry | _difference_entry(scores.difference, scores.p_holm)
+    entry |= _difference_entry(scores.difference, scores.p_holm)
+    to_linear = scores.to_linear
+    return entry | {
+        "group": "baselines" if scores.row.is_baseline else "rows",
+        "kind": scores.kind,
+        "linear_difference": to_linear.difference if to_linear else None,
+        **_interval_entry(to_linear.interval if to_linear else None, "linear_difference_"),
+        "linear_p": to_linear.p if to_linear else None,
+        "against_linear": scores.against_linear,
+    }
 
 
 def _interval_entry(interval: Interval | None, prefix: str) -> dict[str, Any]:
@@ -147,7 +165,7 @@ def cell_entries(study: Study, tables: Tables) -> list[dict[str, Any]]:
         row = study.rows[cell.row]
         tuned = row.candidates[cell.candidate].tuned
         entry: dict[str, Any] = {key_of(name): shown(value) for name, value in row.axes.items()}
-        entry |= {f"tune {key_of(name)}": shown(tuned[name]) for name in tuned_names}
+        entry |= {f"tune {key_of(name)}": shown(tuned.get(name)) for name in tuned_names}
         complete = cell.name in study.complete
         status = "complete" if complete else ("failed" if cell.name in tables.failed else "waiting")
         entry |= {"fold": cell.fold, "seed": cell.seed, "status": status, "chosen": chosen[cell.row] == cell.candidate}
@@ -179,21 +197,34 @@ def _test_scores(study: Study, tables: Tables, cell: Cell) -> dict[str, Any]:
 
 
 def table_lines(tables: Tables) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the lines of the table for people."""
+    """Return the header and the lines of the table for people; baselines are at the end."""
     axes = [key_of(name) for name in (tables.scores[0].row.axes if tables.scores else ())]
+    kind = ["kind"] if tables.has_baselines else []
     tuned = ["tuned"] if any(scores.tuned for scores in tables.scores) else []
-    header = [*axes, *tuned, "seeds", "macro-F1", "95 % interval", "difference", "95 % interval", "p (Holm)"]
-    header += ["accuracy", "UAR", "s per cell"]
+    linear = ["against linear"] if any(scores.row.linear is not None for scores in tables.scores) else []
+    header = [*kind, *axes, *tuned, "seeds", "macro-F1", "95 % interval", "difference", "95 % interval", "p (Holm)"]
+    header += [*linear, "accuracy", "UAR", "s per cell"]
     lines = []
     for scores in tables.scores:
-        values = [shown(value) for value in scores.row.axes.values()]
-        line = [*values, *([describe(scores.tuned)] if tuned else [])]
-        line += [str(len(scores.pooled.confusions) if scores.pooled else 0), _mean_and_std(scores, METRIC)]
+        values = [NO_VALUE if value is None else shown(value) for value in scores.row.axes.values()]
+        line = [*([scores.kind] if kind else []), *values, *([describe(scores.tuned)] if tuned else [])]
+        seeds = str(len(scores.pooled.confusions) if scores.pooled else 0)
+        line += [seeds if scores.row.candidates else NO_VALUE, _mean_and_std(scores, METRIC)]
         line.append(_range(scores.interval))
         line += ["reference", "", ""] if scores.row.is_reference else _compared(scores.difference, scores.p_holm)
+        line += [_against_linear(scores)] if linear else []
         line += [_mean_and_std(scores, "accuracy"), _mean_and_std(scores, "uar"), _number(scores.seconds, ".1f")]
         lines.append(line)
     return header, lines
+
+
+def _against_linear(scores: RowScores) -> str:
+    """Return the difference to the linear head, its interval, and whether the row beats it."""
+    found = scores.to_linear
+    if found is None or found.interval is None:
+        return scores.against_linear or NO_VALUE
+    flag = f": {DOES_NOT_BEAT}" if scores.against_linear == DOES_NOT_BEAT else ""
+    return f"{_number(found.difference, '+.3f')} ({_range(found.interval)}){flag}"
 
 
 def effect_lines(tables: Tables) -> tuple[list[str], list[list[str]]]:

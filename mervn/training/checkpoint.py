@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch.optim import Optimizer
 
 from features.atomic_files import sync_folder, write_atomically
 from features.errors import InputError
+from features.memory import is_out_of_memory
 
 TENSORS_FILE, STATE_FILE = "state.safetensors", "state.json"
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -39,23 +41,32 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], state: Mapping[
     sync_folder(folder.parent)
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+@dataclass(frozen=True)
+class Checkpoint:
+    """Content of a checkpoint, as it is on disk: its keys and shapes are not checked yet."""
+
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint; InputError if it is damaged."""
     try:
-        state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text("utf-8"))
+        state = json.loads((folder / STATE_FILE).read_text("utf-8"))
         if not isinstance(state, dict):
             raise ValueError(f"{STATE_FILE} must hold a JSON object")
-        return load_file(folder / TENSORS_FILE), state
+        return Checkpoint(load_file(folder / TENSORS_FILE), state)
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise InputError(f"{folder} must be a complete checkpoint, found: {error}; train again with --force") from error
 
 
-def load_training_checkpoint(folder: Path, num_processes: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_training_checkpoint(folder: Path, num_processes: int) -> Checkpoint:
     """Read a checkpoint of a `Trainer`.
 
     InputError if it is damaged, of another version, or of another number of processes.
     """
-    tensors, state = load_checkpoint(folder)
+    checkpoint = load_checkpoint(folder)
+    state = checkpoint.state
     if "epoch" not in state:
         raise InputError(f"{folder} must be a complete checkpoint of this version of mervn; train again with --force")
     if state.get("processes") != num_processes:
@@ -63,7 +74,24 @@ def load_training_checkpoint(folder: Path, num_processes: int) -> tuple[dict[str
             f"{folder} was written by {state.get('processes')} processes, found {num_processes} now; start the "
             "same number, or train again with --force"
         )
-    return tensors, state
+    return checkpoint
+
+
+@contextmanager
+def restoring(checkpoint: Path) -> Iterator[None]:
+    """Turn any error of restoring the content of a checkpoint into an InputError that names it.
+
+    A lack of memory says nothing about the checkpoint, and is raised as it is.
+    """
+    try:
+        yield
+    except (InputError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        found = str(error) if isinstance(error, InputError) else repr(error)
+        raise InputError(
+            f"{checkpoint} must be a complete checkpoint, found: {found}; train again with --force"
+        ) from error
 
 
 def checkpoint_name(epoch: int, step: int | None = None) -> str:

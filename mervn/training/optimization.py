@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from features.device import exact_fp32
 from features.errors import UsageError
+from mervn.model.trainable import ParameterGroup
 from mervn.training_options import OptimizerOptions
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -49,9 +50,9 @@ def _cosine(peak: float, fraction: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * fraction))
 
 
-def make_optimizer(groups: list[dict[str, Any]], options: OptimizerOptions) -> torch.optim.AdamW:
+def make_optimizer(groups: Sequence[ParameterGroup], options: OptimizerOptions) -> torch.optim.AdamW:
     """Return AdamW (Loshchilov and Hutter 2019) over parameter groups."""
-    return torch.optim.AdamW(groups, lr=options.learning_rate, fused=True)
+    return torch.optim.AdamW([dict(group) for group in groups], lr=options.learning_rate, fused=True)
 
 
 def resolve_amp(amp: str, device: torch.device) -> str:

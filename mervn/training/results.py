@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
 from safetensors.torch import save
 
 from features.atomic_files import write_atomically
-from features.environment import machine, now, package_versions
+from features.environment import Machine, machine, now, package_versions
 from features.errors import InputError
 from features.progress import Reporter
 from mervn.config import FinetuneOptions, TrainHeadOptions, TrainingOptions
@@ -28,7 +28,16 @@ from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.predict import predict, prediction_entries
 from mervn.model.head import Head, LayerMix
 from mervn.model.trainable import Trainable, count_parameters
-from mervn.run_folder import ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, SCHEMA, RunConfig, write_json, write_jsonl
+from mervn.run_folder import (
+    ENVIRONMENT_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    SCHEMA,
+    RunConfig,
+    RunMetrics,
+    write_json,
+    write_jsonl,
+)
 from mervn.training.averaging import averaged_epochs
 from mervn.training.checkpoint import CHECKPOINTS_FOLDER, BestEpoch, CheckpointSchedule
 from mervn.training.tensorboard import TensorBoard
@@ -58,7 +67,7 @@ class RunResult:
     """Folder of a run and its scores on valid."""
 
     path: Path
-    metrics: Mapping[str, Any]
+    metrics: RunMetrics
     trained: bool
     """False if the run was already complete."""
     is_main_process: bool = True
@@ -69,10 +78,33 @@ class RunResult:
 class ValidScores:
     """Scores of the best epoch on valid."""
 
-    metrics: dict[str, Any]
+    metrics: RunMetrics
     """The content of metrics.json."""
     probabilities: np.ndarray[Any, Any]
     """(N, C) float64, in the order of the split."""
+
+
+class RunEnvironment(TypedDict):
+    """The content of environment.json: software, machine, inputs and cost of a run."""
+
+    time: str
+    versions: dict[str, str]
+    machine: Machine
+    device: str
+    processes: int
+    threads: int
+    commit: str | None
+    inputs: Mapping[str, Any]
+    """The `inputs` of config.json."""
+    stores: dict[str, list[Mapping[str, Any]]]
+    """Path and provenance of each store, by stream."""
+    parameters: int
+    seconds: float
+    seconds_per_epoch: float
+    peak_memory_gb: NotRequired[float]
+    """This and the following only for `finetune`."""
+    parity: NotRequired[Mapping[str, Any] | None]
+    parameter_counts: NotRequired[dict[str, int]]
 
 
 def fit_best(trainer: Trainer, run: Path, options: TrainHeadOptions | FinetuneOptions) -> None:
@@ -90,13 +122,16 @@ def fit_best(trainer: Trainer, run: Path, options: TrainHeadOptions | FinetuneOp
 
 
 def score_best(
-    trainer: Trained, weights: Mapping[str, str], layer_weights: Mapping[str, Any], dropped: Mapping[str, Any]
+    trainer: Trained,
+    weights: Mapping[str, str],
+    layer_weights: Mapping[str, Mapping[str, float]],
+    dropped: Mapping[str, Mapping[str, int]],
 ) -> ValidScores:
     """Score the best weights on valid; `weights` is the origin of each stream's encoder weights."""
     train, valid = trainer.train, trainer.valid
     probabilities = predict(trainer.model, valid, trainer.device, trainer.processes, trainer.reporter)
     scores = compute_metrics(valid.targets, probabilities, trainer.labels)
-    metrics = {
+    metrics: RunMetrics = {
         "schema": SCHEMA,
         "labels": trainer.labels,
         "selected_epoch": trainer.best.epoch,
@@ -118,7 +153,7 @@ def write_weights(run: Path, head: Head) -> None:
     write_atomically(run / MODEL_FILE, save(tensors))
 
 
-def write_results(run: Path, trainer: Trained, scores: ValidScores, environment: Mapping[str, Any]) -> None:
+def write_results(run: Path, trainer: Trained, scores: ValidScores, environment: RunEnvironment) -> None:
     """Write all results except the weights; metrics.json is last and marks the run as complete."""
     write_jsonl(
         run / "predictions-valid.jsonl", prediction_entries(trainer.valid, scores.probabilities, trainer.labels)
@@ -140,8 +175,8 @@ def layer_weights(head: Head, shapes: Mapping[str, StreamShape]) -> dict[str, di
 
 def environment(
     config: RunConfig, trainer: Trained, stores: Mapping[str, Sequence[Mapping[str, Any]]], seconds: float
-) -> dict[str, Any]:
-    """Return the content of environment.json: software, machine, inputs and cost of a run."""
+) -> RunEnvironment:
+    """Return the content of environment.json, without what only `finetune` adds."""
     return {
         "time": now(),
         "versions": package_versions(),

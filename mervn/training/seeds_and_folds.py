@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from features.manifests.folds import find_folds
 from features.progress import SILENT, Reporter
@@ -20,13 +19,33 @@ from mervn.training.train_head import train_on
 SCORES = ("accuracy", "macro_f1")
 
 
+class Spread(TypedDict):
+    """One score over several runs."""
+
+    mean: float
+    std: float
+    """Sample standard deviation (n - 1); 0 for one run."""
+    values: list[float]
+
+
+class Summary(TypedDict):
+    """The content of summary.json."""
+
+    schema: int
+    seeds: list[int]
+    valid: dict[str, Spread]
+    """By score, over all runs."""
+    folds: NotRequired[dict[str, dict[str, Spread]]]
+    """By fold and score, over its seeds; only for several folds."""
+
+
 @dataclass(frozen=True)
 class SeriesResult:
     """Runs that differ only in their seed or fold, with a summary of their scores."""
 
     path: Path
     runs: list[RunResult]
-    summary: Mapping[str, Any]
+    summary: Summary
 
 
 def train_series(options: TrainHeadOptions, data: Path, reporter: Reporter = SILENT) -> SeriesResult:
@@ -54,7 +73,7 @@ def train_series(options: TrainHeadOptions, data: Path, reporter: Reporter = SIL
             single = chosen.with_options(seed=seed, num_seeds=1, output=output)
             runs[fold].append(train_on(opened, single, reporter))
     all_runs = list(chain.from_iterable(runs.values()))
-    summary: dict[str, Any] = {"schema": SCHEMA, "seeds": list(seeds), "valid": _scores(all_runs)}
+    summary: Summary = {"schema": SCHEMA, "seeds": list(seeds), "valid": _scores(all_runs)}
     if len(folds) > 1:
         summary["folds"] = {str(fold): _scores(fold_runs) for fold, fold_runs in runs.items()}
     # the runs lie zero, one or two levels below the folder of the series
@@ -84,9 +103,9 @@ class _Series:
         return self._folder
 
 
-def _scores(runs: list[RunResult]) -> dict[str, dict[str, Any]]:
+def _scores(runs: list[RunResult]) -> dict[str, Spread]:
     """Return the mean, standard deviation and values of each score on valid."""
-    scores = {}
+    scores: dict[str, Spread] = {}
     for name in SCORES:
         values = [float(run.metrics["valid"][name]) for run in runs]
         std = statistics.stdev(values) if len(values) > 1 else 0.0

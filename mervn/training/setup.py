@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import torch
 
@@ -21,10 +21,10 @@ from mervn.data.labels import apply_labels, task_label
 from mervn.data.split import Split, count_empty
 from mervn.data.stored_split import StoredSplit, load_split
 from mervn.data.streams import Stream, modality_of, open_streams
-from mervn.model.custom_module import CustomModule, custom_modules, fusion_spec
-from mervn.model.head import require_pooling
+from mervn.model.custom_module import CustomModule, loss_spec, read_modules
+from mervn.model.head_modules import HeadModules, head_modules
 from mervn.model.losses import require_one_correction
-from mervn.registry import LATER_OPTIONS, LINEAR_POOLING, FusionSpec
+from mervn.registry import LATER_OPTIONS, LINEAR_POOLING, FusionSpec, LossSpec
 from mervn.run_folder import RunConfig
 from mervn.training.optimization import resolve_amp
 from mervn.unread_options import refuse_unread, unread_options, without_unread
@@ -42,32 +42,55 @@ class Resolved(Generic[TrainingT]):
     """Names of the options without effect; they are not part of the configuration.
 
     The pooling always is: a fusion that reads none has its own."""
-    fusion: FusionSpec
+    modules: HeadModules
+    """Fusion and poolings of the head."""
+    loss: LossSpec
     custom_modules: Mapping[str, CustomModule]
     """Custom modules (the user's code), by role, as their files were when the command started."""
     device: torch.device
+
+    @property
+    def fusion(self) -> FusionSpec:
+        """The fusion of the head."""
+        return self.modules.fusion
 
     def with_options(self, **changes: Any) -> Resolved[TrainingT]:
         """Return a copy with changed options that nothing else depends on, such as the seed."""
         return replace(self, options=self.options.model_copy(update=changes))
 
 
-def resolve(options: TrainingT, device: torch.device, given: Collection[str] | None = None) -> Resolved[TrainingT]:
+def resolve(
+    options: TrainingT,
+    device: torch.device,
+    given: Collection[str] | None = None,
+    custom: Mapping[str, CustomModule] | None = None,
+) -> Resolved[TrainingT]:
     """Resolve options; UsageError for options that contradict each other or have no effect.
 
-    `given` names the options that the user gave, if `options` were changed since.
+    `given` names the options that the user gave, if `options` were changed since. `custom` are the
+    custom modules that the options name, by role; by default, their files are read.
     """
-    require_pooling(options.fusion, options.pooling)
-    unread = unread_options(options)
+    if custom is None:
+        custom = read_modules(options)
+    modules, loss = head_modules(options, custom), loss_spec(options.loss, custom)
+    unread = unread_options(options, modules.fusion, loss)
     refuse_unread(unread, options.given if given is None else given)
     # resolve what depends on the machine, so that config.json records the actual values
     amp, batch_size = resolve_amp(options.amp, device), options.utterances_per_batch
     resolved = without_unread(options, unread).model_copy(update={"amp": amp, "batch_size": batch_size})
-    fusion = fusion_spec(options.fusion)
-    if fusion.linear:
+    if modules.fusion.linear:
         resolved = resolved.model_copy(update={"pooling": LINEAR_POOLING})
-    require_one_correction(resolved)
-    return Resolved(resolved, frozenset(unread) - {"pooling"}, fusion, custom_modules(resolved), device)
+    require_one_correction(loss, resolved)
+    read = {role: module for role, module in custom.items() if role not in unread}
+    return Resolved(resolved, frozenset(unread) - {"pooling"}, modules, loss, read, device)
+
+
+class Sources(TypedDict):
+    """The entries of `inputs` in config.json that name the manifests, and the folds if any."""
+
+    manifests: Mapping[str, str]
+    """Hash of the manifest of each split."""
+    folds: NotRequired[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -78,8 +101,7 @@ class LabelledData:
     labels: list[str]
     dropped: Mapping[str, Mapping[str, int]]
     """Number of utterances left out by --drop-label, by split and label."""
-    sources: Mapping[str, Any]
-    """Hashes of the manifests and, if folds are used, of the fold file."""
+    sources: Sources
     fold_file: Path | None
 
 
@@ -141,7 +163,7 @@ def read_labelled(options: TrainHeadOptions | FinetuneOptions, data: Path) -> La
 
 def _read(
     options: TrainHeadOptions | FinetuneOptions, data: Path
-) -> tuple[dict[str, list[Utterance]], dict[str, Any], Path | None]:
+) -> tuple[dict[str, list[Utterance]], Sources, Path | None]:
     """Return train and valid, the hashes of their files, and the fold file or None."""
     root = options.audio_root
     if options.fold is None:
@@ -181,7 +203,7 @@ def recorded_options(resolved: Resolved[Any], paths: set[str], excluded: set[str
     return recorded
 
 
-def recorded_modules(resolved: Resolved[Any]) -> dict[str, Any]:
+def recorded_modules(resolved: Resolved[Any]) -> dict[str, dict[str, dict[str, str]]]:
     """Return the entry `modules` of the inputs in config.json; nothing without custom modules."""
     if not resolved.custom_modules:
         return {}
@@ -195,7 +217,7 @@ def configuration(resolved: Resolved[TrainHeadOptions], data: StoredData) -> Run
     recorded["fold_file"] = str(data.labelled.fold_file.resolve()) if data.labelled.fold_file else None
     stores, shapes, models = {}, {}, {}  # by stream
     for name, stream in data.streams.items():
-        stores[name], shapes[name], models[name] = stream.hashes, stream.shape.as_json(), stream.model
+        stores[name], shapes[name], models[name] = stream.hashes, asdict(stream.shape), stream.model
     inputs = {
         **data.labelled.sources,
         "stores": stores,

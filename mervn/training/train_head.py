@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from features.progress import SILENT, Reporter, WithoutBars
 from features.torch_seed import seeded
@@ -18,7 +16,7 @@ from mervn.data.stored_sequences import Sequences, make_resident
 from mervn.data.stored_split import StoredSplit
 from mervn.model.custom_module import copy_modules
 from mervn.model.head import Head, build_head
-from mervn.run_folder import RunConfig, default_folder, find_run, locked, prepare, read_metrics
+from mervn.run_folder import RunConfig, RunMetrics, default_folder, find_run, locked, prepare, read_metrics
 from mervn.training.linear_fit import LinearFit
 from mervn.training.optimization import deterministic
 from mervn.training.results import (
@@ -60,8 +58,7 @@ def train_on(data: StoredData, resolved: Resolved[TrainHeadOptions], reporter: R
             if options.tensorboard:
                 write_history(run, reporter)
             return RunResult(run, read_metrics(run), trained=False)
-        # from here on, custom modules are the run's own copies
-        resolved = replace(resolved, options=copy_modules(run, options, resolved.custom_modules))
+        copy_modules(run, resolved.custom_modules)
         _report_empty(data.splits, resolved, reporter)
         sequences: list[Sequences] = []
         for split in data.splits.values():
@@ -90,18 +87,19 @@ def _report_empty(splits: Mapping[str, StoredSplit], resolved: Resolved[TrainHea
 
 def _train(
     run: Path, resolved: Resolved[TrainHeadOptions], config: RunConfig, data: StoredData, reporter: Reporter
-) -> dict[str, Any]:
+) -> RunMetrics:
     """Train and write the run; return the content of metrics.json."""
     started = time.perf_counter()
     options, device, labels, streams = resolved.options, resolved.device, data.labelled.labels, data.streams
     shapes = {name: stream.shape for name, stream in streams.items()}
     with seeded(device, options.seed):  # initialisation and dropout
-        head = build_head(options, shapes, len(labels)).to(device)
+        head = build_head(options, shapes, len(labels), resolved.modules).to(device)
         training_data = TrainingData(data.splits["train"], data.splits["valid"], labels)
-        trained, found = _fit(run, head, training_data, resolved, WithoutBars(reporter))
+        trained, strength = _fit(run, head, training_data, resolved, WithoutBars(reporter))
     origins = {name: stream.weights for name, stream in streams.items()}
     scores = score_best(trained, origins, layer_weights(head, shapes), data.labelled.dropped)
-    scores.metrics.update(found)
+    if strength is not None:
+        scores.metrics["C"] = strength
     write_weights(run, head)
     stores = {}
     for name, stream in streams.items():
@@ -112,15 +110,15 @@ def _train(
 
 def _fit(
     run: Path, head: Head, data: TrainingData, resolved: Resolved[TrainHeadOptions], reporter: Reporter
-) -> tuple[Trained, dict[str, Any]]:
+) -> tuple[Trained, float | None]:
     """Train or fit a head and load its best weights.
 
-    Also return what metrics.json records besides: the `C` of a linear head.
+    Also return the `C` of a linear head; None for any other.
     """
     if resolved.fusion.linear:
         fit = LinearFit(head, data, resolved.options, resolved.device, reporter)
         fit.fit(run)
-        return fit, {"C": fit.strength}
-    trainer = Trainer(head, data, resolved.options, resolved.device, reporter=reporter)
+        return fit, fit.strength
+    trainer = Trainer(head, data, resolved, reporter=reporter)
     fit_best(trainer, run, resolved.options)
-    return trainer, {}
+    return trainer, None

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from features.errors import InputError
-from features.memory import is_out_of_memory
 from features.progress import SILENT, Reporter
 from features.signals import interrupt, interrupted, interruptible
 from mervn.config import TrainingOptions
@@ -32,6 +31,7 @@ from mervn.training.checkpoint import (
     CHECKPOINTS_FOLDER,
     NO_CHECKPOINTS,
     BestEpoch,
+    Checkpoint,
     CheckpointSchedule,
     checkpoint_name,
     latest_checkpoint,
@@ -41,13 +41,15 @@ from mervn.training.checkpoint import (
     optimizer_tensors,
     remove_older,
     require_same_shapes,
+    restoring,
     rng_tensors,
     save_checkpoint,
     with_prefix,
     without_prefix,
 )
 from mervn.training.history import History, HistoryEntry
-from mervn.training.optimization import Precision, learning_rate, make_optimizer, resolve_amp
+from mervn.training.optimization import Precision, learning_rate, make_optimizer
+from mervn.training.setup import Resolved
 
 Report = Callable[[Mapping[str, Any]], None]
 """Callback that receives the history entry of an epoch as a JSON object."""
@@ -72,14 +74,15 @@ class Trainer:
         self,
         model: Trainable,
         data: TrainingData,
-        options: TrainingOptions,
-        device: torch.device,
+        resolved: Resolved[Any],
         *,
         spec_augment: SpecAugment = NO_MASKS,
         processes: Processes = SINGLE_PROCESS,
         reporter: Reporter = SILENT,
     ) -> None:
         self.model, self.train, self.valid, self.labels = model, data.train, data.valid, data.labels
+        options: TrainingOptions = resolved.options
+        device = resolved.device
         self.options, self.device, self.processes, self.reporter = options, device, processes, reporter
         groups = model.parameter_groups(options)
         self.optimizer = make_optimizer(groups, options)
@@ -87,10 +90,10 @@ class Trainer:
         for group in groups:
             trained_ids.update(map(id, group["params"]))
         self.frozen = {name for name, tensor in model.named_parameters() if id(tensor) not in trained_ids}
-        self.precision = Precision(resolve_amp(options.amp, device), device)
+        self.precision = Precision(options.amp, device)
         counts = torch.from_numpy(np.bincount(self.train.targets, minlength=len(self.labels)))  # (C,)
         class_weights = balanced_weights(counts) if options.class_weights == "balanced" else None
-        self.loss = build_loss(options, class_weights, counts).to(device)
+        self.loss = build_loss(resolved.loss, options, class_weights, counts).to(device)
         self.sample_weights = np.ones(len(self.train))
         """(N,) weight of each utterance in the mean of the loss: the weight of its class."""
         if class_weights is not None:
@@ -262,20 +265,15 @@ class Trainer:
         """Load the latest checkpoint, if any, and cut the history to its epoch."""
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
-            tensors, state = load_training_checkpoint(latest, self.processes.num_processes)
-            try:
-                self._restore(tensors, state)
-            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-                if is_out_of_memory(error):
-                    raise
-                raise InputError(
-                    f"{latest} must be a complete checkpoint, found: {error!r}; train again with --force"
-                ) from error
+            checkpoint = load_training_checkpoint(latest, self.processes.num_processes)
+            with restoring(latest):
+                self._restore(checkpoint)
         if self.processes.is_main_process:
             history.cut(self.next_epoch - self.model.first_epoch)
 
-    def _restore(self, tensors: dict[str, Tensor], state: Mapping[str, Any]) -> None:
+    def _restore(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint; errors of any kind mean that it is damaged."""
+        tensors, state = checkpoint.tensors, checkpoint.state
         self.load_weights(without_prefix("model.", tensors))
         load_optimizer_tensors(self.optimizer, tensors)
         own = without_prefix(f"process.{self.processes.process_index}.", tensors)

@@ -24,10 +24,10 @@ from features.store.index import encoder_selectors, stored_selectors
 from features.store.maintenance import verify
 from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
-from mervn.config import AblateOptions, TrainHeadOptions
+from mervn.config import EvaluateOptions, TrainHeadOptions
 from mervn.data.streams import SECOND, open_streams
-from mervn.study.search import RowSearch
-from mervn.study.study_plan import find_complete, make_plan
+from mervn.evaluation.open_run import open_run
+from mervn.report.attention_figures import _text_encoder
 from mervn.training.train_head import train_head
 
 Array = np.ndarray[Any, Any]
@@ -124,53 +124,16 @@ def test_selectors_of_stored_features_may_be_imported_ones(folder: Path) -> None
         encoder_selectors("whisper+mine", "text", stores, "why")
 
 
-GRID = """seeds = 2
-[base]
-dim = 8
-mlp = [4]
-fusion = "audio"
-[rows]
-pooling = ["mean", "attn"]
-[tune]
-audio-encoder = ["mine", "other"]
-"""
-
-
-def test_a_study_its_baselines_and_its_trials_read_imported_features(folder: Path) -> None:
-    take()
-    take(hz=49, name="other")
-    Path("GRID.toml").write_text(GRID)
-    options = AblateOptions(device="cpu", trials=2)
-    plan = make_plan(Path("GRID.toml"), options, Path("data"))
-    assert [row.is_baseline for row in plan.rows] == [False, False, True] and not plan.missing.selectors
-    linear = plan.rows[2].candidates
-    assert [one.options.audio_encoder for one in linear] == ["mine", "other"] and len(
-        {one.identity for one in linear}
-    ) == 2
-    assert len(find_complete(plan.cells, Path("data")).sizes) == len(plan.cells)  # all of them can be trained
-    row = RowSearch(plan, plan.rows[0], pytest.importorskip("optuna"), SILENT)
-    assert row.ask(5) == 2 and [one.options.audio_encoder for one in row.candidates] == ["mine", "other"]
-    for name, error, message in (
-        ("othr", UsageError, "must name one of .*other.*found 'othr'; did you mean other"),
-        ("other@3", InputError, "with layer last, wanted 3"),
-        ("mine@last", UsageError, "must name the layer of every mine .*write mine@LAYER"),
-    ):
-        Path("GRID.toml").write_text(GRID.replace('"other"', f'"{name}"'))
-        with pytest.raises(error, match=message):
-            make_plan(Path("GRID.toml"), options, Path("data"))
-
-
 def test_what_needs_a_text_encoder_does_without_or_is_refused(folder: Path, capsys: Captured) -> None:
     words = {name: values[:2] for name, values in arrays(Path("data")).items()}
     del words["train-004"]  # it has no transcript
     imported = take(str(save_npy(folder / "words", words)), modality="text", name="words", hz=None)
     options = TrainHeadOptions(**{**SMALL, "fusion": "text"}, text_encoder="words", pooling="attn", output=Path("text"))
     train_head(options, Path("data"))
-    capsys.readouterr()
     assert run(["evaluate", "text", "--split", "valid", "--corrupt", "tones"]) == 2
     message = f"{imported.info.path}, but it holds imported features (words): there is no encoder"
     assert message in capsys.readouterr().err
-    assert run(["report", "text", "--split", "valid", "--attention", "1", "--transcripts"]) == 0
+    assert _text_encoder(open_run(Path("text"), EvaluateOptions(split="valid", device="cpu"), SILENT)) is None
 
 
 def test_an_interrupted_import_resumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,18 @@ COMMANDS: dict[str, CommandSpec] = {
         "mervn.config:PretrainOptions",
         "Pretrain fourier2vec on the audio of train, without labels.",
     ),
+    "split": CommandSpec(
+        "cli.split:split_command",
+        "features.splitting.options:SplitOptions",
+        "Split a manifest by speaker into train, valid and test, or into folds.",
+    ),
     "store list": CommandSpec(
         "cli.store:list_", "features.config:StoreListOptions", "List the stores of a features folder."
+    ),
+    "store import": CommandSpec(
+        "cli.store_import:store_import",
+        "features.extraction.import_options:StoreImportOptions",
+        "Import features of another program as a store.",
     ),
     "store info": CommandSpec(
         "cli.store:info",

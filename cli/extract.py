@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.options import command
@@ -10,7 +11,7 @@ from cli.output import Output
 from cli.settings import resolve_data
 from features.config import ExtractOptions
 from features.encoders import DEFAULT_ENCODERS
-from features.encoders.selector import EncoderSettings, Selector, parse_selectors
+from features.encoders.selector import EncoderSettings, Selector
 
 if TYPE_CHECKING:
     from features.extraction.report import StoreResult
@@ -58,12 +59,16 @@ def extract(options: ExtractOptions, output: Output) -> None:
 
 def _selectors(options: ExtractOptions) -> list[Selector]:
     """Return the encoders that were given, else the default ones."""
+    from features.store.index import encoder_selectors, features_folder
+
     given: dict[str, str | None] = {"audio": options.audio_encoder, "text": options.text_encoder}
     if not any(given.values()):
         given |= DEFAULT_ENCODERS
     found = []
     for modality, text in given.items():
-        found += parse_selectors(text, modality) if text else []
+        if text:
+            folder = features_folder(options.features_dir, options.data or Path("data"))
+            found += encoder_selectors(text, modality, folder, "extract runs encoders")
     return found
 
 

@@ -40,7 +40,10 @@ def layers(options: LayersOptions, output: Output) -> None:
     )
     best = replace(selector, layers=(report.best.layer,))
     place = DataPlace(data, settings.features_dir, options.audio_root)
-    output.result(f"extract it:\n  {extract_command(place, best, *settings_flags(options))}")
+    if selector.is_imported:
+        output.result(f"train with it: {best.flag}")
+    else:
+        output.result(f"extract it:\n  {extract_command(place, best, *settings_flags(options))}")
     output.document(
         {
             "store": str(report.store),
@@ -59,7 +62,7 @@ def _whole_encoder(options: LayersOptions) -> Selector:
     if len(named) != 1:
         raise UsageError("give one encoder: --audio-encoder NAME[=MODEL] or --text-encoder NAME[=MODEL]")
     modality, text = named[0]
-    selector = parse_selector(text, modality)
+    selector = parse_selector(text, modality, imported=True)
     if selector.layers not in (None, ("all",)):
         raise UsageError(f"mervn layers probes all layers: give {selector.name} without @, found {text!r}")
     return replace(selector, layers=("all",))

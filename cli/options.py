@@ -80,7 +80,7 @@ def _option(model: type[Options], field: str) -> click.Option:
     info = model.model_fields[field]
     flag = flag_name(field)
     kind, several = _kind(info.annotation)
-    attributes: dict[str, Any] = {"group": model.group(field), "advanced": ADVANCED in model.marks(field)}
+    attributes: dict[str, Any] = {"group": model.help_group(field), "advanced": ADVANCED in model.marks(field)}
     text = str(info.description)
     if kind is bool:
         return GroupedOption([f"{flag}/--no-{flag[2:]}", field], default=None, help=text, **attributes)

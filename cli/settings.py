@@ -55,7 +55,7 @@ def resolve(
         raise UsageError("\n".join(_explain(model, detail, given) for detail in error.errors())) from error
     groups = list(Group)
     settings: dict[str, Setting] = {}
-    for name in sorted(model.model_fields, key=lambda name: groups.index(model.group(name))):
+    for name in sorted(model.model_fields, key=lambda name: groups.index(model.help_group(name))):
         source_name = given[name].source if name in given else "default"
         settings[name] = Setting(getattr(options, name), source_name)
     return options.with_general(given.keys() - by_flag.keys()), settings

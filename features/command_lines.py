@@ -11,6 +11,7 @@ from typing import Any
 
 from features.config import SPLITS, EncodeOptions
 from features.encoders.selector import EncoderSettings, Selector
+from features.extraction.import_options import StoreImportOptions
 from features.store.identity import StoreIdentity
 
 
@@ -47,6 +48,21 @@ class DataPlace:
 def extract_command(place: DataPlace, selector: Selector, *flags: str) -> str:
     """Return the `mervn extract` command for the encoder of a selector."""
     return shlex.join(["mervn", "extract", *place.flags, f"--{selector.modality}-encoder", str(selector), *flags])
+
+
+def import_command(place: DataPlace, recorded: Sequence[str]) -> str:
+    """Return the `mervn store import` command that a store records: its source and `import_flags`."""
+    return shlex.join(["mervn", "store", "import", *recorded, *place.flags])
+
+
+def import_flags(options: StoreImportOptions) -> list[str]:
+    """Return the flags of `mervn store import` that repeat these options, besides the folders."""
+    flags = []
+    for name in ("modality", "name", "hz", "centre", "layer", "store_dtype"):
+        value = getattr(options, name)
+        if value is not None:
+            flags += [flag_name(name), f"{value:g}" if isinstance(value, float) else str(value)]
+    return flags
 
 
 def identity_flags(identity: StoreIdentity, spec_settings: Sequence[str]) -> list[str]:

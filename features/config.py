@@ -106,7 +106,7 @@ class Options(BaseModel):
         return found
 
     @classmethod
-    def group(cls, name: str) -> Group:
+    def help_group(cls, name: str) -> Group:
         """Return the help group of a field."""
         for mark in cls.marks(name):
             if isinstance(mark, Group):

@@ -67,7 +67,7 @@ def _streams(options: TrainingOptions, modalities: Collection[str]) -> set[str]:
     """Return the streams that the head will have."""
     streams = set(modalities)
     if isinstance(options, TrainHeadOptions | FinetuneOptions) and "audio" in streams:
-        selectors = parse_selectors(options.audio_encoder, "audio") if options.audio_encoder else []
+        selectors = parse_selectors(options.audio_encoder, "audio", imported=True) if options.audio_encoder else []
         if len(selectors) > 1:
             streams.add(SECOND)
     return streams

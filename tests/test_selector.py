@@ -59,6 +59,26 @@ def test_streams_are_joined_by_plus() -> None:
         parse_selectors("phobert+videberta", "text")
 
 
+def test_unknown_names_are_imported_features_only_where_they_are_allowed() -> None:
+    def read(text: str) -> list[str]:
+        return [str(selector) for selector in parse_selectors(text, "audio", imported=True)]
+
+    assert read("egemaps") == ["egemaps"] and parse_selectors("egemaps", "audio", imported=True)[0].is_imported
+    assert read("vggish+my.own-1@4") == ["vggish", "my.own-1@4"]
+    assert read("egemaps@2,3+whisper=/a+b") == ["egemaps@2,3", "whisper=/a+b"]
+    assert read("egemaps+other") == ["egemaps", "other"]
+    assert read("whisper=/a+b@3+egemaps") == ["whisper=/a+b@3", "egemaps"]
+    assert read("whisper=/a+b") == ["whisper=/a+b"]  # a path, not a second stream
+    assert read("dual") == ["wav2vec2", "vggish"] and not parse_selector("whisper", "audio", imported=True).is_imported
+    for text in ("egemaps", "vggish+egemaps"):
+        with pytest.raises(UsageError):
+            parse_selectors(text, "audio")
+    with pytest.raises(UsageError, match="must name one of"):
+        read("egemaps=/models/x")
+    with pytest.raises(UsageError, match="takes one encoder"):
+        parse_selectors("words+others", "text", imported=True)
+
+
 def test_a_checkpoint_of_another_type_is_refused(checkpoints: dict[str, str]) -> None:
     for name, other in [("hubert", "wav2vec2"), ("wav2vec2", "whisper"), ("phobert", "videberta")]:
         with pytest.raises(InputError, match="must say model_type"):

@@ -214,6 +214,21 @@ AUDIO_ENCODERS: dict[str, EncoderSpec] = {
     ),
 }
 
+IMPORTED = EncoderSpec(
+    target="",
+    description="features of another program, see mervn store import",
+    model=None,
+    depth=None,
+    width="the features'",
+    layers="the features'",
+    rate="the features'",
+    needs="nothing",
+    licence="the features'",
+    makes_weights=False,
+)
+"""Metadata of every name that is not in the registries: features that a user has imported. There is
+no encoder to load."""
+
 ENCODERS: dict[str, dict[str, EncoderSpec]] = {"text": TEXT_ENCODERS, "audio": AUDIO_ENCODERS}
 DEFAULT_ENCODERS = {"audio": "wav2vec2", "text": "phobert"}
 """Defaults of `mervn extract`."""

@@ -9,15 +9,15 @@ from functools import cached_property
 from pathlib import Path
 
 from features.canonical import differing_fields
-from features.command_lines import DataPlace, extract_command
+from features.command_lines import DataPlace, extract_command, import_command
 from features.command_lines import features_folder as features_folder
 from features.encoders import ENCODERS
 from features.encoders.hub import is_path
 from features.encoders.model_source import fingerprint, local_fingerprint
-from features.encoders.selector import MEANS, Selector
+from features.encoders.selector import MEANS, Selector, parse_selectors, unknown_name
 from features.errors import InputError, UsageError
 from features.store.identity import STORE_FILE, StoreInfo, read_store_info
-from features.store.models import KEPT_ENCODER, describe_models, recorded_models, recorded_selector
+from features.store.models import KEPT_ENCODER, describe_models, is_imported, recorded_models, recorded_selector
 from features.tables import aligned
 
 
@@ -176,6 +176,9 @@ def not_extracted(place: DataPlace, modality: str, selector: Selector | None) ->
         ]
         return InputError("\n".join(lines))
     query, stores = StoreQuery(selector), list_stores(place.features_dir, modality)
+    same_name = [info for info in stores if info.encoder == selector.name]
+    if selector.is_imported and not same_name:
+        return unknown_name(selector.name, modality, (info.encoder for info in stores if is_imported(info)))
     lines = [f"{selector} is not extracted yet: {place.features_dir} has no {modality} store of it"]
     if stores:
         nearest = min(stores, key=lambda info: len(query.differences(info)))
@@ -184,7 +187,50 @@ def not_extracted(place: DataPlace, modality: str, selector: Selector | None) ->
     for info in stores:
         if info.encoder == selector.name and recorded_models(info) is None:
             lines.append(_unrecorded(info))
+    if selector.is_imported:
+        command = import_command(place, same_name[0].provenance["import"])
+        return InputError(
+            "\n".join([*lines, *damaged, f"they are imported features; import others with:\n  {command}"])
+        )
     return InputError("\n".join([*lines, *damaged, *_how_to_extract(place, selector, query)]))
+
+
+def stored_selectors(text: str, modality: str, features_dir: Path) -> list[Selector]:
+    """Parse selectors of stored features: of encoders, or of features that a user imported.
+
+    Raises UsageError for a name that is neither an encoder nor imported into the folder.
+    """
+    selectors = parse_selectors(text, modality, imported=True)
+    unknown = [selector for selector in selectors if selector.is_imported]
+    imported = _imported_names(features_dir, modality) if unknown else set()
+    for selector in unknown:
+        if selector.name not in imported:
+            raise unknown_name(selector.name, modality, imported)
+    return selectors
+
+
+def encoder_selectors(text: str, modality: str, features_dir: Path, why: str) -> list[Selector]:
+    """Parse selectors of encoders that will run; see `parse_selectors`.
+
+    The UsageError for a name that only imported features have tells that there is no encoder. `why`
+    says what the command does with encoders.
+    """
+    try:
+        return parse_selectors(text, modality)
+    except UsageError:
+        imported = _imported_names(features_dir, modality)
+        for selector in parse_selectors(text, modality, imported=True) if imported else ():
+            if selector.name in imported:
+                raise UsageError(
+                    f"--{modality}-encoder {selector.name} names features that were imported into {features_dir}, "
+                    f"and {why}: they have no encoder. `mervn train-head`, `ablate` and `layers` use them"
+                ) from None
+        raise
+
+
+def _imported_names(features_dir: Path, modality: str) -> set[str]:
+    """Return the names of the imported features in a folder."""
+    return {info.encoder for info in list_stores(features_dir, modality) if is_imported(info)}
 
 
 def _how_to_extract(place: DataPlace, selector: Selector, query: StoreQuery) -> list[str]:

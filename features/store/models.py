@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from features.encoders import ENCODERS
 from features.encoders.model_source import ModelSource
 from features.encoders.selector import Selector, parse_selector
 from features.errors import InputError
@@ -60,8 +61,15 @@ def record_model(info: StoreInfo, source: ModelSource) -> StoreInfo:
     return info
 
 
+def is_imported(info: StoreInfo) -> bool:
+    """Tell whether a store holds features that a user imported, so that there is no encoder."""
+    return info.encoder not in ENCODERS[info.modality] and "import" in info.provenance
+
+
 def describe_models(info: StoreInfo) -> str:
     """Return the names of the models that a store was extracted with, for messages."""
+    if is_imported(info):
+        return f"imported from {info.provenance['import'][0]}"
     recorded = recorded_models(info)
     return " or ".join(map(str, recorded)) if recorded is not None else str(info.provenance.get("model"))
 

@@ -12,7 +12,7 @@ from features.canonical import differing_fields
 from features.command_lines import recorded_settings
 from features.device import precision_context
 from features.encoders.base import Encoder, load_encoder
-from features.errors import InputError
+from features.errors import InputError, UsageError
 from features.extraction.encode import encode_batch
 from features.extraction.encoder_input import transcript_of
 from features.extraction.plan import MAX_BATCH
@@ -27,8 +27,14 @@ def encode_transcripts(stream: Stream, utterances: Sequence[Utterance], device: 
 
     Returns for each its features (T, D), or (T, L, D) for L > 1 layers, in the dtype of the store.
     Nothing is written, so no store can hold features of other transcripts. InputError if the
-    encoder cannot be loaded or is not the one that the store was extracted with.
+    encoder cannot be loaded or is not the one that the store was extracted with, UsageError if the
+    features were imported.
     """
+    if stream.imported:
+        raise UsageError(
+            f"other transcripts must be encoded as those of {stream.first.path}, but it holds imported features "
+            f"({stream.encoder}): there is no encoder"
+        )
     identity = stream.first.info.identity
     encoder = load_encoder(stream.selector, recorded_settings(identity.config))
     _refuse_other_encoder(stream, encoder)

@@ -13,14 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from features.canonical import differing_fields
-from features.command_lines import DataPlace, extract_command, features_folder, identity_flags, recorded_flags
-from features.encoders import ENCODERS
+from features.command_lines import (
+    DataPlace,
+    extract_command,
+    features_folder,
+    identity_flags,
+    import_command,
+    recorded_flags,
+)
 from features.encoders.finetuned import FineTuning, read_fine_tuning
+from features.encoders.model_source import ModelSource
 from features.encoders.selector import Layer, Selector, expand_layers, parse_selectors
 from features.errors import InputError, UsageError
 from features.store.identity import StoreInfo
 from features.store.index import list_stores, matching_stores, not_extracted, select_store
-from features.store.models import recorded_selector, recorded_source
+from features.store.models import is_imported, recorded_selector, recorded_source
 from features.store.reader import FeatureStore, UtteranceInfo
 from mervn.config import StoreOptions
 
@@ -40,7 +47,7 @@ class StreamShape:
     width: int
     layers: tuple[str, ...] = ("last",)
     """The layers that are mixed, named as in selectors."""
-    stride: int = 0
+    stride: float = 0
     """Samples at 16 kHz from one frame to the next; 0 for text."""
     centre: float = 0.0
     """Sample at 16 kHz at the centre of the first frame."""
@@ -67,6 +74,8 @@ class Stream:
             first, other = self.first.info.identity.as_json(), store.info.identity.as_json()
             # Only the layer may differ.
             differing = differing_fields(first, other).keys() - {"layer"}
+            if self.imported and is_imported(store.info):
+                differing -= {"weights_sha256"}  # the hash of the features themselves
             if differing:
                 raise InputError(
                     f"the layers of one stream must come from one encoder, but {self.first.path} "
@@ -85,6 +94,11 @@ class Stream:
     def encoder(self) -> str:
         """The encoder's name in the registry."""
         return self.first.info.encoder
+
+    @property
+    def imported(self) -> bool:
+        """True if a user imported the features: there is no encoder."""
+        return is_imported(self.first.info)
 
     @property
     def weights(self) -> str:
@@ -119,6 +133,8 @@ class Stream:
     def extract_command(self, *flags: str) -> str:
         """Return the `mervn extract` command that adds utterances to these stores."""
         path = self.first.path
+        if self.imported:
+            return import_command(self.place, self.first.info.provenance["import"])
         if len(path.parts) < 3:  # too short for the features folder, which is two levels up
             path = path.absolute()
         place = replace(self.place, features_dir=path.parent.parent)
@@ -127,18 +143,22 @@ class Stream:
     @property
     def _identity_flags(self) -> list[str]:
         """The flags of `mervn extract` that are part of the identity of the stores."""
-        return identity_flags(self.first.info.identity, ENCODERS[self.modality][self.encoder].settings)
+        return identity_flags(self.first.info.identity, self.selector.spec.settings)
 
     @property
     def model(self) -> dict[str, str | None]:
         """The resolved model, and the flags to extract these stores; recorded in config.json."""
         flags = [f"--{self.modality}-encoder", str(self.selector), *self._identity_flags]
+        if self.imported:
+            return {**ModelSource().as_json(), "extract": "", "imported": self.encoder}
         return {**recorded_source(self.first.info).as_json(), "extract": shlex.join(flags)}
 
     @property
     def shape(self) -> StreamShape:
         """Shape of the features, from which a head is built."""
-        spec = ENCODERS[self.modality][self.encoder]
+        config, spec = self.first.info.identity.config, self.selector.spec
+        if self.imported:
+            return StreamShape(self.first.dim, self.layers, config.get("stride", 0), config.get("centre", 0.0))
         return StreamShape(self.first.dim, self.layers, spec.stride, spec.centre)
 
     def utterance_info(self, utterance_id: str) -> UtteranceInfo:
@@ -174,7 +194,23 @@ def open_streams(options: StoreOptions, data: Path, modalities: Sequence[str]) -
         if any(isinstance(error, UsageError) for error in errors):
             raise UsageError(message)
         raise InputError(message)
+    _refuse_frames_at_vectors(streams)
     return streams
+
+
+def _refuse_frames_at_vectors(streams: Mapping[str, Stream]) -> None:
+    """Raise UsageError if a second audio stream with frames would be cut to the vector of the first.
+
+    The second stream is aligned to the frames of the first, and one vector is one frame.
+    """
+    if SECOND not in streams:
+        return
+    first, second = streams["audio"], streams[SECOND]
+    if first.first.info.identity.config.get("vectors") and not second.first.info.identity.config.get("vectors"):
+        raise UsageError(
+            f"--audio-encoder: the first stream must have frames, found one vector per utterance ({first.encoder}); "
+            f"exchange the streams: {second.selector}+{first.selector}"
+        )
 
 
 def _wanted(options: StoreOptions, modalities: Sequence[str]) -> dict[str, tuple[Selector | None, Path | None]]:
@@ -182,7 +218,7 @@ def _wanted(options: StoreOptions, modalities: Sequence[str]) -> dict[str, tuple
     given = {"audio": (options.audio_encoder, options.audio_store), "text": (options.text_encoder, options.text_store)}
     wanted: dict[str, tuple[Selector | None, Path | None]] = {}
     for modality, (text, path) in given.items():
-        selectors = parse_selectors(text, modality) if text is not None else []
+        selectors = parse_selectors(text, modality, imported=True) if text is not None else []
         num_stores = sum(len(selector.layers or ("last",)) for selector in selectors)
         if path is not None and num_stores > 1:
             raise UsageError(f"--{modality}-store is one store, but --{modality}-encoder {text} means several")
@@ -227,6 +263,8 @@ def find_streams(
     for name, hashes in wanted.items():
         flags = recorded_flags(str(models.get(name, {}).get("extract", "")))
         command = shlex.join(["mervn", "extract", *place.flags, *flags])
+        if "imported" in models.get(name, {}):
+            command = "mervn store import, with the same features"
         stores = []
         for identity_hash in hashes:
             path = _find(modality_of(name), identity_hash, place.features_dir, explicit, command)

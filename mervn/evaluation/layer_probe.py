@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from features.encoders.selector import Layer, Selector
+from features.command_lines import DataPlace
+from features.encoders.selector import MEANS, Layer, Selector
 from features.errors import InputError
 from features.extraction.extract import extract_stream
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import Utterance, read_manifests
 from features.progress import Reporter
+from features.store.index import matching_stores, not_extracted, select_store
 from features.store.reader import FeatureStore
+from mervn.data.feature_checks import refuse_changed
 from mervn.data.stored_split import index_targets
+from mervn.data.streams import Stream
 from mervn.evaluation.metrics import Metrics, compute_metrics
 
 SPLITS = ("train", "valid")
@@ -58,37 +62,82 @@ def probe_layers(
 ) -> LayerReport:
     """Extract the time-means of all layers for train and valid into a store, and probe each layer.
 
-    Test is not read. InputError if a split has features of fewer than two emotions.
+    Imported features are read from their stores, one store per layer. Test is not read. InputError
+    if a split has features of fewer than two emotions.
     """
     manifests = read_manifests(data, SPLITS, audio_root=audio_root, check_audio=selector.modality == "audio")
     utterances = list(chain.from_iterable(manifests.values()))
-    (result,) = extract_stream(utterances, selector, settings, reporter)
-    store = FeatureStore(result.path)
+    probed = _stores(selector, DataPlace(data, settings.features_dir, audio_root), utterances, settings, reporter)
     labels = sorted({str(utterance.emotion) for utterance in manifests["train"]})
     features, targets, num_used, num_missing = {}, {}, {}, {}
     for name, in_manifest in manifests.items():
-        used = _with_features(in_manifest, store)
+        used = _with_features(in_manifest, probed.stores)
         if len({utterance.emotion for utterance in used}) < 2:
             raise InputError(f"{name} must hold features of at least two emotions, found {len(used)} utterances")
-        features[name], targets[name] = _stack(used, store), index_targets(used, labels)
+        features[name], targets[name] = _stack(used, probed.stores), index_targets(used, labels)
         num_used[name], num_missing[name] = len(used), len(in_manifest) - len(used)
     scores = []
-    for layer in range(features["train"].shape[1]):
-        of_layer = {name: values[:, layer] for name, values in features.items()}  # (N, D) by split
+    layers = probed.layers or range(features["train"].shape[1])
+    for i, layer in enumerate(layers):
+        of_layer = {name: values[:, i] for name, values in features.items()}  # (N, D) by split
         metrics = _probe(of_layer, targets, labels)
         scores.append(LayerScore(layer, metrics.accuracy, metrics.macro_f1))
-    return LayerReport(store.path, scores, num_used, num_missing)
+    return LayerReport(probed.stores[0].path, scores, num_used, num_missing)
 
 
-def _with_features(utterances: Sequence[Utterance], store: FeatureStore) -> list[Utterance]:
-    """Return the utterances that have at least one frame in the store."""
-    return [one for one in utterances if one.utterance_id in store and len(store[one.utterance_id])]
+@dataclass(frozen=True)
+class _Probed:
+    """Stores to probe: one of the time-means of all layers, or one of sequences per layer."""
+
+    stores: Sequence[FeatureStore]
+    layers: Sequence[Layer] = ()
+    """The layer of each store of sequences; empty for a store of time-means."""
 
 
-def _stack(utterances: Sequence[Utterance], store: FeatureStore) -> np.ndarray[Any, Any]:
+def _stores(
+    selector: Selector,
+    place: DataPlace,
+    utterances: list[Utterance],
+    settings: ExtractSettings,
+    reporter: Reporter,
+) -> _Probed:
+    """Extract the time-means of all layers, or open the stores of imported features."""
+    if not selector.is_imported:
+        (result,) = extract_stream(utterances, selector, settings, reporter)
+        return _Probed([FeatureStore(result.path)])
+    infos = matching_stores(place.features_dir, replace(selector, layers=None))
+    if not infos:
+        raise not_extracted(place, selector.modality, selector)
+    layers = sorted({info.identity.layer for info in infos}, key=lambda layer: (isinstance(layer, str), layer))
+    stores = []
+    for layer in layers:  # UsageError if several stores have one layer
+        info = select_store(place, selector.modality, replace(selector, layers=(layer,)), None)
+        stores.append(FeatureStore(info.path))
+    stream = Stream(selector.modality, stores, place)
+    stored = [one for one in utterances if one.utterance_id in stream]
+    refuse_changed("train and valid", stored, {selector.modality: stream}, False, reporter)
+    return _Probed(stores, layers)
+
+
+def _with_features(utterances: Sequence[Utterance], stores: Sequence[FeatureStore]) -> list[Utterance]:
+    """Return the utterances that have at least one frame in each store."""
+    found = []
+    for one in utterances:
+        if all(one.utterance_id in store and store.num_frames(one.utterance_id) for store in stores):
+            found.append(one)
+    return found
+
+
+def _stack(utterances: Sequence[Utterance], stores: Sequence[FeatureStore]) -> np.ndarray[Any, Any]:
     """Return the time-means of all layers (N, L, D) float32."""
-    means = [store.check(utterance.utterance_id) for utterance in utterances]
-    return np.stack(means).astype(np.float32)
+    if stores[0].info.identity.layer == MEANS:
+        means = [stores[0].check(utterance.utterance_id) for utterance in utterances]
+        return np.stack(means).astype(np.float32)
+    layers = []
+    for store in stores:
+        frames = [store.check(utterance.utterance_id) for utterance in utterances]
+        layers.append(np.stack([values.mean(axis=0, dtype=np.float32) for values in frames]))
+    return np.stack(layers, axis=1)
 
 
 def _probe(

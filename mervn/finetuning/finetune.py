@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from features.atomic_files import sync, write_jsonl
-from features.command_lines import recorded_settings
+from features.command_lines import features_folder, recorded_settings
 from features.encoders import DEFAULT_ENCODERS, ENCODERS
 from features.encoders.base import Encoder, load_all_blocks
 from features.encoders.finetuned import ENCODERS_FOLDER, FineTuning
-from features.encoders.selector import EncoderSettings, Selector, parse_selectors
+from features.encoders.selector import EncoderSettings, Selector
 from features.errors import UsageError
 from features.progress import SILENT, Reporter
+from features.store.index import encoder_selectors
 from features.store.rejected import REJECTED_FILE
 from features.torch_seed import seeded
 from mervn.config import FinetuneOptions
@@ -147,6 +148,7 @@ def _begin(job: Job) -> None:
 def _selectors(resolved: Resolved[FinetuneOptions]) -> dict[str, Selector]:
     """Return the encoder of each stream that the fusion reads; by default those of `extract`."""
     options, wanted = resolved.options, resolved.fusion.streams
+    folder = features_folder(options.features_dir, options.data or Path("data"))
     given = {"audio": options.audio_encoder, "text": options.text_encoder}
     if not any(given.values()):
         given = dict(DEFAULT_ENCODERS)
@@ -156,7 +158,7 @@ def _selectors(resolved: Resolved[FinetuneOptions]) -> dict[str, Selector]:
             continue
         if text is None:
             raise UsageError(f"--fusion {options.fusion} also reads {modality}: give --{modality}-encoder")
-        selectors = parse_selectors(text, modality)
+        selectors = encoder_selectors(text, modality, folder, "finetune trains encoders")
         by_stream |= dict(zip((modality, SECOND), selectors, strict=False))
     EncoderSettings(options.segmenter, options.tone_style, options.whisper_mode).check(list(by_stream.values()))
     return by_stream
@@ -278,8 +280,7 @@ def _save_model(run: Path, model: EndToEnd, train: WaveformSplit) -> None:
         encoder, folder = model.encoder(name), run / ENCODERS_FOLDER / name
         encoder.save(folder)
         sync(folder)
-        # A frozen encoder learned nothing here.
-        seen = _seen(encoder, name, train if model.tuned[name] else None)
+        seen = _seen(encoder, name, train if model.tuned[name] else None)  # a frozen one learned nothing here
         _record(folder, encoder, seen, final=True).save(folder)
 
 
@@ -294,6 +295,5 @@ def _seen(encoder: Encoder, name: str, train: WaveformSplit | None) -> dict[str,
 
 def _record(folder: Path, encoder: Encoder, seen: Mapping[str, str], final: bool) -> FineTuning:
     """Return the record of fine-tuning that is saved beside an encoder's weights."""
-    settings = recorded_settings(encoder.config)
-    run = folder.parent.parent.name
+    settings, run = recorded_settings(encoder.config), folder.parent.parent.name
     return FineTuning(folder, run, encoder.name, encoder.layers, settings, encoder.modality, seen, final)

@@ -69,6 +69,11 @@ def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | Non
     custom = modules_of(run, config, options.trust_code)
     head = load_head_with(run, config, custom)
     _, streams = data_and_streams(config, EvaluateOptions(features_dir=options.features_dir))
+    imported = [stream.encoder for stream in streams.values() if stream.imported]
+    if imported:
+        raise UsageError(
+            f"--init-head {run} was trained on imported features ({', '.join(imported)}): there is no encoder to train"
+        )
     init = InitHead(run, config, head, streams, custom)
     # the copies in the run are what was read, not the files that its options name
     kept = {role: module.reference for role, module in custom.items()}

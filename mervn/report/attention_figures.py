@@ -57,7 +57,7 @@ def draw_attention(
 
 
 def _text_encoder(opened: OpenedRun) -> Encoder | None:
-    """Return the encoder of the text stream, for its tokens; None if it cannot be loaded."""
+    """Return the encoder of the text stream, for its tokens; None without one that can be loaded."""
     if "text" not in opened.config.streams:
         return None
     if isinstance(opened.loaded.model, EndToEnd):
@@ -65,6 +65,8 @@ def _text_encoder(opened: OpenedRun) -> Encoder | None:
     try:
         _, streams = data_and_streams(opened.config, EvaluateOptions())
         stream = streams["text"]
+        if stream.imported:
+            return None
         return load_encoder(stream.selector, recorded_settings(stream.first.info.identity.config))
     except InputError:
         return None  # the model is not on this machine: tokens have numbers

@@ -173,7 +173,7 @@ def settings(data: RunData) -> list[tuple[str, str]]:
     options, environment = data.config.options, data.environment
     rows = [("command", data.config.command), ("data", str(options["data"]))]
     for name, model in data.config.models.items():
-        rows.append((name, str(model.get("extract") or model.get("model") or "")))
+        rows.append((name, str(model.get("extract") or model.get("model") or model.get("imported") or "")))
     for name, origin in data.metrics.get("features", {}).items():
         rows.append((f"weights of {name}", str(origin)))
     for key in ("fusion", "pooling", "dim", "loss", "sampling", "batch_size", "learning_rate", "epochs", "seed"):

@@ -15,10 +15,12 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from features.canonical import canonical_json
+from features.command_lines import features_folder
 from features.config import OneOf
 from features.encoders.selector import parse_selectors
 from features.errors import UsageError
 from features.manifests.folds import find_folds
+from features.store.index import stored_selectors
 from features.suggestions import did_you_mean
 from mervn.config import TrainHeadOptions
 from mervn.study.grid import Grid, key_of
@@ -126,10 +128,10 @@ def shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def make_rows(grid: Grid, place: Mapping[str, Any]) -> list[Row]:
+def make_rows(grid: Grid, place: Mapping[str, Any], data: Path = Path("data")) -> list[Row]:
     """Return the rows of the table with their candidates, all of them checked.
 
-    `place` are the options of the study, such as the data folder. UsageError lists the faults: an
+    `place` are the options of the study, such as the features folder. UsageError lists the faults: an
     invalid value, options that contradict each other, two equal rows, or an option that no row
     reads.
     """
@@ -139,7 +141,7 @@ def make_rows(grid: Grid, place: Mapping[str, Any]) -> list[Row]:
         candidates: dict[str, Candidate] = {}
         for tuned in grid.tuned():
             try:
-                candidate = make_candidate(grid, place, axes, tuned)
+                candidate = make_candidate(grid, place, axes, tuned, data)
             except UsageError as error:
                 for line in str(error).splitlines():
                     faults.setdefault(line, describe({**axes, **tuned}))
@@ -156,7 +158,7 @@ def make_rows(grid: Grid, place: Mapping[str, Any]) -> list[Row]:
 
 
 def make_candidate(
-    grid: Grid, place: Mapping[str, Any], axes: Mapping[str, Any], tuned: Mapping[str, Any]
+    grid: Grid, place: Mapping[str, Any], axes: Mapping[str, Any], tuned: Mapping[str, Any], data: Path
 ) -> Candidate:
     """Return the candidate of a row with these tuned values; UsageError if they cannot be trained."""
     values = {**place, **grid.base, **axes, **tuned}
@@ -164,6 +166,10 @@ def make_candidate(
         options = TrainHeadOptions.model_validate(values)
     except ValidationError as error:
         raise UsageError("\n".join(map(_explain, error.errors()))) from error
+    folder = features_folder(options.features_dir, data)
+    for modality in ("audio", "text"):
+        if (text := getattr(options, f"{modality}_encoder")) is not None:
+            stored_selectors(text, modality, folder)
     return resolve_candidate(options, tuned)
 
 
@@ -175,9 +181,8 @@ def resolve_candidate(options: TrainHeadOptions, tuned: Mapping[str, Any]) -> Ca
     options = options.with_general(options.model_fields_set)
     selectors: dict[str, str] = {}
     for modality in ("audio", "text"):
-        text = getattr(options, f"{modality}_encoder")
-        if text is not None:
-            selectors[f"{modality}_encoder"] = "+".join(map(str, parse_selectors(text, modality)))
+        if (text := getattr(options, f"{modality}_encoder")) is not None:
+            selectors[f"{modality}_encoder"] = "+".join(map(str, parse_selectors(text, modality, imported=True)))
     resolved = resolve_head_options(options)
     hashed = resolved.options.model_copy(update={name: selectors[name] for name in selectors.keys() - resolved.unread})
     read = {name: value for name, value in tuned.items() if name not in resolved.unread}

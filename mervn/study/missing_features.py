@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from features.command_lines import features_folder
+from features.command_lines import DataPlace, features_folder
 from features.config import SplitName
 from features.encoders.selector import Layer, Selector, expand_layers, parse_selectors
 from features.errors import UsageError
@@ -15,7 +15,7 @@ from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import Utterance, read_manifests
 from features.progress import Reporter
 from features.store.identity import StoreInfo
-from features.store.index import matching_stores
+from features.store.index import matching_stores, not_extracted
 from features.store.reader import FeatureStore
 from features.store.rejected import read_rejected
 from mervn.config import TrainHeadOptions
@@ -37,14 +37,20 @@ def find_missing(
     """Return the encoders of which a store is missing or incomplete; rejected utterances are no gap.
 
     `options` give the folders, the device and the number of threads. UsageError if the candidates
-    name an encoder with and without layers.
+    name an encoder with and without layers. Imported features cannot be extracted: InputError if
+    there are none; training refuses a store without some of the utterances.
     """
     wanted = _wanted(candidates)
     _refuse_open_layers(wanted)
     root, folder = options.audio_root, features_folder(options.features_dir, data)
     manifests = read_manifests(data, splits, audio_root=root, require_emotion=False, check_audio=False)
     ids = [utterance.utterance_id for utterance in manifests.all_utterances()]
-    missing = [selector for selector in wanted if not _is_extracted(folder, selector, ids)]
+    missing = []
+    for selector in wanted:
+        if selector.is_imported:
+            _require_stores(DataPlace(data, folder, root), selector)
+        elif not _is_extracted(folder, selector, ids):
+            missing.append(selector)
     if any(selector.modality == "audio" for selector in missing):
         manifests = read_manifests(data, splits, audio_root=root, require_emotion=False, check_audio=True)
     utterances = list(manifests.all_utterances())
@@ -75,7 +81,7 @@ def _wanted(candidates: Iterable[Candidate]) -> list[Selector]:
         for modality in candidate.resolved.fusion.streams:
             text, store = getattr(options, f"{modality}_encoder"), getattr(options, f"{modality}_store")
             if text is not None and store is None:
-                found |= dict.fromkeys(parse_selectors(text, modality))
+                found |= dict.fromkeys(parse_selectors(text, modality, imported=True))
     return list(found)
 
 
@@ -87,11 +93,19 @@ def _refuse_open_layers(selectors: Sequence[Selector]) -> None:
     for selector in selectors:
         for other in selectors:
             if selector.layers is None and other.layers and replace(other, layers=None) == selector:
-                layer = "last" if selector.spec.depth is None else "LAYER"
+                layer = "last" if selector.spec.depth is None and not selector.is_imported else "LAYER"
                 raise UsageError(
                     f"{selector.modality}-encoder must name the layer of every {selector} in a grid with several "
                     f"layers, found {selector} and {other}; write {selector}@{layer}"
                 )
+
+
+def _require_stores(place: DataPlace, selector: Selector) -> None:
+    """Raise InputError unless there is a store of each layer of imported features."""
+    for layer in selector.layers or ("all",):
+        one = replace(selector, layers=None if layer == "all" else (layer,))
+        if not matching_stores(place.features_dir, one):
+            raise not_extracted(place, selector.modality, one)
 
 
 def _is_extracted(folder: Path, selector: Selector, ids: Collection[str]) -> bool:

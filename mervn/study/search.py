@@ -147,7 +147,7 @@ class RowSearch:
     def _add(self, tuned: Mapping[str, Any]) -> int | None:
         """Return the number of the candidate with these values; None if they exclude each other."""
         try:
-            candidate = make_candidate(self.grid, self.plan.place, self.row.axes, tuned)
+            candidate = make_candidate(self.grid, self.plan.place, self.row.axes, tuned, self.plan.data)
         except UsageError as error:
             reason = "; ".join(str(error).splitlines())
             self.reporter.say(f"no head with {describe(tuned)} ({self.row}): {reason}")

@@ -84,7 +84,7 @@ def make_plan(path: Path, options: AblateOptions, data: Path) -> Plan:
     """Check everything that can be checked before any work."""
     grid = read_grid(path, options.trust_code, options.trials)
     place = _place(options)
-    rows = make_rows(grid, place)
+    rows = make_rows(grid, place, data)
     if grid.baselines:
         rows = add_linear(rows)
     folds = fold_numbers(grid, rows, data)

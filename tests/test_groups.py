@@ -1,0 +1,67 @@
+"""Groups: what shares a speaker, a recording, samples or another key is connected, also through others."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import soundfile
+from tiny import wave
+from tiny_extraction import utterance
+
+from features.errors import UsageError
+from features.manifests.manifest import Utterance
+from features.progress import SILENT
+from features.splitting.groups import Groups, find_groups
+
+
+def one(name: str, speaker: str | None = None, path: str | None = None, text: str | None = None) -> Utterance:
+    audio = Path(path or f"{name}.wav")
+    return replace(utterance(name), speaker_id=speaker, wav_path=str(audio), audio_path=audio, transcript=text)
+
+
+def members(groups: Groups, utterances: list[Utterance]) -> list[str]:
+    """Return the members of each group as text."""
+    found = [""] * len(groups)
+    for each, number in zip(utterances, groups.index, strict=True):
+        found[number] += each.utterance_id
+    return found
+
+
+UTTERANCES = [
+    one("e", "s1"), one("b", "s2", "x/../long.wav", "Chào, anh!"), one("c", "s1", "long.wav"),
+    one("a", None, text="chào anh"), one("d", None, text=""), one("f", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (["speaker_id"], ["a", "b", "ec", "d", "f"]),  # without a speaker, nothing is connected
+        (["recording"], ["a", "bc", "d", "e", "f"]),
+        (["speaker_id", "recording"], ["a", "ebc", "d", "f"]),
+        (["transcript"], ["ba", "c", "d", "e", "f"]),  # an empty transcript connects nothing
+        (["speaker_id", "recording", "transcript"], ["ebca", "d", "f"]),
+    ],
+)
+def test_groups_are_connected_components(keys: list[str], expected: list[str]) -> None:
+    groups = find_groups(UTTERANCES, keys, SILENT)
+    assert members(groups, UTTERANCES) == expected
+    assert groups.names == [min(names) for names in expected]
+    again = find_groups(UTTERANCES[::-1], keys, SILENT)
+    assert again.names == groups.names and again.index[::-1].tolist() == groups.index.tolist()
+
+
+def test_equal_samples_are_connected_and_unreadable_audio_is_reported(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 2), ("c", 1)):
+        soundfile.write(tmp_path / f"{name}.wav", wave(0.05, seed), 16_000)
+    utterances = [one(name, path=str(tmp_path / f"{name}.wav")) for name in "abcd"]
+    groups = find_groups(utterances, ["audio"], SILENT)
+    assert members(groups, utterances) == ["ac", "b", "d"]
+    assert [error.reason for error in groups.unreadable] == ["not_found"]
+
+
+def test_any_key_of_the_manifest_connects_and_an_unknown_one_is_refused() -> None:
+    films = [replace(one(name), extra={"film": film}) for name, film in (("a", 1), ("b", 2), ("c", 1), ("d", None))]
+    assert members(find_groups(films, ["film"], SILENT), films) == ["ac", "b", "d"]
+    with pytest.raises(UsageError, match="--group flim: at least one utterance of train.jsonl must have this key"):
+        find_groups(films, ["flim"], SILENT)

@@ -1,0 +1,105 @@
+"""ESD (Zhou et al. 2021): 10 Chinese and 10 English speakers, 350 sentences in 5 emotions.
+
+Layout: 0001/0001.txt (transcripts) and 0001/Angry/{train,evaluation,test}/0001_000351.wav; some
+archives lack the folders of the splits.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from features.config import SplitName
+from features.corpora.items import Corpus, Item
+from features.corpora.label_aliases import known_label
+from features.corpora.options import ImportOptions
+from features.errors import InputError, UsageError
+
+LABELS = ("Angry", "Happy", "Neutral", "Sad", "Surprise")
+SPLIT_FOLDERS: dict[str, SplitName] = {"train": "train", "evaluation": "valid", "test": "test"}
+LAST_CHINESE = 10
+"""Speakers 0001 to 0010 speak Chinese, 0011 to 0020 English."""
+NUM_PER_SPEAKER = 1750
+ENCODINGS = ("utf-8-sig", "utf-16", "gb18030")
+LINE = re.compile(r"(\d{4}_\d{6})\s+(.*\S)\s+(\S+)")
+
+
+def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
+    """Read the speakers of a language; the folder gives the label.
+
+    Raises UsageError without --language, InputError if no speaker of it is found, or if only some
+    files are in folders of splits.
+    """
+    if options.language is None:
+        raise UsageError("esd needs --language chinese, english or all: its speakers speak one of two languages")
+    corpus = Corpus([])
+    speakers = [path for path in sorted(source.glob("[0-9][0-9][0-9][0-9]")) if path.is_dir()]
+    for speaker in speakers:
+        language = "chinese" if int(speaker.name) <= LAST_CHINESE else "english"
+        if options.language in ("all", language):
+            _read_speaker(speaker, language, corpus)
+    if not corpus.items:
+        raise InputError(
+            f"{source} must have folders 0001 to 0020 with audio of --language {options.language}, found none"
+        )
+    with_split = sum(item.split is not None for item in corpus.items)
+    if 0 < with_split < len(corpus.items):
+        found = f"{with_split} of {len(corpus.items)}"
+        raise InputError(f"all files of {source} must be in train, evaluation or test, or none, found {found}")
+    if with_split:
+        corpus.official = "the official splits; evaluation is valid, and every speaker is in every split"
+    else:
+        corpus.note("no_official_splits", "the files are not in folders of the official splits")
+    corpus.note("parallel_sentences", "the speakers of a language speak the same 350 sentences in every emotion")
+    return corpus
+
+
+def _read_speaker(speaker: Path, language: str, corpus: Corpus) -> None:
+    transcripts = _read_transcripts(speaker / f"{speaker.name}.txt", corpus)
+    count, other = 0, []
+    for audio in sorted(speaker.rglob("*.wav")):
+        parts = audio.relative_to(speaker).parts
+        split = SPLIT_FOLDERS.get(parts[1]) if len(parts) == 3 else None
+        if parts[0] not in LABELS or (len(parts) == 3 and split is None) or len(parts) not in (2, 3):
+            other.append(str(audio))
+            continue
+        count += 1
+        text, label = transcripts.get(audio.stem, (None, None))
+        if label is not None and known_label(label) != known_label(parts[0]):
+            message = f"{audio.stem} is in the folder {parts[0]}, but its transcript says {label}; the folder counts"
+            corpus.warn("conflicting_labels", message, [audio.stem])
+        extra = {"language": language}
+        corpus.items.append(Item(audio.stem, audio, parts[0], None, speaker.name, text, split=split, extra=extra))
+    if other:
+        corpus.warn("other_files", f"{len(other)} files of {speaker.name} are in other folders and left out", other)
+    corpus.expect(NUM_PER_SPEAKER, count, f"utterances of speaker {speaker.name}")
+
+
+def _read_transcripts(path: Path, corpus: Corpus) -> dict[str, tuple[str, str]]:
+    """Return text and label of each utterance; files have one of three encodings."""
+    if not path.is_file():
+        corpus.warn("no_transcripts_of_speaker", f"{path.stem} has no file of transcripts", [str(path)])
+        return {}
+    content = path.read_bytes()
+    for encoding in ENCODINGS:
+        try:
+            text = content.decode(encoding)
+        except UnicodeError:
+            continue
+        if encoding != ENCODINGS[0]:
+            corpus.warn("encoding", f"{path.name} is in {encoding}, not in UTF-8", [str(path)])
+        return _parse(text, path, corpus)
+    raise InputError(f"{path} must be text in {', '.join(ENCODINGS)}, found other bytes")
+
+
+def _parse(text: str, path: Path, corpus: Corpus) -> dict[str, tuple[str, str]]:
+    found, other = {}, []
+    for number, line in enumerate(text.splitlines(), 1):
+        parts = LINE.fullmatch(line.strip())
+        if parts is not None:
+            found[parts[1]] = (parts[2], parts[3])
+        elif line.strip():
+            other.append(f"{path.name}:{number}")
+    if other:
+        corpus.warn("other_lines", f"{len(other)} lines of {path.name} are not: id, text, label", other)
+    return found

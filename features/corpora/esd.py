@@ -6,6 +6,7 @@ archives lack the folders of the splits.
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 
@@ -20,7 +21,6 @@ SPLIT_FOLDERS: dict[str, SplitName] = {"train": "train", "evaluation": "valid", 
 LAST_CHINESE = 10
 """Speakers 0001 to 0010 speak Chinese, 0011 to 0020 English."""
 NUM_PER_SPEAKER = 1750
-ENCODINGS = ("utf-8-sig", "utf-16", "gb18030")
 LINE = re.compile(r"(\d{4}_\d{6})\s+(.*\S)\s+(\S+)")
 
 
@@ -76,20 +76,21 @@ def _read_speaker(speaker: Path, language: str, corpus: Corpus) -> None:
 
 
 def _read_transcripts(path: Path, corpus: Corpus) -> dict[str, tuple[str, str]]:
-    """Return text and label of each utterance; files have one of three encodings."""
+    """Return text and label of each utterance; UTF-8, UTF-16 with a mark, else GB 18030."""
     if not path.is_file():
         corpus.warn("no_transcripts_of_speaker", f"{path.stem} has no file of transcripts", [str(path)])
         return {}
     content = path.read_bytes()
-    for encoding in ENCODINGS:
-        try:
-            text = content.decode(encoding)
-        except UnicodeError:
-            continue
-        if encoding != ENCODINGS[0]:
-            corpus.warn("encoding", f"{path.name} is in {encoding}, not in UTF-8", [str(path)])
-        return _parse(text, path, corpus)
-    raise InputError(f"{path} must be text in {', '.join(ENCODINGS)}, found other bytes")
+    # without a byte order mark nearly any bytes are valid UTF-16
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        encoding = "gb18030"
+        text = content.decode(encoding, errors="replace")
+    if encoding != "utf-8-sig":
+        corpus.warn("encoding", f"{path.name} is in {encoding}, not in UTF-8", [str(path)])
+    return _parse(text, path, corpus)
 
 
 def _parse(text: str, path: Path, corpus: Corpus) -> dict[str, tuple[str, str]]:

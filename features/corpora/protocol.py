@@ -135,7 +135,8 @@ def group_parts(items: Sequence[Item], count: int, unit: str) -> list[list[str]]
     if all(item.unit is None for item in items):
         raise InputError(f"utterances must have a known {unit} to be divided, found none; {HOW_TO_GROUP}")
     if len(set(groups)) < count:
-        raise InputError(f"there must be at least {count} {unit}s, one per part, found {len(set(groups))}")
+        joined = f"; {unit}s with equal audio count as one" if any(item.sha256 for item in items) else ""
+        raise InputError(f"there must be at least {count} {unit}s, one per part, found {len(set(groups))}{joined}")
     labels = [str(item.label) for item in items]
     best: list[list[str]] = []
     fewest = len(items) + 1

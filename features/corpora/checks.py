@@ -14,7 +14,7 @@ DOMINANT = 0.25
 LABEL_IN_ID = 0.05
 """Fraction of ids with their label from which it is reported: a short word can be in one by chance."""
 MIN_SPEAKERS = 6
-"""Number of speakers in test below which no paired test by speaker is possible."""
+"""Number of speakers in test, of all folds, below which no paired test by speaker is possible."""
 PARALLEL = 0.2
 """Fraction of the transcripts of test that are in train, from which it is reported."""
 
@@ -99,7 +99,12 @@ def check_protocol(protocol: Protocol, items: Sequence[Item], unit: str) -> Iter
         yield from _check_overlap(parts, unit, place)
         yield from _check_labels(parts, place)
         if number == 1:
-            yield from _check_test(parts)
+            yield from _check_transcripts_of_test(parts)
+    tested = {name for fold in protocol.parts for name in fold["test"]}
+    speakers = {of_id[name].speaker_id for name in tested} - {None}
+    if 0 < len(speakers) < MIN_SPEAKERS:
+        message = f"test has {len(speakers)} speakers: below {MIN_SPEAKERS} no paired test by speaker is possible"
+        yield Finding("few_speakers", "info", message)
 
 
 Parts = Mapping[str, Sequence[Item]]
@@ -129,11 +134,7 @@ def _check_labels(parts: Parts, place: str) -> Iterator[Finding]:
             yield Finding("class_missing", "warning", f"{place}{split} has no {', '.join(lacking)}")
 
 
-def _check_test(parts: Parts) -> Iterator[Finding]:
-    speakers = {item.speaker_id for item in parts["test"]} - {None}
-    if 0 < len(speakers) < MIN_SPEAKERS:
-        message = f"test has {len(speakers)} speakers: below {MIN_SPEAKERS} no paired test by speaker is possible"
-        yield Finding("few_speakers", "info", message)
+def _check_transcripts_of_test(parts: Parts) -> Iterator[Finding]:
     known = {lookalike_key(item.transcript) for item in parts["train"] if item.transcript}
     tested = [lookalike_key(item.transcript) for item in parts["test"] if item.transcript]
     common = sum(key in known for key in tested)

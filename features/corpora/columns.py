@@ -81,8 +81,9 @@ def make_item(
     texts = {field: as_text(record[column]) for field, column in columns.items() if field != "audio"}
     utterance_id = texts.get("id") or audio.stem
     extra = {}
+    used = {column for field, column in columns.items() if field != "group"}
     for name, value in record.items():
-        if name not in columns.values():
+        if name not in used:
             extra[name] = _plain(value)
     return Item(
         utterance_id=utterance_id,

@@ -35,7 +35,7 @@ def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
         if path is None:
             raise InputError(f"{place}: {columns['audio']} must be the path of an audio file, found none")
         items.append(make_item(record, columns, root / path, options, place))
-    corpus = Corpus(items, unit="group" if "group" in columns else "speaker")
+    corpus = Corpus(items, unit=columns.get("group", "speaker"))
     used = ", ".join(f"{field} = {name}" for field, name in columns.items())
     corpus.note("columns", f"columns: {used}; the others are kept as keys of the manifests")
     if "split" in columns:

@@ -49,8 +49,7 @@ def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
     for path, name in files.items():
         columns, found = _read_file(path, name, options, audio)
         items += [item if "split" in columns else replace(item, split=splits[name]) for item in found]
-    grouped = "group" in columns
-    corpus = Corpus(items, unit="group" if grouped else "speaker")
+    corpus = Corpus(items, unit=columns.get("group", "speaker"))
     used = ", ".join(f"{field} = {column}" for field, column in columns.items())
     corpus.note("columns", f"columns: {used}; the others are kept as keys of the manifests")
     if "split" in columns:

@@ -7,6 +7,9 @@ from tiny_corpora import findings, folds, labels, run_import, splits, touch, wri
 
 from features.errors import InputError, UsageError
 from features.manifests.folds import find_folds, read_fold
+from mervn.config import TrainHeadOptions
+from mervn.study.recipe_checks import check_data
+from mervn.study.recipes import Expects
 
 LINES = [
     ("impro01", "F", "000", "neu"), ("impro01", "M", "000", "hap"), ("impro01", "F", "001", "exc"),
@@ -98,3 +101,13 @@ def test_what_is_ambiguous_or_incomplete_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must have Session1 to Session5 .* lacks .*Session4"):
         run_import("iemocap", source, classes="4")
     assert not (tmp_path / "data").exists() and not list(tmp_path.glob(".data*"))
+
+
+def test_the_recipes_of_iemocap_accept_what_is_written(tmp_path: Path) -> None:
+    result = run_import("iemocap", make(tmp_path / "iemocap"), classes="4")
+    expects = {
+        "utterances": 25, "labels": 4, "speakers": 10, "folds": 5, "fold-key": "session", "fold-speakers": 2,
+        "disjoint-speakers": True,
+    }  # fmt: skip
+    found = check_data(Expects.model_validate(expects), TrainHeadOptions(), result.path, range(1, 6), with_test=True)
+    assert found.same_split == "yes", found.same_split

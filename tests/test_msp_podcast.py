@@ -59,3 +59,11 @@ def test_missing_labels_are_named(tmp_path: Path) -> None:
     (tmp_path / "msp").mkdir()
     with pytest.raises(InputError, match=r"must have Labels/labels_consensus.csv"):
         run_import("msp-podcast", tmp_path / "msp")
+
+
+def test_a_rating_that_is_no_number_is_named(tmp_path: Path) -> None:
+    source = make(tmp_path / "msp")
+    table = source / "Labels" / "labels_consensus.csv"
+    table.write_text(table.read_text().replace("0001_0001.wav,A,4.5", "0001_0001.wav,A,high"))
+    with pytest.raises(InputError, match=r"MSP-PODCAST_0001_0001.wav: EmoAct must be a number, found 'high'"):
+        run_import("msp-podcast", source)

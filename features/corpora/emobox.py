@@ -15,7 +15,7 @@ from typing import Any
 
 from features.atomic_files import read_object
 from features.config import SPLITS
-from features.corpora.items import Corpus, Fold, Item
+from features.corpora.items import Corpus, Fold, Item, read_text
 from features.corpora.options import ImportOptions
 from features.corpora.protocol import hold_out, valid_made
 from features.errors import InputError
@@ -37,7 +37,6 @@ def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
     if not numbers or numbers != list(range(1, len(numbers) + 1)):
         raise InputError(f"{source} must have the folders fold_1 to fold_K, found {numbers or 'none'}")
     labels = _read_labels(source / "label_map.json")
-    speakers = _read_speakers(source / "data.seg.wrd.stm")
     root = options.audio_root or source.resolve().parent.parent
     items: dict[str, Item] = {}
     folds: list[Fold] = []
@@ -50,6 +49,7 @@ def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
             fold[split] = [] if path is None else _read_file(path, root, labels, items)
         folds.append(fold)
     corpus = Corpus(list(items.values()))
+    speakers = _read_speakers(source / "data.seg.wrd.stm", corpus)
     for number, item in enumerate(corpus.items):
         speaker = options.find_speaker(item.utterance_id) or speakers.get(item.utterance_id)
         corpus.items[number] = replace(item, speaker_id=speaker)
@@ -68,11 +68,11 @@ def _read_labels(path: Path) -> Mapping[str, Any]:
     return read_object(path, "the labels of an EmoBox corpus") if path.is_file() else {}
 
 
-def _read_speakers(path: Path) -> dict[str, str]:
+def _read_speakers(path: Path, corpus: Corpus) -> dict[str, str]:
     """Return the speaker of each utterance: the third word of its line."""
     found = {}
     if path.is_file():
-        for line in path.read_text("utf-8", errors="replace").splitlines():
+        for line in read_text(path, corpus).splitlines():
             words = line.split()
             if len(words) > 3:
                 found[words[0]] = words[2]
@@ -82,10 +82,10 @@ def _read_speakers(path: Path) -> dict[str, str]:
 def _read_file(path: Path, root: Path, labels: Mapping[str, Any], items: dict[str, Item]) -> list[str]:
     """Add the utterances of a file and return their ids."""
     names = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}:{number}: must be one JSON object: {error}") from error
         lacking = [key for key in KEYS if not isinstance(entry, dict) or key not in entry]
         if lacking:

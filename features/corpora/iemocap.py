@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from features.corpora.items import Corpus, Fold, Item
+from features.corpora.items import Corpus, Fold, Item, read_text
 from features.corpora.label_aliases import is_missing
 from features.corpora.options import ImportOptions
 from features.errors import InputError, UsageError
@@ -19,7 +19,7 @@ FOUR = {"ang": "angry", "hap": "happy", "exc": "happy", "neu": "neutral", "sad":
 """The protocol of 4 classes, where excited counts as happy."""
 NUM_UTTERANCES = {"4": 5531, "all": 10_039}
 """Number of utterances in the published corpus, with 4 classes and before any is left out."""
-LABEL_LINE = re.compile(r"\[([\d.]+) - ([\d.]+)\]\t(\S+)\t(\w+)\t\[([\d.]+), ([\d.]+), ([\d.]+)\]")
+LABEL_LINE = re.compile(r"\[[\d.]+ - [\d.]+\]\t(\S+)\t(\w+)\t\[(\d+\.?\d*), (\d+\.?\d*), (\d+\.?\d*)\]")
 TEXT_LINE = re.compile(r"(Ses\S+) \[[\d.-]+\]: (.*)")
 
 
@@ -60,10 +60,10 @@ def _read_dialogue(path: Path, session: int, options: ImportOptions, corpus: Cor
     dialogue = path.stem
     base = path.parent.parent.parent
     transcripts = _read_transcripts(base / "dialog" / "transcriptions" / path.name, corpus)
-    found = LABEL_LINE.findall(path.read_text("utf-8", errors="replace"))
+    found = LABEL_LINE.findall(read_text(path, corpus))
     if not found:
         corpus.warn("no_labels", f"{dialogue} has no line of labels", [str(path)])
-    for _, _, name, code, valence, activation, dominance in found:
+    for name, code, valence, activation, dominance in found:
         label = code if options.classes == "all" else FOUR.get(code)
         if is_missing(code):
             corpus.leave_out("without agreement of the raters (xxx)", name)
@@ -92,7 +92,7 @@ def _read_transcripts(path: Path, corpus: Corpus) -> dict[str, str]:
     if not path.is_file():
         corpus.warn("no_transcripts_of_dialogue", f"{path.stem} has no file of transcripts", [str(path)])
         return {}
-    return dict(TEXT_LINE.findall(path.read_text("utf-8", errors="replace")))
+    return dict(TEXT_LINE.findall(read_text(path, corpus)))
 
 
 def _leave_one_session_out(corpus: Corpus) -> list[Fold]:

@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def _check(name: str, source: Path, options: ImportOptions) -> Read:
     if options.audio_root is not None and not options.audio_root.is_dir():
         raise UsageError(f"--audio-root must be a folder, but {options.audio_root} does not exist")
     output = options.output
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise UsageError(f"--output must be missing or an empty folder, found {output}; remove it or choose another")
     read: Read = import_target(spec.target)
     return read
@@ -174,9 +175,13 @@ def _rename(corpus: Corpus, options: ImportOptions) -> list[Item]:
     return items
 
 
+_resolved = lru_cache(maxsize=4096)(Path.resolve)
+
+
 def _line(item: Item, root: Path) -> dict[str, Any]:
     """Return the line of a manifest; `root` is the absolute path of its folder."""
-    wav_path = item.wav_path or os.path.relpath(item.audio.resolve(), root)
+    # the file itself may be a link, such as in a cache; its name must stay
+    wav_path = item.wav_path or os.path.relpath(_resolved(item.audio.parent) / item.audio.name, root)
     line: dict[str, Any] = {
         "utterance_id": item.utterance_id,
         "speaker_id": item.speaker_id,

@@ -127,3 +127,13 @@ def find_audio(folder: Path, stem: str) -> Path:
         if path.exists():
             return path
     return folder / f"{stem}.wav"
+
+
+def read_text(path: Path, corpus: Corpus) -> str:
+    """Return the text of a file in UTF-8; other bytes count as Latin-1, which is reported."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        corpus.warn("encoding", f"{path.name} is not in UTF-8; it is read as Latin-1", [str(path)])
+        return content.decode("latin-1")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from features.config import SplitName
 from features.corpora.csv_table import read_table
-from features.corpora.items import Corpus, Item
+from features.corpora.items import Corpus, Item, read_text
 from features.corpora.options import ImportOptions
 from features.errors import InputError
 
@@ -48,17 +48,22 @@ def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
         elif record["EmoClass"] == NO_AGREEMENT:
             corpus.leave_out("without agreement of the raters (X)", name)
         else:
-            corpus.items.append(_item(record, audio, source / "Transcripts" / f"{name}.txt", split))
+            corpus.items.append(_item(record, audio, split, _read_transcript(source, name, corpus)))
     return corpus
 
 
-def _item(record: dict[str, str], audio: Path, transcript: Path, split: SplitName) -> Item:
+def _read_transcript(source: Path, name: str, corpus: Corpus) -> str | None:
+    path = source / "Transcripts" / f"{name}.txt"
+    return read_text(path, corpus).strip() if path.is_file() else None
+
+
+def _item(record: dict[str, str], audio: Path, split: SplitName, transcript: str | None) -> Item:
     code = record["EmoClass"]
     speaker = record["SpkrID"].strip()
     extra = {
-        "activation": float(record["EmoAct"]),
-        "valence": float(record["EmoVal"]),
-        "dominance": float(record["EmoDom"]),
+        "activation": _number(record, "EmoAct"),
+        "valence": _number(record, "EmoVal"),
+        "dominance": _number(record, "EmoDom"),
         "gender": record["Gender"],
     }
     return Item(
@@ -67,7 +72,16 @@ def _item(record: dict[str, str], audio: Path, transcript: Path, split: SplitNam
         LABELS.get(code, code),
         code,
         None if speaker.casefold() in ("", "unknown") else speaker,
-        transcript.read_text("utf-8", errors="replace").strip() if transcript.is_file() else None,
+        transcript,
         split=split,
         extra=extra,
     )
+
+
+def _number(record: dict[str, str], column: str) -> float | None:
+    """Return a number of the table; None if it is empty."""
+    text = record[column].strip()
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise InputError(f"{record['FileName']}: {column} must be a number, found {text!r}") from None

@@ -17,7 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from features.atomic_files import write_atomically
 from features.corpora.columns import SPLIT_NAMES, choose_columns, make_item
 from features.corpora.hub_corpora import HUB_CORPORA
 from features.corpora.items import Corpus, Item
@@ -51,7 +50,7 @@ def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
         items += [item if "split" in columns else replace(item, split=splits[name]) for item in found]
     corpus = Corpus(items, unit=columns.get("group", "speaker"))
     used = ", ".join(f"{field} = {column}" for field, column in columns.items())
-    corpus.note("columns", f"columns: {used}; the others are kept as keys of the manifests")
+    corpus.note("columns", f"columns: {used}; the others, without those of bytes, are kept as keys of the manifests")
     if "split" in columns:
         corpus.official = f"the splits of the column {columns['split']}"
     elif len(names) > 1 and None not in splits.values():
@@ -80,10 +79,16 @@ def _files(source: Path, options: ImportOptions) -> dict[Path, str]:
 def _read_file(path: Path, name: str, options: ImportOptions, audio: _AudioFolder) -> tuple[dict[str, str], list[Item]]:
     """Return the columns and the utterances of one file, and write its audio."""
     schema = _read_schema(path)
-    columns = _choose(schema, options, path)
+    with_bytes = _byte_columns(schema)
+    if options.audio_column is None and len(with_bytes) != 1:
+        found = " and ".join(with_bytes) or "no column of bytes"
+        raise UsageError(f"{path}: --audio-column must be given, because the file has {found}")
+    chosen = options.audio_column or with_bytes[0]
+    names = [each for each in schema.names if each == chosen or each not in with_bytes]
+    columns = choose_columns(names, options, {"audio": chosen})
     classes = _class_names(schema, columns["label"])
     items: list[Item] = []
-    for number, record in enumerate(_records(path), 1):
+    for number, record in enumerate(_records(path, names), 1):
         _name_class(record, columns["label"], classes)
         items.append(_item(record, columns, _Origin(path, name, number), options, audio))
     return columns, items
@@ -98,12 +103,24 @@ def _read_schema(path: Path) -> Any:
         raise InputError(f"{path} must be a Parquet file, but cannot be read: {error}") from error
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
+def _byte_columns(schema: Any) -> list[str]:
+    """Return the columns that hold the bytes of files."""
+    from pyarrow import types
+
+    found = []
+    for each in schema:
+        is_audio = types.is_struct(each.type) and each.type.get_field_index("bytes") >= 0
+        if is_audio or types.is_binary(each.type) or types.is_large_binary(each.type):
+            found.append(each.name)
+    return found
+
+
+def _records(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the records of a file; only `BATCH_SIZE` of them are in memory."""
     from pyarrow import ArrowException, parquet
 
     with parquet.ParquetFile(path) as file:
-        batches = file.iter_batches(BATCH_SIZE)
+        batches = file.iter_batches(BATCH_SIZE, columns=names)
         while True:
             try:
                 batch = next(batches, None)
@@ -112,22 +129,6 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             if batch is None:
                 return
             yield from batch.to_pylist()
-
-
-def _choose(schema: Any, options: ImportOptions, path: Path) -> dict[str, str]:
-    """Return the columns; the audio column is the one that holds bytes."""
-    from pyarrow import types
-
-    with_bytes = []
-    for each in schema:
-        is_audio = types.is_struct(each.type) and each.type.get_field_index("bytes") >= 0
-        if is_audio or types.is_binary(each.type):
-            with_bytes.append(each.name)
-    if options.audio_column is None and len(with_bytes) != 1:
-        found = " and ".join(with_bytes) or "no column of bytes"
-        raise UsageError(f"{path}: --audio-column must be given, because the file has {found}")
-    chosen = options.audio_column or with_bytes[0]
-    return choose_columns(schema.names, options, {"audio": chosen})
 
 
 def _class_names(schema: Any, label: str) -> list[str] | None:
@@ -195,19 +196,27 @@ class _AudioFolder:
         `given` is its path in the data set, which can be empty or be that of another utterance.
         """
         file = PurePosixPath(given.replace("\\", "/")).name
-        if not file:
+        if file in ("", "..") or not file.isprintable():
             file = f"{origin.name}-{len(self.taken) + 1:06d}{_suffix(content)}"
-        wav_path = f"{AUDIO_FOLDER}/{file}"
-        if wav_path in self.taken:
-            stem, suffix = PurePosixPath(file).stem, PurePosixPath(file).suffix
-            wav_path = f"{AUDIO_FOLDER}/{stem}-{len(self.taken) + 1:06d}{suffix}"
-            self.renamed.append(f"{file} -> {PurePosixPath(wav_path).name}")
-        self.taken.add(wav_path)
+        free = self._free(file)
+        if free != file:
+            self.renamed.append(f"{file} -> {free}")
+        self.taken.add(free.casefold())  # some file systems ignore case
+        wav_path = f"{AUDIO_FOLDER}/{free}"
         path = self.folder.parent / wav_path
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, content)
+        path.write_bytes(content)  # the whole folder appears at once
         self._count(content, str(origin))
         return wav_path
+
+    def _free(self, file: str) -> str:
+        """Return the name, or the name with a number if another file has it."""
+        stem, suffix = PurePosixPath(file).stem, PurePosixPath(file).suffix
+        number = len(self.taken) + 1
+        while file.casefold() in self.taken:
+            file = f"{stem}-{number:06d}{suffix}"
+            number += 1
+        return file
 
     def _count(self, content: bytes, place: str) -> None:
         """Count the format of a file by its header."""

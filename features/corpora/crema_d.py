@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from features.corpora.items import Corpus, Item, KnownFault
+from features.corpora.items import Corpus, Item, KnownFault, Work
 from features.corpora.options import ImportOptions
 from features.errors import InputError
 
@@ -33,7 +33,7 @@ NUM_UTTERANCES, NUM_ACTORS = 7442, 91
 KNOWN = (KnownFault("1076_MTI_SAD_XX", "silent"),)
 
 
-def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
+def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
     """Read the files; the label is the emotion that the actor was asked for.
 
     Raises InputError if there is no file of such a name.

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 from features.corpora.columns import as_text, choose_columns, make_item
-from features.corpora.items import Corpus, Item
+from features.corpora.items import Corpus, Item, Work
 from features.corpora.options import ImportOptions
 from features.errors import InputError, UsageError, name_some
 from features.regular_files import read_regular
@@ -17,7 +17,7 @@ Table = list[tuple[int, list[str]]]
 """Line number and values of each record, with the header first."""
 
 
-def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
+def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
     """Read a table whose audio paths are relative to --audio-root, else to the folder of the table.
 
     Raises UsageError if columns or delimiter must be given. Raises InputError for a table that is

@@ -15,7 +15,7 @@ from typing import Any
 
 from features.atomic_files import read_object
 from features.config import SPLITS
-from features.corpora.items import Corpus, Fold, Item, read_text
+from features.corpora.items import Corpus, Fold, Item, Work, read_text
 from features.corpora.options import ImportOptions
 from features.corpora.protocol import hold_out, valid_made
 from features.errors import InputError
@@ -24,7 +24,7 @@ KEYS = ("key", "wav", "emo")
 FOLD_FOLDER = re.compile(r"fold_(\d+)")
 
 
-def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
+def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
     """Read all folds; audio paths are relative to --audio-root, else to the folder of EmoBox.
 
     Folds without a valid split take the test split of the next fold as valid. A single fold takes a

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from features.config import SplitName
-from features.corpora.items import Corpus, Item
+from features.corpora.items import Corpus, Item, Work
 from features.corpora.label_aliases import known_label
 from features.corpora.options import ImportOptions
 from features.errors import InputError, UsageError
@@ -24,7 +24,7 @@ NUM_PER_SPEAKER = 1750
 LINE = re.compile(r"(\d{4}_\d{6})\s+(.*\S)\s+(\S+)")
 
 
-def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
+def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
     """Read the speakers of a language; the folder gives the label.
 
     Raises UsageError without --language, InputError if no speaker of it is found, or if only some

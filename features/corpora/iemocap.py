@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from features.corpora.items import Corpus, Fold, Item, read_text
+from features.corpora.items import Corpus, Fold, Item, Work, read_text
 from features.corpora.label_aliases import is_missing
 from features.corpora.options import ImportOptions
 from features.errors import InputError, UsageError
@@ -23,7 +23,7 @@ LABEL_LINE = re.compile(r"\[[\d.]+ - [\d.]+\]\t(\S+)\t(\w+)\t\[(\d+\.?\d*), (\d+
 TEXT_LINE = re.compile(r"(Ses\S+) \[[\d.-]+\]: (.*)")
 
 
-def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
+def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
     """Read the sessions; --classes says which labels.
 
     The speaker is the session with the sex of the speaking actor: the F of Ses01F_impro01_M000 is

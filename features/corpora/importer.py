@@ -15,7 +15,7 @@ from typing import Any
 from features.atomic_files import sync, temporary_beside, write_json, write_jsonl
 from features.config import SPLITS
 from features.corpora.checks import check_items, check_protocol
-from features.corpora.items import Corpus, Finding, Item, Read
+from features.corpora.items import Corpus, Finding, Item, Read, Work
 from features.corpora.label_aliases import is_missing, known_label, rename_labels
 from features.corpora.options import ImportOptions
 from features.corpora.protocol import Protocol, choose_protocol
@@ -66,7 +66,7 @@ def import_corpus(name: str, source: Path, options: ImportOptions, reporter: Rep
     temporary.mkdir(parents=True)
     try:
         reporter.say(f"reading {source}")
-        corpus = read(source, options, temporary)
+        corpus = read(source, options, Work(temporary, reporter))
         result = _write(corpus, temporary, options)
         _write_record(temporary, result, name, source, options)
         sync(temporary)

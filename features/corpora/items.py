@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from features.config import SplitName
 from features.corpora.options import ImportOptions
+from features.progress import Reporter
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 Fold = dict[str, list[str]]
@@ -116,8 +117,17 @@ class Corpus:
             self.note("other_count", f"the published corpus has {expected} {what}, found {found}")
 
 
-Read = Callable[[Path, ImportOptions, Path], Corpus]
-"""Reader of a format: source, options, folder for audio that it writes."""
+@dataclass(frozen=True)
+class Work:
+    """Place and reporter of an import."""
+
+    folder: Path
+    """Folder that becomes the data folder; a reader may write audio into it."""
+    reporter: Reporter
+
+
+Read = Callable[[Path, ImportOptions, Work], Corpus]
+"""Reader of a format."""
 
 
 def find_audio(folder: Path, stem: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from features.config import SplitName
 from features.corpora.csv_table import read_table
-from features.corpora.items import Corpus, Item, KnownFault, find_audio
+from features.corpora.items import Corpus, Item, KnownFault, Work, find_audio
 from features.corpora.options import ImportOptions
 from features.errors import InputError
 
@@ -31,7 +31,7 @@ KNOWN = (
 )
 
 
-def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
+def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
     """Read the three tables; ids begin with the split, because dialogues are numbered anew in each.
 
     Raises InputError if a table or folder is missing, or if the audio is still in videos.

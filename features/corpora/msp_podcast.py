@@ -10,7 +10,7 @@ from pathlib import Path
 
 from features.config import SplitName
 from features.corpora.csv_table import read_table
-from features.corpora.items import Corpus, Item, read_text
+from features.corpora.items import Corpus, Item, Work, read_text
 from features.corpora.options import ImportOptions
 from features.errors import InputError
 
@@ -23,7 +23,7 @@ SPLITS: dict[str, SplitName] = {"train": "train", "development": "valid", "valid
 COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
 
 
-def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
+def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
     """Read the consensus labels; --test-set chooses the test set, the others are left out.
 
     Raises InputError if the labels or a column are missing.

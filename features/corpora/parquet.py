@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ from typing import Any
 
 from features.corpora.columns import SPLIT_NAMES, choose_columns, make_item
 from features.corpora.hub_corpora import HUB_CORPORA
-from features.corpora.items import Corpus, Item
+from features.corpora.items import Corpus, Item, Work
 from features.corpora.options import ImportOptions
 from features.errors import InputError, UsageError
 
@@ -31,7 +31,7 @@ SUFFIXES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", 
 """By first bytes of a file; for audio without a name."""
 
 
-def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
+def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
     """Read all files, or those of --subset; the name of a file gives the split.
 
     Raises UsageError without pyarrow, or if columns must be given. Raises InputError for files that
@@ -42,12 +42,13 @@ def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
     files = _files(source, options)
     names = list(dict.fromkeys(files.values()))
     splits = {name: SPLIT_NAMES.get(name.casefold()) for name in names}
-    audio = _AudioFolder(folder / AUDIO_FOLDER)
+    audio = _AudioFolder(work.folder / AUDIO_FOLDER, work.reporter.progress(_count(files), 0, "audio"))
     items: list[Item] = []
     columns: dict[str, str] = {}
     for path, name in files.items():
         columns, found = _read_file(path, name, options, audio)
         items += [item if "split" in columns else replace(item, split=splits[name]) for item in found]
+    audio.bar.close()
     corpus = Corpus(items, unit=columns.get("group", "speaker"))
     used = ", ".join(f"{field} = {column}" for field, column in columns.items())
     corpus.note("columns", f"columns: {used}; the others, without those of bytes, are kept as keys of the manifests")
@@ -91,7 +92,18 @@ def _read_file(path: Path, name: str, options: ImportOptions, audio: _AudioFolde
     for number, record in enumerate(_records(path, names), 1):
         _name_class(record, columns["label"], classes)
         items.append(_item(record, columns, _Origin(path, name, number), options, audio))
+        audio.bar.update(1)
     return columns, items
+
+
+def _count(paths: Collection[Path]) -> int:
+    """Return the number of utterances, from the ends of the files."""
+    from pyarrow import dataset
+
+    for path in paths:
+        _read_schema(path)
+    count: int = dataset.dataset(list(map(str, paths)), format="parquet").count_rows()
+    return count
 
 
 def _read_schema(path: Path) -> Any:
@@ -185,6 +197,8 @@ class _AudioFolder:
     """Writes the audio of a data set into a folder, and counts its formats."""
 
     folder: Path
+    bar: Any
+    """Progress bar of the utterances."""
     taken: set[str] = field(default_factory=set)
     formats: Counter[str] = field(default_factory=Counter)
     renamed: list[str] = field(default_factory=list)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from features.corpora.items import Corpus, Item
+from features.corpora.items import Corpus, Item, Work
 from features.corpora.options import ImportOptions
 from features.errors import InputError
 
@@ -24,7 +24,7 @@ NAME = re.compile(r"(0[123])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)")
 NUM_SPEECH, NUM_ACTORS = 1440, 24
 
 
-def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
+def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
     """Read the audio files of all actors; --vocal chooses speech or song.
 
     A second copy of the same file, which some archives have, is reported as a repeated id.

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from features.config import SPLITS
-from features.corpora.items import Corpus, Item
+from features.corpora.items import Corpus, Item, Work
 from features.corpora.options import ImportOptions
 from features.errors import UsageError
 from features.manifests.manifest import Utterance, read_manifests
@@ -21,7 +21,7 @@ SEGMENT = re.compile(r"[\s_-]*(seg|part|clip|_)?[\s_-]*\(?\d+\)?$", re.IGNORECAS
 """The end of an utterance id that numbers the segments of a film."""
 
 
-def read(source: Path, options: ImportOptions, folder: Path) -> Corpus:
+def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
     """Read the manifests; the film of an utterance is its id without the number of the segment.
 
     A speaker that is only the name of the file, or the id, counts as unknown.

@@ -123,3 +123,8 @@ def test_a_given_delimiter_names_the_lines_that_do_not_fit(tmp_path: Path) -> No
         read_table(path, ",")
     with pytest.raises(UsageError, match="--delimiter must be one character, found ',,'"):
         read_table(path, ",,")
+
+
+def test_a_column_without_a_name_gets_its_number(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", ",a\n0,1\n")
+    assert read_table(path) == [(1, ["column_1", "a"]), (2, ["0", "1"])]

@@ -87,7 +87,8 @@ def test_official_splits_labels_as_numbers_and_missing_labels(tmp_path: Path) ->
         records = []
         for i, label in enumerate((0, 1, -1)):
             audio = {"bytes": audio_bytes(10 * number + i), "path": f"{split}{i}.wav"}
-            records.append({"audio": audio, "emotion": label, "transcription": f"câu {number}{i}"})
+            more = {"thumbnail": b"x", "tags": ["a", "b"], "snr": float("nan")}
+            records.append({"audio": audio, "emotion": label, "transcription": f"câu {number}{i}", **more})
         save(tmp_path / "lsvsc" / f"{split}-00000-of-00001.parquet", records, features)
     result = run_import("hf", tmp_path / "lsvsc", corpus="lsvsc")
     assert labels(result) == {
@@ -96,7 +97,10 @@ def test_official_splits_labels_as_numbers_and_missing_labels(tmp_path: Path) ->
         "test": {"test0": "happy", "test1": "sad"},
     }
     assert result.left_out == {"without a label": ["test2", "train2", "validation2"]}
-    assert splits(result)["valid"][0]["transcript"] == "câu 10"
+    assert splits(result)["valid"][0] == {
+        "utterance_id": "validation0", "speaker_id": None, "wav_path": "audio/validation0.wav", "transcript": "câu 10",
+        "emotion": "happy", "source_label": "joyful", "tags": ["a", "b"], "snr": None,
+    }  # fmt: skip
     found = findings(result)
     assert found["speaker_unknown"] == "the speaker of 6 of 6 utterances is unknown"
     assert "cannot be shown" in found["no_speakers"] and "how the emotions were labelled" in found["label_origin"]

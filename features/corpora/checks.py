@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 
 from features.corpora.items import Finding, Item
 from features.corpora.protocol import Protocol
@@ -74,8 +75,8 @@ def _check_audio(items: Sequence[Item]) -> Iterator[Finding]:
         if item.sha256 is not None:
             same.setdefault(item.sha256, []).append(item)
     repeated = [group for group in same.values() if len(group) > 1]
-    labels = [group for group in repeated if len({item.label for item in group}) > 1]
-    speakers = [group for group in repeated if len({item.speaker_id for item in group}) > 1]
+    labels = [group for group in repeated if len(set(map(attrgetter("label"), group))) > 1]
+    speakers = [group for group in repeated if len(set(map(attrgetter("speaker_id"), group))) > 1]
     for name, groups, what in (
         ("duplicate_audio", repeated, "have the same audio"),
         ("conflicting_labels", labels, "have the same audio and different labels"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -111,7 +112,11 @@ def _plain(value: Any) -> Any:
     """Return a value that JSON has; others as text, and numbers that JSON lacks as None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def _seconds(text: str | None, field: str, place: str) -> float | None:

@@ -59,6 +59,8 @@ def read_table(path: Path, delimiter: str | None = None) -> Table:
     if len(table) < 2:
         raise InputError(f"{path} must have a header and at least one utterance, found {len(table)} lines")
     names = table[0][1]
+    for number, name in enumerate(names, 1):  # the index that pandas writes has no name
+        names[number - 1] = name.strip() or f"column_{number}"
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{path}: each column must have its own name, found twice: {', '.join(twice)}")

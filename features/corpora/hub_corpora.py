@@ -9,7 +9,7 @@ from features.corpora.items import Corpus
 
 @dataclass(frozen=True)
 class HubCorpus:
-    """What is known about a corpus beyond its files."""
+    """Published numbers and known faults of a corpus."""
 
     num_utterances: int | None = None
     num_speakers: int | None = None

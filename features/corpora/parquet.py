@@ -80,12 +80,13 @@ def _files(source: Path, options: ImportOptions) -> dict[Path, str]:
 def _read_file(path: Path, name: str, options: ImportOptions, audio: _AudioFolder) -> tuple[dict[str, str], list[Item]]:
     """Return the columns and the utterances of one file, and write its audio."""
     schema = _read_schema(path)
-    with_bytes = _byte_columns(schema)
-    if options.audio_column is None and len(with_bytes) != 1:
-        found = " and ".join(with_bytes) or "no column of bytes"
+    structs, plain = _byte_columns(schema)
+    candidates = structs or plain
+    if options.audio_column is None and len(candidates) != 1:
+        found = " and ".join(candidates) or "no column of bytes"
         raise UsageError(f"{path}: --audio-column must be given, because the file has {found}")
-    chosen = options.audio_column or with_bytes[0]
-    names = [each for each in schema.names if each == chosen or each not in with_bytes]
+    chosen = options.audio_column or candidates[0]
+    names = [each for each in schema.names if each == chosen or each not in (*structs, *plain)]
     columns = choose_columns(names, options, {"audio": chosen})
     classes = _class_names(schema, columns["label"])
     items: list[Item] = []
@@ -115,16 +116,17 @@ def _read_schema(path: Path) -> Any:
         raise InputError(f"{path} must be a Parquet file, but cannot be read: {error}") from error
 
 
-def _byte_columns(schema: Any) -> list[str]:
-    """Return the columns that hold the bytes of files."""
+def _byte_columns(schema: Any) -> tuple[list[str], list[str]]:
+    """Return the columns of audio, which are structs with bytes, and those of plain bytes."""
     from pyarrow import types
 
-    found = []
+    audio, plain = [], []
     for each in schema:
-        is_audio = types.is_struct(each.type) and each.type.get_field_index("bytes") >= 0
-        if is_audio or types.is_binary(each.type) or types.is_large_binary(each.type):
-            found.append(each.name)
-    return found
+        if types.is_struct(each.type) and each.type.get_field_index("bytes") >= 0:
+            audio.append(each.name)
+        elif types.is_binary(each.type) or types.is_large_binary(each.type):
+            plain.append(each.name)
+    return audio, plain
 
 
 def _records(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ def import_command(format: Path, source: Path, options: ImportOptions, output: O
 
     result = import_corpus(str(format), source, options, output)
     _print(result, output)
+    output.say(f"next: mervn extract --data {shlex.quote(str(result.path))}")
     output.document(asdict(result))
 
 

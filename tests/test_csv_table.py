@@ -95,8 +95,11 @@ def test_times_channels_and_names_of_fields(tmp_path: Path) -> None:
     write(path, text.replace(",0,u2", ",left,u2"))
     with pytest.raises(InputError, match=r"t.csv:4: channel must be 0, 1, ... or mix, found 'left'"):
         run_import("csv", path, folds=3)
-    write(path, text.replace("0.09,0,u2", "0.01,0,u2").replace("u1", "\x07"))
+    write(path, text.replace("u1", "\x07"))
     with pytest.raises(InputError, match="utterance_id must not contain control characters"):
+        run_import("csv", path, folds=3)
+    write(path, text.replace("0.09,0,u2", "0.01,0,u2"))
+    with pytest.raises(InputError, match="u2: end must be greater than start, found start=0.02 end=0.01"):
         run_import("csv", path, folds=3)
 
 

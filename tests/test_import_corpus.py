@@ -25,7 +25,7 @@ def test_a_corpus_is_imported_extracted_and_trained_on(folder: Path, capsys: Cap
     captured = capsys.readouterr()
     document = json.loads(captured.out.splitlines()[-1])
     assert document["utterances"] == {"train": 4, "valid": 4, "test": 4} and document["num_folds"] == 3
-    assert "happy           6  Vui (6)" in captured.err
+    assert "happy           6  Vui (6)" in captured.err and "next: mervn extract --data data" in captured.err
     assert run(["extract", "--audio-encoder", "fourier2vec", "--text-encoder", "hashed_ngrams"]) == 0
     small = ["--epochs", "1", "--dim", "16", "--mlp", "8", "--output", "run"]
     assert run(["train-head", "--fold", "2", *small]) == 0

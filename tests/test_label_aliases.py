@@ -33,3 +33,4 @@ def test_two_words_for_a_label_are_merged_only_if_asked() -> None:
     assert rename_labels(words, True) == {"Happy": "happy", "happy": "happy", "joyful": "happy", **same}
     assert rename_labels(words, False) == {"Happy": "Happy", "happy": "Happy", "joyful": "joyful", **same}
     assert rename_labels(["Happy", "happy"], None) == {"Happy": "happy", "happy": "happy"}
+    assert rename_labels(["weird", "Weird "], None) == {"Weird ": "Weird", "weird": "Weird"}

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import soundfile
-from pyarrow import parquet
 from tiny_corpora import audio_bytes, findings, folds, labels, run_import, splits, touch
 
 from features.errors import InputError, UsageError
 
+pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 EMOTIONS = ("happy", "neutral", "sad", "angry")
 
 
@@ -154,3 +154,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a.parquet must be a complete Parquet file, but cannot be read"):
         run_import("hf", tmp_path / "hf")
     assert not (tmp_path / "data").exists() and not list(tmp_path.glob(".data*"))
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.corpora.parquet.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"hf needs pyarrow: pip install 'mervn\[import\]'"):
+        run_import("hf", tmp_path)

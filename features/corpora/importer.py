@@ -205,6 +205,9 @@ def _check_lines(lines: Sequence[Mapping[str, Any]]) -> None:
     for line in lines:
         for fault in parse_fields(line).faults:
             faults.append(f"{line['utterance_id']}: {fault}")
+        start, end = line.get("start") or 0.0, line.get("end")
+        if isinstance(end, float | int) and end <= start:
+            faults.append(f"{line['utterance_id']}: end must be greater than start, found start={start} end={end}")
     if faults:
         raise InputError(name_some(faults, "\n"))
 

@@ -61,9 +61,10 @@ def rename_labels(labels: Iterable[str], merge: bool | None) -> Mapping[str, str
     they are if it is False. Raises UsageError if there are any and `merge` is None.
     """
     words: dict[str, list[str]] = {}
-    found = sorted(set(labels))
-    for label in found:
-        words.setdefault(known_label(label) or normalize_label(label), []).append(label)
+    unknown: dict[str, str] = {}
+    for label in sorted(set(labels)):
+        name = known_label(label) or unknown.setdefault(_key(label), normalize_label(label))
+        words.setdefault(name, []).append(label)
     renamed: dict[str, str] = {}
     faults = []
     for label, spelled in words.items():

@@ -31,7 +31,9 @@ class ImportOptions(Options):
         "them [default: stop if there are any].",
     )
     audio_root: Annotated[Path | None, Group.DATA] = Field(
-        None, description="Folder that audio paths are relative to (csv, hf, vnemos, emobox) [default: see docs]."
+        None,
+        description="Folder that audio paths are relative to (csv, hf, vnemos, emobox) [default: the folder of the "
+        "file that names them; for emobox, that of EmoBox].",
     )
     speaker_pattern: Annotated[str | None, Group.DATA] = Field(
         None, description="Regular expression with one group that finds the speaker in an utterance id."

@@ -26,6 +26,8 @@ def make(root: Path, suffix: str = ".wav") -> Path:
             if (split, dialogue) != ("dev", "110"):
                 touch(root / FOLDERS[split] / f"dia{dialogue}_utt{utterance}{suffix}")
         write(root / f"{split}_sent_emo.csv", table)
+    touch(root / FOLDERS["test"] / "final_videos_testdia1_utt0.wav")
+    touch(root / FOLDERS["test"] / "._dia1_utt0.wav")
     return root
 
 
@@ -52,10 +54,13 @@ def test_splits_labels_and_faults_are_those_of_the_release(tmp_path: Path) -> No
     assert found["transcript_controls"].startswith("9 transcripts")
     assert found["other_count"].count("the published corpus has") == 3
     assert found["class_missing"] == "valid has no angry"
+    (unlisted,) = (finding for finding in result.findings if finding.id == "unlisted_audio")
+    assert unlisted.message == "1 audio files of test have no line in the table"
+    assert unlisted.examples == ("final_videos_testdia1_utt0.wav",)
 
 
 def test_videos_without_audio_are_refused_with_the_way_to_extract_it(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"found 8 videos without it, such as .*dia0_utt0.mp4; .*ffmpeg -i"):
+    with pytest.raises(InputError, match=r"found 3 videos without it, such as .*dia0_utt0.mp4; .*ffmpeg -i"):
         run_import("meld", make(tmp_path / "meld", ".mp4"))
 
 
@@ -68,3 +73,14 @@ def test_a_missing_table_folder_or_column_is_named(tmp_path: Path) -> None:
     table.unlink()
     with pytest.raises(InputError, match=r"must have dev_sent_emo.csv, also in its folder dev"):
         run_import("meld", source)
+
+
+def test_the_corrupt_video_whose_audio_cannot_be_extracted_is_left_out(tmp_path: Path) -> None:
+    source = make(tmp_path / "meld")
+    audio = source / "train_splits" / "dia125_utt3.wav"
+    audio.rename(audio.with_suffix(".mp4"))
+    result = run_import("meld", source)
+    assert result.left_out == {"without an audio file": ["train_dia125_utt3", "valid_dia110_utt7"]}
+    found = findings(result)
+    assert found["video_without_audio"] == "1 videos have no audio file beside them"
+    assert "dia125_utt3 is known to be corrupt" in found["known_fault"]

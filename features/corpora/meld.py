@@ -10,7 +10,7 @@ from pathlib import Path
 
 from features.config import SplitName
 from features.corpora.csv_table import read_table
-from features.corpora.items import Corpus, Item, KnownFault, Work, find_audio
+from features.corpora.items import AUDIO_SUFFIXES, Corpus, Item, KnownFault, Work, find_audio
 from features.corpora.options import ImportOptions
 from features.errors import InputError
 
@@ -25,6 +25,7 @@ NUM_UTTERANCES: dict[SplitName, int] = {"train": 9989, "valid": 1109, "test": 26
 """Number of lines of each published table, before utterances without audio are left out."""
 KNOWN = (
     KnownFault("dia125_utt3", "corrupt", "train"),
+    KnownFault("dia309_utt0", "wrongly cut", "train"),
     KnownFault("dia110_utt7", "missing in the release", "valid"),
     KnownFault("dia38_utt4", "wrongly cut", "test"),
     KnownFault("dia220_utt0", "wrongly cut", "test"),
@@ -37,21 +38,17 @@ def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
     Raises InputError if a table or folder is missing, or if the audio is still in videos.
     """
     corpus = Corpus([], official="the official splits; dev is valid")
-    videos: list[str] = []
     for split, name in TABLES.items():
         table = _find(source, [f"{name}_sent_emo.csv"], name)
         audio = _find(source, FOLDERS[split], name)
         items = _read_split(table, audio, split)
         corpus.expect(NUM_UTTERANCES[split], len(items), f"lines of {split}")
-        for item in items:
-            if not item.audio.exists() and item.audio.with_suffix(".mp4").exists():
-                videos.append(str(item.audio.with_suffix(".mp4")))
+        _check_videos(items, corpus)
+        stems = {item.audio.stem for item in items}
+        unlisted = [path.name for path in sorted(audio.iterdir()) if _is_audio(path) and path.stem not in stems]
+        if unlisted:
+            corpus.note("unlisted_audio", f"{len(unlisted)} audio files of {split} have no line in the table", unlisted)
         corpus.items += items
-    if videos:
-        raise InputError(
-            f"audio must be WAV or FLAC beside the videos, found {len(videos)} videos without it, such as {videos[0]}; "
-            "extract it, for example with: ffmpeg -i dia0_utt0.mp4 -vn dia0_utt0.wav"
-        )
     corpus.report_known(KNOWN)
     damaged = [item.utterance_id for item in corpus.items if _has_control(item.transcript or "")]
     if damaged:
@@ -97,6 +94,25 @@ def _read_split(table: Path, audio: Path, split: SplitName) -> list[Item]:
             )
         )
     return items
+
+
+def _check_videos(items: list[Item], corpus: Corpus) -> None:
+    """Report videos whose audio is not extracted; raise InputError if there is no audio at all."""
+    lacking = [item for item in items if not item.audio.exists()]
+    videos = [item for item in lacking if item.audio.with_suffix(".mp4").exists()]
+    if videos and len(lacking) == len(items):
+        example = videos[0].audio.with_suffix(".mp4")
+        raise InputError(
+            f"audio must be WAV or FLAC beside the videos, found {len(videos)} videos without it, such as {example}; "
+            "extract it, for example with: ffmpeg -i dia0_utt0.mp4 -vn dia0_utt0.wav"
+        )
+    if videos:
+        names = [item.utterance_id for item in videos]
+        corpus.warn("video_without_audio", f"{len(videos)} videos have no audio file beside them", names)
+
+
+def _is_audio(path: Path) -> bool:
+    return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
 
 
 def _has_control(text: str) -> bool:

@@ -58,6 +58,8 @@ def test_encodings_and_contradictions_of_transcripts_are_reported(tmp_path: Path
     (source / "0013").rename(source / "0008")
     (source / "0008" / "0013.txt").rename(source / "0008" / "0008.txt")
     (source / "0010" / "0010.txt").unlink()
+    touch(source / "0010" / "Angry" / "._0010_000351.wav")
+    touch(source / "0010" / "Bored" / "0010_000351.wav")
     for speaker in ("0011", "0012"):
         (source / speaker).rename(source / f"000{speaker[-1]}")
     result = run_import("esd", source, language="chinese", folds=3)
@@ -66,6 +68,7 @@ def test_encodings_and_contradictions_of_transcripts_are_reported(tmp_path: Path
     assert found["conflicting_labels"].startswith("0009_000351 is in the folder Angry, but its transcript says 快乐")
     assert found["other_lines"] == "1 lines of 0009.txt are not: id, text, label"
     assert found["no_transcripts_of_speaker"].endswith("0010 has no file of transcripts")
+    assert found["other_files"] == "2 files of 0010 have other names or folders and are left out"
     assert "no_official_splits" in found
     lines = {line["utterance_id"]: line for part in splits(result).values() for line in part}
     assert lines["0009_000351"]["transcript"] == "打远一看" and lines["0009_000351"]["emotion"] == "angry"

@@ -21,6 +21,7 @@ SPLIT_FOLDERS: dict[str, SplitName] = {"train": "train", "evaluation": "valid", 
 LAST_CHINESE = 10
 """Speakers 0001 to 0010 speak Chinese, 0011 to 0020 English."""
 NUM_PER_SPEAKER = 1750
+NAME = re.compile(r"\d{4}_\d{6}")
 LINE = re.compile(r"(\d{4}_\d{6})\s+(.*\S)\s+(\S+)")
 
 
@@ -60,7 +61,8 @@ def _read_speaker(speaker: Path, language: str, corpus: Corpus) -> None:
     for audio in sorted(speaker.rglob("*.wav")):
         parts = audio.relative_to(speaker).parts
         split = SPLIT_FOLDERS.get(parts[1]) if len(parts) == 3 else None
-        if parts[0] not in LABELS or (len(parts) == 3 and split is None) or len(parts) not in (2, 3):
+        is_placed = len(parts) == 2 or split is not None
+        if parts[0] not in LABELS or not is_placed or NAME.fullmatch(audio.stem) is None:
             other.append(str(audio))
             continue
         count += 1
@@ -71,7 +73,9 @@ def _read_speaker(speaker: Path, language: str, corpus: Corpus) -> None:
         extra = {"language": language}
         corpus.items.append(Item(audio.stem, audio, parts[0], None, speaker.name, text, split=split, extra=extra))
     if other:
-        corpus.warn("other_files", f"{len(other)} files of {speaker.name} are in other folders and left out", other)
+        corpus.warn(
+            "other_files", f"{len(other)} files of {speaker.name} have other names or folders and are left out", other
+        )
     corpus.expect(NUM_PER_SPEAKER, count, f"utterances of speaker {speaker.name}")
 
 

@@ -97,6 +97,7 @@ def test_official_splits_that_lack_something() -> None:
         choose_protocol(official("t-ve"), ImportOptions())
     with pytest.raises(UsageError, match="--folds needs --protocol groups"):
         choose_protocol(official("ttve"), ImportOptions(folds=3))
+    assert choose_protocol(official("ttve"), ImportOptions(folds=3).with_general(["folds"])).folds == []
     with pytest.raises(UsageError, match="--protocol official needs official splits"):
         choose_protocol(Corpus(items(5)), ImportOptions(protocol="official"))
 

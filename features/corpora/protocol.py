@@ -49,7 +49,7 @@ def choose_protocol(corpus: Corpus, options: ImportOptions) -> Protocol:
         return _by_group(corpus, options.folds or NUM_FOLDS)
     if not corpus.official:
         raise UsageError("--protocol official needs official splits, but this corpus has none")
-    if options.folds is not None:
+    if "folds" in options.given:  # not if mervn.toml sets it for other corpora
         raise UsageError("--folds needs --protocol groups, because this corpus has official splits")
     if corpus.folds:
         return _official_folds(corpus)

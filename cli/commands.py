@@ -38,6 +38,11 @@ COMMANDS: dict[str, CommandSpec] = {
     "extract": CommandSpec(
         "cli.extract:extract", "features.config:ExtractOptions", "Run frozen encoders once and store their features."
     ),
+    "import": CommandSpec(
+        "cli.import_corpus:import_command",
+        "features.corpora.options:ImportOptions",
+        "Write the manifests of a published corpus, and report its known faults.",
+    ),
     "layers": CommandSpec(
         "cli.layers:layers", "features.config:LayersOptions", "Find the best layer of an encoder with a linear probe."
     ),

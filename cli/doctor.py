@@ -202,5 +202,6 @@ CHECKS: dict[str, Check] = {
     "ray": _optional("ray", "--engine ray of mervn extract and mervn ablate"),
     "optuna": _optional("optuna", "mervn ablate --trials", "search"),
     "tensorboard": _optional("tensorboard", "--tensorboard"),
+    "pyarrow": _optional("pyarrow", "mervn import hf", "import"),
     "hub cache": _hub,
 }

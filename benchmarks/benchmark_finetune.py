@@ -90,7 +90,7 @@ def finetune(
         "--audio-root", str(folder / "demo" / "audio"), "--fusion", "audio", "--audio-encoder", f"whisper={whisper}",
         "--output", str(run), "--batch-size", str(size.batch), "--patience", "100", "--sampling", "bucket",
         "--amp", "off", "--loss", "ce", "--schedule", "constant", "--threads", str(torch.get_num_threads()),
-        "--checkpoint-every", "0", *arguments,
+        "--checkpoint-every", "0", "--no-report", *arguments,
     ]  # fmt: skip
     run_mervn(command)
     history = [json.loads(line) for line in (run / "history.jsonl").read_text("utf-8").splitlines()]

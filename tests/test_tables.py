@@ -469,6 +469,7 @@ def test_a_difference_that_changes_with_the_seed_is_not_called_a_win_over_linear
     low, high = stats.t.interval(0.95, 2, statistics.mean(gaps), stats.sem(gaps))
     assert found is not None and (found.low, found.high) == pytest.approx((low, high)) and low < 0 < high
     write_tables(study, make_tables(study, "valid", {}), tmp_path)
+    assert "does not beat linear over seeds" in (tmp_path / "table.md").read_text()
     row = read_csv(tmp_path / "table.csv")[1]
     assert (float(row["linear_seeds_low"]), float(row["linear_seeds_high"])) == pytest.approx((low, high), abs=1e-6)
     to_reference = [macro_f1(entries(Fake(0.9, seed), "valid")) for seed in range(3)]

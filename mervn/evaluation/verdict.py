@@ -53,6 +53,13 @@ UNKNOWN_UNITS = (
 )
 
 
+def flag_of(against_linear: str, low: float) -> str:
+    """Return what a table says after the difference to linear, whose interval over units begins at `low`."""
+    if against_linear != DOES_NOT_BEAT:
+        return ""
+    return f": {DOES_NOT_BEAT} over seeds" if low > 0 else f": {DOES_NOT_BEAT}"
+
+
 def count_units(unit: str, count: int) -> str:
     """Return a number of units in words, such as `24 speakers`."""
     one, many = UNIT_NAMES.get(unit, (f"value of {unit}", f"values of {unit}"))

@@ -18,6 +18,7 @@ from mervn.evaluation.verdict import (
     UNKNOWN_UNITS,
     comparison_needs,
     count_units,
+    flag_of,
 )
 from mervn.report.figures import plot_rows
 from mervn.report.page import REPORT_FILE, render
@@ -199,7 +200,7 @@ def _against_linear(line: Line) -> str:
     """Return the difference of a line to linear and its interval, with the flag if it does not beat it."""
     if line["against_linear"] not in (BEATS, DOES_NOT_BEAT):
         return line["against_linear"]
-    flag = f": {DOES_NOT_BEAT}" if line["against_linear"] == DOES_NOT_BEAT else ""
+    flag = flag_of(line["against_linear"], float(line["linear_difference_low"]))
     return f"{_number(line['linear_difference'], '+.3f')} ({_range(line, 'linear_difference')}){flag}"
 
 

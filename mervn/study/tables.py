@@ -16,7 +16,7 @@ from features.atomic_files import write_atomically
 from features.tables import latex_text
 from mervn.evaluation.compare import SeedDifferences
 from mervn.evaluation.intervals import METRICS, Interval, PairedDifference
-from mervn.evaluation.verdict import BASELINES_NOTE, DOES_NOT_BEAT, OVER_SEEDS_NOTE
+from mervn.evaluation.verdict import BASELINES_NOTE, OVER_SEEDS_NOTE, flag_of
 from mervn.study.cells import Cell, describe, shown
 from mervn.study.grid import key_of
 from mervn.study.pooled_scores import pool, predictions_file, read_run
@@ -232,7 +232,7 @@ def _against_linear(scores: RowScores) -> str:
     found = scores.to_linear
     if found is None or found.interval is None or scores.against_linear == NO_EVIDENCE:
         return scores.against_linear or NO_VALUE
-    flag = f": {DOES_NOT_BEAT}" if scores.against_linear == DOES_NOT_BEAT else ""
+    flag = flag_of(scores.against_linear, found.interval.low)
     return f"{_number(found.difference, '+.3f')} ({_range(found.interval)}){flag}"
 
 

@@ -34,7 +34,7 @@ KNOWN = (KnownFault("1076_MTI_SAD_XX", "silent"),)
 
 
 def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
-    """Read the files; the label is the emotion that the actor was asked for.
+    """Read the files; the label is the emotion that the actor had to show.
 
     Raises InputError if there is no file of such a name.
     """

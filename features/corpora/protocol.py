@@ -10,6 +10,7 @@ from features.config import SPLITS, SplitName
 from features.corpora.items import Corpus, Finding, Fold, Item
 from features.corpora.options import ImportOptions
 from features.errors import InputError, UsageError
+from features.splitting.groups import connected_components
 
 NUM_FOLDS = 5
 TRIES = 50
@@ -169,16 +170,10 @@ def _num_labels(items: Sequence[Item]) -> int:
 
 
 def connected_groups(items: Sequence[Item]) -> list[str]:
-    """Return the group of each item; groups that have the same audio are joined."""
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            name = parent[name]
-        return name
-
+    """Return the group of each item, named by its first unit; items with the same audio are in one."""
     units = [UNKNOWN if item.unit is None else f"={item.unit}" for item in items]
-    for item, unit in zip(items, units, strict=True):
-        if item.sha256 is not None:
-            parent[root(unit)] = root(f"audio {item.sha256}")
-    return [root(unit) for unit in units]
+    component = connected_components([units, [item.sha256 for item in items]])
+    names: dict[int, str] = {}
+    for unit, number in zip(units, component, strict=True):
+        names[number] = min(unit, names.get(number, unit))
+    return [names[number] for number in component]

@@ -88,22 +88,34 @@ def check_features(
         )
     _check_arrays(features, wanted, options, checked, faults)
     faults.raise_if_any(source)
+    kept = [one for one in utterances if one.utterance_id in features or one.utterance_id in silent]
+    checked.missing, checked.sha256 = absent, _hash_all(features, kept, options, checked, faults, reporter)
+    faults.raise_if_any(source)
+    return checked
+
+
+def _hash_all(
+    features: Mapping[str, Array],
+    utterances: Sequence[Utterance],
+    options: StoreImportOptions,
+    checked: Checked,
+    faults: Faults,
+    reporter: Reporter,
+) -> str:
+    """Record the input and the checksum of each utterance; return the hash of all features and inputs."""
     digest = hashlib.sha256()
     bar = reporter.progress(len(utterances), 0, what="checking features")
     for one in sorted(utterances, key=lambda one: one.utterance_id):
         bar.update(1)
         name = one.utterance_id
-        if name in features or name in silent:
-            values = stored_values(features, name, checked)
-            about = _described(one, values, options, checked, faults)
-            if about is not None:
-                checked.inputs[name], checked.checksums[name] = about, crc32(values)
-                digest.update(f"{len(name)}|{name}|{values.shape}|{about.input_sha256}|".encode())
-                digest.update(values.data)
+        values = stored_values(features, name, checked)
+        about = _described(one, values, options, checked, faults)
+        if about is not None:
+            checked.inputs[name], checked.checksums[name] = about, crc32(values)
+            digest.update(f"{len(name)}|{name}|{values.shape}|{about.input_sha256}|".encode())
+            digest.update(values.data)
     bar.close()
-    faults.raise_if_any(source)
-    checked.missing, checked.sha256 = absent, digest.hexdigest()
-    return checked
+    return digest.hexdigest()
 
 
 def stored_values(features: Mapping[str, Array], name: str, checked: Checked) -> Array:

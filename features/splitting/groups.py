@@ -56,7 +56,7 @@ def find_groups(utterances: Sequence[Utterance], keys: Sequence[str], reporter: 
         if all(value is None for value in values):
             raise UsageError(f"--group {key}: {_no_value(utterances, key)}")
         columns.append(values)
-    component = _components(columns)
+    component = connected_components(columns)
     first: dict[int, str] = {}
     for utterance, number in zip(utterances, component, strict=True):
         first[number] = min(utterance.utterance_id, first.get(number, utterance.utterance_id))
@@ -110,10 +110,12 @@ def _audio_values(
     return values
 
 
-def _components(columns: Sequence[Sequence[str | None]]) -> list[int]:
-    """Return the component of each utterance (N), of a graph of utterances and values."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
+def connected_components(columns: Sequence[Sequence[str | None]]) -> list[int]:
+    """Return the component (N) of each utterance: those that share a value of a column are connected.
+
+    Each column has a value (N) per utterance; None connects nothing.
+    """
+    from scipy.sparse import coo_array, csgraph
 
     count = len(columns[0])
     nodes: dict[tuple[int, str], int] = {}
@@ -125,6 +127,6 @@ def _components(columns: Sequence[Sequence[str | None]]) -> list[int]:
     ends = np.array(edges, np.int64).reshape(-1, 2)
     size = count + len(nodes)
     graph = coo_array((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), shape=(size, size))
-    _, labels = connected_components(graph, directed=False)
+    _, labels = csgraph.connected_components(graph, directed=False)
     found: list[int] = labels[:count].tolist()
     return found

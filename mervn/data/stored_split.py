@@ -107,11 +107,7 @@ def load_split(
     `allow_missing`), if features were extracted from a transcript or audio that has changed since,
     or if a label is unknown.
     """
-    stored_ids = set()
-    for utterance in utterances:
-        if all(utterance.utterance_id in stream for stream in streams.values()):
-            stored_ids.add(utterance.utterance_id)
-    stored, absent = _partition(utterances, stored_ids)
+    stored, absent = _partition(utterances, _stored_ids(utterances, streams))
     if not allow_missing:
         refuse_missing(name, absent, streams, {})
     # Features of a changed input are an error, unless the store has rejected the new input.
@@ -133,6 +129,14 @@ def load_split(
         syllables=_count_syllables(kept) if "text" in streams else np.zeros(len(kept), np.int64),
         inputs_sha256=_inputs_sha256(kept, streams),
     )
+
+
+def _stored_ids(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> set[str]:
+    """Return the ids of the utterances that every store has."""
+    found = {utterance.utterance_id for utterance in utterances}
+    for stream in streams.values():
+        found = set(filter(stream.__contains__, found))
+    return found
 
 
 def _partition(utterances: Sequence[Utterance], ids: Collection[str]) -> tuple[list[Utterance], list[Utterance]]:

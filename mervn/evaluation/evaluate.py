@@ -139,10 +139,8 @@ def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOpti
     if leaks:
         of_shuffled = shuffled_scores(shuffled, len(labels)) if shuffled else None
         metrics["leak_baselines"] = leak_scores(leaks, labels) | {"shuffled_labels": of_shuffled}
-    original = None
-    if opened.corruption is not None:
-        answers = predict(model, opened.original, opened.device, reporter=opened.loaded.reporter).argmax(1)
-        original = replace(utterances, predictions=answers)
+    original = _score_original(opened, utterances)
+    if opened.corruption is not None and original is not None:
         metrics["corrupt"] = describe_corruption([opened.corruption])
         metrics["corrupt"] |= corruption_scores([utterances], [original], len(labels))
     path = opened.run / f"metrics-{name}.json"
@@ -152,6 +150,15 @@ def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOpti
     write_jsonl(opened.run / f"predictions-{name}.jsonl", entries)
     write_json(path, metrics)
     return ScoredRun(metrics, utterances, leaks, shuffled, original, opened.corruption)
+
+
+def _score_original(opened: OpenedRun, utterances: ScoredUtterances) -> ScoredUtterances | None:
+    """Return the predictions with the original transcripts; None without --corrupt."""
+    if opened.corruption is None:
+        return None
+    model, reporter = opened.loaded.model, opened.loaded.reporter
+    answers = predict(model, opened.original, opened.device, reporter=reporter).argmax(1)
+    return replace(utterances, predictions=answers)
 
 
 def _answers(

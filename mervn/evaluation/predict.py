@@ -54,8 +54,12 @@ def predict(
                 scored.append((part, probabilities))
                 bar.update(len(part))
     model.train(was_training)
-    pairs = list(chain.from_iterable(processes.gather(scored)))
-    # every process gets all predictions, in the order of the split
+    # every process gets all predictions
+    return _in_order(split, list(chain.from_iterable(processes.gather(scored))))
+
+
+def _in_order(split: Split, pairs: Sequence[tuple[list[int], Array]]) -> Array:
+    """Return the probabilities (N, C) of all parts in the order of the split; InputError for NaN."""
     result = np.empty((len(split), pairs[0][1].shape[1]))
     for part, probabilities in pairs:
         result[part] = probabilities

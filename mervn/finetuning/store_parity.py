@@ -61,10 +61,7 @@ def check_parity(
 
     InputError names the first stage that differs.
     """
-    for name, stream in streams.items():
-        _check_encoder(model.encoder(name), stream)
-        for split in splits.values():
-            _check_inputs(name, stream, split)
+    _check_sources(model, streams, splits)
     reporter.say("parity: encoders, input hashes and lengths match the stores")
     split = splits["valid"]
     chosen = _spread_over_lengths(split)
@@ -91,6 +88,14 @@ def check_parity(
     _check_tolerances(parity, streams)
     reporter.say(_within_tolerance(parity, streams))
     return parity
+
+
+def _check_sources(model: EndToEnd, streams: Mapping[str, Stream], splits: Mapping[str, WaveformSplit]) -> None:
+    """Compare encoders, inputs and lengths with those of the stores."""
+    for name, stream in streams.items():
+        _check_encoder(model.encoder(name), stream)
+        for split in splits.values():
+            _check_inputs(name, stream, split)
 
 
 def _spread_over_lengths(split: WaveformSplit) -> list[int]:

@@ -15,7 +15,7 @@ from features.extraction.extract import extract_stream
 from features.extraction.report import StoreResult
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import read_manifests
-from features.progress import Reporter
+from features.progress import SILENT, Reporter
 from mervn.config import EvaluateOptions, TrainHeadOptions
 from mervn.evaluation.evaluate import evaluate
 from mervn.training.train_head import train_head
@@ -135,7 +135,7 @@ def train_and_score(
             ).with_general(changes)
             result = train_head(options, data)
             test_options = EvaluateOptions(split="test", features_dir=demo / "stores", data=data)
-            test = evaluate(run, test_options, reporter)["test"]
+            test = evaluate(run, test_options, SILENT)["test"]  # sixteen of them: the scores are enough
             scores[label_set][fusion] = test["macro_f1"]
             n_test = test["n"]
             valid = result.metrics["valid"]["macro_f1"]

@@ -376,6 +376,13 @@ def test_unknown_speakers_are_said_to_be_assumed_independent(tmp_path: Path) -> 
     assert {row["unit"] for row in read_csv(tmp_path / "table.csv")} == {"utterance"}
 
 
+def test_the_caption_says_whether_there_are_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = make_tables(make_study(tmp_path, {"late": [0.6]}), "valid", {})
+    assert "95 % intervals: delete-one-unit jackknife over 8 speakers, " in tables.caption
+    monkeypatch.setattr("mervn.study.tables.MIN_INTERVAL_UNITS", SPEAKERS + 1)
+    assert "No intervals over 8 speakers, " in tables.caption and "jackknife" not in tables.caption
+
+
 def test_table_csv_is_a_pure_function_of_the_predictions(tmp_path: Path) -> None:
     first = make_study(tmp_path / "a", {"late": [0.6], "xattn": [0.7, 0.4]})
     second = make_study(tmp_path / "b", {"late": [0.6], "xattn": [0.7, 0.4]})

@@ -13,7 +13,7 @@ from mervn.run_folder import read_metrics
 from mervn.study.cell_worker import Outcome
 from mervn.study.cells import Cell
 from mervn.study.pooled_scores import read_run
-from mervn.study.study_plan import Plan, jobs_of
+from mervn.study.study_plan import Plan, count_of, jobs_of
 from mervn.study.study_run import LOGS_FOLDER, Engine, State, Workplace, local_engine
 from mervn.study.study_scores import METRIC
 
@@ -113,7 +113,7 @@ class CellTraining:
             most = "at most " if self.plan.grid.trials else ""
             self.reporter.say(
                 f"estimate from {MEASURED_CELLS} cells: about {duration(per_cell * self.left)} left for "
-                f"{most}{self.left} cells, {jobs} at a time"
+                f"{most}{count_of(self.left, 'cell')}, {jobs} at a time"
             )
 
     def _describe(self, cell: Cell) -> str:

@@ -136,16 +136,16 @@ def announce(plan: Plan, reporter: Reporter) -> None:
     rows = [row for row in plan.rows if not row.is_baseline]
     candidates = sum(len(row.candidates) for row in rows)
     tuned = f", {candidates} candidates" if candidates > len(rows) else ""
-    cells = _count(len(plan.cells), "cell")
+    cells = count_of(len(plan.cells), "cell")
     if trials is not None:
-        tuned, cells = f", at most {_count(trials, 'trial')} each", f"at most {_count(most_cells(plan), 'cell')}"
+        tuned, cells = f", at most {count_of(trials, 'trial')} each", f"at most {count_of(most_cells(plan), 'cell')}"
     if added := len(plan.rows) - len(rows):
-        tuned += f", {_count(added, 'linear baseline')}"
+        tuned += f", {count_of(added, 'linear baseline')}"
     exist = sum((cell.run / METRICS_FILE).is_file() for cell in plan.cells)
     complete = f", {exist} of them complete" if trials is None else ""
     reporter.say(
-        f"{plan.grid.name}: {_count(len(rows), 'row')}{tuned}, {_count(len(plan.grid.seeds), 'seed')}, "
-        f"{'no folds' if plan.folds == [None] else _count(len(plan.folds), 'fold')}: {cells} in "
+        f"{plan.grid.name}: {count_of(len(rows), 'row')}{tuned}, {count_of(len(plan.grid.seeds), 'seed')}, "
+        f"{'no folds' if plan.folds == [None] else count_of(len(plan.folds), 'fold')}: {cells} in "
         f"{plan.output}{complete}; at most {jobs or 'what the Ray cluster can do'} at a time"
     )
     for row in plan.rows:
@@ -162,7 +162,8 @@ def most_cells(plan: Plan) -> int:
     return baselines + rows * plan.grid.trials * len(plan.grid.seeds) * len(plan.folds)
 
 
-def _count(number: int, noun: str) -> str:
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `3 cells`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from features.atomic_files import write_atomically
 from features.tables import latex_text
 from mervn.evaluation.compare import SeedDifferences
-from mervn.evaluation.intervals import METRICS, Interval, PairedDifference
-from mervn.evaluation.verdict import BASELINES_NOTE, OVER_SEEDS_NOTE, flag_of
+from mervn.evaluation.intervals import METRICS, MIN_INTERVAL_UNITS, Interval, PairedDifference
+from mervn.evaluation.verdict import BASELINES_NOTE, OVER_SEEDS_NOTE, count_units, flag_of
 from mervn.study.cells import Cell, describe, shown
 from mervn.study.grid import key_of
 from mervn.study.pooled_scores import pool, predictions_file, read_run
@@ -56,11 +56,10 @@ class Tables:
             parts.append(f"Predictions of {self.folds} folds are pooled.")
         if pooled is not None:
             units = pooled.units
-            unit = "utterance" if units.independent else units.name
-            parts.append(
-                f"95 % intervals: delete-one-unit jackknife over {units.num} units ({unit}), "
-                f"{units.effective:.1f} effective."
-            )
+            over = f"{count_units(units.name, units.num)}, {units.effective:.1f} effective"
+            parts.append(f"95 % intervals: delete-one-unit jackknife over {over}.")
+            if units.num < MIN_INTERVAL_UNITS:
+                parts[-1] = f"No intervals over {over}: they need at least {MIN_INTERVAL_UNITS}."
             if units.independent:
                 parts.append("The units of the utterances are unknown: this assumes independent utterances.")
         reference = [scores.row for scores in self.scores if scores.row.is_reference]

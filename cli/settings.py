@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from cli.commands import COMMANDS
-from features.config import Group, OneOf, Options, is_custom_module
+from features.config import Group, OneOf, Options
+from features.encoders.selector import names_code
 from features.errors import UsageError
 from features.lazy_import import import_target
 from features.regular_files import read_regular
@@ -144,7 +145,7 @@ def _refuse_code(settings: Mapping[str, Setting]) -> None:
         flag = flag_name(name)
         if setting.source == "flag":
             continue
-        if isinstance(setting.value, str) and is_custom_module(setting.value):
+        if isinstance(setting.value, str) and names_code(setting.value):
             found = setting.value
             raise UsageError(f"{setting.source} names the code {found}; review it, then pass {flag} {found}")
         if name == "trust_code" and setting.value is not False:

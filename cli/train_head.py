@@ -13,8 +13,8 @@ from cli.options import command
 from cli.output import Output
 from cli.run_report import add_report
 from cli.settings import flag_name, resolve_data
-from features.config import is_custom_module
 from features.cpu_threads import set_threads
+from features.encoders.selector import names_code
 from mervn.config import TrainHeadOptions
 from mervn.report.page import REPORT_FILE
 
@@ -110,8 +110,8 @@ def _next_seed_command(run: Path) -> str:
 
     options = read_config(run).options
     flags = ["--seed", str(int(options["seed"]) + 1)]
-    for name in ("fusion", "pooling", "loss"):
-        if is_custom_module(str(options.get(name))):  # code of a file runs only if a flag names it
+    for name in ("fusion", "pooling", "loss", "audio_encoder", "text_encoder"):
+        if names_code(str(options.get(name))):  # code of a file runs only if a flag names it
             flags += [flag_name(name), str(options[name])]
     return shlex.join(["mervn", "train-head", "--config", str(run / CONFIG_FILE), *flags])
 

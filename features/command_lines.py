@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from features.config import SPLITS, EncodeOptions
-from features.encoders.selector import EncoderSettings, Selector
+from features.encoders.selector import EncoderSettings, Selector, names_code
 from features.extraction.import_options import StoreImportOptions
 from features.store.identity import StoreIdentity
 
@@ -98,8 +98,8 @@ def settings_flags(options: EncodeOptions) -> list[str]:
 def recorded_flags(text: str) -> list[str]:
     """Return the flags of `mervn extract` recorded in a run's config.json.
 
-    Returns an empty list if the text contains anything else. Users paste suggested commands, and a
-    run may come from somebody else: unknown text is never suggested.
+    Returns an empty list if the text contains anything else, or names code. Users paste suggested
+    commands, and a run may come from somebody else: unknown text is never suggested.
     """
     known = set(map(flag_name, EncodeOptions.model_fields))
     try:
@@ -107,7 +107,7 @@ def recorded_flags(text: str) -> list[str]:
     except ValueError:
         return []
     is_known = len(parts) % 2 == 0 and known.issuperset(parts[::2])  # flag, value, flag, value, ...
-    return parts if is_known else []
+    return parts if is_known and not any(map(names_code, parts)) else []
 
 
 def recorded_settings(config: Mapping[str, Any]) -> EncoderSettings:

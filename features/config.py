@@ -158,10 +158,10 @@ class SelectorOptions(Options):
     """Selectors of the encoders."""
 
     audio_encoder: Annotated[str | None, Group.ENCODERS, NOT_IN_HASH] = Field(
-        None, description="NAME[=MODEL][@LAYERS], two joined by +; see `mervn encoders`."
+        None, description="NAME[=MODEL][@LAYERS], two joined by +; NAME: see `mervn encoders`, or FILE.py:Class."
     )
     text_encoder: Annotated[str | None, Group.ENCODERS, NOT_IN_HASH] = Field(
-        None, description="NAME[=MODEL][@LAYERS]; see `mervn encoders`."
+        None, description="NAME[=MODEL][@LAYERS]; NAME: see `mervn encoders`, or FILE.py:Class."
     )
 
 

@@ -98,7 +98,7 @@ class FinetuneOptions(
 class CheckModuleOptions(Options):
     """Options of `mervn check-module FILE.py:Class`."""
 
-    role: Annotated[Literal["fusion", "pooling", "loss"], Group.MODEL] = Field(
+    role: Annotated[Literal["fusion", "pooling", "loss", "encoder"], Group.MODEL] = Field(
         "fusion", description="Role of the class."
     )
 

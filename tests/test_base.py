@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from every_encoder import AUDIO_LENGTHS, EVERY, TOLERANCE, differences, inputs, load
+from every_encoder import (
+    AUDIO_LENGTHS,
+    CASES,
+    EVERY,
+    LANGUAGE_MODELS,
+    TOLERANCE,
+    differences,
+    inputs,
+    load,
+    padding_first,
+)
 from tiny import wave
 
 import features.encoders.whisper
@@ -23,7 +33,7 @@ MASKED = {"fourier2vec", "wav2vec2", "hubert", "wavlm", "phobert", "videberta", 
 """Encoders whose layers see a padded view, so that taking the mask away must show."""
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", CASES)
 def test_alone_and_in_a_batch_are_equal(
     name: str, checkpoints: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,7 +59,17 @@ def test_whisper_is_itself_in_any_batch_at_every_layer(checkpoints: dict[str, st
         assert max(differences(load("whisper", checkpoints, layer))) <= 1e-6
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_negative_control_a_causal_model_differs_with_padding_before_its_tokens(
+    name: str, checkpoints: dict[str, str]
+) -> None:
+    encoder = load(name, checkpoints)
+    with padding_first():
+        assert max(differences(encoder)) >= 1e-2
+    assert max(differences(encoder)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_lengths_follow_the_closed_form(name: str, checkpoints: dict[str, str]) -> None:
     encoder = load(name, checkpoints)
     prepared = [item for item in inputs(encoder) if item.shape[0]]

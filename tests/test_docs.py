@@ -22,7 +22,7 @@ import sys
 import tomllib
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,16 +31,14 @@ from unittest import mock
 import numpy as np
 import pytest
 import soundfile
-import torch
 from tiny import RATE, wave, write_manifest
 
 import features.encoders
 import mervn.model
 from cli.main import COMMANDS, run
 from features.encoders import ENCODERS
-from features.encoders.base import Encoder, load_encoder
+from features.encoders.base import load_encoder
 from features.encoders.selector import parse_selector
-from features.errors import InputError
 from features.lazy_import import import_target
 from features.manifests.fields import FIELDS, parse_fields
 from features.ragged import Ragged
@@ -60,6 +58,7 @@ NOT_RUN = {
     ("docs/demo.md", "python docs/figures/make_result.py demo docs/figures"),
     ("docs/encoders.md", "mervn extract --audio-encoder whisper=vinai/PhoWhisper-small@8"),
     ("docs/encoders.md", "mervn extract --text-encoder phobert --segmenter vncorenlp"),
+    ("docs/encoders.md", "mervn extract --text-encoder transformer=Qwen/Qwen2-0.5B@16"),
     ("docs/extraction.md", "mervn extract --engine ray --workers 4"),
     ("docs/extraction.md", "mervn extract --audio-encoder wav2vec2 --shard 3/8"),
     ("docs/finetuning.md", 'accelerate launch --num_processes 4 "$(command -v mervn)" finetune --init-head runs/first'),
@@ -393,37 +392,19 @@ def test_the_figure_of_the_readme_is_drawn_from_the_metrics_of_a_demo(tmp_path: 
         assert re.sub(r"[\d.]+", "", kept) == re.sub(r"[\d.]+", "", drawn)
 
 
-@pytest.fixture
-def loudness(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Encoder]:
-    """Add the encoder that docs/adding-an-encoder.md adds, and return what loads it."""
+def test_the_encoder_of_the_recipe_fills_a_store_and_gives_the_frames_that_numpy_gives(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_page("docs/adding-an-encoder.md", capsys)
-    return lambda text="loudness": load_encoder(parse_selector(text, "audio"))
-
-
-def test_the_new_encoder_gives_an_utterance_the_same_features_alone_and_in_a_batch(
-    loudness: Callable[..., Encoder],
-) -> None:
-    encoder = loudness()
-    prepared = [encoder.prepare(wave(n / 16_000, n)) for n in (1, 319, 320, 321, 5000)]
-    together = encoder(Ragged.from_sequences(prepared))
-    counts = [item.shape[0] for item in prepared]
-    assert together.lengths.tolist() == encoder.get_feat_lengths(np.array(counts)).tolist() == [1, 1, 1, 2, 16]
-    for found, item in zip(together.split(), prepared, strict=True):
-        torch.testing.assert_close(found, encoder(Ragged.from_sequences([item])).values, atol=2e-5, rtol=0)
-
-
-def test_the_new_encoder_is_saved_and_loaded_and_a_missing_checkpoint_is_refused(
-    loudness: Callable[..., Encoder], tmp_path: Path
-) -> None:
-    encoder = loudness()
-    encoder.save(tmp_path / "saved")
-    again = loudness(f"loudness={tmp_path / 'saved'}")
-    assert again.weights_sha256 == encoder.weights_sha256 and again.config == encoder.config
-    with pytest.raises(InputError, match="needs the files"):
-        loudness(f"loudness={tmp_path / 'nowhere'}")
-
-
-def test_the_new_encoder_fills_a_store(loudness: Callable[..., Encoder], folder: Path) -> None:
-    (store,) = (folder / "data" / "stores" / "audio").glob("loudness-*")
-    assert store.name.startswith("loudness-random-Llast-")
+    (store,) = (folder / "data" / "stores" / "audio").glob("loudness.py-Loudness-*")
+    assert store.name.startswith("loudness.py-Loudness-random-Llast-")
     assert len(FeatureStore(store)) == 22
+    encoder = load_encoder(parse_selector("loudness.py:Loudness", "audio"))
+    weight, bias = (tensor.double().numpy() for tensor in encoder.state_dict().values())
+    samples = [wave(n / 16_000, n) for n in (1, 319, 320, 321, 5000)]
+    together = encoder(Ragged.from_sequences(list(map(encoder.prepare, samples))))
+    assert together.lengths.tolist() == [1, 1, 1, 2, 16]
+    for found, raw in zip(together.split(), samples, strict=True):
+        frames = np.pad(raw.astype(np.float64), (0, -len(raw) % 320)).reshape(-1, 320)
+        expected = np.log((frames**2).mean(1, keepdims=True) + 1e-6) @ weight.T + bias
+        np.testing.assert_allclose(found.detach().numpy(), expected, atol=2e-5)

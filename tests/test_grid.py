@@ -174,3 +174,11 @@ def test_the_example_is_a_valid_grid_with_four_ablations(tmp_path: Path, capsys:
 def test_without_a_grid_the_command_says_how_to_get_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert mervn(["ablate"]) == 2
     assert "mervn ablate --example" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoder", ["my.py:Mine", "fourier2vec+my.py:Mine=model@2"])
+def test_an_encoder_in_a_file_of_the_user_needs_trust_too(encoder: str, tmp_path: Path) -> None:
+    text = f'[base]\nfusion = "audio"\n[rows]\naudio-encoder = ["{encoder}", "fourier2vec"]\n'
+    assert "names the code" in faults(tmp_path, text)
+    grid = read_grid(tmp_path / "GRID.toml", trust_code=True)
+    assert grid.rows["audio_encoder"] == [encoder, "fourier2vec"]

@@ -7,9 +7,10 @@ import features.ragged
 from features.errors import UsageError
 from features.ragged import padding_mask
 from mervn.config import HeadOptions
+from mervn.data.streams import StreamShape
 from mervn.model.cross_attention import MultiheadAttention
-from mervn.model.head import Head
-from mervn.model.module_checks import HEAD_CHECKS, head_factory, make_streams, single_utterance
+from mervn.model.head import Head, build_head
+from mervn.model.module_checks import HEAD_CHECKS, SHAPES, head_factory, make_streams, single_utterance
 from mervn.registry import FUSIONS, POOLINGS
 
 CASES = [
@@ -67,6 +68,26 @@ def test_cls_takes_the_text_position_and_is_rejected_without_text() -> None:
     )  # no text, some audio
     nothing = head({"text": single_utterance(streams, 2)["text"], "audio": single_utterance(streams, 1)["audio"]})
     assert torch.equal(silent, nothing)
+
+
+@pytest.mark.parametrize("fusion", ["xattn", "bilstm_attn", "cnn_bilstm_attn", "text", "late"])
+def test_cls_takes_the_last_text_token_of_a_causal_model(fusion: str) -> None:
+    torch.manual_seed(0)
+    options = HeadOptions(fusion=fusion, pooling="cls", dim=8, heads=2, mlp=(), missing="none")
+    head = build_head(options, SHAPES | {"text": StreamShape(6, causal=True)}, 3).eval()
+    first = build_head(options, SHAPES, 3).eval()
+    first.load_state_dict(head.state_dict())
+    streams = make_streams()
+    with torch.no_grad():
+        projected = head.project(streams)
+        sequences = head.fusion(projected)
+        for i, size in enumerate(streams["text"].sizes):
+            text, *audio = [sequence.split()[i] for sequence in sequences]
+            last = text[size - 1] if size else torch.zeros(8)
+            vectors = [last, *(x.mean(0) if len(x) else torch.zeros(8) for x in audio)]
+            torch.testing.assert_close(head(streams)[i], head.classifier(torch.cat(vectors)[None])[0])
+        for i in (0, 3):  # negative control: with several tokens and audio frames, the first token differs
+            assert not torch.allclose(head(streams)[i], first(streams)[i])
 
 
 def test_dim_must_be_a_multiple_of_heads() -> None:

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from features.lazy_import import import_target
 from features.ragged import Ragged
-from mervn.model.pooling import AttentivePooling
+from mervn.model.pooling import AttentivePooling, ClsPooling
 from mervn.registry import POOLINGS
 
 
@@ -31,3 +31,13 @@ def test_poolings_equal_plain_torch_on_one_sequence(pooling: str) -> None:
     found = module(Ragged.from_sequences([torch.randn(2, 4), sequence, torch.empty(0, 4)]))
     torch.testing.assert_close(found[1], expected)
     assert not found[2].any()
+
+
+def test_cls_of_a_causal_model_takes_the_last_of_the_text_tokens() -> None:
+    values = torch.arange(10.0)[:, None]
+    sequence, text_lengths = Ragged.from_lengths(values, [4, 0, 5, 1]), torch.tensor([3, 0, 5, 2])
+    pooling = ClsPooling(1)
+    assert pooling(sequence, text_lengths).flatten().tolist() == [0, 0, 4, 9]
+    pooling.last_token = True
+    assert pooling(sequence, text_lengths).flatten().tolist() == [2, 0, 8, 9]
+    assert pooling(sequence).flatten().tolist() == [3, 0, 8, 9]

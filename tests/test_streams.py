@@ -188,3 +188,11 @@ def test_a_padded_stream_and_its_lengths_are_given_together() -> None:
         PaddedHead(head)(text=text)
     with pytest.raises(ValueError, match="audio_2 and audio_2_lengths must be given together, found lengths alone"):
         PaddedHead(head)(text=text, text_lengths=lengths, audio_2_lengths=lengths)
+
+
+def test_the_entry_of_a_stream_names_causal_attention_only_if_it_has_it() -> None:
+    assert StreamShape(6).as_json() == {"width": 6, "layers": ("last",), "stride": 0, "centre": 0.0}
+    causal = StreamShape(6, causal=True)
+    assert StreamShape(**causal.as_json()) == causal
+    with pytest.raises(ValueError, match="causal must be true or false"):
+        StreamShape(6, causal=1).check("text")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import make_data, make_phobert, make_videberta, write_manifest
+from tiny import make_data, make_phobert, make_text_transformer, make_videberta, write_manifest
 
 from cli.main import run
 from features.encoders.base import Encoder, load_encoder
@@ -141,3 +141,21 @@ def test_what_is_cut_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     found = capsys.readouterr()
     assert "1 transcripts exceed the maximum length and are truncated" in found.err
     assert json.loads(found.out.splitlines()[-1])["stores"][0]["truncated"] == 1
+
+
+def test_the_identity_of_an_encoder_without_causal_attention_does_not_change(tmp_path: Path) -> None:
+    encoder = load(make_text_transformer(tmp_path / "Electra", "Electra"), "transformer")
+    assert set(encoder.config) == {"model", "tokenizer_sha256", "segmenter", "tone_style", "longest"}
+    assert encoder.prepare("hôm " * 600).tolist()[-1] == encoder.tokenizer.sep_token_id
+
+
+def test_a_model_of_text_and_images_is_refused(tmp_path: Path) -> None:
+    import transformers
+
+    folder = make_text_transformer(tmp_path / "clip", "Electra")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    text, image = {**sizes, "vocab_size": 60}, {**sizes, "image_size": 4, "patch_size": 2}
+    config = transformers.CLIPConfig(text_config=text, vision_config=image, projection_dim=8)
+    transformers.CLIPModel(config).save_pretrained(folder)
+    with pytest.raises(InputError, match="must hold a text model, found CLIPModel"):
+        load(folder, "transformer")

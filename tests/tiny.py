@@ -280,6 +280,44 @@ def make_text_transformer(folder: Path, kind: str, **changes: Any) -> Path:
     return folder
 
 
+def make_language_model(folder: Path, kind: str) -> Path:
+    """Write a tiny decoder-only model, Qwen2, Gemma or Llama, with a tokenizer of byte-level BPE.
+
+    As their own, Qwen2's tokenizer adds no special token, and the others' begin with <bos>.
+    """
+    from features.audio.torchaudio_import import import_torchaudio
+
+    import_torchaudio()
+    import tokenizers
+    import transformers
+
+    special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+    fast = tokenizers.Tokenizer(tokenizers.models.BPE())
+    fast.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=320, special_tokens=[*special.values()], show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    fast.train_from_iterator([" ".join(WORDS).replace("_", " ")] * 4, trainer)
+    if kind != "Qwen2":
+        fast.post_processor = tokenizers.processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    transformers.PreTrainedTokenizerFast(tokenizer_object=fast, **special).save_pretrained(folder)
+    sizes: dict[str, Any] = {
+        "vocab_size": 330, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    if kind == "Gemma":
+        sizes["head_dim"] = 8
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**sizes))
+        _enlarge(model)
+    model.save_pretrained(folder)
+    return folder
+
+
 def make_vggish(folder: Path) -> Path:
     """Write random weights of VGGish's real size and keys."""
     from safetensors.torch import save_file

@@ -80,7 +80,9 @@ TEXT_ENCODERS: dict[str, EncoderSpec] = {
     ),
     "transformer": EncoderSpec(
         target="features.encoders.transformer_text:AnyTransformer",
-        description="any text encoder in the Hugging Face layout (xlm-roberta-base, uitnlp/visobert, ...)",
+        description="any text encoder in the Hugging Face layout (xlm-roberta-base, uitnlp/visobert, ...), or a "
+        "decoder-only language model (Qwen2, Llama, Gemma), of which --pooling cls takes the last token: "
+        "no other has seen the whole text",
         model=None,
         depth=None,
         width="the model's",
@@ -228,6 +230,19 @@ IMPORTED = EncoderSpec(
 )
 """Metadata of every name that is not in the registries: features that a user has imported. There is
 no encoder to load."""
+
+CUSTOM_ENCODER = EncoderSpec(
+    target="features.encoders.custom_encoder:CustomEncoder",
+    description="a class in a Python file of yours: see docs/adding-an-encoder.md",
+    model=None,
+    depth=None,
+    width="the class's",
+    layers="the class's",
+    rate="the class's",
+    needs="the file",
+    licence="yours",
+)
+"""Spec of every encoder that is given as FILE.py:Class; its file says the rest."""
 
 ENCODERS: dict[str, dict[str, EncoderSpec]] = {"text": TEXT_ENCODERS, "audio": AUDIO_ENCODERS}
 DEFAULT_ENCODERS = {"audio": "wav2vec2", "text": "phobert"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +59,8 @@ class Encoder(nn.Module, ABC):
     """Where the weights come from, for people: "random, seed 0", a hub id, a folder."""
     is_random: bool = False
     """True if the weights are initialized from a seed and were never trained."""
+    causal: bool = False
+    """True for a decoder-only text model: a token's features depend on no later token."""
     constants: frozenset[str] = frozenset()
     """Names of parameters that the architecture creates with `requires_grad=False`; they are never
     trained."""
@@ -66,6 +68,8 @@ class Encoder(nn.Module, ABC):
     """Where the weights were found, recorded with a store."""
     fine_tuning: FineTuning | None = None
     """The record of the fine-tuning that the weights come from, if any."""
+    code_record: Mapping[str, str] | None = None
+    """Absolute path and hash of the file of a custom encoder, recorded with a store."""
     lora_targets: ClassVar[tuple[str, ...]] = ()
     """Names of the linear layers in a block that get LoRA adapters; empty: LoRA is not
     supported."""

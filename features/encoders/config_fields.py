@@ -10,6 +10,14 @@ import hashlib
 import json
 from typing import Any
 
+CAUSAL = "causal"
+"""Key in the config of a decoder-only text model, and so in the identity of its stores."""
+CODE = "code_sha256"
+"""Key of the file's hash in the config of a custom encoder, and in the identity of its stores."""
+DEFAULT_MAX_LENGTH = 512
+"""Maximum number of tokens if neither the tokenizer nor the model declares one."""
+POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text")
+"""Model types whose position ids start after the padding id, which leaves fewer positions."""
 WAVEFORM = ("hidden_act", "feat_extract_activation", "layer_norm_eps", "num_attention_heads")
 """Fields of the wav2vec 2.0 family."""
 BERT = ("hidden_act", "layer_norm_eps", "num_attention_heads", "is_decoder")
@@ -61,6 +69,16 @@ def config_identity(config: Any) -> dict[str, Any]:
                 del fields[name]
     identity: dict[str, Any] = json.loads(json.dumps(fields, default=str))
     return identity
+
+
+def max_tokens(config: Any, tokenizer: Any) -> int:
+    """Return the maximum number of tokens that a text model reads."""
+    positions = getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
+    if positions < 1:  # XLNet has -1, for no limit
+        positions = DEFAULT_MAX_LENGTH
+    if config.model_type in POSITIONS_AFTER_PADDING:
+        positions -= config.pad_token_id + 1
+    return min(int(positions), int(min(tokenizer.model_max_length, 1 << 20)))
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:

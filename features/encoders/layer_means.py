@@ -30,6 +30,7 @@ class LayerMeans(Encoder):
         self.layers = (MEANS,)
         self.model_name, self.weights_note, self.is_random = inner.model_name, inner.weights_note, inner.is_random
         self.weights_sha256, self.fine_tuning, self.source = inner.weights_sha256, inner.fine_tuning, inner.source
+        self.code_record = inner.code_record
         self.eval()
 
     @classmethod

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from features.encoders import ENCODERS, IMPORTED, EncoderSpec
+from features.config import is_custom_module
+from features.encoders import CUSTOM_ENCODER, ENCODERS, IMPORTED, EncoderSpec
 from features.errors import UsageError
 from features.suggestions import did_you_mean
 
 FORM = "NAME[=MODEL][@LAYER[,LAYER...]]"
 ALIASES = {"dual": "wav2vec2+vggish"}
+CUSTOM_PART = re.compile(r"[^+=@]\.py:[A-Za-z_]\w*(?=[+=@]|$)")
+"""A custom encoder anywhere in the text of selectors."""
 Layer = int | str
 """The output of a block, by number (0: the input of the first block), or "last" or "all"."""
 SECOND_IMPORTED = re.compile(r"(?P<first>[^=]+|.+@[\w,]+)\+(?P<second>[A-Za-z][\w.-]*(?:@[\w,]*)?)")
@@ -27,13 +30,18 @@ MEANS = "means"
 
 @dataclass(frozen=True)
 class Selector:
-    """One encoder: a name in the registry, a model and layers (None: the encoder's default)."""
+    """One encoder: its name, a model and layers (None: the encoder's default)."""
 
     modality: str
     name: str
+    """A name in the registry, or FILE.py:Class for a custom encoder."""
     model: str | None = None
     layers: tuple[Layer, ...] | None = None
     """Numbers and "last", or "all" alone."""
+    trusted: bool = field(default=True, compare=False)
+    """Whether the code of a custom encoder may run: a user or a grid with --trust-code named it."""
+    code_sha256: str | None = field(default=None, compare=False)
+    """Hash that the file of a custom encoder must have; None for any."""
 
     def __str__(self) -> str:
         model = f"={self.model}" if self.model is not None else ""
@@ -42,13 +50,20 @@ class Selector:
 
     @property
     def spec(self) -> EncoderSpec:
-        """The registry's entry; IMPORTED for a name that is not in the registry."""
+        """The registry's entry, CUSTOM_ENCODER, or else IMPORTED."""
+        if self.is_custom:
+            return CUSTOM_ENCODER
         return ENCODERS[self.modality].get(self.name, IMPORTED)
 
     @property
     def is_imported(self) -> bool:
         """True if it names features that a user imported: there is no encoder."""
         return self.spec is IMPORTED
+
+    @property
+    def is_custom(self) -> bool:
+        """True if the encoder is a class in a file of the user."""
+        return is_custom_module(self.name)
 
     @property
     def flag(self) -> str:
@@ -73,14 +88,19 @@ class EncoderSettings:
 
     def check(self, selectors: Sequence[Selector]) -> None:
         """Raise UsageError for a setting that none of these encoders supports."""
-        for field in fields(self):
-            supported = any(field.name in selector.spec.settings for selector in selectors)
-            if getattr(self, field.name) is not None and not supported:
-                flag = f"--{field.name.replace('_', '-')}"
+        for setting in fields(self):
+            supported = any(setting.name in selector.spec.settings for selector in selectors)
+            if getattr(self, setting.name) is not None and not supported:
+                flag = f"--{setting.name.replace('_', '-')}"
                 raise UsageError(f"{flag} has no effect on {', '.join(map(str, selectors))}: leave it out")
 
 
 DEFAULT_SETTINGS = EncoderSettings()
+
+
+def names_code(value: str) -> bool:
+    """Tell whether an option names code of the user: a custom module, or selectors with one."""
+    return is_custom_module(value) or CUSTOM_PART.search(value) is not None
 
 
 def short_model_name(model: str) -> str:
@@ -104,7 +124,7 @@ def parse_selectors(text: str, modality: str, *, imported: bool = False) -> list
     `dual` is an alias of wav2vec2+vggish. See `parse_selector` for `imported`.
     """
     # a + within a path does not separate selectors
-    names = "|".join(map(re.escape, ENCODERS[modality]))
+    names = "|".join([*map(re.escape, ENCODERS[modality]), r"[^=@+]+\.py:[A-Za-z_]\w*"])
     parts = re.split(rf"\+(?=(?:{names})(?:[=@+]|$))", ALIASES.get(text.strip(), text.strip()))
     last = SECOND_IMPORTED.fullmatch(parts[-1])
     if imported and last is not None:
@@ -130,7 +150,8 @@ def parse_selector(text: str, modality: str, *, imported: bool = False) -> Selec
     if match is None:
         raise UsageError(f"{flag} must have the form {FORM}, found {text!r}")
     name, model, layer_text = match["name"], match["model"], match["layer"]
-    if name not in ENCODERS[modality] and not (imported and model is None and name not in ALIASES):
+    can_be_imported = imported and model is None and name not in ALIASES
+    if not (name in ENCODERS[modality] or is_custom_module(name) or can_be_imported):
         raise unknown_name(name, modality)
     return Selector(modality, name, model, _parse_layers(flag, layer_text) if layer_text is not None else None)
 
@@ -140,6 +161,8 @@ def unknown_name(name: str, modality: str, others: Iterable[str] = ()) -> UsageE
     other = "audio" if modality == "text" else "text"
     known = sorted({*ENCODERS[modality], *others})
     hint = f" ({name} is an encoder for {other}: --{other}-encoder)" if name in ENCODERS[other] else ""
+    if ".py" in name:
+        hint = "; a class of your own is given as FILE.py:Class"
     hint = hint or did_you_mean(name, known)
     return UsageError(f"--{modality}-encoder must name one of {', '.join(known)}, found {name!r}{hint}")
 

@@ -1,7 +1,7 @@
-"""Text encoders in the Hugging Face format: PhoBERT, ViDeBERTa and others.
+"""Text encoders in the Hugging Face format: PhoBERT, ViDeBERTa, language models and others.
 
-They return one feature vector per token, [CLS] first. Nguyen and Nguyen 2020 (arXiv 2003.00744),
-Tran et al. 2023 (2301.10439).
+They return one feature vector per token, [CLS] first if there is one. Nguyen and Nguyen 2020 (arXiv
+2003.00744), Tran et al. 2023 (2301.10439).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from features.device import exact_fp32
 from features.encoders.base import Encoder, Lengths, blocks_needed, capture_hidden_states, forward_each, resolve_layers
 from features.encoders.batch_probe import depends_on_batch, mismatched_layers, probe_tokens
 from features.encoders.checkpoint_files import require_files
-from features.encoders.config_fields import NUMERIC_FIELDS, config_identity, tokenizer_sha256
+from features.encoders.config_fields import CAUSAL, NUMERIC_FIELDS, config_identity, max_tokens, tokenizer_sha256
+from features.encoders.language_models import is_causal, readable_token, truncate_causal
 from features.encoders.pretrained import (
     check_config,
     checkpoint_location,
@@ -36,10 +37,6 @@ from features.text.segmenters import load_segmenter
 
 MIN_VOCABULARY = 16
 """Minimum number of tokens, besides special ones, in a real vocabulary."""
-DEFAULT_MAX_LENGTH = 512
-"""Maximum number of tokens if neither the tokenizer nor the model declares one."""
-POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text")
-"""Model types whose position ids start after the padding id, which leaves fewer positions."""
 
 
 class TextTransformer(Encoder):
@@ -49,7 +46,7 @@ class TextTransformer(Encoder):
     "last".
 
     A transcript with more tokens than the model has positions is truncated: it keeps its first
-    tokens and the final special token.
+    tokens and the final special token, if it ends with one.
     """
 
     modality: ClassVar[str] = "text"
@@ -80,7 +77,7 @@ class TextTransformer(Encoder):
         self.layers = layers
         self.dim = int(model.config.hidden_size)
         self.tokenizer = tokenizer
-        self.max_length = _max_length(model.config, tokenizer)
+        self.max_length = max_tokens(model.config, tokenizer)
         self.segment, segmenter = load_segmenter(settings.segmenter or self.default_segmenter)
         self.tone_style = settings.tone_style or self.default_tone_style
         self.config = {
@@ -109,6 +106,8 @@ class TextTransformer(Encoder):
             tokenizer = tokenizer_class.from_pretrained(location, trust_remote_code=False)
         unused = ("pooler.", "decoder.")
         model: Any = load_model(selector, location, transformers.AutoModel, "", unused)
+        if not hasattr(model.config, "num_hidden_layers"):  # such as the config of a text and an image model
+            raise InputError(f"{selector.flag}: {location} must hold a text model, found {type(model).__name__}")
         from_encoder_decoder = bool(model.config.is_encoder_decoder)
         if from_encoder_decoder:
             model = model.get_encoder()
@@ -197,14 +196,16 @@ class TextTransformer(Encoder):
     def prepare(self, raw: Any) -> Tensor:
         """Return the token ids int64 (T,) of a normalized transcript; T = 0 for an empty one."""
         ids = self.tokens(raw) if raw else []
-        if len(ids) > self.max_length:
+        if len(ids) > self.max_length and self.causal:
+            ids = truncate_causal(ids, self.max_length, self.tokenizer.all_special_ids)
+        elif len(ids) > self.max_length:
             ids = ids[: self.max_length - 1] + ids[-1:]
         return torch.tensor(ids, dtype=torch.int64)
 
     def token_texts(self, transcript: str) -> list[str]:
         """Return the text of each token that `prepare` returns."""
         texts: list[str] = self.tokenizer.convert_ids_to_tokens(self.prepare(transcript).tolist())
-        return texts
+        return [readable_token(self.tokenizer, text) for text in texts] if self.causal else texts
 
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
         """Return the same lengths: one feature vector per token."""
@@ -243,11 +244,12 @@ class ViDeBerta(TextTransformer):
 
 
 class AnyTransformer(TextTransformer):
-    """Any other text encoder of the Hugging Face hub, or the encoder of an encoder-decoder.
+    """Any other text model of the Hugging Face hub, or the encoder of an encoder-decoder.
 
     Untested architectures are checked when they are loaded. If features depend on the batch (XLNet,
     FNet, ConvBERT), sequences are encoded one at a time. Layers that do not equal
-    `hidden_states[k]` are refused.
+    `hidden_states[k]` are refused. Decoder-only models (Qwen2, Llama, Gemma) are recognized by
+    their causal attention: no token attends to the padding, which follows.
     """
 
     name: ClassVar[str] = "transformer"
@@ -260,6 +262,9 @@ class AnyTransformer(TextTransformer):
             return encoder
         sequences = probe_tokens(encoder.model.config.vocab_size, encoder.max_length)
         with loading_errors(selector, checkpoint_location(selector)), torch.inference_mode(), exact_fp32():
+            encoder.causal = is_causal(encoder.model, sequences[-1])
+            if encoder.causal:
+                encoder.model.config.use_cache = False  # keys and values are kept for generation only
             encoder.one_at_a_time = depends_on_batch(encoder.forward_layers, sequences)
             outputs = encoder.forward_layers(Ragged.from_sequences(sequences[:1]))
             numbered: dict[int, Tensor] = {}
@@ -272,6 +277,8 @@ class AnyTransformer(TextTransformer):
             raise InputError(f"{selector.flag}: layers must be hidden states of the model, {found} are not: use 'last'")
         if encoder.one_at_a_time:
             encoder.config["one_at_a_time"] = True
+        if encoder.causal:
+            encoder.config[CAUSAL] = True
         return encoder
 
 
@@ -283,13 +290,3 @@ def _find_blocks(model: nn.Module) -> tuple[nn.Module, str]:
             if isinstance(child, nn.ModuleList) and len(child) == count:
                 return module, name
     raise InputError(f"a text encoder must hold a list of {count} blocks, found none in {type(model).__name__}")
-
-
-def _max_length(config: Any, tokenizer: Any) -> int:
-    """Return the maximum number of tokens of the model."""
-    positions = getattr(config, "max_position_embeddings", None) or DEFAULT_MAX_LENGTH
-    if positions < 1:  # XLNet has -1, for no limit
-        positions = DEFAULT_MAX_LENGTH
-    if config.model_type in POSITIONS_AFTER_PADDING:
-        positions -= config.pad_token_id + 1
-    return min(int(positions), int(min(tokenizer.model_max_length, 1 << 20)))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from features.encoders.base import Encoder
+from features.encoders.custom_encoder import absolute_name
 from features.encoders.selector import Selector
 from features.errors import InputError, UsageError
 from features.extraction.ray_worker import Expected, RayWorker, Report, common_versions
@@ -61,7 +62,7 @@ class RayEngine:
         self._actor = self._ray.remote(**actors.resources)(RayWorker)
         # actors run in other working directories, so relative paths must become absolute
         self._arguments = (
-            replace(selector, model=encoder.source.usable),
+            replace(selector, name=absolute_name(selector), model=encoder.source.usable),
             replace(settings, features_dir=settings.features_dir.absolute(), device=actors.device),
             Expected(list(identities), common_versions(encoder.modality)),
         )

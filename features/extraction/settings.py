@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 
@@ -83,7 +84,7 @@ def store_identity(encoder: Encoder, selector: Selector, layer: Layer, settings:
     """Return the identity of the store of one layer."""
     return StoreIdentity(
         modality=encoder.modality,
-        encoder=selector.name,
+        encoder=encoder.name,
         weights_sha256=encoder.weights_sha256,
         config=encoder.config,
         layer=layer,
@@ -110,6 +111,8 @@ class Provenance(TypedDict):
     models: list[dict[str, str | None]]
     """What the selector was resolved to; later extractions can add others with the same weights."""
     weights: str
+    code: NotRequired[Mapping[str, str]]
+    """The file of a custom encoder, and its hash."""
     num_layers: int
     device: str
     created: str
@@ -119,7 +122,7 @@ class Provenance(TypedDict):
 
 def provenance(selector: Selector, encoder: Encoder, device: torch.device) -> Provenance:
     """Return the provenance of a store that is created now with this encoder."""
-    return {
+    found: Provenance = {
         "selector": str(selector),
         "model": selector.model or selector.spec.model,
         "model_name": encoder.model_name,
@@ -131,6 +134,9 @@ def provenance(selector: Selector, encoder: Encoder, device: torch.device) -> Pr
         "versions": package_versions(),
         "machine": machine(),
     }
+    if encoder.code_record is not None:
+        found["code"] = encoder.code_record
+    return found
 
 
 def record_encoder(info: StoreInfo, encoder: Encoder) -> StoreInfo:

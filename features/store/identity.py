@@ -32,7 +32,7 @@ class StoreIdentity:
     modality: str
     """`audio` or `text`."""
     encoder: str
-    """The encoder's name in the registry."""
+    """The encoder's name in the registry, or FILE.py:Class of a custom one."""
     weights_sha256: str
     """Hex digest of the encoder's weights."""
     config: Mapping[str, Any]
@@ -135,8 +135,9 @@ class StoreInfo:
 
 def store_folder(features_dir: Path, identity: StoreIdentity, model_name: str) -> Path:
     """Return <features-dir>/<audio|text>/<encoder>-<model's base name>-L<layer>-<8 hex digits>."""
-    model = re.sub(r"[^A-Za-z0-9._-]+", "-", model_name)
-    return features_dir / identity.modality / f"{identity.encoder}-{model}-L{identity.layer}-{identity.hash}"
+    # a custom encoder is FILE.py:Class
+    encoder, model = (re.sub(r"[^A-Za-z0-9._-]+", "-", name) for name in (identity.encoder, model_name))
+    return features_dir / identity.modality / f"{encoder}-{model}-L{identity.layer}-{identity.hash}"
 
 
 def find_identity(features_dir: Path, identity: StoreIdentity) -> StoreInfo | None:

@@ -11,7 +11,9 @@ from pathlib import Path
 from features.canonical import differing_fields
 from features.command_lines import DataPlace, extract_command, import_command
 from features.command_lines import features_folder as features_folder
+from features.custom_code import CustomModule, read_module
 from features.encoders import ENCODERS
+from features.encoders.config_fields import CODE
 from features.encoders.hub import is_path
 from features.encoders.model_source import fingerprint, local_fingerprint
 from features.encoders.selector import MEANS, Selector, parse_selectors, unknown_name
@@ -71,14 +73,22 @@ class StoreQuery:
         """Fingerprint of the selector's model folder or file; None if no such path exists."""
         return local_fingerprint(self.selector) if self.selector.model is not None else None
 
+    @cached_property
+    def code(self) -> CustomModule | None:
+        """The file of a custom encoder, which is read and not executed; None for any other."""
+        return read_module(self.selector.name) if self.selector.is_custom else None
+
     def differences(self, info: StoreInfo) -> list[str]:
         """Return the differences between a store and the selector.
 
         Parts that the selector leaves open do not count.
         """
         found = []
-        if info.encoder != self.selector.name:
-            found.append(f"encoder {info.encoder}, wanted {self.selector.name}")
+        name = f"{self.code.path.name}:{self.code.name}" if self.code is not None else self.selector.name
+        if info.encoder != name:
+            found.append(f"encoder {info.encoder}, wanted {name}")
+        elif self.code is not None and info.identity.config.get(CODE) != self.code.sha256:
+            found.append(f"another content of {self.code.path.name}, which was edited since")
         if not self._has_model(info):
             found.append(f"model {describe_models(info)}, wanted {self.selector.model}")
         layers = self.selector.layers

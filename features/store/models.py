@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from features.config import is_custom_module
 from features.encoders import ENCODERS
+from features.encoders.config_fields import CODE
 from features.encoders.model_source import ModelSource
 from features.encoders.selector import Selector, parse_selector
 from features.errors import InputError
@@ -75,12 +77,28 @@ def describe_models(info: StoreInfo) -> str:
 
 
 def recorded_selector(info: StoreInfo) -> Selector:
-    """Return the selector of a store's encoder, model (see `recorded_source`) and layer."""
-    if recorded_models(info) is None:
+    """Return the selector of a store's encoder, model (see `recorded_source`) and layer.
+
+    A custom encoder is the file that was extracted with, not trusted: the store may come from
+    somebody else.
+    """
+    if is_custom_module(info.encoder):
+        selector = _recorded_custom(info)
+    elif recorded_models(info) is None:
         selector = parse_selector(str(info.provenance["selector"]), info.modality)
     else:
         selector = Selector(info.modality, info.encoder, recorded_source(info).usable)
     return replace(selector, layers=(info.identity.layer,))
+
+
+def _recorded_custom(info: StoreInfo) -> Selector:
+    """Return the selector of a store's custom encoder, which is not trusted yet."""
+    code, sha256 = info.provenance.get("code"), info.identity.config.get(CODE)
+    if not isinstance(code, dict) or not isinstance(code.get("file"), str) or not isinstance(sha256, str):
+        raise InputError(f"{info.path / STORE_FILE} must name the file of its custom encoder, found {code!r}")
+    name = f"{code['file']}:{info.encoder.rpartition(':')[2]}"
+    model = recorded_source(info).usable
+    return Selector(info.modality, name, model, trusted=False, code_sha256=sha256)
 
 
 def recorded_source(info: StoreInfo) -> ModelSource:

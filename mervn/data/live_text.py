@@ -22,13 +22,16 @@ from features.store.part import DTYPES
 from mervn.data.streams import Stream
 
 
-def encode_transcripts(stream: Stream, utterances: Sequence[Utterance], device: torch.device) -> list[torch.Tensor]:
+def encode_transcripts(
+    stream: Stream, utterances: Sequence[Utterance], device: torch.device, trust_code: bool = False
+) -> list[torch.Tensor]:
     """Encode the transcripts of N utterances with the encoder of a text stream.
 
     Returns for each its features (T, D), or (T, L, D) for L > 1 layers, in the dtype of the store.
     Nothing is written, so no store can hold features of other transcripts. InputError if the
-    encoder cannot be loaded or is not the one that the store was extracted with, UsageError if the
-    features were imported.
+    encoder cannot be loaded or is not the one that the store was extracted with. UsageError if the
+    features were imported, or if it is a custom encoder and `trust_code` is not set, because
+    loading runs its code.
     """
     if stream.imported:
         raise UsageError(
@@ -36,7 +39,9 @@ def encode_transcripts(stream: Stream, utterances: Sequence[Utterance], device: 
             f"({stream.encoder}): there is no encoder"
         )
     identity = stream.first.info.identity
-    encoder = load_encoder(stream.selector, recorded_settings(identity.config))
+    selector = stream.selector
+    selector = replace(selector, trusted=selector.trusted or trust_code)
+    encoder = load_encoder(selector, recorded_settings(identity.config))
     _refuse_other_encoder(stream, encoder)
     encoder.to(device)
     lengths = [encoder.get_padded_length(len(encoder.prepare(transcript_of(one)))) for one in utterances]

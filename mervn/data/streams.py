@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from features.command_lines import (
     import_command,
     recorded_flags,
 )
+from features.encoders.config_fields import CAUSAL
 from features.encoders.finetuned import FineTuning, read_fine_tuning
 from features.encoders.model_source import ModelSource
 from features.encoders.selector import Layer, Selector, expand_layers, parse_selectors
@@ -51,6 +52,13 @@ class StreamShape:
     """Samples at 16 kHz from one frame to the next; 0 for text."""
     centre: float = 0.0
     """Sample at 16 kHz at the centre of the first frame."""
+    causal: bool = False
+    """Whether a token's features depend on no later token, as in a decoder-only language model."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the entry in config.json, without `causal` unless it is set."""
+        document = asdict(self)
+        return document if self.causal else {name: document[name] for name in document if name != "causal"}
 
     def check(self, name: str) -> None:
         """Raise ValueError if no stream can have this shape."""
@@ -60,6 +68,8 @@ class StreamShape:
         for number in (self.width, self.stride, self.centre):
             if not isinstance(number, int | float) or not number >= 0:  # `not >=` holds for NaN
                 raise ValueError(f"streams.{name} must have numbers of 0 or more, found {self}")
+        if not isinstance(self.causal, bool):
+            raise ValueError(f"streams.{name}.causal must be true or false, found {self}")
         if not isinstance(self.width, int) or self.width < 1 or (modality_of(name) == "audio" and self.stride < 1):
             raise ValueError(f"streams.{name} must have a width and, for audio, a stride of 1 or more, found {self}")
 
@@ -72,10 +82,10 @@ class Stream:
         self.first = self.stores[0]
         for store in self.stores[1:]:
             first, other = self.first.info.identity.as_json(), store.info.identity.as_json()
-            # Only the layer may differ.
-            differing = differing_fields(first, other).keys() - {"layer"}
-            if self.imported and is_imported(store.info):
-                differing -= {"weights_sha256"}  # the hash of the features themselves
+            # only the layer may differ, and of imported features the hash of the features themselves
+            both_imported = self.imported and is_imported(store.info)
+            free = {"layer", "weights_sha256"} if both_imported else {"layer"}
+            differing = differing_fields(first, other).keys() - free
             if differing:
                 raise InputError(
                     f"the layers of one stream must come from one encoder, but {self.first.path} "
@@ -143,7 +153,7 @@ class Stream:
     @property
     def _identity_flags(self) -> list[str]:
         """The flags of `mervn extract` that are part of the identity of the stores."""
-        return identity_flags(self.first.info.identity, self.selector.spec.settings)
+        return identity_flags(self.first.info.identity, Selector(self.modality, self.encoder).spec.settings)
 
     @property
     def model(self) -> dict[str, str | None]:
@@ -156,10 +166,10 @@ class Stream:
     @property
     def shape(self) -> StreamShape:
         """Shape of the features, from which a head is built."""
-        config, spec = self.first.info.identity.config, self.selector.spec
-        if self.imported:
-            return StreamShape(self.first.dim, self.layers, config.get("stride", 0), config.get("centre", 0.0))
-        return StreamShape(self.first.dim, self.layers, spec.stride, spec.centre)
+        spec, config = Selector(self.modality, self.encoder).spec, self.first.info.identity.config
+        # custom encoders and imported features have their own frame times, which the store records
+        stride, centre = config.get("stride", spec.stride), config.get("centre", spec.centre)
+        return StreamShape(self.first.dim, self.layers, stride, centre, bool(config.get(CAUSAL, False)))
 
     def utterance_info(self, utterance_id: str) -> UtteranceInfo:
         """Return what the stores record about an utterance.
@@ -265,11 +275,8 @@ def find_streams(
         command = shlex.join(["mervn", "extract", *place.flags, *flags])
         if "imported" in models.get(name, {}):
             command = "mervn store import, with the same features"
-        stores = []
-        for identity_hash in hashes:
-            path = _find(modality_of(name), identity_hash, place.features_dir, explicit, command)
-            stores.append(FeatureStore(path))
-        streams[name] = Stream(name, stores, place)
+        paths = [_find(modality_of(name), one, place.features_dir, explicit, command) for one in hashes]
+        streams[name] = Stream(name, list(map(FeatureStore, paths)), place)
     return streams
 
 

@@ -144,7 +144,9 @@ def _load(
         allow_missing=options.allow_missing, verify_inputs=options.verify_inputs, reporter=reporter,
     )  # fmt: skip
     kept = [layers for name, layers in split.streams.items() if modality_of(name) != options.without]
-    read_text = partial(encode_transcripts, streams["text"]) if "text" in streams else None
+    read_text = None
+    if "text" in streams:
+        read_text = partial(encode_transcripts, streams["text"], trust_code=options.trust_code)
     return LoadedModel(head, split, WithoutBars(reporter), list(chain.from_iterable(kept)), read_text=read_text)
 
 

@@ -26,7 +26,7 @@ from mervn.data.augmentation import SpecAugment
 from mervn.data.streams import SECOND, StreamShape
 from mervn.data.waveform_split import WaveformSplit, refuse_rejected, warn_segmented
 from mervn.distributed import Processes, joined
-from mervn.finetuning.init_head import InitHead, take_head
+from mervn.finetuning.init_head import InitHead, refuse_custom, take_head
 from mervn.finetuning.store_parity import check_parity
 from mervn.model.custom_module import copy_modules, read_modules
 from mervn.model.end_to_end import EndToEnd, merge_lora
@@ -171,7 +171,7 @@ def _load_encoders(resolved: Resolved[FinetuneOptions], init: InitHead | None) -
     selectors = init.selectors if init is not None else _selectors(resolved)
     encoders = {}
     for name, selector in selectors.items():
-        encoders[name] = load_all_blocks(selector, init.settings(name) if init is not None else settings)
+        encoders[name] = load_all_blocks(refuse_custom(selector), init.settings(name) if init is not None else settings)
     return encoders
 
 
@@ -179,8 +179,8 @@ def shapes_of(encoders: Mapping[str, Encoder]) -> dict[str, StreamShape]:
     """Return the shape of each encoder's features, from which a head is built."""
     shapes = {}
     for name, encoder in encoders.items():
-        spec = ENCODERS[encoder.modality][encoder.name]
-        shapes[name] = StreamShape(encoder.dim, tuple(map(str, encoder.layers)), spec.stride, spec.centre)
+        spec, layers = ENCODERS[encoder.modality][encoder.name], tuple(map(str, encoder.layers))
+        shapes[name] = StreamShape(encoder.dim, layers, spec.stride, spec.centre, encoder.causal)
     return shapes
 
 
@@ -214,7 +214,7 @@ def _configuration(
         "head": init.config.hash if init is not None else None,
         **recorded_modules(resolved),
     }
-    shapes = {name: asdict(shape) for name, shape in shapes_of(encoders).items()}
+    shapes = {name: shape.as_json() for name, shape in shapes_of(encoders).items()}
     return RunConfig("finetune", recorded, labelled.labels, inputs, shapes, models)
 
 

@@ -133,3 +133,13 @@ def _selects(selector: Selector, stream: Stream) -> bool:
     if selector.layers not in (None, stream.selector.layers):
         return False
     return not StoreQuery(replace(selector, layers=None)).differences(stream.first.info)
+
+
+def refuse_custom(selector: Selector) -> Selector:
+    """Return a selector; UsageError for a custom encoder."""
+    if selector.is_custom:
+        raise UsageError(
+            f"{selector.flag}: finetune needs an encoder of the registry, because a run holds the encoder's weights "
+            "and no code of it; train a head with train-head, or add the encoder to features/encoders"
+        )
+    return selector

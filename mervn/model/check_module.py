@@ -1,26 +1,24 @@
-"""`mervn check-module`: run the checks of built-in modules on a custom fusion, pooling or loss."""
+"""`mervn check-module`: run the checks of built-in modules on a custom module or encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from features.custom_code import CustomModule, error_location, read_module
+from features.encoders.base import load_encoder
+from features.encoders.encoder_checks import ENCODER_CHECKS
+from features.encoders.selector import Selector, parse_selector
 from features.errors import InputError
 from features.lazy_import import import_target
 from features.ragged import Ragged
 from mervn.config import TrainHeadOptions
-from mervn.model.custom_module import (
-    CustomModule,
-    error_location,
-    fusion_spec,
-    loss_spec,
-    pooling_target,
-    read_module,
-)
+from mervn.model.custom_module import fusion_spec, loss_spec, pooling_target
 from mervn.model.loss_checks import LOSS_CHECKS
 from mervn.model.module_checks import (
     DIM,
@@ -49,9 +47,17 @@ class Finding:
 
 
 def check_module(reference: str, role: str) -> list[Finding]:
-    """Run every check of a role on a custom module; UsageError if the module cannot be loaded."""
-    module = read_module(reference)
-    checks = {"fusion": _fusion_checks, "pooling": _pooling_checks, "loss": _loss_checks}[role](module)
+    """Run every check of a role on a custom module; UsageError if the module cannot be loaded.
+
+    An encoder may have a model, FILE.py:Class=MODEL.
+    """
+    if role == "encoder":
+        selector = parse_selector(reference, "audio")
+        module = read_module(selector.name)
+        checks = _encoder_checks(module, selector)
+    else:
+        module = read_module(reference)
+        checks = {"fusion": _fusion_checks, "pooling": _pooling_checks, "loss": _loss_checks}[role](module)
     findings = []
     for name, check in checks.items():
         findings.append(Finding(name, _run_check(check, module)))
@@ -161,6 +167,15 @@ def _loss_checks(module: CustomModule) -> dict[str, Check]:
     for name, check in LOSS_CHECKS.items():
         checks[name] = _with_and_without_weights(spec, check)
     return checks
+
+
+def _encoder_checks(module: CustomModule, selector: Selector) -> dict[str, Check]:
+    """Return the checks of an encoder, with all of its layers; its file is executed."""
+    encoder_class = module.load()
+    modality = str(getattr(encoder_class, "modality", selector.modality))
+    layers = ("all",) if callable(getattr(encoder_class, "forward_layers", None)) else None
+    whole = replace(selector, modality=modality, layers=layers, code_sha256=module.sha256)
+    return {name: partial(check, partial(load_encoder, whole)) for name, check in ENCODER_CHECKS.items()}
 
 
 def _with_and_without_weights(spec: LossSpec, check: Callable[[nn.Module], str | None]) -> Check:

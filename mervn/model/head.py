@@ -113,11 +113,12 @@ class Head(Trainable):
         sequences = self.fusion(projected)
         pooled = []
         for pooling, sequence, lead in zip(self.poolings, sequences, self.leads, strict=True):
-            vector = pooling(sequence)
             if isinstance(pooling, ClsPooling):
-                # Without text, the first position would be an audio frame.
-                vector = vector.masked_fill(projected[lead].lengths[:, None] == 0, 0.0)
-            pooled.append(vector)
+                lengths = projected[lead].lengths
+                # Without text, the position would be that of an audio frame.
+                pooled.append(pooling(sequence, lengths).masked_fill(lengths[:, None] == 0, 0.0))
+            else:
+                pooled.append(pooling(sequence))
         logits: Tensor = self.classifier(torch.cat(pooled, dim=-1))
         return logits.float()
 
@@ -201,8 +202,11 @@ def build_head(
     keywords = {name: getattr(options, name) for name in spec.options}
     fusion = import_target(spec.target)(options.dim, options.heads, options.attention_dropout, **keywords)
     poolings = []
-    for target in modules.poolings:
-        poolings.append(import_target(target)(options.dim))
+    for target, lead in zip(modules.poolings, spec.outputs, strict=True):
+        pooling = import_target(target)(options.dim)
+        if isinstance(pooling, ClsPooling):
+            pooling.last_token = shapes[lead].causal
+        poolings.append(pooling)
     classifier = Classifier(options.dim * len(poolings), options.mlp, num_classes, options.dropout)
     return Head(mixes, dual, projections, fusion, poolings, spec.outputs, classifier)
 

@@ -9,18 +9,32 @@ from features.ragged import Ragged, segment_mean, segment_sum
 
 
 class ClsPooling(nn.Module):
-    """[CLS] pooling: the first token of a sequence that begins with text."""
+    """[CLS] pooling: the first token of a sequence that begins with text.
+
+    With `last_token` it is the last token of the text: the first one of a causal language model
+    has seen no other.
+    """
+
+    last_token = False
 
     def __init__(self, dim: int) -> None:
         super().__init__()
 
-    def forward(self, sequence: Ragged) -> Tensor:
-        """Map (sum T, D) to (B, D)."""
+    def forward(self, sequence: Ragged, text_lengths: Tensor | None = None) -> Tensor:
+        """Map (sum T, D) to (B, D).
+
+        `text_lengths` (B,) int64 are the numbers of tokens that the sequences begin with, by
+        default all.
+        """
         if not sequence.total:
             return sequence.values.new_zeros((sequence.batch_size, sequence.values.shape[1]))
+        position = sequence.offsets
+        if self.last_token:
+            lengths = sequence.lengths if text_lengths is None else text_lengths.minimum(sequence.lengths)
+            position = position + (lengths - 1).clamp(min=0)
         # The clamp keeps the index valid for an empty last sequence, which gets zeros below.
-        first = sequence.values[sequence.offsets.clamp(max=sequence.total - 1)]
-        return torch.where(sequence.lengths[:, None] > 0, first, torch.zeros_like(first))
+        token = sequence.values[position.clamp(max=sequence.total - 1)]
+        return torch.where(sequence.lengths[:, None] > 0, token, torch.zeros_like(token))
 
 
 class MeanPooling(nn.Module):

@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_origin
 
-from features.config import is_custom_module
+from features.encoders.selector import names_code
 from features.errors import UsageError
 from features.suggestions import did_you_mean
 from mervn.config import TrainHeadOptions
@@ -138,7 +138,7 @@ def _refuse_code(grid: Grid, trust_code: bool) -> None:
     for axis in (*grid.rows.values(), *grid.tune.values()):
         values += axis
     for value in values:
-        if isinstance(value, str) and is_custom_module(value) and not trust_code:
+        if isinstance(value, str) and names_code(value) and not trust_code:
             raise UsageError(f"{grid.path} names the code {value}; review it, then pass --trust-code")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
@@ -217,7 +217,7 @@ def configuration(resolved: Resolved[TrainHeadOptions], data: StoredData) -> Run
     recorded["fold_file"] = str(data.labelled.fold_file.resolve()) if data.labelled.fold_file else None
     stores, shapes, models = {}, {}, {}  # by stream
     for name, stream in data.streams.items():
-        stores[name], shapes[name], models[name] = stream.hashes, asdict(stream.shape), stream.model
+        stores[name], shapes[name], models[name] = stream.hashes, stream.shape.as_json(), stream.model
     inputs = {
         **data.labelled.sources,
         "stores": stores,

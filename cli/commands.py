@@ -20,6 +20,11 @@ COMMANDS: dict[str, CommandSpec] = {
     "ablate": CommandSpec(
         "cli.ablate:ablate_command", "mervn.config:AblateOptions", "Train a grid of heads and compare them in tables."
     ),
+    "check": CommandSpec(
+        "cli.check:check",
+        "features.audit.options:CheckOptions",
+        "Find faults and shortcuts in a corpus and its splits.",
+    ),
     "demo": CommandSpec(
         "cli.demo:demo",
         "mervn.config:DemoOptions",

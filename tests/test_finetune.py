@@ -24,8 +24,8 @@ from mervn.config import EvaluateOptions, FinetuneOptions
 from mervn.data.split import count_empty, read_batch
 from mervn.data.waveform_split import WaveformSplit
 from mervn.evaluation.evaluate import evaluate
-from mervn.finetuning.finetune import finetune, shapes_of
-from mervn.model.end_to_end import EndToEnd, merge_lora
+from mervn.finetuning.finetune import finetune
+from mervn.model.end_to_end import EndToEnd, merge_lora, shapes_of
 from mervn.model.head import build_head
 from mervn.model.saved_run import load_head
 from mervn.run_folder import read_config
@@ -67,6 +67,7 @@ def test_a_run_goes_on_from_the_head_and_is_evaluated_as_any_other(head: Path, t
     found = evaluate(tuned, EvaluateOptions(split="valid"))["valid"]
     assert found["nll"] == pytest.approx(metrics["valid"]["nll"], abs=1e-5)
     assert not (tuned / "test_access.jsonl").exists()
+    assert set(json.loads((tuned / "check.json").read_text())["splits"]) == {"train", "valid"}
     assert evaluate(tuned, EvaluateOptions(split="test"))["test"]["n"] == 8
     assert (tuned / "test_access.jsonl").exists()
 

@@ -1,13 +1,18 @@
-"""Groups: what shares a speaker, a recording, samples or another key is connected, also through others."""
+"""Groups: what shares a key is connected, also through others; pairs of overlapping segments are all found."""
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
+from faulty_corpus import clean_corpus
 from tiny import wave
 from tiny_extraction import utterance
 
+from features.audit.corpus import Corpus
+from features.audit.groups import MIN_OVERLAP, group_findings
 from features.errors import UsageError
 from features.manifests.manifest import Utterance
 from features.progress import SILENT
@@ -65,3 +70,28 @@ def test_any_key_of_the_manifest_connects_and_an_unknown_one_is_refused() -> Non
     assert members(find_groups(films, ["film"], SILENT), films) == ["ac", "b", "d"]
     with pytest.raises(UsageError, match="--group flim: at least one utterance of train.jsonl must have this key"):
         find_groups(films, ["flim"], SILENT)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pairs_of_segments_are_those_of_all_comparisons(seed: int) -> None:
+    made = clean_corpus(seed)
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(len(made.utterances))[:40].tolist()
+    for index in chosen:
+        start, length = rng.uniform(0, 20), rng.choice([0.5, 2.0, 9.0])
+        channel = rng.choice(["0", "1", "mix"])
+        made.change(
+            index, audio_path=Path("wav/call.wav"), start=start, end=start + length,
+            channel=channel if channel == "mix" else int(channel),
+        )  # fmt: skip
+    corpus = Corpus(made.utterances, [None] * len(made.utterances))
+    expected, across = 0, 0
+    for first, second in combinations([made.utterances[index] for index in chosen], 2):
+        assert first.end is not None and second.end is not None
+        common = min(first.end, second.end) - max(first.start, second.start)
+        shorter = min(first.end - first.start, second.end - second.start)
+        if {first.channel, second.channel} != {0, 1} and common > MIN_OVERLAP * shorter:
+            expected += 1
+            across += first.split != second.split
+    (found,) = [finding for finding in group_findings(corpus) if finding.id == "segment_overlap"]
+    assert found.count == expected > 20 and f", {across} of them in two splits" in found.message and across > 5

@@ -90,6 +90,15 @@ def decode_segment(path: Path, start: float, end: float | None, channel: Channel
     if the file has fewer samples than its header says, if the samples do not fit into memory, or if
     any sample of the segment is not finite.
     """
+    frames, info = decode_channels(path, start, end, channel)
+    return select_channel(path, frames, channel, info.first), info.file_rate
+
+
+def decode_channels(path: Path, start: float, end: float | None, channel: Channel) -> tuple[Samples, SegmentInfo]:
+    """Decode all channels of a segment as float32 (S, channels) in [-1, 1], at the file's own rate.
+
+    AudioError as for `decode_segment`, but the samples may be NaN or infinite.
+    """
     with _open(path) as file:
         info = _segment(path, file, start, end, channel, file.samplerate)
         wanted = info.last - info.first
@@ -102,13 +111,28 @@ def decode_segment(path: Path, start: float, end: float | None, channel: Channel
         if len(decoded) != skipped + wanted:
             count = info.first - skipped + len(decoded)
             raise AudioError("truncated", f"{path} must have the {info.last} samples its header says, found {count}")
-        frames = decoded[skipped:]  # (S, channels)
+    return decoded[skipped:], info
+
+
+def select_channel(path: Path, frames: Samples, channel: Channel, first: int) -> Samples:
+    """Return one channel of decoded frames (S, channels), or the mean of all ("mix"), (S,).
+
+    `first` is the index of the first frame in its file, for the message. AudioError for samples
+    that are not finite, or for means that do not fit into memory.
+    """
+    try:
         samples = frames[:, channel] if isinstance(channel, int) else frames.mean(axis=1, dtype=np.float32)
+    except MemoryError as error:
+        raise _no_memory(path, error) from error
     if not np.isfinite(samples).all():
         index = int(np.flatnonzero(~np.isfinite(samples))[0])
-        found = f"found {samples[index]} at {info.first + index}"
-        raise AudioError("non_finite", f"{path}: samples must be finite, {found}")
-    return np.ascontiguousarray(samples), info.file_rate
+        raise AudioError("non_finite", f"{path}: samples must be finite, found {samples[index]} at {first + index}")
+    return np.ascontiguousarray(samples)
+
+
+def _no_memory(path: Path, error: MemoryError) -> AudioError:
+    """Return the error of samples that do not fit into memory."""
+    return AudioError("out_of_memory", f"{path}: the samples must fit into memory, found: {error}")
 
 
 @contextmanager
@@ -132,7 +156,7 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
                 )
             yield file
     except MemoryError as error:
-        raise AudioError("out_of_memory", f"{path}: the samples must fit into memory, found: {error}") from error
+        raise _no_memory(path, error) from error
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise _explain(path, error) from error
 

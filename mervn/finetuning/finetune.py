@@ -12,7 +12,7 @@ from typing import Any
 
 from features.atomic_files import sync, write_jsonl
 from features.command_lines import features_folder, recorded_settings
-from features.encoders import DEFAULT_ENCODERS, ENCODERS
+from features.encoders import DEFAULT_ENCODERS
 from features.encoders.base import Encoder, load_all_blocks
 from features.encoders.finetuned import ENCODERS_FOLDER, FineTuning
 from features.encoders.selector import EncoderSettings, Selector
@@ -23,13 +23,14 @@ from features.store.rejected import REJECTED_FILE
 from features.torch_seed import seeded
 from mervn.config import FinetuneOptions
 from mervn.data.augmentation import SpecAugment
-from mervn.data.streams import SECOND, StreamShape
+from mervn.data.data_check import check_training_data, save_check
+from mervn.data.streams import SECOND
 from mervn.data.waveform_split import WaveformSplit, refuse_rejected, warn_segmented
 from mervn.distributed import Processes, joined
 from mervn.finetuning.init_head import InitHead, refuse_custom, take_head
 from mervn.finetuning.store_parity import check_parity
 from mervn.model.custom_module import copy_modules, read_modules
-from mervn.model.end_to_end import EndToEnd, merge_lora
+from mervn.model.end_to_end import EndToEnd, merge_lora, shapes_of
 from mervn.model.head import build_head
 from mervn.run_folder import RunConfig, RunMetrics, default_folder, locked, prepare, read_metrics
 from mervn.training.optimization import deterministic
@@ -103,7 +104,7 @@ def finetune(options: FinetuneOptions, data: Path | None, reporter: Reporter = S
             if options.tensorboard and processes.is_main_process:
                 write_history(job.run, reporter)
             return RunResult(job.run, read_metrics(job.run), trained=False, is_main_process=processes.is_main_process)
-        processes.on_main_process(lambda: _begin(job))
+        processes.on_main_process(lambda: _begin(job, reporter))
         for encoder in job.encoders.values():
             encoder.drop_unused_blocks()
         with seeded(device, options.seed), deterministic(options.deterministic):
@@ -134,8 +135,10 @@ def _read(resolved: Resolved[FinetuneOptions], init: InitHead | None, processes:
     return Job(run, resolved, config, labelled, encoders, splits, init, processes)
 
 
-def _begin(job: Job) -> None:
-    """Write a run's files before training."""
+def _begin(job: Job, reporter: Reporter) -> None:
+    """Check the data and write a run's files before training."""
+    data, options = job.labelled.utterances, job.options
+    save_check(job.run, check_training_data(data, Path(str(options.data)), options.features_dir, reporter))
     rejections = chain.from_iterable(split.rejected for split in job.splits.values())
     write_jsonl(job.run / REJECTED_FILE, [rejection.entry.as_json() for rejection in rejections])
     for name, encoder in job.encoders.items():
@@ -173,15 +176,6 @@ def _load_encoders(resolved: Resolved[FinetuneOptions], init: InitHead | None) -
     for name, selector in selectors.items():
         encoders[name] = load_all_blocks(refuse_custom(selector), init.settings(name) if init is not None else settings)
     return encoders
-
-
-def shapes_of(encoders: Mapping[str, Encoder]) -> dict[str, StreamShape]:
-    """Return the shape of each encoder's features, from which a head is built."""
-    shapes = {}
-    for name, encoder in encoders.items():
-        spec, layers = ENCODERS[encoder.modality][encoder.name], tuple(map(str, encoder.layers))
-        shapes[name] = StreamShape(encoder.dim, layers, spec.stride, spec.centre, encoder.causal)
-    return shapes
 
 
 def _configuration(

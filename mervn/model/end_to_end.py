@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from features.encoders import ENCODERS
 from features.encoders.base import Encoder
 from features.errors import UsageError
 from features.ragged import Ragged
 from mervn.config import FinetuneOptions, TrainingOptions
+from mervn.data.streams import StreamShape
 from mervn.model.head import Head
 from mervn.model.trainable import ParameterGroup, Trainable, count_parameters, decay_groups
 
@@ -244,3 +246,12 @@ def _checkpoint(block: nn.Module) -> None:
         return plain_forward(*args, **kwargs)
 
     block.forward = forward
+
+
+def shapes_of(encoders: Mapping[str, Encoder]) -> dict[str, StreamShape]:
+    """Return the shape of each encoder's features, from which a head is built."""
+    shapes = {}
+    for name, encoder in encoders.items():
+        spec, layers = ENCODERS[encoder.modality][encoder.name], tuple(map(str, encoder.layers))
+        shapes[name] = StreamShape(encoder.dim, layers, spec.stride, spec.centre, encoder.causal)
+    return shapes

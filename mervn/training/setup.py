@@ -10,6 +10,7 @@ from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import torch
 
+from features.audit.check import Check
 from features.config import SPLITS, Options
 from features.device import resolve_device
 from features.errors import InputError, UsageError
@@ -17,6 +18,7 @@ from features.manifests.folds import find_folds, read_fold
 from features.manifests.manifest import Utterance, read_manifests
 from features.progress import Reporter
 from mervn.config import FinetuneOptions, TrainHeadOptions, TrainingOptions
+from mervn.data.data_check import check_training_data
 from mervn.data.labels import apply_labels, task_label
 from mervn.data.split import Split, count_empty
 from mervn.data.stored_split import StoredSplit, load_split
@@ -113,6 +115,8 @@ class StoredData:
     labelled: LabelledData
     streams: Mapping[str, Stream]
     splits: Mapping[str, StoredSplit]
+    check: Check | None = None
+    """Quick check of the manifests; None if it failed."""
 
     @property
     def encoders(self) -> dict[str, str]:
@@ -144,7 +148,8 @@ def open_stored_data(resolved: Resolved[TrainHeadOptions], folder: Path, reporte
         if counts:
             parts = [f"{count} {label}" for label, count in counts.items()]
             reporter.say(f"{name}: left out {', '.join(parts)}")
-    return StoredData(folder, labelled, streams, splits)
+    check = check_training_data(labelled.utterances, folder, options.features_dir, reporter)
+    return StoredData(folder, labelled, streams, splits, check)
 
 
 def read_labelled(options: TrainHeadOptions | FinetuneOptions, data: Path) -> LabelledData:

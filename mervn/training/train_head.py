@@ -11,6 +11,7 @@ from pathlib import Path
 from features.progress import SILENT, Reporter, WithoutBars
 from features.torch_seed import seeded
 from mervn.config import TrainHeadOptions
+from mervn.data.data_check import save_check
 from mervn.data.split import count_empty
 from mervn.data.stored_sequences import Sequences, make_resident
 from mervn.data.stored_split import StoredSplit
@@ -58,6 +59,7 @@ def train_on(data: StoredData, resolved: Resolved[TrainHeadOptions], reporter: R
             if options.tensorboard:
                 write_history(run, reporter)
             return RunResult(run, read_metrics(run), trained=False)
+        save_check(run, data.check)
         copy_modules(run, resolved.custom_modules)
         _report_empty(data.splits, resolved, reporter)
         sequences: list[Sequences] = []

@@ -1,0 +1,171 @@
+"""One pass over the audio of a corpus, in threads, and the file that keeps what it measured.
+
+`audio_facts.json` in the features folder holds the facts of each segment, with the size, mtime and
+fingerprint of its file, which extraction uses too. A changed file is measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from features.atomic_files import write_atomically
+from features.audit.audio_facts import AudioFacts, measure_audio
+from features.extraction.encoder_input import fingerprint
+from features.manifests.manifest import Utterance
+from features.progress import SILENT, Reporter
+
+FACTS_FILE = "audio_facts.json"
+SCHEMA = 1
+FIELDS = ["wav_path", "start", "end", "channel", "size", "mtime_ns", "fingerprint", *AudioFacts._fields]
+"""Columns of the file: the segment, the state of its file, the facts."""
+NUM_KEY, NUM_STATE = 4, 3
+TASK_UTTERANCES = 32
+"""Utterances of one file that a thread measures at once."""
+SAVE_INTERVAL_S = 30.0
+"""Seconds between saves, so that an interrupted pass continues where it stopped."""
+Segment = tuple[str, float, float | None, int | str]
+"""Path as in the manifest, start, end and channel."""
+State = tuple[int, int, str]
+"""Size, mtime and fingerprint of a file."""
+Known = dict[Segment, tuple[State, AudioFacts]]
+
+
+def segment_of(utterance: Utterance) -> Segment:
+    """Return the part of the corpus that an utterance takes from its file."""
+    return utterance.wav_path, utterance.start, utterance.end, utterance.channel
+
+
+def known_facts(utterances: Sequence[Utterance], features_dir: Path) -> list[AudioFacts | None]:
+    """Return the facts of an earlier pass, without opening any audio; None if there are none.
+
+    Only the size and mtime of each file are compared: this is quick, and good enough for a warning.
+    """
+    known = _read(features_dir / FACTS_FILE)
+    if not known:
+        return [None] * len(utterances)
+    states: dict[str, tuple[int, int] | None] = {}
+    found: list[AudioFacts | None] = []
+    for utterance in utterances:
+        entry, path = known.get(segment_of(utterance)), utterance.wav_path
+        if entry is not None and path not in states:
+            states[path] = _size_and_mtime(utterance.audio_path)
+        is_same = entry is not None and states[path] == entry[0][:2]
+        found.append(entry[1] if entry is not None and is_same else None)
+    return found
+
+
+def measure_corpus(
+    utterances: Sequence[Utterance], features_dir: Path, threads: int | None = None, reporter: Reporter = SILENT
+) -> list[AudioFacts]:
+    """Return the facts of each utterance, (N); what an earlier pass measured is not decoded again.
+
+    `threads` is the number of threads, by default one per core. The facts are saved in
+    `features_dir` during the pass and at its end; a folder that cannot be written is reported.
+    """
+    path = features_dir / FACTS_FILE
+    known, saver = _read(path), _Saver(path, reporter)
+    facts = dict(known)
+    tasks = _tasks(utterances)
+    # not with `with`: Ctrl-C must not wait for all tasks
+    executor = ThreadPoolExecutor(threads or os.cpu_count() or 1)
+    try:
+        done = executor.map(lambda task: _measure(task, known), tasks)
+        with closing(reporter.progress(sum(map(len, tasks)), 0, "audio")) as bar:
+            for task, found in zip(tasks, done, strict=True):
+                facts.update(found)
+                bar.update(len(task))
+                saver.save_sometimes(facts)
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+        if facts != known:
+            saver.save(facts)
+    return [facts[segment_of(utterance)][1] for utterance in utterances]
+
+
+def _tasks(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
+    """Return one utterance per segment, in lists of utterances of one file."""
+    by_file: dict[Path, dict[Segment, Utterance]] = {}
+    for utterance in utterances:
+        by_file.setdefault(utterance.audio_path, {}).setdefault(segment_of(utterance), utterance)
+    tasks = []
+    for segments in by_file.values():
+        remaining: Iterator[Utterance] = iter(segments.values())
+        while chunk := list(islice(remaining, TASK_UTTERANCES)):
+            tasks.append(chunk)
+    return tasks
+
+
+def _measure(task: Sequence[Utterance], known: Known) -> Known:
+    """Measure utterances of one file, except those whose file has not changed."""
+    path = task[0].audio_path
+    # before decoding: the file can change meanwhile
+    stat = _size_and_mtime(path)
+    digest = fingerprint(path) if path.is_file() else None  # reading a named pipe might never end
+    state: State = (*(stat or (-1, -1)), digest or "")
+    found: Known = {}
+    for utterance in task:
+        segment = segment_of(utterance)
+        entry = known.get(segment)
+        is_same = digest is not None and entry is not None and entry[0] == state
+        found[segment] = entry if entry is not None and is_same else (state, measure_audio(utterance))
+    return found
+
+
+def _size_and_mtime(path: Path) -> tuple[int, int] | None:
+    """Return size and mtime of a file; None if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+class _Saver:
+    """Saves facts; a folder that cannot be written costs time later, and no result."""
+
+    def __init__(self, path: Path, reporter: Reporter) -> None:
+        self.path, self.reporter = path, reporter
+        self._next = time.monotonic() + SAVE_INTERVAL_S
+
+    def save_sometimes(self, facts: Known) -> None:
+        """Save if the last time is long ago."""
+        if time.monotonic() > self._next:
+            self.save(facts)
+            self._next = time.monotonic() + SAVE_INTERVAL_S
+
+    def save(self, facts: Known) -> None:
+        """Write all facts that belong to the files."""
+        lines = []
+        for segment, (state, one) in facts.items():
+            if one.is_lasting:
+                lines.append(json.dumps([*segment, *state, *one], ensure_ascii=False))
+        head = json.dumps({"schema": SCHEMA, "fields": FIELDS})[:-1]
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path, f'{head}, "facts": [\n' + ",\n".join(lines) + "\n]}\n")
+        except OSError as error:
+            self.reporter.say(f"the facts of the audio are not kept, the next check decodes again: {error}")
+
+
+def _read(path: Path) -> Known:
+    """Return the facts of a file; empty if it does not exist, or is not of this version."""
+    try:
+        document: Any = json.loads(path.read_bytes())
+        if document["schema"] != SCHEMA or document["fields"] != FIELDS:
+            return {}
+        known: Known = {}
+        first = NUM_KEY + NUM_STATE
+        for entry in document["facts"]:
+            wav_path, start, end, channel, size, mtime_ns, digest = entry[:first]
+            known[wav_path, start, end, channel] = ((size, mtime_ns, digest), AudioFacts._make(entry[first:]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return known

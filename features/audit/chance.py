@@ -1,0 +1,157 @@
+"""Test of a shortcut: whether a classifier that sees one trait beats chance on new speakers.
+
+The classifier is naive Bayes with equal priors over the symbols of an utterance, such as its whole
+transcript, or the parts of its id. It predicts each fold from the others, and no group of utterances
+is in two folds. Its score is the unweighted average recall (UAR): a prediction that does not depend
+on the label has a UAR of 1 / C, whatever the frequencies of the C labels. The interval is the
+delete-one-group jackknife with t(G - 1) (Cameron, Gelbach, Miller 2008, "Bootstrap-Based
+Improvements for Inference with Clustered Errors"). Its error is multiplied by sqrt(2): if two groups
+agree by chance, each raises the score of the other, so the pair counts twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from scipy.sparse import csr_array
+
+from features.audit.corpus import index_of
+
+Array = np.ndarray[Any, Any]
+NUM_FOLDS = 5
+MIN_GROUPS = 4
+"""With fewer groups, the jackknife has no useful interval, and nothing is tested."""
+LEVEL = 0.999
+"""One-sided level of the interval: a check of a corpus tests several traits, and is run often."""
+SMOOTHING = 0.5
+TIE = 1e-9
+MAX_BINS = 8
+
+
+@dataclass(frozen=True)
+class Association:
+    """Score of a classifier that sees one trait, on groups that it was not fitted to."""
+
+    uar: float
+    chance: float
+    """1 / C for the C labels that were tested."""
+    low: float
+    """Lower bound of the UAR at `LEVEL`, or at a higher one for several tests."""
+    groups: int
+
+    def beats_chance(self, min_skill: float = 0.0) -> bool:
+        """Tell whether the bound is above chance, and the score at least `min_skill` of the way to 1."""
+        skill = (self.uar - self.chance) / (1 - self.chance)
+        return self.low > self.chance + TIE and skill >= min_skill
+
+    def __str__(self) -> str:
+        return f"UAR {self.uar:.2f}, at least {self.low:.2f}; chance {self.chance:.2f}; {self.groups} groups"
+
+
+def association(
+    present: csr_array, targets: Array, groups: Array, folds: Array | None = None, num_tests: int = 1
+) -> Association | None:
+    """Test whether the symbols of N utterances tell their labels.
+
+    `present` (N, V) is 1 where an utterance has a symbol, `targets` (N,) int64 are the labels, -1
+    if unknown, and `groups` (N,) int64 the groups. `folds` (N,) int64 are fixed folds; by default
+    the groups are dealt into `NUM_FOLDS`. Labels of fewer than `MIN_GROUPS` groups are left out. If
+    one of `num_tests` tests is chosen, the bound allows for it (Bonferroni).
+    Returns None if fewer than two labels are left, or two folds, or if no symbol occurs twice.
+    """
+    repeated = np.bincount(present.indices, minlength=present.shape[1]) > 1
+    if not repeated.any():
+        return None
+    kept = _in_enough_groups(targets, groups)
+    labels, targets = np.unique(targets[kept], return_inverse=True)
+    if len(labels) < 2:
+        return None
+    groups = np.unique(groups[kept], return_inverse=True)[1]
+    folds = _deal(groups) if folds is None else folds[kept]
+    if len(np.unique(folds)) < 2:
+        return None
+    predictions = _predict(present[kept][:, repeated], targets, folds, len(labels))
+    num_groups = int(groups.max()) + 1
+    confusions = np.zeros((num_groups, len(labels), len(labels)))
+    np.add.at(confusions, (groups, targets, predictions), 1)
+    uar, low = _bound(confusions, 1 - (1 - LEVEL) / num_tests)
+    return Association(uar, 1 / len(labels), low, num_groups)
+
+
+def one_symbol(values: Sequence[Hashable]) -> csr_array:
+    """Return the matrix (N, V) of utterances with one symbol each: their value (N)."""
+    columns = index_of(values)
+    size = len(columns)
+    return csr_array((np.ones(size), columns, np.arange(size + 1)), shape=(size, int(columns.max(initial=0)) + 1))
+
+
+def many_symbols(symbols: Sequence[Iterable[str]]) -> csr_array:
+    """Return the matrix (N, V) of utterances with any number of symbols."""
+    columns: dict[str, int] = {}
+    indices, starts = [], [0]
+    for found in symbols:
+        indices += [columns.setdefault(symbol, len(columns)) for symbol in dict.fromkeys(found)]
+        starts.append(len(indices))
+    shape = (len(symbols), max(1, len(columns)))
+    return csr_array((np.ones(len(indices)), np.array(indices, np.int64), np.array(starts)), shape=shape)
+
+
+def quantile_bins(values: Array) -> list[int]:
+    """Return the quantile bin of each number (N,); equal numbers share a bin."""
+    edges = np.unique(np.quantile(values, np.arange(1, MAX_BINS) / MAX_BINS))
+    found: list[int] = np.searchsorted(edges, values).tolist()
+    return found
+
+
+def _in_enough_groups(targets: Array, groups: Array) -> Array:
+    """Return the indices of the utterances whose label occurs in at least `MIN_GROUPS` groups."""
+    kept = []
+    for target in np.unique(targets[targets >= 0]):
+        of_label = np.flatnonzero(targets == target)
+        if len(np.unique(groups[of_label])) >= MIN_GROUPS:
+            kept.append(of_label)
+    return np.sort(np.concatenate(kept)) if kept else np.array([], np.int64)
+
+
+def _deal(groups: Array) -> Array:
+    """Deal the groups into folds, the largest first, so that the folds are of similar size."""
+    sizes = np.bincount(groups)
+    fold_of_group = np.empty(len(sizes), np.int64)
+    fold_of_group[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes)) % NUM_FOLDS
+    return fold_of_group[groups]
+
+
+def _predict(present: csr_array, targets: Array, folds: Array, num_labels: int) -> Array:
+    """Return the predicted label of each utterance, (N,) int64, from the other folds."""
+    one_hot = np.eye(num_labels)[targets]
+    predictions = np.zeros(len(targets), np.int64)
+    for fold in np.unique(folds):
+        test = folds == fold
+        train = csr_array(one_hot * ~test[:, None])  # (N, C)
+        counts = (train.T @ present).toarray()  # (C, V)
+        totals = one_hot[~test].sum(axis=0)[:, None]
+        log_rates = np.log((counts + SMOOTHING) / (totals + 2 * SMOOTHING))
+        log_rates[:, counts.sum(axis=0) == 0] = 0.0  # a new symbol tells nothing
+        predictions[test] = (present[test] @ log_rates.T).argmax(axis=1)
+    return predictions
+
+
+def _bound(confusions: Array, level: float) -> tuple[float, float]:
+    """Return the UAR of confusion matrices (G, C, C) and its lower bound at a level."""
+    total = confusions.sum(axis=0)
+    left = _uar(total - confusions)  # (G,)
+    num = len(confusions)
+    error = np.sqrt(2 * (num - 1) / num * ((left - left.mean()) ** 2).sum())
+    uar = float(_uar(total))
+    return uar, uar - float(stats.t.ppf(level, num - 1) * error)
+
+
+def _uar(confusions: Array) -> Array:
+    """Return the mean recall over labels of confusion matrices (..., C, C)."""
+    support = confusions.sum(axis=-1)
+    hits = np.diagonal(confusions, axis1=-2, axis2=-1)
+    return np.asarray((hits / support).mean(axis=-1))

@@ -1,0 +1,61 @@
+"""Finding: one kind of fault in a corpus, with its explanation, its fix and examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from features.manifests.manifest import Utterance
+
+Severity = Literal["error", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+"""In order: an error makes a score wrong or a command fail, a warning makes a score doubtful."""
+MAX_EXAMPLES = 5
+"""Maximum number of places that a finding names."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a kind of finding matters, and what to do about it."""
+
+    why: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of fault that a corpus has."""
+
+    id: str
+    """Stable name of the kind: a key of `features.audit.explanations.EXPLANATIONS`."""
+    severity: Severity
+    count: int
+    """Number of utterances, speakers, recordings, ...: the first number of the message."""
+    message: str
+    """What was found."""
+    why: str
+    """Why it matters."""
+    fix: str
+    """What to do."""
+    examples: tuple[str, ...]
+    """Places such as `train.jsonl:17`."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return {**asdict(self), "examples": list(self.examples)}
+
+
+def place(utterance: Utterance) -> str:
+    """Return the manifest and the line of an utterance."""
+    return f"{utterance.file}:{utterance.line}"
+
+
+def examples_of(utterances: Sequence[Utterance]) -> tuple[str, ...]:
+    """Return the places of the first few utterances."""
+    return tuple(map(place, utterances[:MAX_EXAMPLES]))
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun, such as `1 speaker` or `2 speakers`."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"

@@ -1,0 +1,113 @@
+"""One pass over the audio: nothing is decoded twice, and a changed file is decoded again."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from tiny import RATE, Recorder, wave
+
+from features.audit import audio_pass
+from features.audit.audio_pass import FACTS_FILE, known_facts, measure_corpus
+from features.manifests.manifest import Utterance
+
+
+@pytest.fixture
+def utterances(tmp_path: Path) -> list[Utterance]:
+    """Ten segments of two files, one of them twice."""
+    found = []
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", wave(1.0, ord(name)), RATE)
+        for number in range(5):
+            place = (0.1 * min(number, 3), 0.1 * min(number, 3) + 0.2, "mix")
+            path = f"{name}.wav"
+            found.append(
+                Utterance(f"{name}{number}", None, path, tmp_path / path, *place, None, None, "train", "-", 1, {})  # type: ignore[arg-type]
+            )
+    return found
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of the utterances that were decoded."""
+    ids: list[str] = []
+    plain = audio_pass.measure_audio
+
+    def measure(utterance: Utterance) -> Any:
+        ids.append(utterance.utterance_id)
+        return plain(utterance)
+
+    monkeypatch.setattr(audio_pass, "measure_audio", measure)
+    return ids
+
+
+def test_each_segment_is_decoded_once(utterances: list[Utterance], decoded: list[str], tmp_path: Path) -> None:
+    first = measure_corpus(utterances, tmp_path / "stores", threads=2)
+    assert len(decoded) == 8 and first[3] == first[4]  # equal segments are one
+    assert len({fact.sha256 for fact in first}) == 8
+    assert measure_corpus(utterances, tmp_path / "stores") == first == known_facts(utterances, tmp_path / "stores")
+    assert len(decoded) == 8
+
+
+def test_a_changed_file_is_decoded_again_even_with_the_same_size_and_time(
+    utterances: list[Utterance], decoded: list[str], tmp_path: Path
+) -> None:
+    first = measure_corpus(utterances, tmp_path)
+    status = (tmp_path / "a.wav").stat()
+    soundfile.write(tmp_path / "a.wav", wave(1.0, 7), RATE)
+    os.utime(tmp_path / "a.wav", ns=(status.st_atime_ns, status.st_mtime_ns))
+    decoded.clear()
+    second = measure_corpus(utterances, tmp_path)
+    assert sorted(set(decoded)) == ["a0", "a1", "a2", "a3"]
+    assert second[5:] == first[5:] and not set(second[:5]) & set(first[:5])
+    os.utime(tmp_path / "b.wav", ns=(1, 1))
+    assert known_facts(utterances, tmp_path)[5:] == [None] * 5  # touched: not trusted without its fingerprint
+    assert measure_corpus(utterances, tmp_path) == second
+
+
+def test_what_was_measured_before_an_interruption_is_kept(
+    utterances: list[Utterance], decoded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = audio_pass.measure_audio
+
+    def interrupt(utterance: Utterance) -> Any:
+        if utterance.utterance_id.startswith("b"):
+            raise KeyboardInterrupt
+        return measure(utterance)
+
+    monkeypatch.setattr(audio_pass, "measure_audio", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        measure_corpus(utterances, tmp_path, threads=1)
+    decoded.clear()
+    monkeypatch.setattr(audio_pass, "measure_audio", measure)
+    measure_corpus(utterances, tmp_path)
+    assert sorted(decoded) == ["b0", "b1", "b2", "b3"]
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[1]", '{"schema": 1, "fields": [], "facts": []}', "cut"])
+def test_a_damaged_file_of_facts_is_written_again(
+    damage: str, utterances: list[Utterance], decoded: list[str], tmp_path: Path
+) -> None:
+    facts = measure_corpus(utterances, tmp_path)
+    text = (tmp_path / FACTS_FILE).read_text()
+    assert json.loads(text)["schema"] == 1
+    (tmp_path / FACTS_FILE).write_text(text[:300] if damage == "cut" else damage)
+    assert known_facts(utterances, tmp_path) == [None] * 10
+    assert measure_corpus(utterances, tmp_path) == facts and len(decoded) == 16
+    assert (tmp_path / FACTS_FILE).read_text() == text
+
+
+def test_a_folder_that_cannot_be_written_is_said(utterances: list[Utterance], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    recorder = Recorder()
+    facts = measure_corpus(utterances, tmp_path / "file", reporter=recorder)
+    assert len(facts) == 10 and "the next check decodes again" in recorder.lines[0]
+
+
+def test_a_named_pipe_is_no_audio_and_is_not_waited_for(utterances: list[Utterance], tmp_path: Path) -> None:
+    (tmp_path / "a.wav").unlink()
+    os.mkfifo(tmp_path / "a.wav")
+    facts = measure_corpus(utterances, tmp_path)
+    assert [fact.problem for fact in facts] == ["not_found"] * 5 + [None] * 5

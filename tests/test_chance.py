@@ -1,0 +1,103 @@
+"""The test of shortcuts: its score and bound are those of a reference, and it seldom alarms by chance."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.naive_bayes import CategoricalNB
+
+from features.audit import chance
+from features.audit.chance import association, many_symbols, one_symbol, quantile_bins
+
+Array = np.ndarray[Any, Any]
+
+
+def test_score_and_bound_are_those_of_scikit_learn_and_a_loop_over_groups() -> None:
+    rng = np.random.default_rng(0)
+    targets, groups = rng.integers(0, 3, 400), rng.integers(0, 16, 400)
+    groups[:16] = np.arange(16)
+    values = np.where(rng.random(400) < 0.5, targets, rng.integers(0, 4, 400))
+    folds = groups % 4
+    found = association(one_symbol(values.tolist()), targets, groups, folds)
+    predictions = np.zeros(400, np.int64)
+    for fold in range(4):
+        train, test = folds != fold, folds == fold
+        # the same smoothing: 2 * SMOOTHING in the denominator, which an additive constant of the class does not change
+        model = CategoricalNB(alpha=chance.SMOOTHING, fit_prior=False, min_categories=4)
+        model.fit(values[train, None], targets[train])
+        ours = model.feature_log_prob_[0].T[values[test]]  # (n, C)
+        sizes = np.bincount(targets[train])
+        ours += np.log((sizes + 4 * chance.SMOOTHING) / (sizes + 2 * chance.SMOOTHING))
+        predictions[test] = ours.argmax(axis=1)
+    left = []
+    for group in range(16):
+        kept = groups != group
+        left.append(balanced_accuracy_score(targets[kept], predictions[kept]))
+    error = np.sqrt(2 * 15 / 16 * ((np.array(left) - np.mean(left)) ** 2).sum())
+    uar = balanced_accuracy_score(targets, predictions)
+    assert found is not None and found.groups == 16 and found.chance == pytest.approx(1 / 3)
+    assert found.uar == pytest.approx(uar) and uar > 0.5
+    assert found.low == pytest.approx(uar - stats.t.ppf(chance.LEVEL, 15) * error)
+    assert found.beats_chance(0.1) and not found.beats_chance(0.9)
+
+
+def noise(rng: np.random.Generator, spread: float) -> tuple[Array, Array, Array]:
+    """Return labels, groups and values of which both depend on the speaker, and not on each other."""
+    groups = np.repeat(np.arange(12), 20)
+    tendency = rng.normal(0, spread, (12, 2))
+    targets = (rng.random(240) < 1 / (1 + np.exp(-tendency[groups, 0]))).astype(np.int64)
+    return targets, groups, rng.normal(0, 1, 240) + tendency[groups, 1]
+
+
+def test_speakers_with_favourite_labels_and_paces_raise_no_alarm() -> None:
+    rng = np.random.default_rng(1)
+    alarms, naive = 0, 0
+    for _ in range(100):
+        targets, groups, values = noise(rng, 2.0)
+        symbols = one_symbol(quantile_bins(values))
+        by_group = association(symbols, targets, groups)
+        alarms += by_group is not None and by_group.beats_chance()
+        # negative control: utterances as if they were independent
+        alone = association(symbols, targets, np.arange(240))
+        naive += alone is not None and alone.beats_chance()
+    assert alarms <= 1 and naive >= 5
+
+
+def test_a_constant_and_symbols_that_never_repeat_tell_nothing() -> None:
+    targets, groups = np.arange(60) % 3, np.arange(60) // 5
+    constant = association(one_symbol(["x"] * 60), targets, groups)
+    assert constant is not None and constant.uar < 0.34 and not constant.beats_chance()
+    assert association(one_symbol(list(range(60))), targets, groups) is None
+
+
+def test_symbols_of_one_group_do_not_help_in_the_others() -> None:
+    targets = np.repeat([0, 1], 40)
+    groups = np.arange(80) // 8  # each group has one label
+    found = association(one_symbol(groups.tolist()), targets, groups)
+    assert found is not None and not found.beats_chance()
+
+
+def test_too_few_groups_or_labels_are_not_tested() -> None:
+    targets = np.tile([0, 1], 30)
+    symbols = one_symbol(targets.tolist())
+    assert association(symbols, targets, np.arange(60) // 20) is None  # three groups
+    assert association(symbols, np.zeros(60, np.int64), np.arange(60)) is None
+    assert association(symbols, np.full(60, -1), np.arange(60)) is None
+    assert association(symbols, targets, np.arange(60), np.zeros(60, np.int64)) is None  # one fold
+    rare = targets.copy()
+    rare[:3] = 2  # of two groups only: left out
+    found = association(symbols, rare, np.arange(60) // 2)
+    assert found is not None and found.chance == 0.5 and found.uar == 1.0 and found.low == 1.0
+
+
+def test_any_number_of_symbols_is_read_as_a_set() -> None:
+    found = many_symbols([["a", "b", "a"], [], ["b"]]).toarray()
+    np.testing.assert_array_equal(found, [[1, 1], [0, 0], [0, 1]])
+
+
+def test_equal_numbers_share_a_bin() -> None:
+    found = quantile_bins(np.array([1.0] * 50 + [2.0] * 50 + [9.0]))
+    assert len(set(found[:50])) == len(set(found[50:100])) == 1
+    assert len(set(quantile_bins(np.arange(800.0)))) == chance.MAX_BINS

@@ -79,6 +79,17 @@ def test_unknown_names_are_imported_features_only_where_they_are_allowed() -> No
         parse_selectors("words+others", "text", imported=True)
 
 
+@pytest.mark.parametrize("text", ["own/a.py:Own+egemaps@2", "egemaps@2+own/a.py:Own"])
+def test_a_custom_encoder_and_imported_features_are_two_streams(text: str) -> None:
+    found = parse_selectors(text, "audio", imported=True)
+    assert "+".join(map(str, found)) == text
+    assert sorted((one.is_custom, one.is_imported) for one in found) == [(False, True), (True, False)]
+    with pytest.raises(UsageError):
+        parse_selectors(text, "audio")
+    with pytest.raises(UsageError, match="found 'a.py'; a class of your own is given as FILE.py:Class"):
+        parse_selectors("a.py", "audio")
+
+
 def test_a_checkpoint_of_another_type_is_refused(checkpoints: dict[str, str]) -> None:
     for name, other in [("hubert", "wav2vec2"), ("wav2vec2", "whisper"), ("phobert", "videberta")]:
         with pytest.raises(InputError, match="must say model_type"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -170,6 +171,47 @@ class Ragged:
         values = to_device(self.values, device)
         return self if values is self.values else Ragged.from_lengths(values, self.sizes)
 
+    def join(self, other: Ragged) -> Ragged:
+        """Join two Ragged of the same B along time: see `concatenate`."""
+        sizes = [a + b for a, b in zip(self.sizes, other.sizes, strict=True)]
+        # where each joined sequence starts, and where each frame of the two inputs is copied to
+        offsets = self.offsets + other.offsets  # (B,)
+        index_first = offsets[self.segments] + self.positions  # (sum T1,)
+        index_second = (offsets + self.lengths)[other.segments] + other.positions
+        values = self.values.new_empty((sum(sizes), *self.values.shape[1:]))
+        values = values.index_copy(0, index_first, self.values).index_copy(0, index_second, other.values)
+        return Ragged.from_device_lengths(values, self.lengths + other.lengths, sizes)
+
+    def fill_empty(self, frame: Tensor) -> Ragged:
+        """Return the batch with `frame` (1, D) as the only frame of every empty sequence."""
+        if 0 not in self.sizes:
+            return self
+        sizes = [1 if size == 0 else 0 for size in self.sizes]
+        lengths = (self.lengths == 0).long()
+        frames = frame.expand(sum(sizes), -1).to(self.values.dtype)
+        return self.join(Ragged.from_device_lengths(frames, lengths, sizes))
+
+    def one_frame(self, vectors: Tensor) -> Ragged:
+        """Return vectors (B, D) as sequences of one frame, except that empty sequences stay empty."""
+        return Ragged.from_lengths(vectors[self.lengths > 0], [min(size, 1) for size in self.sizes])
+
+    def windows(self, size: int, hop: int) -> Ragged:
+        """Return the windows (sum F, size) of samples (sum S,), each S >= size: F = (S - size) // hop + 1."""
+        return Ragged.from_sequences([samples.unfold(0, size, hop) for samples in self.split()])
+
+    def resized(self, padded: Tensor, new_length: Callable[[Any], Any]) -> Ragged:
+        """Pack padded (B, T', ...), whose sequences have `new_length` of the lengths of these."""
+        return Ragged.without_values(list(map(new_length, self.sizes)), padded.device).pack(padded)
+
+    def fp32_sum(self) -> Tensor:
+        """Return the sum (B, ...) of each sequence over its frames, in fp32 or wider.
+
+        A GPU would round after each addition, and 256 + 0.5 is 256 in bf16.
+        """
+        values = at_least_fp32(self.values)
+        zeros = values.new_zeros((self.batch_size, *values.shape[1:]))
+        return zeros.index_add(0, self.segments, values)
+
 
 def concatenate(first: Ragged, second: Ragged) -> Ragged:
     """Join two Ragged of the same B along time: each utterance becomes [first_i; second_i].
@@ -180,14 +222,7 @@ def concatenate(first: Ragged, second: Ragged) -> Ragged:
         raise ValueError(
             f"both inputs must have the same number of sequences, found {first.batch_size} and {second.batch_size}"
         )
-    sizes = [a + b for a, b in zip(first.sizes, second.sizes, strict=True)]
-    # where each joined sequence starts, and where each frame of the two inputs is copied to
-    offsets = first.offsets + second.offsets  # (B,)
-    index_first = offsets[first.segments] + first.positions  # (sum T1,)
-    index_second = (offsets + first.lengths)[second.segments] + second.positions
-    values = first.values.new_empty((sum(sizes), *first.values.shape[1:]))
-    values = values.index_copy(0, index_first, first.values).index_copy(0, index_second, second.values)
-    return Ragged.from_device_lengths(values, first.lengths + second.lengths, sizes)
+    return first.join(second)
 
 
 def segment_sum(ragged: Ragged) -> Tensor:
@@ -195,7 +230,7 @@ def segment_sum(ragged: Ragged) -> Tensor:
 
     A sequence of length 0 gives zeros.
     """
-    return _fp32_sum(ragged).to(ragged.values.dtype)
+    return ragged.fp32_sum().to(ragged.values.dtype)
 
 
 def segment_mean(ragged: Ragged) -> Tensor:
@@ -203,24 +238,17 @@ def segment_mean(ragged: Ragged) -> Tensor:
 
     A sequence of length 0 gives zeros.
     """
-    return (_fp32_sum(ragged) / ragged.lengths.clamp(min=1)[:, None]).to(ragged.values.dtype)
+    return (ragged.fp32_sum() / ragged.lengths.clamp(min=1)[:, None]).to(ragged.values.dtype)
+
+
+def at_least_fp32(values: Tensor) -> Tensor:
+    """Return values in fp32 if they are in bf16 or fp16, and unchanged otherwise."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 def _offsets(lengths: Tensor) -> Tensor:
     """Return the exclusive cumulative sum of lengths (B,)."""
     return lengths.cumsum(0) - lengths
-
-
-def _fp32_sum(ragged: Ragged) -> Tensor:
-    """Return the sums (B, ...) in fp32 or wider.
-
-    A GPU would round after each addition, and 256 + 0.5 is 256 in bf16.
-    """
-    values = ragged.values
-    if values.dtype in (torch.bfloat16, torch.float16):
-        values = values.float()
-    zeros = values.new_zeros((ragged.batch_size, *values.shape[1:]))
-    return zeros.index_add(0, ragged.segments, values)
 
 
 def _flatten(ragged: Ragged) -> tuple[list[Tensor], tuple[int, ...]]:

@@ -67,6 +67,11 @@ def num_frames(lengths: Lengths) -> Lengths:
     return (at_least(lengths, WINDOW) - WINDOW) // HOP + 1
 
 
+def half(num_mel: Lengths) -> Lengths:
+    """Return the number of frames after the convolution of stride 2, for a number of log-mel frames."""
+    return (num_mel + 1) // 2
+
+
 def convolve(convolution: nn.Conv1d, x: Ragged) -> Tensor:
     """Apply a convolution over time and GELU: (sum T, D) -> padded (B, T', D')."""
     return functional.gelu(convolution(x.pad(0.0).transpose(1, 2))).transpose(1, 2)
@@ -158,7 +163,7 @@ class Fourier2Vec(Encoder):
 
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
         """Return (max(n, 400) - 400) // 320 + 1, as for wav2vec2."""
-        return (num_frames(lengths) + 1) // 2
+        return half(num_frames(lengths))
 
     def raw_log_mel(self, samples: Ragged) -> Ragged:
         """Return log-mel frames (sum F, num_mels) of samples (sum S,), every 10 ms.
@@ -167,8 +172,7 @@ class Fourier2Vec(Encoder):
         fp32, the normalization of bands that hardly vary would enlarge the differences to 4e-4.
         """
         exact = torch.float64 if samples.values.is_cuda else torch.float32
-        windows = [wave.unfold(0, WINDOW, HOP) for wave in samples.split()]
-        frames = Ragged.from_sequences(windows)  # (sum F, 400)
+        frames = samples.windows(WINDOW, HOP)  # (sum F, 400)
         power = torch.fft.rfft(frames.values.to(exact) * self.window.to(exact), FFT).abs().square()
         return frames.replace(torch.log(power @ self.filters.to(exact) + 1e-6))
 
@@ -193,8 +197,7 @@ class Fourier2Vec(Encoder):
         """
         hidden = mel.pack(convolve(self.conv_in, mel))
         halved = convolve(self.conv_down, hidden)  # (B, T, D)
-        sizes = [(size + 1) // 2 for size in mel.sizes]
-        x = Ragged.without_values(sizes, halved.device).pack(halved)
+        x = mel.resized(halved, half)
         positions = x.pack(convolve(self.positions, x))
         x = x.replace(x.values + positions.values)
         states: dict[Layer, Ragged] = {0: x}

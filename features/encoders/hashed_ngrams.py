@@ -134,6 +134,5 @@ class HashedNgrams(Encoder):
         embeddings = summed / count.sqrt()  # (sum T, D): variance 1, whatever the number of n-grams
         positions = self.config["position_scale"] * sinusoids(inputs.positions, self.dim)
         tokens = inputs.replace(embeddings + positions)
-        num_cls = [min(size, 1) for size in inputs.sizes]  # an empty transcript has no [CLS]
-        cls = segment_mean(tokens)[inputs.lengths > 0]
-        return [concatenate(Ragged.from_lengths(cls, num_cls), tokens)]
+        cls = tokens.one_frame(segment_mean(tokens))  # an empty transcript has none
+        return [concatenate(cls, tokens)]

@@ -243,16 +243,15 @@ class WaveformTransformer(Encoder):
         norm = getattr(self.model.feature_extractor.conv_layers[0], "layer_norm", None)
         if isinstance(norm, MaskedGroupNorm):
             norm.lengths = (inputs.lengths - KERNELS[0]) // STRIDES[0] + 1
-        sizes = list(map(self.get_feat_lengths, inputs.sizes))
-        frames = Ragged.without_values(sizes, inputs.values.device)
         batch_norm = getattr(self.model.encoder.pos_conv_embed, "batch_norm", None)
         if isinstance(batch_norm, MaskedBatchNorm):
-            batch_norm.lengths = frames.lengths
+            batch_norm.lengths = self.get_feat_lengths(inputs.lengths)
         with capture_hidden_states(self.model.encoder.layers, self.layers) as states, warnings.catch_warnings():
             # a warning within transformers' WavLM
             warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask")
             output = self.model(inputs.pad(), attention_mask=inputs.mask.long())
             states["last"] = output.last_hidden_state
+        frames = inputs.resized(states["last"], self.get_feat_lengths)
         return [frames.pack(states[layer]) for layer in self.layers]
 
 

@@ -160,7 +160,13 @@ class Whisper(Encoder):
         """Encode windows of up to 30 s into their real frames (sum T, D), for each layer."""
         sizes = [self.get_feat_lengths(window.shape[0]) for window in windows]
         frames = Ragged.without_values(sizes, windows[0].device)
-        mel = self.log_mel(windows)
+        return [layer.values for layer in self.encode_mel(self.log_mel(windows), frames)]
+
+    def encode_mel(self, mel: Tensor, frames: Ragged) -> list[Ragged]:
+        """Encode log-mel spectrograms (windows, mels, 3000) into (sum T, D) of each layer.
+
+        `frames` has the number of real frames of each window.
+        """
         with capture_hidden_states(self.encoder.layers, self.layers) as states:
             if self.mode == "trimmed":
                 states["last"] = self._forward_trimmed(mel, frames)
@@ -168,7 +174,7 @@ class Whisper(Encoder):
                 states["last"] = self.encoder(mel).last_hidden_state
             states[self.num_layers] = states["last"]
         # drop the padding: of the 1500 frames of a window of 30 s, only the first ones are real
-        return [frames.pack(states[layer][:, : frames.max_length]).values for layer in self.layers]
+        return [frames.pack(states[layer][:, : frames.max_length]) for layer in self.layers]
 
     def _forward_trimmed(self, mel: Tensor, frames: Ragged) -> Tensor:
         """Run the encoder over the real frames only: (windows, max T, D).

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import files, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ of a run."""
 VNCORENLP_JAR = "VnCoreNLP-1.2.jar"
 VNCORENLP_FILES = (VNCORENLP_JAR, "models/wordsegmenter/vi-vocab", "models/wordsegmenter/wordsegmenter.rdr")
 """Files that the folder must contain."""
+COMPILED = (".pyc", ".so", ".pyd", ".dylib", ".dll")
+"""Suffixes of compiled files."""
 
 
 def load_segmenter(name: str) -> tuple[Segment, str]:
@@ -103,3 +105,24 @@ def _start_vncorenlp(package: Any, folder: Path) -> Any:
         ) from error
     finally:
         os.chdir(before)  # the package changes the working directory
+
+
+def segmenter_sha256(name: str) -> str | None:
+    """Hash the files of a word segmenter's packages: its code and its models; None for `none`.
+
+    Its version alone does not tell an edited model. Compiled files are left out, because they
+    differ between machines. For VnCoreNLP the version holds the hash already.
+    """
+    packages = {"pyvi": ("pyvi",), "underthesea": ("underthesea", "underthesea_core")}.get(name)
+    if packages is None:
+        return None
+    digest = hashlib.sha256()
+    for package in packages:
+        for file in sorted(files(package) or (), key=str):
+            path = Path(str(file.locate()))
+            is_installer = ".dist-info" in file.parts[0] or "__pycache__" in file.parts or ".." in file.parts
+            if is_installer or path.suffix in COMPILED or not path.is_file():
+                continue
+            digest.update(f"{file.as_posix()}|".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -67,6 +67,8 @@ class MultiheadAttention(nn.Module):
         The cost is the number of multiplications, with plain attention weighted by
         `PLAIN_COST_BF16` in bf16 on a CPU.
         """
+        if not queries.sizes:  # in a graph with dynamic axes, no length is known
+            return "none"
         dim, heads = self.out.in_features, self.heads
         padded_queries = queries.batch_size * queries.max_length
         padded_keys = keys.batch_size * keys.max_length

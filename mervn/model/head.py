@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from features.lazy_import import import_target
-from features.ragged import Ragged, concatenate
+from features.ragged import Ragged
 from mervn.config import HeadOptions, TrainingOptions
 from mervn.data.streams import SECOND, StreamShape
 from mervn.model.audio_merge import AudioMerge
@@ -37,17 +37,9 @@ class Projection(nn.Module):
         T' = T, except that T' = 1 for an empty sequence if there is a token for a missing modality.
         """
         projected = stream.replace(self.norm(self.linear(stream.values)))
-        if self.missing is not None and 0 in stream.sizes:
-            projected = _fill_empty(projected, self.missing)
+        if self.missing is not None:
+            projected = projected.fill_empty(self.missing)
         return projected.map(self.dropout)
-
-
-def _fill_empty(stream: Ragged, token: Tensor) -> Ragged:
-    """Return the stream with `token` (1, D) as the only frame of every empty sequence."""
-    sizes = [1 if size == 0 else 0 for size in stream.sizes]
-    lengths = (stream.lengths == 0).long()
-    tokens = Ragged.from_device_lengths(token.expand(sum(sizes), -1).to(stream.values.dtype), lengths, sizes)
-    return concatenate(stream, tokens)
 
 
 class LayerMix(nn.Module):
@@ -137,11 +129,16 @@ class Head(Trainable):
 
 
 class PaddedHead(nn.Module):
-    """Wrapper of a head for padded tensors, for export and for callers with padded batches."""
+    """Wrapper of a head for padded tensors, for export and for callers with padded batches.
 
-    def __init__(self, head: Head) -> None:
+    `layout` makes a batch of a padded tensor and lengths: packed by default, `Padded.of` for a graph
+    with dynamic axes.
+    """
+
+    def __init__(self, head: Head, layout: Callable[[Tensor, Tensor], Ragged] = Ragged.from_padded) -> None:
         super().__init__()
         self.head = head
+        self.layout = layout
 
     def forward(
         self,
@@ -166,7 +163,7 @@ class PaddedHead(nn.Module):
         streams = {}
         for name, (padded, lengths) in given.items():
             if padded is not None and lengths is not None:
-                streams[name] = Ragged.from_padded(padded, lengths)
+                streams[name] = self.layout(padded, lengths)
             elif padded is not None or lengths is not None:
                 found = "no lengths" if lengths is None else "lengths alone"
                 raise ValueError(f"{name} and {name}_lengths must be given together, found {found}")

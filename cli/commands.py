@@ -110,6 +110,11 @@ COMMANDS: dict[str, CommandSpec] = {
         "mervn.config:EnsembleOptions",
         "Score the mean of the probabilities of several runs.",
     ),
+    "export": CommandSpec(
+        "cli.export:export_command",
+        "mervn.use.export_options:ExportOptions",
+        "Write a run with its encoders as one folder for use elsewhere.",
+    ),
     "report": CommandSpec(
         "cli.report:report_command", "mervn.config:ReportOptions", "Write the report of a run, comparison or study."
     ),

@@ -142,7 +142,7 @@ def fetch(model: str, needed: Sequence[str]) -> Path:
     InputError says what is missing in the cache and why the download failed.
     """
     repository, revision = split_revision(model)
-    with _hub_errors(model, needed):
+    with hub_errors(model, needed):
         cached = _complete_snapshot(model, needed)
         if cached is not None:
             return cached
@@ -157,7 +157,7 @@ def fetch(model: str, needed: Sequence[str]) -> Path:
 
 
 @contextmanager
-def _hub_errors(model: str, needed: Sequence[str]) -> Iterator[None]:
+def hub_errors(model: str, needed: Sequence[str]) -> Iterator[None]:
     """Turn the errors of the hub's client into one InputError."""
     try:
         yield

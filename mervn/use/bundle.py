@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from features.atomic_files import read_object, remove_folder, sync, sync_folder,
 from features.config import is_custom_module
 from features.device import resolve_device
 from features.environment import package_versions
-from features.errors import InputError, UsageError
+from features.errors import InputError, UsageError, name_some
 from features.progress import SILENT, Reporter
 from mervn.data.data_check import CHECK_FILE
 from mervn.model.custom_module import FOLDER as MODULES_FOLDER
 from mervn.model.saved_run import load_head
-from mervn.run_folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE, RunConfig, read_config, write_json
-from mervn.use.bundle_encoders import load_encoders, save_encoders
+from mervn.run_folder import CONFIG_FILE, LEDGER_FILE, METRICS_FILE, MODEL_FILE, RunConfig, read_config, write_json
+from mervn.use.bundle_encoders import load_encoders, save_encoders, short_note
 from mervn.use.bundle_files import (
     BUNDLE_FILE,
     CARD_FILE,
@@ -32,7 +33,7 @@ from mervn.use.bundle_files import (
 )
 from mervn.use.canary import check_canary, write_canary
 from mervn.use.model_card import model_card
-from mervn.use.onnx_export import OnnxFiles, export_onnx
+from mervn.use.onnx_export import OnnxFiles, export_onnx, require_packages
 from mervn.use.run_model import RunModel, assemble, open_run_model
 
 SCORES = ("metrics-valid.json", "metrics-test.json")
@@ -78,17 +79,12 @@ def write_bundle(
     settings = settings or BundleSettings()
     if (run / BUNDLE_FILE).is_file():
         raise UsageError(f"{run} is a bundle already; copy the folder")
+    if settings.onnx:
+        require_packages()  # before the work
     model = open_run_model(run, "cpu", features_dir=settings.features_dir, trust_code=settings.trust_code)
     _refuse_other(output, run, model.config)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(output.absolute())
-    try:
-        temporary.mkdir()
-        onnx, difference = _write(temporary, model, settings, reporter)
-        sync(temporary)
-        _publish(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _complete_folder(output) as folder:
+        onnx, difference = _write(folder, model, settings, reporter)
     return ExportResult(output, read_bundle_file(output), difference, onnx)
 
 
@@ -103,8 +99,9 @@ def _write(
     encoders = save_encoders(run, config, folder, choices, reporter)
     write_canary(folder, model)
     onnx = export_onnx(model, folder, reporter) if settings.onnx else None
-    bundle = Bundle(run.resolve().name, config.hash, encoders, hash_files(folder), package_versions())
+    bundle = Bundle(run.resolve().name, config.hash, encoders, hash_files(folder), package_versions(), "")
     write_atomically(folder / CARD_FILE, model_card(bundle, config, scores, onnx))
+    bundle = replace(bundle, card_sha256=describe_file(folder / CARD_FILE)["sha256"])
     write_json(folder / BUNDLE_FILE, bundle.as_json())
     written = _load(folder, bundle, settings.trust_code)
     return onnx, check_canary(folder, written)
@@ -121,20 +118,34 @@ def _refuse_other(output: Path, run: Path, config: RunConfig) -> None:
     if not (output / BUNDLE_FILE).is_file():
         raise UsageError(f"{output} is not empty and holds no bundle ({BUNDLE_FILE} is missing); choose another --output")
     bundle = read_bundle_file(output)
+    own_files = {name.split("/")[0] for name in bundle.files} | {CARD_FILE, BUNDLE_FILE}
+    extra = sorted(path.name for path in output.iterdir() if path.name not in own_files)
+    if extra:
+        raise UsageError(f"{output} also holds {name_some(extra)}, which would be lost; choose another --output")
+    card = output / CARD_FILE
+    if card.is_file() and describe_file(card)["sha256"] != bundle.card_sha256:
+        raise UsageError(f"{card} was edited and would be lost; choose another --output")
     existing, own = bundle.files[MODEL_FILE]["sha256"], describe_file(run / MODEL_FILE)["sha256"]
     if (bundle.run_hash, existing) != (config.hash, own):
         raise UsageError(f"{output} holds the bundle of another run ({bundle.run}); choose another --output")
 
 
-def _publish(temporary: Path, output: Path) -> None:
-    """Rename a complete bundle to its name; an older bundle, which it replaces, is removed after it."""
-    if output.exists():
-        old = output.rename(temporary_beside(output.absolute()))
+@contextmanager
+def _complete_folder(output: Path) -> Iterator[Path]:
+    """Give a temporary folder, which gets its name when it is complete; an older bundle is removed after it."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(output.absolute())
+    try:
+        temporary.mkdir()
+        yield temporary
+        sync(temporary)
+        old = output.rename(temporary_beside(output.absolute())) if output.exists() else None
         temporary.rename(output)
-        remove_folder(old)
-    else:
-        temporary.rename(output)
-    sync_folder(output.absolute().parent)
+        if old is not None:
+            remove_folder(old)
+        sync_folder(output.absolute().parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _copy_results(run: Path, folder: Path) -> dict[str, dict[str, Any]]:
@@ -144,17 +155,21 @@ def _copy_results(run: Path, folder: Path) -> dict[str, dict[str, Any]]:
     """
     shutil.copyfile(run / MODEL_FILE, folder / MODEL_FILE)
     if (run / MODULES_FOLDER).is_dir():
-        shutil.copytree(run / MODULES_FOLDER, folder / MODULES_FOLDER)
+        shutil.copytree(run / MODULES_FOLDER, folder / MODULES_FOLDER, copy_function=shutil.copyfile)
     sha256 = describe_file(folder / MODEL_FILE)["sha256"]
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in (METRICS_FILE, CHECK_FILE, *SCORES):
         if not (run / name).is_file():
             continue
         document = read_object(run / name, "the results of a run")
         if name in SCORES and document.get("model_sha256") != sha256:
             continue
-        shutil.copyfile(run / name, folder / name)
+        if name == METRICS_FILE:
+            document["features"] = {stream: short_note(str(note)) for stream, note in document["features"].items()}
+        write_json(folder / name, document)
         found[name] = document
+    if (run / LEDGER_FILE).is_file():
+        found[LEDGER_FILE] = {"looks": len((run / LEDGER_FILE).read_text("utf-8").splitlines())}
     return found
 
 
@@ -210,3 +225,20 @@ def _load(folder: Path, bundle: Bundle, trust_code: bool) -> RunModel:
         )
     head = load_head(folder, config, trust_code)
     return assemble(folder, config, head, load_encoders(folder, bundle, trust_code), torch.device("cpu"))
+
+
+def save_bundle(model: RunModel, output: Path, features_dir: Path | None, trust_code: bool) -> None:
+    """Write a run as a bundle, or copy the bundle that a model was loaded from; raises the errors of `write_bundle`."""
+    if not (model.path / BUNDLE_FILE).is_file():
+        write_bundle(model.path, output, BundleSettings(features_dir=features_dir, trust_code=trust_code))
+        return
+    source = model.path
+    bundle = read_bundle_file(source)
+    check_files(source, bundle)
+    _refuse_other(output, source, model.config)
+    with _complete_folder(output) as folder:
+        for name in (*bundle.files, CARD_FILE, BUNDLE_FILE):
+            if (source / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, folder / name)
+        check_files(folder, bundle)

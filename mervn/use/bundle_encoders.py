@@ -50,7 +50,7 @@ def save_encoders(
     if config.command == "finetune":
         for name in config.inputs["encoders"]:
             place = folder / ENCODERS_FOLDER / name
-            shutil.copytree(run / ENCODERS_FOLDER / name, place)
+            shutil.copytree(run / ENCODERS_FOLDER / name, place, copy_function=shutil.copyfile)
             entries[name] = _entry(load_encoder(_tuned_selector(config, name, place)), SavedModel("."), "fp32", None)
         return entries
     for name, recorded in find_records(run, config, features_dir).items():
@@ -93,7 +93,7 @@ def _copy_model(source: ModelSource, selector: Selector, folder: Path) -> str:
     if model is None or not model.exists():
         raise InputError(f"{selector.flag}: the model that the class loads must exist, found no {source.model}")
     if model.is_dir():
-        shutil.copytree(model, folder)
+        shutil.copytree(model, folder, copy_function=shutil.copyfile)
         return OWN_MODEL
     folder.mkdir()
     shutil.copyfile(model, folder / model.name)
@@ -117,9 +117,15 @@ def _entry(encoder: Encoder, saved: SavedModel, precision: str, store_dtype: str
         segmenter_sha256=_segmenter_sha256(encoder),
         model=saved.model,
         link=saved.link,
-        weights=encoder.weights_note,
+        weights=short_note(encoder.weights_note),
         licence=selector.spec.licence,
     )
+
+
+def short_note(note: str) -> str:
+    """Return the origin of weights without the folder on this machine."""
+    head, mark, model = note.rpartition(", ")
+    return f"{head}{mark}{Path(model).name}" if Path(model).is_absolute() else note
 
 
 def _segmenter_sha256(encoder: Encoder) -> str | None:

@@ -16,8 +16,8 @@ from features.errors import InputError, UsageError, name_some
 from mervn.data.streams import SECOND
 from mervn.model.custom_module import FOLDER as MODULES_FOLDER
 from mervn.run_folder import CONFIG_FILE, METRICS_FILE, MODEL_FILE
+from mervn.use.run_model import BUNDLE_FILE as BUNDLE_FILE
 
-BUNDLE_FILE = "bundle.json"
 CARD_FILE = "README.md"
 """The model card. It is not hashed: its authors complete it by hand."""
 FORMAT = 1
@@ -90,6 +90,8 @@ class Bundle:
     """Size and sha256 of each file, by its path within the bundle."""
     versions: Mapping[str, str]
     """Versions of the packages that computed the probabilities of the canary."""
+    card_sha256: str
+    """Hash of the model card as it was exported. A card may be edited; an export does not replace an edited one."""
 
     def as_json(self) -> dict[str, Any]:
         """Return a JSON object."""

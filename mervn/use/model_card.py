@@ -9,7 +9,7 @@ from typing import Any
 from mervn.data.data_check import CHECK_FILE
 from mervn.data.streams import modality_of
 from mervn.evaluation.verdict import CHOSEN_ON_VALID, count_units, no_interval, weak_units
-from mervn.run_folder import METRICS_FILE, RunConfig
+from mervn.run_folder import LEDGER_FILE, METRICS_FILE, RunConfig
 from mervn.use.bundle_files import Bundle, BundledEncoder
 from mervn.use.onnx_export import OnnxFiles
 
@@ -124,9 +124,9 @@ def _protocol(config: RunConfig, results: Results) -> str:
     for split, dropped in metrics.get("dropped", {}).items():
         if dropped:
             lines.append(f"Left out of {split}: " + ", ".join(f"{count} {label}" for label, count in dropped.items()))
-    looks = results.get("metrics-test.json", {}).get("test_looks")
-    if looks is not None:
-        lines.append(f"Looks at the test split of this data so far, with any model: {looks}")
+    looks = results.get(LEDGER_FILE, {}).get("looks", 0)
+    if looks:
+        lines.append(f"Scored on test {looks} times" if looks > 1 else "Scored on test once")
     return _bullets(lines)
 
 
@@ -163,8 +163,8 @@ def _split_scores(split: str, document: Mapping[str, Any]) -> str:
 def _interval(interval: Mapping[str, Any] | None, units: Sequence[Mapping[str, Any]]) -> str:
     """Return the bounds of an interval with its units, or why there is none."""
     if interval is not None:
-        of = next((f" over {count_units(unit['unit'], unit['groups'])}" for unit in units[:1]), "")
-        return f"{interval['low']:.3f} to {interval['high']:.3f}{of}"
+        of = count_units(interval["unit"], interval["groups"])
+        return f"{interval['low']:.3f} to {interval['high']:.3f} over {of} (G* = {interval['effective_groups']:.1f})"
     if units:
         return no_interval(count_units(units[0]["unit"], units[0]["groups"]))
     return "not computed: `mervn evaluate` does"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,10 @@ class OnnxFiles:
     reason: str | None
     """Why there is no model.onnx."""
 
+    def as_json(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return asdict(self)
+
 
 def export_onnx(model: RunModel, bundle: Path, reporter: Reporter) -> OnnxFiles:
     """Write the ONNX files of a model, which is on the CPU, and onnx.json, which describes their inputs.
@@ -61,7 +65,7 @@ def export_onnx(model: RunModel, bundle: Path, reporter: Reporter) -> OnnxFiles:
     exported, or if a file does not give the probabilities of the model. Raises UsageError if the
     packages are missing.
     """
-    _require_packages()
+    require_packages()
     folder = bundle / ONNX_FOLDER
     folder.mkdir()
     shapes = {name: StreamShape(**shape) for name, shape in model.config.streams.items()}
@@ -83,7 +87,7 @@ def export_onnx(model: RunModel, bundle: Path, reporter: Reporter) -> OnnxFiles:
     return found
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
     """Raise UsageError unless the packages that write and run ONNX files are installed."""
     try:
         import onnx  # noqa: F401

@@ -12,6 +12,7 @@ from features.audio.segment import AudioError
 from features.errors import InputError, UsageError
 from mervn.use.clips import Clip, from_array
 from mervn.use.explanation import Explanation, explain
+from mervn.use.hub_bundles import local_folder
 from mervn.use.run_model import RunModel, open_run_model
 from mervn.use.scoring import Scorer, plan_blocks
 
@@ -47,9 +48,12 @@ class EmotionRecognizer:
         features_dir: str | Path | None = None,
         trust_code: bool = False,
     ) -> EmotionRecognizer:
-        """Load a run of `train-head` or `finetune`, or a bundle; raises the errors of `open_run_model`."""
+        """Load a run of `train-head` or `finetune`, or a bundle: a folder, or an id of the Hugging Face hub.
+
+        Raises the errors of `open_run_model`, and InputError if the hub cannot be reached.
+        """
         folder = None if features_dir is None else Path(features_dir)
-        return cls(open_run_model(Path(path), device, features_dir=folder, trust_code=trust_code))
+        return cls(open_run_model(local_folder(path), device, features_dir=folder, trust_code=trust_code))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -107,6 +111,21 @@ class EmotionRecognizer:
     ) -> Explanation:
         """Return the attention weights and the contribution of each modality for one input."""
         return explain(self.scorer, self._clip(audio, text, sample_rate))
+
+    def save_pretrained(
+        self, folder: str | Path, *, features_dir: str | Path | None = None, trust_code: bool = False
+    ) -> None:
+        """Write the model as a bundle, or copy the bundle that it was loaded from; raises the errors of `write_bundle`."""
+        from mervn.use.bundle import save_bundle
+
+        stores = None if features_dir is None else Path(features_dir)
+        save_bundle(self.model, Path(folder), stores, trust_code)
+
+    def push_to_hub(self, repository: str, *, private: bool = True) -> str:
+        """Upload the bundle that the model was loaded from with the user's token, and return its address."""
+        from mervn.use.hub_bundles import push
+
+        return push(self.model.path, repository, private)
 
     def _clips(self, audio: Any, text: Any, sample_rate: int | None) -> tuple[list[Clip], bool]:
         """Return the clips of a call, and whether it has a single input."""

@@ -65,16 +65,26 @@ def open_encoders(
         for name, entry in config.inputs["encoders"].items():
             encoders[name] = StreamEncoder(load_tuned(run, name, str(entry.get("name"))))
         return encoders
-    folder = features_dir or _recorded_folder(config)
     found = {}
+    for name, recorded in find_records(run, config, features_dir).items():
+        found[name] = _load(run, name, config.inputs["stores"][name], recorded, trust_code)
+    return found
+
+
+def find_records(run: Path, config: RunConfig, features_dir: Path | None = None) -> dict[str, Recorded]:
+    """Return the record of each encoder of a run of `train-head`, by stream; nothing is loaded.
+
+    Raises the errors of `open_encoders`.
+    """
+    folder = features_dir or _recorded_folder(config)
+    records = {}
     for name, hashes in config.inputs["stores"].items():
         infos = _find_stores(config, modality_of(name), hashes, folder)
         if infos is None:
-            recorded = _record_of_run(run, config, name, hashes, folder)
+            records[name] = _record_of_run(run, config, name, hashes, folder)
         else:
-            recorded = _record_of_stores(run, infos)
-        found[name] = _load(run, name, hashes, recorded, trust_code)
-    return found
+            records[name] = _record_of_stores(run, infos)
+    return records
 
 
 def _recorded_folder(config: RunConfig) -> Path:

@@ -81,7 +81,7 @@ def open_run_model(
     """
     resolved = resolve_device(device, float64=True)
     if (path / BUNDLE_FILE).is_file():
-        bundle: RunModel = import_target(BUNDLE_READER)(path, device)
+        bundle: RunModel = import_target(BUNDLE_READER)(path, device, trust_code=trust_code)
         return bundle
     if is_series(path):
         raise UsageError(f"{path} is a series of runs; give one of them, such as {_first_run(path)}")

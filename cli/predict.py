@@ -24,7 +24,7 @@ def predict_command(run: Path, paths: tuple[Path, ...], options: PredictOptions,
     if options.output is None:
         lines = []
         for one in found.predictions:
-            times = ("", "") if one.clip.audio is None else (f"{one.clip.start:.2f}", f"{one.end:.2f}")
+            times = ("", "") if not one.seconds else (f"{one.clip.start:.2f}", f"{one.end:.2f}")
             if one.probabilities is not None:
                 best = ranked(found.labels, one.probabilities)[0]
                 lines.append((one.clip.file or "(text)", *times, best["label"], f"{best['score']:.4f}"))

@@ -74,7 +74,7 @@ def timelines(predictions: Sequence[Prediction], labels: Sequence[str]) -> list[
 
 def plot_timeline(name: str, file: str, segments: Sequence[Prediction], labels: Sequence[str]) -> str:
     """Draw the probability of each label over the time of a recording; return the SVG element."""
-    end = max(one.end for one in segments)
+    end = max(one.clip.start + one.seconds for one in segments)
     shades = timeline(segments, end, len(labels))
 
     def plot(figure: Figure) -> None:
@@ -95,7 +95,7 @@ def timeline(segments: Sequence[Prediction], end: float, num_labels: int) -> Arr
     sums, counts = np.zeros((num_labels, COLUMNS)), np.zeros(COLUMNS)
     for one in segments:
         first = int(one.clip.start / end * COLUMNS)
-        last = max(first + 1, int(np.ceil(one.end / end * COLUMNS)))
+        last = max(first + 1, int(np.ceil((one.clip.start + one.seconds) / end * COLUMNS)))
         sums[:, first:last] += np.asarray(one.probabilities)[:, None]
         counts[first:last] += 1
     mean: Array = sums / np.maximum(counts, 1)
@@ -106,7 +106,7 @@ def _details(name: str, one: Prediction, labels: Sequence[str], found: Explanati
     """Return everything that the page shows about one input."""
     title = one.clip.file or "text"
     if one.seconds:
-        title += f", {one.clip.start:.2f} to {one.end:.2f} s"
+        title += f", {one.clip.start:.2f} to {one.clip.start + one.seconds:.2f} s"
     scores = sorted(zip(labels, np.asarray(one.probabilities).tolist(), strict=True), key=lambda pair: -pair[1])
     figures = []
     if found.envelope.size:

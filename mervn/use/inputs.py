@@ -33,11 +33,6 @@ class Inputs:
     faults: dict[int, AudioError]
     """By index, why the audio of a clip cannot be used, as far as file headers tell."""
 
-    @property
-    def hours(self) -> float:
-        """Hours of audio of all clips."""
-        return sum(self.seconds) / 3600
-
 
 def read_inputs(
     paths: Sequence[Path], options: PredictOptions, modalities: Sequence[str], reporter: Reporter

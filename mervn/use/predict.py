@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,44 @@ from features.durations import duration
 from features.errors import UsageError
 from features.progress import SILENT, Reporter
 from features.signals import check_interrupted, interruptible
+from mervn.use.automatic_text import Transcriber
 from mervn.use.inputs import Inputs, read_inputs
 from mervn.use.label_view import LabelView
 from mervn.use.predict_options import PredictOptions
 from mervn.use.result_files import Prediction, write_results
 from mervn.use.run_model import RunModel, open_run_model
-from mervn.use.saved_blocks import ContentKeys, Result, SavedBlocks, state_path
+from mervn.use.saved_blocks import ClipResult, ContentKeys, SavedBlocks, state_path
 from mervn.use.scoring import Scorer, plan_blocks
+
+
+LONG_S = 60.0
+"""Duration above which an input is no utterance, which is said."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready to predict, and speech recognition if inputs without text get one."""
+
+    model: RunModel
+    scorer: Scorer
+    transcriber: Transcriber | None
+
+    @property
+    def inputs_read(self) -> tuple[str, ...]:
+        """The modalities that are read: those of the model, and audio for speech recognition."""
+        modalities = self.model.modalities
+        is_added = self.transcriber is not None and "audio" not in modalities
+        return (*modalities, "audio") if is_added else modalities
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything besides the inputs that changes the results on the labels of the model."""
+        found: dict[str, Any] = {
+            "model": self.model.weights_sha256,
+            "labels": list(self.model.labels),
+            "device": self.model.device.type,
+            "batch_seconds": self.scorer.batch_budget["audio"],
+        }
+        return found if self.transcriber is None else {**found, "transcribe": self.transcriber.identity()}
 
 
 @dataclass(frozen=True)
@@ -54,23 +85,19 @@ def predict(
     any work, and the errors of `open_run_model` and `read_inputs`.
     """
     set_threads(options.threads)
-    _refuse_other_output(options)
-    model = open_run_model(run, options.device, features_dir=options.features_dir, trust_code=options.trust_code)
-    view = LabelView(model.labels, options.map, options.labels)
+    _check_output(options)
+    loaded = _load(run, options)
+    view = LabelView(loaded.model.labels, options.map, options.labels)
     with interruptible():
-        inputs = read_inputs(paths, options, model.modalities, reporter)
-        _say_missing(model, inputs, reporter)
-        scorer = Scorer(model, options.batch_seconds)
-        results = _score(scorer, inputs, options, reporter)
+        inputs = read_inputs(paths, options, loaded.inputs_read, reporter)
+        _say_unusual(loaded, inputs, reporter)
+        results = _score(loaded, inputs, options, reporter)
         predictions = []
         for clip, seconds, result in zip(inputs.clips, inputs.seconds, results, strict=True):
-            is_fault = isinstance(result, AudioError)
-            predictions.append(
-                Prediction(clip, seconds, None, result)
-                if isinstance(result, AudioError)
-                else Prediction(clip, seconds, view.apply(result))
-            )
-        found = Predictions(model, view.labels, predictions)
+            scores = None if result.probabilities is None else view.apply(result.probabilities)
+            shown = clip if result.text is None else replace(clip, text=result.text)
+            predictions.append(Prediction(shown, seconds, scores, result.fault))
+        found = Predictions(loaded.model, view.labels, predictions)
         if options.output is None:
             return found
         write_results(options.output, view.labels, predictions)
@@ -78,58 +105,73 @@ def predict(
             return found
         from mervn.use.explanation_page import write_page
 
-        return Predictions(model, view.labels, predictions, write_page(found, scorer, options.output))
+        return replace(found, page=write_page(found, loaded.scorer, options.output))
 
 
-def _refuse_other_output(options: PredictOptions) -> None:
-    """Raise UsageError if the output exists and is no result of this command."""
+def _load(run: Path, options: PredictOptions) -> Loaded:
+    """Load the model of a run and, with --transcribe, that of speech recognition."""
+    model = open_run_model(run, options.device, features_dir=options.features_dir, trust_code=options.trust_code)
+    if options.transcribe is None:
+        return Loaded(model, Scorer(model, options.batch_seconds), None)
+    if "text" not in model.modalities:
+        raise UsageError(f"--transcribe has no effect, because {run} reads no text; leave it out")
+    return Loaded(model, Scorer(model, options.batch_seconds), Transcriber(options.transcribe, options.device))
+
+
+def _check_output(options: PredictOptions) -> None:
+    """Raise UsageError unless the output can be written without a loss.
+
+    It must not exist, or be a result of this command, or be replaced by `force`. It is never a
+    folder or one of the inputs.
+    """
     output = options.output
-    if output is None or options.force or not output.exists():
+    if output is None:
         return
-    if output.is_dir() or not state_path(output).is_file():
-        raise UsageError(f"{output} exists and was not written by mervn predict; choose another --output, or --force")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output must be in a folder that can be created, found {output}: {error}") from error
+    for name in ("manifest", "segments"):
+        source = getattr(options, name)
+        if source is not None and source.resolve() == output.resolve():
+            raise UsageError(f"--output must not be the file of --{name}, found {output} for both")
+    written = [output, output.with_suffix(".html")] if options.explain else [output]
+    is_result = options.force or state_path(output).is_file()
+    for path in written:
+        if path.is_dir() or (path.exists() and not is_result):
+            raise UsageError(f"{path} exists and was not written by mervn predict; choose another --output, or --force")
 
 
-def _say_missing(model: RunModel, inputs: Inputs, reporter: Reporter) -> None:
-    """Report how many clips lack a modality that the model reads."""
-    if "text" in model.modalities:
-        lacking = sum(not (clip.text or "").strip() for clip in inputs.clips)
-        if lacking:
-            reporter.say(
-                f"{lacking} of {len(inputs.clips)} inputs have no text: they are predicted like utterances without "
-                "transcript"
-            )
-    if "audio" in model.modalities and any(clip.audio is None for clip in inputs.clips):
-        reporter.say("the input has no audio: it is predicted like an utterance whose audio is withheld")
+def _say_unusual(loaded: Loaded, inputs: Inputs, reporter: Reporter) -> None:
+    """Report how many clips lack a modality that the model reads, or are too long for an utterance."""
+    modalities = loaded.model.modalities
+    lacking = sum(not (clip.text or "").strip() for clip in inputs.clips)
+    if "text" in modalities and lacking and loaded.transcriber is None:
+        reporter.say(f"{lacking} of {len(inputs.clips)} inputs have no text: they are predicted without a transcript")
+    long = sum(seconds > LONG_S for seconds in inputs.seconds)
+    if long:
+        reporter.say(
+            f"{long} of {len(inputs.clips)} inputs are longer than {LONG_S:.0f} s: heads are trained on utterances; "
+            "cut recordings with --window, --segments or --vad"
+        )
+    if "audio" in modalities and any(clip.audio is None for clip in inputs.clips):
+        reporter.say("the input has no audio: it is predicted from its text alone")
 
 
-def _score(scorer: Scorer, inputs: Inputs, options: PredictOptions, reporter: Reporter) -> list[Result]:
-    """Return the probabilities or the fault of each clip, from the saved blocks or computed now."""
-    blocks = plan_blocks(inputs.seconds, scorer.batch_budget["audio"])
+def _score(model: Loaded, inputs: Inputs, options: PredictOptions, reporter: Reporter) -> list[ClipResult]:
+    """Return the result of each clip, from the saved blocks or computed now."""
     if options.output is None:
-        return _run(scorer, inputs, blocks, None, reporter)
-    saved = SavedBlocks(state_path(options.output), _identity(scorer), options.force)
+        return _run(model, inputs, None, reporter)
+    saved = SavedBlocks(state_path(options.output), model.identity(), options.force)
     with closing(saved):
-        return _run(scorer, inputs, blocks, saved, reporter)
+        return _run(model, inputs, saved, reporter)
 
 
-def _identity(scorer: Scorer) -> dict[str, Any]:
-    """Return everything besides the inputs that changes the saved probabilities."""
-    model = scorer.model
-    return {
-        "model": model.weights_sha256,
-        "labels": list(model.labels),
-        "device": model.device.type,
-        "batch_seconds": scorer.batch_budget["audio"],
-    }
-
-
-def _run(
-    scorer: Scorer, inputs: Inputs, blocks: Sequence[range], saved: SavedBlocks | None, reporter: Reporter
-) -> list[Result]:
+def _run(model: Loaded, inputs: Inputs, saved: SavedBlocks | None, reporter: Reporter) -> list[ClipResult]:
     """Compute the blocks that are not saved, and save each when it is finished."""
-    results: list[Result] = []
+    results: list[ClipResult] = []
     keys, resumed, began = ContentKeys(), 0, time.monotonic()
+    blocks = plan_blocks(inputs.seconds, model.scorer.batch_budget["audio"])
     with closing(reporter.progress(len(inputs.clips), 0, "predicting", " clips")) as bar:
         for block in blocks:
             check_interrupted()
@@ -137,7 +179,7 @@ def _run(
             key = "" if saved is None else keys.key(clips)
             found = None if saved is None else saved.find(key, len(clips))
             if found is None:
-                found = score_block(scorer, inputs, block)
+                found = _score_block(model, inputs, block)
                 if saved is not None:
                     saved.add(key, found)
             else:
@@ -150,11 +192,19 @@ def _run(
     return results
 
 
-def score_block(scorer: Scorer, inputs: Inputs, block: range) -> list[Result]:
-    """Score the clips of a block; those whose header already tells a fault are not read."""
+def _score_block(model: Loaded, inputs: Inputs, block: range) -> list[ClipResult]:
+    """Transcribe and score the clips of a block; those whose header already tells a fault are not read."""
     usable = [i for i in block if i not in inputs.faults]
-    scores = dict(zip(usable, scorer.score([inputs.clips[i] for i in usable]), strict=True))
-    return [inputs.faults[i] if i in inputs.faults else scores[i] for i in block]
+    clips = [inputs.clips[i] for i in usable]
+    complete = clips if model.transcriber is None else model.transcriber.add_texts(clips)
+    found = {i: ClipResult(None, fault) for i, fault in inputs.faults.items() if i in block}
+    for i, before, clip, scores in zip(usable, clips, complete, model.scorer.score(complete), strict=True):
+        text = clip.text if clip is not before else None
+        if isinstance(scores, AudioError):
+            found[i] = ClipResult(None, scores, text)
+        else:
+            found[i] = ClipResult(scores, None, text)
+    return [found[i] for i in block]
 
 
 def _say_cost(inputs: Inputs, count: int, seconds: float, reporter: Reporter) -> None:

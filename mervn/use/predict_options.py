@@ -29,6 +29,9 @@ class PredictOptions(TrustOptions, DeviceOptions):
     audio_root: Annotated[Path | None, Group.DATA, ADVANCED] = Field(
         None, description="Folder that paths in a manifest or list of segments are relative to [default: its folder]."
     )
+    transcribe: Annotated[str | None, Group.DATA] = Field(
+        None, description="Add text to inputs without it by speech recognition: whisper=MODEL, a hub id or folder."
+    )
     channel: Annotated[Annotated[str, Field(pattern=r"^(mix|\d{1,3})$")], Group.DATA, ADVANCED] = Field(
         "mix", description="Channel of the audio: 0, 1, ... or mix, the mean of all; manifests have their own."
     )

@@ -34,16 +34,16 @@ class Prediction:
     """Why there are no probabilities."""
 
     @property
-    def end(self) -> float:
-        """End of the segment in seconds."""
-        return round(self.clip.start + self.seconds, 6)
+    def end(self) -> float | None:
+        """End of the segment in seconds; None if its audio was not measured and it ends with the file."""
+        return round(self.clip.start + self.seconds, 6) if self.seconds else self.clip.end
 
     def as_json(self, labels: Sequence[str]) -> dict[str, Any]:
         """Return the JSON object: file, times, text, all labels with their scores; or the error."""
         clip = self.clip
         entry: dict[str, Any] = {}
         if clip.audio is not None:
-            entry |= {"file": clip.file, "start": clip.start, "end": self.end if self.fault is None else clip.end}
+            entry |= {"file": clip.file, "start": clip.start, "end": self.end}
         if clip.text:
             entry["text"] = clip.text
         if self.probabilities is None:
@@ -83,8 +83,7 @@ def csv_text(labels: Sequence[str], predictions: Sequence[Prediction]) -> str:
     for one in predictions:
         times = ["", ""]
         if one.clip.audio is not None:
-            end = one.end if one.fault is None else one.clip.end
-            times = [format_time(one.clip.start), "" if end is None else format_time(end)]
+            times = [format_time(one.clip.start), "" if one.end is None else format_time(one.end)]
         scores = [""] * len(labels) if one.probabilities is None else one.probabilities.tolist()
         extra = [one.clip.extra.get(key, "") for key in further]
         writer.writerow([one.clip.file, *times, *scores, *extra])

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,19 @@ from features.store.locks import NO_LOCKS
 from mervn.use.clips import Clip
 
 Array = np.ndarray[Any, Any]
-Result = Array | AudioError
 SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """The result for one clip, on the labels of the model."""
+
+    probabilities: Array | None
+    """(C,) float64; None if the audio cannot be used."""
+    fault: AudioError | None = None
+    """Why there are no probabilities."""
+    text: str | None = None
+    """Text that speech recognition added; None for none."""
 
 
 def state_path(output: Path) -> Path:
@@ -69,7 +81,7 @@ class SavedBlocks:
         InputError if another process is writing to it.
         """
         self.path = path
-        self._blocks: dict[str, dict[int, Result]] = {}
+        self._blocks: dict[str, dict[int, ClipResult]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab+")
         try:
@@ -83,21 +95,25 @@ class SavedBlocks:
         """Close the file, which unlocks it."""
         self._file.close()
 
-    def find(self, key: str, size: int) -> list[Result] | None:
+    def find(self, key: str, size: int) -> list[ClipResult] | None:
         """Return the results of a block of `size` clips; None if it must be computed."""
         found = self._blocks.get(key, {})
-        if set(found) != set(range(size)) or any(isinstance(one, AudioError) for one in found.values()):
+        if set(found) != set(range(size)) or any(one.fault is not None for one in found.values()):
             return None
         return [found[i] for i in range(size)]
 
-    def add(self, key: str, results: Sequence[Result]) -> None:
+    def add(self, key: str, results: Sequence[ClipResult]) -> None:
         """Append a finished block and flush it to disk."""
         lines = []
         for i, result in enumerate(results):
-            if isinstance(result, AudioError):
-                lines.append(json_line({"block": key, "clip": i, "error": [result.reason, str(result)]}))
-            else:
-                lines.append(json_line({"block": key, "clip": i, "probabilities": result.tolist()}))
+            entry: dict[str, Any] = {"block": key, "clip": i}
+            if result.fault is not None:
+                entry["error"] = [result.fault.reason, str(result.fault)]
+            elif result.probabilities is not None:
+                entry["probabilities"] = result.probabilities.tolist()
+            if result.text is not None:
+                entry["text"] = result.text
+            lines.append(json_line(entry))
         self._file.write("".join(lines).encode("utf-8", "surrogatepass"))
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -140,13 +156,12 @@ class SavedBlocks:
         key, number = entry.get("block"), entry.get("clip")
         if not isinstance(key, str) or not isinstance(number, int):
             return False
-        if isinstance(entry.get("error"), list):
-            result: Result = AudioError(*map(str, entry["error"]))
-        elif isinstance(entry.get("probabilities"), list):
-            result = np.array(entry["probabilities"], np.float64)
-        else:
+        error, probabilities, text = entry.get("error"), entry.get("probabilities"), entry.get("text")
+        fault = AudioError(str(error[0]), str(error[1])) if isinstance(error, list) and len(error) == 2 else None
+        if fault is None and not isinstance(probabilities, list):
             return False
-        self._blocks.setdefault(key, {})[number] = result
+        scores = None if fault is not None else np.array(probabilities, np.float64)
+        self._blocks.setdefault(key, {})[number] = ClipResult(scores, fault, text)
         return True
 
     def _difference(self, header: Mapping[str, Any], identity: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ from mervn.use.run_encoders import StreamEncoder, open_encoders
 BUNDLE_FILE = "bundle.json"
 """File that a folder of `mervn export` has, and a run has not."""
 BUNDLE_READER = "mervn.use.bundle:read_bundle"
-"""Function from the folder of a bundle and a device to its `RunModel`."""
+"""Function from the folder of a bundle, a device and `trust_code` to its `RunModel`."""
 
 
 @dataclass(frozen=True)
@@ -113,4 +113,4 @@ def model_sha256(weights: Path, config: RunConfig, encoders: Mapping[str, Stream
 
 def _first_run(series: Path) -> Path:
     """Return the first run of a series, for a message."""
-    return min((file.parent for file in series.glob("*/config.json")), default=series)
+    return min((file.parent for file in series.rglob("config.json")), default=series)

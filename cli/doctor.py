@@ -202,6 +202,7 @@ CHECKS: dict[str, Check] = {
     "ray": _optional("ray", "--engine ray of mervn extract and mervn ablate"),
     "optuna": _optional("optuna", "mervn ablate --trials", "search"),
     "tensorboard": _optional("tensorboard", "--tensorboard"),
+    "onnxruntime": _optional("onnxruntime", "mervn export --onnx", "onnx"),
     "pyarrow": _optional("pyarrow", "mervn import hf", "import"),
     "silero-vad": _optional("silero-vad", "mervn predict --vad", "vad"),
     "hub cache": _hub,

@@ -17,8 +17,8 @@ from test_train_head import made, train
 from tiny import Messages, make_phobert, read_jsonl
 
 from cli.main import run as mervn
-from features.encoders.finetuned import read_fine_tuning
 from features.config import SPLITS
+from features.encoders.finetuned import read_fine_tuning
 from features.encoders.selector import parse_selector
 from features.errors import InputError, UsageError
 from features.extraction.extract import extract_stream
@@ -36,7 +36,30 @@ from mervn.use.recognizer import EmotionRecognizer
 
 __all__ = ["made"]  # fixtures
 Captured = pytest.CaptureFixture[str]
-SCALE = "import torch\nfrom torch import nn\n\nclass Scaled(nn.Module):\n    dim = 4\n\n    def __init__(self):\n        super().__init__()\n        self.linear = nn.Linear(1, 4)\n\n    def get_feat_lengths(self, n):\n        return -(-n // 400)\n\n    def forward(self, inputs):\n        from features.ragged import Ragged\n        parts = []\n        for wave in inputs.split():\n            padded = torch.nn.functional.pad(wave, (0, -len(wave) % 400)).reshape(-1, 400)\n            parts.append(self.linear(padded.abs().mean(1, keepdim=True)))\n        return Ragged.from_sequences(parts)\n"
+SCALE = """
+import torch
+from torch import nn
+
+from features.ragged import Ragged
+
+
+class Scaled(nn.Module):
+    dim = 4
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(1, 4)
+
+    def get_feat_lengths(self, n):
+        return -(-n // 400)
+
+    def forward(self, inputs):
+        parts = []
+        for wave in inputs.split():
+            padded = torch.nn.functional.pad(wave, (0, -len(wave) % 400)).reshape(-1, 400)
+            parts.append(self.linear(padded.abs().mean(1, keepdim=True)))
+        return Ragged.from_sequences(parts)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +161,13 @@ def test_the_folder_names_no_path_of_this_machine_and_keeps_the_hash(head: Path,
     assert replace_paths(read_config(exported)) == read_config(exported)
 
 
-FILES = ("model.safetensors", "encoders/audio/model.safetensors", "encoders/text/config.json", "canary.wav", "config.json")
+FILES = (
+    "model.safetensors",
+    "encoders/audio/model.safetensors",
+    "encoders/text/config.json",
+    "canary.wav",
+    "config.json",
+)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -184,7 +213,9 @@ def test_the_canary_finds_another_head_another_audio_and_another_computation(
         patch.setattr(
             HashedNgrams, "forward_layers", lambda self, x: [y.map(lambda v: v * 1.01) for y in forward(self, x)]
         )
-        with pytest.raises(InputError, match="those of its canary .* differ by .*versions of the packages are the same"):
+        with pytest.raises(
+            InputError, match="those of its canary .* differ by .*versions of the packages are the same"
+        ):
             read_bundle(bundle, "cpu")
     change_one_weight(bundle / "model.safetensors")
     rehash(bundle, "model.safetensors")

@@ -95,9 +95,7 @@ def test_a_missing_token_and_a_wrong_name_are_found_before_the_work(
         require_token("user/name")
 
 
-def test_a_name_that_is_no_folder_is_looked_for_on_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_that_is_no_folder_is_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     for path in ("runs/none", "./none", "none", "a/b/c"):

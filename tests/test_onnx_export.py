@@ -106,9 +106,7 @@ class Unexportable(torch.nn.Module):
         return [text.map(lambda values: values * float(values.sum()))]
 
 
-def test_a_head_that_cannot_be_exported_is_an_error_with_the_reason(
-    small: dict[str, Encoder], tmp_path: Path
-) -> None:
+def test_a_head_that_cannot_be_exported_is_an_error_with_the_reason(small: dict[str, Encoder], tmp_path: Path) -> None:
     model = run_model(small, fusion="late", pooling="mean")
     model.head.fusion = Unexportable()
     with pytest.raises(InputError, match="head of run cannot be exported to ONNX: .+"):
@@ -134,9 +132,9 @@ def test_encoders_that_cannot_be_exported_leave_the_head(
     monkeypatch.undo()
     data2vec = {"audio": load("data2vec", checkpoints)}
     with pytest.raises(NotExportable, match="each sequence on its own"):
-        module = onnx_export.PaddedModel(run_model(data2vec, fusion="audio", pooling="mean").head, {
-            "audio": StreamEncoder(data2vec["audio"])
-        })
+        module = onnx_export.PaddedModel(
+            run_model(data2vec, fusion="audio", pooling="mean").head, {"audio": StreamEncoder(data2vec["audio"])}
+        )
         _export(module, onnx_export.model_inputs({"audio": StreamEncoder(data2vec["audio"])}), tmp_path / "x.onnx")
     assert not (tmp_path / "x.onnx").exists()
 

@@ -116,7 +116,9 @@ def _refuse_other(output: Path, run: Path, config: RunConfig) -> None:
     if not any(output.iterdir()):
         return
     if not (output / BUNDLE_FILE).is_file():
-        raise UsageError(f"{output} is not empty and holds no bundle ({BUNDLE_FILE} is missing); choose another --output")
+        raise UsageError(
+            f"{output} is not empty and holds no bundle ({BUNDLE_FILE} is missing); choose another --output"
+        )
     bundle = read_bundle_file(output)
     own_files = {name.split("/")[0] for name in bundle.files} | {CARD_FILE, BUNDLE_FILE}
     extra = sorted(path.name for path in output.iterdir() if path.name not in own_files)

@@ -183,5 +183,3 @@ def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a document with the types that JSON has."""
     plain: dict[str, Any] = json.loads(json.dumps(document))
     return plain
-
-

@@ -37,8 +37,8 @@ def model_card(bundle: Bundle, config: RunConfig, results: Results, onnx: OnnxFi
 
 LIMITS = (
     "The probabilities are those of the labels above for speakers, recordings and topics like those of the data. They "
-    "do not measure the state of a person. The scores say nothing about other data: score some of your own, with labels, "
-    "before you use the model, and look at each group of speakers.\n\n"
+    "do not measure the state of a person. The scores say nothing about other data: score some of your own, with "
+    "labels, before you use the model, and look at each group of speakers.\n\n"
     "Describe here what the data are, who recorded and labelled them, and under which licence the model may be used."
 )
 

@@ -94,7 +94,9 @@ def require_packages() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"--onnx needs onnx, onnxscript and onnxruntime ({error}): pip install 'mervn[onnx]'") from error
+        raise UsageError(
+            f"--onnx needs onnx, onnxscript and onnxruntime ({error}): pip install 'mervn[onnx]'"
+        ) from error
 
 
 def _refuse(encoders: Mapping[str, StreamEncoder]) -> None:

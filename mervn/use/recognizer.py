@@ -115,7 +115,10 @@ class EmotionRecognizer:
     def save_pretrained(
         self, folder: str | Path, *, features_dir: str | Path | None = None, trust_code: bool = False
     ) -> None:
-        """Write the model as a bundle, or copy the bundle that it was loaded from; raises the errors of `write_bundle`."""
+        """Write the model as a bundle, or copy the bundle that it was loaded from.
+
+        Raises the errors of `write_bundle`.
+        """
         from mervn.use.bundle import save_bundle
 
         stores = None if features_dir is None else Path(features_dir)

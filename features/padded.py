@@ -33,8 +33,8 @@ class Padded(Ragged):
         mask = padding_mask(lengths, length)
         zeroed = torch.where(_like(mask, padded), padded, torch.zeros((), dtype=padded.dtype, device=padded.device))
         segments = torch.arange(batch, device=padded.device)[:, None].expand(batch, length).reshape(-1)
-        index = torch.arange(batch * length, device=padded.device)
-        return Padded(zeroed.flatten(0, 1), lengths, (), segments, index, batch, length)
+        # no operation here reads `index`: any tensor can stand for it, and a graph stays smaller without one
+        return Padded(zeroed.flatten(0, 1), lengths, (), segments, segments, batch, length)
 
     @property
     def batch_size(self) -> int:

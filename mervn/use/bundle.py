@@ -92,11 +92,11 @@ def _write(
     folder: Path, model: RunModel, settings: BundleSettings, reporter: Reporter
 ) -> tuple[OnnxFiles | None, float]:
     """Write all files of a bundle, read it again, and return its ONNX files and the canary's difference."""
-    run, config = model.path, model.config
-    write_json(folder / CONFIG_FILE, replace_paths(config).as_json())
+    run, config = model.path, replace_paths(model.config)
+    write_json(folder / CONFIG_FILE, config.as_json())
     scores = _copy_results(run, folder)
     choices = settings.features_dir, settings.link_encoders, settings.trust_code
-    encoders = save_encoders(run, config, folder, choices, reporter)
+    encoders = save_encoders(run, model.config, folder, choices, reporter)
     write_canary(folder, model)
     onnx = export_onnx(model, folder, reporter) if settings.onnx else None
     bundle = Bundle(run.resolve().name, config.hash, encoders, hash_files(folder), package_versions(), "")

@@ -120,7 +120,7 @@ def _protocol(config: RunConfig, results: Results) -> str:
         lines.append(f"Utterances: {', '.join(counts)}")
     if options.get("fold"):
         lines.append(f"Fold {options['fold']} of {_code(options.get('fold_file'))}: trained and scored on that fold")
-    lines.append(f"The weights are those of epoch {metrics['selected_epoch']}, chosen by macro-F1 on valid")
+    lines.append(_chosen(metrics))
     for split, dropped in metrics.get("dropped", {}).items():
         if dropped:
             lines.append(f"Left out of {split}: " + ", ".join(f"{count} {label}" for label, count in dropped.items()))
@@ -128,6 +128,16 @@ def _protocol(config: RunConfig, results: Results) -> str:
     if looks:
         lines.append(f"Scored on test {looks} times" if looks > 1 else "Scored on test once")
     return _bullets(lines)
+
+
+def _chosen(metrics: Mapping[str, Any]) -> str:
+    """Return what was chosen on valid."""
+    if "C" in metrics:
+        return f"The regularization, C = {metrics['C']:g}, was chosen by macro-F1 on valid"
+    averaged = metrics.get("averaged_epochs")
+    if averaged:
+        return f"The weights are the mean of the epochs {', '.join(map(str, averaged))}, chosen by macro-F1 on valid"
+    return f"The weights are those of epoch {metrics['selected_epoch']}, chosen by macro-F1 on valid"
 
 
 def _scores(config: RunConfig, results: Results) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from features.progress import Reporter
 from mervn.data.streams import StreamShape
 from mervn.model.head import PaddedHead
 from mervn.use.onnx_check import TOLERANCE, check_head, check_model
+from mervn.use.onnx_lstm import graph_lstms, translations
 from mervn.use.onnx_model import STREAMS, PaddedModel, min_length
 from mervn.use.run_encoders import StreamEncoder
 from mervn.use.run_model import RunModel
@@ -35,6 +37,7 @@ MAX_SINGLE_FILE = 1_500_000_000
 EXAMPLE_BATCH, EXAMPLE_LENGTHS = 3, {"text": 7, "audio": 11, "audio_2": 5}
 """Sizes of the inputs that the head is traced with. They differ, so that no two axes count as one."""
 MAX_REASON = 300
+LOGGERS = ("torch.onnx", "torch.export", "torch.__trace", "onnxscript", "onnx_ir")
 
 
 class NotExportable(Exception):  # noqa: N818
@@ -154,20 +157,31 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], path: Path) -> None:
             shapes[name][1] = f"{name}_length"
     size = sum(tensor.nbytes for tensor in module.state_dict().values())
     module.eval()
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), exact_fp32(), torch.no_grad():
-            warnings.simplefilter("ignore")  # deprecations within the exporter
+        with _quiet(), graph_lstms(module), exact_fp32(), torch.no_grad():
+            dynamic = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name, axes in shapes.items()}
+            program = torch.export.export(module, (), inputs, dynamic_shapes=dynamic, strict=False)
             torch.onnx.export(
-                module, (), path, kwargs=inputs, dynamo=True, dynamic_shapes=shapes, output_names=["logits"],
+                program, (), path, kwargs=inputs, dynamo=True, dynamic_shapes=shapes, output_names=["logits"],
                 input_names=list(inputs), external_data=size > MAX_SINGLE_FILE, verbose=False,
+                custom_translation_table=translations(),
             )  # fmt: skip
     except Exception as error:  # the exporter wraps whatever happens inside it, in many types
         path.unlink(missing_ok=True)
         raise NotExportable(_reason(error)) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter: its warnings, its log, and the trace of all it does."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -25,16 +25,23 @@ class Padded(Ragged):
     """B; a symbolic integer during export, as `length`."""
     length: int
     """T."""
+    real: Tensor
+    """(B, T) bool, True = real frame."""
 
     @staticmethod
     def of(padded: Tensor, lengths: Tensor) -> Padded:
         """Wrap padded (B, T, ...) with lengths (B,) int64 in 0..T; the padding is set to zero."""
+        layout = Padded._laid_out(padded, lengths)
+        return layout.pack(layout.pad())
+
+    @staticmethod
+    def _laid_out(padded: Tensor, lengths: Tensor) -> Padded:
+        """Wrap padded (B, T, ...), with whatever the padding holds."""
         batch, length = padded.shape[:2]
-        mask = padding_mask(lengths, length)
-        zeroed = torch.where(_like(mask, padded), padded, torch.zeros((), dtype=padded.dtype, device=padded.device))
         segments = torch.arange(batch, device=padded.device)[:, None].expand(batch, length).reshape(-1)
-        # no operation here reads `index`: any tensor can stand for it, and a graph stays smaller without one
-        return Padded(zeroed.flatten(0, 1), lengths, (), segments, segments, batch, length)
+        real = padding_mask(lengths, length)
+        # no operation here reads `index`, so any tensor can stand for it, and a graph stays smaller
+        return Padded(padded.flatten(0, 1), lengths, (), segments, segments, batch, length, real)
 
     @property
     def batch_size(self) -> int:
@@ -50,6 +57,11 @@ class Padded(Ragged):
     def total(self) -> int:
         """B * T, the number of frames with padding."""
         return self.batch * self.length
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, T) bool, True = real frame."""
+        return self.real
 
     @property
     def offsets(self) -> Tensor:
@@ -87,28 +99,29 @@ class Padded(Ragged):
         source = torch.where(position < first, position, position - first + self.length).clamp(max=length - 1)
         starts = torch.arange(self.batch, device=both.device)[:, None] * length
         values = both[(starts + source).reshape(-1)].unflatten(0, (self.batch, length))
-        return Padded.of(values, self.lengths + other.lengths)
+        return Padded._laid_out(values, self.lengths + other.lengths)
 
     def fill_empty(self, frame: Tensor) -> Padded:
         """Return the batch with `frame` (1, D) as the only frame of every empty sequence."""
         padded = self._padded()
         is_first = torch.arange(self.length, device=padded.device) == 0  # (T,)
         filled = is_first & (self.lengths == 0)[:, None]  # (B, T)
-        return Padded.of(torch.where(_like(filled, padded), frame.to(padded.dtype), padded), self.lengths.clamp(min=1))
+        values = torch.where(_like(filled, padded), frame.to(padded.dtype), padded).flatten(0, 1)
+        return replace(self, values=values, lengths=self.lengths.clamp(min=1), real=self.real | filled)
 
     def one_frame(self, vectors: Tensor) -> Padded:
         """Return vectors (B, D) as sequences of one frame, except that empty sequences stay empty."""
-        return Padded.of(vectors[:, None], self.lengths.clamp(max=1))
+        return Padded._laid_out(vectors[:, None], self.lengths.clamp(max=1))
 
     def windows(self, size: int, hop: int) -> Padded:
         """Return the windows (B * F, size) of samples (B * S,), S >= size: F = (S - size) // hop + 1."""
         starts = torch.arange(0, self.length - size + 1, hop, device=self.values.device)  # (F,)
         places = starts[:, None] + torch.arange(size, device=self.values.device)  # (F, size)
-        return Padded.of(self._padded()[:, places], (self.lengths - size) // hop + 1)
+        return Padded._laid_out(self._padded()[:, places], (self.lengths - size) // hop + 1)
 
     def resized(self, padded: Tensor, new_length: Callable[[Any], Any]) -> Padded:
         """Wrap padded (B, T', ...), whose sequences have `new_length` of the lengths of these."""
-        return Padded.of(padded, new_length(self.lengths))
+        return Padded._laid_out(padded, new_length(self.lengths))
 
     def fp32_sum(self) -> Tensor:
         """Return the sum (B, ...) of each sequence over its frames, in fp32 or wider."""

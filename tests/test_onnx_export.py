@@ -78,7 +78,7 @@ class Exported:
 
 @pytest.fixture(scope="module")
 def exported(small: dict[str, Encoder], tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    model, reporter = run_model(small, fusion="xattn", pooling="attn"), Messages()
+    model, reporter = run_model(small, fusion="late", pooling="attn"), Messages()
     folder = tmp_path_factory.mktemp("onnx")
     return Exported(model, folder, export_onnx(model, folder, reporter), reporter.said)
 

@@ -131,7 +131,8 @@ class Padded(Ragged):
 
     def _padded(self) -> Tensor:
         """Return (B, T, ...), with whatever the padding holds."""
-        return self.values.unflatten(0, (self.batch, self.length))
+        padded: Tensor = self.values.unflatten(0, (self.batch, self.length))
+        return padded
 
 
 def _like(mask: Tensor, padded: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ def require_token(repository: str) -> str:
     """Return the user's token for the hub; UsageError if there is none, or for an invalid name."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repository)

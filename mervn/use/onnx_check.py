@@ -45,7 +45,8 @@ def check_head(head: Head, shapes: Mapping[str, StreamShape], file: Path) -> flo
     session, worst = open_session(file), 0.0
     generator = torch.Generator().manual_seed(0)
     for number, sizes in enumerate(BATCHES):
-        features, inputs = {}, {}
+        features: dict[str, Ragged] = {}
+        inputs: dict[str, Array] = {}
         for offset, (name, shape) in enumerate(shapes.items()):
             # another order of the lengths in each stream, so that each is missing in another utterance
             rolled = [sizes[(i + offset) % len(sizes)] for i in range(len(sizes))]
@@ -63,7 +64,8 @@ def check_model(model: RunModel, file: Path) -> float:
     """Return the maximum difference of a probability of model.onnx from encoders and head, over all batches."""
     session, worst = open_session(file), 0.0
     for number, durations in enumerate(SECONDS):
-        features, inputs = {}, {}
+        features: dict[str, Ragged] = {}
+        inputs: dict[str, Array] = {}
         for name, stream in model.encoders.items():
             encoder = stream.encoder
             prepared = _prepared(encoder, durations)

@@ -192,7 +192,9 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:MAX_REASON]
+    text = lines[0] if lines else "no message"
+    # a layout that cannot be exported says so itself
+    return (text if isinstance(error, NotImplementedError) else f"{type(error).__name__}: {text}")[:MAX_REASON]
 
 
 def _description(model: RunModel, shapes: Mapping[str, StreamShape], found: OnnxFiles) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def lstm(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_
     """Return the outputs (B, T, H) of an LSTM of one layer and direction for x (B, T, D), as `nn.LSTM` does."""
     zeros = x.new_zeros(1, x.shape[0], weight_hh.shape[1])
     weights = [weight_ih, weight_hh, bias_ih, bias_hh]
-    output: Tensor = torch.lstm(x, (zeros, zeros), weights, True, 1, 0.0, False, False, True)[0]  # type: ignore[call-overload]
+    output: Tensor = torch.lstm(x, (zeros, zeros), weights, True, 1, 0.0, False, False, True)[0]
     return output.clone()  # an operator must not return a view of its input
 
 
@@ -31,7 +31,7 @@ class GraphLstm(nn.Module):
         super().__init__()
         self.hidden_size = module.hidden_size
         self.weights = nn.ParameterList(
-            [module.weight_ih_l0, module.weight_hh_l0, module.bias_ih_l0, module.bias_hh_l0]  # type: ignore[list-item]
+            [module.weight_ih_l0, module.weight_hh_l0, module.bias_ih_l0, module.bias_hh_l0]
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
@@ -71,11 +71,12 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         return op.Concat(i, o, f, g, axis=0)
 
     def translate(x: Any, weight_ih: Any, weight_hh: Any, bias_ih: Any, bias_hh: Any) -> Any:
-        first = op.Constant(value_ints=[0])
+        first: Any = op.Constant(value_ints=[0])
+        second: Any = op.Constant(value_ints=[1])
         w, r = (op.Unsqueeze(in_onnx_order(weight), first) for weight in (weight_ih, weight_hh))
         bias = op.Concat(in_onnx_order(bias_ih), in_onnx_order(bias_hh), axis=0)
         by_time = op.Transpose(x, perm=[1, 0, 2])
         states, _, _ = op.LSTM(by_time, w, r, op.Unsqueeze(bias, first), hidden_size=weight_hh.shape[1])  # (T, 1, B, H)
-        return op.Transpose(op.Squeeze(states, op.Constant(value_ints=[1])), perm=[1, 0, 2])
+        return op.Transpose(op.Squeeze(states, second), perm=[1, 0, 2])
 
     return {torch.ops.mervn.lstm.default: translate}

@@ -57,8 +57,20 @@ def test_the_page_has_the_timeline_and_what_was_left_out(made: Path, tmp_path: P
     assert mervn(["predict", str(run), str(recording), "--window", "0.5", "--output", str(output), "--explain"]) == 0
     page = (tmp_path / "out.html").read_text("utf-8")
     assert page.count("<svg") >= 3 and "&lt;call&gt;.wav" in page and "<call>" not in page
-    assert mervn(
-        ["predict", str(run), str(recording), "--text", "tôi vui <b>", "--output", str(tmp_path / "b.json"), "--explain"]
-    ) == 0
+    assert (
+        mervn(
+            [
+                "predict",
+                str(run),
+                str(recording),
+                "--text",
+                "tôi vui <b>",
+                "--output",
+                str(tmp_path / "b.json"),
+                "--explain",
+            ]
+        )
+        == 0
+    )
     page = (tmp_path / "b.html").read_text("utf-8")
     assert "left out" in page and "&lt;b&gt;" in page and "<b>" not in page

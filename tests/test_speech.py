@@ -51,7 +51,9 @@ def test_any_detector_can_be_used_and_long_speech_is_cut_in_equal_parts(
     monkeypatch.setattr(speech, "BLOCK_S", 2.0)
     assert find_speech(path, "mix", Loud(), SILENT) == [(2.0, 4.0)]  # the last 0.1 s are too short
     monkeypatch.setattr(speech, "MAX_SPEECH_S", 0.8)
-    assert find_speech(path, "mix", Loud(), SILENT) == pytest.approx([(2.0, 2.666667), (2.666667, 3.333333), (3.333333, 4.0)])
+    assert find_speech(path, "mix", Loud(), SILENT) == pytest.approx(
+        [(2.0, 2.666667), (2.666667, 3.333333), (3.333333, 4.0)]
+    )
 
 
 def test_memory_does_not_grow_with_the_recording(tmp_path: Path) -> None:

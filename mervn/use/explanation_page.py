@@ -146,7 +146,9 @@ def _words(found: Explanation) -> list[tuple[str, float]]:
     if found.tokens is None or found.token_weights is None or len(found.tokens) != len(found.token_weights):
         return []
     peak = max(float(found.token_weights.max()), 1e-12)
-    return [(text, round(60 * float(weight) / peak)) for text, weight in zip(found.tokens, found.token_weights, strict=True)]
+    return [
+        (text, round(60 * float(weight) / peak)) for text, weight in zip(found.tokens, found.token_weights, strict=True)
+    ]
 
 
 def plot_waveform(name: str, found: Explanation) -> tuple[str, str]:
@@ -174,4 +176,3 @@ def plot_waveform(name: str, found: Explanation) -> tuple[str, str]:
     if weights is not None:
         caption = f"Waveform, and as a line the weight of each audio frame in {found.source}."
     return caption, draw(name, caption, (WIDTH, 1.8), plot)
-

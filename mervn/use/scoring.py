@@ -23,7 +23,6 @@ from features.signals import check_interrupted
 from features.store.part import DTYPES
 from features.text.normalize import normalize_text
 from mervn.data.stored_split import EVALUATION_BATCH
-from mervn.data.streams import modality_of
 from mervn.use.clips import Clip
 from mervn.use.run_encoders import StreamEncoder
 from mervn.use.run_model import RunModel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -105,4 +106,4 @@ def _equal_parts(start: float, end: float) -> list[tuple[float, float]]:
     """Cut speech into equal parts of at most `MAX_SPEECH_S`; times are rounded to microseconds."""
     count = max(1, math.ceil((end - start) / MAX_SPEECH_S))
     edges = [round(start + (end - start) * k / count, 6) for k in range(count + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))

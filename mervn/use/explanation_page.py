@@ -65,7 +65,7 @@ def timelines(predictions: Sequence[Prediction], labels: Sequence[str]) -> list[
     for one in predictions:
         if one.probabilities is not None and one.seconds:
             by_file.setdefault(one.clip.file, []).append(one)
-    found = []
+    found: list[tuple[str, str]] = []
     for file, segments in by_file.items():
         if len(segments) > 1 and len(found) < MAX_TIMELINES:
             found.append((file, plot_timeline(f"timeline-{len(found)}", file, segments, labels)))
@@ -133,7 +133,7 @@ def _details(name: str, one: Prediction, labels: Sequence[str], found: Explanati
 
 def contributions(found: Explanation) -> list[tuple[str, ...]]:
     """Return for each modality the probability of the predicted label with and without it, as text."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for modality, without in found.without.items():
         other = max(without, key=without.__getitem__)
         with_all, left = found.probabilities[found.prediction], without[found.prediction]

@@ -133,7 +133,10 @@ def _prepare(stream: StreamEncoder, samples: Array, clip: Clip) -> Tensor:
 
 def join(features: Sequence[Features]) -> dict[str, Ragged]:
     """Return the streams of a batch of clips."""
-    return {name: Ragged.from_sequences([one[name] for one in features]) for name in features[0]}
+    streams = {}
+    for name in features[0]:
+        streams[name] = Ragged.from_sequences([one[name] for one in features])
+    return streams
 
 
 def _to_features(layers: list[Array] | None, stream: StreamEncoder, device: torch.device) -> Tensor | AudioError:

@@ -184,7 +184,7 @@ def _run(model: Loaded, inputs: Inputs, saved: SavedBlocks | None, reporter: Rep
             results += found
             bar.update(len(block))
     if resumed:
-        reporter.say(f"{resumed} of {len(results)} predictions were finished before")
+        reporter.say(f"{resumed} of {len(results)} inputs were finished before")
     _say_cost(inputs, len(results) - resumed, time.monotonic() - began, reporter)
     return results
 
@@ -210,7 +210,7 @@ def _say_cost(inputs: Inputs, count: int, seconds: float, reporter: Reporter) ->
     amount = f", {duration(audio)} of audio" if audio else ""
     if count == len(inputs.clips) and audio and seconds:
         amount += f", {audio / seconds:.0f} times as fast as real time"
-    reporter.say(f"{count} predictions in {duration(seconds)}{amount}")
+    reporter.say(f"{count} inputs in {duration(seconds)}{amount}")
 
 
 def count_reasons(failed: Sequence[Prediction]) -> dict[str, int]:

@@ -209,7 +209,7 @@ def _say_cost(inputs: Inputs, count: int, seconds: float, reporter: Reporter) ->
     audio = sum(inputs.seconds)
     amount = f", {duration(audio)} of audio" if audio else ""
     if count == len(inputs.clips) and audio and seconds:
-        amount += f", {audio / seconds:.0f} times as fast as real time"
+        amount += f", {audio / seconds:.3g} times as fast as real time"
     reporter.say(f"{count} inputs in {duration(seconds)}{amount}")
 
 

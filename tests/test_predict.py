@@ -234,6 +234,7 @@ WRONG = {
     "explain alone": (["{wav}", "--explain"], "--explain needs --output"),
     "map": (["{wav}", "--map", "happy"], "must be OLD=NEW"),
     "manifest": (["--manifest", "{wav}"], "--manifest must be a .jsonl file"),
+    "no manifest": (["--manifest", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
     "tiny window": (["{wav}", "--window", "0"], "greater than or equal to 0.1"),
 }
 

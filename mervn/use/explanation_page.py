@@ -65,7 +65,7 @@ def timelines(predictions: Sequence[Prediction], labels: Sequence[str]) -> list[
     for one in predictions:
         if one.probabilities is not None and one.seconds:
             by_file.setdefault(one.clip.file, []).append(one)
-    found = []
+    found: list[tuple[str, str]] = []
     for file, segments in by_file.items():
         if len(segments) > 1 and len(found) < MAX_TIMELINES:
             found.append((file, plot_timeline(f"timeline-{len(found)}", file, segments, labels)))
@@ -114,7 +114,8 @@ def _details(name: str, one: Prediction, labels: Sequence[str], found: Explanati
     attention = found.attention
     if attention is not None and attention.sizes.get("audio", 0) <= MAX_FRAMES:
         tokens = found.tokens if attention.sizes.get("text", 0) else ["missing"]
-        for number, cross in enumerate(attention.cross):
+        both = all(attention.sizes.values())  # a missing modality has one learned frame: there is nothing to see
+        for number, cross in enumerate(attention.cross if both else ()):
             figures.append(plot_cross(f"{name}-cross-{number}", cross, tokens, found.stride_s))
         for number, pooling in enumerate(attention.pooling):
             figures.append(plot_pooling(f"{name}-pooling-{number}", pooling, tokens, found.stride_s))
@@ -133,7 +134,7 @@ def _details(name: str, one: Prediction, labels: Sequence[str], found: Explanati
 
 def contributions(found: Explanation) -> list[tuple[str, ...]]:
     """Return for each modality the probability of the predicted label with and without it, as text."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for modality, without in found.without.items():
         other = max(without, key=without.__getitem__)
         with_all, left = found.probabilities[found.prediction], without[found.prediction]
@@ -146,7 +147,9 @@ def _words(found: Explanation) -> list[tuple[str, float]]:
     if found.tokens is None or found.token_weights is None or len(found.tokens) != len(found.token_weights):
         return []
     peak = max(float(found.token_weights.max()), 1e-12)
-    return [(text, round(60 * float(weight) / peak)) for text, weight in zip(found.tokens, found.token_weights, strict=True)]
+    return [
+        (text, round(60 * float(weight) / peak)) for text, weight in zip(found.tokens, found.token_weights, strict=True)
+    ]
 
 
 def plot_waveform(name: str, found: Explanation) -> tuple[str, str]:
@@ -174,4 +177,3 @@ def plot_waveform(name: str, found: Explanation) -> tuple[str, str]:
     if weights is not None:
         caption = f"Waveform, and as a line the weight of each audio frame in {found.source}."
     return caption, draw(name, caption, (WIDTH, 1.8), plot)
-

@@ -25,7 +25,6 @@ from mervn.use.run_model import RunModel, open_run_model
 from mervn.use.saved_blocks import ClipResult, ContentKeys, SavedBlocks, state_path
 from mervn.use.scoring import Scorer, plan_blocks
 
-
 LONG_S = 60.0
 """Duration above which an input is no utterance, which is said."""
 
@@ -74,9 +73,7 @@ class Predictions:
         return [one for one in self.predictions if one.fault is not None]
 
 
-def predict(
-    run: Path, paths: Sequence[Path], options: PredictOptions, reporter: Reporter = SILENT
-) -> Predictions:
+def predict(run: Path, paths: Sequence[Path], options: PredictOptions, reporter: Reporter = SILENT) -> Predictions:
     """Predict the emotion of each input with a run or a bundle.
 
     With an output, finished blocks are kept beside it: the same call resumes after an interruption,
@@ -187,7 +184,7 @@ def _run(model: Loaded, inputs: Inputs, saved: SavedBlocks | None, reporter: Rep
             results += found
             bar.update(len(block))
     if resumed:
-        reporter.say(f"{resumed} of {len(results)} predictions were finished before")
+        reporter.say(f"{resumed} of {len(results)} inputs were finished before")
     _say_cost(inputs, len(results) - resumed, time.monotonic() - began, reporter)
     return results
 
@@ -212,8 +209,8 @@ def _say_cost(inputs: Inputs, count: int, seconds: float, reporter: Reporter) ->
     audio = sum(inputs.seconds)
     amount = f", {duration(audio)} of audio" if audio else ""
     if count == len(inputs.clips) and audio and seconds:
-        amount += f", {audio / seconds:.0f} times as fast as real time"
-    reporter.say(f"{count} predictions in {duration(seconds)}{amount}")
+        amount += f", {audio / seconds:.3g} times as fast as real time"
+    reporter.say(f"{count} inputs in {duration(seconds)}{amount}")
 
 
 def count_reasons(failed: Sequence[Prediction]) -> dict[str, int]:

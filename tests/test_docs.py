@@ -72,13 +72,16 @@ NOT_RUN = {
     ("docs/installation.md", "make setup"),
     ("docs/howto-cluster.md", "sbatch --array=1-8 --gres=gpu:1 --time=4:00:00 --wrap \\"),
     ("docs/howto-cluster.md", "mervn extract --audio-encoder wav2vec2 --engine ray --ray-address HOST:PORT"),
-    ("docs/howto-cluster.md", 'accelerate launch --num_processes 4 "$(command -v mervn)" finetune --init-head runs/first'),
+    (
+        "docs/howto-cluster.md",
+        'accelerate launch --num_processes 4 "$(command -v mervn)" finetune --init-head runs/first',
+    ),
     ("docs/howto-cluster.md", "HF_HUB_OFFLINE=1 mervn extract --audio-encoder whisper=/models/whisper-base"),
     ("docs/howto-phobert-wav2vec2.md", "pip install 'mervn[segment]'"),
     ("docs/howto-phobert-wav2vec2.md", "mervn layers --audio-encoder wav2vec2"),
     (
         "docs/howto-phobert-wav2vec2.md",
-        "mervn train-head --text-encoder phobert --audio-encoder wav2vec2@12 --fusion xattn --num-seeds 5 --output runs/xattn",
+        "mervn train-head --text-encoder phobert --audio-encoder wav2vec2@12 --num-seeds 5 --output runs/xattn",
     ),
     (
         "docs/howto-phobert-wav2vec2.md",

@@ -1,6 +1,7 @@
-"""The documentation site: it builds, its pages agree with the code, and the tutorial and the notebook run as written."""
+"""The documentation site: it builds, its pages agree with the code, and tutorial and notebook run as written."""
 
 import ast
+import html
 import importlib
 import json
 import os
@@ -85,21 +86,21 @@ def test_the_page_of_a_command_has_every_option_that_help_all_shows(
     assert run([*name.split(" "), last]) == 0
     shown = capsys.readouterr().out
     options = re.findall(r"^  (--\S+|-h, --help)", shown, re.MULTILINE)
-    assert len(options) > 5
-    in_page = [line for line in page.splitlines() if line.startswith("| <code>")]
+    assert len(options) >= 5
+    in_page = [html.unescape(line) for line in page.splitlines() if line.startswith("| <code>")]
     assert len(in_page) == len(options)
     for option, line in zip(options, in_page, strict=True):
-        assert option.replace("|", "&#124;") in line
-    assert run([*name.split(" "), "--help"]) == 0 and capsys.readouterr().out != shown or name != "train-head"
+        assert line.startswith(f"| <code>{option}")
 
 
 def test_the_page_of_performance_has_every_figure_of_the_results() -> None:
-    page = tool("performance_page").performance_page(ROOT / "benchmarks" / "results", ROOT / "benchmarks")
+    text = tool("performance_page").performance_page(ROOT / "benchmarks" / "results", ROOT / "benchmarks")
+    page = html.unescape(text)
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):
         for figure in json.loads(path.read_text("utf-8"))["figures"]:
-            (line,) = [line for line in page.splitlines() if line.startswith(f"| `{figure['id']}` |")]
-            assert f"| {figure['value']:.3g} |" in line
-            assert ("**no**" in line) == (figure["met"] is False)
+            lines = [line for line in page.splitlines() if line.startswith(f"| `{figure['id']}` | {figure['what']} |")]
+            met = {True: "yes", False: "**no**", None: ""}[figure["met"]]
+            assert any(f"| {figure['value']:.3g} |" in line and line.endswith(f"| {met} |") for line in lines)
 
 
 @pytest.fixture(scope="module")

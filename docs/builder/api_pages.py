@@ -93,7 +93,7 @@ def _docstring(node: ast.stmt | None) -> str:
 
 def _text(node: ast.Module | MEMBERS) -> str:
     """Return a docstring as Markdown."""
-    return re.sub(r"(`[^`]*`)|([<*_])", lambda match: match[1] or f"\\{match[2]}", ast.get_docstring(node) or "")
+    return re.sub(r"(`[^`]*`)|([<*_\[])", lambda match: match[1] or f"\\{match[2]}", ast.get_docstring(node) or "")
 
 
 def _cell(text: str) -> str:

@@ -20,7 +20,7 @@ from api_pages import write_api_pages
 from command_pages import write_command_pages
 from links import faults
 from notebook_page import write_notebook_page
-from pages import ROOT, PageError, copy_pages
+from pages import PageError, copy_pages
 from performance_page import write_performance_page
 
 CONFIG = Path(__file__).with_name("zensical.toml")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
+from pages import as_markdown
 
 from cli.commands import COMMANDS
 from cli.grouped_help import GroupedCommand
@@ -25,13 +25,13 @@ class MarkdownFormatter(click.HelpFormatter):
     def write_text(self, text: str) -> None:
         """Write the description: paragraphs, whose lines are joined."""
         for paragraph in re.split(r"\n\s*\n", text):
-            self.write(_escape(" ".join(paragraph.replace("\b", "").split())) + "\n\n")
+            self.write(as_markdown(" ".join(paragraph.replace("\b", "").split())) + "\n\n")
 
     def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         """Write a table of options and what they do."""
         self.write("| option | meaning |\n|---|---|\n")
         for option, meaning in rows:
-            self.write(f"| <code>{_escape(option.strip())}</code> | {_escape(meaning)} |\n")
+            self.write(f"| <code>{as_markdown(option.strip())}</code> | {as_markdown(meaning)} |\n")
         self.write("\n")
 
     @contextmanager
@@ -39,19 +39,6 @@ class MarkdownFormatter(click.HelpFormatter):
         """Write what is inside below a heading."""
         self.write(f"## {name}\n\n")
         yield
-
-
-def _escape(text: str) -> str:
-    """Return plain text as Markdown that shows it as it is; `names` stay code."""
-    parts = re.split(r"(`[^`]+`)", text)
-    plain = {"|": "&#124;", "*": "&#42;", "_": "&#95;", "[": "&#91;", "]": "&#93;", "\\": "&#92;"}
-    for number, part in enumerate(parts):
-        if number % 2:
-            parts[number] = f"<code>{html.escape(part[1:-1], quote=False).replace('|', '&#124;')}</code>"
-        else:
-            escaped = html.escape(part, quote=False)
-            parts[number] = "".join(plain.get(letter, letter) for letter in escaped)
-    return "".join(parts)
 
 
 def command_page(name: str, used_on: Iterable[str]) -> str:
@@ -92,7 +79,7 @@ def write_command_pages(folder: Path) -> list[str]:
     for name in sorted(COMMANDS):
         path = f"commands/{name.replace(' ', '-')}.md"
         (folder / path).write_text(command_page(name, pages_with(name, folder)), "utf-8")
-        lines.append(f"| [mervn {name}]({path.removeprefix('commands/')}) | {_escape(COMMANDS[name].help)} |")
+        lines.append(f"| [mervn {name}]({path.removeprefix('commands/')}) | {as_markdown(COMMANDS[name].help)} |")
         paths.append(path)
     (folder / "commands" / "index.md").write_text("\n".join(lines) + "\n", "utf-8")
     return paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shutil
@@ -26,6 +27,19 @@ LINK = re.compile(r"(?P<before>\]\()(?P<target>[^)\s#]*)(?P<anchor>#[^)\s]*)?(?P
 
 class PageError(Exception):
     """A page that cannot become a page of the site."""
+
+
+def as_markdown(text: str) -> str:
+    """Return plain text as Markdown that shows it as it is; `names` stay code."""
+    parts = re.split(r"(`[^`]+`)", text)
+    plain = {"|": "&#124;", "*": "&#42;", "_": "&#95;", "[": "&#91;", "]": "&#93;", "\\": "&#92;"}
+    for number, part in enumerate(parts):
+        if number % 2:
+            parts[number] = f"<code>{html.escape(part[1:-1], quote=False).replace('|', '&#124;')}</code>"
+        else:
+            escaped = html.escape(part, quote=False)
+            parts[number] = "".join(plain.get(letter, letter) for letter in escaped)
+    return "".join(parts)
 
 
 def page_map() -> dict[str, str]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pages import ROOT
+from pages import ROOT, as_markdown
 
 INTRODUCTION = """# Performance
 
@@ -25,7 +25,9 @@ def performance_page(results: Path, programs: Path) -> str:
         document = json.loads(path.read_text("utf-8"))
         docstring = ast.get_docstring(ast.parse((programs / f"benchmark_{path.stem}.py").read_text("utf-8"))) or ""
         question = " ".join(docstring.split("\n\n")[0].split())
-        parts.append(f"## {path.stem}\n\n{question}\n\n{_machine(document['machine'])}\n\n{_table(document['figures'])}")
+        parts.append(
+            f"## {path.stem}\n\n{question}\n\n{_machine(document['machine'])}\n\n{_table(document['figures'])}"
+        )
     return "\n".join(parts)
 
 
@@ -44,8 +46,7 @@ def _table(figures: list[dict[str, Any]]) -> str:
     for figure in figures:
         goal = "" if figure["goal"] is None else f"{SIGNS[figure['better']]} {figure['goal']:.4g}"
         met = {True: "yes", False: "**no**", None: ""}[figure["met"]]
-        what = figure["what"].replace("|", "&#124;")
-        lines.append(f"| `{figure['id']}` | {what} | {figure['value']:.3g} | {goal} | {met} |")
+        lines.append(f"| `{figure['id']}` | {as_markdown(figure['what'])} | {figure['value']:.3g} | {goal} | {met} |")
     return "\n".join(lines) + "\n"
 
 

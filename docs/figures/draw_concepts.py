@@ -51,12 +51,19 @@ def draw_padding(measured: Mapping[str, Any], colors: Colors) -> str:
         outline = f'stroke="{colors["muted"]}" stroke-dasharray="3 3" rx="2"'
         shapes.append(box(LEFT, y, longest * scale, 20, "none", outline))
         shapes.append(box(LEFT, y, length * scale, 20, colors["can"], opacity))
-        shapes.append(text(LEFT + longest * scale + 14, y + 15, f"{length} real, {longest - length} padding", colors["muted"]))
+        shapes.append(
+            text(LEFT + longest * scale + 14, y + 15, f"{length} real, {longest - length} padding", colors["muted"])
+        )
     y = 136 + 26 * len(frames) + 24
     deviation = f"The features have a standard deviation of {measured['deviation']:.2f}."
     with_mask, without = small(measured["with_mask"]), small(measured["without_mask"])
     shapes += [
-        text(LEFT, y, f"Maximum difference between a feature alone and in this batch: {with_mask} with the mask,", colors["text"]),
+        text(
+            LEFT,
+            y,
+            f"Maximum difference between a feature alone and in this batch: {with_mask} with the mask,",
+            colors["text"],
+        ),
         text(LEFT, y + 20, f"{without} if the padding is encoded like real audio. {deviation}", colors["text"]),
     ]
     return picture("Five utterances, packed and padded", y + 40, colors, shapes)
@@ -82,7 +89,9 @@ def draw_identity(measured: Sequence[Mapping[str, Any]], colors: Colors) -> str:
         for row, field in enumerate(FIELDS):
             y, differs = 96 + 24 * row, store["identity"][field] != first[field]
             if differs:
-                shapes.append(box(x - 6, y - 16, width - 10, 22, "none", f'stroke="{colors["bound"]}" stroke-width="2" rx="3"'))
+                shapes.append(
+                    box(x - 6, y - 16, width - 10, 22, "none", f'stroke="{colors["bound"]}" stroke-width="2" rx="3"')
+                )
             shapes.append(text(x, y, _short(store["identity"][field]), colors["text"]))
         shapes.append(text(x, bottom + 14, store["hash"], colors["can"], 'font-weight="600" font-family="monospace"'))
     shapes.append(line(LEFT, bottom - 8, bottom - 8, colors["grid"]).replace(f'x2="{LEFT}.0"', f'x2="{WIDTH - LEFT}"'))
@@ -147,7 +156,9 @@ def draw_evidence(measured: Mapping[str, Any], colors: Colors) -> str:
         color = colors["can"] if kind == "speaker" else colors["bound"]
         shapes.append(text(LEFT, y + 4, f"{measured[kind]['units']} {kind}s", colors["text"]))
         ends = place(interval["low"]), place(interval["high"])
-        shapes.append(f'<path d="M{ends[0]:.1f},{y - 6} v12 m0,-6 H{ends[1]:.1f} m0,-6 v12" stroke="{color}" stroke-width="2" fill="none"/>')
+        shapes.append(
+            f'<path d="M{ends[0]:.1f},{y - 6} v12 m0,-6 H{ends[1]:.1f} m0,-6 v12" stroke="{color}" fill="none"/>'
+        )
         shapes.append(f'<circle cx="{place(measured["score"]):.1f}" cy="{y}" r="4" fill="{color}"/>')
     for value in (low, 1.0):
         shapes.append(line(place(value), 74, top + 40, colors["grid"]))

@@ -99,10 +99,12 @@ def _legend(colors: Mapping[str, str]) -> Iterator[str]:
 
 
 def text(x: float, y: float, text: str, color: str, more: str = "") -> str:
+    """Return a text with its left end, or what `more` says, at (x, y)."""
     return f'<text x="{x}" y="{y}" fill="{color}" {more}>{text}</text>'
 
 
 def line(x: float, top: float, bottom: float, color: str, more: str = "") -> str:
+    """Return a vertical line."""
     return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}" stroke="{color}" {more}/>'
 
 

@@ -85,7 +85,7 @@ def draw_identity(measured: Sequence[Mapping[str, Any]], colors: Colors) -> str:
     shapes.append(text(LEFT, bottom + 14, "hash of all of it", colors["text"], BOLD))
     for column, store in enumerate(measured):
         x = 166 + column * (width + 4)
-        shapes.append(text(x, 66, escape(store["change"] or "default"), colors["text"], BOLD))
+        shapes.append(text(x, 66, escape(store["change"] or "default"), colors["text"], f'{BOLD} font-size="12"'))
         for row, field in enumerate(FIELDS):
             y, differs = 96 + 24 * row, store["identity"][field] != first[field]
             if differs:
@@ -120,7 +120,7 @@ def draw_sampling(measured: Mapping[str, Any], colors: Colors) -> str:
             dashed = f'stroke="{colors["muted"]}" stroke-dasharray="3 3" rx="1"'
             shapes.append(box(x, 206 - height, width, height, "none", dashed))
             shapes.append(box(x, 206 - real, width, real, colors["can"], 'rx="1"'))
-        shapes.append(text(left, 226, f"{count} batches: mean and maximum of the frames", colors["muted"]))
+        shapes.append(text(left, 226, f"{count} batches: mean and maximum length", colors["muted"]))
     shapes += _draws(measured, 640, colors)
     return picture("One epoch: batches of similar length, and draws by class", 246, colors, shapes)
 
@@ -131,7 +131,7 @@ def _draws(measured: Mapping[str, Any], left: int, colors: Colors) -> Iterator[s
         y = 84 + 32 * number
         yield text(left, y + 12, name, colors["text"])
         yield box(left + 70, y, 100 * fraction, 16, colors["can"], 'rx="2"')
-        yield text(left + 76 + 100 * fraction, y + 12, f"{100 * fraction:.0f} %", colors["text"])
+        yield text(left + 180, y + 12, f"{100 * fraction:.0f} %", colors["text"], 'text-anchor="end"')
     yield line(left + 120, 76, 206, colors["muted"], 'stroke-dasharray="3 3"')
     yield text(left + 120, 226, "50 %", colors["muted"], 'text-anchor="middle"')
 
@@ -164,7 +164,7 @@ def draw_evidence(measured: Mapping[str, Any], colors: Colors) -> str:
         shapes.append(line(place(value), 74, top + 40, colors["grid"]))
         shapes.append(text(place(value), top + 58, f"{value:.2f}", colors["muted"], 'text-anchor="middle"'))
     shapes += _coverage(measured["coverage"], 500, top + 40, colors)
-    return picture("The unit of evidence is the speaker", top + 76, colors, shapes)
+    return picture("The unit of evidence is the speaker", top + 96, colors, shapes)
 
 
 def _coverage(coverage: Mapping[str, Mapping[str, float]], left: int, bottom: int, colors: Colors) -> Iterator[str]:
@@ -178,6 +178,10 @@ def _coverage(coverage: Mapping[str, Mapping[str, float]], left: int, bottom: in
             inside = bottom - height * value + 15
             yield text(x + 14, inside, f"{100 * value:.0f}", colors["page"], 'text-anchor="middle" font-size="12"')
         yield text(left + 84 * number + 30, bottom + 18, f"{group} speakers", colors["muted"], 'text-anchor="middle"')
+    for number, kind in enumerate(("speaker", "utterance")):
+        x, color = left + 150 * number, colors["can"] if kind == "speaker" else colors["bound"]
+        yield box(x, bottom + 29, 12, 12, color, 'rx="2"')
+        yield text(x + 18, bottom + 40, f"over {kind}s", colors["muted"])
     target = bottom - height * 0.95
     yield f'<path d="M{left},{target:.1f} H{left + 330}" stroke="{colors["muted"]}" stroke-dasharray="3 3"/>'
 

@@ -74,6 +74,7 @@ def write_sources(folder: Path) -> None:
     pages = folder / "pages"
     pages.mkdir(parents=True)
     copy_pages(pages)
+    shutil.copy(CONFIG.with_name("pictures.css"), pages)
     write_notebook_page(pages)
     write_performance_page(pages)
     generated = {"Python API": write_api_pages(pages), "Commands": write_command_pages(pages)}

@@ -46,7 +46,9 @@ def _table(figures: list[dict[str, Any]]) -> str:
     for figure in figures:
         goal = "" if figure["goal"] is None else f"{SIGNS[figure['better']]} {figure['goal']:.4g}"
         met = {True: "yes", False: "**no**", None: ""}[figure["met"]]
-        lines.append(f"| `{figure['id']}` | {as_markdown(figure['what'])} | {figure['value']:.3g} | {goal} | {met} |")
+        lines.append(
+            f"| {as_markdown(figure['id'])} | {as_markdown(figure['what'])} | {figure['value']:.3g} | {goal} | {met} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -172,6 +172,11 @@ def test_the_pictures_are_drawn_from_their_measurements(tmp_path: Path) -> None:
     make.draw_all(json.loads((kept / make.FILE).read_text("utf-8")), tmp_path)
     drawn = sorted(path.name for path in tmp_path.glob("*.svg"))
     assert len(drawn) == 8
+    results = json.loads((ROOT / "benchmarks" / "results" / "intervals.json").read_text("utf-8"))["figures"]
+    values = {figure["id"]: figure["value"] for figure in results}
+    coverage = json.loads((kept / make.FILE).read_text("utf-8"))["evidence"]["coverage"]
+    assert coverage["speaker"]["10"] == values["intervals.coverage.10.equal"]
+    assert coverage["utterance"]["10"] == values["intervals.bootstrap.10"]
     for name in drawn:
         text = (tmp_path / name).read_text("utf-8")
         ET.fromstring(text)

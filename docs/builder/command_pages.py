@@ -27,10 +27,10 @@ class MarkdownFormatter(click.HelpFormatter):
         for paragraph in re.split(r"\n\s*\n", text):
             self.write(as_markdown(" ".join(paragraph.replace("\b", "").split())) + "\n\n")
 
-    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+    def write_dl(self, definitions: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         """Write a table of options and what they do."""
         self.write("| option | meaning |\n|---|---|\n")
-        for option, meaning in rows:
+        for option, meaning in definitions:
             self.write(f"| <code>{as_markdown(option.strip())}</code> | {as_markdown(meaning)} |\n")
         self.write("\n")
 

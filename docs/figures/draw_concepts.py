@@ -79,15 +79,15 @@ def draw_identity(measured: Sequence[Mapping[str, Any]], colors: Colors) -> str:
     """Draw the identities of stores as a table; what differs from the first one is marked."""
     first, width = measured[0]["identity"], 174
     shapes = []
-    for row, field in enumerate(FIELDS):
-        shapes.append(text(LEFT, 96 + 24 * row, field, colors["muted"]))
+    for number, field in enumerate(FIELDS):
+        shapes.append(text(LEFT, 96 + 24 * number, field, colors["muted"]))
     bottom = 96 + 24 * len(FIELDS)
     shapes.append(text(LEFT, bottom + 14, "hash of all of it", colors["text"], BOLD))
     for column, store in enumerate(measured):
         x = 166 + column * (width + 4)
         shapes.append(text(x, 66, escape(store["change"] or "default"), colors["text"], f'{BOLD} font-size="12"'))
-        for row, field in enumerate(FIELDS):
-            y, differs = 96 + 24 * row, store["identity"][field] != first[field]
+        for number, field in enumerate(FIELDS):
+            y, differs = 96 + 24 * number, store["identity"][field] != first[field]
             if differs:
                 shapes.append(
                     box(x - 6, y - 16, width - 10, 22, "none", f'stroke="{colors["bound"]}" stroke-width="2" rx="3"')

@@ -45,6 +45,13 @@ def test_the_site_has_every_page_every_command_and_a_search(site: Path) -> None:
     assert any(path.stat().st_size > 10_000 for path in site.rglob("search*.json"))
 
 
+def test_a_folder_that_is_no_site_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(tool("pages").PageError, match=r"must be missing or an earlier site, but search\.json"):
+        tool("build").build(tmp_path)
+    assert (tmp_path / "thesis.tex").is_file()
+
+
 def test_dead_links_and_files_from_elsewhere_are_found(site: Path, tmp_path: Path) -> None:
     copy = tmp_path / "site"
     copy.mkdir()

@@ -24,6 +24,8 @@ from pages import PageError, copy_pages
 from performance_page import write_performance_page
 
 CONFIG = Path(__file__).with_name("zensical.toml")
+MARKER = "search.json"
+"""A file that every site has."""
 NAVIGATION = re.compile(r"^nav = \[.*?^\]", re.MULTILINE | re.DOTALL)
 
 
@@ -84,12 +86,20 @@ def write_sources(folder: Path) -> None:
 
 
 def build(output: Path) -> None:
-    """Build the site into a folder, which is replaced; PageError says what is wrong with a page."""
+    """Build the site into a folder, whose earlier site is replaced; PageError says what is wrong with a page."""
+    zensical = Path(sys.executable).with_name("zensical")
+    if not zensical.is_file():
+        raise PageError(
+            f"the site needs zensical, but {zensical} does not exist: pip install -c constraints.txt '.[docs]'"
+        )
+    if output.exists() and not (output / MARKER).is_file():
+        raise PageError(
+            f"{output} must be missing or an earlier site, but {MARKER} is not in it; choose another folder"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_sources(folder)
-        command = [str(Path(sys.executable).with_name("zensical")), "build", "--strict"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        done = subprocess.run([zensical, "build", "--strict"], cwd=folder, capture_output=True, text=True)
         if done.returncode != 0:
             raise PageError(f"zensical failed:\n{done.stdout}{done.stderr}")
         found = faults(folder / "site")
@@ -100,7 +110,9 @@ def build(output: Path) -> None:
 
 
 if __name__ == "__main__":
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "site")
     try:
-        build(Path(sys.argv[1]))
+        build(folder)
     except PageError as error:
         sys.exit(f"error: {error}")
+    sys.stdout.write(f"{folder}/index.html; the search needs a server: python -m http.server --directory {folder}\n")

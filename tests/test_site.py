@@ -17,6 +17,7 @@ from test_docs import LINKED, ROOT, TRANSLATIONS, Block, read_blocks, run_block
 
 from cli.commands import COMMANDS
 from cli.main import run
+from features import ragged
 from mervn.demo import corpus
 
 DOCS = ROOT / "docs"
@@ -98,6 +99,17 @@ def test_the_page_of_a_command_has_every_option_that_help_all_shows(
     assert len(in_page) == len(options)
     for option, line in zip(options, in_page, strict=True):
         assert line.startswith(f"| <code>{option}")
+
+
+def test_the_page_of_a_module_has_its_public_names_and_their_docstrings() -> None:
+    page = tool("api_pages").module_page("features.ragged", ROOT / "features" / "ragged.py")
+    for name, value in vars(ragged).items():
+        if getattr(value, "__module__", "") == ragged.__name__ and callable(value):
+            assert (f"\n## {name}\n" in page) != name.startswith("_")
+    assert "\n### Ragged.pad\n\n```python\ndef pad(self, fill: float=0.0) -> Tensor\n```\n" in page
+    assert "Return the padded view (B, max" in page
+    options = tool("api_pages").module_page("mervn.config", ROOT / "mervn" / "config.py")
+    assert "| `corpus_only` | <code>bool</code> | Make the corpus, then stop. |" in options
 
 
 def test_the_page_of_performance_has_every_figure_of_the_results() -> None:

@@ -78,7 +78,10 @@ NOT_RUN = {
     ),
     ("docs/howto-cluster.md", "HF_HUB_OFFLINE=1 mervn extract --audio-encoder whisper=/models/whisper-base"),
     ("docs/howto-phobert-wav2vec2.md", "pip install 'mervn[segment]'"),
-    ("docs/howto-phobert-wav2vec2.md", "mervn layers --audio-encoder wav2vec2"),
+    (
+        "docs/howto-phobert-wav2vec2.md",
+        "mervn extract --text-encoder phobert --audio-encoder wav2vec2@12 --device cuda --plan",
+    ),
     (
         "docs/howto-phobert-wav2vec2.md",
         "mervn train-head --text-encoder phobert --audio-encoder wav2vec2@12 --num-seeds 5 --output runs/xattn",

@@ -43,6 +43,8 @@ def test_the_site_has_every_page_every_command_and_a_search(site: Path) -> None:
     commands = {f"commands/{name.replace(' ', '-')}.html" for name in COMMANDS}
     assert {f"{path.stem}.html" for path in DOCS.glob("*.md")} | commands <= pages
     assert {"index.html", "notebook.html", "performance.html"} <= pages
+    in_vietnamese = {path.name for path in site.glob("*.html") if 'lang="vi"' in path.read_text("utf-8")[:500]}
+    assert in_vietnamese == {"index.vi.html", "tutorial.vi.html"}
     assert any(path.stat().st_size > 10_000 for path in site.rglob("search*.json"))
 
 
@@ -267,3 +269,11 @@ def test_the_messages_on_the_page_of_troubleshooting_are_those_of_the_code() -> 
     assert [message for message in shown if not is_message(message, strings)] == []
     assert not is_message("the folder ./data does not exist; name another", strings)
     assert not is_message("... is not complete: run ... another command", strings)
+
+
+def test_the_verdict_that_the_tutorial_shows_has_the_form_of_the_code() -> None:
+    (block,) = [block for block in read_blocks(DOCS / "tutorial.md") if block.language == "text"]
+    form = re.sub(r"\(.*\)", f"({VARIABLE})", " ".join(block.text.split()))
+    form = re.sub(r"runs/\w+|macro-F1|\btest\b|\d\.\d+ against \d\.\d+|\d\.\d+", VARIABLE, form)
+    assert form == "... is better than ... by ... ... on ... (...): ...."
+    assert is_message(form, templates())

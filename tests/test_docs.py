@@ -77,7 +77,7 @@ NOT_RUN = {
         'accelerate launch --num_processes 4 "$(command -v mervn)" finetune --init-head runs/first',
     ),
     ("docs/howto-cluster.md", "HF_HUB_OFFLINE=1 mervn extract --audio-encoder whisper=/models/whisper-base"),
-    ("docs/howto-phobert-wav2vec2.md", "pip install 'mervn[segment]'"),
+    ("docs/howto-phobert-wav2vec2.md", "mervn doctor"),
     (
         "docs/howto-phobert-wav2vec2.md",
         "mervn extract --text-encoder phobert --audio-encoder wav2vec2@12 --device cuda --plan",

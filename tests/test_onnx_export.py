@@ -1,7 +1,7 @@
 """ONNX files: onnxruntime gives the probabilities of the model for every batch, and faults say why.
 
-An export takes seconds, so one serves all tests. test_padded compares every fusion, pooling and encoder in the form that is
-exported, without onnxruntime.
+An export takes seconds, so one serves all tests. test_padded compares every fusion, pooling and
+encoder in the form that is exported, without onnxruntime.
 """
 
 import ast

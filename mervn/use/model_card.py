@@ -200,7 +200,7 @@ def _warnings(bundle: Bundle, results: Results) -> list[str]:
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a table in Markdown."""
     shown = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in shown)
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in shown)
 
 
 def _cell(text: str) -> str:

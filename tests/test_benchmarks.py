@@ -22,7 +22,7 @@ def start_training(arguments: list[str], _: Mapping[str, str]) -> WarmProcess:
 
 def run_mervn(arguments: list[str]) -> None:
     """Run a command in a warm process; a study starts its processes as forks too."""
-    warm = "from test_study_run import start_warm; start_warm(); " if arguments[0] == "ablate" else ""
+    warm = "from warm_process import start_studies_warm; start_studies_warm(); " if arguments[0] == "ablate" else ""
     done = run_warm(f"{warm}from cli.main import main; main()", arguments)
     assert done.returncode == 0, done.stderr
 

@@ -56,8 +56,8 @@ def compute_metrics(targets: Array, probabilities: Array, labels: Sequence[str])
     cells = np.bincount(targets * count + predictions, minlength=count**2)
     confusion = cells.reshape(count, count)  # [true label][predicted label]
     right, support, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
-    precision, recall = _ratio(right, predicted), _ratio(right, support)
-    f1 = _ratio(2 * right, support + predicted)
+    precision, recall = ratio(right, predicted), ratio(right, support)
+    f1 = ratio(2 * right, support + predicted)
     true_class = probabilities[np.arange(len(targets)), targets]  # (N,)
     per_class = {}
     for i, label in enumerate(labels):
@@ -75,7 +75,7 @@ def compute_metrics(targets: Array, probabilities: Array, labels: Sequence[str])
     )
 
 
-def _ratio(numerator: Array, denominator: Array) -> Array:
+def ratio(numerator: Array, denominator: Array) -> Array:
     """Return numerator / denominator, 0 where the denominator is 0."""
     return np.asarray(numerator / np.where(denominator == 0, 1, denominator))
 

@@ -27,7 +27,16 @@ def run_mervn(arguments: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-WARM = {"run_mervn": run_mervn, "start_python": WarmProcess, "start_training": start_training}
+def run_python(code: str, arguments: list[str]) -> str:
+    """Run Python code in a warm process, and return what it printed."""
+    done = run_warm(code, arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+WARM = {
+    "run_mervn": run_mervn, "run_python": run_python, "start_python": WarmProcess, "start_training": start_training,
+}  # fmt: skip
 """Functions of benchmarks that start a process, and what starts a warm one in their place."""
 
 

@@ -149,13 +149,12 @@ def _without_duplicates(corpus: Corpus) -> list[Item]:
             continue
         repeated.append(item.utterance_id)
         same_audio = before.audio == item.audio or filecmp.cmp(before.audio, item.audio, shallow=False)
-        same = (before.label, before.split, before.start, before.end) == (item.label, item.split, item.start, item.end)
-        if not (same and same_audio):
+        if not (same_audio and replace(before, audio=item.audio, wav_path=item.wav_path, extra=item.extra) == item):
             faults.append(f"{item.utterance_id!r} for {before.audio} and {item.audio}")
     if faults:
         raise InputError(
-            "an utterance id must have one audio, label and split, found "
-            f"{name_some(faults)}; correct the corpus, or give another --id-column"
+            "an utterance id must have one audio, label, speaker, transcript and split, found "
+            f"{name_some(faults)}; correct the corpus, or give another --id-column (csv, hf), such as that of the paths"
         )
     if repeated:
         corpus.warn("duplicate_id", f"{len(repeated)} ids occur again with the same audio and label", repeated)

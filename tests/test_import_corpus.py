@@ -208,7 +208,7 @@ GOOD = "file,speaker,label\n0.wav,a,sad\n1.wav,b,sad\n2.wav,c,happy\n"
         (GOOD.replace("speaker", "split").replace("a,", "train,").replace("b,", "test,").replace("c,", "test,"), "", 1,
          "must have a known speaker to be divided, found none"),
         (GOOD.replace("speaker", "split"), "--folds 3", 1, "table.csv:2: the split must be one of train"),
-        (GOOD + '3.wav,d,"sad\n', "", 1, "table.csv:5: must be a table whose quotes are closed: unexp"),
+        (GOOD + '3.wav,d,"sad\n', "", 1, "table.csv:5: must be a table; is a quote not closed? unexpected"),
     ],
 )  # fmt: skip
 def test_a_wrong_table_gives_one_message_and_no_folder(

@@ -73,6 +73,8 @@ def test_speakers_of_one_recording_are_not_divided() -> None:
     message = "at least 6 speakers, one per part, found 5; speakers with a common recording or equal audio count as one"
     with pytest.raises(InputError, match=message):
         group_parts([*together, *others], [1 / 6] * 6, "speaker")
+    given = [replace(each, group=each.speaker_id) for each in [*together, *others]]
+    assert len(group_parts(given, [1 / 6] * 6, "speaker")) == 6
 
 
 def test_groups_with_equal_audio_are_joined_and_unknown_ones_stay_together() -> None:

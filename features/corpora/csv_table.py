@@ -101,5 +101,5 @@ def _parse(text: str, delimiter: str, path: Path) -> Table:
             if values:
                 table.append((reader.line_num, values))
     except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: must be a table whose quotes are closed: {error}") from error
+        raise InputError(f"{path}:{reader.line_num}: must be a table; is a quote not closed? {error}") from error
     return table

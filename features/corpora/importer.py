@@ -24,6 +24,7 @@ from features.errors import InputError, UsageError, name_some
 from features.lazy_import import import_target
 from features.manifests.fields import FIELDS, parse_fields
 from features.progress import SILENT, Reporter
+from features.regular_files import other_kind
 from features.suggestions import did_you_mean
 
 SCHEMA = 1
@@ -89,8 +90,10 @@ def _check(name: str, source: Path, options: ImportOptions) -> Read:
         raise UsageError(f"--{option.replace('_', '-')} has no effect on {name}; remove it")
     if not source.exists():
         raise UsageError(f"SOURCE must be {spec.source}, but {source} does not exist")
-    if spec.is_file is not None and source.is_file() != spec.is_file:
-        raise UsageError(f"SOURCE must be {spec.source}, found a {'file' if source.is_file() else 'folder'}: {source}")
+    kind = other_kind(source) or "a file"
+    wanted = {"a file": spec.is_file in (True, None), "a folder": spec.is_file in (False, None)}
+    if not wanted.get(kind):
+        raise UsageError(f"SOURCE must be {spec.source}, found {kind}: {source}")
     if options.audio_root is not None and not options.audio_root.is_dir():
         raise UsageError(f"--audio-root must be a folder, but {options.audio_root} does not exist")
     output = options.output

@@ -143,7 +143,11 @@ def group_parts(items: Sequence[Item], fractions: Sequence[float], unit: str) ->
     known = sorted(set(names))
     if len(known) < len(fractions):
         apart = len({item.unit for item in items})
-        joined = f"; {unit}s with a common recording or equal audio count as one" if apart > len(known) else ""
+        joined = (
+            f"; {unit}s with a common recording or equal audio count as one; --group-column (csv, hf) can name others"
+            if apart > len(known)
+            else ""
+        )
         raise InputError(f"there must be at least {len(fractions)} {unit}s, one per part, found {len(known)}{joined}")
     numbers = {name: number for number, name in enumerate(known)}
     groups = np.array([numbers[name] for name in names], np.int64)
@@ -162,9 +166,13 @@ def _ids(items: Sequence[Item]) -> list[str]:
 
 
 def connected_groups(items: Sequence[Item]) -> list[str]:
-    """Return the group of each item, named by its first unit; equal audio and recordings connect."""
+    """Return the group of each item, named by its first unit.
+
+    Items with the same audio are in one, and those of one recording, unless the corpus gives groups.
+    """
     units = [UNKNOWN if item.unit is None else f"={item.unit}" for item in items]
-    component = connected_components([units, [item.sha256 for item in items], [item.recording for item in items]])
+    recordings = [item.recording if item.group is None else None for item in items]
+    component = connected_components([units, [item.sha256 for item in items], recordings])
     names: dict[int, str] = {}
     for unit, number in zip(units, component, strict=True):
         names[number] = min(unit, names.get(number, unit))

@@ -140,8 +140,8 @@ def _check_labels(parts: Parts, place: str) -> Iterator[Finding]:
 
 
 def _check_transcripts_of_test(parts: Parts) -> Iterator[Finding]:
-    keys = {split: text_keys([item.transcript or "" for item in parts[split]]) for split in ("train", "test")}
-    known, tested = set(keys["train"]), [key for key in keys["test"] if key]
+    known = set(text_keys([item.transcript or "" for item in parts["train"]]))
+    tested = list(filter(None, text_keys([item.transcript or "" for item in parts["test"]])))
     common = sum(key in known for key in tested)
     if tested and common > PARALLEL * len(tested):
         message = f"{common} of {len(tested)} transcripts of test are in train too: text alone may repeat train"

@@ -63,11 +63,11 @@ def _read_dialogue(path: Path, session: int, options: ImportOptions, corpus: Cor
     dialogue = path.stem
     base = path.parent.parent.parent
     transcripts = _read_transcripts(base / "dialog" / "transcriptions" / path.name, corpus)
-    text = read_text(path, corpus)
-    found = LABEL_LINE.findall(text)
+    lines = read_text(path, corpus)
+    found = LABEL_LINE.findall(lines)
     if not found:
         corpus.warn("no_labels", f"{dialogue} has no line of labels", [str(path)])
-    other = [line for line in text.splitlines() if line.startswith("[") and not LABEL_LINE.match(line)]
+    other = [line for line in lines.splitlines() if line.startswith("[") and not LABEL_LINE.match(line)]
     if other:
         corpus.warn("other_lines", f"{len(other)} lines of {path.name} are not: times, id, label, ratings", other)
     for name, code, valence, activation, dominance in found:

@@ -101,9 +101,8 @@ def _official_splits(corpus: Corpus) -> Protocol:
             raise InputError(f"official splits must have {split}, found no utterance of it; give --protocol groups")
     protocol = Protocol(corpus.official, splits)
     if not splits["valid"]:
-        valid, train = hold_out(splits["train"], corpus.unit)
-        protocol.splits.update(valid=valid, train=train)
-        protocol.findings.append(valid_made(len(valid), corpus.unit))
+        splits["valid"], splits["train"] = hold_out(splits["train"], corpus.unit)
+        protocol.findings.append(valid_made(len(splits["valid"]), corpus.unit))
     return protocol
 
 

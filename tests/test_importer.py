@@ -48,6 +48,15 @@ def test_a_repeated_id_is_written_once_or_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "csv" / "data").exists()
 
 
+def test_an_unknown_label_stays_and_is_reported(tmp_path: Path) -> None:
+    path = make(tmp_path / "csv")
+    path.write_text(path.read_text("utf-8").replace("buồn", "Hoang Mang"), "utf-8")
+    result = run_import("csv", path, folds=3)
+    assert result.labels == {"Hoang Mang": {"Hoang Mang": 6}, "happy": {"Vui": 6}}
+    message = "the label 'Hoang Mang' is not in the list of known labels; it stays as it is"
+    assert findings(result)["label_unknown"] == message
+
+
 def test_missing_audio_is_listed_and_none_at_all_is_refused(tmp_path: Path) -> None:
     path = make(tmp_path / "csv")
     (tmp_path / "csv" / "wav" / "3-1.wav").unlink()

@@ -58,6 +58,7 @@ OPTIONS: list[tuple[list[str], int, str]] = [
     (["all.jsonl", "--output", "blocked", "--force"], 2, "blocked/test.jsonl must be a file or missing, found a"),
     (["all.jsonl", "--output", "used"], 2, "used must not hold another split, found valid.jsonl; replace it with"),
     (["used/valid.jsonl", "--output", "used", "--force"], 2, "used would replace used/valid.jsonl, the manifest th"),
+    (["all.jsonl", "--output", "o", "--folds", "100000"], 1, "possible: --folds 4"),
     (["all.jsonl", "--output", "o", "--folds", "10"], 1, "9 groups that share speaker_id"),
 ]  # fmt: skip
 MANIFESTS: list[tuple[str | bytes, str]] = [

@@ -14,7 +14,7 @@ import torch
 torch.set_num_threads(1)  # before fixtures of a module train: equal bytes are promised at equal numbers of threads
 SLOW = (
     "test_known_answers", "test_benchmarks", "test_distributed", "test_study_run", "test_finetune", "test_train_head",
-    "test_ray_engine", "test_docs",
+    "test_ray_engine", "test_docs", "test_site",
 )  # fmt: skip
 """Files that begin first, the slowest before the others, so that no worker is left with one of them at the end."""
 

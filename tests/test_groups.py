@@ -65,6 +65,21 @@ def test_equal_samples_are_connected_and_unreadable_audio_is_reported(tmp_path: 
     assert [error.reason for error in groups.unreadable] == ["not_found"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(1, "1"), ("Hoà", "Hoa\u0300"), ("a b ", "a  b"), ("x", "x\u200b"), ({"b": 1, "a": 2}, {"a": 2, "b": 1})],
+)
+def test_equal_values_that_are_written_in_two_ways_connect(first: object, second: object) -> None:
+    pair = [replace(one(name), extra={"film": film}) for name, film in (("a", first), ("b", second), ("c", " "))]
+    assert members(find_groups(pair, ["film"], SILENT), pair) == ["ab", "c"]
+
+
+def test_transcripts_connect_as_the_check_of_a_corpus_compares_them() -> None:
+    texts = ["Hòa Đà, ơi!", "hoà đà ơi", "HOÀ ÐÀ ƠI", "hòa đà ới"]  # the third has the Icelandic letter
+    spoken = [one(name, text=text) for name, text in zip("abcd", texts, strict=True)]
+    assert members(find_groups(spoken, ["transcript"], SILENT), spoken) == ["abc", "d"]
+
+
 def test_any_key_of_the_manifest_connects_and_an_unknown_one_is_refused() -> None:
     films = [replace(one(name), extra={"film": film}) for name, film in (("a", 1), ("b", 2), ("c", 1), ("d", None))]
     assert members(find_groups(films, ["film"], SILENT), films) == ["ac", "b", "d"]

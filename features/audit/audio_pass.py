@@ -1,11 +1,13 @@
 """One pass over the audio of a corpus, in threads, and the file that keeps what it measured.
 
 `audio_facts.json` in the features folder holds the facts of each segment, with the size, mtime and
-fingerprint of its file, which extraction uses too. A changed file is measured again.
+fingerprint of its file, which extraction uses too. A changed file is measured again. The first line
+has a hash of the others: a file that was damaged or edited is not used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -21,14 +23,17 @@ from features.audit.audio_facts import AudioFacts, measure_audio
 from features.extraction.encoder_input import fingerprint
 from features.manifests.manifest import Utterance
 from features.progress import SILENT, Reporter
+from features.regular_files import read_regular
 
 FACTS_FILE = "audio_facts.json"
-SCHEMA = 1
+SCHEMA = 2
 FIELDS = ["wav_path", "start", "end", "channel", "size", "mtime_ns", "fingerprint", *AudioFacts._fields]
 """Columns of the file: the segment, the state of its file, the facts."""
 NUM_KEY, NUM_STATE = 4, 3
 TASK_UTTERANCES = 32
 """Utterances of one file that a thread measures at once."""
+END = "]}\n"
+"""Last line of the file."""
 SAVE_INTERVAL_S = 30.0
 """Seconds between saves, so that an interrupted pass continues where it stopped."""
 Segment = tuple[str, float, float | None, int | str]
@@ -147,23 +152,28 @@ class _Saver:
         for segment, (state, one) in facts.items():
             if one.is_lasting:
                 lines.append(json.dumps([*segment, *state, *one], ensure_ascii=False))
-        head = json.dumps({"schema": SCHEMA, "fields": FIELDS})[:-1]
+        body = ",\n".join(lines) + f"\n{END}"
+        digest = hashlib.sha256(body.encode()).hexdigest()
+        head = json.dumps({"schema": SCHEMA, "fields": FIELDS, "sha256": digest})[:-1]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, f'{head}, "facts": [\n' + ",\n".join(lines) + "\n]}\n")
+            write_atomically(self.path, f'{head}, "facts": [\n{body}')
         except OSError as error:
             self.reporter.say(f"the facts of the audio are not kept, the next check decodes again: {error}")
 
 
 def _read(path: Path) -> Known:
-    """Return the facts of a file; empty if it does not exist, or is not of this version."""
+    """Return the facts of a file; empty if it does not exist, is damaged or of another version."""
     try:
-        document: Any = json.loads(path.read_bytes())
+        head, _, body = read_regular(path).partition(b"\n")
+        document: Any = json.loads(head + END.encode())
         if document["schema"] != SCHEMA or document["fields"] != FIELDS:
+            return {}
+        if document["sha256"] != hashlib.sha256(body).hexdigest():
             return {}
         known: Known = {}
         first = NUM_KEY + NUM_STATE
-        for entry in document["facts"]:
+        for entry in json.loads(b"[" + body.removesuffix(END.encode()) + b"]"):
             wav_path, start, end, channel, size, mtime_ns, digest = entry[:first]
             known[wav_path, start, end, channel] = ((size, mtime_ns, digest), AudioFacts._make(entry[first:]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -86,7 +86,9 @@ def uneven_corpus(seed: int) -> Planted:
     kinds: dict[str, tuple[Any, int]] = {}
     for index, one in enumerate(made.utterances):
         speaker = str(one.speaker_id)
-        kinds.setdefault(speaker, (rng.dirichlet(np.array([3.0, 1.0, 1.0])), int(rng.choice([8_000, 16_000]))))
+        kinds.setdefault(
+            speaker, (0.1 + 0.7 * rng.dirichlet(np.array([3.0, 1.0, 1.0])), int(rng.choice([8_000, 16_000])))
+        )
         preference, rate = kinds[speaker]
         name = f"{one.line:02d}_{speaker}"
         made.change(index, emotion=str(rng.choice(LABELS, p=preference)), utterance_id=name)

@@ -75,9 +75,9 @@ def describe_models(info: StoreInfo) -> str:
     recorded = recorded_models(info)
     if recorded is None:
         return str(info.provenance.get("model"))
-    code, weights = info.provenance.get("code"), str(info.provenance.get("weights"))
+    code: Any = info.provenance.get("code")
     # without a model, a custom class can also have weights that no seed changes
-    is_built = isinstance(code, dict) and not weights.startswith("random")
+    is_built = isinstance(code, dict) and not str(info.provenance.get("weights")).startswith("random")
     names = []
     for source in recorded:
         names.append(str(code.get("file")) if is_built and source.model is None else str(source))

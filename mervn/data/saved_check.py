@@ -81,7 +81,7 @@ def read_findings(run: Path) -> Sequence[Mapping[str, Any]] | None:
     path = run / CHECK_FILE
     if not path.is_file():
         return None
-    findings = read_object(path, "the findings about the data of a run").get("findings")
+    findings: Any = read_object(path, "the findings about the data of a run").get("findings")
     if not _are_findings(findings):
         raise InputError(f"{path} must hold a list of findings, but does not; remove it to write a report without them")
     return list(findings)

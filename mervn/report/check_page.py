@@ -49,7 +49,9 @@ def write_check_report(folder: Path) -> Path:
 
 def render_check(folder: Path, saved: Mapping[str, Any]) -> str:
     """Return the HTML page of a check, the content of check.json."""
-    splits = {split: saved["corpus"]["splits"][split] for split in SPLITS if split in saved["corpus"]["splits"]}
+    splits: dict[str, Any] = {
+        split: saved["corpus"]["splits"][split] for split in SPLITS if split in saved["corpus"]["splits"]
+    }
     labels = frequent_labels(splits)
     return render(
         "check.html",

@@ -78,6 +78,7 @@ def test_what_was_measured_before_an_interruption_is_kept(
         return measure(utterance)
 
     monkeypatch.setattr(audio_pass, "measure_audio", interrupt)
+    monkeypatch.setattr(audio_pass, "TASK_UTTERANCES", 4)
     with pytest.raises(KeyboardInterrupt):
         measure_corpus(utterances, tmp_path, threads=1)
     decoded.clear()
@@ -91,6 +92,7 @@ def test_a_kill_loses_at_most_what_was_measured_since_the_last_save(
 ) -> None:
     """SIGKILL runs no code, so what it leaves is the file as it is at that moment."""
     monkeypatch.setattr(audio_pass, "SAVE_INTERVAL_S", -1.0)
+    monkeypatch.setattr(audio_pass, "TASK_UTTERANCES", 4)
     states: list[bytes] = []
     save = audio_pass._Saver.save
 

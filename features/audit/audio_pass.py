@@ -11,10 +11,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ SCHEMA = 2
 FIELDS = ["wav_path", "start", "end", "channel", "size", "mtime_ns", "fingerprint", *AudioFacts._fields]
 """Columns of the file: the segment, the state of its file, the facts."""
 NUM_KEY, NUM_STATE = 4, 3
-TASK_UTTERANCES = 32
-"""Utterances of one file that a thread measures at once."""
+TASK_UTTERANCES = 8
+"""Utterances that a thread measures at once, those of one file before those of the next."""
 END = "]}\n"
 """Last line of the file."""
 SAVE_INTERVAL_S = 30.0
@@ -96,27 +96,33 @@ def measure_corpus(
 
 
 def _tasks(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
-    """Return one utterance per segment, in lists of utterances of one file."""
+    """Return one utterance per segment, file by file, in lists for the threads."""
     by_file: dict[Path, dict[Segment, Utterance]] = {}
     for utterance in utterances:
         by_file.setdefault(utterance.audio_path, {}).setdefault(segment_of(utterance), utterance)
+    ordered = chain.from_iterable(segments.values() for segments in by_file.values())
     tasks = []
-    for segments in by_file.values():
-        remaining: Iterator[Utterance] = iter(segments.values())
-        while chunk := list(islice(remaining, TASK_UTTERANCES)):
-            tasks.append(chunk)
+    while chunk := list(islice(ordered, TASK_UTTERANCES)):
+        tasks.append(chunk)
     return tasks
 
 
 def _measure(task: Sequence[Utterance], known: Known) -> Known:
-    """Measure utterances of one file, except those whose file has not changed."""
-    path = task[0].audio_path
+    """Measure utterances, file by file, except those whose file has not changed."""
+    found: Known = {}
+    for path, of_file in groupby(task, key=lambda utterance: utterance.audio_path):
+        found |= _measure_file(path, of_file, known)
+    return found
+
+
+def _measure_file(path: Path, utterances: Iterable[Utterance], known: Known) -> Known:
+    """Measure utterances of one file, or take the known facts if it has not changed."""
     # before decoding: the file can change meanwhile
     stat = _size_and_mtime(path)
     digest = fingerprint(path) if path.is_file() else None  # reading a named pipe might never end
     state: State = (*(stat or (-1, -1)), digest or "")
     found: Known = {}
-    for utterance in task:
+    for utterance in utterances:
         segment = segment_of(utterance)
         entry = known.get(segment)
         is_same = digest is not None and entry is not None and entry[0] == state

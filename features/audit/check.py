@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,24 +89,31 @@ def check_data(
     if data.is_dir() and not splits:
         names = ", ".join(f"{split}.jsonl" for split in SPLITS)
         raise InputError(f"{data} must hold at least one of {names}, found none")
-    manifests = read_manifests(data, splits, audio_root=audio_root, require_emotion=False, check_audio=False)
-    utterances = list(manifests.all_utterances())
-    folds = read_fold_files(data)  # before the audio is decoded
-    facts: Sequence[AudioFacts | None] = (
-        measure_corpus(utterances, features_dir, threads, reporter) if audio else known_facts(utterances, features_dir)
-    )
-    return check_corpus(Corpus(utterances, facts), folds)
+    with _without_collections():
+        manifests = read_manifests(data, splits, audio_root=audio_root, require_emotion=False, check_audio=False)
+        utterances = list(manifests.all_utterances())
+        folds = read_fold_files(data)  # before the audio is decoded
+        facts: Sequence[AudioFacts | None]
+        if audio:
+            facts = measure_corpus(utterances, features_dir, threads, reporter)
+        else:
+            facts = known_facts(utterances, features_dir)
+        return check_corpus(Corpus(utterances, facts), folds)
 
 
 def quick_check(utterances: Sequence[Utterance], features_dir: Path) -> Check:
-    """Check utterances without opening any audio: with the facts that an earlier check measured.
+    """Check utterances without opening any audio: with the facts that an earlier check measured."""
+    with _without_collections():
+        return check_corpus(Corpus(utterances, known_facts(utterances, features_dir)))
 
-    Garbage collection is paused: beside the objects of torch it takes longer than the check.
-    """
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Pause garbage collection: beside the objects of torch it takes longer than the check."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        return check_corpus(Corpus(utterances, known_facts(utterances, features_dir)))
+        yield
     finally:
         if was_enabled:
             gc.enable()

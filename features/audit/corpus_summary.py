@@ -23,7 +23,7 @@ Quantiles = tuple[float, ...]
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What one split holds."""
+    """Content of one split."""
 
     utterances: int
     classes: dict[str, int]
@@ -49,7 +49,7 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class CorpusSummary:
-    """What a corpus holds, by split."""
+    """Content of a corpus, by split."""
 
     splits: dict[str, SplitSummary]
     sample_rates: dict[str, int]

@@ -66,6 +66,25 @@ def test_speakers_with_favourite_labels_and_paces_raise_no_alarm() -> None:
     assert alarms <= 1 and naive >= 5
 
 
+def codes_of_speakers(num_labels: int, num_groups: int, trials: int = 40) -> float:
+    """Return the fraction of alarms if in each group every label has a symbol of its own, dealt at random."""
+    rng = np.random.default_rng(2)
+    alarms = 0
+    for _ in range(trials):
+        groups = np.repeat(np.arange(num_groups), 6 * num_labels)
+        targets = np.tile(np.arange(num_labels), 6 * num_groups)
+        code = rng.permuted(np.tile(np.arange(num_labels), (num_groups, 1)), axis=1)  # (G, C)
+        found = association(one_symbol(code[groups, targets].tolist()), targets, groups)
+        alarms += found is not None and found.beats_chance(0.1)
+    return alarms / trials
+
+
+def test_speakers_with_a_code_of_their_own_seldom_raise_an_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert codes_of_speakers(3, 4) <= 0.05 and codes_of_speakers(2, 8) <= 0.05  # the smallest that are tested
+    monkeypatch.setattr(chance, "MAX_AGREEMENT", 1.0)
+    assert codes_of_speakers(2, 4) > 0.05  # negative control: four speakers agree by chance
+
+
 def test_a_constant_and_symbols_that_never_repeat_tell_nothing() -> None:
     targets, groups = np.arange(60) % 3, np.arange(60) // 5
     constant = association(one_symbol(["x"] * 60), targets, groups)

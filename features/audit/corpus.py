@@ -77,13 +77,14 @@ class Corpus:
         """Number of the audio file of each utterance, (N,) int64; symbolic links and `..` are followed."""
         folders: dict[str, str] = {}
         real: dict[str, str] = {}
-        for path in {str(utterance.audio_path) for utterance in self.utterances}:
-            folder, name = os.path.split(path)
+        paths = [str(utterance.audio_path) for utterance in self.utterances]
+        for path in dict.fromkeys(paths):
+            folder, separator, name = path.rpartition("/")
             if folder not in folders:  # each folder once: this takes longer than all else
-                folders[folder] = os.path.realpath(folder)
+                folders[folder] = os.path.realpath(folder + separator)
             found = f"{folders[folder]}/{name}"
             real[path] = os.path.realpath(found) if os.path.islink(found) else found  # noqa: PTH114 (Path is slow)
-        return index_of([real[str(utterance.audio_path)] for utterance in self.utterances])
+        return index_of([real[path] for path in paths])
 
     @cached_property
     def groups(self) -> Array:

@@ -111,6 +111,8 @@ COMMANDS: dict[str, CommandSpec] = {
         "Score the mean of the probabilities of several runs.",
     ),
     "report": CommandSpec(
-        "cli.report:report_command", "mervn.config:ReportOptions", "Write the report of a run, comparison or study."
+        "cli.report:report_command",
+        "mervn.config:ReportOptions",
+        "Write the report of a run, comparison, study or check.",
     ),
 }

@@ -121,6 +121,8 @@ COMMANDS: dict[str, CommandSpec] = {
         "Write a run with its encoders as one folder for use elsewhere.",
     ),
     "report": CommandSpec(
-        "cli.report:report_command", "mervn.config:ReportOptions", "Write the report of a run, comparison or study."
+        "cli.report:report_command",
+        "mervn.config:ReportOptions",
+        "Write the report of a run, comparison, study or check.",
     ),
 }

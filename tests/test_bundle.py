@@ -291,6 +291,14 @@ def test_a_failure_leaves_no_folder(head: Path, tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+def test_damaged_results_are_one_error(head: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(head, tmp_path / "run"))
+    (run / "check.json").write_text('{"findings": [{"id": "few_speakers"}]}')
+    with pytest.raises(InputError, match="must hold results as training, check and evaluation write them.*severity"):
+        write_bundle(run, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_results_of_other_weights_are_left_out(head: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(head, tmp_path / "run"))
     document = json.loads((run / "metrics-test.json").read_text())

@@ -17,7 +17,7 @@ from features.device import resolve_device
 from features.environment import package_versions
 from features.errors import InputError, UsageError, name_some
 from features.progress import SILENT, Reporter
-from mervn.data.data_check import CHECK_FILE
+from mervn.data.saved_check import CHECK_FILE
 from mervn.model.custom_module import FOLDER as MODULES_FOLDER
 from mervn.model.saved_run import load_head
 from mervn.run_folder import CONFIG_FILE, LEDGER_FILE, METRICS_FILE, MODEL_FILE, RunConfig, read_config, write_json
@@ -100,7 +100,14 @@ def _write(
     write_canary(folder, model)
     onnx = export_onnx(model, folder, reporter) if settings.onnx else None
     bundle = Bundle(run.resolve().name, config.hash, encoders, hash_files(folder), package_versions(), "")
-    write_atomically(folder / CARD_FILE, model_card(bundle, config, scores, onnx))
+    try:
+        card = model_card(bundle, config, scores, onnx)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{run}: {', '.join(scores)} must hold results as training, check and evaluation write them, but cannot be "
+            f"read: {error!r}; evaluate the run again"
+        ) from error
+    write_atomically(folder / CARD_FILE, card)
     bundle = replace(bundle, card_sha256=describe_file(folder / CARD_FILE)["sha256"])
     write_json(folder / BUNDLE_FILE, bundle.as_json())
     written = _load(folder, bundle, settings.trust_code)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mervn.data.data_check import CHECK_FILE
+from mervn.data.saved_check import CHECK_FILE
 from mervn.data.streams import modality_of
 from mervn.evaluation.verdict import CHOSEN_ON_VALID, count_units, no_interval, weak_units
 from mervn.run_folder import LEDGER_FILE, METRICS_FILE, RunConfig

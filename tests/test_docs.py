@@ -115,6 +115,7 @@ jobs = 1
 """
 """The mervn.toml of the folder: small heads, for the sake of time."""
 FOREIGN = {
+    "--local-dir",
     "--num_processes", "--multi_gpu", "--index-url", "--system-site-packages", "--array", "--gres", "--time", "--wrap",
 }  # fmt: skip
 """Options of other programs that the pages name."""

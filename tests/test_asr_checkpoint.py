@@ -99,7 +99,7 @@ def no_tokenizer(folder: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "a missing weight": (drop_decoder_weight, "1 are missing .* decoder.layers.1.fc1.weight"),
+    "a missing weight": (drop_decoder_weight, "1 are missing .*decoder.layers.1.fc1.weight"),
     "only the encoder": (only_encoder, "Speech recognition needs the decoder of a Whisper model too"),
     "more layers than the config": (
         lambda folder: edit(folder / "config.json", decoder_layers=1), "it has no place for .* decoder.layers.1"

@@ -11,10 +11,10 @@ from features.errors import UsageError
 from features.progress import SILENT
 from features.store.index import list_stores
 from mervn.config import AblateOptions
+from mervn.study.grid import read_grid
 from mervn.study.missing_features import extract_missing
 from mervn.study.open_layers import default_layer, name_layers
 from mervn.study.study_plan import Plan, find_complete, make_plan
-from mervn.study.grid import read_grid
 
 GRID = """seeds = 1
 baselines = false

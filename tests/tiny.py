@@ -118,7 +118,7 @@ ASR_TOKENS = (
 def make_whisper_asr(folder: Path, seed: int = 0, **changes: Any) -> Path:
     """Write a tiny Whisper with decoder and tokenizer, and a real window of 3 s; its text depends on the audio.
 
-    Its random weights choose among the letters of Vietnamese and the space; most texts have the maximum length.
+    Its random weights choose among letters and the space; many texts have the maximum length.
     """
     from features.audio.torchaudio_import import import_torchaudio
 
@@ -149,11 +149,19 @@ def make_whisper_asr(folder: Path, seed: int = 0, **changes: Any) -> Path:
         model = WhisperForConditionalGeneration(WhisperConfig(**(sizes | changes)))
         _enlarge(model, 5.0)
         with torch.no_grad():
-            model.model.decoder.embed_tokens.weight.mul_(20.0)
+            decoder = model.model.decoder
+            decoder.embed_tokens.weight.mul_(10.0)
+            decoder.embed_positions.weight.mul_(100.0)  # otherwise a text would repeat one letter
+            for layer in decoder.layers:
+                layer.encoder_attn.v_proj.weight.mul_(8.0)
+            # texts end, and words end, where these letters would come
+            for token, letter in ((end, "d"), (vocabulary["Ġ"], "c")):
+                decoder.embed_tokens.weight[token] = 1.1 * decoder.embed_tokens.weight[vocabulary[letter]]
     shown = [vocabulary[letter] for letter in (*ASR_LETTERS, "Ġ")]
     model.generation_config = GenerationConfig(
         decoder_start_token_id=end + 1, bos_token_id=end, eos_token_id=end, pad_token_id=end,
-        suppress_tokens=[i for i in range(end + 10) if i not in (*shown, end)], begin_suppress_tokens=[vocabulary["Ġ"], end],
+        suppress_tokens=[i for i in range(end + 10) if i not in (*shown, end)],
+        begin_suppress_tokens=[vocabulary["Ġ"], end],
         lang_to_id={"<|en|>": end + 2, "<|vi|>": end + 3}, task_to_id={"translate": end + 4, "transcribe": end + 5},
         no_timestamps_token_id=end + 9, is_multilingual=True, max_length=sizes["max_target_positions"],
         max_initial_timestamp_index=50, return_timestamps=False,

@@ -57,24 +57,30 @@ class Decoding:
     """Tokens with which no text begins."""
     max_length: int
     """Maximum number of tokens, with the prompt."""
+    vocabulary_size: int
+    """Number of tokens of the model; the last ones are timestamps."""
 
     @property
     def first_timestamp(self) -> int:
         """Id of the first timestamp token."""
         return self.prompt[-1] + 1
 
-    def generation_config(self) -> Any:
-        """Return the GenerationConfig of transformers."""
+    def generation_config(self, *, timestamps: bool) -> Any:
+        """Return the GenerationConfig of transformers.
+
+        Without timestamps, none may be predicted: transformers would move the window to it.
+        """
         from transformers import GenerationConfig
 
         start, language, transcribe, no_timestamps = self.prompt
+        suppressed = [*self.suppressed, *(() if timestamps else range(self.first_timestamp, self.vocabulary_size))]
         return GenerationConfig(
             decoder_start_token_id=start, bos_token_id=self.end, eos_token_id=self.end, pad_token_id=self.end,
             lang_to_id={self.language: language}, task_to_id={"transcribe": transcribe},
             no_timestamps_token_id=no_timestamps, is_multilingual=True, language=self.language, task="transcribe",
-            suppress_tokens=list(self.suppressed) or None, begin_suppress_tokens=list(self.suppressed_first) or None,
+            suppress_tokens=suppressed or None, begin_suppress_tokens=list(self.suppressed_first) or None,
             max_length=self.max_length, max_initial_timestamp_index=MAX_FIRST_TIMESTAMP,
-            num_beams=1, do_sample=False, return_timestamps=False,
+            num_beams=1, do_sample=False, return_timestamps=timestamps,
         )  # fmt: skip
 
 
@@ -122,7 +128,7 @@ def load_checkpoint(selector: Selector, language: str) -> AsrCheckpoint:
     _check_window(selector, model.config, extractor)
     settings = _generation_settings(selector, Path(location))
     decoding = _find_decoding(selector, tokenizer, model.config, settings, language)
-    model.generation_config = decoding.generation_config()
+    model.generation_config = decoding.generation_config(timestamps=False)
     return AsrCheckpoint(model, extractor, tokenizer, decoding, find_source(selector))
 
 
@@ -153,7 +159,10 @@ def _check_window(selector: Selector, config: Any, extractor: Any) -> None:
 def _generation_settings(selector: Selector, folder: Path) -> Mapping[str, Any]:
     """Return the settings of decoding: generation_config.json, or config.json of an older checkpoint."""
     file = folder / GENERATION_FILE
-    settings = read_object(file if file.is_file() else folder / "config.json", "settings of decoding")
+    try:
+        settings = read_object(file if file.is_file() else folder / "config.json", "settings of decoding")
+    except InputError as error:
+        raise InputError(f"{selector.flag}: {error}") from error
     if settings.get("is_multilingual") is False:
         raise InputError(f"{selector.flag}: the model must be multilingual, but {file} says that it is English only")
     return settings
@@ -177,7 +186,7 @@ def _find_decoding(
         raise UsageError(f"--language must be one of the model's: {', '.join(known)}; found {language!r}")
     prompt = tuple(vocabulary[each] for each in (START, token, TRANSCRIBE, NO_TIMESTAMPS))
     suppressed = (_token_ids(selector, settings, key, config.vocab_size) for key in SUPPRESSED)
-    return Decoding(token, prompt, vocabulary[END], *suppressed, max_length=config.max_target_positions)
+    return Decoding(token, prompt, vocabulary[END], *suppressed, config.max_target_positions, config.vocab_size)
 
 
 def _token_ids(selector: Selector, settings: Mapping[str, Any], key: str, size: int) -> tuple[int, ...]:

@@ -103,7 +103,7 @@ class SpeechRecognizer:
     def _batch(self, waves: Sequence[Samples]) -> list[Recognition]:
         """Recognise audio of at most one window each, and again alone where a choice was close."""
         recorder = MarginRecorder(self.checkpoint.decoding.end)
-        tokens = self._generate(self._log_mel(waves), logits_processor=[recorder])  # (B, T)
+        tokens = self._generate(self._log_mel(waves), timestamps=False, logits_processor=[recorder])  # (B, T)
         found = list(map(self._read, tokens.tolist()))
         if len(waves) == 1 or recorder.smallest is None:
             return found
@@ -116,12 +116,12 @@ class SpeechRecognizer:
 
     def _long_form(self, wave: Samples) -> Recognition:
         """Recognise audio of several windows."""
-        tokens = self._generate(self._log_mel([wave], whole=True), return_timestamps=True)
+        tokens = self._generate(self._log_mel([wave], whole=True), timestamps=True)
         return replace(self._read(tokens[0].tolist()), truncated=False)
 
-    def _generate(self, features: Tensor, **options: Any) -> Tensor:
+    def _generate(self, features: Tensor, *, timestamps: bool, **options: Any) -> Tensor:
         """Return the tokens of spectrograms, without the prompt, padded with the end token."""
-        config = self.model.generation_config
+        config = self.checkpoint.decoding.generation_config(timestamps=timestamps)
         tokens: Tensor = self.model.generate(features, generation_config=config, **options)
         return tokens
 

@@ -7,11 +7,9 @@ import importlib.util
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from features.atomic_files import read_object, write_atomically, write_json, write_jsonl
 from features.audio.resampling import SAMPLE_RATE, Samples

@@ -50,8 +50,13 @@ def _print_errors(word_errors: dict[str, WordErrors], output: Output) -> None:
         lines.append((split, found.utterances, found.words, _percent(found.rate), _interval(found), *counts))
     header = ("split", "utterances", "words", "WER", "95 % interval", "substitutions", "deletions", "insertions")
     output.table(header, lines)
-    speakers = ", ".join(f"{found.speakers} in {split}" for split, found in word_errors.items() if found.speakers)
-    output.result(f"intervals by speaker: {speakers}" if speakers else "no speaker is known: no interval by speaker")
+    for split, found in word_errors.items():
+        if found.interval is None:
+            output.result(f"{split}: no interval, which needs at least 4 speakers, found {found.speakers}")
+        elif found.interval.unit == "utterance":
+            output.result(f"{split}: the interval assumes independent utterances, because speaker_id groups none")
+        else:
+            output.result(f"{split}: interval over {found.interval.groups} speakers")
     without = sum(found.without_reference for found in word_errors.values())
     if without:
         output.result(f"{without} utterances without transcript are left out of the word error rate")

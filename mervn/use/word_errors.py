@@ -35,8 +35,9 @@ class WordErrors:
     deletions: int
     insertions: int
     interval: Interval | None
-    """None with fewer than 4 speakers."""
+    """By speaker; None with fewer than 4 of them."""
     speakers: int
+    """Number of known speakers."""
 
     @property
     def rate(self) -> float | None:
@@ -78,6 +79,6 @@ def count_word_errors(utterances: Sequence[Utterance], texts: Mapping[str, str])
     numbers = np.array(counts, dtype=np.int64)  # (N, 4)
     units = group_units([utterance.speaker_id for utterance in compared])
     interval = ratio_interval(numbers[:, 1:].sum(1), numbers[:, 0], units)
-    speakers = 0 if units.independent else units.num
+    speakers = len({utterance.speaker_id for utterance in compared} - {None})
     words, substitutions, deletions, insertions = map(int, numbers.sum(0))
     return WordErrors(len(compared), left_out, words, substitutions, deletions, insertions, interval, speakers)

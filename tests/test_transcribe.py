@@ -187,7 +187,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], list[str], int, str]] = {
     "a damaged folder": (damaged, [], 1, "transcription.json must hold a transcription"),
     "a folder of something else": (foreign, [], 2, "holds no transcription"),
     "no such language": (lambda data: None, ["--language", "fr"], 2, "must be one of the model's: en, vi"),
-    "no code of a language": (lambda data: None, ["--language", "Vietnamese"], 2, "--language"),
+    "no code of a language": (lambda data: None, ["--language", "Vietnamese"], 2, "found 'Vietnamese'"),
     "the data twice": (lambda data: None, ["--data", "."], 2, "give the data folder once"),
 }
 

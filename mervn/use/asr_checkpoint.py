@@ -128,7 +128,6 @@ def load_checkpoint(selector: Selector, language: str) -> AsrCheckpoint:
     _check_window(selector, model.config, extractor)
     settings = _generation_settings(selector, Path(location))
     decoding = _find_decoding(selector, tokenizer, model.config, settings, language)
-    model.generation_config = decoding.generation_config(timestamps=False)
     return AsrCheckpoint(model, extractor, tokenizer, decoding, find_source(selector))
 
 
@@ -185,8 +184,8 @@ def _find_decoding(
         known = sorted(match[1] for match in map(LANGUAGE_TOKEN.fullmatch, vocabulary) if match)
         raise UsageError(f"--language must be one of the model's: {', '.join(known)}; found {language!r}")
     prompt = tuple(vocabulary[each] for each in (START, token, TRANSCRIBE, NO_TIMESTAMPS))
-    suppressed = (_token_ids(selector, settings, key, config.vocab_size) for key in SUPPRESSED)
-    return Decoding(token, prompt, vocabulary[END], *suppressed, config.max_target_positions, config.vocab_size)
+    never, first = (_token_ids(selector, settings, key, config.vocab_size) for key in SUPPRESSED)
+    return Decoding(token, prompt, vocabulary[END], never, first, config.max_target_positions, config.vocab_size)
 
 
 def _token_ids(selector: Selector, settings: Mapping[str, Any], key: str, size: int) -> tuple[int, ...]:

@@ -121,8 +121,9 @@ class SpeechRecognizer:
 
     def _generate(self, features: Tensor, *, timestamps: bool, **options: Any) -> Tensor:
         """Return the tokens of spectrograms, without the prompt, padded with the end token."""
-        config = self.checkpoint.decoding.generation_config(timestamps=timestamps)
-        tokens: Tensor = self.model.generate(features, generation_config=config, **options)
+        # transformers reads suppressed tokens from the model too, so they must be the same there
+        self.model.generation_config = self.checkpoint.decoding.generation_config(timestamps=timestamps)
+        tokens: Tensor = self.model.generate(features, generation_config=self.model.generation_config, **options)
         return tokens
 
     def _log_mel(self, waves: Sequence[Samples], *, whole: bool = False) -> Tensor:

@@ -22,13 +22,11 @@ class TranscribeOptions(CorpusOptions, DeviceOptions):
     output: Annotated[Path | None, Group.OUTPUT] = Field(
         None, description="Folder for the new manifests; repeat the command with it to resume (required)."
     )
-    splits: Annotated[tuple[SplitName, ...], Field(min_length=1), Group.DATA] = Field(
-        SPLITS, description="Splits to transcribe."
-    )
+    splits: Annotated[tuple[SplitName, ...], Group.DATA] = Field(SPLITS, description="Splits to transcribe.")
     model: Annotated[str, Group.MODEL] = Field(
         DEFAULT_MODEL, description="whisper=MODEL, a Whisper or PhoWhisper checkpoint: hub id or folder."
     )
-    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$"), Group.MODEL] = Field(
+    language: Annotated[str, Group.MODEL] = Field(
         "vi", description="Code of the language that is spoken, such as vi or en."
     )
     amp: Annotated[Literal["off", "bf16"], Group.MODEL] = Field(

@@ -158,10 +158,10 @@ class SelectorOptions(Options):
     """Selectors of the encoders."""
 
     audio_encoder: Annotated[str | None, Group.ENCODERS, NOT_IN_HASH] = Field(
-        None, description="NAME[=MODEL][@LAYERS], two joined by +; NAME: see `mervn encoders`, or FILE.py:Class."
+        None, description="NAME[=MODEL][@LAYERS] or FILE.py:Class, two by +; see `mervn encoders`."
     )
     text_encoder: Annotated[str | None, Group.ENCODERS, NOT_IN_HASH] = Field(
-        None, description="NAME[=MODEL][@LAYERS]; NAME: see `mervn encoders`, or FILE.py:Class."
+        None, description="NAME[=MODEL][@LAYERS] or FILE.py:Class; see `mervn encoders`."
     )
 
 

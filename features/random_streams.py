@@ -34,6 +34,8 @@ class Purpose(IntEnum):
     """(first 8 bytes of the SHA-256 of the utterance id): the exchanged tone marks of a transcript."""
     SHUFFLED_LABELS = 10
     """(number): the labels of a permutation of train."""
+    ENCODER_INPUT = 11
+    """(): the noise on which an encoder is checked and its width is measured."""
 
 
 def seed_sequence(purpose: Purpose, *numbers: int) -> np.random.SeedSequence:

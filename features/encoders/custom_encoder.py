@@ -37,6 +37,7 @@ from features.encoders.selector import EncoderSettings, Layer, Selector, short_m
 from features.errors import InputError, UsageError
 from features.memory import is_out_of_memory
 from features.ragged import Ragged
+from features.random_streams import Purpose, generator
 from features.torch_seed import seeded
 
 SEED = 0
@@ -172,7 +173,7 @@ class CustomEncoder(Encoder):
             return int(self.inner.get_feat_lengths(length)) if length else 0
 
     def _measure_dim(self) -> int:
-        noise = np.random.default_rng(0).standard_normal(PROBE_SAMPLES).astype(np.float32)
+        noise = generator(Purpose.ENCODER_INPUT).standard_normal(PROBE_SAMPLES).astype(np.float32)
         prepared = self.prepare(0.1 * noise if self.modality == "audio" else "hôm nay trời đẹp")
         return int(self.forward_layers(Ragged.from_sequences([prepared]))[0].values.shape[-1])
 

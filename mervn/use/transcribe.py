@@ -43,7 +43,7 @@ PRECISION = {"off": "fp32", "bf16": "bf16"}
 
 @dataclass
 class Transcription:
-    """What a transcription of a corpus did."""
+    """Result of a transcription of a corpus."""
 
     output: Path
     texts: dict[str, str] = field(default_factory=dict)

@@ -59,6 +59,13 @@ def test_the_card_holds_scores_intervals_protocol_warnings_and_licences() -> Non
     assert "Only test counts for a claim" in text and "ONNX" not in text.replace("onnx/", "")
 
 
+def test_the_card_of_a_linear_head_names_what_it_has() -> None:
+    linear = replace(CONFIG, options={"data": "corpus", "fusion": "linear"})
+    metrics = {**results()[METRICS_FILE], "C": 0.1}
+    text = model_card(BUNDLE, linear, {METRICS_FILE: metrics}, None)
+    assert "Head: fusion `linear`." in text and "The regularization, C = 0.1, was chosen by macro-F1 on valid" in text
+
+
 def test_the_card_says_what_is_not_known() -> None:
     text = model_card(BUNDLE, CONFIG, {METRICS_FILE: results()[METRICS_FILE]}, None)
     assert "was not scored on test: nothing is known about its score on new data" in text

@@ -98,9 +98,12 @@ def _model(bundle: Bundle, config: RunConfig) -> str:
     """Return the table of the encoders with their licences, and the parts of the head."""
     header = ("stream", "encoder", "layers", "weights", "licence")
     lines = [_encoder_line(name, entry) for name, entry in bundle.encoders.items()]
-    head = ", ".join(f"{name} {_code(config.options[name])}" for name in ("fusion", "pooling", "loss"))
+    parts = []
+    for name in ("fusion", "pooling", "loss", "seed"):
+        if name in config.options:  # a linear head has no loss, for example
+            parts.append(f"{name} {_code(config.options[name])}")
     return (
-        f"{_table(header, lines)}\n\nHead: {head}, seed {config.options.get('seed')}.\n\n"
+        f"{_table(header, lines)}\n\nHead: {', '.join(parts)}.\n\n"
         "The licences of the encoders apply to this model, and so may the licence of the data that it was trained on."
     )
 

@@ -87,7 +87,7 @@ def plot_timeline(name: str, file: str, segments: Sequence[Prediction], labels: 
         axes.set_xlabel("seconds")
 
     description = f"Probability of each label over the time of {file}"
-    return draw(name, description, (WIDTH * 1.6, 0.9 + 0.28 * len(labels)), plot)
+    return draw(name, description, (WIDTH, 0.8 + 0.25 * len(labels)), plot)
 
 
 def timeline(segments: Sequence[Prediction], end: float, num_labels: int) -> Array:

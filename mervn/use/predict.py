@@ -185,7 +185,8 @@ def _run(model: Loaded, inputs: Inputs, saved: SavedBlocks | None, reporter: Rep
             bar.update(len(block))
     if resumed:
         reporter.say(f"{resumed} of {len(results)} inputs were finished before")
-    _say_cost(inputs, len(results) - resumed, time.monotonic() - began, reporter)
+    if resumed < len(results):
+        _say_cost(inputs, len(results) - resumed, time.monotonic() - began, reporter)
     return results
 
 

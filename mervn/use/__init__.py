@@ -1,0 +1,1 @@
+"""Use of models on new data: transcripts by speech recognition."""

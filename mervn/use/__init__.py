@@ -1,1 +1,1 @@
-"""Use of models on new data: transcripts by speech recognition."""
+"""Use of models on new data: predictions, and transcripts by speech recognition."""

@@ -103,7 +103,7 @@ def decode_channels(path: Path, start: float, end: float | None, channel: Channe
         info = _segment(path, file, start, end, channel, file.samplerate)
         wanted = info.last - info.first
         skipped = 0  # samples to decode and drop, where seeking is not exact
-        if file.format in SEEKABLE_FORMATS and file.subtype in SEEKABLE_SUBTYPES:
+        if _can_seek(file):
             file.seek(info.first)
         else:
             skipped = info.first
@@ -112,6 +112,25 @@ def decode_channels(path: Path, start: float, end: float | None, channel: Channe
             count = info.first - skipped + len(decoded)
             raise AudioError("truncated", f"{path} must have the {info.last} samples its header says, found {count}")
     return decoded[skipped:], info
+
+
+def decode_blocks(path: Path, block_s: float) -> Iterator[Samples]:
+    """Decode a file from its start in blocks of all channels, float32 (S, channels), at its own rate.
+
+    AudioError if it cannot be decoded.
+    """
+    with _open(path) as file:
+        yield from file.blocks(max(1, round(block_s * file.samplerate)), dtype="float32", always_2d=True)
+
+
+def can_seek(path: Path) -> bool:
+    """Tell whether segments of a file can be decoded without the samples before them."""
+    with _open(path) as file:
+        return _can_seek(file)
+
+
+def _can_seek(file: soundfile.SoundFile) -> bool:
+    return file.format in SEEKABLE_FORMATS and file.subtype in SEEKABLE_SUBTYPES
 
 
 def select_channel(path: Path, frames: Samples, channel: Channel, first: int) -> Samples:

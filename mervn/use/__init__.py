@@ -1,0 +1,1 @@
+"""Use of trained models: prediction for new audio and text."""

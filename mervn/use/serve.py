@@ -1,0 +1,133 @@
+"""`mervn serve`: a web page for a trained model, for this machine unless told otherwise."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from features.cpu_threads import set_threads
+from features.errors import InputError, UsageError
+from features.progress import Reporter
+from mervn.use.answers import Answers, Transcriber
+from mervn.use.model_facts import read_facts
+from mervn.use.recognizer import EmotionRecognizer
+from mervn.use.serve_options import ServeOptions
+
+GRACE_S = 2
+"""Seconds that open connections get when the server ends."""
+OPEN_TO_OTHERS = (
+    "every machine that can reach this one can use the page, without a password. Browsers give it a microphone only "
+    "over HTTPS: put a proxy before it"
+)
+
+
+def serve(path: Path, options: ServeOptions, reporter: Reporter, started: Callable[[str], None]) -> None:
+    """Serve a run or bundle until Ctrl-C or SIGTERM; `started` gets the address of the page.
+
+    Raises UsageError without gradio, or for a host or port that cannot be used, and the errors of
+    `open_run_model`.
+    """
+    require_gradio()
+    set_threads(options.threads)
+    with closing(listen(options.host, options.port)) as listener, private_folder():
+        answers, server = prepare(path, options, reporter)
+        if not is_loopback(listener):
+            reporter.say(f"warning: {OPEN_TO_OTHERS}")
+        started(address(listener))
+        try:
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            pass  # uvicorn has closed the connections, and passes the signal on
+    reporter.say("stopped; uploads are deleted")
+
+
+def prepare(path: Path, options: ServeOptions, reporter: Reporter) -> Any:
+    """Load the model and return a server of its page that does not run yet."""
+    import uvicorn
+
+    from mervn.use.serving_app import build_app
+
+    recognizer = EmotionRecognizer.from_pretrained(
+        path, device=options.device, features_dir=options.features_dir, trust_code=options.trust_code
+    )
+    answers = Answers(recognizer, options, reporter, load_transcriber(options))
+    app = build_app(answers, read_facts(recognizer.model), options)
+    config = uvicorn.Config(app, log_level="critical", log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S)
+    return uvicorn.Server(config)
+
+
+def require_gradio() -> None:
+    """Raise UsageError, which names the extra, if gradio is not installed."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"mervn serve needs gradio ({error}): pip install 'mervn[serve]'") from error
+
+
+def load_transcriber(options: ServeOptions) -> Transcriber | None:
+    """Load the model of --transcribe; None without one."""
+    if options.transcribe is None:
+        return None
+    from mervn.use.transcribe import load_recognizer, transcribe
+
+    recognizer = load_recognizer(options.transcribe, options.language, options.device)
+    return lambda samples: transcribe([samples], recognizer)[0]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; UsageError if the host or port cannot be used."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UsageError(f"--host must be an address of this machine, found {host!r}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            message = f"--port {port} is used by another program; give another port, or --port 0 for any free one"
+        elif error.errno in (errno.EACCES, errno.EPERM):
+            message = f"--port {port} needs more rights; give a port from 1024 on"
+        else:
+            message = f"--host must be an address of this machine, found {host!r}: {error.strerror}"
+        raise UsageError(message) from error
+    return listener
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Tell whether only this machine can reach a socket."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+
+
+def address(listener: socket.socket) -> str:
+    """Return the address of the page on a socket."""
+    host, port = listener.getsockname()[:2]
+    if ipaddress.ip_address(host).is_unspecified:
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """Make the folder of uploads, which only this user can read, and delete it at the end."""
+    name, before = "GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR")
+    with tempfile.TemporaryDirectory(prefix="mervn-serve-") as folder:
+        os.environ[name] = folder
+        try:
+            yield Path(folder)
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before

@@ -110,6 +110,11 @@ COMMANDS: dict[str, CommandSpec] = {
         "mervn.config:EnsembleOptions",
         "Score the mean of the probabilities of several runs.",
     ),
+    "predict": CommandSpec(
+        "cli.predict:predict_command",
+        "mervn.use.predict_options:PredictOptions",
+        "Predict the emotion of audio files, folders, manifests or segments.",
+    ),
     "report": CommandSpec(
         "cli.report:report_command", "mervn.config:ReportOptions", "Write the report of a run, comparison or study."
     ),

@@ -203,5 +203,6 @@ CHECKS: dict[str, Check] = {
     "optuna": _optional("optuna", "mervn ablate --trials", "search"),
     "tensorboard": _optional("tensorboard", "--tensorboard"),
     "pyarrow": _optional("pyarrow", "mervn import hf", "import"),
+    "silero-vad": _optional("silero-vad", "mervn predict --vad", "vad"),
     "hub cache": _hub,
 }

@@ -30,10 +30,10 @@ def command(
 ) -> Callable[[Callable[..., int | None]], click.Command]:
     """Make a command of COMMANDS from a function; it returns the exit code, or None for 0.
 
-    The function takes the paths of its arguments, if any, then `options, output`. An argument that
-    is `optional` and not given is None. With `several`, each argument is a tuple of one or more
-    paths. Flags have no click defaults, so that a value from a flag differs from one from a file;
-    pydantic checks every value, wherever it came from.
+    The function takes the paths of its arguments, if any, then `options, output`. The last argument is
+    None if it is `optional` and not given. With `several`, it is a tuple of one or more paths, or of
+    any number if it is `optional` too. Flags have no click defaults, so that a value from a flag
+    differs from one from a file; pydantic checks every value, wherever it came from.
     """
     spec = COMMANDS[name]
     model: type[Options] = import_target(spec.options)
@@ -42,8 +42,10 @@ def command(
     def decorate(function: Callable[..., int | None]) -> click.Command:
         def callback(config: Path | None, print_config: bool, as_json: bool, **values: Any) -> int:
             given = [values.pop(each) for each in arguments]
-            positions: list[Any] = [None if path is None else Path(path) for path in given if not several]
-            positions += [tuple(map(Path, paths)) for paths in given if several]
+            positions: list[Any] = []
+            for path in given:
+                is_list = isinstance(path, tuple)
+                positions.append(tuple(map(Path, path)) if is_list else None if path is None else Path(path))
             options, settings = resolve(name, model, values, config)
             output = Output(as_json)
             if print_config:
@@ -51,10 +53,9 @@ def command(
                 return 0
             return function(*positions, options, output) or 0
 
-        nargs = -1 if several else 1
-        params: list[click.Parameter] = [
-            click.Argument([each], required=not optional, nargs=nargs) for each in arguments
-        ]
+        params: list[click.Parameter] = [click.Argument([each]) for each in arguments[:-1]]
+        for each in arguments[-1:]:
+            params.append(click.Argument([each], required=not optional, nargs=-1 if several else 1))
         params += [_option(model, field) for field in model.model_fields]
         text = (function.__doc__ or spec.help).strip()
         return GroupedCommand(

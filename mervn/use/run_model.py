@@ -24,7 +24,7 @@ from mervn.use.run_encoders import StreamEncoder, open_encoders
 BUNDLE_FILE = "bundle.json"
 """File that a folder of `mervn export` has, and a run has not."""
 BUNDLE_READER = "mervn.use.bundle:read_bundle"
-"""Function from the folder of a bundle and a device to its `RunModel`."""
+"""Function from the folder of a bundle, a device and `trust_code` to its `RunModel`."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def open_run_model(
     """
     resolved = resolve_device(device, float64=True)
     if (path / BUNDLE_FILE).is_file():
-        bundle: RunModel = import_target(BUNDLE_READER)(path, device)
+        bundle: RunModel = import_target(BUNDLE_READER)(path, device, trust_code=trust_code)
         return bundle
     if is_series(path):
         raise UsageError(f"{path} is a series of runs; give one of them, such as {_first_run(path)}")
@@ -113,4 +113,4 @@ def model_sha256(weights: Path, config: RunConfig, encoders: Mapping[str, Stream
 
 def _first_run(series: Path) -> Path:
     """Return the first run of a series, for a message."""
-    return min((file.parent for file in series.glob("*/config.json")), default=series)
+    return min((file.parent for file in series.rglob("config.json")), default=series)

@@ -19,6 +19,7 @@ from features.extraction.encode import encode
 from features.extraction.plan import MAX_BATCH
 from features.memory import MemoryBudget, default_budget
 from features.ragged import Ragged
+from features.signals import check_interrupted
 from features.store.part import DTYPES
 from features.text.normalize import normalize_text
 from mervn.data.stored_split import EVALUATION_BATCH
@@ -103,8 +104,8 @@ class Scorer:
                     if probabilities is None:
                         raise InputError(f"one clip of {costs[part[0]]:.0f} frames must fit into {self.model.device}")
                     result[part] = probabilities
-        if not np.isfinite(result).all():
-            raise InputError(f"the model {self.model.path} must give finite probabilities, found {result.tolist()}")
+        for scores in result[~np.isfinite(result).all(1)][:1]:
+            raise InputError(f"the model {self.model.path} must give finite probabilities, found {scores.tolist()}")
         return result
 
     def _encode(self, name: str, stream: StreamEncoder, prepared: dict[int, Tensor]) -> dict[int, Tensor | AudioError]:
@@ -116,6 +117,7 @@ class Scorer:
         found: dict[int, Tensor | AudioError] = {}
         with precision_context(device, stream.precision):
             for batch in plan_batches(costs, self.batch_budget[encoder.modality], MAX_BATCH):
+                check_interrupted()
                 inputs = [prepared[indices[place]] for place in batch]
                 for place, layers in zip(batch, encode(inputs, encoder, device, self._memory[name]), strict=True):
                     found[indices[place]] = _to_features(layers, stream, device)

@@ -1,0 +1,54 @@
+"""Text of `mervn predict --transcribe`: what speech recognition finds in audio that has no transcript."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from features.audio.resampling import Samples
+from features.audio.segment import AudioError
+from features.audio.segment_reader import SegmentReader
+from features.lazy_import import import_target
+from features.signals import check_interrupted
+from mervn.use.clips import Clip
+
+LOADER = "mervn.use.transcribe:load_recognizer"
+TRANSCRIBER = "mervn.use.transcribe:transcribe"
+AT_ONCE = 32
+"""Number of clips that are decoded and transcribed together."""
+
+
+class Transcriber:
+    """Adds text to clips with audio and without text, by the speech recognition of `mervn transcribe`."""
+
+    def __init__(self, model: str, device: str) -> None:
+        """Load a model; `model` is whisper=MODEL."""
+        self._recognizer: Any = import_target(LOADER)(model, device=device)
+        self._transcribe = import_target(TRANSCRIBER)
+        self._reader = SegmentReader()
+
+    def identity(self) -> dict[str, Any]:
+        """Return everything that changes the text besides the audio."""
+        found: dict[str, Any] = self._recognizer.identity()
+        return found
+
+    def add_texts(self, clips: Sequence[Clip]) -> list[Clip]:
+        """Return the clips, those without text with the one that is recognised.
+
+        A clip whose audio cannot be read stays as it is: scoring reports it.
+        """
+        found = list(clips)
+        lacking = [i for i, clip in enumerate(clips) if clip.audio is not None and not (clip.text or "").strip()]
+        for first in range(0, len(lacking), AT_ONCE):
+            check_interrupted()
+            waves: dict[int, Samples] = {}
+            for i in lacking[first : first + AT_ONCE]:
+                try:
+                    waves[i] = clips[i].samples(self._reader)
+                except AudioError:
+                    continue
+            texts: list[str] = self._transcribe(list(waves.values()), self._recognizer)
+            for i, text in zip(waves, texts, strict=True):
+                found[i] = replace(clips[i], text=text)
+        return found

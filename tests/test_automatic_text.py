@@ -1,0 +1,73 @@
+"""Text of speech recognition: inputs without text get it, it is kept with the results, and it is scored like any text."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from test_train_head import made, train
+from tiny import wave
+
+from cli.main import run as mervn
+from features.errors import UsageError
+from mervn.use import automatic_text
+from mervn.use.predict import predict
+from mervn.use.predict_options import PredictOptions
+
+__all__ = ["made"]  # fixture
+HEARD = "hôm nay tôi vui lắm"
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Replace speech recognition; return the number of samples of all that was transcribed."""
+    lengths: list[int] = []
+
+    def transcribe(items: Sequence[Any], model: Any) -> list[str]:
+        lengths.extend(map(len, items))
+        return [HEARD] * len(items)
+
+    def load(model: str, device: str) -> Any:
+        return SimpleNamespace(identity=lambda: {"model": model})
+
+    targets = {automatic_text.LOADER: load, automatic_text.TRANSCRIBER: transcribe}
+    monkeypatch.setattr(automatic_text, "import_target", targets.__getitem__)
+    return lengths
+
+
+def test_only_inputs_without_text_are_transcribed_and_only_once(
+    made: Path, tmp_path: Path, heard: list[int]
+) -> None:
+    run = train(made, made.parent / "transcribed").path
+    soundfile.write(tmp_path / "a.wav", wave(1.0, 0), 16_000)
+    (tmp_path / "s.csv").write_text("file,start,end,text\na.wav,0,0.5,tôi buồn\na.wav,0.5,1,\n", "utf-8")
+    output = tmp_path / "out.json"
+    options = ["--segments", str(tmp_path / "s.csv"), "--output", str(output), "--device", "cpu"]
+    arguments = ["predict", str(run), *options, "--transcribe", "whisper=a"]
+    assert mervn(arguments) == 0 and heard == [8000]
+    first, second = json.loads(output.read_text("utf-8"))
+    assert (first["text"], second["text"]) == ("tôi buồn", HEARD)
+    assert mervn(arguments) == 0 and heard == [8000]  # the text is kept with the results
+    assert json.loads(output.read_text("utf-8")) == [first, second]
+    assert mervn([*arguments[:-1], "whisper=b"]) == 2
+    (tmp_path / "s.csv").write_text(f"file,start,end,text\na.wav,0.5,1,{HEARD}\n", "utf-8")
+    (expected,) = predict(run, [], PredictOptions(segments=tmp_path / "s.csv", device="cpu")).predictions
+    by_label = {one["label"]: one["score"] for one in second["scores"]}
+    assert expected.probabilities == pytest.approx([by_label["happy"], by_label["sad"]], abs=1e-6)
+    (without,) = predict(run, [tmp_path / "a.wav"], PredictOptions(device="cpu")).predictions  # negative control
+    assert np.abs(np.subtract(without.probabilities, expected.probabilities)).max() > 1e-4  # type: ignore[arg-type]
+
+
+def test_a_model_of_text_hears_and_a_model_of_audio_refuses(made: Path, tmp_path: Path, heard: list[int]) -> None:
+    soundfile.write(tmp_path / "a.wav", wave(1.0, 0), 16_000)
+    text = train(made, made.parent / "heard", fusion="text").path
+    options = PredictOptions(transcribe="whisper=a", window=0.5, device="cpu")
+    found = predict(text, [tmp_path / "a.wav"], options)
+    assert [one.clip.text for one in found.predictions] == [HEARD] * 2 and heard == [8000, 8000]
+    audio = train(made, made.parent / "deaf", fusion="audio").path
+    with pytest.raises(UsageError, match="reads no text; leave it out"):
+        predict(audio, [tmp_path / "a.wav"], options)

@@ -1,0 +1,88 @@
+"""Inputs of a prediction: segments are matched with recordings, and each kind of input says what it lacks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from tiny import wave, write_manifest
+
+from features.errors import InputError, UsageError
+from features.progress import SILENT
+from mervn.use import inputs
+from mervn.use.inputs import Inputs, read_inputs
+from mervn.use.predict_options import PredictOptions
+
+BOTH = ("text", "audio")
+
+
+@pytest.fixture
+def calls(tmp_path: Path) -> Path:
+    folder = tmp_path / "calls"
+    (folder / "b").mkdir(parents=True)
+    for name in ("a.wav", "b/a.wav", "b/c.flac", ".hidden.wav"):
+        soundfile.write(folder / name, wave(2.0, 0), 16_000)
+    (folder / "notes.txt").write_text("no audio")
+    return folder
+
+
+def read(*paths: Path, modalities: tuple[str, ...] = BOTH, **options: Any) -> Inputs:
+    return read_inputs(paths, PredictOptions(**options), modalities, SILENT)
+
+
+def test_a_folder_is_its_audio_files_in_order_each_once(calls: Path) -> None:
+    found = read(calls, calls / "a.wav")
+    assert [clip.file for clip in found.clips] == [str(calls / name) for name in ("a.wav", "b/a.wav", "b/c.flac")]
+    assert found.seconds == [2.0] * 3
+
+
+def test_segments_are_matched_with_files_by_path_name_or_stem(calls: Path) -> None:
+    (calls / "s.csv").write_text("file,start,end,transcript\na.wav,0.5,1.5,xin chào\nb/c.flac,1,,\n", "utf-8")
+    found = read(segments=calls / "s.csv")
+    assert [clip.audio for clip in found.clips] == [calls / "a.wav", calls / "b" / "c.flac"]
+    assert found.seconds == [1.0, 1.0] and found.clips[0].text == "xin chào"
+    (calls / "s.rttm").write_text("SPEAKER c 1 0.5 1 <NA> <NA> an <NA> <NA>\n")
+    (clip,) = read(calls, segments=calls / "s.rttm").clips
+    assert clip.audio == calls / "b" / "c.flac" and clip.extra == {"speaker": "an"}
+    (calls / "s.rttm").write_text("SPEAKER a 1 0.5 1 <NA> <NA> an <NA> <NA>\n")
+    with pytest.raises(InputError, match=r"of one of the given files, not so: s.rttm:1 a \(2 files\)"):
+        read(calls, segments=calls / "s.rttm")
+    (calls / "t.csv").write_text("start,end\n0,1\n1,2\n")
+    assert read(calls / "a.wav", segments=calls / "t.csv").seconds == [1.0, 1.0]
+    with pytest.raises(InputError, match="without the column file"):
+        read(segments=calls / "t.csv")
+
+
+def test_a_segment_past_the_end_of_its_file_is_a_fault_of_this_segment(calls: Path) -> None:
+    (calls / "s.csv").write_text("file,start,end\na.wav,0,1\na.wav,1,9\nnone.wav,0,1\n")
+    found = read(segments=calls / "s.csv")
+    assert {i: fault.reason for i, fault in found.faults.items()} == {1: "end_past_file", 2: "not_found"}
+
+
+def test_a_manifest_gives_texts_of_its_own_or_another_key(calls: Path) -> None:
+    lines = [
+        {"utterance_id": "u1", "wav_path": "a.wav", "transcript": "vui", "asr": "vui vẻ", "speaker_id": "s"},
+        {"utterance_id": "u2", "wav_path": "b/a.wav", "start": 0.5, "end": 1.0},
+    ]
+    write_manifest(calls / "new.jsonl", lines)  # type: ignore[arg-type]
+    first, second = read(manifest=calls / "new.jsonl").clips
+    assert (first.text, second.text, second.start, second.end) == ("vui", "", 0.5, 1.0)
+    assert first.extra == {"utterance_id": "u1", "speaker_id": "s"}
+    assert read(manifest=calls / "new.jsonl", transcript_key="asr").clips[0].text == "vui vẻ"
+    with pytest.raises(UsageError, match="--manifest names the audio files itself"):
+        read(calls, manifest=calls / "new.jsonl")
+
+
+def test_a_model_of_text_needs_text(calls: Path) -> None:
+    with pytest.raises(UsageError, match="reads only text, but no input has any"):
+        read(calls, modalities=("text",))
+    assert read(text="vui", modalities=("text",)).clips[0].text == "vui"
+
+
+def test_speech_is_cut_into_windows(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [(0.25, 0.75), (1.0, 2.0)]
+    monkeypatch.setattr(inputs, "open_detector", lambda: None)
+    monkeypatch.setattr(inputs, "find_speech", lambda *_: parts)
+    assert [(clip.start, clip.end) for clip in read(calls / "a.wav", vad=True).clips] == parts
+    cut = read(calls / "a.wav", vad=True, window=0.5)
+    assert [(clip.start, clip.end) for clip in cut.clips] == [(0.25, 0.75), (1.0, 1.5), (1.5, 2.0)]

@@ -1,0 +1,58 @@
+"""Windows, lists of segments, and times in the form of audformat."""
+
+from pathlib import Path
+
+import pytest
+
+from features.errors import InputError
+from mervn.use.segments import format_time, parse_time, read_segments, windows
+
+
+def test_windows_cover_the_recording_and_the_last_one_ends_with_it() -> None:
+    assert windows(0.0, 10.0, 4.0, 2.0) == [(0.0, 4.0), (2.0, 6.0), (4.0, 8.0), (6.0, 10.0)]
+    assert windows(0.0, 9.0, 4.0, 2.0)[-1] == (6.0, 9.0)
+    assert windows(1.5, 3.0, 4.0, 4.0) == [(1.5, 3.0)]
+    found = windows(0.0, 7200.0, 0.3, 0.1)
+    assert found[12_345] == (1234.5, 1234.8) and len(found) == 71_998  # rounding errors do not add up
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.5, 59.999999, 60.0, 3661.25, 90_000.000001])
+def test_times_are_written_and_read_as_audformat_does(seconds: float) -> None:
+    assert parse_time(format_time(seconds), "a.csv:2") == pytest.approx(seconds, abs=1e-9)
+    assert parse_time(str(seconds), "a.csv:2") == seconds
+    pandas = pytest.importorskip("pandas")
+    assert pandas.to_timedelta(format_time(seconds)).total_seconds() == pytest.approx(seconds, abs=1e-9)
+
+
+def test_a_csv_has_times_texts_and_further_columns(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("file,start,end,text,turn\na.wav,1.5,0 days 00:00:03.250000,xin chào,2\nb.wav,0,NaT,,3\n", "utf-8")
+    first, second = read_segments(path)
+    assert (first.file, first.start, first.end, first.text) == ("a.wav", 1.5, 3.25, "xin chào")
+    assert first.extra == {"turn": "2"} and second.end is None and second.text == ""
+
+
+def test_rttm_has_the_speaker(tmp_path: Path) -> None:
+    path = tmp_path / "a.rttm"
+    path.write_text("SPKR-INFO call 1 <NA> <NA> <NA> unknown an <NA>\nSPEAKER call 1 0.5 1.25 <NA> <NA> an <NA> <NA>\n")
+    (found,) = read_segments(path)
+    assert (found.file, found.start, found.end, found.extra) == ("call", 0.5, 1.75, {"speaker": "an"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "file,begin\na.wav,1\n", "must have the columns file, start and end, found file, begin"),
+        ("a.csv", "file,start,end\na.wav,2,1\n", "a.csv:2: end must be greater than start, found start=2 end=1"),
+        ("a.csv", "file,start\na.wav,soon\n", "a.csv:2: a time must be seconds, or of the form .*found 'soon'"),
+        ("a.csv", "file,start\na.wav,-1\n", "found '-1'"),
+        ("a.csv", "file,start\na.wav,inf\n", "found 'inf'"),
+        ("a.rttm", "SPEAKER call 1 0.5\n", "a.rttm:1: must be SPEAKER FILE CHANNEL START DURATION"),
+        ("a.rttm", "\n", "must hold at least one segment"),
+        ("a.txt", "x", "must be a .csv, .tsv or .rttm file"),
+    ],
+)
+def test_lists_that_are_not_valid_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_segments(tmp_path / name)

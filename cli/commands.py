@@ -118,4 +118,9 @@ COMMANDS: dict[str, CommandSpec] = {
     "report": CommandSpec(
         "cli.report:report_command", "mervn.config:ReportOptions", "Write the report of a run, comparison or study."
     ),
+    "serve": CommandSpec(
+        "cli.serve:serve_command",
+        "mervn.use.serve_options:ServeOptions",
+        "Serve a trained model as a web page on this machine.",
+    ),
 }

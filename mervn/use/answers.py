@@ -69,10 +69,10 @@ class Answers:
             return answer()
         except InputError as error:
             message = str(error)
-            return render_fault(message if audio is None else message.replace(audio, Path(audio).name))
+            return fault(message if audio is None else message.replace(audio, Path(audio).name))
         except Exception as error:  # the server must answer others, and must not print what was sent
             self.reporter.say(f"error: a request failed: {type(error).__name__}")
-            return render_fault("This input cannot be processed because of a fault of the program.")
+            return fault("This input cannot be processed because of a fault of the program.")
 
     def _predict(self, audio: str | None, text: str | None) -> str:
         """Explain one input; InputError if it cannot be used."""
@@ -99,7 +99,7 @@ class Answers:
         text = self.transcriber(Clip(path).samples(self.recognizer.scorer.reader))
         texts.append(text)
         note = "Check the text and correct it: the prediction reads it." if text else "No words were recognised."
-        return render("served_answer.html", fault=note)
+        return render("served_message.html", message=note, fault=False)
 
     def _check_audio(self, path: Path) -> None:
         """Raise AudioError unless audio can be decoded within the limits of duration and memory."""
@@ -155,7 +155,6 @@ def render_answer(found: Explanation, notes: Sequence[str]) -> str:
     caption, figure = plot_waveform("served", found) if found.envelope.size else ("", "")
     return render(
         "served_answer.html",
-        fault=None,
         scores=[(one["label"], one["score"]) for one in scores],
         notes=notes,
         contributions=contributions(found),
@@ -172,12 +171,16 @@ def contributions(found: Explanation) -> list[str]:
     for modality, without in found.without.items():
         label = found.prediction
         other = max(without, key=without.__getitem__)
-        sentence = f"Without {NAMES[modality]}, {label} has {without[label]:.1%} instead of "
-        sentence += f"{found.probabilities[label]:.1%}".replace("%", " %")
-        sentences.append(f"{sentence.replace('%', ' %')}; most likely is {other}.")
+        now, then = percent(found.probabilities[label]), percent(without[label])
+        sentences.append(f"Without {NAMES[modality]}, {label} has {then} instead of {now}; most likely is {other}.")
     return sentences
 
 
-def render_fault(message: str) -> str:
-    """Return a message as HTML, with a full stop."""
-    return render("served_answer.html", fault=message if message.endswith(".") else f"{message}.")
+def percent(probability: float) -> str:
+    """Return a probability as text."""
+    return f"{100 * probability:.1f} %"
+
+
+def fault(message: str) -> str:
+    """Return a message about an input that cannot be used, as HTML and with a full stop."""
+    return render("served_message.html", message=message if message.endswith(".") else f"{message}.", fault=True)

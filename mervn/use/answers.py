@@ -18,6 +18,7 @@ from mervn.use.explanation import Explanation
 from mervn.use.explanation_page import plot_waveform, shaded_tokens
 from mervn.use.recognizer import EmotionRecognizer, ranked
 from mervn.use.serve_options import ServeOptions
+from mervn.use.uploads import Uploads
 
 MAX_CHARACTERS = 2000
 """Maximum length of a text."""
@@ -39,18 +40,19 @@ class Answers:
         self,
         recognizer: EmotionRecognizer,
         options: ServeOptions,
+        uploads: Uploads,
         reporter: Reporter,
         transcriber: Transcriber | None = None,
     ) -> None:
-        self.recognizer, self.options, self.reporter = recognizer, options, reporter
-        self.transcriber = transcriber
+        self.recognizer, self.options, self.uploads = recognizer, options, uploads
+        self.reporter, self.transcriber = reporter, transcriber
 
     def predict(self, audio: str | None, text: str | None) -> str:
         """Return probabilities and explanation as HTML, or why there are none; delete the audio."""
         try:
             return self._guarded(audio, lambda: self._predict(audio, text))
         finally:
-            delete_upload(audio)
+            self.uploads.delete(audio)
 
     def transcribe(self, audio: str | None) -> tuple[str | None, str]:
         """Return the text of the audio, None if there is none, and a message as HTML.
@@ -60,7 +62,7 @@ class Answers:
         texts: list[str] = []
         message = self._guarded(audio, lambda: self._transcribe(audio, texts))
         if not texts:
-            delete_upload(audio)
+            self.uploads.delete(audio)
         return texts[0] if texts else None, message
 
     def _guarded(self, audio: str | None, answer: Callable[[], str]) -> str:
@@ -115,18 +117,6 @@ class Answers:
                 f"The audio must have at most {MAX_SAMPLES_PER_SECOND} samples per second in all channels, found "
                 f"{info.channels} channels at {info.samplerate} Hz.",
             )
-
-
-def delete_upload(audio: str | None) -> None:
-    """Delete uploaded audio and the folder that was made for it."""
-    if audio is None:
-        return
-    path = Path(audio)
-    path.unlink(missing_ok=True)
-    try:
-        path.parent.rmdir()
-    except OSError:
-        pass  # another upload is in it
 
 
 def ask_for(recognizer: EmotionRecognizer) -> str:

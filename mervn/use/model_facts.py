@@ -16,7 +16,7 @@ from mervn.evaluation.verdict import CHOSEN_ON_VALID, METRIC_NAMES, count_units,
 from mervn.run_folder import MODEL_FILE, read_metrics
 from mervn.use.run_model import RunModel
 
-INPUTS = {"audio": "speech", "text": "the transcript"}
+INPUTS = {"audio": "speech", "text": "its transcript"}
 SHOWN = ("macro_f1", "uar", "accuracy")
 LIKE_TRAINING = (
     "These scores hold for speakers, recordings and topics like those of the data. On other speech they can be much "
@@ -100,10 +100,11 @@ def _read_scores(model: RunModel) -> tuple[str, Mapping[str, Any]]:
 def _interval(interval: Mapping[str, Any] | None, units: Sequence[Mapping[str, Any]]) -> str:
     """Return the bounds of an interval with its units, or why there is none."""
     if interval is not None:
-        return f"{interval['low']:.3f} to {interval['high']:.3f}, over {count_units(interval['unit'], interval['groups'])}"
+        of = count_units(interval["unit"], interval["groups"])
+        return f"95 % interval {interval['low']:.3f} to {interval['high']:.3f}, over {of}"
     if units:
         return no_interval(count_units(units[0]["unit"], units[0]["groups"]))
-    return "not computed: mervn evaluate does"
+    return "no interval: mervn evaluate computes it"
 
 
 def _origin(model: RunModel) -> list[tuple[str, str]]:

@@ -6,19 +6,19 @@ import errno
 import ipaddress
 import os
 import socket
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from features.cpu_threads import set_threads
-from features.errors import InputError, UsageError
+from features.errors import UsageError
 from features.progress import Reporter
 from mervn.use.answers import Answers, Transcriber
 from mervn.use.model_facts import read_facts
 from mervn.use.recognizer import EmotionRecognizer
 from mervn.use.serve_options import ServeOptions
+from mervn.use.uploads import Uploads, private_uploads
 
 GRACE_S = 2
 """Seconds that open connections get when the server ends."""
@@ -36,19 +36,17 @@ def serve(path: Path, options: ServeOptions, reporter: Reporter, started: Callab
     """
     require_gradio()
     set_threads(options.threads)
-    with closing(listen(options.host, options.port)) as listener, private_folder():
-        answers, server = prepare(path, options, reporter)
+    with closing(listen(options.host, options.port)) as listener, private_uploads() as uploads:
+        server = prepare(path, options, uploads, reporter)
         if not is_loopback(listener):
             reporter.say(f"warning: {OPEN_TO_OTHERS}")
         started(address(listener))
-        try:
+        with suppress(KeyboardInterrupt):  # uvicorn closes the connections, then passes the signal on
             server.run(sockets=[listener])
-        except KeyboardInterrupt:
-            pass  # uvicorn has closed the connections, and passes the signal on
     reporter.say("stopped; uploads are deleted")
 
 
-def prepare(path: Path, options: ServeOptions, reporter: Reporter) -> Any:
+def prepare(path: Path, options: ServeOptions, uploads: Uploads, reporter: Reporter) -> Any:
     """Load the model and return a server of its page that does not run yet."""
     import uvicorn
 
@@ -57,9 +55,11 @@ def prepare(path: Path, options: ServeOptions, reporter: Reporter) -> Any:
     recognizer = EmotionRecognizer.from_pretrained(
         path, device=options.device, features_dir=options.features_dir, trust_code=options.trust_code
     )
-    answers = Answers(recognizer, options, reporter, load_transcriber(options))
+    answers = Answers(recognizer, options, uploads, reporter, load_transcriber(options))
     app = build_app(answers, read_facts(recognizer.model), options)
-    config = uvicorn.Config(app, log_level="critical", log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S)
+    config = uvicorn.Config(
+        app, log_level="critical", log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S
+    )
     return uvicorn.Server(config)
 
 
@@ -116,18 +116,3 @@ def address(listener: socket.socket) -> str:
     if ipaddress.ip_address(host).is_unspecified:
         host = socket.gethostname()
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-@contextmanager
-def private_folder() -> Iterator[Path]:
-    """Make the folder of uploads, which only this user can read, and delete it at the end."""
-    name, before = "GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR")
-    with tempfile.TemporaryDirectory(prefix="mervn-serve-") as folder:
-        os.environ[name] = folder
-        try:
-            yield Path(folder)
-        finally:
-            if before is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = before

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
 from features.config import ADVANCED, DeviceOptions, Group
 from mervn.run_options import TrustOptions
@@ -20,7 +20,7 @@ class ServeOptions(TrustOptions, DeviceOptions):
     port: Annotated[Annotated[int, Field(ge=0, le=65535)], Group.GENERAL] = Field(
         7860, description="Port to listen on; 0: any free port."
     )
-    concurrency: Annotated[PositiveInt, Group.GENERAL] = Field(
+    concurrency: Annotated[Annotated[int, Field(ge=2)], Group.GENERAL] = Field(
         8, description="Requests at a time: one is computed, the others wait, and more are refused."
     )
     max_size_mb: Annotated[PositiveFloat, Group.DATA] = Field(20.0, description="Maximum size of an audio file.")

@@ -17,28 +17,49 @@ KEPT_S = 600
 """Seconds after which audio that nobody asked about is deleted."""
 SWEEP_S = 60
 """Seconds between two searches for such audio."""
-MB = 1_000_000
+MB = 2**20
+"""Bytes, as gradio counts them in its messages."""
+BLUE, DARK_BLUE = "#1f5fbf", "#184c99"
+"""Colours of a button; white text on them has a contrast of more than 4.5."""
 
 
 def build_app(answers: Answers, facts: ModelFacts, options: ServeOptions) -> Any:
     """Return the ASGI application of the page."""
     page = build_page(answers, facts, options)
-    page.queue(max_size=options.concurrency, default_concurrency_limit=1, api_open=False)
-    fonts = ["system-ui", "sans-serif"]
-    theme = gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
+    page.queue(max_size=options.concurrency - 1, default_concurrency_limit=1, api_open=False)
+    page.has_launched = True  # else gradio does not check that files are uploads
+    max_upload = round(options.max_size_mb * MB)
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         page,
         path="/",
         allowed_paths=[],
         show_error=True,
-        max_file_size=round(options.max_size_mb * MB),
+        max_file_size=max_upload,
+        mcp_server=False,
+        run_history=False,
         ssr_mode=False,
-        theme=theme,
+        theme=build_theme(),
         css=(TEMPLATES / "served.css").read_text("utf-8"),
         footer_links=[],
     )
-    return Guard(app, options.host)
+    inputs = {}
+    for number, event in page.fns.items():
+        inputs[number] = [isinstance(component, gr.Audio) for component in event.inputs]
+    return Guard(app, answers.uploads, inputs, max_upload)
+
+
+def build_theme() -> Any:
+    """Return the colours of the reports, and fonts of the visitor's machine: none is loaded."""
+    theme = gr.themes.Default(
+        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    return theme.set(
+        button_primary_background_fill=BLUE,
+        button_primary_background_fill_dark=BLUE,
+        button_primary_background_fill_hover=DARK_BLUE,
+        button_primary_background_fill_hover_dark=DARK_BLUE,
+    )
 
 
 def build_page(answers: Answers, facts: ModelFacts, options: ServeOptions) -> gr.Blocks:
@@ -48,11 +69,13 @@ def build_page(answers: Answers, facts: ModelFacts, options: ServeOptions) -> gr
         limits = f"{options.max_size_mb:g} MB and {options.max_duration_s:g} s of audio, {MAX_CHARACTERS} characters"
         gr.HTML(render("served_header.html", facts=facts, minutes=KEPT_S // 60, limits=limits))
         audio = gr.Audio(
-            label="Speech", sources=["microphone", "upload"], type="filepath", visible=recognizer.needs_audio
+            label="Speech",
+            sources=["upload", "microphone"],
+            type="filepath",
+            buttons=[],  # none for sharing
+            visible=recognizer.needs_audio,
         )
-        text = gr.Textbox(
-            label="What is said", lines=2, max_length=MAX_CHARACTERS, visible=recognizer.needs_text
-        )
+        text = gr.Textbox(label="What is said", lines=2, max_length=MAX_CHARACTERS, visible=recognizer.needs_text)
         with gr.Row():
             transcribe = gr.Button("Transcribe", visible=answers.transcriber is not None)
             predict = gr.Button("Predict", variant="primary")

@@ -1,0 +1,60 @@
+"""Uploads of `mervn serve`: a private folder, whose files are deleted as soon as they are answered."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
+"""Environment variable with the folder in which gradio stores uploads."""
+
+
+class Uploads:
+    """The uploaded files of one server.
+
+    Equal files of two visitors have one path, so a file is deleted when its last upload is answered.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self._pending: Counter[str] = Counter()
+
+    def add(self, path: str) -> None:
+        """Count an upload."""
+        self._pending[path] += 1
+
+    def holds(self, path: str) -> bool:
+        """Tell whether a path leads to an upload, without symbolic links to elsewhere."""
+        return self.folder in Path(path).resolve().parents
+
+    def delete(self, path: str | None) -> None:
+        """Delete an upload that is answered, and the folder that was made for it."""
+        if path is None or not self.holds(path):
+            return
+        self._pending[path] -= 1
+        if self._pending[path] > 0:
+            return
+        del self._pending[path]
+        Path(path).unlink(missing_ok=True)
+        with suppress(OSError):  # a file of another name with equal content
+            Path(path).parent.rmdir()
+
+
+@contextmanager
+def private_uploads() -> Iterator[Uploads]:
+    """Make the folder of uploads, which only this user can read, and delete it at the end."""
+    before = os.environ.get(FOLDER_VARIABLE)
+    with tempfile.TemporaryDirectory(prefix="mervn-serve-", ignore_cleanup_errors=True) as folder:
+        uploads = Uploads(Path(folder))
+        os.environ[FOLDER_VARIABLE] = str(uploads.folder)
+        try:
+            yield uploads
+        finally:
+            if before is None:
+                del os.environ[FOLDER_VARIABLE]
+            else:
+                os.environ[FOLDER_VARIABLE] = before

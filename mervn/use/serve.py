@@ -22,6 +22,12 @@ from mervn.use.uploads import Uploads, private_uploads
 
 GRACE_S = 2
 """Seconds that open connections get when the server ends."""
+NO_STATISTICS = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(2**62),
+}
+"""Environment variables with which gradio reports nothing and keeps no statistics of requests."""
 OPEN_TO_OTHERS = (
     "every machine that can reach this one can use the page, without a password. Browsers give it a microphone only "
     "over HTTPS: put a proxy before it"
@@ -65,7 +71,7 @@ def prepare(path: Path, options: ServeOptions, uploads: Uploads, reporter: Repor
 
 def require_gradio() -> None:
     """Raise UsageError, which names the extra, if gradio is not installed."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.update(NO_STATISTICS)
     try:
         import gradio  # noqa: F401
     except ImportError as error:

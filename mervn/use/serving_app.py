@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import gradio as gr
@@ -23,8 +24,17 @@ BLUE, DARK_BLUE = "#1f5fbf", "#184c99"
 """Colours of a button; white text on them has a contrast of more than 4.5."""
 
 
-def build_app(answers: Answers, facts: ModelFacts, options: ServeOptions) -> Any:
-    """Return the ASGI application of the page."""
+def build_app(answers: Answers, facts: ModelFacts, options: ServeOptions) -> Guard:
+    """Return the ASGI application of the page. No event loop may run in this thread."""
+
+    async def build() -> Guard:
+        return mount(answers, facts, options)
+
+    return asyncio.run(build())  # where no loop runs, gradio opens some that nobody closes
+
+
+def mount(answers: Answers, facts: ModelFacts, options: ServeOptions) -> Guard:
+    """Return the page, mounted behind the guard."""
     page = build_page(answers, facts, options)
     page.queue(max_size=options.concurrency - 1, default_concurrency_limit=1, api_open=False)
     page.has_launched = True  # else gradio does not check that files are uploads
@@ -81,7 +91,7 @@ def build_page(answers: Answers, facts: ModelFacts, options: ServeOptions) -> gr
             predict = gr.Button("Predict", variant="primary")
         answer = gr.HTML()
         gr.HTML(render("served_model.html", facts=facts))
-        events = {"concurrency_id": "model", "api_visibility": "private"}
+        events: dict[str, Any] = {"concurrency_id": "model", "api_visibility": "private", "show_progress_on": answer}
         predict.click(lambda *given: (answers.predict(*given), None), [audio, text], [answer, audio], **events)
         transcribe.click(answers.transcribe, [audio], [text, answer], **events)
     return page

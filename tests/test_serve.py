@@ -1,0 +1,378 @@
+"""`mervn serve` in a real browser: the numbers of `evaluate`, clear refusals, nothing kept, no foreign request."""
+
+import json
+import os
+import shutil
+import signal
+import stat
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import soundfile
+from test_html import contrast
+from test_train_head import made, train
+from tiny import RATE, Messages, read_jsonl
+
+from cli.main import run as mervn
+from mervn.config import EvaluateOptions
+from mervn.evaluation.evaluate import evaluate
+from mervn.use.answers import Answers, fault
+from mervn.use.recognizer import EmotionRecognizer
+from mervn.use.serve import OPEN_TO_OTHERS, address, is_loopback, listen, prepare, serve
+from mervn.use.serve_options import ServeOptions
+from mervn.use.uploads import Uploads, private_uploads
+
+__all__ = ["made"]  # a fixture
+CHROMIUM = shutil.which("chromium")
+needs_gradio = pytest.mark.skipif(find_spec("gradio") is None, reason="needs gradio")
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None or find_spec("playwright") is None or find_spec("gradio") is None,
+    reason="needs gradio, playwright and Chromium",
+)
+TEXT = "hôm nay tôi vui lắm"
+COLOURS = """() => {
+    const hex = colour => "#" + colour.match(/\\d+/g).slice(0, 3).map(n => (+n).toString(16).padStart(2, "0")).join("");
+    const style = (name, key) => hex(getComputedStyle(document.querySelector(name))[key]);
+    return [style(".served .note", "color"), style("body", "backgroundColor")];
+}"""
+"""Function that returns the colours of small text and of the page."""
+
+
+@dataclass
+class Served:
+    """A server that runs in a thread."""
+
+    url: str
+    uploads: Uploads
+    messages: Messages
+
+    def files(self) -> list[str]:
+        return [path.name for path in self.uploads.folder.rglob("*") if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def run(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = train(made, tmp_path_factory.mktemp("serve") / "first", pooling="attn").path
+    evaluate(run, EvaluateOptions(split="test"))
+    return run
+
+
+@pytest.fixture(scope="module")
+def served(run: Path) -> Iterator[Served]:
+    messages, options = Messages(), ServeOptions(concurrency=2, max_size_mb=0.1, max_duration_s=60, device="cpu")
+    with closing(listen("127.0.0.1", 0)) as listener, private_uploads() as uploads:
+        server = prepare(run, options, uploads, messages)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        yield Served(address(listener), uploads, messages)
+        server.should_exit = True
+        thread.join()
+
+
+@dataclass
+class Visitors:
+    """Pages in one browser, with everything that they asked for."""
+
+    browser: Any
+    url: str
+    requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def page(self, width: int = 1100) -> Iterator[Any]:
+        page = self.browser.new_page(viewport={"width": width, "height": 800})
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        page.goto(self.url)
+        yield page
+        page.close()
+
+
+@pytest.fixture(scope="module")
+def visitors(served: Served) -> Iterator[Visitors]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield Visitors(browser, served.url)
+        browser.close()
+
+
+@needs_gradio
+def test_wrong_usage_is_one_message(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(listen("127.0.0.1", 0)) as used:
+        port = str(used.getsockname()[1])
+        cases = {
+            (str(run), "--port", port): f"--port {port} is used by another program; give another port",
+            (str(run), "--port", "65536"): "--port: input should be less than or equal to 65535, found '65536'",
+            (str(run), "--port", "0", "--host", "192.0.2.1"): "--host must be an address of this machine",
+            (str(run), "--port", "0", "--host", "no such host"): "--host must be an address of this machine",
+            (str(run), "--concurrency", "1"): "--concurrency: input should be greater than or equal to 2",
+            (str(run), "--port", "0", "--transcribe", "words"): "must have the form whisper=MODEL",
+            (str(tmp_path), "--port", "0"): "must be the folder of a run",
+        }
+        for arguments, message in cases.items():
+            assert mervn(["serve", *arguments]) == 2
+            shown = capsys.readouterr()
+            assert message in shown.err and shown.err.count("\n") == 1 and not shown.out, arguments
+
+
+def test_without_gradio_the_extra_is_named(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert mervn(["serve", str(run)]) == 2
+    assert "pip install 'mervn[serve]'" in capsys.readouterr().err
+
+
+@needs_gradio
+def test_ctrl_c_ends_it_with_one_line(run: Path) -> None:
+    messages, urls = Messages(), list[str]()
+
+    def started(url: str) -> None:
+        urls.append(url)
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    serve(run, ServeOptions(port=0, host="0.0.0.0", device="cpu"), messages, started)
+    signal.signal(signal.SIGINT, before)
+    assert messages.said == [f"warning: {OPEN_TO_OTHERS}", "stopped; uploads are deleted"]
+    port = int(urls[0].rsplit(":", 1)[1])
+    with closing(listen("0.0.0.0", port)) as again:  # the port is free
+        assert not is_loopback(again)
+
+
+def test_the_address_of_the_default_is_this_machine() -> None:
+    with closing(listen(ServeOptions().host, 0)) as listener:
+        assert is_loopback(listener) and address(listener).startswith("http://127.0.0.1:")
+
+
+def test_equal_uploads_are_deleted_when_the_last_is_answered() -> None:
+    with private_uploads() as uploads:
+        assert stat.S_IMODE(uploads.folder.stat().st_mode) == 0o700
+        path = uploads.folder / "hash" / "a.wav"
+        path.parent.mkdir()
+        path.write_bytes(b"x")
+        uploads.add(str(path))
+        uploads.add(str(path))
+        uploads.delete(str(path))
+        assert path.exists()
+        uploads.delete(str(path))
+        assert not path.parent.exists()
+        (uploads.folder / "link").symlink_to("/etc")
+        outside = ("/etc/passwd", f"{uploads.folder}/../x", f"{uploads.folder}/link/passwd", str(uploads.folder), "")
+        assert not any(map(uploads.holds, outside))
+    assert not uploads.folder.exists()
+
+
+@pytest.fixture
+def recognizer(run: Path) -> EmotionRecognizer:
+    return EmotionRecognizer.from_pretrained(run, device="cpu")
+
+
+def copied(made: Path, uploads: Uploads, name: str = "test-000.wav") -> str:
+    """Return an upload."""
+    path = shutil.copy(made / name, uploads.folder)
+    uploads.add(str(path))
+    return str(path)
+
+
+def test_a_transcription_keeps_the_audio_for_the_prediction(recognizer: EmotionRecognizer, made: Path) -> None:
+    heard: list[Any] = []
+    with private_uploads() as uploads:
+        answers = Answers(
+            recognizer, ServeOptions(), uploads, Messages(), lambda samples: heard.append(samples) or TEXT
+        )
+        audio = copied(made, uploads)
+        text, message = answers.transcribe(audio)
+        assert text == TEXT and "Check the text" in message and len(heard[0]) == round(0.3 * RATE)
+        assert "Most likely" in answers.predict(audio, text) and not Path(audio).exists()
+        assert answers.transcribe(audio) == (None, fault("The audio was deleted: record or choose it again."))
+        assert answers.transcribe(None)[0] is None
+
+
+def test_a_fault_of_the_program_prints_nothing_of_the_input(recognizer: EmotionRecognizer, made: Path) -> None:
+    messages = Messages()
+    with private_uploads() as uploads, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recognizer, "explain", lambda *given: 1 / 0)
+        audio = copied(made, uploads)
+        page = Answers(recognizer, ServeOptions(), uploads, messages).predict(audio, TEXT)
+        assert "a fault of the program" in page and 'role="alert"' in page and not Path(audio).exists()
+    assert messages.said == ["error: a request failed: ZeroDivisionError"]
+
+
+def test_text_and_audio_have_limits(recognizer: EmotionRecognizer) -> None:
+    with private_uploads() as uploads:
+        answers = Answers(recognizer, ServeOptions(), uploads, Messages())
+        assert "at most 2000 characters, found 2001" in answers.predict(None, "a" * 2001)
+        assert "There is no audio. The model treats" in answers.predict(None, f" {TEXT} ")
+        assert "There is no input yet" in answers.predict(None, "  ")
+        wide = uploads.folder / "wide.wav"
+        soundfile.write(wide, np.zeros((10, 20), np.int16), 48_000)
+        assert "found 20 channels at 48000 Hz" in answers.predict(str(wide), None) and not wide.exists()
+        hostile = answers.predict(None, "<script>alert(1)</script>")
+        assert "<script" not in hostile and "&lt;" in hostile
+
+
+def ask(url: str, body: Any = None) -> int:
+    """Return the status of a request, with JSON as its body if there is one."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request) as response:
+            return int(response.status)
+    except HTTPError as error:
+        error.close()
+        return error.code
+
+
+@needs_gradio
+def test_only_uploads_are_read_and_only_routes_of_the_page_exist(served: Served, made: Path) -> None:
+    join = f"{served.url}/gradio_api/queue/join"
+
+    def status(path: str, *more: Any) -> int:
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        return ask(join, {"fn_index": 0, "session_hash": "s", "data": [file, "text", *more]})
+
+    upload = served.uploads.folder / "a.wav"
+    upload.write_bytes(b"no audio")
+    outside = ["/etc/passwd", "../etc/passwd", f"{upload.parent}/../x", "http://127.0.0.1:9/a.wav", str(made / "a.wav")]
+    assert [status(path) for path in outside] == [403] * len(outside)
+    assert status(str(upload), "more") == 403 and ask(join, {"fn_index": 0, "data": [3, {}]}) == 403
+    assert ask(join, "x" * 100_001) == 413
+    files = f"{served.url}/gradio_api/file="
+    assert [ask(files + path) for path in (*outside, "%2e%2e/%2e%2e/etc/passwd")] == [404] * 6
+    assert ask(files + str(upload)) == ask(f"{served.url}/config") == 200
+    for path in (
+        "monitoring",
+        "docs",
+        "gradio_api/run/predict",
+        "gradio_api/proxy=http://a.hf.space",
+        "gradio_api/runs",
+    ):
+        assert ask(f"{served.url}/{path}") == 404
+    assert status(str(upload)) == 200
+    wait_until(lambda: not upload.exists())  # it is refused, and deleted
+    assert served.messages.said == []
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    """Wait for at most 30 seconds."""
+    end = time.monotonic() + 30
+    while not is_true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def choose(page: Any, path: Path) -> None:
+    """Upload a file."""
+    with page.expect_response(lambda response: "/upload?" in response.url):
+        page.locator("input[type=file]").set_input_files(path)
+    page.get_by_label("Clear").or_(page.get_by_label("Remove")).first.wait_for()
+
+
+def predict(page: Any) -> None:
+    page.get_by_role("button", name="Predict").click()
+
+
+def scores(page: Any) -> dict[str, float]:
+    """Return the probabilities that a page shows."""
+    bars = page.locator(".bars li")
+    bars.first.wait_for()
+    return {bar.get_attribute("data-label"): float(bar.get_attribute("data-score")) for bar in bars.all()}
+
+
+@needs_browser
+def test_a_browser_shows_the_probabilities_of_evaluate_and_the_server_keeps_nothing(
+    visitors: Visitors, served: Served, run: Path, made: Path
+) -> None:
+    (entry, *_), (saved, *_) = read_jsonl(made / "test.jsonl"), read_jsonl(run / "predictions-test.jsonl")
+    metrics = json.loads((run / "metrics-test.json").read_text())
+    with visitors.page() as page:
+        choose(page, made / entry["wav_path"])
+        assert served.files() == [entry["wav_path"]]
+        page.get_by_label("What is said").fill(entry["transcript"])
+        predict(page)
+        found = scores(page)
+        assert found == pytest.approx(saved["probabilities"], abs=1e-5)
+        assert list(found) == sorted(found, key=found.__getitem__, reverse=True)
+        assert served.files() == [] and served.messages.said == []
+        shown = page.locator("body").inner_text()
+        best = max(found, key=found.__getitem__)
+        assert f"Most likely: {best}" in shown and f"Without the text, {best} has" in shown
+        assert page.locator(".words span").count() > 4 and page.locator("figure svg").count() == 1
+        assert f"{metrics['test']['macro_f1']:.3f} (no interval: it needs at least 4 units, found 3 speakers)" in shown
+        assert "These scores hold for speakers, recordings and topics like those of the data." in shown
+        page.set_viewport_size({"width": 380, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 380
+        for theme in ("light", "dark"):
+            page.emulate_media(color_scheme=theme)
+            page.wait_for_function(f"document.body.classList.contains('dark') === {str(theme == 'dark').lower()}")
+            inks = page.evaluate(COLOURS)
+            assert contrast(*inks) >= 4.5, (theme, inks)
+    assert {urlsplit(url.removeprefix("blob:")).netloc for url in visitors.requests} == {urlsplit(served.url).netloc}
+    assert visitors.errors == []
+
+
+@needs_browser
+def test_what_cannot_be_used_is_refused_with_a_message(visitors: Visitors, served: Served, tmp_path: Path) -> None:
+    fake, long = tmp_path / "fake.wav", tmp_path / "long.flac"
+    fake.write_text("this is text")
+    with soundfile.SoundFile(long, "w", 1000, 1) as file:
+        for _ in range(4):
+            file.write(np.zeros(1_800_000, np.int16))
+    (tmp_path / "large.wav").write_bytes(b"x" * 200_000)
+    with visitors.page() as page:
+        predict(page)
+        message = page.locator(".message.fault")
+        message.get_by_text("There is no input yet: record or choose audio and type what is said.").wait_for()
+        for path, text in ((fake, "fake.wav must be audio"), (long, "at most 60 s, found 7200.0 s")):
+            choose(page, path)
+            predict(page)
+            message.get_by_text(text).wait_for()
+            assert served.files() == []
+        page.locator("input[type=file]").set_input_files(tmp_path / "large.wav")
+        page.get_by_text("exceed the maximum allowed size of").wait_for()
+        assert served.files() == []
+
+
+@needs_browser
+def test_the_second_visitor_waits_and_the_third_is_refused(
+    visitors: Visitors, served: Served, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, explain, waiting = threading.Event(), EmotionRecognizer.explain, list[str]()
+
+    def held(self: EmotionRecognizer, audio: Any, text: Any) -> Any:
+        waiting.append(text)
+        free.wait(30)
+        return explain(self, audio, text)
+
+    monkeypatch.setattr(EmotionRecognizer, "explain", held)
+    with visitors.page() as first, visitors.page() as second, visitors.page() as third:
+        for page, text in ((first, "một"), (second, "hai"), (third, "ba")):
+            page.get_by_label("What is said").fill(text)
+        predict(first)
+        wait_until(lambda: waiting == ["một"])
+        predict(second)
+        second.get_by_text("queue: 1/1").first.wait_for()
+        predict(third)
+        third.get_by_text("This application is currently busy. Please try again.").wait_for()
+        free.set()
+        expected = EmotionRecognizer.from_pretrained(run, device="cpu")
+        for page, text in ((first, "một"), (second, "hai")):
+            reference = {one["label"]: one["score"] for one in expected(text=text)}
+            assert scores(page) == pytest.approx(reference, abs=1e-6)
+        assert waiting == ["một", "hai"] and third.locator(".bars").count() == 0

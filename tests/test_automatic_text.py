@@ -1,4 +1,4 @@
-"""Text of speech recognition: inputs without text get it, it is kept with the results, and it is scored like any text."""
+"""Text of speech recognition: inputs without text get it, it is kept with the results, and scored like any text."""
 
 import json
 from collections.abc import Sequence
@@ -39,9 +39,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return lengths
 
 
-def test_only_inputs_without_text_are_transcribed_and_only_once(
-    made: Path, tmp_path: Path, heard: list[int]
-) -> None:
+def test_only_inputs_without_text_are_transcribed_and_only_once(made: Path, tmp_path: Path, heard: list[int]) -> None:
     run = train(made, made.parent / "transcribed").path
     soundfile.write(tmp_path / "a.wav", wave(1.0, 0), 16_000)
     (tmp_path / "s.csv").write_text("file,start,end,text\na.wav,0,0.5,tôi buồn\na.wav,0.5,1,\n", "utf-8")

@@ -52,13 +52,12 @@ def test_the_envelope_has_the_extremes_of_the_waveform() -> None:
 
 def test_the_page_has_the_timeline_and_what_was_left_out(made: Path, tmp_path: Path) -> None:
     run = train(made, made.parent / "explained-attn", pooling="attn").path
-    recording, output = tmp_path / "<call>.wav", tmp_path / "out.csv"
-    soundfile.write(recording, wave(1.0, 0), 16_000)
-    assert mervn(["predict", str(run), str(recording), "--window", "0.5", "--output", str(output), "--explain"]) == 0
+    soundfile.write(tmp_path / "<call>.wav", wave(1.0, 0), 16_000)
+    (tmp_path / "s.csv").write_text("file,start,end,text\n<call>.wav,0,0.5,tôi vui <b>\n<call>.wav,0.5,1,\n", "utf-8")
+    output = tmp_path / "out.csv"
+    assert (
+        mervn(["predict", str(run), "--segments", str(tmp_path / "s.csv"), "--output", str(output), "--explain"]) == 0
+    )
     page = (tmp_path / "out.html").read_text("utf-8")
-    assert page.count("<svg") >= 3 and "&lt;call&gt;.wav" in page and "<call>" not in page
-    assert mervn(
-        ["predict", str(run), str(recording), "--text", "tôi vui <b>", "--output", str(tmp_path / "b.json"), "--explain"]
-    ) == 0
-    page = (tmp_path / "b.html").read_text("utf-8")
-    assert "left out" in page and "&lt;b&gt;" in page and "<b>" not in page
+    assert page.count("<svg") >= 1 + 2 * 2 and page.count("left out in turn") == 1  # the second has no text
+    assert "&lt;call&gt;.wav" in page and "<call>" not in page and "<b>" not in page

@@ -9,9 +9,9 @@ import torch
 from test_train_head import data, made, train
 from tiny import wave
 
+from features.encoders.base import load_encoder
 from features.encoders.selector import parse_selector
 from features.errors import InputError, UsageError
-from features.encoders.base import load_encoder
 from mervn.use.recognizer import EmotionRecognizer
 
 __all__ = ["data", "made"]  # fixtures

@@ -1,5 +1,6 @@
 """SavedBlocks: whole blocks are used again, everything else is computed again, and no other file is lost."""
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ def test_whole_blocks_are_exact_and_faults_are_computed_again(tmp_path: Path) ->
     assert blocks.find("f", 2) is None and blocks.find("k", 3) is None and blocks.find("other", 2) is None
     blocks.add("f", RESULTS)
     blocks.close()
-    assert saved(tmp_path / "s").find("f", 2) is not None
+    with closing(saved(tmp_path / "s")) as blocks:
+        assert blocks.find("f", 2) is not None
 
 
 def test_every_cut_leaves_whole_blocks_only(tmp_path: Path) -> None:
@@ -42,14 +44,16 @@ def test_every_cut_leaves_whole_blocks_only(tmp_path: Path) -> None:
     blocks.add("b", RESULTS)
     blocks.close()
     content = path.read_bytes()
-    for size in range(len(content)):
+    for size in [*range(0, len(content), 9), kept - 1, kept, kept + 1]:
         path.write_bytes(content[:size])
         blocks = saved(path)
         assert (blocks.find("a", 2) is not None) == (size >= kept)
         assert blocks.find("b", 2) is None
         blocks.add("b", RESULTS)
         blocks.close()
-        assert path.read_bytes().endswith(b"\n") and saved(path).find("b", 2) is not None
+        assert path.read_bytes().endswith(b"\n")
+        with closing(saved(path)) as blocks:
+            assert blocks.find("b", 2) is not None
 
 
 def test_another_model_another_file_and_a_second_process_are_refused(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def timelines(predictions: Sequence[Prediction], labels: Sequence[str]) -> list[
     for one in predictions:
         if one.probabilities is not None and one.seconds:
             by_file.setdefault(one.clip.file, []).append(one)
-    found = []
+    found: list[tuple[str, str]] = []
     for file, segments in by_file.items():
         if len(segments) > 1 and len(found) < MAX_TIMELINES:
             found.append((file, plot_timeline(f"timeline-{len(found)}", file, segments, labels)))
@@ -133,7 +133,7 @@ def _details(name: str, one: Prediction, labels: Sequence[str], found: Explanati
 
 def contributions(found: Explanation) -> list[tuple[str, ...]]:
     """Return for each modality the probability of the predicted label with and without it, as text."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for modality, without in found.without.items():
         other = max(without, key=without.__getitem__)
         with_all, left = found.probabilities[found.prediction], without[found.prediction]
@@ -146,7 +146,9 @@ def shaded_tokens(found: Explanation) -> list[tuple[str, float]]:
     if found.tokens is None or found.token_weights is None or len(found.tokens) != len(found.token_weights):
         return []
     peak = max(float(found.token_weights.max()), 1e-12)
-    return [(text, round(60 * float(weight) / peak)) for text, weight in zip(found.tokens, found.token_weights, strict=True)]
+    return [
+        (text, round(60 * float(weight) / peak)) for text, weight in zip(found.tokens, found.token_weights, strict=True)
+    ]
 
 
 def plot_waveform(name: str, found: Explanation) -> tuple[str, str]:
@@ -174,4 +176,3 @@ def plot_waveform(name: str, found: Explanation) -> tuple[str, str]:
     if weights is not None:
         caption = f"Waveform, and as a line the weight of each audio frame in {found.source}."
     return caption, draw(name, caption, (WIDTH, 1.8), plot)
-

@@ -25,7 +25,6 @@ from mervn.use.run_model import RunModel, open_run_model
 from mervn.use.saved_blocks import ClipResult, ContentKeys, SavedBlocks, state_path
 from mervn.use.scoring import Scorer, plan_blocks
 
-
 LONG_S = 60.0
 """Duration above which an input is no utterance, which is said."""
 
@@ -74,9 +73,7 @@ class Predictions:
         return [one for one in self.predictions if one.fault is not None]
 
 
-def predict(
-    run: Path, paths: Sequence[Path], options: PredictOptions, reporter: Reporter = SILENT
-) -> Predictions:
+def predict(run: Path, paths: Sequence[Path], options: PredictOptions, reporter: Reporter = SILENT) -> Predictions:
     """Predict the emotion of each input with a run or a bundle.
 
     With an output, finished blocks are kept beside it: the same call resumes after an interruption,

@@ -76,11 +76,11 @@ class PredictOptions(TrustOptions, DeviceOptions):
 
     @field_validator("map")
     @classmethod
-    def _normalize_map(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_map(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
         for entry in entries:
             if entry.count("=") != 1 or not all(part.strip() for part in entry.split("=")):
                 raise ValueError(f"entries must be OLD=NEW, not {entry!r}")
-        return tuple("=".join(normalize_label(part) for part in entry.split("=")) for entry in entries)
+        return tuple("=".join(map(normalize_label, entry.split("="))) for entry in entries)
 
     @field_validator("output")
     @classmethod

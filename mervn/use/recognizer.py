@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from features.audio.segment import AudioError
-from features.errors import InputError, UsageError
+from features.errors import UsageError
 from mervn.use.clips import Clip, from_array
 from mervn.use.explanation import Explanation, explain
 from mervn.use.run_model import RunModel, open_run_model
@@ -69,7 +69,7 @@ class EmotionRecognizer:
     def __call__(
         self,
         audio: AudioInput | Sequence[AudioInput] = None,
-        text: str | None | Sequence[str | None] = None,
+        text: str | Sequence[str | None] | None = None,
         *,
         sample_rate: int | None = None,
         top_k: int | None = None,
@@ -115,7 +115,7 @@ class EmotionRecognizer:
         count = len(audio) if isinstance(audio, list | tuple) else len(text)
         audios = audio if isinstance(audio, list | tuple) else [audio] * count
         texts = text if isinstance(text, list | tuple) else [text] * count
-        if audio is not None and audios is not audio or text is not None and texts is not text:
+        if (audio is not None and audios is not audio) or (text is not None and texts is not text):
             raise UsageError("audio and text must both be lists, or one of them None, found one list")
         if len(audios) != len(texts):
             raise UsageError(f"audio and text must have equal lengths, found {len(audios)} and {len(texts)}")

@@ -23,7 +23,6 @@ from features.signals import check_interrupted
 from features.store.part import DTYPES
 from features.text.normalize import normalize_text
 from mervn.data.stored_split import EVALUATION_BATCH
-from mervn.data.streams import modality_of
 from mervn.use.clips import Clip
 from mervn.use.run_encoders import StreamEncoder
 from mervn.use.run_model import RunModel
@@ -134,7 +133,10 @@ def _prepare(stream: StreamEncoder, samples: Array, clip: Clip) -> Tensor:
 
 def join(features: Sequence[Features]) -> dict[str, Ragged]:
     """Return the streams of a batch of clips."""
-    return {name: Ragged.from_sequences([one[name] for one in features]) for name in features[0]}
+    streams = {}
+    for name in features[0]:
+        streams[name] = Ragged.from_sequences([one[name] for one in features])
+    return streams
 
 
 def _to_features(layers: list[Array] | None, stream: StreamEncoder, device: torch.device) -> Tensor | AudioError:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,31 +40,56 @@ class SileroDetector:
 
     def __init__(self) -> None:
         try:
-            from silero_vad import VADIterator, load_silero_vad
+            with warnings.catch_warnings(), _one_thread():  # the import sets one thread for the whole process
+                warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit.load, which silero-vad calls
+                from silero_vad import VADIterator, load_silero_vad
+
+                self._iterator: Any = VADIterator(load_silero_vad(), sampling_rate=SAMPLE_RATE)
         except ImportError as error:
             raise UsageError(f"--vad needs silero-vad ({error}): pip install 'mervn[vad]'") from error
-        self._iterator: Any = VADIterator(load_silero_vad(), sampling_rate=SAMPLE_RATE)
 
     def detect(self, blocks: Iterable[Samples]) -> Iterator[tuple[float, float]]:
         """Yield the parts with speech."""
-        import torch
-
         self._iterator.reset_states()
         rest, total, start = np.zeros(0, np.float32), 0, None
         for block in blocks:
             total += len(block)
             samples = np.concatenate([rest, block])
             whole = len(samples) - len(samples) % SILERO_SAMPLES
-            for first in range(0, whole, SILERO_SAMPLES):
-                event = self._iterator(torch.from_numpy(samples[first : first + SILERO_SAMPLES]))
-                if event is not None and "start" in event:
-                    start = max(0, int(event["start"]))
-                elif event is not None and start is not None:
+            for event in self._events(samples[:whole]):
+                if "start" in event:
+                    start = int(event["start"])
+                elif start is not None:
                     yield start / SAMPLE_RATE, int(event["end"]) / SAMPLE_RATE
                     start = None
             rest = samples[whole:]
         if start is not None:  # the recording ends while somebody speaks
             yield start / SAMPLE_RATE, total / SAMPLE_RATE
+
+    def _events(self, samples: Samples) -> list[dict[str, float]]:
+        """Return the starts and ends of speech, in samples since the beginning, of whole steps."""
+        import torch
+
+        found = []
+        with _one_thread():  # the steps are too small for more
+            for step in torch.from_numpy(samples).split(SILERO_SAMPLES):
+                event = self._iterator(step)
+                if event is not None:
+                    found.append(event)
+        return found
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute with one CPU thread; the number of before is restored."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def open_detector() -> SpeechDetector:
@@ -105,4 +132,4 @@ def _equal_parts(start: float, end: float) -> list[tuple[float, float]]:
     """Cut speech into equal parts of at most `MAX_SPEECH_S`; times are rounded to microseconds."""
     count = max(1, math.ceil((end - start) / MAX_SPEECH_S))
     edges = [round(start + (end - start) * k / count, 6) for k in range(count + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))

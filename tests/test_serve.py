@@ -28,9 +28,12 @@ from tiny import RATE, Messages, read_jsonl
 from cli.main import run as mervn
 from mervn.config import EvaluateOptions
 from mervn.evaluation.evaluate import evaluate
+from mervn.evaluation.verdict import CHOSEN_ON_VALID
+from mervn.report.page import render
 from mervn.use.answers import Answers, fault
+from mervn.use.model_facts import LIKE_TRAINING, read_facts
 from mervn.use.recognizer import EmotionRecognizer
-from mervn.use.serve import OPEN_TO_OTHERS, address, is_loopback, listen, prepare, serve
+from mervn.use.serve import OPEN_TO_OTHERS, address, is_loopback, listen, prepare, require_gradio, serve
 from mervn.use.serve_options import ServeOptions
 from mervn.use.uploads import Uploads, private_uploads
 
@@ -71,6 +74,7 @@ def run(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(run: Path) -> Iterator[Served]:
+    require_gradio()
     messages, options = Messages(), ServeOptions(concurrency=2, max_size_mb=0.1, max_duration_s=60, device="cpu")
     with closing(listen("127.0.0.1", 0)) as listener, private_uploads() as uploads:
         server = prepare(run, options, uploads, messages)
@@ -121,7 +125,13 @@ def test_wrong_usage_is_one_message(run: Path, tmp_path: Path, capsys: pytest.Ca
             (str(run), "--port", "0", "--host", "192.0.2.1"): "--host must be an address of this machine",
             (str(run), "--port", "0", "--host", "no such host"): "--host must be an address of this machine",
             (str(run), "--concurrency", "1"): "--concurrency: input should be greater than or equal to 2",
-            (str(run), "--port", "0", "--transcribe", "words"): "must have the form whisper=MODEL",
+            (
+                str(run),
+                "--port",
+                "0",
+                "--transcribe",
+                "words",
+            ): "--transcribe: string should match pattern '^whisper=.+'",
             (str(tmp_path), "--port", "0"): "must be the folder of a run",
         }
         for arguments, message in cases.items():
@@ -225,6 +235,33 @@ def test_text_and_audio_have_limits(recognizer: EmotionRecognizer) -> None:
         assert "found 20 channels at 48000 Hz" in answers.predict(str(wide), None) and not wide.exists()
         hostile = answers.predict(None, "<script>alert(1)</script>")
         assert "<script" not in hostile and "&lt;" in hostile
+
+
+def test_the_facts_are_those_of_these_weights(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "<b>"
+    shutil.copytree(run, copy)
+    model = EmotionRecognizer.from_pretrained(copy, device="cpu").model
+    metrics = json.loads((copy / "metrics-test.json").read_text())
+    metrics["intervals"]["uar"] = {"low": 0.25, "high": 0.75, "unit": "speaker_id", "groups": 24}
+    (copy / "metrics-test.json").write_text(json.dumps(metrics))
+    facts = read_facts(model)
+    assert (facts.split, facts.num, facts.reads) == ("test", 8, "speech and its transcript")
+    assert facts.scores[1] == ("UAR", f"{metrics['test']['uar']:.3f}", "95 % interval 0.250 to 0.750, over 24 speakers")
+    assert facts.warnings[0] == LIKE_TRAINING and CHOSEN_ON_VALID not in facts.warnings
+    assert ("utterances", "24 in train, 10 in valid") in facts.origin
+    assert "The data has a fault (few_speakers): 3 speakers in train; 3 speakers in valid." in facts.warnings
+    assert "<b>" not in render("served_header.html", facts=facts, minutes=10, limits="")
+    metrics["model_sha256"] = "of other weights"
+    (copy / "metrics-test.json").write_text(json.dumps(metrics))
+    facts = read_facts(model)
+    valid = json.loads((copy / "metrics.json").read_text())["valid"]
+    assert (facts.split, facts.num) == ("valid", valid["n"]) and CHOSEN_ON_VALID in facts.warnings
+    assert facts.scores[0][1:] == (
+        f"{valid['macro_f1']:.3f}",
+        "no interval: it needs at least 4 units, found 3 speakers",
+    )
+    (copy / "predictions-valid.jsonl").unlink()
+    assert read_facts(model).scores[0][2] == "no interval: mervn evaluate computes it"
 
 
 def ask(url: str, body: Any = None) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
 
+from features.audio.resampling import Samples
 from features.audio.segment import AudioError
 from features.errors import InputError
 from features.progress import Reporter
@@ -25,7 +25,7 @@ MAX_CHARACTERS = 2000
 MAX_SAMPLES_PER_SECOND = 2 * 96_000
 """Samples of all channels together that one second of audio may have; bounds the memory of a request."""
 NAMES = {"audio": "the audio", "text": "the text"}
-Transcriber = Callable[[np.ndarray[Any, Any]], str]
+Transcriber = Callable[[Samples], str]
 """Function from samples (S,) at 16 kHz to their text."""
 
 

@@ -11,10 +11,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from features.audio.resampling import Samples
 from features.cpu_threads import set_threads
 from features.errors import UsageError
+from features.lazy_import import import_target
 from features.progress import Reporter
 from mervn.use.answers import Answers, Transcriber
+from mervn.use.automatic_text import LOADER, TRANSCRIBER
 from mervn.use.model_facts import read_facts
 from mervn.use.recognizer import EmotionRecognizer
 from mervn.use.serve_options import ServeOptions
@@ -82,10 +85,14 @@ def load_transcriber(options: ServeOptions) -> Transcriber | None:
     """Load the model of --transcribe; None without one."""
     if options.transcribe is None:
         return None
-    from mervn.use.transcribe import load_recognizer, transcribe
+    recognizer = import_target(LOADER)(options.transcribe, options.language, options.device)
+    transcribe = import_target(TRANSCRIBER)
 
-    recognizer = load_recognizer(options.transcribe, options.language, options.device)
-    return lambda samples: transcribe([samples], recognizer)[0]
+    def transcribe_one(samples: Samples) -> str:
+        (text,) = transcribe([samples], recognizer)
+        return str(text)
+
+    return transcribe_one
 
 
 def listen(host: str, port: int) -> socket.socket:

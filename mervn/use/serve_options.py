@@ -25,7 +25,7 @@ class ServeOptions(TrustOptions, DeviceOptions):
     )
     max_size_mb: Annotated[PositiveFloat, Group.DATA] = Field(20.0, description="Maximum size of an audio file.")
     max_duration_s: Annotated[PositiveFloat, Group.DATA] = Field(60.0, description="Maximum duration of audio.")
-    transcribe: Annotated[str | None, Group.MODEL] = Field(
+    transcribe: Annotated[Annotated[str, Field(pattern=r"^whisper=.+")] | None, Group.MODEL] = Field(
         None, description="whisper=MODEL: offer transcription with this model [default: text is typed]."
     )
     language: Annotated[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")], Group.MODEL, ADVANCED] = Field(

@@ -72,7 +72,7 @@ def build_theme() -> Any:
     )
 
 
-def build_page(answers: Answers, facts: ModelFacts, options: ServeOptions) -> gr.Blocks:
+def build_page(answers: Answers, facts: ModelFacts, options: ServeOptions) -> Any:
     """Return the page; it has only the inputs that the model reads."""
     recognizer = answers.recognizer
     with gr.Blocks(title=facts.name, analytics_enabled=False, delete_cache=(SWEEP_S, KEPT_S)) as page:

@@ -201,17 +201,22 @@ def copied(made: Path, uploads: Uploads, name: str = "test-000.wav") -> str:
 
 
 def test_a_transcription_keeps_the_audio_for_the_prediction(recognizer: EmotionRecognizer, made: Path) -> None:
-    heard: list[Any] = []
+    heard, words = list[int](), [TEXT, ""]
+
+    def transcribe(samples: Any) -> str:
+        heard.append(len(samples))
+        return words[len(heard) - 1]
+
     with private_uploads() as uploads:
-        answers = Answers(
-            recognizer, ServeOptions(), uploads, Messages(), lambda samples: heard.append(samples) or TEXT
-        )
+        answers = Answers(recognizer, ServeOptions(), uploads, Messages(), transcribe)
         audio = copied(made, uploads)
-        text, message = answers.transcribe(audio)
-        assert text == TEXT and "Check the text" in message and len(heard[0]) == round(0.3 * RATE)
+        text, message = answers.transcribe(audio, "typed")
+        assert text == TEXT and "Check the text" in message and heard == [round(0.3 * RATE)]
+        text, message = answers.transcribe(audio, "typed")
+        assert text == "typed" and "No words were recognised" in message  # nothing typed is lost
         assert "Most likely" in answers.predict(audio, text) and not Path(audio).exists()
-        assert answers.transcribe(audio) == (None, fault("The audio was deleted: record or choose it again."))
-        assert answers.transcribe(None)[0] is None
+        assert answers.transcribe(audio, "a") == ("a", fault("The audio was deleted: record or choose it again."))
+        assert "There is no audio yet" in answers.transcribe(None, "a")[1] and len(heard) == 2
 
 
 def test_a_fault_of_the_program_prints_nothing_of_the_input(recognizer: EmotionRecognizer, made: Path) -> None:

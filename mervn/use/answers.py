@@ -54,16 +54,14 @@ class Answers:
         finally:
             self.uploads.delete(audio)
 
-    def transcribe(self, audio: str | None) -> tuple[str | None, str]:
-        """Return the text of the audio, None if there is none, and a message as HTML.
+    def transcribe(self, audio: str | None, text: str | None) -> tuple[str | None, str]:
+        """Return the text of the audio, or else the text that was typed, and a message as HTML.
 
-        The audio stays for the prediction, unless it cannot be used.
+        The audio stays for the prediction.
         """
         texts: list[str] = []
         message = self._guarded(audio, lambda: self._transcribe(audio, texts))
-        if not texts:
-            self.uploads.delete(audio)
-        return texts[0] if texts else None, message
+        return texts[0] if texts else text, message
 
     def _guarded(self, audio: str | None, answer: Callable[[], str]) -> str:
         """Return an answer, or a message of what must hold; errors name the file as the visitor does."""
@@ -99,8 +97,10 @@ class Answers:
         path = Path(audio)
         self._check_audio(path)
         text = self.transcriber(Clip(path).samples(self.recognizer.scorer.reader))
+        if not text:
+            raise InputError("No words were recognised: type what is said.")
         texts.append(text)
-        note = "Check the text and correct it: the prediction reads it." if text else "No words were recognised."
+        note = "Check the text and correct it: the prediction reads it."
         return render("served_message.html", message=note, fault=False)
 
     def _check_audio(self, path: Path) -> None:

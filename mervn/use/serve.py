@@ -64,6 +64,8 @@ def prepare(path: Path, options: ServeOptions, uploads: Uploads, reporter: Repor
     recognizer = EmotionRecognizer.from_pretrained(
         path, device=options.device, features_dir=options.features_dir, trust_code=options.trust_code
     )
+    if options.transcribe is not None and not recognizer.needs_text:
+        raise UsageError(f"--transcribe needs a model that reads text, but {path} reads audio only; leave it out")
     answers = Answers(recognizer, options, uploads, reporter, load_transcriber(options))
     app = build_app(answers, read_facts(recognizer.model), options)
     config = uvicorn.Config(

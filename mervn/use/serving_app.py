@@ -74,7 +74,7 @@ def build_theme() -> Any:
 
 def build_page(answers: Answers, facts: ModelFacts, options: ServeOptions) -> Any:
     """Return the page; it has only the inputs that the model reads."""
-    recognizer = answers.recognizer
+    recognizer, has_transcriber = answers.recognizer, answers.transcriber is not None
     with gr.Blocks(title=facts.name, analytics_enabled=False, delete_cache=(SWEEP_S, KEPT_S)) as page:
         limits = f"{options.max_size_mb:g} MB and {options.max_duration_s:g} s of audio, {MAX_CHARACTERS} characters"
         gr.HTML(render("served_header.html", facts=facts, minutes=KEPT_S // 60, limits=limits))
@@ -83,15 +83,14 @@ def build_page(answers: Answers, facts: ModelFacts, options: ServeOptions) -> An
             sources=["upload", "microphone"],
             type="filepath",
             buttons=[],  # none for sharing
-            visible=recognizer.needs_audio,
+            visible=recognizer.needs_audio or has_transcriber,
         )
+        transcribe = gr.Button("Transcribe", visible=has_transcriber)
         text = gr.Textbox(label="What is said", lines=2, max_length=MAX_CHARACTERS, visible=recognizer.needs_text)
-        with gr.Row():
-            transcribe = gr.Button("Transcribe", visible=answers.transcriber is not None)
-            predict = gr.Button("Predict", variant="primary")
+        predict = gr.Button("Predict", variant="primary")
         answer = gr.HTML()
         gr.HTML(render("served_model.html", facts=facts))
         events: dict[str, Any] = {"concurrency_id": "model", "api_visibility": "private", "show_progress_on": answer}
         predict.click(lambda *given: (answers.predict(*given), None), [audio, text], [answer, audio], **events)
-        transcribe.click(answers.transcribe, [audio], [text, answer], **events)
+        transcribe.click(answers.transcribe, [audio, text], [text, answer], **events)
     return page

@@ -25,7 +25,7 @@ PAGE = frozenset(
     )
 )  # fmt: skip
 """Paths that the page reads."""
-PAGE_FOLDERS = ("/assets/", "/static/", "/svelte/", f"{API}/heartbeat/")
+PAGE_FOLDERS = ("/assets/", "/static/", "/svelte/")
 MAX_REQUEST = 100_000
 """Maximum number of bytes of a request that is no upload; of an upload, besides the file."""
 HEADERS = {

@@ -150,18 +150,21 @@ def test_without_gradio_the_extra_is_named(
 
 @needs_gradio
 def test_ctrl_c_ends_it_with_one_line(run: Path) -> None:
-    messages, urls = Messages(), list[str]()
+    messages, ports, seen = Messages(), list[int](), list[int]()
+
+    def visit_and_stop() -> None:
+        seen.append(ask(f"http://127.0.0.1:{ports[0]}"))
+        os.kill(os.getpid(), signal.SIGINT)
 
     def started(url: str) -> None:
-        urls.append(url)
-        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        ports.append(int(url.rsplit(":", 1)[1]))
+        threading.Thread(target=visit_and_stop).start()
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     serve(run, ServeOptions(port=0, host="0.0.0.0", device="cpu"), messages, started)
     signal.signal(signal.SIGINT, before)
-    assert messages.said == [f"warning: {OPEN_TO_OTHERS}", "stopped; uploads are deleted"]
-    port = int(urls[0].rsplit(":", 1)[1])
-    with closing(listen("0.0.0.0", port)) as again:  # the port is free
+    assert seen == [200] and messages.said == [f"warning: {OPEN_TO_OTHERS}", "stopped; uploads are deleted"]
+    with closing(listen("0.0.0.0", ports[0])) as again:  # the port is free
         assert not is_loopback(again)
 
 

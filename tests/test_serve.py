@@ -10,8 +10,8 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -86,32 +86,26 @@ def served(run: Path) -> Iterator[Served]:
 
 
 @dataclass
-class Visitors:
-    """Pages in one browser, with everything that they asked for."""
+class Visitor:
+    """One page in a browser, with everything that it asked for; opening one takes a second."""
 
-    browser: Any
-    url: str
-    requests: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def page(self, width: int = 1100) -> Iterator[Any]:
-        page = self.browser.new_page(viewport={"width": width, "height": 800})
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
-        page.goto(self.url)
-        yield page
-        page.close()
+    page: Any
+    requests: list[str]
+    errors: list[str]
 
 
 @pytest.fixture(scope="module")
-def visitors(served: Served) -> Iterator[Visitors]:
+def visitor(served: Served) -> Iterator[Visitor]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield Visitors(browser, served.url)
+        found = Visitor(browser.new_page(viewport={"width": 1100, "height": 800}), [], [])
+        found.page.on("request", lambda request: found.requests.append(request.url))
+        found.page.on("pageerror", lambda error: found.errors.append(str(error)))
+        found.page.on("console", lambda line: line.type == "error" and found.errors.append(line.text))
+        found.page.goto(served.url)
+        yield found
         browser.close()
 
 
@@ -342,82 +336,87 @@ def scores(page: Any) -> dict[str, float]:
 
 @needs_browser
 def test_a_browser_shows_the_probabilities_of_evaluate_and_the_server_keeps_nothing(
-    visitors: Visitors, served: Served, run: Path, made: Path
+    visitor: Visitor, served: Served, run: Path, made: Path
 ) -> None:
-    (entry, *_), (saved, *_) = read_jsonl(made / "test.jsonl"), read_jsonl(run / "predictions-test.jsonl")
+    entry, saved, page = read_jsonl(made / "test.jsonl")[0], read_jsonl(run / "predictions-test.jsonl"), visitor.page
     metrics = json.loads((run / "metrics-test.json").read_text())
-    with visitors.page() as page:
-        choose(page, made / entry["wav_path"])
-        assert served.files() == [entry["wav_path"]]
-        page.get_by_label("What is said").fill(entry["transcript"])
-        predict(page)
-        found = scores(page)
-        assert found == pytest.approx(saved["probabilities"], abs=1e-5)
-        assert list(found) == sorted(found, key=found.__getitem__, reverse=True)
-        assert served.files() == [] and served.messages.said == []
-        shown = page.locator("body").inner_text()
-        best = max(found, key=found.__getitem__)
-        assert f"Most likely: {best}" in shown and f"Without the text, {best} has" in shown
-        assert page.locator(".words span").count() > 4 and page.locator("figure svg").count() == 1
-        assert f"{metrics['test']['macro_f1']:.3f} (no interval: it needs at least 4 units, found 3 speakers)" in shown
-        assert "These scores hold for speakers, recordings and topics like those of the data." in shown
-        page.set_viewport_size({"width": 380, "height": 800})
-        assert page.evaluate("document.documentElement.scrollWidth") <= 380
-        for theme in ("light", "dark"):
-            page.emulate_media(color_scheme=theme)
-            page.wait_for_function(f"document.body.classList.contains('dark') === {str(theme == 'dark').lower()}")
-            inks = page.evaluate(COLOURS)
-            assert contrast(*inks) >= 4.5, (theme, inks)
-    assert {urlsplit(url.removeprefix("blob:")).netloc for url in visitors.requests} == {urlsplit(served.url).netloc}
-    assert visitors.errors == []
+    choose(page, made / entry["wav_path"])
+    assert served.files() == [entry["wav_path"]]
+    page.get_by_label("What is said").fill(entry["transcript"])
+    predict(page)
+    found = scores(page)
+    assert found == pytest.approx(saved[0]["probabilities"], abs=1e-5)
+    assert found != pytest.approx(saved[1]["probabilities"], abs=1e-5)  # those of another utterance
+    assert list(found) == sorted(found, key=found.__getitem__, reverse=True)
+    assert served.files() == [] and served.messages.said == []
+    shown, best = page.locator("body").inner_text(), max(found, key=found.__getitem__)
+    assert f"Most likely: {best}" in shown and f"Without the text, {best} has" in shown
+    assert page.locator(".words span").count() > 4 and page.locator("figure svg").count() == 1
+    assert f"{metrics['test']['macro_f1']:.3f} (no interval: it needs at least 4 units, found 3 speakers)" in shown
+    assert LIKE_TRAINING in shown
+    page.set_viewport_size({"width": 380, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        page.wait_for_function(f"document.body.classList.contains('dark') === {str(theme == 'dark').lower()}")
+        inks = page.evaluate(COLOURS)
+        assert contrast(*inks) >= 4.5, (theme, inks)
+    assert {urlsplit(url.removeprefix("blob:")).netloc for url in visitor.requests} == {urlsplit(served.url).netloc}
+    assert visitor.errors == []
 
 
 @needs_browser
-def test_what_cannot_be_used_is_refused_with_a_message(visitors: Visitors, served: Served, tmp_path: Path) -> None:
-    fake, long = tmp_path / "fake.wav", tmp_path / "long.flac"
+def test_what_cannot_be_used_is_refused_with_a_message(visitor: Visitor, served: Served, tmp_path: Path) -> None:
+    fake, long, page = tmp_path / "fake.wav", tmp_path / "long.flac", visitor.page
     fake.write_text("this is text")
     with soundfile.SoundFile(long, "w", 1000, 1) as file:
         for _ in range(4):
             file.write(np.zeros(1_800_000, np.int16))
     (tmp_path / "large.wav").write_bytes(b"x" * 200_000)
-    with visitors.page() as page:
+    message = page.locator(".message.fault")
+    page.get_by_label("What is said").fill("")
+    predict(page)
+    message.get_by_text("There is no input yet: record or choose audio and type what is said.").wait_for()
+    for path, text in ((fake, "fake.wav must be audio"), (long, "at most 60 s, found 7200.0 s")):
+        choose(page, path)
         predict(page)
-        message = page.locator(".message.fault")
-        message.get_by_text("There is no input yet: record or choose audio and type what is said.").wait_for()
-        for path, text in ((fake, "fake.wav must be audio"), (long, "at most 60 s, found 7200.0 s")):
-            choose(page, path)
-            predict(page)
-            message.get_by_text(text).wait_for()
-            assert served.files() == []
-        page.locator("input[type=file]").set_input_files(tmp_path / "large.wav")
-        page.get_by_text("exceed the maximum allowed size of").wait_for()
+        message.get_by_text(text).wait_for()
         assert served.files() == []
+    page.locator("input[type=file]").set_input_files(tmp_path / "large.wav")
+    page.get_by_text("exceed the maximum allowed size of").wait_for()
+    assert served.files() == []
 
 
 @needs_browser
 def test_the_second_visitor_waits_and_the_third_is_refused(
-    visitors: Visitors, served: Served, run: Path, monkeypatch: pytest.MonkeyPatch
+    visitor: Visitor, served: Served, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free, explain, waiting = threading.Event(), EmotionRecognizer.explain, list[str]()
+    explain, begun, free = EmotionRecognizer.explain, list[str](), threading.Semaphore(0)
 
     def held(self: EmotionRecognizer, audio: Any, text: Any) -> Any:
-        waiting.append(text)
-        free.wait(30)
+        begun.append(text)
+        assert free.acquire(timeout=30)
         return explain(self, audio, text)
 
+    def join(text: str) -> int:
+        body = {"fn_index": 0, "session_hash": text, "data": [None, text]}
+        return ask(f"{served.url}/gradio_api/queue/join", body)
+
     monkeypatch.setattr(EmotionRecognizer, "explain", held)
-    with visitors.page() as first, visitors.page() as second, visitors.page() as third:
-        for page, text in ((first, "một"), (second, "hai"), (third, "ba")):
-            page.get_by_label("What is said").fill(text)
-        predict(first)
-        wait_until(lambda: waiting == ["một"])
-        predict(second)
-        second.get_by_text("queue: 1/1").first.wait_for()
-        predict(third)
-        third.get_by_text("This application is currently busy. Please try again.").wait_for()
-        free.set()
-        expected = EmotionRecognizer.from_pretrained(run, device="cpu")
-        for page, text in ((first, "một"), (second, "hai")):
-            reference = {one["label"]: one["score"] for one in expected(text=text)}
-            assert scores(page) == pytest.approx(reference, abs=1e-6)
-        assert waiting == ["một", "hai"] and third.locator(".bars").count() == 0
+    page = visitor.page
+    page.get_by_label("What is said").fill("ba")
+    assert join("một") == 200
+    wait_until(lambda: begun == ["một"])
+    predict(page)
+    page.get_by_text("queue: 1/1").first.wait_for()
+    assert join("hai") == 503
+    free.release(2)
+    reference = {one["label"]: one["score"] for one in EmotionRecognizer.from_pretrained(run, device="cpu")(text="ba")}
+    assert scores(page) == pytest.approx(reference, abs=1e-6)
+    assert join("một") == 200
+    wait_until(lambda: begun == ["một", "ba", "một"])
+    assert join("hai") == 200
+    predict(page)
+    page.get_by_text("This application is currently busy. Please try again.").wait_for()
+    free.release(2)
+    wait_until(lambda: begun == ["một", "ba", "một", "hai"])

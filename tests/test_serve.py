@@ -294,6 +294,11 @@ def test_only_uploads_are_read_and_only_routes_of_the_page_exist(served: Served,
     assert ask(join, "x" * 100_001) == 413
     files = f"{served.url}/gradio_api/file="
     assert [ask(files + path) for path in (*outside, "%2e%2e/%2e%2e/etc/passwd")] == [404] * 6
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mervn.use.uploads.MAX_FILES", 1)
+        assert ask(f"{served.url}/gradio_api/upload", "x") == 503
+    assert ask(f"{served.url}/gradio_api/upload", "x") == 400  # no form with a file
+    assert ask(f"{served.url}/gradio_api/upload", "x" * 300_000) == 413
     assert ask(files + str(upload)) == ask(f"{served.url}/config") == 200
     for path in (
         "monitoring",

@@ -167,8 +167,8 @@ def contributions(found: Explanation) -> list[str]:
 
 
 def percent(probability: float) -> str:
-    """Return a probability as text."""
-    return f"{100 * probability:.1f} %"
+    """Return a probability as text, which is never broken before the sign."""
+    return f"{100 * probability:.1f}\N{NO-BREAK SPACE}%"
 
 
 def fault(message: str) -> str:

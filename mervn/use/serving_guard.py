@@ -91,6 +91,8 @@ class Guard:
         limit = MAX_REQUEST + (self.max_upload if path == UPLOAD else 0)
         if int(length) > limit:
             return 413, f"the request must have at most {limit} bytes, found {length}"
+        if path == UPLOAD and self.uploads.is_full:
+            return 503, "too many uploads wait for an answer; try again in some minutes"
         return None
 
     def _is_valid(self, body: bytes) -> bool:

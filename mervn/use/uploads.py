@@ -11,6 +11,8 @@ from pathlib import Path
 
 FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
 """Environment variable with the folder in which gradio stores uploads."""
+MAX_FILES = 100
+"""Number of uploads that are stored at once."""
 
 
 class Uploads:
@@ -26,6 +28,11 @@ class Uploads:
     def add(self, path: str) -> None:
         """Count an upload."""
         self._pending[path] += 1
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether no upload can be added until others are answered or old ones deleted."""
+        return sum(path.is_file() for path in self.folder.rglob("*")) >= MAX_FILES
 
     def holds(self, path: str) -> bool:
         """Tell whether a path leads to an upload, without symbolic links to elsewhere."""

@@ -5,7 +5,7 @@ PIP_TORCH = $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 ARGS ?=
 BIN = .venv/bin
 
-.PHONY: setup demo test lint format bench
+.PHONY: setup demo test lint format bench docs
 
 setup: .venv/.complete
 
@@ -15,7 +15,7 @@ setup: .venv/.complete
 		{ echo "MER-VN needs Python 3.11 or later; found $$($(PYTHON) --version): make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_TORCH) torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,segment,ray,search,accelerate,lora,import,tensorboard,vad,serve,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,segment,ray,search,accelerate,lora,import,tensorboard,vad,serve,docs,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps torchvggish==0.2  # a reference for tests; it would bring numba along
 	@touch $@
 
@@ -38,6 +38,10 @@ lint: setup
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The site of documentation, in site/. The tests build it too.
+docs: setup
+	$(BIN)/python docs/builder/build.py site
 
 bench: setup
 	@for file in benchmarks/benchmark_*.py; do \

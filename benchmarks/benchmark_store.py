@@ -144,10 +144,14 @@ print(json.dumps({"gb": peak * 1024 / 1e9, "resident": sequences.resident}))
 """
 
 
+def run_python(code: str, arguments: list[str]) -> str:
+    """Run Python code in a process of its own, and return what it printed."""
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True).stdout
+
+
 def streamed_memory(store: Path, count: int) -> float:
     """Return the peak anonymous memory in GB of a process that streams an epoch with a budget of 0.5 GB."""
-    done = subprocess.run([sys.executable, "-c", STREAM, str(store)], capture_output=True, text=True, check=True)
-    answer = json.loads(done.stdout.splitlines()[-1])
+    answer = json.loads(run_python(STREAM, [str(store)]).splitlines()[-1])
     if answer["resident"] and count >= 50_000:
         raise RuntimeError("the features must be streamed, found them in memory")
     return float(answer["gb"])

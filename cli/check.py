@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,30 +27,41 @@ def check(folder: Path | None, options: CheckOptions, output: Output) -> int:
     """Find faults and shortcuts in a corpus: leaks between splits, cues of labels, damaged audio.
 
     FOLDER is the data folder; --data names it too. All audio is decoded once, and what was measured
-    is kept in the features folder. The exit code is 1 if a finding is an error.
+    is kept in the features folder. With --output, the findings are saved, with a report as a page.
+    The exit code is 1 if a finding is an error.
     """
     if folder is not None and options.data is not None and "data" in options.given:
         raise UsageError(f"give the data folder once, found {folder} and --data {options.data}")
     data = resolve_data(folder if folder is not None else options.data)
 
-    from features.audit.check import check_data
-    from features.store.index import features_folder
-
     started = time.perf_counter()
-    found = check_data(
-        data,
-        features_folder(options.features_dir, data),
-        options.audio_root,
-        audio=options.audio,
-        threads=options.threads,
-        reporter=output,
-    )
-    _print(found, time.perf_counter() - started, output)
+    found, written = _check_and_save(data, options, output)
+    _print(found, written, time.perf_counter() - started, output)
     return 1 if found.has_errors else 0
 
 
-def _print(found: Check, seconds: float, output: Output) -> None:
-    """Print the findings, what was not checked, and the cost."""
+def _check_and_save(data: Path, options: CheckOptions, output: Output) -> tuple[Check, dict[str, str]]:
+    """Return the check of a data folder, and the path of its report if one was asked for."""
+    from features.audit.check import check_data
+    from features.command_lines import features_folder
+
+    def check_now() -> Check:
+        stores, root = features_folder(options.features_dir, data), options.audio_root
+        return check_data(data, stores, root, audio=options.audio, threads=options.threads, reporter=output)
+
+    if options.output is None:
+        return check_now(), {}
+    from mervn.data.saved_check import check_folder, write_check
+    from mervn.report.check_page import write_check_report
+
+    with check_folder(options.output, data, options.audio_root):
+        found = check_now()
+        write_check(options.output, found, data, options.audio_root)
+        return found, {"report": str(write_check_report(options.output))}
+
+
+def _print(found: Check, written: Mapping[str, str], seconds: float, output: Output) -> None:
+    """Print the findings, what was not checked, the files that were written and the cost."""
     from features.audit.finding import counted
 
     for finding in found.findings:
@@ -60,8 +72,10 @@ def _print(found: Check, seconds: float, output: Output) -> None:
     output.result(f"{sizes}: {counts}" if found.findings else f"{sizes}: nothing found")
     for remark in found.remarks:
         output.result(f"not checked: {remark}")
+    for name, path in written.items():
+        output.result(f"{name}: {path}")
     output.say(f"audio of {found.measured} utterances, {found.hours:.2f} h; {seconds:.1f} s")
-    output.document(found.as_json())
+    output.document({**found.as_json(), **written})
 
 
 def _print_finding(finding: Finding, output: Output) -> None:

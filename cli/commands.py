@@ -116,7 +116,9 @@ COMMANDS: dict[str, CommandSpec] = {
         "Predict the emotion of audio files, folders, manifests or segments.",
     ),
     "report": CommandSpec(
-        "cli.report:report_command", "mervn.config:ReportOptions", "Write the report of a run, comparison or study."
+        "cli.report:report_command",
+        "mervn.config:ReportOptions",
+        "Write the report of a run, comparison, study or check.",
     ),
     "serve": CommandSpec(
         "cli.serve:serve_command",

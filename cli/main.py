@@ -18,7 +18,7 @@ from features.errors import InputError, UsageError
 from features.lazy_import import import_target
 from features.suggestions import did_you_mean
 
-UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP)
+UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 """Errors of paths that no file can have."""
 GROUPS = {"store": "List, check and convert feature stores."}
 

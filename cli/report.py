@@ -14,12 +14,14 @@ from mervn.config import ReportOptions
 
 @command("report", argument="run")
 def report_command(run: Path, options: ReportOptions, output: Output) -> None:
-    """Write report.html into a complete run, or into the folder of a study or of a comparison.
+    """Write report.html into a complete run, or into the folder of a study, a comparison or a check.
 
     The page of a run has scores with intervals, curves and mistakes: on test if those scores exist,
     else on valid. Nothing is scored again.
     """
+    from mervn.data.saved_check import is_check
     from mervn.evaluation.saved_comparison import COMPARISON_FILE
+    from mervn.report.check_page import write_check_report
     from mervn.report.comparison_page import write_comparison_report
     from mervn.report.html import write_report
     from mervn.report.study_page import TABLE_FILE, write_study_report
@@ -30,6 +32,9 @@ def report_command(run: Path, options: ReportOptions, output: Output) -> None:
     elif (run / COMPARISON_FILE).is_file():
         _refuse(options, ("transcripts",), "a comparison")
         path = write_comparison_report(run, options.transcripts)
+    elif is_check(run):
+        _refuse(options, (), "a check")
+        path = write_check_report(run)
     else:
         path = write_report(run, options)
     output.result(f"{path} ({path.stat().st_size / 1e3:.0f} kB)")
@@ -37,7 +42,7 @@ def report_command(run: Path, options: ReportOptions, output: Output) -> None:
 
 
 def _refuse(options: ReportOptions, read: Collection[str], kind: str) -> None:
-    """Raise UsageError for options that the report of a study or comparison does not read."""
+    """Raise UsageError for options that the report of this kind does not read."""
     unread = [flag_name(name) for name in sorted(options.given) if name not in read]
     if unread:
         raise UsageError(f"the report of {kind} does not read {', '.join(unread)}; leave it out")

@@ -76,6 +76,8 @@ def _drop_replaced(
 def resolve_data(data: Path | None) -> Path:
     """Return the given data folder, else ./data; UsageError tells how to give it."""
     if data is not None:
+        if data.is_file():
+            raise UsageError(f"--data must be the folder of the manifests, found the file {data}")
         if not data.is_dir():
             raise UsageError(f"the data folder {data} does not exist; give another with --data DIR")
         return data

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 MIN_SPEAKERS = 6
 """Speakers below which test has no permutation test (and below 4 no interval)."""
+TOLERANCE = 0.25
+"""Relative difference of a part's size from the wanted one from which it is reported."""
 
 
 @command("split", argument="file")
@@ -40,17 +42,32 @@ def split_command(file: Path, options: SplitOptions, output: Output) -> None:
 
 
 def _print(plan: SplitPlan, parts: dict[str, dict[str, Any]], output: Output) -> None:
-    """Print the classes, speakers and G* of each part, and warn of few speakers."""
+    """Print the classes, utterances, groups, speakers and G* of each part."""
     lines = [_classes(name, parts, "classes") for name in _values(parts, "classes")]
     balance = plan.options.balance
     if balance is not None:
         lines += [_classes(name, parts, "balance", f"{balance} ") for name in _values(parts, "balance")]
-    for title, key in (("utterances", "utterances"), ("groups", "groups"), ("speakers", "speakers")):
-        lines.append((title, *(part[key] for part in parts.values())))
+    sizes = [part["utterances"] for part in parts.values()]
+    lines.append(("utterances", *(f"{size} ({100 * size / sum(sizes):.0f} %)" for size in sizes)))
+    for key in ("groups", "speakers"):
+        lines.append((key, *(part[key] for part in parts.values())))
     if any(part["unknown_speaker"] for part in parts.values()):
         lines.append(("without speaker_id", *(part["unknown_speaker"] for part in parts.values())))
     lines.append(("G* of speakers", *(f"{part['effective_speakers']:.1f}" for part in parts.values())))
     output.table(("", *parts), lines)
+    _warn(plan, parts, output)
+
+
+def _warn(plan: SplitPlan, parts: dict[str, dict[str, Any]], output: Output) -> None:
+    """Warn of parts of another size than the wanted one, and of few speakers in test."""
+    total = len(plan.documents)
+    for (name, part), fraction in zip(parts.items(), plan.options.part_fractions, strict=True):
+        found = part["utterances"] / total
+        if abs(found - fraction) > TOLERANCE * fraction:
+            output.say(
+                f"warning: {name} has {100 * found:.1f} % of the utterances instead of {100 * fraction:.1f} %: groups "
+                f"are not divided, and the largest of {len(plan.groups)} has {plan.groups.largest} utterances"
+            )
     for name, part in parts.items():
         number = part["speakers"] + part["unknown_speaker"]
         if number < MIN_SPEAKERS and name not in ("train", "valid") and plan.options.folds is None:

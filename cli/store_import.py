@@ -16,8 +16,9 @@ def store_import(source: Path, options: StoreImportOptions, output: Output) -> N
     """Import features of another program as a store, to train heads on them.
 
     SOURCE is a folder with UTTERANCE_ID.npy for each utterance, frames (T, D) or one vector (D,),
-    or an HDF5 file or Zarr group with the arrays values (sum T, D), offsets and utterance_id. The
-    features are checked against the manifests and the audio, and are copied.
+    or an HDF5 file or Zarr group with the arrays values (sum T, D), offsets and utterance_id, or
+    values (N, D) without offsets. The features are checked against the manifests and the audio, and
+    are copied.
     """
     data = resolve_data(options.data)
 

@@ -3,20 +3,33 @@
 import gc
 import os
 from collections.abc import Iterator
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # of commands and benchmarks that tests start
 os.environ.pop("MERVN_FEATURES", None)
+gc.disable()  # until all is imported
 
-import pytest
-import torch
+import pytest  # noqa: E402
+from warm_process import share_server, use_server  # noqa: E402
 
-torch.set_num_threads(1)  # before fixtures of a module train: equal bytes are promised at equal numbers of threads
 SLOW = (
     "test_known_answers", "test_benchmarks", "test_distributed", "test_study_run", "test_finetune", "test_train_head",
-    "test_ray_engine", "test_docs",
+    "test_ray_engine", "test_docs", "test_site",
 )  # fmt: skip
 """Files that begin first, the slowest before the others, so that no worker is left with one of them at the end."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell each of the processes that run tests, in the one that starts them, of one server of warm processes."""
+    node.workerinput["warm_server"] = share_server()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Use the server of the process that has started this one, if any has."""
+    if hasattr(config, "workerinput"):
+        use_server(config.workerinput["warm_server"])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,9 +39,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave all that was imported out of garbage collections, of which each would take a third of a second."""
+    """Compute with one thread, and leave what was imported out of garbage collections, each a third of a second."""
+    import torch  # only here: the process that starts those that run tests does without
+
+    torch.set_num_threads(1)  # before fixtures of a module train: equal bytes are promised at equal numbers of threads
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -36,7 +53,7 @@ def no_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
     """Hide GPUs from all tests but test_gpu: equal bytes, which many tests compare, are promised on a CPU."""
     with pytest.MonkeyPatch.context() as patch:
         if request.module.__name__ != "test_gpu":
-            patch.setattr(torch.cuda, "is_available", lambda: False)
+            patch.setattr("torch.cuda.is_available", lambda: False)
             patch.setenv("CUDA_VISIBLE_DEVICES", "")  # for the processes that tests start
         yield
 
@@ -52,9 +69,22 @@ def no_waiting_for_disks() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def small_vggish() -> Iterator[None]:
+    """Give VGGish narrow layers after its convolutions: its own are 270 MB, to draw, write, hash and read in each test.
+
+    test_vggish compares those of its own size with the reference.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("features.encoders.vggish.HIDDEN", 64)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Undo what a command under test did to the number of threads."""
+    import torch
+
     torch.set_num_threads(1)
 
 

@@ -79,6 +79,24 @@ def clean_corpus(seed: int) -> Planted:
     return Planted(utterances, facts, rng)
 
 
+def uneven_corpus(seed: int) -> Planted:
+    """Return a clean corpus in which label, rate and names depend on the speaker, and not on each other."""
+    made = clean_corpus(seed)
+    rng = np.random.default_rng([seed, 1])
+    kinds: dict[str, tuple[Any, int]] = {}
+    for index, one in enumerate(made.utterances):
+        speaker = str(one.speaker_id)
+        kinds.setdefault(
+            speaker, (0.1 + 0.7 * rng.dirichlet(np.array([3.0, 1.0, 1.0])), int(rng.choice([8_000, 16_000])))
+        )
+        preference, rate = kinds[speaker]
+        name = f"{one.line:02d}_{speaker}"
+        made.change(index, emotion=str(rng.choice(LABELS, p=preference)), utterance_id=name)
+        made.change(index, wav_path=f"{speaker}/{name}.wav", audio_path=Path(f"{speaker}/{name}.wav"))
+        made.measure(index, sample_rate=rate)
+    return made
+
+
 def speaker_overlap(made: Planted, strength: float) -> None:
     for index in made.of("test")[: round(12 * strength)]:
         made.change(index, speaker_id="train-0" if index % 2 else "train-1")

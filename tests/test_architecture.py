@@ -144,7 +144,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 ACROSS_MODULES = {
     "architecture", "benchmarks", "checkpoint_loading", "docs", "earlier_files", "gpu", "hidden_states", "install",
-    "language", "masked_norms", "transfers",
+    "language", "masked_norms", "site", "transfers",
 }  # fmt: skip
 """Tests of what holds for several modules at once."""
 

@@ -78,6 +78,7 @@ def test_what_was_measured_before_an_interruption_is_kept(
         return measure(utterance)
 
     monkeypatch.setattr(audio_pass, "measure_audio", interrupt)
+    monkeypatch.setattr(audio_pass, "TASK_UTTERANCES", 4)
     with pytest.raises(KeyboardInterrupt):
         measure_corpus(utterances, tmp_path, threads=1)
     decoded.clear()
@@ -86,13 +87,58 @@ def test_what_was_measured_before_an_interruption_is_kept(
     assert sorted(decoded) == ["b0", "b1", "b2", "b3"]
 
 
+def test_a_kill_loses_at_most_what_was_measured_since_the_last_save(
+    utterances: list[Utterance], decoded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL runs no code, so what it leaves is the file as it is at that moment."""
+    monkeypatch.setattr(audio_pass, "SAVE_INTERVAL_S", -1.0)
+    monkeypatch.setattr(audio_pass, "TASK_UTTERANCES", 4)
+    states: list[bytes] = []
+    save = audio_pass._Saver.save
+
+    def save_and_look(self: Any, facts: Any) -> None:
+        save(self, facts)
+        states.append((tmp_path / FACTS_FILE).read_bytes())
+
+    monkeypatch.setattr(audio_pass._Saver, "save", save_and_look)
+    facts = measure_corpus(utterances, tmp_path, threads=1)
+    assert len(states) == 3  # after each file, and at the end
+    for state, expected in zip(list(states), (["b0", "b1", "b2", "b3"], [], []), strict=True):
+        decoded.clear()
+        (tmp_path / FACTS_FILE).write_bytes(state)
+        assert measure_corpus(utterances, tmp_path, threads=1) == facts and decoded == expected
+
+
+def test_an_edited_file_of_facts_is_not_believed(
+    utterances: list[Utterance], decoded: list[str], tmp_path: Path
+) -> None:
+    facts = measure_corpus(utterances, tmp_path)
+    text = (tmp_path / FACTS_FILE).read_text()
+    edited = text.replace(f"{facts[0].peak!r}", "1.0")
+    assert edited != text
+    (tmp_path / FACTS_FILE).write_text(edited)
+    assert known_facts(utterances, tmp_path) == [None] * 10
+    assert measure_corpus(utterances, tmp_path) == facts and len(decoded) == 16
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.name)])
+def test_no_file_in_the_place_of_the_facts_is_waited_for_or_believed(
+    make: Any, utterances: list[Utterance], tmp_path: Path
+) -> None:
+    make(tmp_path / FACTS_FILE)
+    recorder = Recorder()
+    assert known_facts(utterances, tmp_path) == [None] * 10
+    assert len(measure_corpus(utterances, tmp_path, reporter=recorder)) == 10
+    assert len(recorder.lines) == (make is Path.mkdir)  # a pipe and a link are replaced
+
+
 @pytest.mark.parametrize("damage", ["", "{}", "[1]", '{"schema": 1, "fields": [], "facts": []}', "cut"])
 def test_a_damaged_file_of_facts_is_written_again(
     damage: str, utterances: list[Utterance], decoded: list[str], tmp_path: Path
 ) -> None:
     facts = measure_corpus(utterances, tmp_path)
     text = (tmp_path / FACTS_FILE).read_text()
-    assert json.loads(text)["schema"] == 1
+    assert json.loads(text)["schema"] == audio_pass.SCHEMA
     (tmp_path / FACTS_FILE).write_text(text[:300] if damage == "cut" else damage)
     assert known_facts(utterances, tmp_path) == [None] * 10
     assert measure_corpus(utterances, tmp_path) == facts and len(decoded) == 16

@@ -22,12 +22,21 @@ def start_training(arguments: list[str], _: Mapping[str, str]) -> WarmProcess:
 
 def run_mervn(arguments: list[str]) -> None:
     """Run a command in a warm process; a study starts its processes as forks too."""
-    warm = "from test_study_run import start_warm; start_warm(); " if arguments[0] == "ablate" else ""
+    warm = "from warm_process import start_studies_warm; start_studies_warm(); " if arguments[0] == "ablate" else ""
     done = run_warm(f"{warm}from cli.main import main; main()", arguments)
     assert done.returncode == 0, done.stderr
 
 
-WARM = {"run_mervn": run_mervn, "start_python": WarmProcess, "start_training": start_training}
+def run_python(code: str, arguments: list[str]) -> str:
+    """Run Python code in a warm process, and return what it printed."""
+    done = run_warm(code, arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+WARM = {
+    "run_mervn": run_mervn, "run_python": run_python, "start_python": WarmProcess, "start_training": start_training,
+}  # fmt: skip
 """Functions of benchmarks that start a process, and what starts a warm one in their place."""
 
 

@@ -1,5 +1,6 @@
 """The test of shortcuts: its score and bound are those of a reference, and it seldom alarms by chance."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.naive_bayes import CategoricalNB
 
 from features.audit import chance
-from features.audit.chance import association, many_symbols, one_symbol, quantile_bins
+from features.audit.chance import association, can_test, many_symbols, one_symbol, quantile_bins
 
 Array = np.ndarray[Any, Any]
 
@@ -65,6 +66,25 @@ def test_speakers_with_favourite_labels_and_paces_raise_no_alarm() -> None:
     assert alarms <= 1 and naive >= 5
 
 
+def codes_of_speakers(num_labels: int, num_groups: int, trials: int = 40) -> float:
+    """Return the fraction of alarms if in each group every label has a symbol of its own, dealt at random."""
+    rng = np.random.default_rng(2)
+    alarms = 0
+    for _ in range(trials):
+        groups = np.repeat(np.arange(num_groups), 6 * num_labels)
+        targets = np.tile(np.arange(num_labels), 6 * num_groups)
+        code = rng.permuted(np.tile(np.arange(num_labels), (num_groups, 1)), axis=1)  # (G, C)
+        found = association(one_symbol(code[groups, targets].tolist()), targets, groups)
+        alarms += found is not None and found.beats_chance(0.1)
+    return alarms / trials
+
+
+def test_speakers_with_a_code_of_their_own_seldom_raise_an_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert codes_of_speakers(3, 4) <= 0.05 and codes_of_speakers(2, 8) <= 0.05  # the smallest that are tested
+    monkeypatch.setattr(chance, "MAX_AGREEMENT", 1.0)
+    assert codes_of_speakers(2, 4) > 0.05  # negative control: four speakers agree by chance
+
+
 def test_a_constant_and_symbols_that_never_repeat_tell_nothing() -> None:
     targets, groups = np.arange(60) % 3, np.arange(60) // 5
     constant = association(one_symbol(["x"] * 60), targets, groups)
@@ -90,6 +110,28 @@ def test_too_few_groups_or_labels_are_not_tested() -> None:
     rare[:3] = 2  # of two groups only: left out
     found = association(symbols, rare, np.arange(60) // 2)
     assert found is not None and found.chance == 0.5 and found.uar == 1.0 and found.low == 1.0
+
+
+def test_groups_that_could_all_agree_by_chance_are_not_tested() -> None:
+    """C! assignments of symbols, and each group with k labels agrees with one with probability (C - k)! / C!."""
+
+    def agreement(num_labels: int, labels_of_groups: list[int]) -> float:
+        ways = [math.perm(num_labels, count) for count in labels_of_groups]
+        return math.factorial(num_labels) / math.prod(ways)
+
+    def mixed(num_labels: int, num_groups: int) -> tuple[Array, Array]:
+        return np.tile(np.arange(num_labels), num_groups), np.repeat(np.arange(num_groups), num_labels)
+
+    for num_labels in (2, 3, 4):
+        for num_groups in range(chance.MIN_GROUPS, 12):
+            by_chance = agreement(num_labels, [num_labels] * num_groups)
+            targets, groups = mixed(num_labels, num_groups)
+            assert can_test(targets, groups) is (by_chance <= 0.01), (num_labels, num_groups)
+            assert (association(one_symbol(targets.tolist()), targets, groups) is None) is (by_chance > 0.01)
+    # each speaker has one label
+    assert can_test(np.arange(8) % 2, np.arange(8)) and agreement(2, [1] * 8) == pytest.approx(0.0078, abs=1e-4)
+    assert not can_test(np.arange(8) % 2, np.arange(8), num_tests=2)
+    assert not can_test(np.zeros(99, np.int64), np.arange(99))
 
 
 def test_any_number_of_symbols_is_read_as_a_set() -> None:

@@ -2,13 +2,15 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from faulty_corpus import FAULTS, STRONG, WEAK, clean_corpus
+from faulty_corpus import FAULTS, STRONG, WEAK, Planted, clean_corpus, uneven_corpus
+from hostile_corpus import REFUSED, UNUSABLE
 from tiny import RATE, Recorder, read_jsonl, wave, write_manifest
 
 from cli.main import run as mervn
@@ -53,9 +55,10 @@ def test_a_planted_fault_is_found_and_no_other(fault: Any, strength: float) -> N
     assert finding.examples and set(finding.examples) <= places
 
 
-def test_nothing_is_found_in_clean_corpora() -> None:
+@pytest.mark.parametrize("make", [clean_corpus, uneven_corpus])
+def test_nothing_is_found_in_clean_corpora(make: Callable[[int], Planted]) -> None:
     for seed in range(20):
-        assert found_in(clean_corpus(100 + seed).corpus()) <= HARMLESS, seed
+        assert found_in(make(100 + seed).corpus()) <= HARMLESS, seed
 
 
 def test_a_copy_in_the_same_split_is_only_a_warning() -> None:
@@ -164,6 +167,70 @@ def test_a_missing_folder_two_folders_and_a_folder_without_manifests_are_refused
         check_data(tmp_path / "empty", tmp_path / "stores")
     with pytest.raises(UsageError, match="does not exist"):
         check_data(tmp_path / "nowhere", tmp_path / "stores")
+
+
+def contents(folder: Path) -> dict[str, bytes | str]:
+    """Return what a data folder holds, without its stores."""
+    found: dict[str, bytes | str] = {}
+    for path in folder.iterdir():
+        is_plain = path.is_file() and not path.is_symlink()
+        found[path.name] = path.read_bytes() if is_plain else str(path.lstat().st_mode)
+    found.pop("stores", None)
+    return found
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_other_input_gets_one_message_and_changes_nothing(kind: str, data: Path, capsys: Captured) -> None:
+    make, code, message = REFUSED[kind]
+    arguments = make(data) or []
+    before = contents(data)
+    assert mervn(["check", str(data), *arguments]) == code
+    captured = capsys.readouterr()
+    assert captured.err.lower().count("error: ") == 1 and message in captured.err and captured.out == ""
+    assert contents(data) == before and not (data / "stores").exists()  # before any audio was decoded
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_audio_that_cannot_be_used_is_one_finding_with_its_reason(kind: str, data: Path, capsys: Captured) -> None:
+    make, reason = UNUSABLE[kind]
+    make(data)
+    before = contents(data)
+    assert mervn(["check", str(data)]) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("error: ")]
+    assert line.startswith(
+        f"error: unreadable_audio: 1 utterance whose audio cannot be used ({reason} 1), such as: u01"
+    )
+    assert contents(data) == before
+
+
+LEGAL: dict[str, tuple[dict[str, Any], set[str], str]] = {
+    "no speakers": ({"speaker_id": None}, {"unknown_speaker"}, ""),
+    "one speaker": ({"speaker_id": "a"}, {"speaker_overlap", "few_speakers"}, "are of 1 group that share a speaker"),
+    "one class": ({"emotion": "sad"}, set(), ""),
+    "no transcripts": ({"transcript": None}, {"empty_transcript"}, ""),
+}
+"""Fields of every line, the findings, and a part of what was not checked."""
+
+
+@pytest.mark.parametrize("kind", LEGAL)
+def test_a_corpus_that_lacks_something_is_checked_and_what_is_not_tested_is_said(
+    kind: str, data: Path, capsys: Captured
+) -> None:
+    fields, expected, remark = LEGAL[kind]
+    for split in ("train", "valid", "test"):
+        write_manifest(data / f"{split}.jsonl", [{**line, **fields} for line in read_jsonl(data / f"{split}.jsonl")])
+    assert mervn(["check", str(data), "--json"]) == (kind == "one speaker")
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {finding["id"] for finding in document["findings"]} == expected
+    assert remark in "".join(document["remarks"]) and bool(document["remarks"]) is bool(remark)
+
+
+def test_a_corpus_without_train_is_checked(data: Path, capsys: Captured) -> None:
+    for split in ("train", "valid"):
+        (data / f"{split}.jsonl").unlink()
+    assert mervn(["check", str(data)]) == 0
+    out = capsys.readouterr().out
+    assert "not checked: train and valid not read: nothing is said about overlap with it" in out
 
 
 def test_a_missing_file_is_found_and_looked_for_again(data: Path) -> None:

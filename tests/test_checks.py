@@ -81,6 +81,10 @@ def test_each_fault_of_splits_is_found() -> None:
     assert shared["speaker_overlap"].message == "1 of 7 speakers of test are in train or valid"
     assert shared["speaker_overlap"].examples == ("s1",)
     assert shared["class_missing"].message == "valid has no angry"
+    valid_too = {each.id: each for each in check_protocol(protocol(items, 4, 6), items, "speaker")}
+    assert valid_too["speaker_overlap"].message == "1 of 1 speakers of valid are in train"
+    call = [replace(each, audio=Path("call.wav")) for each in items]
+    assert "recording_overlap" in {each.id for each in check_protocol(protocol(call, 3, 6), call, "speaker")}
     films = [replace(each, group="film") for each in items]
     assert "film_overlap" in {each.id for each in check_protocol(protocol(films, 3, 6), films, "film")}
     same = [replace(each, sha256="same") for each in items]
@@ -100,5 +104,6 @@ def test_findings_of_folds_name_the_fold() -> None:
     found = list(check_protocol(Protocol("", {}, folds), items, "speaker"))
     assert found == []
     folds[1]["test"] = ids[:7]
-    (overlap,) = check_protocol(Protocol("", {}, folds), items, "speaker")
-    assert overlap.message == "fold 2: 1 of 3 speakers of test are in train or valid"
+    speaker, recording = check_protocol(Protocol("", {}, folds), items, "speaker")
+    assert speaker.message == "fold 2: 1 of 3 speakers of test are in train or valid"
+    assert (recording.id, recording.examples) == ("recording_overlap", ("u20.wav",))

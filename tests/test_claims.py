@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from test_extract import content, run
 from tiny import make_data
+from tiny_extraction import small_encoders
 from warm_process import WarmProcess, run_warm
 
 from features.encoders.base import load_encoder
@@ -235,11 +236,21 @@ def _claim_all_units(claims: Claims, data: Path, store: Path, pid: int) -> None:
 
 
 def arguments(features: str) -> list[str]:
-    return ["extract", "--audio-encoder", "fourier2vec", "--threads", "1", "--features-dir", features, "--json"]
+    return [
+        "extract",
+        "--audio-encoder",
+        "fourier2vec=fourier2vec",
+        "--threads",
+        "1",
+        "--features-dir",
+        features,
+        "--json",
+    ]
 
 
 def test_two_extractions_started_together_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_data(tmp_path / "data", {"train": 700, "valid": 20, "test": 20})
+    small_encoders(tmp_path)
     monkeypatch.chdir(tmp_path)
     processes = [WarmProcess("from cli.main import main; main()", arguments("both")) for _ in range(2)]
     finished = [process.finish() for process in processes]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tiny_corpora import findings, folds, labels, run_import, splits, touch, write
+from tiny_corpora import audio_bytes, findings, folds, labels, run_import, splits, touch, write
 
 from features.corpora.csv_table import read_table
 from features.errors import InputError, UsageError
@@ -73,6 +73,27 @@ def test_flags_name_columns_that_names_do_not_tell(tmp_path: Path) -> None:
     assert splits(result)["test"][0]["who"].startswith("s")
 
 
+def test_names_that_repeat_in_folders_are_refused_and_paths_can_be_ids(tmp_path: Path) -> None:
+    text = "file,speaker,label\n"
+    for speaker in range(3):
+        touch(tmp_path / "csv" / f"s{speaker}" / "1.wav", audio_bytes(speaker))
+        text += f"s{speaker}/1.wav,{'?' if speaker else 's0'},sad\n"
+    path = write(tmp_path / "csv" / "t.csv", text)
+    with pytest.raises(
+        InputError, match="must have one audio, .*found '1' for .* give another --id-column .*the paths"
+    ):
+        run_import("csv", path, folds=3)
+    with pytest.raises(InputError, match="at least 3 speakers, one per part, found 2"):
+        run_import("csv", path, folds=3, id_column="file")  # ? is no speaker
+    result = run_import("csv", path, folds=3, id_column="file", speaker_pattern=r"^s(\d)/")
+    assert sorted(splits(result)["test"][0]) == sorted(
+        ["utterance_id", "speaker_id", "wav_path", "transcript", "emotion", "source_label"]
+    )
+    assert {line["utterance_id"]: line["speaker_id"] for part in splits(result).values() for line in part} == {
+        "s0/1.wav": "s0", "s1/1.wav": "1", "s2/1.wav": "2",
+    }  # fmt: skip
+
+
 def test_columns_that_could_both_be_meant_are_refused(tmp_path: Path) -> None:
     path = make(tmp_path / "csv", header="file,speaker,text,label,class")
     with pytest.raises(UsageError, match="--label-column must be given, because label and class could be meant"):
@@ -82,8 +103,8 @@ def test_columns_that_could_both_be_meant_are_refused(tmp_path: Path) -> None:
 def test_times_channels_and_names_of_fields(tmp_path: Path) -> None:
     text = "wav_path,emotion,speaker,start,end,channel,id,label\n"
     for number in range(3):
-        touch(tmp_path / "csv" / "a.wav")
-        text += f"a.wav,sad,{number},{number / 100},0.09,0,u{number},x\n"
+        touch(tmp_path / "csv" / f"a{number}.wav")
+        text += f"a{number}.wav,sad,{number},{number / 100},0.09,0,u{number},x\n"
     path = write(tmp_path / "csv" / "t.csv", text)
     result = run_import("csv", path, folds=3)
     line = {line["utterance_id"]: line for part in splits(result).values() for line in part}["u2"]

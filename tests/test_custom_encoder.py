@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from features.extraction.ray_worker import Expected, RayWorker, common_versions
 from features.extraction.settings import ExtractSettings, store_identity
 from features.ragged import Ragged
 from features.store.index import list_stores
-from features.store.models import recorded_selector
+from features.store.models import describe_models, recorded_selector
 from features.store.reader import FeatureStore
 
 SOURCE = """
@@ -274,6 +275,13 @@ def test_stores_are_found_by_the_content_of_the_file(
     found = capsys.readouterr().err
     assert "with another content of mine.py, which was edited since" in found
     assert f"--audio-encoder {moved}:Loudness" in found
+
+
+def test_a_store_names_the_file_that_built_its_weights_and_a_seed_only_if_there_is_one(prepared: Path) -> None:
+    (info,) = list_stores(prepared / "data" / "stores", "audio")
+    assert info.provenance["weights"] == "random, seed 0" and describe_models(info) == "initialized from a seed"
+    built = replace(info, provenance={**info.provenance, "weights": "built by mine.py"})
+    assert describe_models(built) == f"{prepared}/mine.py"
 
 
 def test_evaluation_runs_no_code_unless_transcripts_change_and_it_is_trusted(

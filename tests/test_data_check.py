@@ -9,7 +9,8 @@ from tiny import Recorder, read_jsonl, write_manifest
 
 from features.audit.check import check_data
 from mervn.config import TrainHeadOptions
-from mervn.data.data_check import CHECK_FILE, check_training_data
+from mervn.data.data_check import check_training_data
+from mervn.data.saved_check import CHECK_FILE
 from mervn.run_folder import read_config
 from mervn.training.train_head import train_head
 

@@ -14,8 +14,14 @@ from mervn.config import FinetuneOptions
 from mervn.distributed import SINGLE_PROCESS
 from mervn.training.sampling import divide_batches
 
-ACCELERATE = "from accelerate.commands.accelerate_cli import main; main()"
-"""The command `accelerate`."""
+ACCELERATE = """
+from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+from warm_process import WarmScript
+subprocess_handler.Popen = WarmScript
+from accelerate.commands.accelerate_cli import main
+main()
+"""
+"""The command `accelerate`, which starts its processes as forks, with the variables that it sets for each of them."""
 DRIVER = """
 import json, os, signal, sys
 from pathlib import Path
@@ -130,6 +136,7 @@ def test_two_processes_train_as_one(corpus: Path, tmp_path: Path, changes: dict[
         assert both["valid"]["nll"] == pytest.approx(alone["valid"]["nll"], abs=1e-4)
 
 
+STOPPED: dict[str, Any] = {"batch_size": 4, "epochs": 2, "dropout": 0.3, "checkpoint_steps": 2}
 FAULTS = {
     "one is killed": (
         "seed[1:] == (2, 3) and self.processes.process_index == 1 and os.kill(os.getpid(), 9)",
@@ -143,14 +150,20 @@ FAULTS = {
 """After which steps, and the checkpoint that is there then: that of the last second step, or of the very step."""
 
 
+@pytest.fixture(scope="module")
+def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run of two processes that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert start(folder, 2, make_options(corpus, folder / "run", **STOPPED)).returncode == 0
+    return folder / "run"
+
+
 @pytest.mark.parametrize(("fault", "checkpoint"), FAULTS.values(), ids=FAULTS)
 def test_two_processes_that_were_stopped_go_on_exactly(
-    corpus: Path, tmp_path: Path, fault: str, checkpoint: str
+    corpus: Path, whole: Path, tmp_path: Path, fault: str, checkpoint: str
 ) -> None:
-    changes = {"batch_size": 4, "epochs": 2, "dropout": 0.3, "checkpoint_steps": 2}
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert start(whole, 2, make_options(corpus, whole / "run", **changes)).returncode == 0
-    options = make_options(corpus, broken / "run", **changes)
+    broken = tmp_path / "broken"
+    options = make_options(corpus, broken / "run", **STOPPED)
     assert start(broken, 2, options, fault).returncode != 0
     assert not (broken / "run" / "metrics.json").exists()
     assert (broken / "run" / "checkpoints" / checkpoint).is_dir()
@@ -158,7 +171,7 @@ def test_two_processes_that_were_stopped_go_on_exactly(
     assert alone.returncode == 1 and "written by 2 processes, found 1 now" in alone.stderr
     assert start(broken, 2, options).returncode == 0
     for name in ("metrics.json", "model.safetensors", "predictions-valid.jsonl", "encoders/audio/model.safetensors"):
-        assert (broken / "run" / name).read_bytes() == (whole / "run" / name).read_bytes()
+        assert (broken / "run" / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_an_error_of_one_is_the_error_of_all(corpus: Path, tmp_path: Path) -> None:

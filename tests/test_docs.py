@@ -47,7 +47,11 @@ from mervn.demo import known_answers
 from mervn.registry import FUSIONS, LOSSES, POOLINGS, SAMPLINGS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TRANSLATIONS = {"README.vi.md": "README.md", "docs/tutorial.vi.md": "docs/tutorial.md"}
+"""Pages in Vietnamese and what they translate; tests/test_site.py checks that their commands are the same."""
+WRITTEN = [path for path in sorted((ROOT / "docs").glob("*.md")) if f"docs/{path.name}" not in TRANSLATIONS]
+PAGES = [ROOT / "README.md", *WRITTEN]
+LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", *(ROOT / name for name in TRANSLATIONS)]
 LANGUAGES = ("bash", "python", "toml", "json", "text")
 NOT_RUN = {
     ("README.md", "make demo"),
@@ -66,10 +70,31 @@ NOT_RUN = {
     ("docs/installation.md", "# a machine with an NVIDIA GPU"),
     ("docs/installation.md", "# keep the torch that is installed"),
     ("docs/installation.md", "make setup"),
+    ("docs/howto-cluster.md", "sbatch --array=1-8 --gres=gpu:1 --time=4:00:00 --wrap \\"),
+    ("docs/howto-cluster.md", "mervn extract --audio-encoder wav2vec2 --engine ray --ray-address HOST:PORT"),
+    (
+        "docs/howto-cluster.md",
+        'accelerate launch --num_processes 4 "$(command -v mervn)" finetune --init-head runs/first',
+    ),
+    ("docs/howto-cluster.md", "HF_HUB_OFFLINE=1 mervn extract --audio-encoder whisper=/models/whisper-base"),
+    ("docs/howto-phobert-wav2vec2.md", "mervn doctor"),
+    (
+        "docs/howto-phobert-wav2vec2.md",
+        "mervn extract --text-encoder phobert --audio-encoder wav2vec2@12 --device cuda --plan",
+    ),
+    (
+        "docs/howto-phobert-wav2vec2.md",
+        "mervn train-head --text-encoder phobert --audio-encoder wav2vec2@12 --num-seeds 5 --output runs/xattn",
+    ),
+    (
+        "docs/howto-phobert-wav2vec2.md",
+        "mervn finetune --init-head runs/xattn/seed-0 --unfreeze-last 2 --gradient-checkpointing --output runs/tuned",
+    ),
     ("docs/import.md", "mervn import iemocap IEMOCAP_full_release --classes 4 --output iemocap"),
     ("docs/recipes.md", "mervn ablate --recipe superb-iemocap --data iemocap --dry-run"),
     ("docs/recipes.md", "mervn ablate --recipe demo --test"),
     ("docs/serving.md", "pip install 'mervn[serve]'"),
+    ("docs/tutorial.md", "make setup"),
 }
 """Page and first line of each block that no test runs."""
 SMALL = """
@@ -87,7 +112,9 @@ epochs = 1
 jobs = 1
 """
 """The mervn.toml of the folder: small heads, for the sake of time."""
-FOREIGN = {"--num_processes", "--multi_gpu", "--index-url", "--system-site-packages"}
+FOREIGN = {
+    "--num_processes", "--multi_gpu", "--index-url", "--system-site-packages", "--array", "--gres", "--time", "--wrap",
+}  # fmt: skip
 """Options of other programs that the pages name."""
 BUILT_IN = {"--help", "--help-all", "--version", "--config", "--print-config", "--json"}
 
@@ -257,7 +284,11 @@ def run_page(name: str, capsys: pytest.CaptureFixture[str]) -> None:
             run_block(block, names, capsys)
 
 
-@pytest.mark.parametrize("page", [page.relative_to(ROOT).as_posix() for page in PAGES])
+ELSEWHERE = ("docs/tutorial.md",)
+"""Pages that other tests run: test_site.py runs the tutorial, on a corpus of its own."""
+
+
+@pytest.mark.parametrize("page", sorted({page.relative_to(ROOT).as_posix() for page in PAGES} - set(ELSEWHERE)))
 def test_every_block_of_a_page_runs(page: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_page(page, capsys)
 
@@ -314,7 +345,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_every_link_between_files_leads_somewhere() -> None:
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+    for page in LINKED:
         text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
         targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
         for target in targets:

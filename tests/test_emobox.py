@@ -59,6 +59,25 @@ def test_a_single_fold_takes_valid_from_speakers_of_train(tmp_path: Path) -> Non
     assert findings(result)["valid_made"].endswith("2 utterances of train, with all of their speakers, became it")
 
 
+def test_a_fold_with_a_valid_split_keeps_it(tmp_path: Path) -> None:
+    source = make(tmp_path)
+    train = source / "fold_2" / "cafe_train_fold_2.jsonl"
+    lines = train.read_text().splitlines(keepends=True)
+    write(train, "".join(lines[:2]))
+    write(source / "fold_2" / "cafe_valid_fold_2.jsonl", "".join([*lines[2:], lines[2]]))
+    result = run_import("emobox", source)
+    assert folds(result)[1] == {
+        "train": ["cafe-01-0", "cafe-01-1"], "valid": ["cafe-03-0", "cafe-03-1"], "test": ["cafe-02-0", "cafe-02-1"],
+    }  # fmt: skip
+    found = findings(result)
+    assert "no valid split here in 2 of 3 folds" in found["valid_made"]
+    assert found["duplicate_id"] == "1 ids occur again in valid of fold 2"
+    (tmp_path / "data" / "data").rename(tmp_path / "before")
+    write(train, "".join(lines[:3]))
+    with pytest.raises(InputError, match="must be in one split of a fold, found in two in fold 2: cafe-03-0"):
+        run_import("emobox", source)
+
+
 def test_without_speakers_a_pattern_is_asked_for_and_used(tmp_path: Path) -> None:
     source = make(tmp_path, num_folds=1)
     (source / "data.seg.wrd.stm").unlink()
@@ -74,6 +93,9 @@ def test_damaged_folds_are_named(tmp_path: Path) -> None:
     path.write_text(lines[0].replace('"emo": "c"', '"emo": "j"') + "\n")
     with pytest.raises(InputError, match=r"fold_2.jsonl:1: cafe-01-0 differs from its line in another file"):
         run_import("emobox", source)
+    path.write_text(lines[0].replace('"cafe-01-0"', "null") + "\n")
+    with pytest.raises(InputError, match="fold_2.jsonl:1: must have key, wav, emo, but lacks key"):
+        run_import("emobox", source)
     path.write_text('{"key": "a"}\n')
     with pytest.raises(InputError, match=r"fold_2.jsonl:1: must have key, wav, emo, but lacks wav, emo"):
         run_import("emobox", source)
@@ -82,4 +104,8 @@ def test_damaged_folds_are_named(tmp_path: Path) -> None:
         run_import("emobox", source)
     (source / "fold_2").rename(source / "fold_9")
     with pytest.raises(InputError, match=r"must have the folders fold_1 to fold_K, found \[1, 3, 9\]"):
+        run_import("emobox", source)
+    (source / "fold_9").rename(source / "fold_2")
+    write(source / "label_map.json", '{"c": null}')
+    with pytest.raises(InputError, match=r"label_map.json: each label must be a word, found None for 'c'"):
         run_import("emobox", source)

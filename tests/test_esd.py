@@ -37,7 +37,9 @@ def test_official_splits_share_every_speaker(tmp_path: Path) -> None:
     line = splits(result)["test"][0]
     assert (line["transcript"], line["language"], line["speaker_id"]) == ("Words of sentence 1.", "english", "0011")
     found = findings(result)
-    assert found["speaker_overlap"] == "3 of 3 speakers of test are in train or valid"
+    assert found["speaker_overlap"] == (
+        "3 of 3 speakers of test are in train or valid; 3 of 3 speakers of valid are in train"
+    )
     assert found["other_count"].count("1750 utterances of speaker") == 3
     assert "transcript_overlap" not in found  # no sentence of test is in train
 

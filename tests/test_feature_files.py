@@ -59,6 +59,16 @@ def test_all_forms_hold_the_same_features(tmp_path: Path) -> None:
             assert found[name].dtype == values.dtype and np.array_equal(found[name], values)
 
 
+def test_packed_vectors_need_no_offsets(tmp_path: Path) -> None:
+    vectors = {name: np.full(3, i, np.float32) for i, name in enumerate(FEATURES)}
+    arrays = {"values": np.stack(list(vectors.values())), "utterance_id": list(vectors)}
+    for path in (save_hdf5(tmp_path / "all.h5", arrays), save_zarr(tmp_path / "all.zarr", arrays)):
+        found = open_features(path)
+        assert all(
+            found[name].shape == (3,) and np.array_equal(found[name], values) for name, values in vectors.items()
+        )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -67,6 +77,7 @@ def test_all_forms_hold_the_same_features(tmp_path: Path) -> None:
         ({"offsets": [0, 2, 1, 3, 6]}, "offsets must rise from 0 to 6"),
         ({"offsets": [0, 0, 1, 3, 5]}, "offsets must rise from 0 to 6"),
         ({"utterance_id": ["a", "b", "c", "a"]}, "must hold each id once, found 4 with duplicates"),
+        ({"offsets": None}, "without offsets, values must hold one vector per utterance, found 6 for 4 utterances"),
         ({"values": None}, "must hold the arrays values, offsets, utterance_id, but cannot be read"),
     ],
 )

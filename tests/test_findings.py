@@ -1,5 +1,6 @@
 """The sentences of a report say what the scores show, and what weakens them."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,3 +65,14 @@ def test_what_weakens_a_result_is_said() -> None:
     said = "\n".join(warnings(data, units, {}))
     for part in ("audio encoder has random weights", "Left out of test: 3 neutral", "chosen epoch is the last one"):
         assert part in said
+
+
+def test_faults_of_the_data_are_named_and_infos_are_not() -> None:
+    found = predictions(np.tile([0, 1], 100), [f"s{i // 20}" for i in range(200)], 0.9)
+    severities = {"speaker_overlap": "error", "few_speakers": "warning", "silent_audio": "warning", "empty": "info"}
+    findings = [{"id": name, "severity": severity} for name, severity in severities.items()]
+    units = speakers(found)
+    said = warnings(replace(run_of(found), findings=findings), units, {})
+    wanted = "1 error and 2 warnings, explained below: speaker_overlap, few_speakers, silent_audio."
+    assert said == [f"The data has {wanted}"]
+    assert warnings(replace(run_of(found), findings=findings[3:]), units, {}) == []

@@ -71,6 +71,9 @@ def test_a_report_shows_the_scores_on_valid_and_later_those_on_test(finished: Pa
     assert "chosen on valid, so these scores are optimistic" in page.text
     assert f"epoch {metrics['selected_epoch']} was chosen" in page.text
     assert page.names.count("svg") == 6 and page.names.count("script") == 1
+    findings = json.loads((finished / "check.json").read_text())["findings"]
+    assert findings and all(each["message"] in page.text and each["fix"] in page.text for each in findings)
+    assert any(each["severity"] == "warning" for each in findings) and "explained below: " in page.text
     evaluate(finished, EvaluateOptions(split="test"))
     looks = (finished / "test_access.jsonl").read_bytes()
     page = Elements(write_report(finished).read_text("utf-8"))
@@ -78,6 +81,15 @@ def test_a_report_shows_the_scores_on_valid_and_later_those_on_test(finished: Pa
     assert (finished / "test_access.jsonl").read_bytes() == looks  # a report is no look
     with pytest.raises(InputError, match=r"metrics-train\.json does not exist; evaluate it first:\n  mervn evaluate"):
         write_report(finished, ReportOptions.model_construct(split="train"))
+
+
+def test_a_report_of_a_run_without_a_check_has_no_findings(finished: Path) -> None:
+    (finished / "check.json").unlink()
+    page = Elements(write_report(finished).read_text("utf-8"))
+    assert "Findings about the data" not in page.text and "explained below" not in page.text
+    (finished / "check.json").write_text('{"findings": [{}]}')
+    with pytest.raises(InputError, match="remove it to write a report without them"):
+        write_report(finished)
 
 
 def test_every_address_is_within_the_page_and_a_run_has_one_page(finished: Path) -> None:

@@ -60,7 +60,7 @@ def test_four_classes_are_left_one_session_out(tmp_path: Path) -> None:
     reasons = {reason: len(names) for reason, names in result.left_out.items()}
     assert reasons == {"without agreement of the raters (xxx)": 5, "not one of the 4 classes (fru)": 5}
     found = findings(result)
-    assert set(found) == {"hidden_files", "other_count"}
+    assert set(found) == {"hidden_files", "other_count", "scripted_dialogues"}
     assert found["other_count"] == "the published corpus has 5531 utterances of 4 classes, found 25"
     assert found["hidden_files"].startswith("10 files")
 
@@ -83,10 +83,13 @@ def test_missing_audio_and_transcripts_are_reported_and_the_rest_is_imported(tmp
     source = make(tmp_path / "iemocap")
     (source / "Session2/sentences/wav/Ses02F_impro01/Ses02F_impro01_F000.wav").unlink()
     (source / "Session3/dialog/transcriptions/Ses03F_script01_1.txt").unlink()
+    damaged = source / "Session4/dialog/EmoEvaluation/Ses04F_impro01.txt"
+    damaged.write_text(damaged.read_text().replace("\tneu\t[2.5000, 2.0000", "\tneu\t[2.5000"))
     result = run_import("iemocap", source, classes="4")
     assert result.left_out["without an audio file"] == ["Ses02F_impro01_F000"]
     assert all("Ses02F_impro01_F000" not in names for fold in folds(result) for names in fold.values())
     found = findings(result)
+    assert found["other_lines"] == "1 lines of Ses04F_impro01.txt are not: times, id, label, ratings"
     assert found["no_transcripts_of_dialogue"] == "Ses03F_script01_1 has no file of transcripts"
     assert found["empty_transcript_by_class"].startswith(
         "2 transcripts are empty: 1 angry, 1 sad; none of happy, neutral"

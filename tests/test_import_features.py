@@ -186,7 +186,7 @@ def test_vectors_are_a_second_stream_but_no_first_one(folder: Path) -> None:
     options = TrainHeadOptions(**SMALL, audio_encoder="mine@last+functionals")
     streams = open_streams(options, Path("data"), ["audio"])
     assert streams[SECOND].shape.layers == ("last",) and streams[SECOND].first["train-000"].shape == (1, 3)
-    result("both", "mine+functionals")
+    assert result("alone", "functionals") != result("both", "mine+functionals")
     shapes = json.loads((folder / "both" / "config.json").read_text())["streams"]
     assert shapes["audio"]["stride"] == pytest.approx(16_000 / 49.5) and shapes[SECOND]["width"] == 3
     with pytest.raises(UsageError, match=r"must have frames.*functionals.*exchange the streams: mine.*\+functionals"):

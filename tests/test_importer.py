@@ -29,17 +29,32 @@ def test_a_repeated_id_is_written_once_or_refused(tmp_path: Path) -> None:
     path = make(tmp_path / "csv")
     text = path.read_text("utf-8-sig").strip()
     touch(tmp_path / "csv" / "copy" / "0-0.wav")
-    write(path, f"{text}\ncopy/0-0.wav,s0,,Vui,30\n")
+    write(path, f'{text}\ncopy/0-0.wav,s0,"xin chào, 0-0; nhé",Vui,30\n')
     result = run_import("csv", path, folds=3)
     assert sum(result.utterances.values()) == 12
     assert findings(result)["duplicate_id"] == "1 ids occur again with the same audio and label"
     (tmp_path / "csv" / "data").rename(tmp_path / "before")
-    for line, content in (("copy/0-0.wav,s0,,buồn,30", audio_bytes()), ("copy/0-0.wav,s0,,Vui,30", audio_bytes(3))):
+    same = 'copy/0-0.wav,s0,"xin chào, 0-0; nhé",Vui,30'
+    for line, content in (
+        (same.replace("Vui", "buồn"), audio_bytes()), (same.replace("s0", "s1"), audio_bytes()),
+        (same.replace("nhé", "nha"), audio_bytes()), (same, audio_bytes(3)),
+    ):  # fmt: skip
         touch(tmp_path / "csv" / "copy" / "0-0.wav", content)
         write(path, f"{text}\n{line}\n")
-        with pytest.raises(InputError, match=r"must have one audio, label and split, found '0-0' for .*--id-column"):
+        with pytest.raises(
+            InputError, match=r"must have one audio, label, .* and split, found '0-0' for .*--id-column"
+        ):
             run_import("csv", path, folds=3)
     assert not (tmp_path / "csv" / "data").exists()
+
+
+def test_an_unknown_label_stays_and_is_reported(tmp_path: Path) -> None:
+    path = make(tmp_path / "csv")
+    path.write_text(path.read_text("utf-8").replace("buồn", "Hoang Mang"), "utf-8")
+    result = run_import("csv", path, folds=3)
+    assert result.labels == {"Hoang Mang": {"Hoang Mang": 6}, "happy": {"Vui": 6}}
+    message = "the label 'Hoang Mang' is not in the list of known labels; it stays as it is"
+    assert findings(result)["label_unknown"] == message
 
 
 def test_missing_audio_is_listed_and_none_at_all_is_refused(tmp_path: Path) -> None:

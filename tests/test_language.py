@@ -32,7 +32,7 @@ ALLOWED = ("CHANGELOG.md", "tests/test_language.py")
 TABLES = (
     "benchmarks/benchmark_ablate.py", "cli/ablate.py", "cli/commands.py", "cli/compare.py", "cli/demo.py",
     "cli/doctor.py", "cli/encoders.py", "cli/evaluate.py", "cli/main.py", "cli/output.py", "docs/ablation.md",
-    "docs/recipes.md", "docs/reports.md", "features/store/index.py", "features/tables.py",
+    "docs/howto-paper.md", "docs/recipes.md", "docs/reports.md", "features/store/index.py", "features/tables.py",
     "mervn/evaluation/verdict.py", "mervn/report/figures.py", "mervn/report/html.py",
     "mervn/report/study_page.py", "mervn/study/ablate.py", "mervn/study/cell_training.py",
     "mervn/study/cells.py", "mervn/study/grid.py", "mervn/study/recipe_table.py", "mervn/study/recipes.py",

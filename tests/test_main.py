@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from tiny import make_data, make_whisper, read_jsonl, write_manifest
+from tiny_extraction import small_encoders
 from warm_process import WarmProcess
 
 from cli.main import run
 from features.store.reader import FeatureStore
 
-EXTRACT = ["extract", "--audio-encoder", "fourier2vec", "--batch-seconds", "1"]
 Captured = pytest.CaptureFixture[str]
 FAST = ["--epochs", "2", "--dim", "16", "--mlp", "8"]
 
@@ -264,19 +264,26 @@ def test_doctor_names_the_package_of_a_broken_part(capsys: Captured, monkeypatch
 @pytest.mark.parametrize("arguments", [["--help"], ["train-head", "--help"]])
 def test_help_answers_at_once(arguments: list[str]) -> None:
     command = [sys.executable, "-c", f"from cli.main import run; run({arguments!r})"]
-    seconds = []
-    for _ in range(5):
+    seconds = [1.0]
+    while min(seconds) >= 0.5 and len(seconds) <= 5:  # 0.1 and 0.25 s on an idle machine; without laziness it is 3 s
         started = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.5  # 0.1 and 0.25 s on an idle machine; without laziness it is 3 s
+    assert min(seconds) < 0.5
+
+
+def extract(data: Path) -> list[str]:
+    """Return the command that extracts the data with the encoder beside them."""
+    encoder = f"fourier2vec={data.parent / 'fourier2vec'}"
+    return ["extract", "--audio-encoder", encoder, "--batch-seconds", "1", "--data", str(data)]
 
 
 @pytest.fixture(scope="module")
 def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder of 280 utterances and, in `whole`, the stores of an extraction that nothing interrupted."""
     data = make_data(tmp_path_factory.mktemp("extracted") / "data", {"train": 240, "valid": 20, "test": 20})
-    assert run([*EXTRACT, "--data", str(data), "--features-dir", str(data / "whole")]) == 0
+    small_encoders(data.parent)
+    assert run([*extract(data), "--features-dir", str(data / "whole")]) == 0
     return data
 
 
@@ -284,7 +291,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_extraction_goes_on_and_holds_equal_content(
     extracted: Path, folder: Path, signal_number: signal.Signals
 ) -> None:
-    arguments = [*EXTRACT, "--data", str(extracted), "--features-dir", "stores"]
+    arguments = [*extract(extracted), "--features-dir", "stores"]
     process = WarmProcess("from cli.main import main; main()", arguments)
     stores = folder / "stores" / "audio"
     deadline = time.monotonic() + 60

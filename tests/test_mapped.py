@@ -22,6 +22,13 @@ from features.store import mapped
 from features.store.reader import FeatureStore
 
 
+@pytest.fixture(autouse=True, scope="module")
+def only_new_objects() -> None:
+    """Leave what other tests have imported and made out of garbage collections, each a third of a second."""
+    gc.collect()
+    gc.freeze()
+
+
 def make_parts(folder: Path, count: int, kind: str) -> FeatureStore:
     info = make_store(folder)
     for i in range(count):

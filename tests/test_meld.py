@@ -50,7 +50,9 @@ def test_splits_labels_and_faults_are_those_of_the_release(tmp_path: Path) -> No
         "dia220_utt0 is known to be wrongly cut", "dia38_utt4 is known to be wrongly cut",
     ]  # fmt: skip
     found = findings(result)
-    assert found["speaker_overlap"] == "2 of 3 speakers of test are in train or valid"
+    assert found["speaker_overlap"] == (
+        "2 of 3 speakers of test are in train or valid; 2 of 2 speakers of valid are in train"
+    )
     assert found["transcript_controls"].startswith("9 transcripts")
     assert found["other_count"].count("the published corpus has") == 3
     assert found["class_missing"] == "valid has no angry"

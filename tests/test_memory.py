@@ -49,6 +49,13 @@ class Activations:
         Activations.used -= self.size
 
 
+@pytest.fixture(autouse=True, scope="module")
+def only_new_objects() -> None:
+    """Leave what other tests have imported and made out of garbage collections, each a third of a second."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], list[int]]]:
     """Give Fourier2Vec a device of some capacity in samples; return the padded sizes that were tried."""

@@ -36,7 +36,7 @@ def test_the_official_partition_is_kept(tmp_path: Path) -> None:
     assert splits(result)["test"][0] == {
         "utterance_id": "MSP-PODCAST_0003_0001", "speaker_id": "4", "transcript": "I am so glad.",
         "wav_path": "../msp/Audios/MSP-PODCAST_0003_0001.wav", "emotion": "happy", "source_label": "H",
-        "activation": 4.5, "valence": 3.25, "dominance": 5.0, "gender": "Female",
+        "activation": 4.5, "valence": 3.25, "dominance": 5.0, "gender": "Female", "podcast": "0003",
     }  # fmt: skip
     assert result.left_out == {
         "without agreement of the raters (X)": ["MSP-PODCAST_0001_0003"],

@@ -106,6 +106,16 @@ def test_official_splits_labels_as_numbers_and_missing_labels(tmp_path: Path) ->
     assert "cannot be shown" in found["no_speakers"] and "how the emotions were labelled" in found["label_origin"]
 
 
+def test_files_that_are_only_numbered_have_the_split_of_their_folder(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "validation", "test")):
+        audio = {"bytes": audio_bytes(number), "path": f"{split}.wav"}
+        record = {"audio": audio, "emotion": "sad", "speaker_id": split}
+        save(tmp_path / "hf" / "default" / split / "0000.parquet", [record])
+    result = run_import("hf", tmp_path / "hf")
+    assert result.protocol == "the splits of the files: test, train, validation"
+    assert labels(result) == {"train": {"train": "sad"}, "valid": {"validation": "sad"}, "test": {"test": "sad"}}
+
+
 def test_subsets_of_one_data_set_are_chosen(tmp_path: Path) -> None:
     for subset in ("cafe", "nemo"):
         records = []

@@ -1,5 +1,6 @@
 """Protocols: official splits and folds, and folds in which no group is in two splits."""
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -37,16 +38,46 @@ def test_each_utterance_is_tested_once_and_no_group_is_in_two_splits(count: int)
 
 
 def test_the_folds_depend_on_the_utterances_only() -> None:
-    once, again = (choose_protocol(Corpus(items(7)), ImportOptions()) for _ in range(2))
-    assert once.folds == again.folds and once.splits == again.splits
+    once, again = (choose_protocol(Corpus(each), ImportOptions()) for each in (items(7), items(7)[::-1]))
+    for first, second in zip(once.folds, again.folds, strict=True):
+        assert {split: sorted(names) for split, names in first.items()} == {
+            split: sorted(names) for split, names in second.items()
+        }
 
 
 def test_a_rare_label_is_in_every_part_if_a_division_allows_it() -> None:
     corpus = items(9)
     for speaker in (0, 1, 2):  # only three speakers have the label
-        corpus.append(Item(f"{speaker}-rare-0", Path("a.wav"), "rare", speaker_id=str(speaker)))
-    parts = group_parts(corpus, 3, "speaker")
-    assert [sum("rare" in name for name in part) for part in parts] == [1, 1, 1]
+        corpus.append(Item(f"{speaker}-rare-0", Path(f"{speaker}.wav"), "rare", speaker_id=str(speaker)))
+    parts = group_parts(corpus, [1 / 3] * 3, "speaker")
+    assert [sum(each.label == "rare" for each in part) for part in parts] == [1, 1, 1]
+    assert sorted(len({each.speaker_id for each in part}) for part in parts) == [3, 3, 3]
+
+
+def test_a_label_that_cannot_be_in_every_part_does_not_spoil_the_others() -> None:
+    corpus = [*items(9), Item("0-rare-0", Path("a.wav"), "rare", speaker_id="0")]
+    parts = group_parts(corpus, [1 / 3] * 3, "speaker")
+    assert sorted(len({each.label for each in part}) for part in parts) == [3, 3, 4]
+    assert sorted(map(len, parts)) == [18, 18, 19]
+
+
+def test_no_part_is_empty_even_if_all_labels_fit_into_one() -> None:
+    large = [Item(f"a{i}", Path(f"a{i}"), "sad", speaker_id="a") for i in range(100)]
+    parts = group_parts([*large, Item("b", Path("b"), "happy", speaker_id="b")], [0.2, 0.8], "speaker")
+    assert [len(part) for part in parts] in ([1, 100], [100, 1])
+
+
+def test_speakers_of_one_recording_are_not_divided() -> None:
+    corpus = items(6)
+    together = [replace(each, audio=Path("wav/../call.wav")) for each in corpus if each.speaker_id in ("0", "5")]
+    others = [each for each in corpus if each.speaker_id not in ("0", "5")]
+    for part in group_parts([*together, *others], [1 / 3] * 3, "speaker"):
+        assert len({"0", "5"} & {each.speaker_id for each in part}) in (0, 2)
+    message = "at least 6 speakers, one per part, found 5; speakers with a common recording or equal audio count as one"
+    with pytest.raises(InputError, match=message):
+        group_parts([*together, *others], [1 / 6] * 6, "speaker")
+    given = [replace(each, group=each.speaker_id) for each in [*together, *others]]
+    assert len(group_parts(given, [1 / 6] * 6, "speaker")) == 6
 
 
 def test_groups_with_equal_audio_are_joined_and_unknown_ones_stay_together() -> None:
@@ -111,4 +142,7 @@ def test_official_folds_lose_what_is_left_out_but_no_whole_split() -> None:
     assert [item.utterance_id for item in protocol.splits["test"]] == names[6:]
     corpus.folds = [{"train": names[:3], "valid": ["gone"], "test": names[6:]}]
     with pytest.raises(InputError, match="with label and audio, found none in valid of fold 1"):
+        choose_protocol(corpus, ImportOptions())
+    corpus.folds = [{"train": names[:4], "valid": names[3:6], "test": names[6:]}]
+    with pytest.raises(InputError, match=f"one split of a fold, found in two in fold 1: {names[3]}"):
         choose_protocol(corpus, ImportOptions())

@@ -27,6 +27,7 @@ COUNTS = {
     Purpose.EXCHANGE: 0,
     Purpose.TONES: 1,
     Purpose.SHUFFLED_LABELS: 1,
+    Purpose.ENCODER_INPUT: 0,
 }
 NUMBERS = (0, 1, 2, 7, 2**32, 2**32 + 1)
 Stream = Callable[..., np.random.Generator]

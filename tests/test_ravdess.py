@@ -29,7 +29,7 @@ def test_speech_is_imported_and_song_is_counted(tmp_path: Path) -> None:
         "utterance_id": "03-01-05-02-01-02-03", "speaker_id": "03",
         "wav_path": "../ravdess/Actor_02/03-01-05-02-01-02-03.wav", "transcript": "Kids are talking by the door",
         "emotion": "angry", "source_label": "05", "vocal": "speech", "intensity": "strong", "sentence_id": "01",
-        "repetition": 2,
+        "repetition": 2, "gender": "male",
     }  # fmt: skip
     found = findings(result)
     assert found["duplicate_id"] == "1 ids occur again with the same audio and label"
@@ -40,10 +40,12 @@ def test_speech_is_imported_and_song_is_counted(tmp_path: Path) -> None:
 def test_song_and_speech_have_no_id_in_common(tmp_path: Path) -> None:
     result = run_import("ravdess", make(tmp_path / "ravdess"), folds=3, vocal="all")
     assert sum(result.utterances.values()) == 13 and result.left_out == {}
+    expected = "has 2452 utterances of speech and song, found 13; the published corpus has 24 actors, found 4"
+    assert findings(result)["other_count"].endswith(expected)
 
 
 def test_a_second_copy_with_other_audio_is_refused(tmp_path: Path) -> None:
     source = make(tmp_path / "ravdess")
     touch(source / "audio_speech_actors_01-24" / "Actor_01" / "03-01-05-01-02-01-01.wav", audio_bytes(7))
-    with pytest.raises(InputError, match=r"one audio, label and split, found '03-01-05-01-02-01-01' for"):
+    with pytest.raises(InputError, match=r"one audio, label, .* and split, found '03-01-05-01-02-01-01' for"):
         run_import("ravdess", source)

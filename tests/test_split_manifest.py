@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import write_manifest
+import soundfile
+from tiny import Messages, wave, write_manifest
 
 from features.errors import InputError, UsageError
 from features.splitting.options import SplitOptions
@@ -54,6 +55,33 @@ def test_the_split_depends_on_the_utterances_only(tmp_path: Path) -> None:
         locale.setlocale(locale.LC_ALL, before)
     written[0]["emotion"] = "vui" if written[0]["emotion"] == "giận" else "giận"
     assert digest(plan(tmp_path, written, folds=4)) != wanted
+
+
+def test_other_names_of_the_audio_files_have_no_effect(tmp_path: Path) -> None:
+    found = []
+    for folder, name in (("a", "{}"), ("b", "renamed {}")):
+        written = lines(9, 4)
+        for number, line in enumerate(written):
+            speaker = number // 4
+            line["wav_path"] = f"wav/{name.format(speaker if speaker else 100)}.wav"  # speakers 8 and 0 share a clip
+            (tmp_path / folder / "wav").mkdir(parents=True, exist_ok=True)
+            soundfile.write(tmp_path / folder / line["wav_path"], wave(0.02, speaker % 8), 16_000)
+        found.append(plan(tmp_path / folder, written, group=("speaker_id", "recording", "audio"), folds=3))
+    assert found[0].folds == found[1].folds and len(found[0].groups) == 8
+    assert sum({"s0", "s8"} <= set(part.count("speaker_id")) for part in found[0].parts) == 1
+
+
+def test_utterances_that_may_be_of_one_speaker_are_reported(tmp_path: Path) -> None:
+    written = lines(8, 3)
+    for line in written[:5]:
+        line["speaker_id"] = None
+    said: list[str] = []
+    write_manifest(tmp_path / "all.jsonl", written)
+    plan_split(tmp_path / "all.jsonl", SplitOptions(group=("speaker_id",)), Messages(said))
+    assert said == ["warning: 5 of 24 utterances have no speaker_id; those of one speaker_id may be in several splits"]
+    write_manifest(tmp_path / "all.jsonl", [{**line, "speaker_id": line["utterance_id"]} for line in lines(8, 3)])
+    plan_split(tmp_path / "all.jsonl", SplitOptions(group=("speaker_id",)), Messages(said))
+    assert "there are as many speakers as utterances" in said[1] and len(said) == 2
 
 
 def test_the_split_of_a_corpus_is_the_same_on_every_machine(tmp_path: Path) -> None:

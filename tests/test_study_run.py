@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ import pytest
 from test_extract import run as extract
 from tiny import Recorder, make_data, read_jsonl, write_manifest
 from tiny_extraction import small_encoders, spoil
-from warm_process import WarmPopen, WarmProcess
+from warm_process import WARM_SUBPROCESS, WarmProcess
 
 from cli.main import run as mervn
 from features.atomic_files import write_json
@@ -35,7 +34,7 @@ from mervn.study.study_run import OneProcess
 BASE = "[base]\ndim = 8\nheads = 2\nmlp = [8]\nepochs = 2\nbatch-size = 8\n"
 GRID = f'baselines = false\nseeds = 2\n{BASE}[rows]\nfusion = ["xattn", "late", "text"]\n'
 CODE = "import sys; from cli.main import main; main()"
-WARM_CODE = "from test_study_run import start_warm; start_warm(); " + CODE
+WARM_CODE = "from warm_process import start_studies_warm; start_studies_warm(); " + CODE
 """A study whose processes start in milliseconds; `CODE` starts them as users do."""
 
 
@@ -182,12 +181,6 @@ def test_folds_are_pooled(data: Path, tmp_path: Path) -> None:
     assert result.cells == 8 and [row["n"] for row in table] == ["24", "24"]
     assert {row["split"] for row in table} == {"test"}
     assert len(read_jsonl(data / "test_access.jsonl")) == 8
-
-
-def start_warm(patch: pytest.MonkeyPatch | None = None) -> None:
-    """Start the processes of studies as forks, from now on."""
-    names = {"Popen": WarmPopen, "PIPE": subprocess.PIPE, "TimeoutExpired": subprocess.TimeoutExpired}
-    (patch or pytest.MonkeyPatch()).setattr("mervn.study.study_run.subprocess", SimpleNamespace(**names))
 
 
 def test_predictions_on_other_data_are_not_those_of_a_fold(data: Path, tmp_path: Path) -> None:
@@ -398,7 +391,7 @@ class Dies(Late):
 
 
 def test_a_process_that_dies_fails_its_cell_only(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    start_warm(monkeypatch)
+    monkeypatch.setattr("mervn.study.study_run.subprocess", WARM_SUBPROCESS)
     (tmp_path / "dies.py").write_text(DIES.format(test=os.getpid()))
     code = f"{tmp_path / 'dies.py'}:Dies"
     text = GRID.replace('"xattn"', f'"{code}"').replace("seeds = 2", "seeds = 1")

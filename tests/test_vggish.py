@@ -12,7 +12,7 @@ from tiny import make_vggish, wave
 
 from features.encoders.base import load_encoder
 from features.encoders.selector import parse_selector
-from features.encoders.vggish import Vggish
+from features.encoders.vggish import HIDDEN, Vggish
 from features.errors import InputError
 from features.ragged import Ragged
 
@@ -27,7 +27,9 @@ def reference() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def dropping() -> Vggish:
-    with torch.random.fork_rng():
+    """The network in its own size."""
+    with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("features.encoders.vggish.HIDDEN", HIDDEN)
         torch.manual_seed(0)
         return Vggish(final_relu=True, partial="drop").eval()
 

@@ -6,6 +6,7 @@ import pytest
 from tiny import write_manifest
 from tiny_corpora import findings, labels, run_import, splits, touch
 
+from features.corpora.vnemos import film_of
 from features.errors import UsageError
 
 SPLITS = {
@@ -49,10 +50,24 @@ def test_the_official_splits_are_kept_and_their_faults_are_reported(tmp_path: Pa
     }  # fmt: skip
     found = findings(result)
     assert found["speaker_is_utterance"] == "9 speakers are names of files: they count as unknown"
-    assert found["film_overlap"] == "1 of 3 films of test are in train or valid"
+    assert found["film_overlap"] == ("1 of 3 films of test are in train or valid; 1 of 2 films of valid are in train")
     assert found["empty_transcript_by_class"].startswith("2 transcripts are empty: 2 angry; none of happy, neutral")
     assert found["label_in_id"].startswith("the label is in 2 of 9 utterance ids")
     assert found["other_count"] == "the published corpus has 250 utterances, found 9"
+
+
+@pytest.mark.parametrize(
+    ("utterance_id", "label", "film"),
+    [
+        ("bo_gia_angry_seg1", "angry", "bo_gia"), ("bo gia-seg 12", "angry", "bo gia"),
+        ("mat_biec (3)", "sad", "mat_biec"), ("rom", None, "rom"),
+        ("bo_gia_happiness2", "happiness", "bo_gia"), ("happy_bo_gia_2", "happiness", "bo_gia"),
+        ("angrybirds_1", "angry", "angrybirds"), ("angry_1", "angry", "angry"), ("tuc gian_rom_1", "angry", "rom"),
+        ("mat_biec_vui_7", "sad", "mat_biec_vui"),
+    ],
+)  # fmt: skip
+def test_the_film_of_an_id_has_no_segment_and_no_label(utterance_id: str, label: str | None, film: str) -> None:
+    assert film_of(utterance_id, label) == film
 
 
 def test_folds_by_film_have_no_film_in_common(tmp_path: Path) -> None:

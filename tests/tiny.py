@@ -319,7 +319,7 @@ def make_language_model(folder: Path, kind: str) -> Path:
 
 
 def make_vggish(folder: Path) -> Path:
-    """Write random weights of VGGish's real size and keys."""
+    """Write random weights with VGGish's keys, in its own size unless the tests narrow it."""
     from safetensors.torch import save_file
 
     from features.encoders.vggish import Vggish

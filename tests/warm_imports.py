@@ -1,6 +1,10 @@
 """What the server of warm processes imports before it forks."""
 # ruff: noqa: E402, F401
 
+import gc
+
+gc.disable()  # until all is imported
+
 from features.audio.torchaudio_import import import_torchaudio
 
 import_torchaudio()  # before transformers: see there
@@ -20,3 +24,6 @@ import mervn.study.ablate
 import mervn.training.train_head
 
 cli.run_report.write = lambda run: run / "report.html"  # as conftest does: its figures take longer than a tiny run
+gc.collect()
+gc.freeze()  # or each fork would copy all of it in its first garbage collection, a third of a second
+gc.enable()

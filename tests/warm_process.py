@@ -15,23 +15,40 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, reduction
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO
+from types import SimpleNamespace
+from typing import IO, Any
 from unittest import mock
 
 _CONTEXT = multiprocessing.get_context("forkserver")
+_server: Any = forkserver._forkserver  # type: ignore[attr-defined]
 
 
 def _start_server() -> None:
     """Start the server unless it runs; Python 3.11 does not give it the path of this process."""
     if forkserver.get_inherited_fds() is not None:  # this process is a fork of the server, which it can ask too
-        mock.patch.object(forkserver._forkserver, "ensure_running").start()  # type: ignore[attr-defined]
+        mock.patch.object(_server, "ensure_running").start()
+        return
+    if _server._forkserver_address is not None and _server._forkserver_pid is None:  # see use_server
         return
     _CONTEXT.set_forkserver_preload(["warm_imports"])
     with mock.patch.dict(os.environ, {"PYTHONPATH": os.pathsep.join(sys.path)}):
         forkserver.ensure_running()
+
+
+def share_server() -> str:
+    """Start the server for several processes that run tests; return its address."""
+    _start_server()
+    return str(_server._forkserver_address)
+
+
+def use_server(address: str) -> None:
+    """Ask the server at an address for processes; whoever has started it ends it."""
+    _server._forkserver_address = address
+    _, _server._forkserver_alive_fd = os.pipe()  # forks are given it
+    mock.patch.object(_server, "ensure_running").start()
 
 
 @dataclass(frozen=True)
@@ -161,6 +178,55 @@ class WarmPopen:
         self.send_signal(signal.SIGKILL)
 
 
+class WarmScript:
+    """A process started as `subprocess.Popen([PYTHON, "-u", FILE, ARGUMENT...])` starts one, with inherited outputs.
+
+    It leads a process group of its own.
+    """
+
+    def __init__(self, args: Sequence[str], env: Mapping[str, str], **_: object) -> None:
+        assert args[:2] == (sys.executable, "-u")
+        call = [Path(args[2]).read_text("utf-8"), *args[3:]], dict(env), str(Path.cwd()), list(map(_Inherited, (1, 2)))
+        _start_server()
+        self._process = _CONTEXT.Process(target=_run_with_outputs, args=call)
+        self._process.start()
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the process runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for the end, at most `timeout` seconds."""
+        self._process.join(timeout)
+        return self.poll()
+
+
+class _Inherited:
+    """The number of an open file, which becomes its number in a process that is started."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _detached, (reduction.DupFd(self.number),)
+
+
+def _detached(duplicate: Any) -> int:
+    return int(duplicate.detach())
+
+
+WARM_SUBPROCESS = SimpleNamespace(Popen=WarmPopen, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired)
+"""What the module `subprocess` has for a study, whose processes are then forks."""
+
+
+def start_studies_warm() -> None:
+    """Start the processes of studies as forks, from now on."""
+    import mervn.study.study_run
+
+    mervn.study.study_run.subprocess = WARM_SUBPROCESS  # type: ignore[assignment]
+
+
 def run_warm(code: str, arguments: Sequence[str] = (), timeout: float = 120) -> Finished:
     """Run Python code in a process of its own."""
     return WarmProcess(code, arguments).finish(timeout)
@@ -198,6 +264,12 @@ def _run_with_pipes(
     os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 2)
     sys.stdin = os.fdopen(0, encoding="utf-8")
     _execute(call, env, folder, group)
+
+
+def _run_with_outputs(call: list[str], env: dict[str, str], folder: str, outputs: list[int]) -> None:
+    for number, output in enumerate(outputs, 1):
+        os.dup2(output, number)
+    _execute(call, env, folder, 0)
 
 
 def _execute(call: list[str], env: dict[str, str], folder: str, group: int) -> None:

@@ -50,29 +50,29 @@ def draw(scores: Mapping[str, Mapping[str, float]], colors: Mapping[str, str]) -
         'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif" font-size="13" role="img">',
         "<title>Test macro-F1 of four fusions on the four label sets of the demo</title>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" fill="{colors["page"]}"/>',
-        _text(20, 30, "Test macro-F1 on four label sets of the same speech", colors["text"], 'font-size="16"'),
+        text(20, 30, "Test macro-F1 on four label sets of the same speech", colors["text"], 'font-size="16"'),
     ]
     for number, label_set in enumerate(SETS):
         lines += _panel(label_set, scores[label_set], LEFT + number * (PANEL + GAP), colors)
     for number, fusion in enumerate(FUSIONS):
-        lines.append(_text(LEFT - 8, TOP + number * STEP + BAR - 2, fusion, colors["text"], 'text-anchor="end"'))
+        lines.append(text(LEFT - 8, TOP + number * STEP + BAR - 2, fusion, colors["text"], 'text-anchor="end"'))
     return "\n".join([*lines, *_legend(colors), "</svg>"]) + "\n"
 
 
 def _panel(label_set: str, scores: Mapping[str, float], x: int, colors: Mapping[str, str]) -> Iterator[str]:
-    yield _text(x, TOP - 16, TITLES[label_set], colors["text"], 'font-weight="600"')
+    yield text(x, TOP - 16, TITLES[label_set], colors["text"], 'font-weight="600"')
     bottom = TOP + len(FUSIONS) * STEP - STEP + BAR
     for value in (0.0, 1.0):
-        yield _line(x + value * PLOT, TOP - 4, bottom + 4, colors["grid"])
+        yield line(x + value * PLOT, TOP - 4, bottom + 4, colors["grid"])
     for number, (fusion, score) in enumerate(scores.items()):
         y = TOP + number * STEP
         fill = colors["can" if DECIDES[label_set] and DECIDES[label_set] <= READS[fusion] else "not"]
         yield f'<rect x="{x}" y="{y}" width="{score * PLOT:.1f}" height="{BAR}" rx="2" fill="{fill}"/>'
-        yield _text(x + PLOT + 6, y + BAR - 2, f"{score:.3f}", colors["text"])
+        yield text(x + PLOT + 6, y + BAR - 2, f"{score:.3f}", colors["text"])
         for answer in ANSWERS:
             if answer.label_set == label_set and fusion in answer.fusions:
                 yield _bound(answer, x, y, colors["bound"])
-    yield _line(x + 0.5 * PLOT, TOP - 4, bottom + 4, colors["muted"], 'stroke-dasharray="3 3"')
+    yield line(x + 0.5 * PLOT, TOP - 4, bottom + 4, colors["muted"], 'stroke-dasharray="3 3"')
 
 
 def _bound(answer: Answer, x: int, y: int, color: str) -> str:
@@ -85,24 +85,26 @@ def _bound(answer: Answer, x: int, y: int, color: str) -> str:
 def _legend(colors: Mapping[str, str]) -> Iterator[str]:
     y = HEIGHT - 46
     yield f'<rect x="20" y="{y - 11}" width="14" height="12" rx="2" fill="{colors["can"]}"/>'
-    yield _text(40, y, "reads what decides the label: can find it", colors["muted"])
+    yield text(40, y, "reads what decides the label: can find it", colors["muted"])
     yield f'<rect x="320" y="{y - 11}" width="14" height="12" rx="2" fill="{colors["not"]}"/>'
-    yield _text(340, y, "does not read it: a higher score would be a leak", colors["muted"])
+    yield text(340, y, "does not read it: a higher score would be a leak", colors["muted"])
     below = y + 24
     for bound, x in ((0.0, 24), (0.0, 320)):
         answer = Answer("", (), bound, at_least=x == 24)
         yield _bound(answer, x + (0 if x == 24 else 8), below - 12, colors["bound"])
-    yield _text(40, below, "minimum that the demo requires", colors["muted"])
-    yield _text(340, below, "maximum that it allows", colors["muted"])
-    yield _line(560, below - 12, below + 2, colors["muted"], 'stroke-dasharray="3 3"')
-    yield _text(570, below, "0.50, chance", colors["muted"])
+    yield text(40, below, "minimum that the demo requires", colors["muted"])
+    yield text(340, below, "maximum that it allows", colors["muted"])
+    yield line(560, below - 12, below + 2, colors["muted"], 'stroke-dasharray="3 3"')
+    yield text(570, below, "0.50, chance", colors["muted"])
 
 
-def _text(x: float, y: float, text: str, color: str, more: str = "") -> str:
+def text(x: float, y: float, text: str, color: str, more: str = "") -> str:
+    """Return a text with its left end, or what `more` says, at (x, y)."""
     return f'<text x="{x}" y="{y}" fill="{color}" {more}>{text}</text>'
 
 
-def _line(x: float, top: float, bottom: float, color: str, more: str = "") -> str:
+def line(x: float, top: float, bottom: float, color: str, more: str = "") -> str:
+    """Return a vertical line."""
     return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}" stroke="{color}" {more}/>'
 
 

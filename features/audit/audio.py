@@ -11,10 +11,12 @@ from features.audit.audio_facts import AudioFacts
 from features.audit.chance import association, one_symbol, quantile_bins
 from features.audit.corpus import Corpus
 from features.audit.explanations import finding
-from features.audit.finding import Finding, counted
+from features.audit.finding import NO_LABEL, Finding, counted
 from features.audit.groups import is_across
 from features.manifests.manifest import Utterance
 
+BEYOND_FULL_SCALE = 1.5
+"""Lossy formats decode clipped audio to a little more than full scale; this is another scale of numbers."""
 SILENT_PEAK = 1e-3
 """-60 dB of full scale."""
 CLIPPED_FRACTION = 1e-3
@@ -27,17 +29,27 @@ Measured = list[tuple[int, Utterance, AudioFacts]]
 
 def audio_findings(corpus: Corpus) -> Iterator[Finding]:
     """Yield the findings about audio that was measured, and about durations."""
-    facts: Measured = []
-    for index, (utterance, fact) in enumerate(zip(corpus.utterances, corpus.facts, strict=True)):
-        if fact is not None:
-            facts.append((index, utterance, fact))
-    usable = [entry for entry in facts if entry[2].problem is None]
+    facts, usable = _measured(corpus), _usable(corpus)
     yield from _unusable(facts)
     yield from _levels(usable)
-    yield from _duplicates(corpus, usable)
+    yield from duplicate_findings(corpus)
     yield from _conflicting_labels(corpus, usable)
     yield from _duration_by_class(corpus)
     yield from _rate_by_class(corpus, usable)
+
+
+def _measured(corpus: Corpus) -> Measured:
+    """Return the utterances whose audio was measured."""
+    found: Measured = []
+    for index, (utterance, fact) in enumerate(zip(corpus.utterances, corpus.facts, strict=True)):
+        if fact is not None:
+            found.append((index, utterance, fact))
+    return found
+
+
+def _usable(corpus: Corpus) -> Measured:
+    """Return the utterances whose audio was measured and can be used."""
+    return [entry for entry in _measured(corpus) if entry[2].problem is None]
 
 
 def _unusable(facts: Measured) -> Iterator[Finding]:
@@ -57,10 +69,13 @@ def _unusable(facts: Measured) -> Iterator[Finding]:
 
 
 def _levels(usable: Measured) -> Iterator[Finding]:
-    clipped = [u for _, u, fact in usable if fact.clipped_fraction > CLIPPED_FRACTION]
+    clipped = [(u, fact) for _, u, fact in usable if fact.clipped_fraction > CLIPPED_FRACTION]
     if clipped:
         message = f"{counted(len(clipped), 'utterance')} with more than {CLIPPED_FRACTION:.1%} of the samples cut off"
-        yield finding("clipped_audio", "warning", len(clipped), message, clipped)
+        beyond = [fact.peak for _, fact in clipped if fact.peak > BEYOND_FULL_SCALE]
+        if beyond:
+            message += f"; {len(beyond)} of them with samples up to {max(beyond):.4g}, where full scale is 1"
+        yield finding("clipped_audio", "warning", len(clipped), message, [u for u, _ in clipped])
     silent = [u for _, u, fact in usable if fact.peak < SILENT_PEAK]
     if silent:
         message = f"{counted(len(silent), 'utterance')} with no sample louder than -60 dB of full scale"
@@ -71,9 +86,9 @@ def _levels(usable: Measured) -> Iterator[Finding]:
         yield finding("decorrelated_stereo", "warning", len(apart), message, apart)
 
 
-def _duplicates(corpus: Corpus, usable: Measured) -> Iterator[Finding]:
-    """Find equal samples; silence of equal length is no copy."""
-    groups = [members for members in _same_audio(usable) if len(members) > 1]
+def duplicate_findings(corpus: Corpus) -> Iterator[Finding]:
+    """Yield the finding about equal samples; silence of equal length is no copy."""
+    groups = [members for members in _same_audio(_usable(corpus)) if len(members) > 1]
     if groups:
         across = [members for members in groups if is_across(corpus, members)]
         copies = sum(map(len, groups)) - len(groups)
@@ -147,9 +162,8 @@ def _rate_by_class(corpus: Corpus, usable: Measured) -> Iterator[Finding]:
     if found is not None and found.beats_chance(MIN_SKILL):
         parts = []
         for rate in sorted(set(rates.values())):
-            labels = Counter(corpus.utterances[i].emotion for i, one in rates.items() if one == rate)
-            parts.append(
-                f"{rate} Hz: " + ", ".join(f"{name} {count}" for name, count in sorted(labels.items(), key=str))
-            )
+            labels = Counter(corpus.utterances[i].emotion or NO_LABEL for i, one in rates.items() if one == rate)
+            counts = ", ".join(f"{name} {count}" for name, count in sorted(labels.items()))
+            parts.append(f"{rate} Hz: {counts}")
         message = f"{counted(len(known), 'utterance')} whose sample rate tells the label; {'; '.join(parts)} ({found})"
         yield finding("sample_rate_by_class", "warning", len(known), message, corpus.at(known.tolist()))

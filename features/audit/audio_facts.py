@@ -33,7 +33,7 @@ class AudioFacts(NamedTuple):
     """Maximum absolute sample, full scale is 1."""
     rms: float
     clipped_fraction: float
-    """Fraction of samples that are part of a plateau at the peak."""
+    """Fraction of samples that are part of a plateau at the peak, or at and beyond full scale."""
     correlation: float | None
     """Minimum correlation of two channels that are averaged; None if there are no two of them, or
     if one of them is constant."""
@@ -82,7 +82,8 @@ def measure_audio(utterance: Utterance) -> AudioFacts:
 def _clipped_fraction(frames: Array) -> float:
     """Return the fraction of samples (S, channels) in plateaus at the peak, the maximum over channels.
 
-    A plateau is two or more equal samples in succession. A sine wave has none at a high level.
+    A plateau is two or more samples in succession at the peak, or at and beyond full scale: lossy
+    formats decode clipped audio to that. A sine wave has none at a high level.
     """
     worst = 0.0
     for samples in frames.T:

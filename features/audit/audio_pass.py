@@ -1,18 +1,20 @@
 """One pass over the audio of a corpus, in threads, and the file that keeps what it measured.
 
 `audio_facts.json` in the features folder holds the facts of each segment, with the size, mtime and
-fingerprint of its file, which extraction uses too. A changed file is measured again.
+fingerprint of its file, which extraction uses too. A changed file is measured again. The first line
+has a hash of the others: a file that was damaged or edited is not used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,17 @@ from features.audit.audio_facts import AudioFacts, measure_audio
 from features.extraction.encoder_input import fingerprint
 from features.manifests.manifest import Utterance
 from features.progress import SILENT, Reporter
+from features.regular_files import read_regular
 
 FACTS_FILE = "audio_facts.json"
-SCHEMA = 1
+SCHEMA = 2
 FIELDS = ["wav_path", "start", "end", "channel", "size", "mtime_ns", "fingerprint", *AudioFacts._fields]
 """Columns of the file: the segment, the state of its file, the facts."""
 NUM_KEY, NUM_STATE = 4, 3
-TASK_UTTERANCES = 32
-"""Utterances of one file that a thread measures at once."""
+TASK_UTTERANCES = 8
+"""Utterances that a thread measures at once, those of one file before those of the next."""
+END = "]}\n"
+"""Last line of the file."""
 SAVE_INTERVAL_S = 30.0
 """Seconds between saves, so that an interrupted pass continues where it stopped."""
 Segment = tuple[str, float, float | None, int | str]
@@ -91,27 +96,33 @@ def measure_corpus(
 
 
 def _tasks(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
-    """Return one utterance per segment, in lists of utterances of one file."""
+    """Return one utterance per segment, file by file, in lists for the threads."""
     by_file: dict[Path, dict[Segment, Utterance]] = {}
     for utterance in utterances:
         by_file.setdefault(utterance.audio_path, {}).setdefault(segment_of(utterance), utterance)
+    ordered = chain.from_iterable(segments.values() for segments in by_file.values())
     tasks = []
-    for segments in by_file.values():
-        remaining: Iterator[Utterance] = iter(segments.values())
-        while chunk := list(islice(remaining, TASK_UTTERANCES)):
-            tasks.append(chunk)
+    while chunk := list(islice(ordered, TASK_UTTERANCES)):
+        tasks.append(chunk)
     return tasks
 
 
 def _measure(task: Sequence[Utterance], known: Known) -> Known:
-    """Measure utterances of one file, except those whose file has not changed."""
-    path = task[0].audio_path
+    """Measure utterances, file by file, except those whose file has not changed."""
+    found: Known = {}
+    for path, of_file in groupby(task, key=lambda utterance: utterance.audio_path):
+        found |= _measure_file(path, of_file, known)
+    return found
+
+
+def _measure_file(path: Path, utterances: Iterable[Utterance], known: Known) -> Known:
+    """Measure utterances of one file, or take the known facts if it has not changed."""
     # before decoding: the file can change meanwhile
     stat = _size_and_mtime(path)
     digest = fingerprint(path) if path.is_file() else None  # reading a named pipe might never end
     state: State = (*(stat or (-1, -1)), digest or "")
     found: Known = {}
-    for utterance in task:
+    for utterance in utterances:
         segment = segment_of(utterance)
         entry = known.get(segment)
         is_same = digest is not None and entry is not None and entry[0] == state
@@ -147,23 +158,28 @@ class _Saver:
         for segment, (state, one) in facts.items():
             if one.is_lasting:
                 lines.append(json.dumps([*segment, *state, *one], ensure_ascii=False))
-        head = json.dumps({"schema": SCHEMA, "fields": FIELDS})[:-1]
+        body = ",\n".join(lines) + f"\n{END}"
+        digest = hashlib.sha256(body.encode()).hexdigest()
+        head = json.dumps({"schema": SCHEMA, "fields": FIELDS, "sha256": digest})[:-1]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, f'{head}, "facts": [\n' + ",\n".join(lines) + "\n]}\n")
+            write_atomically(self.path, f'{head}, "facts": [\n{body}')
         except OSError as error:
             self.reporter.say(f"the facts of the audio are not kept, the next check decodes again: {error}")
 
 
 def _read(path: Path) -> Known:
-    """Return the facts of a file; empty if it does not exist, or is not of this version."""
+    """Return the facts of a file; empty if it does not exist, is damaged or of another version."""
     try:
-        document: Any = json.loads(path.read_bytes())
+        head, _, body = read_regular(path).partition(b"\n")
+        document: Any = json.loads(head + END.encode())
         if document["schema"] != SCHEMA or document["fields"] != FIELDS:
+            return {}
+        if document["sha256"] != hashlib.sha256(body).hexdigest():
             return {}
         known: Known = {}
         first = NUM_KEY + NUM_STATE
-        for entry in document["facts"]:
+        for entry in json.loads(b"[" + body.removesuffix(END.encode()) + b"]"):
             wav_path, start, end, channel, size, mtime_ns, digest = entry[:first]
             known[wav_path, start, end, channel] = ((size, mtime_ns, digest), AudioFacts._make(entry[first:]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

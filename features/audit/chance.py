@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 from scipy.sparse import csr_array
 
 from features.audit.corpus import index_of
@@ -25,6 +25,9 @@ Array = np.ndarray[Any, Any]
 NUM_FOLDS = 5
 MIN_GROUPS = 4
 """With fewer groups, the jackknife has no useful interval, and nothing is tested."""
+MAX_AGREEMENT = 0.01
+"""Nothing is tested if all groups could agree with a higher probability by chance: the jackknife sees
+no difference between such groups, so its bound would be certain."""
 LEVEL = 0.999
 """One-sided level of the interval: a check of a corpus tests several traits, and is run often."""
 SMOOTHING = 0.5
@@ -61,15 +64,15 @@ def association(
     if unknown, and `groups` (N,) int64 the groups. `folds` (N,) int64 are fixed folds; by default
     the groups are dealt into `NUM_FOLDS`. Labels of fewer than `MIN_GROUPS` groups are left out. If
     one of `num_tests` tests is chosen, the bound allows for it (Bonferroni).
-    Returns None if fewer than two labels are left, or two folds, or if no symbol occurs twice.
+    Returns None if no symbol occurs twice, if there are fewer than two folds, or if `can_test` is false.
     """
     repeated = np.bincount(present.indices, minlength=present.shape[1]) > 1
     if not repeated.any():
         return None
+    if not can_test(targets, groups, num_tests):
+        return None
     kept = _in_enough_groups(targets, groups)
     labels, targets = np.unique(targets[kept], return_inverse=True)
-    if len(labels) < 2:
-        return None
     groups = np.unique(groups[kept], return_inverse=True)[1]
     folds = _deal(groups) if folds is None else folds[kept]
     if len(np.unique(folds)) < 2:
@@ -80,6 +83,23 @@ def association(
     np.add.at(confusions, (groups, targets, predictions), 1)
     uar, low = _bound(confusions, 1 - (1 - LEVEL) / num_tests)
     return Association(uar, 1 / len(labels), low, num_groups)
+
+
+def can_test(targets: Array, groups: Array, num_tests: int = 1) -> bool:
+    """Tell whether labels (N,) of groups (N,) can be tested: at least two labels, and enough groups.
+
+    There are enough if it is improbable that in all groups the same symbols stand for the same labels
+    by chance. A group with k of the C labels has C! / (C - k)! ways to give them different symbols.
+    """
+    kept = _in_enough_groups(targets, groups)
+    labels = np.unique(targets[kept])
+    if len(labels) < 2:
+        return False
+    pairs = np.unique(np.stack([groups[kept], targets[kept]]), axis=1)  # (2, P): the labels of each group
+    num_labels_of_group = np.unique(pairs[0], return_counts=True)[1]
+    log_ways = special.gammaln(len(labels) + 1) - special.gammaln(len(labels) - num_labels_of_group + 1)
+    log_agreement = special.gammaln(len(labels) + 1) - log_ways.sum()
+    return bool(log_agreement + np.log(num_tests) <= np.log(MAX_AGREEMENT))
 
 
 def one_symbol(values: Sequence[Hashable]) -> csr_array:

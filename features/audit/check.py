@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ from typing import Any
 from features.audit.audio import audio_findings
 from features.audit.audio_facts import AudioFacts
 from features.audit.audio_pass import known_facts, measure_corpus
-from features.audit.chance import MIN_GROUPS
+from features.audit.chance import can_test
 from features.audit.corpus import Corpus
-from features.audit.finding import SEVERITIES, Finding
-from features.audit.fold_files import fold_findings, unknown_ids
+from features.audit.corpus_summary import CorpusSummary, summarize_corpus
+from features.audit.finding import SEVERITIES, Finding, counted
+from features.audit.fold_files import fold_findings, read_fold_files, unknown_ids
 from features.audit.groups import group_findings
 from features.audit.labels import label_findings
 from features.audit.text import text_findings
 from features.config import SPLITS
 from features.errors import InputError
+from features.manifests.folds import Folds
 from features.manifests.manifest import Utterance, read_manifests
 from features.progress import SILENT, Reporter
 
@@ -40,6 +43,7 @@ class Check:
     """Hours of the audio that was measured."""
     remarks: list[str]
     """What was not checked, and why."""
+    summary: CorpusSummary
 
     @property
     def has_errors(self) -> bool:
@@ -62,6 +66,7 @@ class Check:
             "counts": self.counts,
             "remarks": self.remarks,
             "findings": [finding.as_json() for finding in self.findings],
+            "corpus": self.summary.as_json(),
         }
 
 
@@ -76,55 +81,56 @@ def check_data(
 ) -> Check:
     """Check the manifests and fold files of a data folder, and its audio unless `audio` is False.
 
-    Decoding happens once: what was measured is kept in `features_dir`. InputError for manifests
-    that cannot be read, or if the folder has none.
+    Decoding happens once: what was measured is kept in `features_dir`. InputError for manifests and
+    fold files that cannot be read, or if the folder has no manifest.
     """
-    splits = [split for split in SPLITS if (data / f"{split}.jsonl").exists()]
+    paths = {split: data / f"{split}.jsonl" for split in SPLITS}
+    splits = [split for split, path in paths.items() if path.exists() or path.is_symlink()]  # also a broken link
     if data.is_dir() and not splits:
         names = ", ".join(f"{split}.jsonl" for split in SPLITS)
         raise InputError(f"{data} must hold at least one of {names}, found none")
-    manifests = read_manifests(data, splits, audio_root=audio_root, require_emotion=False, check_audio=False)
-    utterances = list(manifests.all_utterances())
-    facts: Sequence[AudioFacts | None] = (
-        measure_corpus(utterances, features_dir, threads, reporter) if audio else known_facts(utterances, features_dir)
-    )
-    corpus = Corpus(utterances, facts)
-    return check_corpus(corpus, data)
+    with _without_collections():
+        manifests = read_manifests(data, splits, audio_root=audio_root, require_emotion=False, check_audio=False)
+        utterances = list(manifests.all_utterances())
+        folds = read_fold_files(data)  # before the audio is decoded
+        facts: Sequence[AudioFacts | None]
+        if audio:
+            facts = measure_corpus(utterances, features_dir, threads, reporter)
+        else:
+            facts = known_facts(utterances, features_dir)
+        return check_corpus(Corpus(utterances, facts), folds)
 
 
 def quick_check(utterances: Sequence[Utterance], features_dir: Path) -> Check:
-    """Check utterances without opening any audio: with the facts that an earlier check measured.
+    """Check utterances without opening any audio: with the facts that an earlier check measured."""
+    with _without_collections():
+        return check_corpus(Corpus(utterances, known_facts(utterances, features_dir)))
 
-    Garbage collection is paused: beside the objects of torch it takes longer than the check.
-    """
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Pause garbage collection: beside the objects of torch it takes longer than the check."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        return check_corpus(Corpus(utterances, known_facts(utterances, features_dir)))
+        yield
     finally:
         if was_enabled:
             gc.enable()
 
 
-def check_corpus(corpus: Corpus, data: Path | None = None) -> Check:
-    """Return all findings about a corpus, and about the fold files of `data`, errors first."""
-    findings, remarks = findings_of(corpus), _remarks(corpus)
-    if data is not None:
-        findings += fold_findings(corpus, data, findings_of)
-        remarks += unknown_ids(corpus, data)
+def check_corpus(corpus: Corpus, folds: Sequence[Folds] = ()) -> Check:
+    """Return all findings about a corpus and the folds of fold files, errors first."""
+    findings: list[Finding] = []
+    for family in (group_findings, audio_findings, text_findings, label_findings):
+        findings += family(corpus)
+    findings += fold_findings(corpus, folds)
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     facts = [fact for fact in corpus.facts if fact is not None and fact.problem is None]
     sizes = Counter(utterance.split for utterance in corpus.utterances)
     hours = sum(fact.seconds for fact in facts) / 3600
-    return Check(findings, dict(sizes), len(facts), hours, remarks)
-
-
-def findings_of(corpus: Corpus) -> list[Finding]:
-    """Return the findings about a corpus, by family."""
-    findings: list[Finding] = []
-    for family in (group_findings, audio_findings, text_findings, label_findings):
-        findings += family(corpus)
-    return findings
+    remarks = _remarks(corpus) + unknown_ids(corpus, folds)
+    return Check(findings, dict(sizes), len(facts), hours, remarks, summarize_corpus(corpus))
 
 
 def _remarks(corpus: Corpus) -> list[str]:
@@ -139,10 +145,10 @@ def _remarks(corpus: Corpus) -> list[str]:
     unlabelled = int((corpus.targets < 0).sum())
     if unlabelled:
         found.append(f"{unlabelled} utterances have no label: they are left out of the findings about labels")
-    groups = len(set(corpus.groups.tolist()))
-    if groups < MIN_GROUPS:
+    if len(corpus.labels) > 1 and not can_test(corpus.targets, corpus.groups):
+        groups = len(set(corpus.groups.tolist()))
         found.append(
-            f"{groups} groups of utterances that share a speaker or a recording: below {MIN_GROUPS}, it is not "
-            "tested whether ids, paths, transcripts, durations or sample rates tell the label"
+            "whether ids, paths, transcripts, durations or sample rates tell the label: the utterances are of "
+            f"{counted(groups, 'group')} that share a speaker or a recording, which could all agree by chance"
         )
     return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -73,8 +74,17 @@ class Corpus:
 
     @cached_property
     def files(self) -> Array:
-        """Number of the audio file of each utterance, (N,) int64."""
-        return index_of([str(utterance.audio_path) for utterance in self.utterances])
+        """Number of the audio file of each utterance, (N,) int64; symbolic links and `..` are followed."""
+        folders: dict[str, str] = {}
+        real: dict[str, str] = {}
+        paths = [str(utterance.audio_path) for utterance in self.utterances]
+        for path in dict.fromkeys(paths):
+            folder, separator, name = path.rpartition("/")
+            if folder not in folders:  # each folder once: this takes longer than all else
+                folders[folder] = os.path.realpath(folder + separator)
+            found = f"{folders[folder]}/{name}"
+            real[path] = os.path.realpath(found) if os.path.islink(found) else found  # noqa: PTH114 (Path is slow)
+        return index_of([real[path] for path in paths])
 
     @cached_property
     def groups(self) -> Array:
@@ -101,6 +111,16 @@ class Corpus:
                 found.append(fact.seconds if fact.problem is None else None)
             else:
                 found.append(None if utterance.end is None else utterance.end - utterance.start)
+        return found
+
+    def in_splits(self, split_of: Mapping[str, str]) -> Corpus:
+        """Return the utterances with an id in `split_of`, each in the split that it names."""
+        chosen = [i for i, utterance in enumerate(self.utterances) if utterance.utterance_id in split_of]
+        utterances = [replace(one, split=split_of[one.utterance_id]) for one in self.at(chosen)]
+        found = Corpus(utterances, [self.facts[index] for index in chosen])
+        # what does not depend on splits is not computed again
+        texts, files = [self.texts[index] for index in chosen], index_of(self.files[chosen].tolist())
+        vars(found).update(texts=texts, files=files)
         return found
 
     def at(self, indices: Sequence[int]) -> list[Utterance]:

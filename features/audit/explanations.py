@@ -39,9 +39,10 @@ EXPLANATIONS: dict[str, Explanation] = {
         "Keep all utterances of a sentence in one split, or report scores without the repeated ones too.",
     ),
     "speaker_is_utterance": Explanation(
-        "speaker_id names files, not people. Nobody can tell then whether a speaker is in two splits, and "
-        "intervals are too narrow.",
-        "Write the real speakers; if they are unknown, leave speaker_id out.",
+        "speaker_id seems to name files, not people. Nobody can tell then whether a speaker is in two splits, "
+        "and intervals are too narrow.",
+        "Write the real speakers; if they are unknown, leave speaker_id out. If each of these people really "
+        "speaks once, all is well.",
     ),
     "unknown_speaker": Explanation(
         "This is allowed. But it cannot be checked that no speaker is in two splits, and intervals have to "

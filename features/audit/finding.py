@@ -11,6 +11,7 @@ from features.manifests.manifest import Utterance
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 """In order: an error makes a score wrong or a command fail, a warning makes a score doubtful."""
+NO_LABEL = "without label"
 MAX_EXAMPLES = 5
 """Maximum number of places that a finding names."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 
-from features.audit.corpus import Corpus
+import numpy as np
+
+from features.audit.corpus import Array, Corpus
 from features.audit.explanations import finding
-from features.audit.finding import Finding, counted
+from features.audit.finding import MAX_EXAMPLES, Finding, Severity, counted
 from features.manifests.manifest import Utterance
 
 MIN_SPEAKERS = 4
@@ -16,9 +19,10 @@ MAX_FRACTION = 0.4
 """A speaker with a larger fraction of a split dominates it."""
 MIN_UTTERANCES = 10
 """In a smaller corpus, each speaker can have one utterance by chance."""
+UTTERANCES_PER_SPEAKER = 1.1
+"""With fewer on average, speaker_id looks like the name of a file."""
 MIN_OVERLAP = 0.5
 """Fraction of the shorter segment: segments of a conversation often overlap a little at their ends."""
-Pair = tuple[int, int]
 
 
 def group_findings(corpus: Corpus) -> Iterator[Finding]:
@@ -76,58 +80,57 @@ def _recording_overlap(corpus: Corpus) -> Iterator[Finding]:
 
 
 def _segment_overlap(corpus: Corpus) -> Iterator[Finding]:
-    pairs = _same_seconds(corpus)
-    if pairs:
-        across = [pair for pair in pairs if is_across(corpus, pair)]
-        message = f"{counted(len(pairs), 'pair')} of utterances with more than half of their seconds in common"
-        message += f", {len(across)} of them in two splits"
-        examples = []
-        for pair in across or pairs:
-            examples += corpus.at(pair)
-        yield finding("segment_overlap", "error" if across else "warning", len(pairs), message, examples)
+    count, num_across = 0, 0
+    within: list[Utterance] = []
+    across: list[Utterance] = []
+    for pairs in _same_seconds(corpus):
+        splits = corpus.split_index[pairs]  # (P, 2)
+        differs = splits[:, 0] != splits[:, 1]
+        count, num_across = count + len(pairs), num_across + int(differs.sum())
+        for examples, chosen in ((within, ~differs), (across, differs)):
+            if len(examples) < MAX_EXAMPLES:
+                examples += corpus.at(pairs[chosen][:MAX_EXAMPLES].ravel().tolist())
+    if count:
+        message = f"{counted(count, 'pair')} of utterances with more than half of their seconds in common"
+        message += f", {num_across} of them in two splits"
+        severity: Severity = "error" if across else "warning"
+        yield finding("segment_overlap", severity, count, message, across or within)
 
 
-def _same_seconds(corpus: Corpus) -> list[Pair]:
-    """Return the pairs of utterances of one file, with a channel in common, that overlap."""
-    ends = [float("inf") if u.end is None else u.end for u in corpus.utterances]
+def _same_seconds(corpus: Corpus) -> Iterator[Array]:
+    """Yield pairs (P, 2) of utterances of one file, with a channel in common, that overlap."""
+    ends = np.array([math.inf if u.end is None else u.end for u in corpus.utterances])
     by_file: dict[int, list[int]] = {}
     for index, (file, fact) in enumerate(zip(corpus.files.tolist(), corpus.facts, strict=True)):
         if fact is None or fact.problem is None:  # the times of other audio are not to be trusted
             by_file.setdefault(file, []).append(index)
         if fact is not None:
             ends[index] = corpus.utterances[index].start + fact.seconds
-    pairs: list[Pair] = []
     for members in by_file.values():
         if len(members) > 1:
-            members.sort(key=lambda index: (corpus.utterances[index].start, ends[index]))
-            pairs += _overlapping_pairs(corpus, members, ends)
-    return pairs
+            yield from _overlapping_pairs(corpus, np.array(members), ends[members])
 
 
-def _overlapping_pairs(corpus: Corpus, members: list[int], ends: list[float]) -> list[Pair]:
-    """Return the pairs of utterances of one file, sorted by start, that overlap.
+def _overlapping_pairs(corpus: Corpus, members: Array, ends: Array) -> Iterator[Array]:
+    """Yield pairs (P, 2) of N utterances of one file that overlap, those of one utterance at a time.
 
-    Of several utterances of one split with the same times, only the last is compared.
+    A file of thousands of segments that all overlap has millions of pairs, so they are not kept.
     """
-    pairs: list[Pair] = []
-    active: dict[object, int] = {}  # segments that have not ended
-    for index in members:
-        later = corpus.utterances[index]
-        active = {key: before for key, before in active.items() if ends[before] > later.start}
-        for before in active.values():
-            earlier = corpus.utterances[before]
-            share_sound = earlier.channel == later.channel or "mix" in (earlier.channel, later.channel)
-            if share_sound and _overlaps(earlier.start, ends[before], later.start, ends[index]):
-                pairs.append((before, index))
-        active[later.start, ends[index], later.channel, later.split] = index
-    return pairs
-
-
-def _overlaps(start: float, end: float, later_start: float, later_end: float) -> bool:
-    """Tell whether a later segment covers more than half of the shorter of two segments."""
-    shorter = min(end - start, later_end - later_start)
-    common = min(end, later_end) - later_start
-    return common == float("inf") or common > MIN_OVERLAP * shorter
+    starts = np.array([utterance.start for utterance in corpus.at(members.tolist())])
+    channels = np.array([-1 if u.channel == "mix" else u.channel for u in corpus.at(members.tolist())])
+    order = np.lexsort((ends, starts))
+    members, starts, ends, channels = members[order], starts[order], ends[order], channels[order]
+    seconds = ends - starts
+    last = np.searchsorted(starts, ends)  # the segments from here on start after the end
+    for first in np.flatnonzero(last > np.arange(len(members)) + 1).tolist():
+        later = np.arange(first + 1, last[first])
+        common = np.minimum(ends[first], ends[later]) - starts[later]
+        shorter = np.minimum(seconds[first], seconds[later])
+        overlaps = (common > MIN_OVERLAP * shorter) | np.isinf(common)
+        same_sound = (channels[later] == channels[first]) | (channels[later] < 0) | (channels[first] < 0)
+        later = later[overlaps & same_sound]
+        if len(later):
+            yield np.stack([np.full(len(later), members[first]), members[later]], axis=1)
 
 
 def _speaker_is_utterance(corpus: Corpus) -> Iterator[Finding]:
@@ -137,7 +140,7 @@ def _speaker_is_utterance(corpus: Corpus) -> Iterator[Finding]:
     speakers = {utterance.speaker_id for utterance in known}
     named = [u for u in known if u.speaker_id in (u.utterance_id, _stem(u.wav_path))]
     is_file = len(named) > len(known) / 2 and len(speakers) > len(known) / 2
-    if len(speakers) == len(known) or is_file:
+    if len(known) < UTTERANCES_PER_SPEAKER * len(speakers) or is_file:
         message = f"{counted(len(known), 'utterance')} of {len(speakers)} speakers"
         if is_file:
             message += f"; {len(named)} speakers are named after their utterance or file"
@@ -153,14 +156,15 @@ def _stem(path: str) -> str:
 def _counts_of_speakers(corpus: Corpus) -> Iterator[Finding]:
     few: list[tuple[str, int]] = []
     dominant: list[tuple[str, str, int, int]] = []
+    totals = Counter(utterance.split for utterance in corpus.utterances)
     for split in corpus.splits:
         counts = Counter(u.speaker_id for u in corpus.utterances if u.split == split and u.speaker_id is not None)
         if 0 < len(counts) < MIN_SPEAKERS:
             few.append((split, len(counts)))
         elif counts:
             (speaker, size), *_ = counts.most_common(1)
-            if size > MAX_FRACTION * counts.total():
-                dominant.append((split, str(speaker), size, counts.total()))
+            if size > MAX_FRACTION * totals[split]:
+                dominant.append((split, str(speaker), size, totals[split]))
     if few:
         message = "; ".join(f"{counted(number, 'speaker')} in {split}" for split, number in few)
         examples = [u for u in corpus.utterances if u.split in dict(few)]

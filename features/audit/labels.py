@@ -21,7 +21,7 @@ MIN_LABEL_LETTERS = 3
 
 def label_findings(corpus: Corpus) -> Iterator[Finding]:
     """Yield the findings about labels."""
-    yield from _class_missing(corpus)
+    yield from class_findings(corpus)
     yield from _lookalikes(corpus)
     ids = [utterance.utterance_id for utterance in corpus.utterances]
     yield from _label_in_names(corpus, "label_in_id", "ids", ids)
@@ -30,7 +30,8 @@ def label_findings(corpus: Corpus) -> Iterator[Finding]:
     yield from _label_in_names(corpus, "label_in_path", "paths", paths)
 
 
-def _class_missing(corpus: Corpus) -> Iterator[Finding]:
+def class_findings(corpus: Corpus) -> Iterator[Finding]:
+    """Yield the finding about classes that are not in every split."""
     present: dict[str, set[str]] = {split: set() for split in corpus.splits}
     for utterance in corpus.utterances:
         if utterance.emotion is not None:

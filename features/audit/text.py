@@ -11,7 +11,7 @@ import numpy as np
 from features.audit.chance import Association, association, one_symbol
 from features.audit.corpus import Corpus
 from features.audit.explanations import finding
-from features.audit.finding import Finding, counted
+from features.audit.finding import NO_LABEL, Finding, counted
 from features.audit.groups import first_in_each_split, overlapping
 
 MIN_FRACTION = 0.02
@@ -21,14 +21,15 @@ MIN_SKILL = 0.1
 
 def text_findings(corpus: Corpus) -> Iterator[Finding]:
     """Yield the findings about transcripts."""
-    yield from _transcript_overlap(corpus)
+    yield from overlap_findings(corpus)
     yield from _empty_transcripts(corpus)
     yield from _empty_by_class(corpus)
     yield from _transcript_is_label(corpus)
     yield from _not_nfc(corpus)
 
 
-def _transcript_overlap(corpus: Corpus) -> Iterator[Finding]:
+def overlap_findings(corpus: Corpus) -> Iterator[Finding]:
+    """Yield the finding about sentences in several splits."""
     shared = list(overlapping(corpus, [text or None for text in corpus.texts]).values())
     if not shared:
         return
@@ -62,7 +63,7 @@ def _empty_transcripts(corpus: Corpus) -> Iterator[Finding]:
     for split in corpus.splits:
         found = [utterance for utterance in corpus.at(empty) if utterance.split == split]
         if found:
-            classes = Counter(utterance.emotion or "without label" for utterance in found)
+            classes = Counter(utterance.emotion or NO_LABEL for utterance in found)
             by_class = ", ".join(f"{name} {count}" for name, count in sorted(classes.items()))
             parts.append(f"{len(found)} of {totals[split]} in {split} ({by_class})")
     message = f"{counted(len(empty), 'utterance')} without words in the transcript: {'; '.join(parts)}"

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 
+from features.audit.corpus import text_keys
 from features.corpora.items import Finding, Item
 from features.corpora.protocol import Protocol
-from features.manifests.label_names import lookalike_key
 
 DOMINANT = 0.25
 """Fraction of the utterances from which a speaker is dominant."""
@@ -112,13 +112,17 @@ Parts = Mapping[str, Sequence[Item]]
 
 
 def _check_overlap(parts: Parts, unit: str, place: str) -> Iterator[Finding]:
-    keys = {"speaker": "speaker_id", unit: "unit", "audio": "sha256"}
-    for name, attribute in keys.items():
+    keys = [("speaker", "speaker_id"), ("recording", "recording"), ("audio", "sha256")]
+    if unit != "speaker":
+        keys.append((unit, "unit"))
+    for name, attribute in keys:
         values = {split: _values(items, attribute) for split, items in parts.items()}
-        common = (values["train"] | values["valid"]) & values["test"]
-        if common:
-            message = f"{place}{len(common)} of {len(values['test'])} {name}s of test are in train or valid"
-            yield Finding(f"{name}_overlap", "warning", message, tuple(sorted(common)))
+        for split, others in (("test", ("train", "valid")), ("valid", ("train",))):
+            common = values[split] & set().union(*(values[other] for other in others))
+            if common:
+                where = " or ".join(others)
+                message = f"{place}{len(common)} of {len(values[split])} {name}s of {split} are in {where}"
+                yield Finding(f"{name}_overlap", "warning", message, tuple(sorted(common)))
 
 
 def _values(items: Sequence[Item], attribute: str) -> set[str]:
@@ -136,8 +140,8 @@ def _check_labels(parts: Parts, place: str) -> Iterator[Finding]:
 
 
 def _check_transcripts_of_test(parts: Parts) -> Iterator[Finding]:
-    known = {lookalike_key(item.transcript) for item in parts["train"] if item.transcript}
-    tested = [lookalike_key(item.transcript) for item in parts["test"] if item.transcript]
+    known = set(text_keys([item.transcript or "" for item in parts["train"]]))
+    tested = list(filter(None, text_keys([item.transcript or "" for item in parts["test"]])))
     common = sum(key in known for key in tested)
     if tested and common > PARALLEL * len(tested):
         message = f"{common} of {len(tested)} transcripts of test are in train too: text alone may repeat train"

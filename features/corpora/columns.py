@@ -29,6 +29,8 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 """By field the names of columns that mean it without a flag; the first one is preferred."""
 REQUIRED = ("audio", "label")
+NO_SPEAKER = ("unknown", "nan", "none", "null", "n/a", "-", "?")
+"""Values of a column of speakers that name no speaker."""
 SPLIT_NAMES: dict[str, SplitName] = {
     "train": "train", "training": "train",
     "valid": "valid", "validation": "valid", "val": "valid", "dev": "valid", "development": "valid",
@@ -56,7 +58,9 @@ def choose_columns(
                 faults.append(f"{flag} must be one of {', '.join(columns)}, found {given!r}{near}")
             chosen[field] = given
             continue
-        matching = [name for name in columns if name.casefold() in known and name not in chosen.values()]
+        # a path can be the id
+        taken = {name for other, name in chosen.items() if (field, other) != ("audio", "id")}
+        matching = [name for name in columns if name.casefold() in known and name not in taken]
         preferred = [name for name in matching if name.casefold() == known[0]] or matching
         if field in chosen or not preferred:
             continue
@@ -77,9 +81,11 @@ def make_item(
     """Return the utterance of one record; `place` names it in messages.
 
     Values of other columns become further keys. Without an id, the id is the name of the audio file
-    without suffix. Raises InputError for a time, channel or split that is none.
+    without suffix. Raises InputError for an id, a time, channel or split that is none.
     """
     texts = {field: as_text(record[column]) for field, column in columns.items() if field != "audio"}
+    if "id" in columns and texts["id"] is None:
+        raise InputError(f"{place}: {columns['id']} must be an utterance id, found none")
     utterance_id = texts.get("id") or audio.stem
     extra = {}
     used = {column for field, column in columns.items() if field != "group"}
@@ -90,7 +96,7 @@ def make_item(
         utterance_id=utterance_id,
         audio=audio,
         label=texts.get("label"),
-        speaker_id=texts.get("speaker") or options.find_speaker(utterance_id),
+        speaker_id=_speaker(texts.get("speaker")) or options.find_speaker(utterance_id),
         transcript=texts.get("transcript"),
         start=_seconds(texts.get("start"), "start", place),
         end=_seconds(texts.get("end"), "end", place),
@@ -117,6 +123,11 @@ def _plain(value: Any) -> Any:
     except (TypeError, ValueError):
         return str(value)
     return value
+
+
+def _speaker(text: str | None) -> str | None:
+    """Return a speaker; None for a word that says that nobody knows."""
+    return None if text is None or text.casefold() in NO_SPEAKER else text
 
 
 def _seconds(text: str | None, field: str, place: str) -> float | None:

@@ -72,12 +72,18 @@ def read_table(path: Path, delimiter: str | None = None) -> Table:
 
 def _find_delimiter(text: str, path: Path) -> str:
     """Return the delimiter that gives more than one column, and as many in each line as in the header."""
-    fitting = []
+    fitting, errors = [], []
     for delimiter in DELIMITERS:
-        table = _parse(text, delimiter, path)
+        try:
+            table = _parse(text, delimiter, path)
+        except InputError as error:
+            errors.append(error)
+            continue
         widths = {len(values) for _, values in table}
         if len(widths) == 1 and widths.pop() > 1:
             fitting.append(delimiter)
+    if errors and not fitting:
+        raise errors[0]
     if len(fitting) != 1:
         found = " and ".join(DELIMITERS[each] for each in fitting) or "none of " + ", ".join(DELIMITERS.values())
         raise UsageError(
@@ -87,13 +93,13 @@ def _find_delimiter(text: str, path: Path) -> str:
 
 
 def _parse(text: str, delimiter: str, path: Path) -> Table:
-    """Return the records that are not empty."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    """Return the records that are not empty; InputError for an open quote, which would hide all lines after it."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     table: Table = []
     try:
         for values in reader:
             if values:
                 table.append((reader.line_num, values))
     except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: must be a table: {error}") from error
+        raise InputError(f"{path}:{reader.line_num}: must be a table; is a quote not closed? {error}") from error
     return table

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
         raise InputError(f"{source} must have the folders fold_1 to fold_K, found {numbers or 'none'}")
     labels = _read_labels(source / "label_map.json")
     root = options.audio_root or source.resolve().parent.parent
+    corpus = Corpus([])
     items: dict[str, Item] = {}
     folds: list[Fold] = []
     for number in numbers:
@@ -46,9 +48,13 @@ def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
             path = _fold_file(source / f"fold_{number}", split)
             if path is None and split != "valid":
                 raise InputError(f"{source}/fold_{number} must have a {split} file, NAME_{split}_fold_{number}.jsonl")
-            fold[split] = [] if path is None else _read_file(path, root, labels, items)
+            names = Counter([] if path is None else _read_file(path, root, labels, items))
+            fold[split] = list(names)
+            repeated = [name for name, count in names.items() if count > 1]
+            if repeated:
+                corpus.warn("duplicate_id", f"{len(repeated)} ids occur again in {split} of fold {number}", repeated)
         folds.append(fold)
-    corpus = Corpus(list(items.values()))
+    corpus.items = list(items.values())
     speakers = _read_speakers(source / "data.seg.wrd.stm", corpus)
     for number, item in enumerate(corpus.items):
         speaker = options.find_speaker(item.utterance_id) or speakers.get(item.utterance_id)
@@ -64,8 +70,17 @@ def _fold_file(folder: Path, split: str) -> Path | None:
     return found[0] if found else None
 
 
-def _read_labels(path: Path) -> Mapping[str, Any]:
-    return read_object(path, "the labels of an EmoBox corpus") if path.is_file() else {}
+def _read_labels(path: Path) -> Mapping[str, str]:
+    labels = read_object(path, "the labels of an EmoBox corpus") if path.is_file() else {}
+    for code, label in labels.items():
+        if not _is_value(label):
+            raise InputError(f"{path}: each label must be a word, found {label!r} for {code!r}")
+    return {code: str(label) for code, label in labels.items()}
+
+
+def _is_value(value: Any) -> bool:
+    """Tell whether a value of JSON is a word or a whole number; some corpora number their labels."""
+    return bool(str(value).strip()) and isinstance(value, str | int) and not isinstance(value, bool)
 
 
 def _read_speakers(path: Path, corpus: Corpus) -> dict[str, str]:
@@ -79,7 +94,7 @@ def _read_speakers(path: Path, corpus: Corpus) -> dict[str, str]:
     return found
 
 
-def _read_file(path: Path, root: Path, labels: Mapping[str, Any], items: dict[str, Item]) -> list[str]:
+def _read_file(path: Path, root: Path, labels: Mapping[str, str], items: dict[str, Item]) -> list[str]:
     """Add the utterances of a file and return their ids."""
     names = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
@@ -87,13 +102,12 @@ def _read_file(path: Path, root: Path, labels: Mapping[str, Any], items: dict[st
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}:{number}: must be one JSON object: {error}") from error
-        lacking = [key for key in KEYS if not isinstance(entry, dict) or key not in entry]
+        lacking = [key for key in KEYS if not isinstance(entry, dict) or not _is_value(entry.get(key))]
         if lacking:
             raise InputError(f"{path}:{number}: must have {', '.join(KEYS)}, but lacks {', '.join(lacking)}")
         code = str(entry["emo"])
-        label = str(labels.get(code, code))
         times = {"start": entry.get("start_time"), "end": entry.get("end_time")}
-        item = Item(str(entry["key"]), root / str(entry["wav"]), label, code, **times)
+        item = Item(str(entry["key"]), root / str(entry["wav"]), labels.get(code, code), code, **times)
         if items.setdefault(item.utterance_id, item) != item:
             raise InputError(f"{path}:{number}: {item.utterance_id} differs from its line in another file")
         names.append(item.utterance_id)
@@ -103,7 +117,8 @@ def _read_file(path: Path, root: Path, labels: Mapping[str, Any], items: dict[st
 def _complete(corpus: Corpus) -> None:
     """Give each fold without a valid split one that comes from its train split."""
     folds = corpus.folds
-    if all(fold["valid"] for fold in folds):
+    lacking = [number for number, fold in enumerate(folds) if not fold["valid"]]
+    if not lacking:
         return
     if len(folds) == 1:
         names = set(folds[0]["train"])
@@ -113,9 +128,10 @@ def _complete(corpus: Corpus) -> None:
         folds[0]["train"] = [item.utterance_id for item in rest]
         corpus.findings.append(valid_made(len(valid), corpus.unit))
         return
-    tests = [fold["test"] for fold in folds]
-    for number, fold in enumerate(folds):
-        following = set(tests[(number + 1) % len(folds)])
+    for number in lacking:
+        fold, following = folds[number], set(folds[(number + 1) % len(folds)]["test"])
         fold["valid"] = [name for name in fold["train"] if name in following]
         fold["train"] = [name for name in fold["train"] if name not in following]
-    corpus.note("valid_made", "EmoBox has no valid split here: in each fold, the test split of the next fold became it")
+    which = "" if len(lacking) == len(folds) else f" in {len(lacking)} of {len(folds)} folds"
+    message = f"EmoBox has no valid split here{which}: the test split of the next fold became it"
+    corpus.note("valid_made", message)

@@ -51,6 +51,9 @@ def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
         corpus.expect(NUM_UTTERANCES["all"], total, "utterances")
     else:
         corpus.expect(NUM_UTTERANCES["4"], len(corpus.items), "utterances of 4 classes")
+    if any(item.extra["scripted"] for item in corpus.items):
+        corpus.note("scripted_dialogues", "the sessions play the same scripts: text of test is in train too; the key "
+                    "scripted tells those dialogues from the improvised ones")  # fmt: skip
     corpus.folds = _leave_one_session_out(corpus)
     return corpus
 
@@ -60,9 +63,13 @@ def _read_dialogue(path: Path, session: int, options: ImportOptions, corpus: Cor
     dialogue = path.stem
     base = path.parent.parent.parent
     transcripts = _read_transcripts(base / "dialog" / "transcriptions" / path.name, corpus)
-    found = LABEL_LINE.findall(read_text(path, corpus))
+    lines = read_text(path, corpus)
+    found = LABEL_LINE.findall(lines)
     if not found:
         corpus.warn("no_labels", f"{dialogue} has no line of labels", [str(path)])
+    other = [line for line in lines.splitlines() if line.startswith("[") and not LABEL_LINE.match(line)]
+    if other:
+        corpus.warn("other_lines", f"{len(other)} lines of {path.name} are not: times, id, label, ratings", other)
     for name, code, valence, activation, dominance in found:
         label = code if options.classes == "all" else FOUR.get(code)
         if is_missing(code):

@@ -24,6 +24,7 @@ from features.errors import InputError, UsageError, name_some
 from features.lazy_import import import_target
 from features.manifests.fields import FIELDS, parse_fields
 from features.progress import SILENT, Reporter
+from features.regular_files import other_kind
 from features.suggestions import did_you_mean
 
 SCHEMA = 1
@@ -89,8 +90,10 @@ def _check(name: str, source: Path, options: ImportOptions) -> Read:
         raise UsageError(f"--{option.replace('_', '-')} has no effect on {name}; remove it")
     if not source.exists():
         raise UsageError(f"SOURCE must be {spec.source}, but {source} does not exist")
-    if spec.is_file is not None and source.is_file() != spec.is_file:
-        raise UsageError(f"SOURCE must be {spec.source}, found a {'file' if source.is_file() else 'folder'}: {source}")
+    kind = other_kind(source) or "a file"
+    wanted = {"a file": spec.is_file in (True, None), "a folder": spec.is_file in (False, None)}
+    if not wanted.get(kind):
+        raise UsageError(f"SOURCE must be {spec.source}, found {kind}: {source}")
     if options.audio_root is not None and not options.audio_root.is_dir():
         raise UsageError(f"--audio-root must be a folder, but {options.audio_root} does not exist")
     output = options.output
@@ -149,13 +152,12 @@ def _without_duplicates(corpus: Corpus) -> list[Item]:
             continue
         repeated.append(item.utterance_id)
         same_audio = before.audio == item.audio or filecmp.cmp(before.audio, item.audio, shallow=False)
-        same = (before.label, before.split, before.start, before.end) == (item.label, item.split, item.start, item.end)
-        if not (same and same_audio):
+        if not (same_audio and replace(before, audio=item.audio, wav_path=item.wav_path, extra=item.extra) == item):
             faults.append(f"{item.utterance_id!r} for {before.audio} and {item.audio}")
     if faults:
         raise InputError(
-            "an utterance id must have one audio, label and split, found "
-            f"{name_some(faults)}; correct the corpus, or give another --id-column"
+            "an utterance id must have one audio, label, speaker, transcript and split, found "
+            f"{name_some(faults)}; correct the corpus, or give another --id-column (csv, hf), such as that of the paths"
         )
     if repeated:
         corpus.warn("duplicate_id", f"{len(repeated)} ids occur again with the same audio and label", repeated)

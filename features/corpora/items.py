@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,11 @@ class Item:
     def source_label(self) -> str | None:
         """Return the label as the corpus spells it."""
         return self.label if self.code is None else self.code
+
+    @property
+    def recording(self) -> str:
+        """Return the path of the audio file, which several utterances may have segments of."""
+        return os.path.normpath(self.audio)
 
     @property
     def unit(self) -> str | None:

@@ -6,6 +6,7 @@ Transcripts/NAME.txt.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from features.config import SplitName
@@ -19,6 +20,7 @@ LABELS = {
     "N": "neutral", "O": "other",
 }  # fmt: skip
 NO_AGREEMENT = "X"
+PODCAST = re.compile(r"MSP-PODCAST_(\d+)_")
 SPLITS: dict[str, SplitName] = {"train": "train", "development": "valid", "validation": "valid"}
 COLUMNS = ("FileName", "EmoClass", "EmoAct", "EmoVal", "EmoDom", "SpkrID", "Gender", "Split_Set")
 
@@ -60,11 +62,13 @@ def _read_transcript(source: Path, name: str, corpus: Corpus) -> str | None:
 def _item(record: dict[str, str], audio: Path, split: SplitName, transcript: str | None) -> Item:
     code = record["EmoClass"]
     speaker = record["SpkrID"].strip()
+    podcast = PODCAST.match(record["FileName"])
     extra = {
         "activation": _number(record, "EmoAct"),
         "valence": _number(record, "EmoVal"),
         "dominance": _number(record, "EmoDom"),
         "gender": record["Gender"],
+        "podcast": podcast[1] if podcast else None,
     }
     return Item(
         Path(record["FileName"]).stem,

@@ -63,12 +63,12 @@ def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
 
 
 def _files(source: Path, options: ImportOptions) -> dict[Path, str]:
-    """Return the files, and of each the name before -00000-of-00002."""
+    """Return the files, and of each the name before -00000-of-00002; of 0000.parquet that of its folder."""
     paths = [source] if source.is_file() else sorted(source.rglob("*.parquet"))
     found = {}
     for path in paths:
         parts = FILE_NAME.fullmatch(path.stem)
-        found[path] = parts[1] if parts else path.stem
+        found[path] = parts[1] if parts else path.parent.name if path.stem.isdecimal() else path.stem
     if not found:
         raise InputError(f"{source} must have Parquet files, found none")
     unknown = sorted(set(options.subset) - set(found.values()))

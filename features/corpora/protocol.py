@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from features.config import SPLITS, SplitName
 from features.corpora.items import Corpus, Finding, Fold, Item
 from features.corpora.options import ImportOptions
-from features.errors import InputError, UsageError
+from features.errors import InputError, UsageError, name_some
+from features.splitting.balanced_parts import assign_most, count_values
 from features.splitting.groups import connected_components
 
 NUM_FOLDS = 5
-TRIES = 50
-"""Number of seeds that are tried for folds in which each part has each label."""
+HELD_OUT = 0.2
+"""Fraction of train that becomes valid, if a corpus has no valid split."""
 UNKNOWN = "unknown"
 HOW_TO_GROUP = "give --speaker-column, --group-column or --speaker-pattern, if the format has them"
 
@@ -68,6 +71,11 @@ def _official_folds(corpus: Corpus) -> Protocol:
             raise InputError(
                 f"each split must have utterances with label and audio, found none in {empty[0]} of fold {number}"
             )
+        counts = Counter(name for names in kept.values() for name in names)
+        twice = [name for name, count in counts.items() if count > 1]
+        if twice:
+            raise InputError(f"an utterance must be in one split of a fold, found in two in fold {number}: "
+                             f"{name_some(twice)}")  # fmt: skip
         folds.append(kept)
     return _from_folds(corpus.items, folds, corpus.official)
 
@@ -93,9 +101,8 @@ def _official_splits(corpus: Corpus) -> Protocol:
             raise InputError(f"official splits must have {split}, found no utterance of it; give --protocol groups")
     protocol = Protocol(corpus.official, splits)
     if not splits["valid"]:
-        valid, protocol.splits["train"] = hold_out(splits["train"], corpus.unit)
-        protocol.splits["valid"] = valid
-        protocol.findings.append(valid_made(len(valid), corpus.unit))
+        splits["valid"], splits["train"] = hold_out(splits["train"], corpus.unit)
+        protocol.findings.append(valid_made(len(splits["valid"]), corpus.unit))
     return protocol
 
 
@@ -106,15 +113,14 @@ def valid_made(count: int, unit: str) -> Finding:
 
 
 def hold_out(items: Sequence[Item], unit: str) -> tuple[list[Item], list[Item]]:
-    """Divide items into a fifth, and the rest without a common group."""
-    part = set(group_parts(items, NUM_FOLDS, unit)[0])
-    held_out = [item for item in items if item.utterance_id in part]
-    return held_out, [item for item in items if item.utterance_id not in part]
+    """Divide items into `HELD_OUT` of them, and the rest without a common group."""
+    held_out, rest = group_parts(items, [HELD_OUT, 1 - HELD_OUT], unit)
+    return held_out, rest
 
 
 def _by_group(corpus: Corpus, count: int) -> Protocol:
     """Return folds by group: one part is test, the next part is valid."""
-    parts = group_parts(corpus.items, count, corpus.unit)
+    parts = [_ids(part) for part in group_parts(corpus.items, [1 / count] * count, corpus.unit)]
     folds = []
     for number in range(count):
         test, valid = parts[number], parts[(number + 1) % count]
@@ -124,55 +130,48 @@ def _by_group(corpus: Corpus, count: int) -> Protocol:
     return _from_folds(corpus.items, folds, f"{count} folds without a common {corpus.unit}, not official")
 
 
-def group_parts(items: Sequence[Item], count: int, unit: str) -> list[list[str]]:
-    """Divide the ids of items into parts without a common group, with similar numbers of each label.
+def group_parts(items: Sequence[Item], fractions: Sequence[float], unit: str) -> list[list[Item]]:
+    """Divide items into parts without a common group, each label in its proportion in each.
 
-    Items of an unknown group stay together. Of `TRIES` seeds, the first is taken whose parts have
-    all labels, else the one that lacks the fewest. Items with the same audio are in one part.
+    Items of an unknown group stay together, and so do items with the same audio or of one recording.
+    A label that cannot be in every part is in as many as were found possible.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    groups = connected_groups(items)
     if all(item.unit is None for item in items):
         raise InputError(f"utterances must have a known {unit} to be divided, found none; {HOW_TO_GROUP}")
-    if len(set(groups)) < count:
-        joined = f"; {unit}s with equal audio count as one" if any(item.sha256 for item in items) else ""
-        raise InputError(f"there must be at least {count} {unit}s, one per part, found {len(set(groups))}{joined}")
-    labels = [str(item.label) for item in items]
-    best: list[list[str]] = []
-    fewest = len(items) + 1
-    for seed in (None, *range(TRIES)):
-        splitter = StratifiedGroupKFold(count, shuffle=seed is not None, random_state=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of labels with fewer utterances than parts, reported later
-            indices = [held_out for _, held_out in splitter.split(items, labels, groups)]
-        parts = [_select(items, part) for part in indices]
-        lacking = sum(len(set(labels)) - _num_labels(part) for part in parts)
-        if lacking < fewest and all(parts):
-            fewest, best = lacking, list(map(_ids, parts))
-        if lacking == 0:
-            break
-    if not best:
-        raise InputError(f"no division into {count} parts without a common {unit} was found; give fewer --folds")
-    return best
+    names = connected_groups(items)
+    known = sorted(set(names))
+    if len(known) < len(fractions):
+        apart = len({item.unit for item in items})
+        joined = (
+            f"; {unit}s with a common recording or equal audio count as one; --group-column (csv, hf) can name others"
+            if apart > len(known)
+            else ""
+        )
+        raise InputError(f"there must be at least {len(fractions)} {unit}s, one per part, found {len(known)}{joined}")
+    numbers = {name: number for number, name in enumerate(known)}
+    groups = np.array([numbers[name] for name in names], np.int64)
+    labels = count_values(groups, [str(item.label) for item in items])
+    # the number of utterances counts as a label, so that no part is empty
+    counts = np.concatenate([labels, np.bincount(groups)[:, None]], axis=1)
+    chosen = assign_most(counts, counts.shape[1], fractions)
+    parts: list[list[Item]] = [[] for _ in fractions]
+    for item, group in zip(items, groups, strict=True):
+        parts[chosen[group]].append(item)
+    return parts
 
 
 def _ids(items: Sequence[Item]) -> list[str]:
     return [item.utterance_id for item in items]
 
 
-def _select(items: Sequence[Item], indices: Iterable[int]) -> list[Item]:
-    return [items[index] for index in indices]
-
-
-def _num_labels(items: Sequence[Item]) -> int:
-    return len({str(item.label) for item in items})
-
-
 def connected_groups(items: Sequence[Item]) -> list[str]:
-    """Return the group of each item, named by its first unit; items with the same audio are in one."""
+    """Return the group of each item, named by its first unit.
+
+    Items with the same audio are in one, and those of one recording, unless the corpus gives groups.
+    """
     units = [UNKNOWN if item.unit is None else f"={item.unit}" for item in items]
-    component = connected_components([units, [item.sha256 for item in items]])
+    recordings = [item.recording if item.group is None else None for item in items]
+    component = connected_components([units, [item.sha256 for item in items], recordings])
     names: dict[int, str] = {}
     for unit, number in zip(units, component, strict=True):
         names[number] = min(unit, names.get(number, unit))

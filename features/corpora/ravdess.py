@@ -21,7 +21,8 @@ SENTENCES = {"01": "Kids are talking by the door", "02": "Dogs are sitting by th
 VOCAL = {"01": "speech", "02": "song"}
 INTENSITY = {"01": "normal", "02": "strong"}
 NAME = re.compile(r"(0[123])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)")
-NUM_SPEECH, NUM_ACTORS = 1440, 24
+PUBLISHED = {"speech": (1440, 24), "song": (1012, 23), "all": (2452, 24)}
+"""Number of utterances and actors of the published corpus; actor 18 has no songs."""
 
 
 def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
@@ -50,6 +51,7 @@ def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
             "intensity": INTENSITY[intensity],
             "sentence_id": sentence,
             "repetition": int(repetition),
+            "gender": "female" if int(actor) % 2 == 0 else "male",
         }
         corpus.items.append(Item(audio.stem, audio, LABELS[emotion], emotion, actor, SENTENCES[sentence], extra=extra))
     if not corpus.items:
@@ -59,8 +61,9 @@ def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
     if misplaced:
         message = f"{len(misplaced)} files are in the folder of another actor; the name of the file counts"
         corpus.warn("wrong_folder", message, misplaced)
-    if vocal == "speech":
-        corpus.expect(NUM_SPEECH, len({item.utterance_id for item in corpus.items}), "utterances of speech")
-        corpus.expect(NUM_ACTORS, len({item.speaker_id for item in corpus.items}), "actors")
+    utterances, actors = PUBLISHED[vocal]
+    kind = "speech and song" if vocal == "all" else vocal
+    corpus.expect(utterances, len({item.utterance_id for item in corpus.items}), f"utterances of {kind}")
+    corpus.expect(actors, len({item.speaker_id for item in corpus.items}), "actors")
     corpus.note("parallel_sentences", "all actors speak the same 2 sentences: transcripts tell nothing, or leak")
     return corpus

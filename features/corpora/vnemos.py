@@ -12,11 +12,13 @@ from pathlib import Path, PurePosixPath
 
 from features.config import SPLITS
 from features.corpora.items import Corpus, Item, Work
+from features.corpora.label_aliases import ALIASES, known_label
 from features.corpora.options import ImportOptions
 from features.errors import UsageError
 from features.manifests.manifest import Utterance, read_manifests
 
 NUM_UTTERANCES = 250
+EDGES = " _-"
 SEGMENT = re.compile(r"[\s_-]*(seg|part|clip|_)?[\s_-]*\(?\d+\)?$", re.IGNORECASE)
 """The end of an utterance id that numbers the segments of a film."""
 
@@ -45,7 +47,7 @@ def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
     corpus.expect(NUM_UTTERANCES, len(corpus.items), "utterances")
     films = len({item.group for item in corpus.items})
     corpus.note(
-        "films", f"{films} films, from ids without the number of the segment; check them before you rely on them"
+        "films", f"{films} films, from ids without segment number and label; check them before you rely on them"
     )
     corpus.note("transcripts_by_asr", "transcripts come from speech recognition, not from listeners")
     return corpus
@@ -68,6 +70,7 @@ def _portable(utterance: Utterance) -> PurePosixPath:
 
 def _item(utterance: Utterance, root: Path, options: ImportOptions) -> Item:
     name = utterance.utterance_id
+    film = film_of(name, utterance.emotion)
     return Item(
         utterance_id=name,
         audio=root / _portable(utterance),
@@ -78,6 +81,17 @@ def _item(utterance: Utterance, root: Path, options: ImportOptions) -> Item:
         end=utterance.end,
         channel=None if utterance.channel == "mix" else utterance.channel,
         split=utterance.split,  # type: ignore[arg-type]
-        group=SEGMENT.sub("", name) or name,
-        extra={**utterance.extra, "film": SEGMENT.sub("", name) or name},
+        group=film,
+        extra={**utterance.extra, "film": film},
     )
+
+
+def film_of(utterance_id: str, label: str | None) -> str:
+    """Return an id without the number of the segment, and without its label at the beginning or end."""
+    film = SEGMENT.sub("", utterance_id)
+    known = known_label(label) if label else None
+    spellings = [label or "", *([known, *ALIASES[known]] if known else [])]
+    for spelling in sorted(filter(None, spellings), key=len, reverse=True):
+        words = re.escape(spelling)
+        film = re.sub(rf"^{words}(?=[{EDGES}])|(?<=[{EDGES}]){words}$", "", film, flags=re.IGNORECASE).strip(EDGES)
+    return SEGMENT.sub("", film) or utterance_id

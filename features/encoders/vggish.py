@@ -30,6 +30,8 @@ FIRST, NEXT = 15_600, 15_360
 CHANNELS = (64, "P", 128, "P", 256, 256, "P", 512, 512, "P")
 """Output channels of the convolutions (VGG configuration A without its last block); P is a max
 pooling by 2."""
+HIDDEN = 4096
+"""Width of the fully connected layers, which hold 67 of the 72 million weights."""
 
 
 def make_features() -> nn.Sequential:
@@ -79,7 +81,7 @@ class Vggish(Encoder):
         with torch.device("cpu" if draw_weights else "meta"):
             self.features = make_features()
             self.embeddings = nn.Sequential(
-                nn.Linear(512 * 4 * 6, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU(), nn.Linear(4096, 128)
+                nn.Linear(512 * 4 * 6, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 128)
             )
         if not draw_weights:
             self.features.to_empty(device="cpu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +46,7 @@ class AudioSource:
 
     def json_text(self, *, sort_keys: bool = False) -> str:
         """Return a JSON object."""
-        return json.dumps(asdict(self), sort_keys=sort_keys)
+        return json.dumps(vars(self), sort_keys=sort_keys)
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class InputComparison:
             return "same" if text_sha256(transcript_of(utterance)) == stored.input_sha256 else "changed"
         then = json.loads(stored.source)  # an earlier version may have stored no fingerprint
         source = self.source(utterance)
-        now = asdict(source)
+        now = vars(source)  # asdict copies each value, 28 us in all
         if then == now and not self.decode:
             return "same"
         if source.fingerprint is None and self.offline and not self.decode:

@@ -12,7 +12,7 @@ from features.errors import InputError, UsageError
 
 Array = np.ndarray[Any, Any]
 NAMES = ("values", "offsets", "utterance_id")
-"""Arrays of an HDF5 file or a Zarr group, as in the parts of a store."""
+"""Arrays of an HDF5 file or a Zarr group, as in the parts of a store; vectors need no offsets."""
 HDF5_SUFFIXES = (".h5", ".hdf5")
 
 
@@ -47,13 +47,17 @@ class PackedArrays(Mapping[str, Array]):
     """One array of all frames: utterance i has `values[offsets[i] : offsets[i + 1]]`.
 
     `arrays` is an open HDF5 file or Zarr group with `values` (sum T, D), `offsets` (N + 1,) and
-    `utterance_id` (N,).
+    `utterance_id` (N,). Without `offsets`, `values` (N, D) holds one vector per utterance.
     """
 
     def __init__(self, path: Path, arrays: Any) -> None:
         self.path, self._frames = path, arrays["values"]
-        offsets = np.asarray(arrays["offsets"][:])
+        self._vectors = "offsets" not in arrays
         ids = [name.decode() if isinstance(name, bytes) else str(name) for name in arrays["utterance_id"][:]]
+        if self._vectors and self._frames.shape[0] != len(ids):
+            found = f"{self._frames.shape[0]} for {len(ids)} utterances"
+            raise InputError(f"{path}: without offsets, values must hold one vector per utterance, found {found}")
+        offsets = np.arange(len(ids) + 1) if self._vectors else np.asarray(arrays["offsets"][:])
         if offsets.shape != (len(ids) + 1,) or offsets.dtype.kind not in "iu":
             raise InputError(f"{path}: offsets must be {len(ids) + 1} integers, found {offsets.dtype} {offsets.shape}")
         rising = offsets[0] == 0 and bool((np.diff(offsets.astype(np.int64)) >= 0).all())
@@ -70,10 +74,10 @@ class PackedArrays(Mapping[str, Array]):
         return iter(self._bounds)
 
     def __getitem__(self, utterance_id: str) -> Array:
-        """Return the features (T, D) of an utterance."""
+        """Return the features of an utterance, (T, D), or (D,) without offsets."""
         first, last = self._bounds[utterance_id]
         try:
-            return np.asarray(self._frames[first:last])
+            return np.asarray(self._frames[first] if self._vectors else self._frames[first:last])
         except (OSError, ValueError) as error:
             raise InputError(f"{self.path}: values of {utterance_id!r} cannot be read: {error}") from error
 

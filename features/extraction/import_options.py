@@ -8,6 +8,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, mod
 
 from features.config import ADVANCED, SPLITS, DataOptions, Group, SplitName
 
+Finite = Field(allow_inf_nan=False)
+
 
 class StoreImportOptions(DataOptions):
     """Options of `mervn store import`."""
@@ -18,10 +20,10 @@ class StoreImportOptions(DataOptions):
     name: Annotated[str | None, Group.ENCODERS] = Field(
         None, description="Name of the features in --audio-encoder or --text-encoder (required)."
     )
-    hz: Annotated[PositiveFloat | None, Group.ENCODERS] = Field(
+    hz: Annotated[Annotated[PositiveFloat, Finite] | None, Group.ENCODERS] = Field(
         None, description="Frames per second of audio; needed for features (T, D), not for one vector per utterance."
     )
-    centre: Annotated[NonNegativeFloat | None, Group.ENCODERS, ADVANCED] = Field(
+    centre: Annotated[Annotated[NonNegativeFloat, Finite] | None, Group.ENCODERS, ADVANCED] = Field(
         None, description="Seconds from the start to the centre of the first frame [default: half a frame]."
     )
     layer: Annotated[NonNegativeInt | None, Group.ENCODERS, ADVANCED] = Field(

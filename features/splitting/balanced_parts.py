@@ -1,5 +1,7 @@
 """Balanced parts: assigns groups to parts so that every part has every class in its proportion.
 
+Used by `mervn split`, and by `mervn import` for folds that are not official.
+
 Greedy assignment from many orders of the groups, then moves and swaps. It only uses integers and
 single floating-point operations, so the result is the same on every machine. The orders come from
 `random.Random`, whose numbers Python keeps stable. scikit-learn's StratifiedGroupKFold makes one
@@ -76,15 +78,40 @@ def assign(counts: Array, num_classes: int, fractions: Sequence[float]) -> Array
     if ((counts[:, :num_classes] > 0).sum(axis=0) < len(fractions)).any():
         return None
     balance = Balance(counts, num_classes, fractions)
-    starts = _greedy(balance)
-    costs = [balance.total_cost(parts) for parts in starts]
-    order = sorted(range(len(starts)), key=costs.__getitem__)
-    found = [_improve(balance, starts[i]) for i in order[:IMPROVED]]
-    best = min(found, key=balance.total_cost)
+    best = _search(balance)
     if balance.total_cost(best) >= MISSING:
         cover = find_cover(counts[:, :num_classes] > 0, len(fractions))
         return None if cover is None else _improve(balance, cover)
     return best
+
+
+def assign_most(counts: Array, num_classes: int, fractions: Sequence[float]) -> Array:
+    """Do the same as `assign`, but return the best assignment found if none has every class in every part."""
+    chosen = assign(counts, num_classes, fractions)
+    return _search(Balance(counts, num_classes, fractions)) if chosen is None else chosen
+
+
+def count_values(groups: Array, values: Sequence[str | None]) -> Array:
+    """Return the number (G, V) int64 of each value, in sorted order, in each group; None is not counted.
+
+    `groups` (N,) int64 holds the number of the group of each utterance.
+    """
+    known = sorted({value for value in values if value is not None})
+    column = {value: number for number, value in enumerate(known)}
+    counts = np.zeros((int(groups.max()) + 1, len(known)), np.int64)
+    for group, value in zip(groups, values, strict=True):
+        if value is not None:
+            counts[group, column[value]] += 1
+    return counts
+
+
+def _search(balance: Balance) -> Array:
+    """Return the assignment (G,) with the lowest cost of those that were found."""
+    starts = _greedy(balance)
+    costs = [balance.total_cost(parts) for parts in starts]
+    order = sorted(range(len(starts)), key=costs.__getitem__)
+    found = [_improve(balance, starts[i]) for i in order[:IMPROVED]]
+    return min(found, key=balance.total_cost)
 
 
 def _greedy(balance: Balance) -> list[Array]:

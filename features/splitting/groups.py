@@ -7,7 +7,6 @@ chosen key, also through other utterances.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from features.audio.segment import AudioError, decode_segment
+from features.audit.corpus import text_keys
 from features.errors import UsageError
-from features.extraction.encoder_input import samples_sha256, transcript_of
+from features.extraction.encoder_input import samples_sha256
 from features.manifests.manifest import Utterance
 from features.progress import Reporter
+from features.text.normalize import normalize_text
 
 Array = np.ndarray[Any, Any]
 AUDIO, RECORDING, TRANSCRIPT = "audio", "recording", "transcript"
@@ -38,6 +39,11 @@ class Groups:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def largest(self) -> int:
+        """The number of utterances in the largest group."""
+        return int(np.bincount(self.index).max())
 
 
 def find_groups(utterances: Sequence[Utterance], keys: Sequence[str], reporter: Reporter) -> Groups:
@@ -66,14 +72,19 @@ def find_groups(utterances: Sequence[Utterance], keys: Sequence[str], reporter: 
 
 
 def shared_value(utterance: Utterance, key: str) -> str | None:
-    """Return an utterance's value of a key as text; None if it is missing, null or empty."""
+    """Return an utterance's value of a key as text; None if it is missing, null or empty.
+
+    Equal values have equal text: 1 and "1", and one name in two Unicode forms.
+    """
     if key == RECORDING:
         return str(utterance.audio_path.resolve())
     if key == TRANSCRIPT:
-        # case and punctuation do not make another sentence
-        return " ".join(re.findall(r"\w+", transcript_of(utterance).casefold())) or None
+        return text_keys([utterance.transcript or ""])[0] or None
     value = getattr(utterance, key) if key in ("speaker_id", "emotion") else utterance.extra.get(key)
-    return None if value in (None, "") else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return normalize_text(text) or None
 
 
 def require_values(utterances: Sequence[Utterance], key: str, option: str) -> None:

@@ -12,7 +12,8 @@ from features.config import ADVANCED, Group, Options
 MIN_FOLDS = 3
 """A fold has a part for train, one for valid and one for test."""
 DEFAULT_FRACTION = 0.15
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+MIN_FRACTION = 0.001
+Fraction = Annotated[float, Field(ge=MIN_FRACTION, lt=1)]
 
 
 class SplitOptions(Options):
@@ -49,7 +50,7 @@ class SplitOptions(Options):
         if self.folds is not None and (self.valid is not None or self.test is not None):
             raise ValueError("--folds excludes --valid and --test: each fold has one part for valid and one for test")
         valid, test = self.fractions
-        if valid + test >= 1:
+        if 1 - valid - test < MIN_FRACTION:
             raise ValueError(f"--valid and --test must leave utterances for train, found {valid} + {test}")
         if not self.group:
             raise ValueError("--group must name at least one key, found none")
@@ -60,3 +61,11 @@ class SplitOptions(Options):
         """Fractions of valid and test, if there are no folds."""
         valid = DEFAULT_FRACTION if self.valid is None else self.valid
         return valid, DEFAULT_FRACTION if self.test is None else self.test
+
+    @property
+    def part_fractions(self) -> list[float]:
+        """Wanted fraction of the utterances in each fold, or in train, valid and test."""
+        if self.folds is not None:
+            return [1 / self.folds] * self.folds
+        valid, test = self.fractions
+        return [1 - valid - test, valid, test]

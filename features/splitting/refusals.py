@@ -46,10 +46,10 @@ def _what_is_possible(
     options: SplitOptions, groups: Groups, labels: Sequence[str], has_class: Array, num_parts: int
 ) -> list[str]:
     """Return lines that say what can be done instead."""
-    for fewer in range(num_parts - 1, MIN_FOLDS - 1, -1):
+    numbers = has_class.sum(axis=0)
+    for fewer in range(min(num_parts - 1, int(numbers.min())), MIN_FOLDS - 1, -1):
         if find_cover(has_class, fewer) is not None:
             return [f"possible: --folds {fewer}"]
-    numbers = has_class.sum(axis=0)
     rare = [repr(label) for label, number in zip(labels, numbers, strict=True) if number < MIN_FOLDS]
     lines = []
     if rare and len(rare) < len(labels) - 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from features.errors import UsageError
 from features.manifests.manifest import BYTE_ORDER_MARK, Utterance, read_manifests
 from features.progress import SILENT, Reporter
 from features.regular_files import read_regular
-from features.splitting.balanced_parts import Array, assign
-from features.splitting.groups import AUDIO, Groups, find_groups, require_values, shared_value
+from features.splitting.balanced_parts import Array, assign, count_values
+from features.splitting.groups import AUDIO, TRANSCRIPT, Groups, find_groups, require_values, shared_value
 from features.splitting.options import SplitOptions
 from features.splitting.refusals import refuse
 
@@ -40,7 +40,7 @@ class Part:
     def count(self, key: str) -> dict[str, int]:
         """Return the number of utterances by value of a key; missing values are not counted."""
         values = [shared_value(utterance, key) for utterance in self.utterances]
-        counts = Counter(str(json.loads(value)) for value in values if value is not None)
+        counts = Counter(value for value in values if value is not None)
         return dict(sorted(counts.items()))
 
     def as_json(self, balance: str | None) -> dict[str, Any]:
@@ -108,6 +108,8 @@ def plan_split(file: Path, options: SplitOptions, reporter: Reporter = SILENT) -
     """
     if file.suffix != ".jsonl":
         raise UsageError(f"the manifest must be a file .jsonl, found {file}")
+    if not file.exists():
+        raise UsageError(f"the manifest must be a file .jsonl, but {file} does not exist")
     manifests = read_manifests(
         file.parent, [file.stem], audio_root=options.audio_root, check_audio=AUDIO in options.group
     )
@@ -115,16 +117,11 @@ def plan_split(file: Path, options: SplitOptions, reporter: Reporter = SILENT) -
     if options.balance is not None:
         require_values(utterances, options.balance, "--balance")
     groups = find_groups(utterances, options.group, reporter)
-    if groups.unreadable:
-        reporter.say(
-            f"warning: {len(groups.unreadable)} audio files cannot be decoded, so equal samples in them are not "
-            f"found, such as: {groups.unreadable[0]}"
-        )
+    for warning in _warnings(utterances, groups, options):
+        reporter.say(f"warning: {warning}")
     labels = sorted({str(utterance.emotion) for utterance in utterances})
-    counts = _counts(utterances, groups, labels, options.balance)
-    valid, test = options.fractions
-    fractions = [1 / options.folds] * options.folds if options.folds else [1 - valid - test, valid, test]
-    chosen = assign(counts, len(labels), fractions)
+    counts = _counts(utterances, groups, options.balance)
+    chosen = assign(counts, len(labels), options.part_fractions)
     if chosen is None:
         raise refuse(file, options, groups, labels, counts[:, : len(labels)])
     names = [f"fold {number + 1}" for number in range(options.folds)] if options.folds else list(SPLITS)
@@ -135,19 +132,29 @@ def plan_split(file: Path, options: SplitOptions, reporter: Reporter = SILENT) -
     return SplitPlan(file, options, _documents(file, utterances), parts, groups)
 
 
-def _counts(utterances: Sequence[Utterance], groups: Groups, labels: Sequence[str], balance: str | None) -> Array:
+def _counts(utterances: Sequence[Utterance], groups: Groups, balance: str | None) -> Array:
     """Return the utterances (G, F) int64 of each group by class, by value of `balance`, and in all."""
-    columns = {("emotion", label): i for i, label in enumerate(labels)}
-    values = [shared_value(utterance, balance) if balance else None for utterance in utterances]
-    for known in sorted({value for value in values if value is not None}):
-        columns["balance", known] = len(columns)
-    counts = np.zeros((len(groups), len(columns) + 1), np.int64)
-    for utterance, group, value in zip(utterances, groups.index, values, strict=True):
-        counts[group, columns["emotion", str(utterance.emotion)]] += 1
-        counts[group, -1] += 1
-        if value is not None:
-            counts[group, columns["balance", value]] += 1
-    return counts
+    columns = [count_values(groups.index, [str(utterance.emotion) for utterance in utterances])]
+    if balance is not None:
+        columns.append(count_values(groups.index, [shared_value(utterance, balance) for utterance in utterances]))
+    columns.append(np.bincount(groups.index)[:, None])
+    return np.concatenate(columns, axis=1)
+
+
+def _warnings(utterances: Sequence[Utterance], groups: Groups, options: SplitOptions) -> Iterator[str]:
+    """Yield what may keep utterances apart that belong together."""
+    if groups.unreadable:
+        yield (
+            f"{len(groups.unreadable)} audio files cannot be decoded, so equal samples in them are not "
+            f"found, such as: {groups.unreadable[0]}"
+        )
+    for key in options.group:
+        values = [shared_value(utterance, key) for utterance in utterances] if key != AUDIO else []
+        lacking = sum(value is None for value in values)
+        if lacking and key != TRANSCRIPT:
+            yield (f"{lacking} of {len(values)} utterances have no {key}; those of one {key} may be in several splits")
+        if key == "speaker_id" and 1 < len(values) == len(set(values)):
+            yield "there are as many speakers as utterances: are these speakers, or names of files?"
 
 
 def _documents(file: Path, utterances: Sequence[Utterance]) -> dict[str, dict[str, Any]]:

@@ -71,6 +71,9 @@ def _check_output(plan: SplitPlan, output: Path, contents: Mapping[str, str]) ->
         raise UsageError(
             f"--output {output} would replace {plan.file}, the manifest that is split; give another folder"
         )
+    folders = [name for name in names if (output / name).is_dir()]
+    if folders:
+        raise UsageError(f"{output / folders[0]} must be a file or missing, found a folder")
     others = [name for name, content in contents.items() if not _holds(output / name, content)]
     existing = [name for name in others if (output / name).exists()]
     existing += [path.name for path in sorted(output.glob(PATTERN)) if path.name not in contents]

@@ -73,7 +73,15 @@ def describe_models(info: StoreInfo) -> str:
     if is_imported(info):
         return f"imported from {info.provenance['import'][0]}"
     recorded = recorded_models(info)
-    return " or ".join(map(str, recorded)) if recorded is not None else str(info.provenance.get("model"))
+    if recorded is None:
+        return str(info.provenance.get("model"))
+    code: Any = info.provenance.get("code")
+    # without a model, a custom class can also have weights that no seed changes
+    is_built = isinstance(code, dict) and not str(info.provenance.get("weights")).startswith("random")
+    names = []
+    for source in recorded:
+        names.append(str(code.get("file")) if is_built and source.model is None else str(source))
+    return " or ".join(names)
 
 
 def recorded_selector(info: StoreInfo) -> Selector:

@@ -1,4 +1,4 @@
-"""Quick check of the data of a training: printed and saved beside the run, no part of its identity."""
+"""Quick check of the data of a training: printed, and no part of the run's identity."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from features.atomic_files import write_json
 from features.audit.check import Check, quick_check
 from features.audit.finding import counted
 from features.command_lines import features_folder
 from features.manifests.manifest import Utterance
 from features.progress import Reporter
-
-CHECK_FILE = "check.json"
 
 
 def check_training_data(
@@ -38,9 +35,3 @@ def check_training_data(
         head = f"the data of this training has {counted(len(lines), 'fault')}; `mervn check` explains them:"
         reporter.say("\n".join([head, *lines]))
     return found
-
-
-def save_check(run: Path, found: Check | None) -> None:
-    """Write the findings into a run folder."""
-    if found is not None:
-        write_json(run / CHECK_FILE, found.as_json())

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 from features.random_streams import Purpose, generator
+from mervn.evaluation.metrics import ratio
 
 Array = np.ndarray[Any, Any]
 METRICS = ("accuracy", "macro_f1", "uar", "weighted_f1")
@@ -125,26 +126,21 @@ def score(confusion: Array, metric: str) -> Array:
     right = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)  # (..., C)
     support, predicted = confusion.sum(-1), confusion.sum(-2)
     if metric == "accuracy":
-        return _ratio(right.sum(-1), support.sum(-1))
+        return ratio(right.sum(-1), support.sum(-1))
     occurring = (support > 0).sum(-1)
     if metric == "uar":
-        return _ratio(_ratio(right, support).sum(-1), occurring)
-    f1 = _ratio(2 * right, support + predicted)
+        return ratio(ratio(right, support).sum(-1), occurring)
+    f1 = ratio(2 * right, support + predicted)
     if metric == "macro_f1":
-        return _ratio(f1.sum(-1), occurring)  # the others are never right: F1 0
+        return ratio(f1.sum(-1), occurring)  # the others are never right: F1 0
     if metric == "weighted_f1":
-        return _ratio((f1 * support).sum(-1), support.sum(-1))
+        return ratio((f1 * support).sum(-1), support.sum(-1))
     raise ValueError(f"metric must be one of {', '.join(METRICS)}, found {metric!r}")
 
 
 def _mean_scores(confusions: Array, metric: str) -> Array:
     """Return a metric (N,) of N confusion matrices (N, C, C), or its mean over the K of (N, K, C, C)."""
     return np.asarray(score(confusions, metric).reshape(len(confusions), -1).mean(-1))
-
-
-def _ratio(numerator: Array, denominator: Array) -> Array:
-    """Return numerator / denominator, 0 where the denominator is 0."""
-    return np.asarray(numerator / np.where(denominator == 0, 1, denominator))
 
 
 def jackknife_interval(confusions: Array, units: Units, metric: str, level: float = 0.95) -> Interval | None:

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 Array = np.ndarray[Any, Any]
 CALIBRATION_BINS = 15
@@ -53,11 +52,12 @@ def compute_metrics(targets: Array, probabilities: Array, labels: Sequence[str])
 
     The probabilities of an utterance sum to 1.
     """
-    predictions = probabilities.argmax(1)
-    classes = list(range(len(labels)))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        targets, predictions, labels=classes, zero_division=0.0
-    )
+    predictions, count = probabilities.argmax(1), len(labels)
+    cells = np.bincount(targets * count + predictions, minlength=count**2)
+    confusion = cells.reshape(count, count)  # [true label][predicted label]
+    right, support, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
+    precision, recall = ratio(right, predicted), ratio(right, support)
+    f1 = ratio(2 * right, support + predicted)
     true_class = probabilities[np.arange(len(targets)), targets]  # (N,)
     per_class = {}
     for i, label in enumerate(labels):
@@ -71,8 +71,13 @@ def compute_metrics(targets: Array, probabilities: Array, labels: Sequence[str])
         nll=float(-np.log(np.clip(true_class, 1e-12, None)).mean()),
         ece=calibration_error(targets, probabilities),
         per_class=per_class,
-        confusion=confusion_matrix(targets, predictions, labels=classes).tolist(),
+        confusion=confusion.tolist(),
     )
+
+
+def ratio(numerator: Array, denominator: Array) -> Array:
+    """Return numerator / denominator, 0 where the denominator is 0."""
+    return np.asarray(numerator / np.where(denominator == 0, 1, denominator))
 
 
 def calibration_error(targets: Array, probabilities: Array) -> float:

@@ -23,7 +23,8 @@ from features.store.rejected import REJECTED_FILE
 from features.torch_seed import seeded
 from mervn.config import FinetuneOptions
 from mervn.data.augmentation import SpecAugment
-from mervn.data.data_check import check_training_data, save_check
+from mervn.data.data_check import check_training_data
+from mervn.data.saved_check import save_check
 from mervn.data.streams import SECOND
 from mervn.data.waveform_split import WaveformSplit, refuse_rejected, warn_segmented
 from mervn.distributed import Processes, joined

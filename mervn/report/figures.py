@@ -1,4 +1,4 @@
-"""Figures of a run's report."""
+"""Figures of reports."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ LINES_PER_FIGURE = 32
 """Maximum number of lines of a table in one figure: as many as fit on a printed page."""
 TableLine = tuple[str, float | None, float | None, float | None, bool]
 """Name, mean, lower and upper bound, and whether it is the reference."""
+SpreadLine = tuple[str, str, Sequence[float]]
+"""Class, split, and five quantiles of a measurement, the median in the middle."""
+SPLIT_COLOURS = {"train": COLOURS["accent"], "valid": COLOURS["second"], "test": COLOURS["muted"]}
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", "uar": "UAR"}
 
 
@@ -148,7 +151,9 @@ def plot_reliability(targets: Array, probabilities: Array) -> str:
     return draw("reliability", "Accuracy over confidence", (WIDTH, 2.8), plot)
 
 
-def plot_bars(name: str, description: str, values: Mapping[str, float], maximum: float | None = 1.0) -> str:
+def plot_bars(
+    name: str, description: str, values: Mapping[str, float], maximum: float | None = 1.0, form: str = ".3f"
+) -> str:
     """Draw a horizontal bar with its value for each name."""
 
     def plot(figure: Figure) -> None:
@@ -156,12 +161,41 @@ def plot_bars(name: str, description: str, values: Mapping[str, float], maximum:
         names, widths = list(values), list(values.values())
         axes.barh(names, widths, color=COLOURS["accent"], height=0.6)
         for place, width in enumerate(widths):
-            axes.annotate(f"{width:.3f}", (width, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+            text = format(width, form)
+            axes.annotate(text, (width, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
         axes.set_xlim(0, maximum * 1.12 if maximum is not None else None)
         axes.invert_yaxis()
         axes.tick_params(axis="y", length=0)
 
     return draw(name, description, (WIDTH, 0.7 + 0.27 * len(values)), plot)
+
+
+def plot_spreads(name: str, description: str, lines: Sequence[SpreadLine], unit: str) -> str:
+    """Draw the quantiles of each class and split as a thin and a thick line with a dot at the median."""
+    places: list[float] = []
+    for number, (label, _, _) in enumerate(lines):
+        is_new = number > 0 and label != lines[number - 1][0]
+        places.append((places[-1] + (1.8 if is_new else 1.0)) if places else 0.0)
+
+    def plot(figure: Figure) -> None:
+        axes = figure.subplots()
+        middles: dict[str, list[float]] = {}
+        for place, (label, split, (low, below, median, above, high)) in zip(places, lines, strict=True):
+            colour = SPLIT_COLOURS[split]
+            axes.plot([low, high], [place, place], color=colour, linewidth=1)
+            axes.plot([below, above], [place, place], color=colour, linewidth=4, alpha=0.6)
+            axes.plot([median], [place], "o", color=colour, markersize=5)
+            middles.setdefault(label, []).append(place)
+        for split in dict.fromkeys(split for _, split, _ in lines):
+            axes.plot([], [], "o", color=SPLIT_COLOURS[split], label=split)
+        figure.legend(loc="outside upper left", ncols=3, fontsize=8)
+        axes.set_yticks([float(np.mean(of_label)) for of_label in middles.values()], list(middles))
+        axes.set_ylim(places[-1] + 0.8, -0.8)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(unit)
+        axes.grid(axis="x")
+
+    return draw(name, description, (WIDTH, 0.8 + 0.15 * places[-1]), plot)
 
 
 def plot_difference(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from features.audit.finding import counted
+from features.errors import name_some
 from mervn.evaluation.baselines import majority_scores
 from mervn.evaluation.intervals import Interval, Units
 from mervn.evaluation.verdict import CHOSEN_ON_VALID, count_units, no_interval, weak_units
@@ -43,6 +46,7 @@ def warnings(data: RunData, units: Units, intervals: Mapping[str, Interval | Non
     predictions, split = data.predictions, data.split
     if split == "valid":
         found.append(CHOSEN_ON_VALID)
+    found += _faults_of_data(data)
     found += _weak_evidence(units.name, units.num, units.effective, units.independent)
     found += _small_split(split, len(predictions.entries))
     if data.test_looks is not None and data.test_looks > 1:
@@ -60,6 +64,17 @@ def warnings(data: RunData, units: Units, intervals: Mapping[str, Interval | Non
     if epochs and data.metrics["selected_epoch"] == epochs[-1]:
         found.append("The chosen epoch is the last one: longer training may score higher.")
     return found
+
+
+def _faults_of_data(data: RunData) -> list[str]:
+    """Return a warning if the check before the training found errors or warnings."""
+    severe = [each for each in data.findings or () if each["severity"] != "info"]
+    if not severe:
+        return []
+    counts = Counter(str(each["severity"]) for each in severe)
+    number = " and ".join(counted(count, severity) for severity, count in counts.items())
+    kinds = list(dict.fromkeys(str(each["id"]) for each in severe))
+    return [f"The data has {number}, explained below: {name_some(kinds)}."]
 
 
 def comparison_warnings(saved: Mapping[str, Any]) -> list[str]:

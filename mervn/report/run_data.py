@@ -12,6 +12,7 @@ import numpy as np
 
 from features.atomic_files import read_object
 from features.errors import InputError
+from mervn.data.saved_check import read_findings
 from mervn.evaluation.intervals import Units, group_units, unit_confusions
 from mervn.evaluation.saved_predictions import SavedPredictions, evaluate_command, read_predictions
 from mervn.run_folder import ENVIRONMENT_FILE, RunConfig, read_config, read_metrics
@@ -37,6 +38,8 @@ class RunData:
     predictions: SavedPredictions
     test_looks: int | None
     """Number of looks at test that the run records; None if the split is not test."""
+    findings: Sequence[Mapping[str, Any]] | None = None
+    """Findings about the data of the training; None if it was not checked."""
 
 
 def read_run(run: Path, split: str | None = None) -> RunData:
@@ -61,7 +64,8 @@ def read_run(run: Path, split: str | None = None) -> RunData:
     looks = len(_read_lines(run / "test_access.jsonl")) if split == "test" else None
     command = evaluate_command(run, split)
     predictions = read_predictions(run, config, split, command)
-    return RunData(run, config, metrics, scores, history, environment, split, predictions, looks)
+    findings = read_findings(run)
+    return RunData(run, config, metrics, scores, history, environment, split, predictions, looks, findings)
 
 
 def group_confusions(predictions: SavedPredictions, units: Units) -> Array:

@@ -11,7 +11,7 @@ from pathlib import Path
 from features.progress import SILENT, Reporter, WithoutBars
 from features.torch_seed import seeded
 from mervn.config import TrainHeadOptions
-from mervn.data.data_check import save_check
+from mervn.data.saved_check import save_check
 from mervn.data.split import count_empty
 from mervn.data.stored_sequences import Sequences, make_resident
 from mervn.data.stored_split import StoredSplit

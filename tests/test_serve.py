@@ -26,6 +26,7 @@ from test_train_head import made, train
 from tiny import RATE, Messages, read_jsonl
 
 from cli.main import run as mervn
+from features.errors import InputError
 from mervn.config import EvaluateOptions
 from mervn.evaluation.evaluate import evaluate
 from mervn.evaluation.verdict import CHOSEN_ON_VALID
@@ -264,6 +265,10 @@ def test_the_facts_are_those_of_these_weights(run: Path, tmp_path: Path) -> None
     )
     (copy / "predictions-valid.jsonl").unlink()
     assert read_facts(model).scores[0][2] == "no interval: mervn evaluate computes it"
+    valid.pop("uar")
+    (copy / "metrics.json").write_text(json.dumps(json.loads((copy / "metrics.json").read_text()) | {"valid": valid}))
+    with pytest.raises(InputError, match="must hold metrics .* but a value is missing .*KeyError.'uar'"):
+        read_facts(model)
 
 
 def ask(url: str, body: Any = None) -> int:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from features.atomic_files import read_object
-from mervn.data.data_check import CHECK_FILE
+from features.errors import InputError
+from mervn.data.saved_check import CHECK_FILE, read_findings
 from mervn.evaluation.evidence import ScoredUtterances, evidence
 from mervn.evaluation.saved_predictions import evaluate_command, predictions_path, read_predictions
 from mervn.evaluation.verdict import CHOSEN_ON_VALID, METRIC_NAMES, count_units, no_interval, weak_units
@@ -51,6 +52,17 @@ def read_facts(model: RunModel) -> ModelFacts:
 
     No look at test is recorded: the scores were computed before.
     """
+    try:
+        return _facts(model)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{model.path} must hold metrics and a check as the commands write them, but a value is missing or of "
+            f"another type: {error!r}"
+        ) from error
+
+
+def _facts(model: RunModel) -> ModelFacts:
+    """Return the facts; any error if a value has another type."""
     split, document = _read_scores(model)
     units = document.get("units", [])
     scores = []
@@ -111,7 +123,8 @@ def _origin(model: RunModel) -> list[tuple[str, str]]:
     """Return what the model was trained on and with."""
     options = model.config.options
     found = [("data", Path(str(options["data"])).name)]
-    counts = _check(model).get("splits", {})
+    check = model.path / CHECK_FILE
+    counts = read_object(check, "the check of the data").get("splits", {}) if check.is_file() else {}
     if counts:
         found.append(("utterances", ", ".join(f"{count} in {split}" for split, count in counts.items())))
     for stream, one in model.encoders.items():
@@ -132,13 +145,7 @@ def _warnings(model: RunModel, split: str, units: Sequence[Mapping[str, Any]]) -
     for stream, one in model.encoders.items():
         if one.encoder.is_random:
             found.append(f"The {stream.replace('_', ' ')} encoder has random weights: a baseline.")
-    for finding in _check(model).get("findings", []):
+    for finding in read_findings(model.path) or []:
         if finding["severity"] != "info":
             found.append(f"The data has a fault ({finding['id']}): {finding['message']}.")
     return found
-
-
-def _check(model: RunModel) -> Mapping[str, Any]:
-    """Return the check of the data beside the run; empty without one."""
-    path = model.path / CHECK_FILE
-    return read_object(path, "the check of the data") if path.is_file() else {}

@@ -36,7 +36,7 @@ from mervn.use.model_facts import LIKE_TRAINING, read_facts
 from mervn.use.recognizer import EmotionRecognizer
 from mervn.use.serve import OPEN_TO_OTHERS, address, is_loopback, listen, prepare, require_gradio, serve
 from mervn.use.serve_options import ServeOptions
-from mervn.use.uploads import Uploads, private_uploads
+from mervn.use.uploads import KEPT_S, Uploads, private_uploads
 
 __all__ = ["made"]  # a fixture
 CHROMIUM = shutil.which("chromium")
@@ -184,6 +184,22 @@ def test_equal_uploads_are_deleted_when_the_last_is_answered() -> None:
         outside = ("/etc/passwd", f"{uploads.folder}/../x", f"{uploads.folder}/link/passwd", str(uploads.folder), "")
         assert not any(map(uploads.holds, outside))
     assert not uploads.folder.exists()
+
+
+def test_files_that_nobody_asks_about_are_deleted_by_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mervn.use.uploads.SWEEP_S", 0.01)
+    with private_uploads() as uploads:
+        old, new, unfinished = (
+            uploads.folder / "a" / "old.wav",
+            uploads.folder / "b" / "new.wav",
+            uploads.folder / "tmp1",
+        )
+        for path, age in ((old, KEPT_S + 10), (new, KEPT_S - 100), (unfinished, KEPT_S + 10)):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"x")
+            os.utime(path, (time.time() - age,) * 2)
+        wait_until(lambda: not old.parent.exists() and not unfinished.exists())
+        assert new.exists()
 
 
 @pytest.fixture

@@ -13,11 +13,8 @@ from mervn.use.answers import MAX_CHARACTERS, Answers
 from mervn.use.model_facts import ModelFacts
 from mervn.use.serve_options import ServeOptions
 from mervn.use.serving_guard import Guard
+from mervn.use.uploads import KEPT_S
 
-KEPT_S = 600
-"""Seconds after which audio that nobody asked about is deleted."""
-SWEEP_S = 60
-"""Seconds between two searches for such audio."""
 MB = 2**20
 """Bytes, as gradio counts them in its messages."""
 BLUE, DARK_BLUE = "#1f5fbf", "#184c99"
@@ -75,9 +72,9 @@ def build_theme() -> Any:
 def build_page(answers: Answers, facts: ModelFacts, options: ServeOptions) -> Any:
     """Return the page; it has only the inputs that the model reads."""
     recognizer, has_transcriber = answers.recognizer, answers.transcriber is not None
-    with gr.Blocks(title=facts.name, analytics_enabled=False, delete_cache=(SWEEP_S, KEPT_S)) as page:
+    with gr.Blocks(title=facts.name, analytics_enabled=False) as page:
         limits = f"{options.max_size_mb:g} MB and {options.max_duration_s:g} s of audio, {MAX_CHARACTERS} characters"
-        gr.HTML(render("served_header.html", facts=facts, minutes=KEPT_S // 60, limits=limits))
+        gr.HTML(render("served_header.html", facts=facts, minutes=round(KEPT_S / 60), limits=limits))
         audio = gr.Audio(
             label="Speech",
             sources=["upload", "microphone"],

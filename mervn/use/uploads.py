@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +15,10 @@ FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
 """Environment variable with the folder in which gradio stores uploads."""
 MAX_FILES = 100
 """Number of uploads that are stored at once."""
+KEPT_S = 600.0
+"""Seconds after which a file is deleted that nobody asked about, or whose upload was not completed."""
+SWEEP_S = 60.0
+"""Seconds between two searches for such files."""
 
 
 class Uploads:
@@ -45,10 +51,22 @@ class Uploads:
         self._pending[path] -= 1
         if self._pending[path] > 0:
             return
-        del self._pending[path]
-        Path(path).unlink(missing_ok=True)
-        with suppress(OSError):  # a file of another name with equal content
-            Path(path).parent.rmdir()
+        self._remove(Path(path))
+
+    def delete_old(self) -> None:
+        """Delete the files that are older than KEPT_S."""
+        for path in list(self.folder.rglob("*")):
+            with suppress(FileNotFoundError):  # answered meanwhile
+                if path.is_file() and time.time() - path.stat().st_mtime > KEPT_S:
+                    self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        """Delete a file, and its folder if nothing else is in it."""
+        self._pending.pop(str(path), None)
+        path.unlink(missing_ok=True)
+        if path.parent != self.folder:
+            with suppress(OSError):  # a file of another name with equal content
+                path.parent.rmdir()
 
 
 @contextmanager
@@ -58,10 +76,21 @@ def private_uploads() -> Iterator[Uploads]:
     with tempfile.TemporaryDirectory(prefix="mervn-serve-", ignore_cleanup_errors=True) as folder:
         uploads = Uploads(Path(folder))
         os.environ[FOLDER_VARIABLE] = str(uploads.folder)
+        ended = threading.Event()
+        sweeper = threading.Thread(target=_sweep, args=(uploads, ended), daemon=True)
+        sweeper.start()
         try:
             yield uploads
         finally:
+            ended.set()
+            sweeper.join()
             if before is None:
                 del os.environ[FOLDER_VARIABLE]
             else:
                 os.environ[FOLDER_VARIABLE] = before
+
+
+def _sweep(uploads: Uploads, ended: threading.Event) -> None:
+    """Delete old files again and again until the server has ended."""
+    while not ended.wait(SWEEP_S):
+        uploads.delete_old()

@@ -84,6 +84,11 @@ COMMANDS: dict[str, CommandSpec] = {
         "cli.store:convert", "features.config:StoreConvertOptions", "Convert a store to HDF5 or Zarr."
     ),
     "store rm": CommandSpec("cli.store:remove", "features.config:StoreRemoveOptions", "Remove a store."),
+    "transcribe": CommandSpec(
+        "cli.transcribe:transcribe_command",
+        "mervn.use.transcribe_options:TranscribeOptions",
+        "Transcribe a corpus with Whisper or PhoWhisper into new manifests.",
+    ),
     "train-head": CommandSpec(
         "cli.train_head:train_head_command", "mervn.config:TrainHeadOptions", "Train a fusion head on stored features."
     ),

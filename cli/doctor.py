@@ -199,6 +199,7 @@ CHECKS: dict[str, Check] = {
     "pyvi": _segmenter("pyvi", "phobert and videberta segment words with"),
     "underthesea": _segmenter("underthesea", "--segmenter underthesea needs"),
     "py_vncorenlp": _segmenter("vncorenlp", "--segmenter vncorenlp needs", "vncorenlp"),
+    "jiwer": _optional("jiwer", "the word error rate of mervn transcribe", "asr"),
     "ray": _optional("ray", "--engine ray of mervn extract and mervn ablate"),
     "optuna": _optional("optuna", "mervn ablate --trials", "search"),
     "tensorboard": _optional("tensorboard", "--tensorboard"),

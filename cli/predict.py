@@ -28,7 +28,8 @@ def predict_command(run: Path, paths: tuple[Path, ...], options: PredictOptions,
             if one.probabilities is not None:
                 best = ranked(found.labels, one.probabilities)[0]
                 lines.append((one.clip.file or "(text)", *times, best["label"], f"{best['score']:.4f}"))
-        output.table(("file", "start", "end", "prediction", "probability"), lines)
+        if lines:
+            output.table(("file", "start", "end", "prediction", "probability"), lines)
     failed = found.failed
     for one in failed[:MAX_NAMED]:
         output.say(f"error: {one.fault}")

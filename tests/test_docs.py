@@ -31,7 +31,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import soundfile
-from tiny import RATE, wave, write_manifest
+from tiny import RATE, make_whisper_asr, wave, write_manifest
 
 import features.encoders
 import mervn.model
@@ -201,6 +201,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     make_corpus(folder / "data")
     (folder / "mervn.toml").write_text(SMALL)
+    make_whisper_asr(folder / "PhoWhisper-small")
     before = Path.cwd()
     os.chdir(folder)
     try:

@@ -59,5 +59,14 @@ def test_the_page_has_the_timeline_and_what_was_left_out(made: Path, tmp_path: P
         mervn(["predict", str(run), "--segments", str(tmp_path / "s.csv"), "--output", str(output), "--explain"]) == 0
     )
     page = (tmp_path / "out.html").read_text("utf-8")
-    assert page.count("<svg") >= 1 + 2 * 2 and page.count("left out in turn") == 1  # the second has no text
+    assert (
+        page.count("<svg") == 1 + (1 + 2 + 1) + (1 + 1) and page.count("left out in turn") == 1
+    )  # the second has no text
     assert "&lt;call&gt;.wav" in page and "<call>" not in page and "<b>" not in page
+
+
+def test_a_head_without_attention_has_contributions_and_no_weights(made: Path) -> None:
+    run = train(made, made.parent / "late", fusion="late", pooling="mean", epochs=1).path
+    found = load(run, device="cpu").explain(wave(0.5, 0), "tôi vui", sample_rate=16_000)
+    assert found.attention is None and found.token_weights is None and found.source is None
+    assert set(found.without) == {"text", "audio"} and found.seconds == 0.5

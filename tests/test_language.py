@@ -35,10 +35,11 @@ TABLES = (
     "docs/howto-paper.md", "docs/recipes.md", "docs/reports.md", "features/store/index.py", "features/tables.py",
     "mervn/evaluation/verdict.py", "mervn/report/figures.py", "mervn/report/html.py",
     "mervn/report/study_page.py", "mervn/study/ablate.py", "mervn/study/cell_training.py",
-    "mervn/study/cells.py", "mervn/study/grid.py", "mervn/study/recipe_table.py", "mervn/study/recipes.py",
+    "mervn/study/cells.py", "mervn/study/grid.py", "mervn/study/open_layers.py",
+    "mervn/study/recipe_table.py", "mervn/study/recipes.py",
     "mervn/study/search.py", "mervn/study/study_baselines.py", "mervn/study/study_plan.py",
     "mervn/study/study_scores.py", "mervn/study/tables.py", "tests/test_cells.py", "tests/test_grid.py",
-    "tests/test_missing_features.py", "tests/test_output.py", "tests/test_ray_engine.py",
+    "tests/test_missing_features.py", "tests/test_open_layers.py", "tests/test_output.py", "tests/test_ray_engine.py",
     "tests/test_recipe_table.py", "tests/test_recipes.py", "tests/test_search.py", "tests/test_study_baselines.py",
     "tests/test_study_page.py", "tests/test_study_run.py", "tests/test_tables.py",
 )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from test_train_head import made, train
 from tiny import wave
 
@@ -68,6 +69,7 @@ INVALID: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"audio": np.full(10, np.nan), "sample_rate": 16_000}, AudioError, "samples must be finite, found nan at 0"),
     ({"audio": np.zeros(10, np.uint8), "sample_rate": 16_000}, UsageError, "found uint8"),
     ({"audio": np.zeros(10, np.float32), "sample_rate": 5}, UsageError, "1000..768000 Hz, found 5"),
+    ({"audio": torch.zeros(10, requires_grad=True), "sample_rate": 16_000}, UsageError, "that NumPy can read"),
     ({"audio": 3.5}, UsageError, "audio must be a path, an array or None, found float"),
     ({"audio": "nowhere.wav"}, InputError, "nowhere.wav must be an audio file"),
     ({"text": 5}, UsageError, "text must be a str or None, found int"),

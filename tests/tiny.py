@@ -107,6 +107,71 @@ def make_whisper(folder: Path, scale: float = 3.0, seed: int = 0) -> Path:
     return folder
 
 
+ASR_LETTERS = "abcdefghiklmnopqrstuvxy"
+ASR_TOKENS = (
+    "<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|vi|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>",
+    "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>",
+)  # fmt: skip
+"""Special tokens of Whisper, in their order."""
+
+
+def make_whisper_asr(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """Write a tiny Whisper with decoder and tokenizer, and a real window of 3 s; its text depends on the audio.
+
+    Its random weights choose among letters and the space; many texts have the maximum length.
+    """
+    from features.audio.torchaudio_import import import_torchaudio
+
+    import_torchaudio()
+    from tokenizers import pre_tokenizers
+    from transformers import (
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperTokenizer,
+    )
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: i for i, letter in enumerate([*letters, *ASR_TOKENS])}
+    tokenizer = WhisperTokenizer(vocab=vocabulary, merges=[])
+    tokenizer.add_tokens(list(ASR_TOKENS), special_tokens=True)
+    end = vocabulary["<|endoftext|>"]
+    size = len(vocabulary) + 151  # with the timestamps 0.00 to 3.00
+    sizes: dict[str, Any] = {
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": size,
+        "max_source_positions": 150, "max_target_positions": 16, "pad_token_id": end, "bos_token_id": end,
+        "eos_token_id": end, "decoder_start_token_id": end + 1,
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = WhisperForConditionalGeneration(WhisperConfig(**(sizes | changes)))
+        _enlarge(model, 5.0)
+        with torch.no_grad():
+            decoder = model.model.decoder
+            decoder.embed_tokens.weight.mul_(10.0)
+            decoder.embed_positions.weight.mul_(100.0)  # otherwise a text would repeat one letter
+            for layer in decoder.layers:
+                layer.encoder_attn.v_proj.weight.mul_(8.0)
+            # texts end, and words end, where these letters would come
+            for token, letter in ((end, "d"), (vocabulary["Ġ"], "c")):
+                decoder.embed_tokens.weight[token] = 1.1 * decoder.embed_tokens.weight[vocabulary[letter]]
+    shown = [vocabulary[letter] for letter in (*ASR_LETTERS, "Ġ")]
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=end + 1, bos_token_id=end, eos_token_id=end, pad_token_id=end,
+        suppress_tokens=[i for i in range(end + 10) if i not in (*shown, end)],
+        begin_suppress_tokens=[vocabulary["Ġ"], end],
+        lang_to_id={"<|en|>": end + 2, "<|vi|>": end + 3}, task_to_id={"translate": end + 4, "transcribe": end + 5},
+        no_timestamps_token_id=end + 9, is_multilingual=True, max_length=sizes["max_target_positions"],
+        max_initial_timestamp_index=50, return_timestamps=False,
+    )  # fmt: skip
+    model.save_pretrained(folder)
+    WhisperFeatureExtractor(chunk_length=3).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def make_wave_transformer(folder: Path, kind: str = "wav2vec2", group_norm: bool = False, **changes: Any) -> Path:
     """Write a tiny checkpoint in wav2vec 2.0's layout with the real kernels: wav2vec2, hubert, wavlm or data2vec."""
     from features.audio.torchaudio_import import import_torchaudio

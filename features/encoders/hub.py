@@ -19,6 +19,8 @@ CONFIG_FILES = (
     "vocab.txt", "merges.txt", "bpe.codes", "dict.txt", "*.model", "*.index.json",
 )  # fmt: skip
 """Files of a checkpoint that are read besides its weights."""
+GENERATION_FILE = "generation_config.json"
+"""Settings of decoding. No encoder reads it, so it is no part of the fingerprint of a model."""
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 """The usual names, in the order in which transformers prefers them."""
 WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
@@ -151,7 +153,7 @@ def fetch(model: str, needed: Sequence[str]) -> Path:
         siblings = HfApi().model_info(repository, revision=revision).siblings or []
         names = [sibling.rfilename for sibling in siblings]
         # only what is loaded: repositories also have weights for other frameworks
-        configs = [name for name in names if "/" not in name and matches_any(name, CONFIG_FILES)]
+        configs = [name for name in names if "/" not in name and matches_any(name, (*CONFIG_FILES, GENERATION_FILE))]
         wanted = configs + select_weights(names)
         return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
 

@@ -6,7 +6,7 @@ All weights must match.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,15 +36,16 @@ RANDOM_NOTE = "random"
 """How the note of weights that were never trained begins."""
 
 
-def checkpoint_location(selector: Selector) -> str:
+def checkpoint_location(selector: Selector, files: Sequence[str] = ()) -> str:
     """Return the folder to load: a local one, or the snapshot of a hub model.
 
-    The snapshot is downloaded if it is not cached. InputError if the model can only be a folder and
-    does not exist, or if neither the cache nor the hub has it.
+    The snapshot is downloaded if it is not cached. It needs `files` besides the weights, by default
+    those of the encoder. InputError if the model can only be a folder and does not exist, or if
+    neither the cache nor the hub has it.
     """
     model = selector.model or selector.spec.model
     if model is None:
-        raise InputError(f"{selector.flag}: needs a model: --{selector.modality}-encoder {selector.name}=FOLDER")
+        raise InputError(f"{selector.flag}: needs a model: {selector.option_name} {selector.name}=FOLDER")
     folder = Path(model).expanduser()
     if folder.is_dir():
         return str(folder)
@@ -53,7 +54,7 @@ def checkpoint_location(selector: Selector) -> str:
     if is_path(model):
         raise UsageError(f"{selector.flag}: the folder {model} does not exist (looked for {folder.absolute()})")
     try:
-        return str(fetch(model, selector.spec.files))
+        return str(fetch(model, files or selector.spec.files))
     except UsageError as error:
         raise UsageError(f"{selector.flag}: {error}") from error
     except InputError as error:
@@ -71,7 +72,7 @@ def describe_model(selector: Selector) -> tuple[str, str]:
 def _folder_hint(selector: Selector) -> str:
     return (
         f"Use a local folder with config.json, {PREPROCESSING_FILES[selector.modality]} and "
-        f"model.safetensors: --{selector.modality}-encoder {selector.name}=/path/to/folder"
+        f"model.safetensors: {selector.option_name} {selector.name}=/path/to/folder"
     )
 
 
@@ -125,8 +126,8 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers while it loads a model: its reports are raised as errors here."""
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers: what matters in its reports is raised as an error here."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -149,7 +150,7 @@ def load_model(
     checked, without the `unused` ones. Without this check, transformers would silently initialize
     missing weights at random, and drop the blocks beyond those in the config.
     """
-    with _quiet(), loading_errors(selector, location), torch.random.fork_rng(devices=[]):
+    with quiet_transformers(), loading_errors(selector, location), torch.random.fork_rng(devices=[]):
         model, info = model_class.from_pretrained(
             location,
             config=_plain_config(location),
@@ -210,7 +211,7 @@ def _unread_keys(model: Any, unexpected: Iterable[str]) -> list[str]:
 
     Those of heads, quantizers, ... are ignored.
     """
-    modules = dict(model.named_children())  # such as encoder, embeddings, feature_extractor
+    modules = dict(model.base_model.named_children())  # such as encoder, embeddings, feature_extractor
     keys = [key.removeprefix(f"{model.base_model_prefix}.") for key in unexpected]
     return [key for key in keys if key.split(".")[0] in modules and key.split(".")[-1] not in BUFFERS]
 

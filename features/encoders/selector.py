@@ -42,6 +42,8 @@ class Selector:
     """Whether the code of a custom encoder may run: a user or a grid with --trust-code named it."""
     code_sha256: str | None = field(default=None, compare=False)
     """Hash that the file of a custom encoder must have; None for any."""
+    option: str | None = field(default=None, compare=False)
+    """Command-line option that it was given with; None for --audio-encoder or --text-encoder."""
 
     def __str__(self) -> str:
         model = f"={self.model}" if self.model is not None else ""
@@ -66,9 +68,14 @@ class Selector:
         return is_custom_module(self.name)
 
     @property
+    def option_name(self) -> str:
+        """The command-line option that names an encoder of this modality, for messages."""
+        return self.option or f"--{self.modality}-encoder"
+
+    @property
     def flag(self) -> str:
         """The command-line option with this selector, for messages."""
-        return f"--{self.modality}-encoder {self}"
+        return f"{self.option_name} {self}"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -18,7 +18,6 @@ from features.encoders.base import Encoder
 from features.manifests.manifest import Utterance
 from features.memory import is_out_of_memory
 from features.progress import SILENT, Reporter
-from features.store.reader import UtteranceInfo
 from features.text.normalize import normalize_text, text_sha256
 
 FINGERPRINT_BYTES = 64 << 10
@@ -162,6 +161,18 @@ def input_key(utterance: Utterance, modality: str, source: AudioSource | None = 
     return (audio_source(utterance) if source is None else source).json_text(sort_keys=True)
 
 
+class KnownInput(Protocol):
+    """Input that a result was computed from: stored features, or a transcript."""
+
+    @property
+    def input_sha256(self) -> str:
+        """Hash of the decoded samples or of the normalized transcript."""
+
+    @property
+    def source(self) -> str:
+        """JSON of the `AudioSource`."""
+
+
 class InputComparison:
     """Compares the inputs of stored features with the current manifest.
 
@@ -181,7 +192,7 @@ class InputComparison:
         self._fingerprints: dict[Path, str | None] = {}
         self._sha256: dict[tuple[Path, float, float | None, int | str], str] = {}
 
-    def compare(self, utterance: Utterance, stored: UtteranceInfo) -> Freshness:
+    def compare(self, utterance: Utterance, stored: KnownInput) -> Freshness:
         """Compare one utterance with the input of its stored features."""
         if self.modality == "text":
             return "same" if text_sha256(transcript_of(utterance)) == stored.input_sha256 else "changed"

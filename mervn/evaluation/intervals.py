@@ -7,6 +7,7 @@ sentence; an utterance only if nothing else is known) and sums over units.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -188,8 +189,25 @@ def _standard_error(without_one: Array) -> float:
     return error if error > TIE else 0.0
 
 
-def _interval(estimate: float, error: float, units: Units, level: float, lowest: float) -> Interval | None:
-    """Return estimate -+ t * error, clipped to lowest..1, or None below 4 units."""
+def ratio_interval(numerators: Array, denominators: Array, units: Units, level: float = 0.95) -> Interval | None:
+    """Return the delete-one-unit jackknife interval of a ratio of sums over N utterances, such as a word error rate.
+
+    It is clipped at 0, and not at 1. None below 4 units, or if a single unit has the whole denominator.
+
+    numerators, denominators: (N,) counts.
+    """
+    top, bottom = (np.bincount(units.index, counts, units.num) for counts in (numerators, denominators))
+    without_one = bottom.sum() - bottom
+    if (without_one == 0).any():
+        return None
+    error = _standard_error((top.sum() - top) / without_one)
+    return _interval(float(top.sum() / bottom.sum()), error, units, level, 0.0, math.inf)
+
+
+def _interval(
+    estimate: float, error: float, units: Units, level: float, lowest: float, highest: float = 1.0
+) -> Interval | None:
+    """Return estimate -+ t * error, clipped to lowest..highest, or None below 4 units."""
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, found {level}")
     if units.num < MIN_INTERVAL_UNITS:
@@ -198,7 +216,7 @@ def _interval(estimate: float, error: float, units: Units, level: float, lowest:
     method = "jackknife, " + (INDEPENDENT if units.independent else f"t({units.num - 1})")
     if error == 0:
         method += "; width 0: no unit changes the estimate"
-    low, high = max(lowest, estimate - half), min(1.0, estimate + half)
+    low, high = max(lowest, estimate - half), min(highest, estimate + half)
     return Interval(low, high, level, method, units.name, units.num, units.effective)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from features.command_lines import features_folder
 from features.config import SPLITS, SplitName
 from features.device import resolve_device
 from features.durations import duration
@@ -26,6 +27,7 @@ from mervn.run_folder import CONFIG_FILE, METRICS_FILE, read_config, read_metric
 from mervn.study.cells import Cell, Row, fold_numbers, make_cells, make_rows
 from mervn.study.grid import Grid, read_grid
 from mervn.study.missing_features import MissingFeatures, find_missing
+from mervn.study.open_layers import name_layers
 from mervn.study.pooled_scores import read_run
 from mervn.study.study_baselines import Answers, add_linear, label_key, most_frequent
 from mervn.study.study_run import default_jobs
@@ -83,6 +85,7 @@ def _place(options: AblateOptions) -> dict[str, Any]:
 def make_plan(path: Path, options: AblateOptions, data: Path) -> Plan:
     """Check everything that can be checked before any work."""
     grid = read_grid(path, options.trust_code, options.trials)
+    grid = name_layers(grid, features_folder(options.features_dir, data))
     place = _place(options)
     rows = make_rows(grid, place, data)
     if grid.baselines:

@@ -1,1 +1,1 @@
-"""Use of trained models: prediction for new audio and text."""
+"""Use of models on new data: predictions, and transcripts by speech recognition."""

@@ -58,7 +58,10 @@ def from_array(audio: Any, sample_rate: int | None) -> Samples:
     UsageError without a sample rate, for another shape or type, and AudioError for samples that are
     not finite.
     """
-    samples = np.asarray(audio)
+    try:
+        samples = np.asarray(audio)
+    except (TypeError, ValueError, RuntimeError) as error:  # a tensor on a GPU, for example
+        raise UsageError(f"audio must be an array that NumPy can read, found: {error}") from error
     if sample_rate is None:
         raise UsageError("sample_rate must be given with an array, because an array does not hold it")
     if not MIN_RATE <= sample_rate <= MAX_RATE:

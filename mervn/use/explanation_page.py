@@ -87,7 +87,7 @@ def plot_timeline(name: str, file: str, segments: Sequence[Prediction], labels: 
         axes.set_xlabel("seconds")
 
     description = f"Probability of each label over the time of {file}"
-    return draw(name, description, (WIDTH * 1.6, 0.9 + 0.28 * len(labels)), plot)
+    return draw(name, description, (WIDTH, 0.8 + 0.25 * len(labels)), plot)
 
 
 def timeline(segments: Sequence[Prediction], end: float, num_labels: int) -> Array:
@@ -114,7 +114,8 @@ def _details(name: str, one: Prediction, labels: Sequence[str], found: Explanati
     attention = found.attention
     if attention is not None and attention.sizes.get("audio", 0) <= MAX_FRAMES:
         tokens = found.tokens if attention.sizes.get("text", 0) else ["missing"]
-        for number, cross in enumerate(attention.cross):
+        both = all(attention.sizes.values())  # a missing modality has one learned frame: there is nothing to see
+        for number, cross in enumerate(attention.cross if both else ()):
             figures.append(plot_cross(f"{name}-cross-{number}", cross, tokens, found.stride_s))
         for number, pooling in enumerate(attention.pooling):
             figures.append(plot_pooling(f"{name}-pooling-{number}", pooling, tokens, found.stride_s))

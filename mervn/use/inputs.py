@@ -115,6 +115,8 @@ def _read_manifest(options: PredictOptions) -> list[Utterance]:
     path = options.manifest
     if path is None or path.suffix != ".jsonl":
         raise UsageError(f"--manifest must be a .jsonl file, found {path}; for a table, use --segments FILE.csv")
+    if not path.is_file():
+        raise UsageError(f"--manifest must be a file, but {path} does not exist")
     read = read_manifests(
         path.parent, (path.stem,), audio_root=options.audio_root, require_emotion=False, check_audio=False
     )

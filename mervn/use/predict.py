@@ -184,8 +184,9 @@ def _run(model: Loaded, inputs: Inputs, saved: SavedBlocks | None, reporter: Rep
             results += found
             bar.update(len(block))
     if resumed:
-        reporter.say(f"{resumed} of {len(results)} predictions were finished before")
-    _say_cost(inputs, len(results) - resumed, time.monotonic() - began, reporter)
+        reporter.say(f"{resumed} of {len(results)} inputs were finished before")
+    if resumed < len(results):
+        _say_cost(inputs, len(results) - resumed, time.monotonic() - began, reporter)
     return results
 
 
@@ -209,8 +210,8 @@ def _say_cost(inputs: Inputs, count: int, seconds: float, reporter: Reporter) ->
     audio = sum(inputs.seconds)
     amount = f", {duration(audio)} of audio" if audio else ""
     if count == len(inputs.clips) and audio and seconds:
-        amount += f", {audio / seconds:.0f} times as fast as real time"
-    reporter.say(f"{count} predictions in {duration(seconds)}{amount}")
+        amount += f", {audio / seconds:.3g} times as fast as real time"
+    reporter.say(f"{count} inputs in {duration(seconds)}{amount}")
 
 
 def count_reasons(failed: Sequence[Prediction]) -> dict[str, int]:

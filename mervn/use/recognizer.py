@@ -31,7 +31,7 @@ class EmotionRecognizer:
     """Predicts the emotion of audio, text or both with a trained run or a bundle.
 
     The probabilities equal those of `mervn evaluate` for the same utterance. They do not depend on
-    the other inputs of a call.
+    the other inputs of a call. An object serves one call at a time.
     """
 
     def __init__(self, model: RunModel, *, batch_seconds: float | None = None) -> None:

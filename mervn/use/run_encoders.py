@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,12 @@ def open_encoders(
         for name, entry in config.inputs["encoders"].items():
             encoders[name] = StreamEncoder(load_tuned(run, name, str(entry.get("name"))))
         return encoders
-    folder = features_dir or _recorded_folder(config)
+    folders = [_recorded_folder(config)] if features_dir is None else [features_dir, _recorded_folder(config)]
     found = {}
     for name, hashes in config.inputs["stores"].items():
-        infos = _find_stores(config, modality_of(name), hashes, folder)
+        infos = _find_stores(config, modality_of(name), hashes, folders)
         if infos is None:
-            recorded = _record_of_run(run, config, name, hashes, folder)
+            recorded = _record_of_run(run, config, name, hashes, folders[0])
         else:
             recorded = _record_of_stores(run, infos)
         found[name] = _load(run, name, hashes, recorded, trust_code)
@@ -83,9 +84,13 @@ def _recorded_folder(config: RunConfig) -> Path:
     return features_folder(Path(recorded) if recorded else None, Path(config.options["data"]))
 
 
-def _find_stores(config: RunConfig, modality: str, hashes: Sequence[str], folder: Path) -> list[StoreInfo] | None:
+def _find_stores(
+    config: RunConfig, modality: str, hashes: Sequence[str], folders: Sequence[Path]
+) -> list[StoreInfo] | None:
     """Return the stores with these hashes, in their order; None if one is missing."""
-    by_hash = {info.hash: info for info in list_stores(folder, modality)}
+    by_hash: dict[str, StoreInfo] = {}
+    for info in chain.from_iterable(list_stores(folder, modality) for folder in folders):
+        by_hash.setdefault(info.hash, info)
     explicit = config.options.get(f"{modality}_store")
     if explicit and (Path(explicit) / STORE_FILE).is_file():
         info = read_store_info(Path(explicit))

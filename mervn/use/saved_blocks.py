@@ -78,12 +78,15 @@ class SavedBlocks:
         """Open or create the file and lock it.
 
         UsageError if it holds results of another model or other options and `force` is not set.
-        InputError if another process is writing to it.
+        InputError if another process is writing to it, or if it cannot be written.
         """
         self.path = path
         self._blocks: dict[str, dict[int, ClipResult]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab+")
+        try:
+            self._file = path.open("ab+")
+        except OSError as error:
+            raise InputError(f"{path} must be a file that can be written, found: {error}") from error
         try:
             self._lock()
             self._read({"schema": SCHEMA, **identity}, force)

@@ -23,7 +23,7 @@ import pytest
 import soundfile
 from test_html import contrast
 from test_train_head import made, train
-from tiny import RATE, Messages, read_jsonl
+from tiny import RATE, Messages, make_whisper_asr, read_jsonl, wave
 
 from cli.main import run as mervn
 from features.errors import InputError
@@ -34,8 +34,18 @@ from mervn.report.page import render
 from mervn.use.answers import Answers, fault
 from mervn.use.model_facts import LIKE_TRAINING, read_facts
 from mervn.use.recognizer import EmotionRecognizer
-from mervn.use.serve import OPEN_TO_OTHERS, address, is_loopback, listen, prepare, require_gradio, serve
+from mervn.use.serve import (
+    OPEN_TO_OTHERS,
+    address,
+    is_loopback,
+    listen,
+    load_transcriber,
+    prepare,
+    require_gradio,
+    serve,
+)
 from mervn.use.serve_options import ServeOptions
+from mervn.use.transcribe import transcribe
 from mervn.use.uploads import KEPT_S, Uploads, private_uploads
 
 __all__ = ["made"]  # a fixture
@@ -217,12 +227,12 @@ def copied(made: Path, uploads: Uploads, name: str = "test-000.wav") -> str:
 def test_a_transcription_keeps_the_audio_for_the_prediction(recognizer: EmotionRecognizer, made: Path) -> None:
     heard, words = list[int](), [TEXT, ""]
 
-    def transcribe(samples: Any) -> str:
+    def hear(samples: Any) -> str:
         heard.append(len(samples))
         return words[len(heard) - 1]
 
     with private_uploads() as uploads:
-        answers = Answers(recognizer, ServeOptions(), uploads, Messages(), transcribe)
+        answers = Answers(recognizer, ServeOptions(), uploads, Messages(), hear)
         audio = copied(made, uploads)
         text, message = answers.transcribe(audio, "typed")
         assert text == TEXT and "Check the text" in message and heard == [round(0.3 * RATE)]
@@ -231,6 +241,13 @@ def test_a_transcription_keeps_the_audio_for_the_prediction(recognizer: EmotionR
         assert "Most likely" in answers.predict(audio, text) and not Path(audio).exists()
         assert answers.transcribe(audio, "a") == ("a", fault("The audio was deleted: record or choose it again."))
         assert "There is no audio yet" in answers.transcribe(None, "a")[1] and len(heard) == 2
+
+
+def test_the_button_gives_the_text_of_mervn_transcribe(tmp_path: Path) -> None:
+    model, samples = f"whisper={make_whisper_asr(tmp_path / 'asr')}", wave(0.5, 1)
+    transcriber = load_transcriber(ServeOptions(transcribe=model, device="cpu"))
+    assert transcriber is not None and load_transcriber(ServeOptions()) is None
+    assert transcriber(samples) == transcribe([samples], model, "cpu")[0] != ""
 
 
 def test_a_fault_of_the_program_prints_nothing_of_the_input(recognizer: EmotionRecognizer, made: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from features.atomic_files import json_line, write_atomically, write_json
 from features.config import SPLITS
 from features.errors import UsageError
 from features.manifests.folds import PATTERN, SCHEMA
+from features.manifests.rewrite import moved_path
 from features.splitting.split_manifest import SplitPlan
 
 SPLIT_FILE = "split.json"
@@ -49,17 +49,10 @@ def _contents(plan: SplitPlan, output: Path) -> dict[str, str]:
         for utterance_id in ids:
             document = dict(plan.documents[utterance_id])
             if moved:
-                document["wav_path"] = _moved(document["wav_path"], plan.file.parent, output)
+                document["wav_path"] = moved_path(document["wav_path"], plan.file.parent, output)
             lines.append(json_line(document))
         contents[f"{split}.jsonl"] = "".join(lines)
     return contents
-
-
-def _moved(wav_path: str, before: Path, after: Path) -> str:
-    """Return a path relative to one folder as a path relative to another; an absolute one stays."""
-    if Path(wav_path).is_absolute() or before.resolve() == after.resolve():
-        return wav_path
-    return os.path.relpath(before.resolve() / wav_path, after.resolve())
 
 
 def _check_output(plan: SplitPlan, output: Path, contents: Mapping[str, str]) -> None:

@@ -126,7 +126,7 @@ def _details(name: str, one: Prediction, labels: Sequence[str], found: Explanati
         "scores": [(label, f"{score:.3f}") for label, score in scores],
         "predicted": found.prediction,
         "contributions": contributions(found),
-        "words": _words(found),
+        "words": shaded_tokens(found),
         "source": found.source,
         "figures": figures,
     }
@@ -142,7 +142,7 @@ def contributions(found: Explanation) -> list[tuple[str, ...]]:
     return lines
 
 
-def _words(found: Explanation) -> list[tuple[str, float]]:
+def shaded_tokens(found: Explanation) -> list[tuple[str, float]]:
     """Return the text of each token and its weight relative to the largest, in percent."""
     if found.tokens is None or found.token_weights is None or len(found.tokens) != len(found.token_weights):
         return []

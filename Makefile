@@ -15,7 +15,7 @@ setup: .venv/.complete
 		{ echo "MER-VN needs Python 3.11 or later; found $$($(PYTHON) --version): make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_TORCH) torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[asr,demo,segment,ray,search,accelerate,lora,import,tensorboard,vad,onnx,docs,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[asr,demo,segment,ray,search,accelerate,lora,import,tensorboard,vad,serve,onnx,docs,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps torchvggish==0.2  # a reference for tests; it would bring numba along
 	@touch $@
 

@@ -130,4 +130,9 @@ COMMANDS: dict[str, CommandSpec] = {
         "mervn.config:ReportOptions",
         "Write the report of a run, comparison, study or check.",
     ),
+    "serve": CommandSpec(
+        "cli.serve:serve_command",
+        "mervn.use.serve_options:ServeOptions",
+        "Serve a trained model as a web page on this machine.",
+    ),
 }

@@ -94,7 +94,7 @@ class EpochLog:
             return None
         half = half_width(accuracy, count)
         near = sum(abs(other - accuracy) <= half for other in accuracies.values())
-        if half <= WIDE_INTERVAL or not near:
+        if half <= WIDE_INTERVAL or not near or len(accuracies) < 2:  # one epoch: nothing was chosen
             return None
         return (
             f"warning: valid has only {count} utterances: its accuracy {accuracy:.2f} has a 95 % "

@@ -11,10 +11,10 @@ import pytest
 import soundfile
 from test_train_head import made, train
 from tiny import wave
+from tiny_extraction import spoil
 
 from cli.main import run as mervn
 from features.errors import UsageError
-from mervn.use import automatic_text
 from mervn.use.predict import predict
 from mervn.use.predict_options import PredictOptions
 
@@ -34,8 +34,8 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def load(model: str, device: str) -> Any:
         return SimpleNamespace(identity=lambda: {"model": model})
 
-    targets = {automatic_text.LOADER: load, automatic_text.TRANSCRIBER: transcribe}
-    monkeypatch.setattr(automatic_text, "import_target", targets.__getitem__)
+    monkeypatch.setattr("mervn.use.transcribe.load_recognizer", load)
+    monkeypatch.setattr("mervn.use.transcribe.transcribe", transcribe)
     return lengths
 
 
@@ -66,6 +66,9 @@ def test_a_model_of_text_hears_and_a_model_of_audio_refuses(made: Path, tmp_path
     options = PredictOptions(transcribe="whisper=a", window=0.5, device="cpu")
     found = predict(text, [tmp_path / "a.wav"], options)
     assert [one.clip.text for one in found.predictions] == [HEARD] * 2 and heard == [8000, 8000]
+    spoil(tmp_path, "a")  # a text model, which reads no audio, has no prediction for audio that nobody could hear
+    (found,) = predict(text, [tmp_path / "a.wav"], PredictOptions(transcribe="whisper=a", device="cpu")).predictions
+    assert found.probabilities is None and found.fault is not None and found.fault.reason == "non_finite"
     audio = train(made, made.parent / "deaf", fusion="audio").path
     with pytest.raises(UsageError, match="reads no text; leave it out"):
         predict(audio, [tmp_path / "a.wav"], options)

@@ -96,6 +96,7 @@ NOT_RUN = {
     ("docs/import.md", "mervn import iemocap IEMOCAP_full_release --classes 4 --output iemocap"),
     ("docs/recipes.md", "mervn ablate --recipe superb-iemocap --data iemocap --dry-run"),
     ("docs/recipes.md", "mervn ablate --recipe demo --test"),
+    ("docs/serving.md", "pip install 'mervn[serve]'"),
     ("docs/tutorial.md", "make setup"),
 }
 """Page and first line of each block that no test runs."""

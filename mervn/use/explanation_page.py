@@ -87,7 +87,7 @@ def plot_timeline(name: str, file: str, segments: Sequence[Prediction], labels: 
         axes.set_xlabel("seconds")
 
     description = f"Probability of each label over the time of {file}"
-    return draw(name, description, (WIDTH * 1.6, 0.9 + 0.28 * len(labels)), plot)
+    return draw(name, description, (WIDTH, 0.8 + 0.25 * len(labels)), plot)
 
 
 def timeline(segments: Sequence[Prediction], end: float, num_labels: int) -> Array:
@@ -126,7 +126,7 @@ def _details(name: str, one: Prediction, labels: Sequence[str], found: Explanati
         "scores": [(label, f"{score:.3f}") for label, score in scores],
         "predicted": found.prediction,
         "contributions": contributions(found),
-        "words": _words(found),
+        "words": shaded_tokens(found),
         "source": found.source,
         "figures": figures,
     }
@@ -142,7 +142,7 @@ def contributions(found: Explanation) -> list[tuple[str, ...]]:
     return lines
 
 
-def _words(found: Explanation) -> list[tuple[str, float]]:
+def shaded_tokens(found: Explanation) -> list[tuple[str, float]]:
     """Return the text of each token and its weight relative to the largest, in percent."""
     if found.tokens is None or found.token_weights is None or len(found.tokens) != len(found.token_weights):
         return []

@@ -17,6 +17,7 @@ from features.errors import UsageError
 from features.progress import SILENT, Reporter
 from features.signals import check_interrupted, interruptible
 from mervn.use.automatic_text import Transcriber
+from mervn.use.clips import Clip
 from mervn.use.inputs import Inputs, read_inputs
 from mervn.use.label_view import LabelView
 from mervn.use.predict_options import PredictOptions
@@ -185,18 +186,27 @@ def _run(model: Loaded, inputs: Inputs, saved: SavedBlocks | None, reporter: Rep
             bar.update(len(block))
     if resumed:
         reporter.say(f"{resumed} of {len(results)} inputs were finished before")
-    _say_cost(inputs, len(results) - resumed, time.monotonic() - began, reporter)
+    if resumed < len(results):
+        _say_cost(inputs, len(results) - resumed, time.monotonic() - began, reporter)
     return results
 
 
 def _score_block(model: Loaded, inputs: Inputs, block: range) -> list[ClipResult]:
     """Transcribe and score the clips of a block; those whose header already tells a fault are not read."""
-    usable = [i for i in block if i not in inputs.faults]
-    clips = [inputs.clips[i] for i in usable]
-    complete = clips if model.transcriber is None else model.transcriber.add_texts(clips)
     found = {i: ClipResult(None, fault) for i, fault in inputs.faults.items() if i in block}
-    for i, before, clip, scores in zip(usable, clips, complete, model.scorer.score(complete), strict=True):
-        text = clip.text if clip is not before else None
+    readable = [i for i in block if i not in inputs.faults]
+    before = [inputs.clips[i] for i in readable]
+    complete: Sequence[Clip | AudioError] = before
+    if model.transcriber is not None:
+        complete = model.transcriber.add_texts(before)
+    ready: dict[int, Clip] = {}
+    for i, clip in zip(readable, complete, strict=True):
+        if isinstance(clip, AudioError):
+            found[i] = ClipResult(None, clip)
+        else:
+            ready[i] = clip
+    for (i, clip), scores in zip(ready.items(), model.scorer.score(list(ready.values())), strict=True):
+        text = clip.text if clip is not inputs.clips[i] else None
         if isinstance(scores, AudioError):
             found[i] = ClipResult(None, scores, text)
         else:

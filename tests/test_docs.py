@@ -202,7 +202,7 @@ def mervn_command(*arguments: str) -> int:
 def small_defaults() -> Iterator[None]:
     """Give the encoders without pretrained weights small layers: their own have 7 million weights to train and write.
 
-    The number of layers stays, because pages name layers.
+    The number of layers stays, because pages name layers. test_earlier_files and test_encoder_checks use the own sizes.
     """
     audio = {"dim": 32, "heads": 2, "position_kernel": 7, "position_groups": 4}
     with (

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -114,6 +115,7 @@ class Options(BaseModel):
         return Group.GENERAL
 
     @classmethod
+    @cache  # a run asks ten times, and the answer takes a millisecond
     def not_in_hash(cls) -> frozenset[str]:
         """Return the fields that are no part of a run's hash."""
         return frozenset(name for name in cls.model_fields if NOT_IN_HASH in cls.marks(name))

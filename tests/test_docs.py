@@ -36,7 +36,7 @@ from tiny import RATE, make_whisper_asr, wave, write_manifest
 import features.encoders
 import mervn.model
 from cli.main import COMMANDS, run
-from features.encoders import ENCODERS
+from features.encoders import ENCODERS, fourier2vec, hashed_ngrams
 from features.encoders.base import load_encoder
 from features.encoders.selector import parse_selector
 from features.lazy_import import import_target
@@ -199,7 +199,21 @@ def mervn_command(*arguments: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_defaults() -> Iterator[None]:
+    """Give the encoders without pretrained weights small layers: their own have 7 million weights to train and write.
+
+    The number of layers stays, because pages name layers. test_earlier_files and test_encoder_checks use the own sizes.
+    """
+    audio = {"dim": 32, "heads": 2, "position_kernel": 7, "position_groups": 4}
+    with (
+        mock.patch.dict(fourier2vec.DEFAULTS, audio),
+        mock.patch.dict(hashed_ngrams.DEFAULTS, {"dim": 32, "buckets": 512}),
+    ):
+        yield
+
+
+@pytest.fixture(scope="module")
+def prepared(small_defaults: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a corpus, two stores and a run; pages work on copies of it."""
     folder = tmp_path_factory.mktemp("docs") / "prepared"
     folder.mkdir()

@@ -212,7 +212,7 @@ def test_files_that_nobody_asks_about_are_deleted_by_age(monkeypatch: pytest.Mon
         assert new.exists()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def recognizer(run: Path) -> EmotionRecognizer:
     return EmotionRecognizer.from_pretrained(run, device="cpu")
 

@@ -8,18 +8,20 @@ import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from test_docs import LINKED, ROOT, TRANSLATIONS, Block, read_blocks, run_block
+from test_docs import LINKED, ROOT, TRANSLATIONS, Block, read_blocks, run_block, small_defaults
 
 from cli.commands import COMMANDS
 from cli.main import run
 from features import ragged
 from mervn.demo import corpus
 
+__all__ = ["small_defaults"]  # a fixture
 DOCS = ROOT / "docs"
 VARIABLE = "..."
 
@@ -125,7 +127,7 @@ def test_the_page_of_performance_has_every_figure_of_the_results() -> None:
 
 
 @pytest.fixture(scope="module")
-def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def tutorial(small_defaults: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Change to a folder in which the tutorial is run, with a corpus of few sentences and speakers."""
     folder = tmp_path_factory.mktemp("tutorial")
     before = Path.cwd()
@@ -234,6 +236,7 @@ def test_every_page_that_links_are_checked_on_exists() -> None:
     assert all(path.is_file() for path in LINKED)
 
 
+@cache
 def templates() -> list[str]:
     """Return the strings of the code, with `...` where a value is filled in."""
     found: list[str] = []

@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_whisper_asr(tmp_path_factory.mktemp("whisper"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def recognizer(folder: Path) -> SpeechRecognizer:
     return load_recognizer(f"whisper={folder}", device="cpu")
 
@@ -60,6 +60,12 @@ def test_the_text_is_that_of_transformers_and_depends_on_the_audio(
     found = [texts(recognizer, [each])[0] for each in WAVES[2::2]]
     assert found == list(map(reference, WAVES[2::2]))
     assert len(set(found)) > 3 and all(found)
+
+
+@pytest.fixture(scope="module")
+def alone(recognizer: SpeechRecognizer) -> list[str]:
+    """Return the text of each of the first utterances, recognised alone."""
+    return [texts(recognizer, [each])[0] for each in WAVES[:6]]
 
 
 def disturb(recognizer: SpeechRecognizer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,9 +133,8 @@ def test_a_text_of_the_maximum_length_is_marked(recognizer: SpeechRecognizer) ->
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_halved(
-    recognizer: SpeechRecognizer, monkeypatch: pytest.MonkeyPatch
+    recognizer: SpeechRecognizer, alone: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = texts(recognizer, WAVES[:5])
     generate, limit = recognizer.model.generate, [2]
 
     def small(features: torch.Tensor, **options: Any) -> torch.Tensor:
@@ -138,23 +143,22 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(
         return generate(features, **options)
 
     monkeypatch.setattr(recognizer.model, "generate", small)
-    assert texts(recognizer, WAVES[:5]) == expected
+    assert texts(recognizer, WAVES[:5]) == alone[:5]
     limit[0] = 0
     with pytest.raises(InputError, match="cpu has too little free memory for one window of speech"):
         recognizer.recognize(WAVES[:1])
     assert recognizer.recognize([wave(4.0, 1)]) == [None]
 
 
-def test_bf16_gives_the_same_text_alone_and_in_a_batch(folder: Path) -> None:
-    recognizer = load_recognizer(f"whisper={folder}", device="cpu", amp="bf16")
-    assert texts(recognizer, WAVES[:6]) == [texts(recognizer, [each])[0] for each in WAVES[:6]]
-    assert recognizer.identity() != load_recognizer(f"whisper={folder}", device="cpu").identity()
+def test_bf16_gives_the_same_text_alone_and_in_a_batch(folder: Path, recognizer: SpeechRecognizer) -> None:
+    in_bf16 = load_recognizer(f"whisper={folder}", device="cpu", amp="bf16")
+    assert texts(in_bf16, WAVES[:6]) == [texts(in_bf16, [each])[0] for each in WAVES[:6]]
+    assert in_bf16.identity() != recognizer.identity()
 
 
-def test_transcribe_keeps_the_order_of_its_items(folder: Path, recognizer: SpeechRecognizer) -> None:
-    expected = [texts(recognizer, [each])[0] for each in WAVES[:6]]
-    assert transcribe(WAVES[:6], recognizer) == expected
-    assert transcribe(WAVES[:6], f"whisper={folder}", "cpu") == expected
+def test_transcribe_keeps_the_order_of_its_items(folder: Path, recognizer: SpeechRecognizer, alone: list[str]) -> None:
+    assert transcribe(WAVES[:6], recognizer) == alone
+    assert transcribe(WAVES[:6], f"whisper={folder}", "cpu") == alone
     assert transcribe([], recognizer) == []
     with pytest.raises(InputError, match="audio must have samples, found none in item 1"):
         transcribe([WAVES[0], WAVES[0][:0]], recognizer)

@@ -16,8 +16,8 @@ from features.errors import InputError, UsageError
 from features.store.locks import NO_LOCKS
 
 LOCK_FILE = ".lock"
-NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
-"""Errors from mkdir if part of the path is a file, a broken link or a loop of links."""
+NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENOENT)
+"""Errors from mkdir if part of the path is a file, a broken link or a loop of links, or in a place like /proc."""
 _held: set[TextIO] = set()
 
 

@@ -28,7 +28,7 @@ from features.progress import SILENT
 from features.text.segmenters import segmenter_sha256
 from mervn.config import EvaluateOptions
 from mervn.evaluation.evaluate import evaluate
-from mervn.run_folder import read_config
+from mervn.run_folder import METRICS_FILE, read_config
 from mervn.use import bundle_encoders
 from mervn.use.bundle import BundleSettings, read_bundle, replace_paths, write_bundle
 from mervn.use.bundle_files import BUNDLE_FILE, CARD_FILE, describe_file
@@ -276,6 +276,10 @@ def test_only_a_bundle_of_the_same_run_is_replaced(head: Path, bundle: Path, mad
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="must name a folder for the bundle"):
         write_bundle(head, tmp_path / "file")
+    with pytest.raises(UsageError, match="must be in a folder that can be created, found .*file/bundle"):
+        write_bundle(head, tmp_path / "file/bundle")
+    with pytest.raises(UsageError, match=r"--features-dir must be the folder of the feature stores, but .*nowhere"):
+        write_bundle(head, tmp_path / "third", BundleSettings(features_dir=tmp_path / "nowhere"))
     with pytest.raises(UsageError, match="is a bundle already"):
         write_bundle(bundle, tmp_path / "second")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "file", "other"]  # no temporary folders
@@ -295,6 +299,9 @@ def test_damaged_results_are_one_error(head: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(head, tmp_path / "run"))
     (run / "check.json").write_text('{"findings": [{"id": "few_speakers"}]}')
     with pytest.raises(InputError, match="must hold results as training, check and evaluation write them.*severity"):
+        write_bundle(run, tmp_path / "bundle")
+    (run / METRICS_FILE).write_text("{}")
+    with pytest.raises(InputError, match=r"metrics\.json must hold the results of a run, found no features"):
         write_bundle(run, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 

@@ -14,10 +14,8 @@ from typing import Any
 from features.audio.resampling import Samples
 from features.cpu_threads import set_threads
 from features.errors import UsageError
-from features.lazy_import import import_target
 from features.progress import Reporter
 from mervn.use.answers import Answers, Transcriber
-from mervn.use.automatic_text import LOADER, TRANSCRIBER
 from mervn.use.model_facts import read_facts
 from mervn.use.recognizer import EmotionRecognizer
 from mervn.use.serve_options import ServeOptions
@@ -87,12 +85,13 @@ def load_transcriber(options: ServeOptions) -> Transcriber | None:
     """Load the model of --transcribe; None without one."""
     if options.transcribe is None:
         return None
-    recognizer = import_target(LOADER)(options.transcribe, options.language, options.device)
-    transcribe = import_target(TRANSCRIBER)
+    from mervn.use.transcribe import load_recognizer, transcribe  # imports transformers
+
+    recognizer = load_recognizer(options.transcribe, options.language, options.device, option="--transcribe")
 
     def transcribe_one(samples: Samples) -> str:
         (text,) = transcribe([samples], recognizer)
-        return str(text)
+        return text
 
     return transcribe_one
 

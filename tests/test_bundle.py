@@ -32,6 +32,7 @@ from mervn.run_folder import METRICS_FILE, read_config
 from mervn.use import bundle_encoders
 from mervn.use.bundle import BundleSettings, read_bundle, replace_paths, write_bundle
 from mervn.use.bundle_files import BUNDLE_FILE, CARD_FILE, describe_file
+from mervn.use.canary import AUDIO_FILE
 from mervn.use.recognizer import EmotionRecognizer
 
 __all__ = ["made"]  # fixtures
@@ -225,6 +226,11 @@ def test_the_canary_finds_another_head_another_audio_and_another_computation(
         read_bundle(bundle, "cpu")
 
 
+def spoil_canary(bundle: Path) -> None:
+    (bundle / AUDIO_FILE).write_bytes(b"no audio")
+    rehash(bundle, AUDIO_FILE)
+
+
 def spoil(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     """Return a function that changes bundle.json."""
 
@@ -248,6 +254,7 @@ def spoil(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
         (spoil(lambda d: d["encoders"]["text"].update(model="/etc")), "a path must lead to a file of the bundle"),
         (spoil(lambda d: d["encoders"]["audio"].update(numerics_version=99)), "numerics_version: 99 in the bundle"),
         (spoil(lambda d: d["encoders"]["audio"].update(segmenter_sha256="0")), "segmenter_sha256: '0' in the bundle"),
+        (spoil_canary, r"canary\.wav must be the audio of the canary, found: Error opening"),
         (lambda bundle: (bundle / BUNDLE_FILE).write_text("{"), "must hold the description of a bundle"),
         (lambda bundle: (bundle / BUNDLE_FILE).unlink(), "must be a bundle that `mervn export` wrote"),
     ],

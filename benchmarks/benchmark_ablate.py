@@ -108,7 +108,7 @@ def main_measure(tiny: bool) -> list[Figure]:
     """Measure in a temporary folder."""
     with tempfile.TemporaryDirectory() as name:
         if tiny:
-            templates = dict.fromkeys(corpus.TEMPLATES_PER_PASS, 4)
+            templates = dict.fromkeys(corpus.TEMPLATES_PER_PASS, 2)
             with (
                 mock.patch.dict(corpus.SPEAKERS, TINY_SPEAKERS),
                 mock.patch.dict(corpus.TEMPLATES_PER_PASS, templates),

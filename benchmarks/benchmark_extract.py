@@ -166,9 +166,9 @@ def main(tiny: bool, as_json: bool, whisper: Path | None) -> None:
     sizes |= {"conv_dim": [256] * 7, "num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 16}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        figures = measure_batches(folder, 20 if tiny else 48, 1 if tiny else 3, {} if tiny else sizes)
+        figures = measure_batches(folder, 6 if tiny else 48, 1 if tiny else 3, {} if tiny else sizes)
         model = whisper or make_base_whisper(folder / "whisper", tiny)
-        figures.append(measure_whisper(model, 2 if tiny else 6, 1 if tiny else 3))
+        figures.append(measure_whisper(model, 1 if tiny else 6, 1 if tiny else 3))
     report("extract", figures, as_json)
 
 

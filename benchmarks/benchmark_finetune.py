@@ -35,7 +35,7 @@ TWO_SPEAKERS = {split: names[:2] for split, names in corpus.SPEAKERS.items()}
 TINY_TEMPLATES = dict.fromkeys(corpus.TEMPLATES_PER_PASS, 4)
 SIZES: dict[str, dict[str, int]] = {
     "base": {"d_model": 512, "encoder_layers": 6, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048},
-    "tiny": {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64},
+    "tiny": {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 1, "encoder_ffn_dim": 32},
 }
 
 
@@ -62,6 +62,8 @@ class Size:
     epochs: int = 4
     seeds: int = 3
     """With so few steps the loss depends on the order of the batches, so one seed is not enough."""
+    workers: int = 2
+    """Processes that decode audio."""
 
 
 def make_data(folder: Path, size: Size) -> None:
@@ -90,7 +92,7 @@ def finetune(
         "--audio-root", str(folder / "demo" / "audio"), "--fusion", "audio", "--audio-encoder", f"whisper={whisper}",
         "--output", str(run), "--batch-size", str(size.batch), "--patience", "100", "--sampling", "bucket",
         "--amp", "off", "--loss", "ce", "--schedule", "constant", "--threads", str(torch.get_num_threads()),
-        "--checkpoint-every", "0", "--no-report", *arguments,
+        "--checkpoint-every", "0", "--no-report", "--workers", str(size.workers), *arguments,
     ]  # fmt: skip
     run_mervn(command)
     history = [json.loads(line) for line in (run / "history.jsonl").read_text("utf-8").splitlines()]
@@ -144,7 +146,7 @@ def main(whisper: Path | None, tiny: bool, as_json: bool) -> None:
     templates = mock.patch.dict(corpus.TEMPLATES_PER_PASS, TINY_TEMPLATES if tiny else {})
     with tempfile.TemporaryDirectory() as name, speakers, templates:
         folder = Path(name)
-        size = Size(2, 1, 2, 1) if tiny else Size()
+        size = Size(2, 1, 2, 1, 0) if tiny else Size()
         make_data(folder, size)
         figures = measure(folder, whisper or make_whisper(folder / "whisper", SIZES["tiny" if tiny else "base"]), size)
     report("finetune", figures, as_json)

@@ -248,7 +248,7 @@ def measure(count: int, rounds: int, limit: int, padding_corpus: int) -> list[Fi
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
 def main(tiny: bool, as_json: bool) -> None:
     """Measure and print."""
-    report("heads", measure(4, 1, 1, 300) if tiny else measure(512, 3, 8, PADDING_CORPUS), as_json)
+    report("heads", measure(2, 1, 1, 100) if tiny else measure(512, 3, 8, PADDING_CORPUS), as_json)
 
 
 if __name__ == "__main__":

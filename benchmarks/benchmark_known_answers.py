@@ -37,7 +37,7 @@ CHANGES: dict[str, Any] = {
 benchmarks/README.md describes how they were chosen."""
 TINY: dict[str, Any] = {"epochs": 1, "dim": 8, "rnn_hidden": 4}
 TINY_SPEAKERS = {split: names[:2] for split, names in corpus.SPEAKERS.items()}
-TINY_TEMPLATES = dict.fromkeys(corpus.TEMPLATES_PER_PASS, 4)
+TINY_TEMPLATES = dict.fromkeys(corpus.TEMPLATES_PER_PASS, 2)
 
 
 def measure(folder: Path, seeds: range, changes: dict[str, Any]) -> list[Figure]:

@@ -137,7 +137,7 @@ def main(tiny: bool, as_json: bool, start: Path | None, count: int, epochs: int,
         return
     from report import report
 
-    report("two_at_once", measure(8, 1, 1) if tiny else measure(count, epochs, rounds), as_json)
+    report("two_at_once", measure(2, 1, 1) if tiny else measure(count, epochs, rounds), as_json)
 
 
 if __name__ == "__main__":

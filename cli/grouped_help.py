@@ -48,8 +48,11 @@ class GroupedCommand(click.Command):
 
     def _show_all(self, ctx: click.Context, _: click.Parameter, value: bool) -> None:
         if value and not ctx.resilient_parsing:
-            self.shows_all = True
-            click.echo(ctx.get_help())
+            self.shows_all = True  # and not longer: the command can be called again in this process
+            try:
+                click.echo(ctx.get_help())
+            finally:
+                self.shows_all = False
             ctx.exit()
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

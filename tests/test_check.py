@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,10 @@ def test_test_that_is_not_read_and_audio_that_is_not_measured_are_said() -> None
     assert remarks[1].startswith(f"the audio of {len(kept)} utterances was not measured")
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small corpus with audio: a happy and a sad utterance of each of four speakers in every split."""
-    folder = tmp_path / "data"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("corpus")
     number = 0
     for split in ("train", "valid", "test"):
         lines = []
@@ -120,6 +120,12 @@ def data(tmp_path: Path) -> Path:
             lines.append({**line, "emotion": ("happy", "sad")[index % 2]})
         write_manifest(folder / f"{split}.jsonl", lines)
     return folder
+
+
+@pytest.fixture
+def data(made: Path, tmp_path: Path) -> Path:
+    """A copy of the corpus, to change."""
+    return Path(shutil.copytree(made, tmp_path / "data"))
 
 
 def plant_audio(data: Path) -> None:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from test_check import data, plant_audio
+from test_check import data, made, plant_audio
 from test_html import HOSTILE, Elements
 from tiny import read_jsonl, write_manifest
 
@@ -14,7 +14,7 @@ from features.errors import InputError
 from mervn.data.saved_check import CHECK_FILE, read_check, read_findings
 from mervn.report.check_page import check_verdict, frequent_labels, write_check_report
 
-__all__ = ["data"]  # a fixture
+__all__ = ["data", "made"]  # fixtures
 Captured = pytest.CaptureFixture[str]
 
 

@@ -458,8 +458,8 @@ def test_changed_data_are_no_cells_of_the_same_study(data: Path, tmp_path: Path)
         (GRID.replace("[rows]", 'drop-label = ["sad"]\n[rows]'), "must hold at least two emotions, found happy"),
         (f"folds = [7]\n{GRID}", "--fold needs one folds-*.json"),
         (
-            GRID.replace(', "text"]', ']\naudio-encoder = ["fourier2vec", "fourier2vec@0"]'),
-            "found fourier2vec and fourier2vec@0; write fourier2vec@last",
+            GRID.replace(', "text"]', ']\naudio-encoder = ["wav2vec2=no/model", "wav2vec2=no/model@4"]'),
+            "found wav2vec2=no/model and wav2vec2=no/model@4; write wav2vec2=no/model@",
         ),
     ],
 )

@@ -1,7 +1,9 @@
 """`mervn transcribe`: new manifests, resuming, refusals, rejected audio, word error rates."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,9 +64,6 @@ def counting(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> 
         sizes.append(len(waves))
         found = recognize(self, waves)
         if len(sizes) == stop_after:
-            import os
-            import signal
-
             os.kill(os.getpid(), signal.SIGINT)
         return found
 
@@ -103,9 +102,11 @@ def test_a_second_call_transcribes_nothing_and_prints_the_same(
 def test_an_interrupted_call_resumes_to_the_same_manifests(
     data: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     with monkeypatch.context() as patch:
         counting(patch, stop_after=2)
         assert transcribe(data, model, "--batch-size", "2", output="again") == 1
+    signal.signal(signal.SIGINT, before)
     assert "run the same command again to resume" in capsys.readouterr().err
     output = data.parent / "again"
     assert not (output / "train.jsonl").exists()

@@ -14,6 +14,7 @@ import sklearn.metrics
 import torch.distributed
 import transformers.models.bert.modeling_bert
 import transformers.models.wav2vec2.modeling_wav2vec2
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import cli.main
 import cli.run_report
@@ -24,6 +25,7 @@ import mervn.study.ablate
 import mervn.training.train_head
 
 cli.run_report.write = lambda run: run / "report.html"  # as conftest does: its figures take longer than a tiny run
+get_checkpoint_conversion_mapping("")  # compiles patterns for all models, for half a second
 gc.collect()
 gc.freeze()  # or each fork would copy all of it in its first garbage collection, a third of a second
 gc.enable()

@@ -16,6 +16,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import click
 from api_pages import write_api_pages
 from command_pages import write_command_pages
 from links import faults
@@ -111,10 +112,16 @@ def build(output: Path) -> None:
         shutil.move(folder / "site", output)
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "site")
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), default="site")
+def main(folder: Path) -> None:
+    """Build the site into FOLDER."""
     try:
         build(folder)
     except PageError as error:
-        sys.exit(f"error: {error}")
-    sys.stdout.write(f"{folder}/index.html; the search needs a server: python -m http.server --directory {folder}\n")
+        raise click.ClickException(str(error)) from error
+    click.echo(f"{folder}/index.html; the search needs a server: python -m http.server --directory {folder}")
+
+
+if __name__ == "__main__":
+    main()

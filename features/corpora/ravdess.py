@@ -47,12 +47,9 @@ def read(source: Path, options: ImportOptions, work: Work) -> Corpus:
         if audio.parent.name != f"Actor_{actor}":
             misplaced.append(f"{audio.parent.name}/{audio.name}")
         extra = {
-            "vocal": VOCAL[channel],
-            "intensity": INTENSITY[intensity],
-            "sentence_id": sentence,
-            "repetition": int(repetition),
-            "gender": "female" if int(actor) % 2 == 0 else "male",
-        }
+            "vocal": VOCAL[channel], "intensity": INTENSITY[intensity], "sentence_id": sentence,
+            "repetition": int(repetition), "gender": "female" if int(actor) % 2 == 0 else "male",
+        }  # fmt: skip
         corpus.items.append(Item(audio.stem, audio, LABELS[emotion], emotion, actor, SENTENCES[sentence], extra=extra))
     if not corpus.items:
         raise InputError(f"{source} must have files such as Actor_01/03-01-05-01-01-01-01.wav of {vocal}, found none")

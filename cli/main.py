@@ -20,6 +20,9 @@ from features.suggestions import did_you_mean
 
 UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 """Errors of paths that no file can have."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors of places where the user may not write, such as /sys."""
 GROUPS = {"store": "List, check and convert feature stores."}
 
 
@@ -119,11 +122,11 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG, *UNUSABLE):
+        if error.errno not in (*FULL, *REFUSED, *UNUSABLE):
             raise
         place = f"{error.filename}: " if error.filename else ""
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "; finished work is kept: make room and run the same command again" if full else ""
+        is_full = error.errno in FULL
+        hint = "; finished work is kept: make room and run the same command again" if is_full else ""
         click.echo(f"error: {place}{error.strerror}{hint}", err=True)
         return 2 if error.errno in UNUSABLE else 1
     return result if isinstance(result, int) else 0

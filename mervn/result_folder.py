@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +17,8 @@ from features.errors import InputError, UsageError
 from features.store.locks import NO_LOCKS
 
 LOCK_FILE = ".lock"
-NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
-"""Errors from mkdir if part of the path is a file, a broken link or a loop of links."""
+NO_FOLDER = (errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENOENT)
+"""Errors from mkdir if part of the path is a file, a broken link or a loop of links, or in a place like /proc."""
 _held: set[TextIO] = set()
 
 
@@ -82,7 +83,8 @@ def require_same(folder: Path, kind: str, existing: Mapping[str, Any], requested
     if canonical_json(existing) == canonical_json(requested):
         return
     message = f"{folder} holds a {kind} of another configuration; choose another --output:"
-    for key, (before, after) in differing_fields(existing, requested).items():
+    as_read = json.loads(canonical_json(requested))  # lists, as in the file, where the configuration has tuples
+    for key, (before, after) in differing_fields(existing, as_read).items():
         message += f"\n  {key}: existing {before!r}, requested {after!r}"
     raise UsageError(message)
 

@@ -28,10 +28,11 @@ from features.progress import SILENT
 from features.text.segmenters import segmenter_sha256
 from mervn.config import EvaluateOptions
 from mervn.evaluation.evaluate import evaluate
-from mervn.run_folder import read_config
+from mervn.run_folder import METRICS_FILE, read_config
 from mervn.use import bundle_encoders
 from mervn.use.bundle import BundleSettings, read_bundle, replace_paths, write_bundle
 from mervn.use.bundle_files import BUNDLE_FILE, CARD_FILE, describe_file
+from mervn.use.canary import AUDIO_FILE
 from mervn.use.recognizer import EmotionRecognizer
 
 __all__ = ["made"]  # fixtures
@@ -225,6 +226,11 @@ def test_the_canary_finds_another_head_another_audio_and_another_computation(
         read_bundle(bundle, "cpu")
 
 
+def spoil_canary(bundle: Path) -> None:
+    (bundle / AUDIO_FILE).write_bytes(b"no audio")
+    rehash(bundle, AUDIO_FILE)
+
+
 def spoil(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     """Return a function that changes bundle.json."""
 
@@ -248,6 +254,7 @@ def spoil(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
         (spoil(lambda d: d["encoders"]["text"].update(model="/etc")), "a path must lead to a file of the bundle"),
         (spoil(lambda d: d["encoders"]["audio"].update(numerics_version=99)), "numerics_version: 99 in the bundle"),
         (spoil(lambda d: d["encoders"]["audio"].update(segmenter_sha256="0")), "segmenter_sha256: '0' in the bundle"),
+        (spoil_canary, r"canary\.wav must be the audio of the canary, found: Error opening"),
         (lambda bundle: (bundle / BUNDLE_FILE).write_text("{"), "must hold the description of a bundle"),
         (lambda bundle: (bundle / BUNDLE_FILE).unlink(), "must be a bundle that `mervn export` wrote"),
     ],
@@ -276,6 +283,10 @@ def test_only_a_bundle_of_the_same_run_is_replaced(head: Path, bundle: Path, mad
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="must name a folder for the bundle"):
         write_bundle(head, tmp_path / "file")
+    with pytest.raises(UsageError, match="must be in a folder that can be created, found .*file/bundle"):
+        write_bundle(head, tmp_path / "file/bundle")
+    with pytest.raises(UsageError, match=r"--features-dir must be the folder of the feature stores, but .*nowhere"):
+        write_bundle(head, tmp_path / "third", BundleSettings(features_dir=tmp_path / "nowhere"))
     with pytest.raises(UsageError, match="is a bundle already"):
         write_bundle(bundle, tmp_path / "second")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "file", "other"]  # no temporary folders
@@ -295,6 +306,9 @@ def test_damaged_results_are_one_error(head: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(head, tmp_path / "run"))
     (run / "check.json").write_text('{"findings": [{"id": "few_speakers"}]}')
     with pytest.raises(InputError, match="must hold results as training, check and evaluation write them.*severity"):
+        write_bundle(run, tmp_path / "bundle")
+    (run / METRICS_FILE).write_text("{}")
+    with pytest.raises(InputError, match=r"metrics\.json must hold the results of a run, found no features"):
         write_bundle(run, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 

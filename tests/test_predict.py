@@ -236,6 +236,9 @@ WRONG = {
     "manifest": (["--manifest", "{wav}"], "--manifest must be a .jsonl file"),
     "no manifest": (["--manifest", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
     "tiny window": (["{wav}", "--window", "0"], "greater than or equal to 0.1"),
+    "no Unicode": (["{wav}", "--text", "vui \udcff"], "the text must be valid Unicode"),
+    "infinite window": (["{wav}", "--window", "inf"], "--window: input should be a finite number"),
+    "speech recognition": (["{wav}", "--transcribe", "tiny"], "--transcribe must have the form whisper=MODEL"),
 }
 
 

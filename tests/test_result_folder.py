@@ -17,6 +17,7 @@ from features.errors import UsageError
 from mervn.config import FinetuneOptions, PretrainOptions
 from mervn.finetuning.finetune import finetune
 from mervn.pretraining.pretrain import pretrain
+from mervn.result_folder import require_same
 
 __all__ = ["data", "made"]  # fixtures
 UNSYNCED = {".lock", "history.jsonl"}
@@ -64,6 +65,32 @@ def test_an_output_that_can_be_no_folder_is_wrong_usage(
     (tmp_path / "loop").symlink_to("loop")
     assert mervn(["train-head", "--data", str(data), *FLAGS, "--output", str(tmp_path / output)]) == 2
     assert f"{tmp_path / output} must be a folder for the run" in capsys.readouterr().err
+
+
+def test_a_place_where_nobody_may_write_is_a_message(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["train-head", "--data", str(data), *FLAGS, "--output", str(tmp_path / "run")]
+    for number, code, message in (
+        (errno.EPERM, 1, "Operation not permitted"),  # /sys
+        (errno.ENOENT, 2, "must be a folder for the run, but it cannot be created"),  # /proc
+    ):
+
+        def mkdir(self: Path, *arguments: Any, number: int = number, **options: Any) -> None:
+            raise OSError(number, os.strerror(number), str(self))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "mkdir", mkdir)
+            assert mervn(call) == code
+        assert message in capsys.readouterr().err
+
+
+def test_only_values_that_differ_are_listed_as_the_difference(tmp_path: Path) -> None:
+    requested = {"prompt": (1, 2), "language": "en"}
+    require_same(tmp_path, "transcription", {"prompt": [1, 2], "language": "en"}, requested)
+    with pytest.raises(UsageError, match="language: existing 'vi', requested 'en'") as error:
+        require_same(tmp_path, "transcription", {"prompt": [1, 2], "language": "vi"}, requested)
+    assert "prompt" not in str(error.value)
 
 
 def test_a_kill_during_the_first_write_leaves_a_folder_that_can_be_used(data: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Audio segments: the exact samples of every format, or an AudioError with a reason."""
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,9 @@ def test_files_that_are_no_audio_are_refused(tmp_path: Path) -> None:
         assert reason(tmp_path / name) == "unreadable"
     (tmp_path / "folder.wav").mkdir()
     assert reason(tmp_path / "folder.wav") == "not_found"
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(AudioError, match=r"pipe.wav must be an audio file, but it is a folder, a pipe or a device"):
+        inspect_segment(tmp_path / "pipe.wav", 0.0, None, "mix")
     assert reason(tmp_path / "nowhere.wav") == "not_found"
     soundfile.write(tmp_path / "none.wav", np.zeros(0, np.float32), 16_000)
     assert reason(tmp_path / "none.wav") == "no_samples"

@@ -162,7 +162,8 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
     """
     try:
         if not path.is_file():
-            raise AudioError(NOT_FOUND, f"{path} must be an audio file, but it does not exist")
+            found = "is a folder, a pipe or a device" if path.exists() else "does not exist"
+            raise AudioError(NOT_FOUND, f"{path} must be an audio file, but it {found}")
         with soundfile.SoundFile(path) as file:
             if file.format not in CONTAINERS:
                 known = ", ".join(sorted(CONTAINERS))

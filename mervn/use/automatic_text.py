@@ -26,7 +26,7 @@ class Transcriber:
         """Load a model; `model` is whisper=MODEL."""
         from mervn.use.transcribe import load_recognizer  # imports transformers
 
-        self._recognizer: SpeechRecognizer = load_recognizer(model, device=device)
+        self._recognizer: SpeechRecognizer = load_recognizer(model, device=device, option="--transcribe")
         self._reader = SegmentReader()
 
     def identity(self) -> dict[str, Any]:

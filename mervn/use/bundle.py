@@ -20,6 +20,7 @@ from features.progress import SILENT, Reporter
 from mervn.data.saved_check import CHECK_FILE
 from mervn.model.custom_module import FOLDER as MODULES_FOLDER
 from mervn.model.saved_run import load_head
+from mervn.result_folder import NO_FOLDER
 from mervn.run_folder import CONFIG_FILE, LEDGER_FILE, METRICS_FILE, MODEL_FILE, RunConfig, read_config, write_json
 from mervn.use.bundle_encoders import load_encoders, save_encoders, short_note
 from mervn.use.bundle_files import (
@@ -142,10 +143,15 @@ def _refuse_other(output: Path, run: Path, config: RunConfig) -> None:
 @contextmanager
 def _complete_folder(output: Path) -> Iterator[Path]:
     """Give a temporary folder, which gets its name when it is complete; an older bundle is removed after it."""
-    output.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(output.absolute())
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
+    except OSError as error:
+        if error.errno not in NO_FOLDER:
+            raise
+        raise UsageError(f"--output must be in a folder that can be created, found {output}: {error}") from error
+    try:
         yield temporary
         sync(temporary)
         old = output.rename(temporary_beside(output.absolute())) if output.exists() else None
@@ -174,6 +180,8 @@ def _copy_results(run: Path, folder: Path) -> dict[str, dict[str, Any]]:
         if name in SCORES and document.get("model_sha256") != sha256:
             continue
         if name == METRICS_FILE:
+            if not isinstance(document.get("features"), dict):
+                raise InputError(f"{run / name} must hold the results of a run, found no features; train it again")
             document["features"] = {stream: short_note(str(note)) for stream, note in document["features"].items()}
         write_json(folder / name, document)
         found[name] = document

@@ -139,7 +139,10 @@ def _inputs(folder: Path, model: RunModel, text: str) -> dict[str, str]:
         if stream.encoder.modality == "text":
             hashes[name] = _digest(stream.encoder.prepare(normalize_text(text)))
         else:
-            samples, rate = soundfile.read(folder / AUDIO_FILE, dtype="int16")
+            try:
+                samples, rate = soundfile.read(folder / AUDIO_FILE, dtype="int16")
+            except (OSError, RuntimeError) as error:
+                raise InputError(f"{folder / AUDIO_FILE} must be the audio of the canary, found: {error}") from error
             hashes[name] = hashlib.sha256(f"{rate}|".encode() + samples.tobytes()).hexdigest()
     return hashes
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from features.audio.resampling import SAMPLE_RATE, Samples, resample
 from features.audio.segment import MAX_RATE, MIN_RATE, AudioError, Channel, inspect_segment
 from features.audio.segment_reader import SegmentReader
 from features.errors import UsageError
+
+MAX_PEAK = 10.0
+"""Peak above which samples are on another scale; loud or resampled audio can exceed 1 by a little."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,13 @@ class Clip:
     """Name of the file in results; empty without a file."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further keys, such as utterance_id or speaker, which results keep."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a text that cannot be written as UTF-8."""
+        surrogate = next((letter for letter in self.text or "" if "\ud800" <= letter <= "\udfff"), None)
+        if surrogate is not None:
+            place = f"{self.file}: " if self.file else ""
+            raise UsageError(f"{place}the text must be valid Unicode, found a lone surrogate {surrogate!r}")
 
     def samples(self, reader: SegmentReader) -> Samples:
         """Return the samples (S,) at 16 kHz; none without audio. AudioError if they cannot be read."""
@@ -64,16 +75,23 @@ def from_array(audio: Any, sample_rate: int | None) -> Samples:
         raise UsageError(f"audio must be an array that NumPy can read, found: {error}") from error
     if sample_rate is None:
         raise UsageError("sample_rate must be given with an array, because an array does not hold it")
-    if not MIN_RATE <= sample_rate <= MAX_RATE:
-        raise UsageError(f"sample_rate must be {MIN_RATE}..{MAX_RATE} Hz, found {sample_rate}")
+    is_number = isinstance(sample_rate, Real)
+    if not is_number or not MIN_RATE <= sample_rate <= MAX_RATE or sample_rate != int(sample_rate):
+        raise UsageError(f"sample_rate must be a whole number in {MIN_RATE}..{MAX_RATE} Hz, found {sample_rate!r}")
     if samples.ndim != 1 or samples.size == 0:
         raise UsageError(f"audio must be a non-empty array (S,) of one channel, found shape {samples.shape}")
     if samples.dtype in (np.int16, np.int32):
         samples = samples.astype(np.float32) / (np.iinfo(samples.dtype).max + 1.0)
     elif not np.issubdtype(samples.dtype, np.floating):
         raise UsageError(f"audio must be floating-point in [-1, 1], int16 or int32, found {samples.dtype}")
-    converted = np.ascontiguousarray(samples, np.float32)
+    with np.errstate(over="ignore"):  # infinite then, which is refused
+        converted = np.ascontiguousarray(samples, np.float32)
     if not np.isfinite(converted).all():
         index = int(np.flatnonzero(~np.isfinite(converted))[0])
         raise AudioError("non_finite", f"samples must be finite, found {converted[index]} at {index}")
+    peak = float(np.abs(converted).max())
+    if peak > MAX_PEAK:
+        raise UsageError(
+            f"floating-point samples must be in [-1, 1], found a peak of {peak:g}; divide samples of 16 bits by 32768"
+        )
     return resample(converted, int(sample_rate), SAMPLE_RATE)

@@ -35,10 +35,10 @@ class PredictOptions(TrustOptions, DeviceOptions):
     channel: Annotated[Annotated[str, Field(pattern=r"^(mix|\d{1,3})$")], Group.DATA, ADVANCED] = Field(
         "mix", description="Channel of the audio: 0, 1, ... or mix, the mean of all; manifests have their own."
     )
-    window: Annotated[Annotated[float, Field(ge=0.1)] | None, Group.DATA] = Field(
+    window: Annotated[Annotated[float, Field(ge=0.1, allow_inf_nan=False)] | None, Group.DATA] = Field(
         None, description="Cut each recording into windows of this many seconds."
     )
-    hop: Annotated[Annotated[float, Field(ge=0.1)] | None, Group.DATA] = Field(
+    hop: Annotated[Annotated[float, Field(ge=0.1, allow_inf_nan=False)] | None, Group.DATA] = Field(
         None, description="Seconds from one window to the next [default: --window]."
     )
     segments: Annotated[Path | None, Group.DATA] = Field(

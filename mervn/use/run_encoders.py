@@ -77,6 +77,8 @@ def find_records(run: Path, config: RunConfig, features_dir: Path | None = None)
 
     Raises the errors of `open_encoders`.
     """
+    if features_dir is not None and not features_dir.is_dir():
+        raise UsageError(f"--features-dir must be the folder of the feature stores, but {features_dir} is no folder")
     folders = [_recorded_folder(config)] if features_dir is None else [features_dir, _recorded_folder(config)]
     records = {}
     for name, hashes in config.inputs["stores"].items():

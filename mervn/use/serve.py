@@ -87,7 +87,7 @@ def load_transcriber(options: ServeOptions) -> Transcriber | None:
         return None
     from mervn.use.transcribe import load_recognizer, transcribe  # imports transformers
 
-    recognizer = load_recognizer(options.transcribe, options.language, options.device)
+    recognizer = load_recognizer(options.transcribe, options.language, options.device, option="--transcribe")
 
     def transcribe_one(samples: Samples) -> str:
         (text,) = transcribe([samples], recognizer)

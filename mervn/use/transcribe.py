@@ -77,9 +77,14 @@ class Transcription:
         }
 
 
-def load_recognizer(model: str, language: str = "vi", device: str = "auto", amp: str = "off") -> SpeechRecognizer:
-    """Load a model for speech recognition, `whisper=ID` or `whisper=FOLDER`, onto a device."""
-    selector, place = parse_model(model), resolve_device(device)
+def load_recognizer(
+    model: str, language: str = "vi", device: str = "auto", amp: str = "off", option: str = "--model"
+) -> SpeechRecognizer:
+    """Load a model for speech recognition, `whisper=ID` or `whisper=FOLDER`, onto a device.
+
+    `option` is the command-line option that messages name.
+    """
+    selector, place = parse_model(model, option), resolve_device(device)
     return SpeechRecognizer(load_checkpoint(selector, language), place, PRECISION[amp])
 
 

@@ -37,9 +37,12 @@ class TranscribeOptions(CorpusOptions, DeviceOptions):
     )
 
 
-def parse_model(text: str) -> Selector:
-    """Return the selector of a model for speech recognition, whisper=MODEL; UsageError for another."""
+def parse_model(text: str, option: str = "--model") -> Selector:
+    """Return the selector of a model for speech recognition, whisper=MODEL; UsageError for another.
+
+    `option` is the command-line option that messages name.
+    """
     match = MODEL_FORM.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"--model must have the form whisper=MODEL, such as {DEFAULT_MODEL}, found {text!r}")
-    return Selector("audio", "whisper", match["model"], option="--model")
+        raise UsageError(f"{option} must have the form whisper=MODEL, such as {DEFAULT_MODEL}, found {text!r}")
+    return Selector("audio", "whisper", match["model"], option=option)

@@ -31,7 +31,8 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         lengths.extend(map(len, items))
         return [HEARD] * len(items)
 
-    def load(model: str, device: str) -> Any:
+    def load(model: str, device: str, option: str) -> Any:
+        assert option == "--transcribe"  # messages name it
         return SimpleNamespace(identity=lambda: {"model": model})
 
     monkeypatch.setattr("mervn.use.transcribe.load_recognizer", load)

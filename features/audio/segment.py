@@ -161,9 +161,10 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
     Any error until it is closed becomes an AudioError, except for too many open files.
     """
     try:
+        if not path.exists():
+            raise AudioError(NOT_FOUND, f"{path} must be an audio file, but it does not exist")
         if not path.is_file():
-            found = "is a folder, a pipe or a device" if path.exists() else "does not exist"
-            raise AudioError(NOT_FOUND, f"{path} must be an audio file, but it {found}")
+            raise AudioError(NOT_FOUND, f"{path} must be an audio file, but it is a folder, a pipe or a device")
         with soundfile.SoundFile(path) as file:
             if file.format not in CONTAINERS:
                 known = ", ".join(sorted(CONTAINERS))

@@ -18,6 +18,7 @@ from torch import Tensor
 from features.atomic_files import read_object, write_json
 from features.environment import package_versions
 from features.errors import InputError
+from features.random_streams import Purpose, generator
 from features.text.normalize import normalize_text
 from mervn.use.bundle_files import BUNDLE_FILE
 from mervn.use.clips import Clip
@@ -41,7 +42,7 @@ def make_waveform() -> np.ndarray[Any, Any]:
     phase = 2 * np.pi * np.cumsum(140 + 60 * np.sin(2 * np.pi * 1.3 * time)) / RATE
     tone = sum(np.sin(k * phase) / k for k in range(1, 9))
     envelope = np.clip(np.sin(2 * np.pi * 1.9 * time) + 0.4, 0, None)
-    noise = np.random.default_rng(0).standard_normal(len(time))
+    noise = generator(Purpose.ENCODER_INPUT).standard_normal(len(time))
     return np.round((0.2 * envelope * tone + 0.01 * noise) * 32_767).clip(-32_768, 32_767).astype(np.int16)
 
 

@@ -15,6 +15,7 @@ from features.encoders.base import Encoder
 from features.encoders.whisper import Whisper
 from features.errors import InputError
 from features.ragged import Ragged
+from features.random_streams import Purpose, generator
 from features.text.normalize import normalize_text
 from mervn.data.streams import StreamShape
 from mervn.model.end_to_end import encode_inputs
@@ -84,7 +85,7 @@ def _prepared(encoder: Encoder, durations: Sequence[float]) -> list[Tensor]:
         # the last one is empty, so that text and audio are missing in different utterances
         texts = [" ".join(words[: 2 * i + 1]) for i in range(len(durations) - 1)]
         return list(map(encoder.prepare, [*texts, "" if texts else TEXT]))
-    noise = np.random.default_rng(0)
+    noise = generator(Purpose.ENCODER_INPUT)
     samples = [0.1 * noise.standard_normal(round(16_000 * seconds)).astype(np.float32) for seconds in durations]
     return [encoder.prepare(wave) if len(wave) else torch.zeros(0) for wave in samples]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import platform
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import NotRequired, TypedDict
 
@@ -24,6 +25,7 @@ def _versions(packages: Iterable[str]) -> dict[str, str]:
     return {package: package_version(package) for package in packages}
 
 
+@cache  # a millisecond each, for every run of a study
 def package_version(package: str) -> str:
     """Return the version of an installed package, or `not installed`."""
     try:

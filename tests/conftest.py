@@ -15,7 +15,8 @@ from warm_process import share_server, use_server  # noqa: E402
 
 SLOW = (
     "test_known_answers", "test_benchmarks", "test_distributed", "test_study_run", "test_finetune", "test_train_head",
-    "test_ray_engine", "test_docs", "test_site",
+    "test_ray_engine", "test_onnx_export", "test_docs", "test_serve", "test_fault_watch", "test_main", "test_pretrain",
+    "test_transfers", "test_html", "test_reader", "test_claims", "test_site",
 )  # fmt: skip
 """Files that begin first, the slowest before the others, so that no worker is left with one of them at the end."""
 

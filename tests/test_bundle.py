@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from test_finetune import tune
+from test_hub import FIRST, SECOND, cache, put_in_cache
 from test_train_head import made, train
-from tiny import Messages, make_phobert, read_jsonl
+from tiny import Messages, make_phobert, make_whisper, read_jsonl
 
 from cli.main import run as mervn
 from features.config import SPLITS
@@ -35,7 +36,7 @@ from mervn.use.bundle_files import BUNDLE_FILE, CARD_FILE, describe_file
 from mervn.use.canary import AUDIO_FILE
 from mervn.use.recognizer import EmotionRecognizer
 
-__all__ = ["made"]  # fixtures
+__all__ = ["cache", "made"]  # fixtures
 Captured = pytest.CaptureFixture[str]
 SCALE = """
 import torch
@@ -389,6 +390,26 @@ def test_encoders_that_are_not_from_the_hub_are_copied_despite_link_encoders(hea
     folder = write_bundle(head, tmp_path / "bundle", BundleSettings(link_encoders=True), reporter).path
     assert sum("is not from the hub, so it is copied" in line for line in reporter.said) == 2
     assert (folder / "encoders" / "audio" / "model.safetensors").is_file()
+
+
+def test_a_linked_encoder_is_loaded_from_the_hub_in_the_recorded_revision(
+    made: Path,
+    tmp_path: Path,
+    cache: Path,
+) -> None:
+    put_in_cache(cache, "lab/voice", make_whisper(tmp_path / "one"), FIRST, "main")
+    data = Path(shutil.copytree(made, tmp_path / "data", copy_function=shutil.copy2))
+    extract(data, "whisper=lab/voice", "audio")
+    run = train(data, tmp_path / "run", fusion="audio", pooling="mean", audio_encoder="whisper", epochs=1).path
+    evaluate(run, EvaluateOptions(split="test", device="cpu"))
+    bundle = write_bundle(run, tmp_path / "bundle", BundleSettings(link_encoders=True)).path
+    assert not list(bundle.rglob("encoders/audio/*.safetensors"))
+    shutil.rmtree(data / "stores")
+    put_in_cache(cache, "lab/voice", make_whisper(tmp_path / "two", seed=1), SECOND, "main")  # the hub moved on
+    assert scores_of(bundle, data) == pytest.approx(evaluated(run), abs=1e-5)
+    shutil.rmtree(cache / "models--lab--voice" / "snapshots" / FIRST)
+    with pytest.raises(InputError, match="lab/voice"):
+        read_bundle(bundle, "cpu")
 
 
 def test_a_loaded_bundle_is_saved_again_byte_for_byte(bundle: Path, head: Path, tmp_path: Path) -> None:

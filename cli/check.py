@@ -41,7 +41,7 @@ def check(folder: Path | None, options: CheckOptions, output: Output) -> int:
 
 
 def _check_and_save(data: Path, options: CheckOptions, output: Output) -> tuple[Check, dict[str, str]]:
-    """Return the check of a data folder, and the path of its report if one was asked for."""
+    """Return the check of a data folder, and the path of its report if it was written."""
     from features.audit.check import check_data
     from features.command_lines import features_folder
 

@@ -200,6 +200,22 @@ def test_a_missing_transcript_is_no_tokens_and_composed_text_is_one_text(tmp_pat
     assert result.rejected == 0
 
 
+def test_missing_transcripts_are_counted_by_split_and_class(tmp_path: Path) -> None:
+    data = make_data(tmp_path, {"train": 6, "valid": 2, "test": 2})
+    for split, missing in (("train", (0, 1, 2)), ("valid", ()), ("test", (1,))):
+        lines = read_jsonl(data / f"{split}.jsonl")
+        for i, line in enumerate(lines):
+            line["transcript"] = "  " if i in missing else "hôm nay"
+            line["emotion"] = "happy" if i % 2 else "sad"
+        write_manifest(data / f"{split}.jsonl", lines)
+    reporter = Messages()
+    settings = ExtractSettings(data / "stores", device="cpu")
+    utterances = list(read_manifests(data, SPLITS).all_utterances())
+    (result,) = extract_stream(utterances, parse_selector("hashed_ngrams", "text"), settings, reporter)
+    assert result.empty == 4
+    assert "  4 without transcript: 3 of 6 in train (happy 1, sad 2); 1 of 2 in test (happy 1)" in reporter.said
+
+
 def test_values_beyond_half_precision_stop_with_the_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(tmp_path / "data")
 

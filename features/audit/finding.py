@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -60,3 +61,15 @@ def examples_of(utterances: Sequence[Utterance]) -> tuple[str, ...]:
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun, such as `1 speaker` or `2 speakers`."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def counts_by_split(found: Sequence[Utterance], utterances: Sequence[Utterance]) -> str:
+    """Return how many of the utterances were found, by split and class: `3 of 9 in train (happy 1, sad 2)`."""
+    totals = Counter(utterance.split for utterance in utterances)
+    parts = []
+    for split, total in totals.items():
+        classes = Counter(utterance.emotion or NO_LABEL for utterance in found if utterance.split == split)
+        if classes:
+            by_class = ", ".join(f"{name} {count}" for name, count in sorted(classes.items()))
+            parts.append(f"{classes.total()} of {total} in {split} ({by_class})")
+    return "; ".join(parts)

@@ -11,7 +11,7 @@ import numpy as np
 from features.audit.chance import Association, association, one_symbol
 from features.audit.corpus import Corpus
 from features.audit.explanations import finding
-from features.audit.finding import NO_LABEL, Finding, counted
+from features.audit.finding import Finding, counted, counts_by_split
 from features.audit.groups import first_in_each_split, overlapping
 
 MIN_FRACTION = 0.02
@@ -58,15 +58,8 @@ def _empty_transcripts(corpus: Corpus) -> Iterator[Finding]:
     empty = [index for index, text in enumerate(corpus.texts) if not text]
     if not empty:
         return
-    totals = Counter(utterance.split for utterance in corpus.utterances)
-    parts = []
-    for split in corpus.splits:
-        found = [utterance for utterance in corpus.at(empty) if utterance.split == split]
-        if found:
-            classes = Counter(utterance.emotion or NO_LABEL for utterance in found)
-            by_class = ", ".join(f"{name} {count}" for name, count in sorted(classes.items()))
-            parts.append(f"{len(found)} of {totals[split]} in {split} ({by_class})")
-    message = f"{counted(len(empty), 'utterance')} without words in the transcript: {'; '.join(parts)}"
+    parts = counts_by_split(corpus.at(empty), corpus.utterances)
+    message = f"{counted(len(empty), 'utterance')} without words in the transcript: {parts}"
     yield finding("empty_transcript", "info", len(empty), message, corpus.at(empty))
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 
+from features.audit.finding import counts_by_split
 from features.encoders.base import Encoder
 from features.encoders.selector import Selector
 from features.errors import InputError
 from features.extraction.encoder_input import transcript_of
 from features.extraction.plan import Plan, Target
+from features.manifests.manifest import Utterance
 from features.progress import Reporter
 from features.store.reader import FeatureStore
 from features.store.rejected import Rejections
@@ -99,7 +101,7 @@ def make_result(
         left=len(left),
         end_clipped=plan.end_clipped,
         truncated=plan.truncated,
-        empty=_count_empty(plan),
+        empty=len(_without_transcript(plan)),
         unk_fraction=counts.unk_fraction if counts else None,
         single_token_fraction=counts.single_token_fraction if counts else None,
         segmented=counts.segmented if counts else 0,
@@ -110,11 +112,11 @@ def make_result(
     )
 
 
-def _count_empty(plan: Plan) -> int:
-    """Return the number of utterances with a missing or empty transcript; 0 for audio."""
+def _without_transcript(plan: Plan) -> list[Utterance]:
+    """Return the utterances with a missing or empty transcript; none for audio."""
     if plan.modality != "text":
-        return 0
-    return len([utterance for utterance in plan.utterances if not transcript_of(utterance)])
+        return []
+    return [utterance for utterance in plan.utterances if not transcript_of(utterance)]
 
 
 def announce(
@@ -139,6 +141,8 @@ def announce(
         f"{kept} kept, {rejected} rejected; "
         f"{plan.num_bytes / 1e6:.1f} MB to write, {free / 1e9:.1f} GB free"
     )
+    if empty := _without_transcript(plan):
+        reporter.say(f"  {len(empty)} without transcript: {counts_by_split(empty, plan.utterances)}")
     if plan.num_bytes + FREE_DISK_MARGIN > free:
         raise InputError(
             f"the features need {plan.num_bytes / 1e9:.2f} GB, but {folder} has "

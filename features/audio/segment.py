@@ -12,7 +12,9 @@ from typing import Literal
 import numpy as np
 import soundfile
 
+from features.audio.audio_file import AudioFile
 from features.audio.container import CONTAINERS, SAMPLE_BYTES, declared_frames, find_truncation
+from features.audio.decoded_copies import COPIES
 from features.audio.resampling import SAMPLE_RATE, Samples, resample, resampled_length
 from features.errors import InputError
 
@@ -101,26 +103,28 @@ def decode_channels(path: Path, start: float, end: float | None, channel: Channe
     """
     with _open(path) as file:
         info = _segment(path, file, start, end, channel, file.samplerate)
-        wanted = info.last - info.first
-        skipped = 0  # samples to decode and drop, where seeking is not exact
         if _can_seek(file):
-            file.seek(info.first)
+            count = file.seek(info.first)
         else:
-            skipped = info.first
-        decoded = file.read(skipped + wanted, dtype="float32", always_2d=True)
-        if len(decoded) != skipped + wanted:
-            count = info.first - skipped + len(decoded)
+            copied = COPIES.read(path, file, info.first, info.last)
+            if copied is not None:
+                return copied, info
+            count = sum(map(len, file.blocks_of(info.first)))  # where seeking is not exact
+        if count == info.first:
+            decoded = file.read(info.last - info.first, dtype="float32", always_2d=True)
+            count += len(decoded)
+        if count != info.last:
             raise AudioError("truncated", f"{path} must have the {info.last} samples its header says, found {count}")
-    return decoded[skipped:], info
+    return decoded, info
 
 
-def decode_blocks(path: Path, block_s: float) -> Iterator[Samples]:
+def decode_blocks(path: Path) -> Iterator[Samples]:
     """Decode a file from its start in blocks of all channels, float32 (S, channels), at its own rate.
 
     AudioError if it cannot be decoded.
     """
     with _open(path) as file:
-        yield from file.blocks(max(1, round(block_s * file.samplerate)), dtype="float32", always_2d=True)
+        yield from file.blocks_of(file.frames)
 
 
 def can_seek(path: Path) -> bool:
@@ -155,7 +159,7 @@ def _no_memory(path: Path, error: MemoryError) -> AudioError:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[soundfile.SoundFile]:
+def _open(path: Path) -> Iterator[AudioFile]:
     """Open an audio file.
 
     Any error until it is closed becomes an AudioError, except for too many open files.
@@ -165,7 +169,7 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
             raise AudioError(NOT_FOUND, f"{path} must be an audio file, but it does not exist")
         if not path.is_file():
             raise AudioError(NOT_FOUND, f"{path} must be an audio file, but it is a folder, a pipe or a device")
-        with soundfile.SoundFile(path) as file:
+        with AudioFile(path) as file:
             if file.format not in CONTAINERS:
                 known = ", ".join(sorted(CONTAINERS))
                 raise AudioError(

@@ -19,15 +19,13 @@ from features.audio.segment import (
 )
 from features.memory import is_out_of_memory
 
-BLOCK_S = 10.0
-"""Seconds that are decoded at once from a file that cannot seek."""
-
 
 class SegmentReader:
     """Reads segments as `read_segment` does, sample for sample.
 
     A file in which seeking is not exact, such as MP3, is decoded once as long as its segments are
-    read in the order of their starts; memory holds the last segment and one block.
+    read in the order of their starts; memory holds the last segment and one block. Segments in
+    another order are read as `read_segment` does.
     """
 
     def __init__(self) -> None:
@@ -38,6 +36,8 @@ class SegmentReader:
         self._frames: Samples = np.zeros((0, 1), np.float32)
         """(S, channels): the frames from `_first` on that are kept."""
         self._first = 0
+        self._begun: set[Path] = set()
+        """Files that were decoded in blocks."""
 
     def read(self, path: Path, start: float, end: float | None, channel: Channel) -> Samples:
         """Read a segment as float32 (S,) in [-1, 1] at 16 kHz.
@@ -66,7 +66,10 @@ class SegmentReader:
         """Decode a segment (S,) of a file that cannot seek; return it with the rate of the file."""
         info = inspect_segment(path, start, end, channel)
         if path != self._path or info.first < self._first:
-            self._blocks, self._first = decode_blocks(path, BLOCK_S), 0
+            if path in self._begun:
+                return decode_segment(path, start, end, channel)
+            self._begun.add(path)
+            self._blocks, self._first = decode_blocks(path), 0
             self._frames = np.zeros((0, 1), np.float32)
         self._path = None  # an error below must not leave a wrong position
         kept = [self._frames[info.first - self._first :]]

@@ -1,25 +1,24 @@
-"""Figure of benchmark_scale.py: are the segments of a long compressed file read as fast as the file?
+"""Measure whether the segments of a long compressed file are read as fast as the file is decoded.
 
     python benchmarks/scale_segments.py [--tiny] [--json]
 
 1 000 segments of one MP3 of an hour, of 1 to 12 s, are read in the order of an extraction, by length.
-The time includes the uncompressed copy of the file. It is divided by the time of decoding the file once
+The time includes making the uncompressed copy of the file and deleting it. It is divided by the time of decoding the file once
 from start to end. Before the measurement, the samples of some segments are compared with those of one
 decoder that reads the whole file.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 import numpy as np
 import soundfile
 from report import Figure, report
+from timing import median_ratio, seconds_of
 
 from features.audio import decoded_copies, segment
 from features.audio.decoded_copies import DecodedCopies
@@ -59,35 +58,29 @@ def check_equal(path: Path, spans: list[Span]) -> None:
             raise RuntimeError(f"the segment {start}..{end} must have the samples of a sequential decoder")
 
 
-def seconds_of(run: Callable[[], object]) -> float:
-    """Return the wall time of a call."""
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
 def measure_segments(folder: Path, tiny: bool) -> list[Figure]:
-    """Alternate reading all segments with a new copy and decoding the file; return the ratio of the medians."""
+    """Alternate reading all segments, which makes a new copy, and decoding the file."""
     seconds, count, rounds = (90, 25, 1) if tiny else (3600, 1000, ROUNDS)
     path, spans = folder / "recording.mp3", make_spans(seconds, count)
     make_recording(path, seconds)
     time.sleep(decoded_copies.SETTLED_S)
-    own, segments_s, whole_s = segment.COPIES, [], []
-    try:
-        for number in range(rounds + 1):
-            segment.COPIES = DecodedCopies(folder / "copies")
-            read = seconds_of(lambda: [decode_segment(path, start, end, "mix") for start, end in spans])
-            decode = seconds_of(lambda: sum(map(len, decode_blocks(path))))
-            if number:
-                segments_s.append(read)
-                whole_s.append(decode)
-            else:  # the first round fills the disk cache
-                check_equal(path, spans[:: max(1, count // 100)])
+    copies = segment.COPIES
+
+    def read_all() -> None:
+        segment.COPIES = DecodedCopies(folder / "copies")
+        try:
+            for start, end in spans:
+                decode_segment(path, start, end, "mix")
+        finally:
             segment.COPIES.close()
-    finally:
-        segment.COPIES.close()
-        segment.COPIES = own
-    ratio = statistics.median(segments_s) / statistics.median(whole_s)
+            segment.COPIES = copies
+
+    def decode_once() -> None:
+        for _ in decode_blocks(path):
+            pass
+
+    check_equal(path, spans[:: max(1, count // 100)])
+    ratio = median_ratio(lambda: seconds_of(read_all), lambda: seconds_of(decode_once), rounds)
     about = f"{count} segments of an MP3 of {seconds} s / decoding it once, seconds"
     return [Figure("scale.segments", about, ratio, 1.3, "lower")]
 

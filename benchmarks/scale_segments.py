@@ -3,15 +3,17 @@
     python benchmarks/scale_segments.py [--tiny] [--json]
 
 1 000 segments of one MP3 of an hour, of 1 to 12 s, are read in the order of an extraction, by length.
-The time includes making the uncompressed copy of the file and deleting it. It is divided by the time of decoding the file once
-from start to end. Before the measurement, the samples of some segments are compared with those of one
-decoder that reads the whole file.
+The time includes making the uncompressed copy of the file and deleting it. It is divided by the time of
+decoding the file once from start to end. Before the measurement, the samples of some segments are
+compared with those of one decoder that reads the whole file.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -58,28 +60,35 @@ def check_equal(path: Path, spans: list[Span]) -> None:
             raise RuntimeError(f"the segment {start}..{end} must have the samples of a sequential decoder")
 
 
+@contextmanager
+def new_copies(folder: Path) -> Iterator[None]:
+    """Make new copies in a folder, and delete them at the end."""
+    before, segment.COPIES = segment.COPIES, DecodedCopies(folder)
+    try:
+        yield
+    finally:
+        segment.COPIES.close()
+        segment.COPIES = before
+
+
 def measure_segments(folder: Path, tiny: bool) -> list[Figure]:
     """Alternate reading all segments, which makes a new copy, and decoding the file."""
     seconds, count, rounds = (90, 25, 1) if tiny else (3600, 1000, ROUNDS)
     path, spans = folder / "recording.mp3", make_spans(seconds, count)
     make_recording(path, seconds)
     time.sleep(decoded_copies.SETTLED_S)
-    copies = segment.COPIES
 
     def read_all() -> None:
-        segment.COPIES = DecodedCopies(folder / "copies")
-        try:
+        with new_copies(folder / "copies"):
             for start, end in spans:
                 decode_segment(path, start, end, "mix")
-        finally:
-            segment.COPIES.close()
-            segment.COPIES = copies
 
     def decode_once() -> None:
         for _ in decode_blocks(path):
             pass
 
-    check_equal(path, spans[:: max(1, count // 100)])
+    with new_copies(folder / "copies"):
+        check_equal(path, spans[:: max(1, count // 100)])
     ratio = median_ratio(lambda: seconds_of(read_all), lambda: seconds_of(decode_once), rounds)
     about = f"{count} segments of an MP3 of {seconds} s / decoding it once, seconds"
     return [Figure("scale.segments", about, ratio, 1.3, "lower")]

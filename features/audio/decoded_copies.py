@@ -21,7 +21,6 @@ import stat
 import tempfile
 import time
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -92,11 +91,6 @@ class DecodedCopies:
             self._warn(f"found: {error}")
             return None
         return frames
-
-    def keep(self) -> None:
-        """Keep the copies until this process ends, not only as long as the processes that it starts."""
-        with suppress(OSError):  # the first process that needs a copy warns
-            self._open_folder()
 
     def close(self) -> None:
         """Delete all copies, unless another process uses them."""

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from features.audio.decoded_copies import COPIES
 from features.audio.resampling import SAMPLE_RATE
 from features.audio.segment import AudioError
 from features.batching import plan_batches
@@ -103,8 +102,6 @@ def read_waves(utterances: Sequence[Utterance], plan: Sequence[BatchRequest], wo
     """
     # The loader draws a seed. Its own generator keeps the global random state unchanged, from which
     # dropout draws: a resumed run must have the same masks.
-    if any(utterance.start for utterance in utterances):
-        COPIES.keep()  # for the workers of all epochs
     loader = DataLoader(
         _Reader(utterances), batch_size=None, sampler=list(plan), num_workers=workers,
         prefetch_factor=PREFETCH_FACTOR if workers else None, generator=torch.Generator(),

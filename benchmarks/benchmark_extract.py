@@ -8,6 +8,10 @@ of padded seconds. The script checks that both give the same features, to 2e-5.
 
 The model is a small wav2vec 2.0 with the real kernels (hidden size 512, 4 layers, 256 channels), on
 utterances of 1 to 15 s with the lengths of a speech emotion corpus, as in benchmark_train_head.py.
+Two processes that share one corpus are `mervn extract` with random fourier2vec and the wav2vec 2.0
+above, one thread each. Their time is that of the whole command without the start of Python and its
+imports: two processes start as long as one.
+
 Trimmed Whisper is compared with windows of 30 s on clips of 3 s: with the weights of --whisper, or
 with random weights of the size of whisper-base.
 """
@@ -26,6 +30,7 @@ import torch
 from report import Figure, report
 from timing import time_ratio
 from torch import Tensor
+from two_extractions import measure_two, start_python
 
 from features.audio.torchaudio_import import import_torchaudio
 from features.batching import padding_fraction, plan_batches
@@ -169,6 +174,8 @@ def main(tiny: bool, as_json: bool, whisper: Path | None) -> None:
         figures = measure_batches(folder, 6 if tiny else 48, 1 if tiny else 3, {} if tiny else sizes)
         model = whisper or make_base_whisper(folder / "whisper", tiny)
         figures.append(measure_whisper(model, 1 if tiny else 6, 1 if tiny else 3))
+        selectors = {"fourier2vec": "fourier2vec", "wav2vec2": f"wav2vec2={folder / 'wav2vec2'}"}
+        figures += measure_two(selectors, folder, tiny, start_python)
     report("extract", figures, as_json)
 
 

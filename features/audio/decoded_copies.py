@@ -41,7 +41,7 @@ DISK_FRACTION = 0.5
 SETTLED_S = 2.0
 """Seconds after its last change from which on a file is copied: two changes within one tick of the
 clock of a file system have equal times."""
-POLL_S, WAIT_S = 0.05, 120.0
+POLL_S, WAIT_S = 0.05, 30.0
 """Seconds between two looks at a copy that another thread or process makes, and of all of them."""
 LOCK_FILE, PARTIAL = "lock", ".part"
 

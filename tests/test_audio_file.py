@@ -8,7 +8,7 @@ import soundfile
 from tiny import wave
 
 from features.audio import audio_file
-from features.audio.audio_file import AudioFile
+from features.audio.audio_file import AudioFile, mix_channels
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,16 @@ def test_a_file_that_ends_early_has_fewer_samples_and_none_of_another_block(
         expected = file.read(32_000, dtype="float32", always_2d=True)
     assert 0 < len(expected) < 32_000
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 7, 8, 12])
+def test_mixed_channels_have_the_bits_of_the_mean(channels: int) -> None:
+    generator = np.random.default_rng(channels)
+    bits = generator.integers(0, 2**32, (20_000, channels), np.uint32).view(np.float32)
+    small = generator.choice(np.array([0.0, -0.0, 1e-45, -1e-45, 1.0, -1.0], np.float32), (20_000, channels))
+    with np.errstate(all="ignore"):
+        for frames in (bits, small):
+            expected, found = frames.mean(axis=1, dtype=np.float32), mix_channels(frames)
+            number = ~np.isnan(expected)
+            assert np.array_equal(found[number].view(np.uint32), expected[number].view(np.uint32))
+            assert np.isnan(found[~number]).all() and number.any()

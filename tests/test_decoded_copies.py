@@ -14,6 +14,7 @@ import soundfile
 from tiny import wave
 
 from features.audio import audio_file, decoded_copies, segment
+from features.audio.audio_file import AudioFile
 from features.audio.decoded_copies import DecodedCopies
 from features.audio.segment import AudioError, decode_segment
 
@@ -197,8 +198,8 @@ def test_copies_of_a_killed_process_are_deleted_and_those_in_use_are_kept(
     decode_segment(tmp_path / "a.mp3", 1.0, 1.5, 0)
     assert len(names(copies)) == 2 and "0123.part" not in names(copies)
     other = DecodedCopies(copies.folder)  # another process
-    with soundfile.SoundFile(tmp_path / "a.mp3") as file:
-        assert other.read(tmp_path / "a.mp3", file, 100, 200) is not None
+    with AudioFile(tmp_path / "a.mp3") as file:
+        assert other.copy_and_read(tmp_path / "a.mp3", file.header, 100, 200) is not None
     assert len(decoded) == 1
     copies.close()
     assert len(names(copies)) == 2

@@ -27,7 +27,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from features.audio.audio_file import AudioFile
+from features.audio.audio_file import AudioFile, Header
 from features.audio.resampling import Samples
 
 LONG_S = 60.0
@@ -60,6 +60,8 @@ class DecodedCopies:
         self._is_off = False
         self._skipped: dict[str, float] = {}
         """By name of the copy, the fraction of its file that was decoded and dropped."""
+        self._headers: dict[str, Header] = {}
+        """By name of a copy that was read, the header of its file."""
         self._refused: set[str] = set()
         """Names of copies whose file cannot be decoded to its end."""
         self._has_warned = False
@@ -71,21 +73,43 @@ class DecodedCopies:
             self._folder = _temporary_folder() / f"mervn-audio-{os.getuid()}-{platform.node()}"
         return self._folder
 
-    def read(self, path: Path, file: soundfile.SoundFile, first: int, last: int) -> Samples | None:
-        """Return the frames `first` to `last` of a file that is open, (S, channels).
+    def find(self, path: Path) -> tuple[Header, str] | None:
+        """Return the header of a file of which this process has read a copy, and the copy's name.
+
+        None if there is no copy of the file as it is now.
+        """
+        name = _copy_name(path) if self._headers else None
+        header = None if name is None else self._headers.get(name)
+        return None if header is None or name is None else (header, name)
+
+    def read(self, name: str, header: Header, first: int, last: int) -> Samples | None:
+        """Return the frames `first` to `last` of a copy, (S, channels); None if it cannot be read."""
+        copy, count = self.folder / name, (last - first) * header.channels
+        try:
+            samples = np.fromfile(copy, np.float32, count, offset=4 * first * header.channels)
+            os.utime(copy)  # the copy that was not used for the longest time is deleted first
+        except OSError:
+            return None
+        if len(samples) < count:
+            return None
+        self._headers[name] = header
+        return samples.reshape(-1, header.channels)
+
+    def copy_and_read(self, path: Path, header: Header, first: int, last: int) -> Samples | None:
+        """Return the frames `first` to `last` of a file from its copy, which is made if it is worth its cost.
 
         None if the caller must decode them from the start of the file.
         """
-        if first == 0 or file.frames < LONG_S * file.samplerate or self._is_off:
+        if first == 0 or header.frames < LONG_S * header.samplerate or self._is_off:
             return None
         try:
             name = _copy_name(path)
             if name is None or name in self._refused:
                 return None
             self._open_folder()
-            frames = self._read_copy(name, file.channels, first, last)
-            if frames is None and self._copy(path, name, file, first):
-                frames = self._read_copy(name, file.channels, first, last)
+            frames = self.read(name, header, first, last)
+            if frames is None and self._copy(path, name, header, first):
+                frames = self.read(name, header, first, last)
         except OSError as error:
             self._is_off = True
             self._warn(f"found: {error}")
@@ -128,21 +152,11 @@ class DecodedCopies:
             return
         atexit.register(_close_in, os.getpid(), self)
 
-    def _read_copy(self, name: str, channels: int, first: int, last: int) -> Samples | None:
-        """Return frames of a copy; None if there is none."""
-        copy, count = self.folder / name, (last - first) * channels
-        try:
-            samples = np.fromfile(copy, np.float32, count, offset=4 * first * channels)
-            os.utime(copy)  # the copy that was not used for the longest time is deleted first
-        except FileNotFoundError:
-            return None
-        return samples.reshape(-1, channels) if len(samples) == count else None
-
-    def _copy(self, path: Path, name: str, file: soundfile.SoundFile, first: int) -> bool:
+    def _copy(self, path: Path, name: str, header: Header, first: int) -> bool:
         """Make the copy of a file if it is worth its cost; return whether it exists now."""
-        skipped = self._skipped.get(name, 0.0) + first / file.frames
+        skipped = self._skipped.get(name, 0.0) + first / header.frames
         self._skipped[name] = skipped
-        if skipped < COPY_AT or not self._make_room(4 * file.frames * file.channels, skipped >= EVICT_AT):
+        if skipped < COPY_AT or not self._make_room(4 * header.frames * header.channels, skipped >= EVICT_AT):
             return False
         with os.fdopen(os.open(self.folder / f"{name}{PARTIAL}", os.O_RDWR | os.O_CREAT, 0o600), "r+b") as partial:
             if not _lock_within(partial, WAIT_S):

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import soundfile
 
-from features.audio.audio_file import AudioFile
+from features.audio.audio_file import AudioFile, Header, mix_channels
 from features.audio.container import CONTAINERS, SAMPLE_BYTES, declared_frames, find_truncation
 from features.audio.decoded_copies import COPIES
 from features.audio.resampling import SAMPLE_RATE, Samples, resample, resampled_length
@@ -101,12 +101,20 @@ def decode_channels(path: Path, start: float, end: float | None, channel: Channe
 
     AudioError as for `decode_segment`, but the samples may be NaN or infinite.
     """
+    with _explained(path):
+        found = COPIES.find(path)
+        if found is not None:
+            header, name = found
+            info = _segment(path, header, start, end, channel, header.samplerate)
+            copied = COPIES.read(name, header, info.first, info.last)
+            if copied is not None:
+                return copied, info
     with _open(path) as file:
         info = _segment(path, file, start, end, channel, file.samplerate)
         if _can_seek(file):
             count = file.seek(info.first)
         else:
-            copied = COPIES.read(path, file, info.first, info.last)
+            copied = COPIES.copy_and_read(path, file.header, info.first, info.last)
             if copied is not None:
                 return copied, info
             count = sum(map(len, file.blocks_of(info.first)))  # where seeking is not exact
@@ -144,7 +152,7 @@ def select_channel(path: Path, frames: Samples, channel: Channel, first: int) ->
     that are not finite, or for means that do not fit into memory.
     """
     try:
-        samples = frames[:, channel] if isinstance(channel, int) else frames.mean(axis=1, dtype=np.float32)
+        samples = frames[:, channel] if isinstance(channel, int) else mix_channels(frames)
     except MemoryError as error:
         raise _no_memory(path, error) from error
     if not np.isfinite(samples).all():
@@ -159,12 +167,20 @@ def _no_memory(path: Path, error: MemoryError) -> AudioError:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[AudioFile]:
-    """Open an audio file.
-
-    Any error until it is closed becomes an AudioError, except for too many open files.
-    """
+def _explained(path: Path) -> Iterator[None]:
+    """Turn errors of reading a file into AudioError, except for too many open files."""
     try:
+        yield
+    except MemoryError as error:
+        raise _no_memory(path, error) from error
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        raise _explain(path, error) from error
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[AudioFile]:
+    """Open an audio file; errors until it is closed are those of `_explained`."""
+    with _explained(path):
         if not path.exists():
             raise AudioError(NOT_FOUND, f"{path} must be an audio file, but it does not exist")
         if not path.is_file():
@@ -180,10 +196,6 @@ def _open(path: Path) -> Iterator[AudioFile]:
                     "sample_rate", f"{path}: the rate must be {MIN_RATE}..{MAX_RATE} Hz, found {file.samplerate}"
                 )
             yield file
-    except MemoryError as error:
-        raise _no_memory(path, error) from error
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
-        raise _explain(path, error) from error
 
 
 def _explain(path: Path, error: Exception) -> InputError:
@@ -225,9 +237,9 @@ def _open_error(path: Path) -> OSError | None:
 
 
 def _segment(
-    path: Path, file: soundfile.SoundFile, start: float, end: float | None, channel: Channel, sample_rate: int
+    path: Path, file: AudioFile | Header, start: float, end: float | None, channel: Channel, sample_rate: int
 ) -> SegmentInfo:
-    """Convert times (seconds) to a segment of an open file; AudioError as for `inspect_segment`."""
+    """Convert times (seconds) to a segment of a file; AudioError as for `inspect_segment`."""
     rate, frames = file.samplerate, file.frames
     declared = declared_frames(path, file.format, file.subtype, file.channels)
     if declared is not None and declared < frames:  # bytes after the audio are no samples
@@ -251,7 +263,7 @@ def _segment(
     return SegmentInfo(rate, first, last, clipped, resampled_length(last - first, rate, sample_rate))
 
 
-def _check_length(path: Path, file: soundfile.SoundFile) -> None:
+def _check_length(path: Path, file: AudioFile | Header) -> None:
     """Raise AudioError unless the file ends where its header says.
 
     Otherwise a segment up to the end of the file would silently be shorter.
@@ -266,7 +278,7 @@ def _check_length(path: Path, file: soundfile.SoundFile) -> None:
     if missing is not None:
         raise AudioError("truncated", f"{path} must hold all of its audio: {missing}")
     # the header of FLAC declares samples, not bytes
-    if file.format == "FLAC" and file.frames and not _has_last_sample(file):
+    if isinstance(file, AudioFile) and file.format == "FLAC" and file.frames and not _has_last_sample(file):
         raise AudioError("truncated", f"{path} must have the {file.frames} samples its header says, found fewer")
 
 

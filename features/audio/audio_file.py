@@ -18,7 +18,7 @@ PAIRWISE = 8
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a file says, by the names of soundfile."""
+    """The header of an audio file, by the names of soundfile."""
 
     format: str
     subtype: str

@@ -211,7 +211,7 @@ class DecodedCopies:
                 used -= size
         if used + num_bytes <= limit:
             return True
-        self._warn(f"which allows {limit / 1e9:.1f} GB, found {(used + num_bytes) / 1e9:.1f} GB")
+        self._warn(f"which allows {limit / 1e9:.2g} GB, found {(used + num_bytes) / 1e9:.2g} GB")
         return False
 
     def _limit(self, used: int) -> float:

@@ -174,7 +174,9 @@ def main(tiny: bool, as_json: bool, whisper: Path | None) -> None:
         figures = measure_batches(folder, 6 if tiny else 48, 1 if tiny else 3, {} if tiny else sizes)
         model = whisper or make_base_whisper(folder / "whisper", tiny)
         figures.append(measure_whisper(model, 1 if tiny else 6, 1 if tiny else 3))
-        selectors = {"fourier2vec": "fourier2vec", "wav2vec2": f"wav2vec2={folder / 'wav2vec2'}"}
+        selectors = {"wav2vec2": f"wav2vec2={folder / 'wav2vec2'}"}
+        if not tiny:
+            selectors["fourier2vec"] = "fourier2vec"
         figures += measure_two(selectors, folder, tiny, start_python)
     report("extract", figures, as_json)
 

@@ -230,3 +230,24 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     counts = decoded(monkeypatch)
     assert mervn([*arguments, *flags]) == 0
     assert counts["train-003"] == len(flags)
+
+
+def test_the_first_looks_at_the_units_of_others_are_close_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that had nothing left to do looked once per second, and a short extraction ended that much later."""
+    info = create_store(tmp_path, TEXT_IDENTITY, {}, "m")
+    plan, pauses = plan_of(2, info), list[float]()
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 10:
+            others.release(plan.unit_name(plan.units[0]))
+
+    monkeypatch.setattr("features.extraction.scheduler.time.sleep", sleep)
+    with Claims([info.path]) as others, Claims([info.path]) as claims:
+        assert others.take(plan.unit_name(plan.units[0]))
+        done = list(Scheduler(plan, [to(info)], claims).run(NullEngine(), SILENT, lambda _: None))
+    assert len(done) == 2 and len(pauses) == 10
+    assert pauses[0] <= 0.05 and sum(pauses[:5]) <= 1.0
+    assert pauses == sorted(pauses) and max(pauses) == pauses[-1] == 1.0

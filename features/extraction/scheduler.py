@@ -22,8 +22,9 @@ from features.store.identity import StoreInfo
 from features.store.reader import FeatureStore
 from features.store.rejected import Rejections, append_rejected
 
-WAIT_S = 1.0
-"""Interval between looks at units that other processes hold."""
+FIRST_WAIT_S, WAIT_S = 0.02, 1.0
+"""Interval between looks at units that other processes hold: it doubles up to the second value. Processes
+that share the work evenly wait for each other briefly."""
 ROUNDS = 256
 """A round claims 1 / ROUNDS of the open units, rounded up."""
 
@@ -61,6 +62,7 @@ class Scheduler:
             self._add(plan.unit_name(unit), unit)
         self._order: deque[str] = deque(self._open)
         """Units to claim next."""
+        self._wait_s = FIRST_WAIT_S
         self._claimed: deque[str] = deque()
         """Claimed units that the engine has not received yet."""
 
@@ -113,7 +115,8 @@ class Scheduler:
         reporter.say(f"  waiting for {len(self._open)} units that {holders} has claimed")
 
     def _wait(self, update: Callable[[int], object]) -> None:
-        time.sleep(WAIT_S)
+        time.sleep(self._wait_s)
+        self._wait_s = min(2 * self._wait_s, WAIT_S)
         self.claims.sweep()
         self._close_committed(update)
 

@@ -84,16 +84,18 @@ class DecodedCopies:
 
     def read(self, name: str, header: Header, first: int, last: int) -> Samples | None:
         """Return the frames `first` to `last` of a copy, (S, channels); None if it cannot be read."""
-        copy, count = self.folder / name, (last - first) * header.channels
+        path, frames = self.folder / name, np.empty((last - first, header.channels), np.float32)
         try:
-            samples = np.fromfile(copy, np.float32, count, offset=4 * first * header.channels)
-            os.utime(copy)  # the copy that was not used for the longest time is deleted first
+            with path.open("rb") as copy:
+                copy.seek(4 * first * header.channels)
+                num_bytes = copy.readinto(frames)
+            os.utime(path)  # the copy that was not used for the longest time is deleted first
         except OSError:
             return None
-        if len(samples) < count:
+        if num_bytes < frames.nbytes:
             return None
         self._headers[name] = header
-        return samples.reshape(-1, header.channels)
+        return frames
 
     def copy_and_read(self, path: Path, header: Header, first: int, last: int) -> Samples | None:
         """Return the frames `first` to `last` of a file from its copy, which is made if it is worth its cost.

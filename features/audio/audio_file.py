@@ -11,7 +11,7 @@ import soundfile
 from features.audio.resampling import Samples
 
 BLOCK_S = 10.0
-"""Seconds that `blocks_of` decodes at once."""
+"""Seconds that `blocks_of` decodes at once by default."""
 PAIRWISE = 8
 """Number of values from which on NumPy sums in another order than one after the other."""
 
@@ -27,7 +27,7 @@ class Header:
     frames: int
 
 
-class AudioFile(soundfile.SoundFile):
+class AudioFile(soundfile.SoundFile):  # type: ignore[misc]
     """An open audio file whose `read` continues exactly where the last one ended.
 
     After each read, SoundFile seeks to the end of what it has read. In MP3 and Ogg, a seek restarts
@@ -43,12 +43,12 @@ class AudioFile(soundfile.SoundFile):
         """The header, which can be kept when the file is closed."""
         return Header(self.format, self.subtype, self.samplerate, self.channels, self.frames)
 
-    def blocks_of(self, count: int) -> Iterator[Samples]:
-        """Yield the next `count` frames in blocks of float32 (S, channels).
+    def blocks_of(self, count: int, block_s: float | None = None) -> Iterator[Samples]:
+        """Yield the next `count` frames in blocks of `block_s` seconds, float32 (S, channels).
 
         They are fewer if decoding ends before. `SoundFile.blocks` would yield old frames then.
         """
-        block = max(1, round(BLOCK_S * self.samplerate))
+        block = max(1, round((block_s or BLOCK_S) * self.samplerate))
         while count > 0:
             wanted = min(block, count)
             frames = self.read(wanted, dtype="float32", always_2d=True)

@@ -88,7 +88,7 @@ class DecodedCopies:
         try:
             with path.open("rb") as copy:
                 copy.seek(4 * first * header.channels)
-                num_bytes = copy.readinto(frames)
+                num_bytes = copy.readinto(frames.data)
             os.utime(path)  # the copy that was not used for the longest time is deleted first
         except OSError:
             return None

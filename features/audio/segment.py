@@ -126,13 +126,13 @@ def decode_channels(path: Path, start: float, end: float | None, channel: Channe
     return decoded, info
 
 
-def decode_blocks(path: Path) -> Iterator[Samples]:
+def decode_blocks(path: Path, block_s: float | None = None) -> Iterator[Samples]:
     """Decode a file from its start in blocks of all channels, float32 (S, channels), at its own rate.
 
     AudioError if it cannot be decoded.
     """
     with _open(path) as file:
-        yield from file.blocks_of(file.frames)
+        yield from file.blocks_of(file.frames, block_s)
 
 
 def can_seek(path: Path) -> bool:

@@ -3,7 +3,9 @@
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # of commands and benchmarks that tests start
@@ -19,6 +21,11 @@ SLOW = (
     "test_transfers", "test_html", "test_reader", "test_claims", "test_site",
 )  # fmt: skip
 """Files that begin first, the slowest before the others, so that no worker is left with one of them at the end."""
+
+OWN_SIZES = (
+    "test_base", "test_earlier_files", "test_encoder_checks", "test_gpu", "test_known_answers", "test_ray_engine",
+)  # fmt: skip
+"""Files in which the encoders without pretrained weights have their own sizes, as in new processes."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -81,6 +88,21 @@ def small_vggish() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_defaults(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give the two encoders without pretrained weights narrow layers, as warm processes have them.
+
+    Their own are 3 and 4 million weights, to draw, hash, write and compute with in each extraction.
+    """
+    from tiny import AUDIO_SIZES, TEXT_SIZES
+
+    own = request.module.__name__ in OWN_SIZES
+    audio = mock.patch.dict("features.encoders.fourier2vec.DEFAULTS", {} if own else AUDIO_SIZES)
+    text = mock.patch.dict("features.encoders.hashed_ngrams.DEFAULTS", {} if own else TEXT_SIZES)
+    with audio, text:
+        yield
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Undo what a command under test did to the number of threads."""
@@ -101,6 +123,20 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     from every_encoder import make_checkpoints
 
     return make_checkpoints(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny encoders, and a data folder with their features; tests work on copies of it."""
+    from test_extract import run
+    from tiny import make_data
+    from tiny_extraction import small_encoders
+
+    folder = tmp_path_factory.mktemp("extracted")
+    data = make_data(folder / "data")
+    for selector in small_encoders(folder):
+        run(data, selector)
+    return folder
 
 
 @pytest.fixture(autouse=True, scope="module")

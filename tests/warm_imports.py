@@ -14,7 +14,6 @@ import sklearn.metrics
 import torch.distributed
 import transformers.models.bert.modeling_bert
 import transformers.models.wav2vec2.modeling_wav2vec2
-from tiny import AUDIO_SIZES, TEXT_SIZES
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 import cli.main
@@ -24,12 +23,9 @@ import mervn.evaluation.evaluate
 import mervn.finetuning.finetune
 import mervn.study.ablate
 import mervn.training.train_head
-from features.encoders import fourier2vec, hashed_ngrams
 
 cli.run_report.write = lambda run: run / "report.html"  # as conftest does: its figures take longer than a tiny run
 get_checkpoint_conversion_mapping("")  # compiles patterns for all models, for half a second
-fourier2vec.DEFAULTS.update(AUDIO_SIZES)  # these too
-hashed_ngrams.DEFAULTS.update(TEXT_SIZES)
 gc.collect()
 gc.freeze()  # or each fork would copy all of it in its first garbage collection, a third of a second
 gc.enable()

@@ -131,7 +131,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def extracted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny encoders, and a data folder with their features; tests work on copies of it."""
     from test_extract import run
     from tiny import make_data

@@ -46,12 +46,12 @@ RESULTS = ("metrics.json", "model.safetensors", "predictions-valid.jsonl")
 
 
 @pytest.fixture(scope="module")
-def made(extracted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tiny_features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the extracted data folder, with its encoders beside it, which knows no other place."""
     folder = tmp_path_factory.mktemp("corpus")
-    shutil.copytree(extracted, folder, copy_function=shutil.copy2, dirs_exist_ok=True)
+    shutil.copytree(tiny_features, folder, copy_function=shutil.copy2, dirs_exist_ok=True)
     for file in folder.glob("data/stores/*/*/store.json"):
-        file.write_text(file.read_text("utf-8").replace(str(extracted), str(folder)), "utf-8")
+        file.write_text(file.read_text("utf-8").replace(str(tiny_features), str(folder)), "utf-8")
     return folder / "data"
 
 

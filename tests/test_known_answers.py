@@ -13,7 +13,7 @@ from mervn.demo.known_answers import ANSWERS, FUSIONS, SETS, Answer
 QUICK = {"epochs": 12, "learning_rate": 2e-3, "patience": 6}
 """Options in which the test differs from the demo: higher learning rate, so that half the epochs find the answers.
 
-Each run has at least 7 epochs, in which xattn has learned `both`; early stopping ends only those that learn nothing more.
+Each run has at least 7 epochs, by which xattn has learned `both`; early stopping ends those that learn no more.
 """
 
 

@@ -56,7 +56,7 @@ class Association:
 
 @dataclass(frozen=True)
 class Symbols:
-    """Which utterances have which symbols: P pairs, each once, in the order of the utterances."""
+    """Pairs of an utterance and a symbol that it has: P pairs, each once, in the order of the utterances."""
 
     utterances: Array
     """Index of the utterance of each pair, (P,) int64."""

@@ -38,15 +38,15 @@ finally:
 """
 """One `mervn extract` whose time is measured without the start of Python and its imports."""
 RATE = 16_000
-Start = Callable[[str, list[str]], "subprocess.Popen[str]"]
-"""Starts Python code with arguments."""
+Start = Callable[[str], "subprocess.Popen[str]"]
+"""Starts Python code."""
 LONG_S = 1800.0
 """Seconds after which an extraction is taken for hung."""
 
 
-def start_python(code: str, arguments: list[str]) -> subprocess.Popen[str]:
+def start_python(code: str) -> subprocess.Popen[str]:
     """Start Python code in a process that computes with one thread."""
-    command, environment = [sys.executable, "-c", code, *arguments], {**os.environ, "OMP_NUM_THREADS": "1"}
+    command, environment = [sys.executable, "-c", code], {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
 
 
@@ -72,7 +72,7 @@ def seconds_of_extractions(start_process: Start, processes: int, selector: str, 
         children: list[subprocess.Popen[str]] = []
         try:
             for _ in range(processes):
-                child = start_process(EXTRACT, arguments)
+                child = start_process(f"import sys; sys.argv[1:] = {arguments!r}\n{EXTRACT}")
                 children.append(child)
                 if child.stdout is None or child.stdout.readline() != "ready\n":
                     raise RuntimeError("an extraction failed before it began")

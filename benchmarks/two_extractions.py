@@ -91,7 +91,7 @@ def seconds_of_extractions(start_process: Start, processes: int, selector: str, 
 
 def measure_two(selectors: dict[str, str], folder: Path, tiny: bool, start_process: Start) -> list[Figure]:
     """Alternate one extraction and two at once, for each encoder, by its name and selector."""
-    count, seconds, rounds = (6, 0.3, 1) if tiny else (400, 4.2, 3)
+    count, seconds, rounds = (6, 0.3, 1) if tiny else (200, 4.2, 3)
     data = make_corpus(folder / "two", count, seconds)
     figures = []
     for name, selector in selectors.items():

@@ -21,6 +21,7 @@ import stat
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -201,8 +202,9 @@ class DecodedCopies:
         copies = []
         for entry in os.scandir(self.folder):
             if entry.name != LOCK_FILE:
-                status = entry.stat()
-                copies.append((status.st_mtime_ns, status.st_size, entry.path))
+                with suppress(FileNotFoundError):  # another thread or process has just renamed or deleted it
+                    status = entry.stat()
+                    copies.append((status.st_mtime_ns, status.st_size, entry.path))
         used = sum(size for _, size, _ in copies)
         limit = self._limit(used)
         for _, size, copy in sorted(copies):

@@ -10,7 +10,16 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, PrivateAttr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError, core_schema
 
 SplitName = Literal["train", "valid", "test"]
@@ -230,8 +239,11 @@ class ExtractOptions(EncodeOptions):
     engine: Annotated[Literal["local", "ray"], Group.GENERAL, ADVANCED] = Field(
         "local", description="Extract in this process, or in actors on a Ray cluster."
     )
-    workers: Annotated[PositiveInt | None, Group.GENERAL, ADVANCED] = Field(
-        None, description="Number of Ray actors [default: one per GPU of the cluster, else one per CPU]."
+    workers: Annotated[NonNegativeInt | None, Group.GENERAL, ADVANCED] = Field(
+        None,
+        description="Threads that read audio while the encoder runs, 0 for none [default: 0 on a CPU, which the "
+        "encoder uses itself; on a GPU the number of cores less one, at most 8]. With --engine ray: number of "
+        "actors [default: one per GPU of the cluster, else one per CPU].",
     )
     ray_address: Annotated[str | None, Group.GENERAL, ADVANCED] = Field(
         None, description="Address of a running Ray cluster, auto or HOST:PORT [default: start one on this machine]."
@@ -239,8 +251,10 @@ class ExtractOptions(EncodeOptions):
 
     @model_validator(mode="after")
     def _check_engine(self) -> Self:
-        if self.engine != "ray" and (self.workers is not None or self.ray_address is not None):
-            raise ValueError("--workers and --ray-address need --engine ray")
+        if self.engine != "ray" and self.ray_address is not None:
+            raise ValueError("--ray-address needs --engine ray")
+        if self.engine == "ray" and self.workers == 0:
+            raise ValueError("--workers must be at least 1 with --engine ray, found 0")
         return self
 
     @model_validator(mode="after")

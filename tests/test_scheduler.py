@@ -16,7 +16,8 @@ from tiny_store import TEXT_IDENTITY
 from features.extraction.plan import Plan, Target, make_plan, plan_units
 from features.extraction.report import StoreResult
 from features.extraction.scheduler import ROUNDS, Scheduler
-from features.extraction.worker import Destination, Unit, UnitResult
+from features.extraction.unit import Unit, UnitResult
+from features.extraction.worker import Destination
 from features.progress import SILENT
 from features.store.claims import FOLDER, Claims
 from features.store.identity import StoreInfo, create_store
@@ -75,6 +76,9 @@ class NullEngine:
 
     def submit(self, unit: Unit) -> None:
         self.units.append(unit)
+
+    def prepare(self, unit: Unit) -> None:
+        self.prepared = unit
 
     def collect(self) -> list[UnitResult]:
         return [UnitResult(self.units[-1].name, [[]], [], 0.0)]

@@ -16,9 +16,11 @@ from features.extraction.prefetch import NoResultError, Prefetch
 
 
 @contextmanager
-def reading(function: Callable[[int], Any], workers: int, *seconds: float) -> Iterator[Prefetch[int, Any]]:
+def reading(
+    function: Callable[[int], Any], workers: int, *seconds: float | None, size: int = 0
+) -> Iterator[Prefetch[int, Any]]:
     """Yield a Prefetch with an item for each of these durations."""
-    with closing(Prefetch[int, Any](function, workers)) as reader:
+    with closing(Prefetch[int, Any](function, workers, lambda result: size)) as reader:
         reader.add(enumerate(seconds))
         yield reader
 
@@ -47,19 +49,22 @@ def test_results_come_in_order_whatever_takes_long(workers: int) -> None:
 def test_what_is_read_ahead_is_bounded_in_bytes_and_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefetch, "MAX_BYTES", 3 * 64_000)
     begun: list[int] = []
-    with reading(begun.append, 2, 9.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0) as reader:
-        wait_until(lambda: begun == [0])  # longer than the bound, and alone
+    with reading(begun.append, 2, 9.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, size=64_000) as reader:
+        wait_until(lambda: sorted(begun) == [0, 1, 2])  # the first has 9 s by the estimate, and 1 s when it is read
         time.sleep(0.01)
-        assert begun == [0]
+        assert len(begun) == 3
         reader.take()
         wait_until(lambda: sorted(begun) == [0, 1, 2, 3])
-        monkeypatch.setattr(prefetch, "MAX_ITEMS", 4)
-        reader.drop(3)
-        wait_until(lambda: sorted(begun) == [0, 1, 2, 3, 4, 5, 6, 7])
-    with reading(begun.append, 2, *[0.0] * 9):
-        wait_until(lambda: len(begun) == 12)
         time.sleep(0.01)
-        assert len(begun) == 12
+        assert len(begun) == 4
+        reader.drop(3)
+        wait_until(lambda: sorted(begun) == [0, 1, 2, 3, 4, 5, 6])
+    monkeypatch.setattr(prefetch, "MAX_ITEMS", 4)
+    begun.clear()
+    with reading(begun.append, 2, *[0.0] * 9):
+        wait_until(lambda: len(begun) == 4)
+        time.sleep(0.01)
+        assert len(begun) == 4
 
 
 def test_an_item_that_hangs_is_left_behind_and_the_others_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +108,12 @@ def test_an_error_is_raised_at_its_place_and_an_end_of_the_thread_is_reported() 
         with pytest.raises(NoResultError, match="its thread ended with SystemExit"):
             reader.take()
         assert reader.take() == 3
+
+
+def test_audio_of_unknown_duration_has_no_limit_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "LIMIT_S", 0.0)
+    with reading(lambda item: time.sleep(0.01), 1, None) as reader:
+        assert reader.take() is None
 
 
 def test_ctrl_c_ends_the_wait_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,12 +73,13 @@ class NullEngine:
 
     def __init__(self) -> None:
         self.units: list[Unit] = []
+        self.prepared: list[str] = []
 
     def submit(self, unit: Unit) -> None:
         self.units.append(unit)
 
     def prepare(self, unit: Unit) -> None:
-        self.prepared = unit
+        self.prepared.append(unit.name)
 
     def collect(self) -> list[UnitResult]:
         return [UnitResult(self.units[-1].name, [[]], [], 0.0)]
@@ -115,6 +116,7 @@ def test_claiming_costs_as_many_claims_as_units_and_few_looks(
         scheduler = Scheduler(plan_of(count, info), [to(info)], claims)
         assert len(list(scheduler.run(engine, SILENT, lambda _: None))) == count
     assert counts["take"] == count == len({unit.name for unit in engine.units})
+    assert engine.prepared == [unit.name for unit in engine.units[1:]]  # each is read while the one before is encoded
     looks = min(count, ROUNDS * (1 + math.log(max(1, count / ROUNDS))))
     assert counts["refresh"] <= looks + 4 and counts["held"] <= looks + 4
 

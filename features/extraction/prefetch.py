@@ -6,6 +6,7 @@ thread that waits forever for a file is left behind, and another one takes its p
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -23,10 +24,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 MAX_BYTES = 256 << 20
 """Bytes of samples that are read ahead; a single item may have more."""
+SAMPLE_BYTES = 4
+"""Bytes of a sample, float32."""
 MAX_ITEMS = 1024
 """Number of items that are read ahead."""
 LIMIT_S = 60.0
-"""Seconds within which an item must be read; longer audio has as many seconds as it lasts."""
+"""Seconds within which an item must be read; for longer audio, its duration."""
 MAX_STUCK = 16
 """Number of threads that may be left behind: then the disk is at fault, not single files."""
 POLL_S = 0.25
@@ -44,26 +47,26 @@ class Task(Generic[Item, Result]):
     """An item, and its result once there is one."""
 
     item: Item
-    seconds: float
-    """Seconds of audio; 0 if unknown."""
+    seconds: float | None
+    """Seconds of audio; None if unknown: then there is no limit of time."""
+    num_bytes: int
+    """Estimated bytes of the result, and the real ones once it is there."""
     started: float | None = None
     """Time at which a thread began with it."""
     thread: threading.Thread | None = None
+    """The thread that began with it."""
     result: Result | None = None
     error: BaseException | None = None
     done: bool = False
     abandoned: bool = False
     """It took too long, and another thread has taken the place of its own."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of its samples at 16 kHz, float32."""
-        return round(self.seconds * SAMPLE_RATE) * 4
+    removed: bool = False
+    """It was taken or dropped."""
 
     @property
     def limit_s(self) -> float:
         """Seconds within which it must be read."""
-        return max(LIMIT_S, self.seconds)
+        return math.inf if self.seconds is None else max(LIMIT_S, self.seconds)
 
     @property
     def left_s(self) -> float:
@@ -75,11 +78,11 @@ class Prefetch(Generic[Item, Result]):
     """Results of a function for items, in the order of the items.
 
     `workers` threads call it ahead of `take`; with 0, `take` calls it. The items that are read ahead
-    are bounded in number and in bytes.
+    are bounded in number and in bytes, which `size_of` a result tells.
     """
 
-    def __init__(self, function: Callable[[Item], Result], workers: int) -> None:
-        self._function, self._workers = function, workers
+    def __init__(self, function: Callable[[Item], Result], workers: int, size_of: Callable[[Result], int]) -> None:
+        self._function, self._workers, self._size_of = function, workers, size_of
         self._tasks: deque[Task[Item, Result]] = deque()
         """In order, what was added and not taken."""
         self._waiting: deque[Task[Item, Result]] = deque()
@@ -91,11 +94,11 @@ class Prefetch(Generic[Item, Result]):
         self._closed = False
         self._changed = threading.Condition()
 
-    def add(self, items: Iterable[tuple[Item, float]]) -> None:
-        """Add items, each with its seconds of audio (0 if unknown)."""
+    def add(self, items: Iterable[tuple[Item, float | None]]) -> None:
+        """Add items, each with its seconds of audio (None if unknown)."""
         with self._changed:
             for item, seconds in items:
-                task: Task[Item, Result] = Task(item, seconds)
+                task: Task[Item, Result] = Task(item, seconds, round((seconds or 0) * SAMPLE_RATE) * SAMPLE_BYTES)
                 self._tasks.append(task)
                 self._waiting.append(task)
             self._changed.notify_all()
@@ -133,6 +136,7 @@ class Prefetch(Generic[Item, Result]):
         with self._changed:
             for _ in range(count):
                 task = self._tasks.popleft()
+                task.removed = True
                 if task.started is not None:
                     self._num_bytes -= task.num_bytes
                 elif self._waiting:  # with 0 workers too, it is the first one
@@ -174,12 +178,17 @@ class Prefetch(Generic[Item, Result]):
         torch.set_num_threads(1)
         ready.set()
         while (task := self._begin_next()) is not None:
+            size = 0
             try:
                 task.result = self._function(task.item)
+                size = self._size_of(task.result)
             except BaseException as error:
                 task.error = error
             with self._changed:
                 task.done = True
+                if not task.removed:
+                    self._num_bytes += size - task.num_bytes
+                    task.num_bytes = size
                 self._changed.notify_all()
                 if task.abandoned:
                     return

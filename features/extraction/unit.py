@@ -17,7 +17,7 @@ class Unit:
     wanted: list[set[str]]
     """For each store the ids of the utterances that it lacks."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds of audio of each utterance, by id; empty for text."""
+    """Seconds of audio of each utterance by id, if known; empty for text."""
 
 
 @dataclass(frozen=True)

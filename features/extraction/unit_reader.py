@@ -42,7 +42,8 @@ class UnitReader:
             workers = 0
         if encoder.code_record is not None:
             workers = min(workers, 1)
-        self._prefetch = Prefetch[Utterance, Input | Rejection](partial(read_or_reject, encoder), workers)
+        self._read = partial(read_or_reject, encoder)
+        self._prefetch = Prefetch[Utterance, Input | Rejection](self._read, workers, _num_bytes)
         self._units: deque[list[list[Utterance]]] = deque()
         """The batches of each unit that is being read."""
 
@@ -57,7 +58,7 @@ class UnitReader:
         """Read a unit after those that are being read."""
         self._units.append(unit.batches)
         for batch in unit.batches:
-            self._prefetch.add((utterance, unit.seconds.get(utterance.utterance_id, 0.0)) for utterance in batch)
+            self._prefetch.add((utterance, unit.seconds.get(utterance.utterance_id)) for utterance in batch)
 
     def batches(self, unit: Unit) -> Iterator[ReadBatch]:
         """Yield the batches of a unit in order."""
@@ -80,7 +81,10 @@ class UnitReader:
 
     def _take(self, utterance: Utterance) -> Input | Rejection:
         try:
-            return self._prefetch.take()
+            read = self._prefetch.take()
+            if isinstance(read, Rejection) and read.reason == "out_of_memory":
+                return self._read(utterance)  # several threads share the memory: alone, it may fit
+            return read
         except NoResultError as error:
             # without a key: to compute it, the file would have to be read
             return Rejection(
@@ -89,3 +93,7 @@ class UnitReader:
                 f"{utterance.audio_path} cannot be read now, found: {error}. This says nothing about its content: "
                 "run the command again",
             )
+
+
+def _num_bytes(read: Input | Rejection) -> int:
+    return read.prepared.nbytes if isinstance(read, Input) else 0

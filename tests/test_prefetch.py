@@ -68,7 +68,7 @@ def test_what_is_read_ahead_is_bounded_in_bytes_and_in_number(monkeypatch: pytes
 
 
 def test_an_item_that_hangs_is_left_behind_and_the_others_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefetch, "LIMIT_S", 0.05)
+    monkeypatch.setattr(prefetch, "LIMIT_S", 0.3)
     release = threading.Event()
 
     def read(item: int) -> int:

@@ -49,6 +49,11 @@ class LaunchedBatch:
     read: ReadBatch
     outputs: list[Outputs]
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the features on the host, in float32."""
+        return sum(part.num_bytes for part in self.outputs)
+
 
 @dataclass(frozen=True)
 class EncodedBatch:

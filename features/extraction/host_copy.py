@@ -30,6 +30,11 @@ class HostCopy:
         # of the device of the values, which may not be the current one
         self._copied.record(torch.cuda.current_stream(values.device))
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes on the host."""
+        return self._values.nbytes
+
     def sequences(self) -> list[Array]:
         """Wait for the copy and return the B sequences (T_i, D)."""
         if self._copied is not None:
@@ -45,3 +50,8 @@ class Outputs:
     """Indices of the inputs in their batch."""
     layers: list[HostCopy] | None
     """One per layer; None if the only input does not fit into memory."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes on the host."""
+        return sum(layer.num_bytes for layer in self.layers or ())

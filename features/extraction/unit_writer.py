@@ -15,8 +15,8 @@ from features.extraction.unit import Unit, UnitResult
 from features.store.rejected import Rejection
 from features.store.writer import StoreWriter
 
-MAX_PENDING = 1
-"""Batches that wait for the writer: their features are in memory."""
+PENDING_BYTES = 1 << 30
+"""Bytes of a batch of features; a larger one is written before the next batch is encoded."""
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
@@ -63,10 +63,11 @@ class UnitWriter:
             if kind is None:  # otherwise the first error is the one to report
                 raise
 
-    def add(self, finish: Callable[[], EncodedBatch]) -> None:
-        """Add the batch that `finish` returns; wait for the batch before it."""
+    def add(self, finish: Callable[[], EncodedBatch], num_bytes: int) -> None:
+        """Add the batch that `finish` returns; wait for the batch before it, and for one of many bytes."""
         self._pending.append(self._executor.submit(self._add, finish))
-        while len(self._pending) > MAX_PENDING:
+        allowed = 1 if num_bytes <= PENDING_BYTES else 0
+        while len(self._pending) > allowed:
             self._pending.popleft().result()
 
     def result(self, modality: str) -> UnitResult:

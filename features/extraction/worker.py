@@ -76,7 +76,8 @@ class Worker:
                 # not around the reading: resampling in bf16 would change the samples
                 with precision_context(self.device, self.precision):
                     launched = launch_batch(read, self.encoder, self.device, self.budget)
-                unit_writer.add(partial(finish_batch, launched, self.encoder, self.device, writers[0].dtype))
+                finish = partial(finish_batch, launched, self.encoder, self.device, writers[0].dtype)
+                unit_writer.add(finish, launched.num_bytes)
         return unit_writer.result(self.encoder.modality)
 
     def close(self) -> None:

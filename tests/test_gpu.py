@@ -115,12 +115,12 @@ def test_a_copy_to_the_host_does_not_wait_for_the_gpu() -> None:
 
 @pytest.mark.parametrize("name", ["fourier2vec", "whisper"])
 def test_threads_that_read_and_write_change_no_features(name: str, checkpoints: dict[str, str], tmp_path: Path) -> None:
-    data = make_data(tmp_path / "data", rate=22_050)
+    corpus = make_data(tmp_path / "data", rate=22_050)
     selector = f"whisper={checkpoints['whisper']}" if name == "whisper" else name
     changes: dict[str, Any] = {"device": "cuda", "store_dtype": "fp32", "batch_seconds": 6.0}
     stores = []
     for workers in (0, 4):
-        result = extract(data, selector, features_dir=tmp_path / str(workers), workers=workers, **changes)
+        result = extract(corpus, selector, features_dir=tmp_path / str(workers), workers=workers, **changes)
         stores.append(FeatureStore(result.path))
     assert len(stores[0]) == len(stores[1]) == 42
     for utterance in stores[0]:

@@ -128,7 +128,9 @@ def test_ctrl_c_ends_the_wait_for_a_file(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_thread_that_reads_uses_one_core() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(3)
     with reading(lambda item: torch.get_num_threads(), 1, 0.0) as reader:
         assert reader.take() == 1
-    assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 3
+    with reading(lambda item: torch.get_num_threads(), 0, 0.0) as reader:
+        assert reader.take() == 3

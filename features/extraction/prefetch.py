@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from features.audio.resampling import SAMPLE_RATE
 from features.errors import InputError
@@ -81,8 +82,15 @@ class Prefetch(Generic[Item, Result]):
     are bounded in number and in bytes, which `size_of` a result tells.
     """
 
-    def __init__(self, function: Callable[[Item], Result], workers: int, size_of: Callable[[Result], int]) -> None:
+    def __init__(
+        self,
+        function: Callable[[Item], Result],
+        workers: int,
+        size_of: Callable[[Result], int],
+        while_waiting: Callable[[], object] = check_interrupted,
+    ) -> None:
         self._function, self._workers, self._size_of = function, workers, size_of
+        self._while_waiting = while_waiting
         self._tasks: deque[Task[Item, Result]] = deque()
         """In order, what was added and not taken."""
         self._waiting: deque[Task[Item, Result]] = deque()
@@ -109,7 +117,7 @@ class Prefetch(Generic[Item, Result]):
         """Return the result of the next item, or raise the exception of the function.
 
         NoResultError if it took too long or its thread ended, InputError if many took too long,
-        KeyboardInterrupt after Ctrl-C.
+        whatever `while_waiting` raises: by default KeyboardInterrupt after Ctrl-C.
         """
         task = self._tasks[0]
         if not self._workers:
@@ -119,7 +127,7 @@ class Prefetch(Generic[Item, Result]):
             while not task.done and task.left_s > 0:
                 self._changed.wait(min(POLL_S, task.left_s))
                 if not task.done:
-                    check_interrupted()
+                    self._while_waiting()
             task.abandoned = not task.done
         self.drop(1)
         if task.abandoned:
@@ -164,19 +172,16 @@ class Prefetch(Generic[Item, Result]):
         self._start_thread()
 
     def _start_thread(self) -> None:
-        """Start a thread, with one thread of torch: several that share the cores would be slower."""
-        threads, ready = torch.get_num_threads(), threading.Event()
-        thread = threading.Thread(target=self._work, args=(ready,), daemon=True, name="mervn-read")
+        thread = threading.Thread(target=self._work, daemon=True, name="mervn-read")
         self._threads.add(thread)
         thread.start()
-        ready.wait()
-        torch.set_num_threads(threads)  # of this thread, and of threads that start later
 
-    def _work(self, ready: threading.Event) -> None:
+    def _work(self) -> None:
         """Read one item after the other (in a thread)."""
+        # Several threads that each use all cores would be slower. torch.set_num_threads would also
+        # change the other threads, and with them the encoder's numbers.
         torch.get_num_threads()  # torch sets its default at the first call in a thread
-        torch.set_num_threads(1)
-        ready.set()
+        threadpool_limits(1, "openmp")
         while (task := self._begin_next()) is not None:
             size = 0
             try:

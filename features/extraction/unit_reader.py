@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import partial
 
 import torch
@@ -60,7 +60,7 @@ class UnitReader:
         for batch in unit.batches:
             self._prefetch.add((utterance, unit.seconds.get(utterance.utterance_id)) for utterance in batch)
 
-    def batches(self, unit: Unit) -> Iterator[ReadBatch]:
+    def batches(self, unit: Unit) -> Generator[ReadBatch, None, None]:
         """Yield the batches of a unit in order."""
         self.begin(unit)
         self._units.popleft()

@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 class InlineExecutor(Executor):
     """Executor that calls a function at once, in the thread of the caller."""
 
-    def submit(  # type: ignore[override]
+    def submit(
         self, fn: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Future[Result]:
         """Call the function; its exception is raised here."""

@@ -10,16 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    PrivateAttr,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError, core_schema
 
 SplitName = Literal["train", "valid", "test"]
@@ -239,26 +230,21 @@ class ExtractOptions(EncodeOptions):
     engine: Annotated[Literal["local", "ray"], Group.GENERAL, ADVANCED] = Field(
         "local", description="Extract in this process, or in actors on a Ray cluster."
     )
-    workers: Annotated[NonNegativeInt | None, Group.GENERAL, ADVANCED] = Field(
+    workers: Annotated[Annotated[int, Field(ge=0)] | None, Group.GENERAL, ADVANCED] = Field(
         None,
-        description="Threads that read audio while the encoder runs, 0 for none [default: 0 on a CPU, which the "
-        "encoder uses itself; on a GPU the number of cores less one, at most 8]. With --engine ray: number of "
-        "actors [default: one per GPU of the cluster, else one per CPU].",
+        description="Threads that read audio ahead of the encoder [default: on a GPU the number of cores less one, at "
+        "most 8; on a CPU, whose cores encode, 0]. With --engine ray: actors [default: one per GPU, else per CPU].",
     )
     ray_address: Annotated[str | None, Group.GENERAL, ADVANCED] = Field(
         None, description="Address of a running Ray cluster, auto or HOST:PORT [default: start one on this machine]."
     )
 
     @model_validator(mode="after")
-    def _check_engine(self) -> Self:
+    def _check_engine_and_shard(self) -> Self:
         if self.engine != "ray" and self.ray_address is not None:
             raise ValueError("--ray-address needs --engine ray")
         if self.engine == "ray" and self.workers == 0:
             raise ValueError("--workers must be at least 1 with --engine ray, found 0")
-        return self
-
-    @model_validator(mode="after")
-    def _check_shard(self) -> Self:
         if self.shard is not None:
             number, count = map(int, self.shard.split("/"))
             if number > count:

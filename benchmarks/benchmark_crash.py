@@ -1,6 +1,7 @@
 """Measure what an extraction loses when it is killed, and how it handles a full disk and Ctrl-C.
 
-    python benchmarks/benchmark_crash.py [--trials 20] [--format hdf5|zarr] [--update] [--beside] [--tiny] [--json]
+    python benchmarks/benchmark_crash.py [--trials 20] [--format hdf5|zarr] [--workers 2] [--update] [--beside]
+        [--tiny] [--json]
 
 Each trial starts `mervn extract`, kills it with SIGKILL at a random moment, runs the same command
 again, and compares the store bit by bit with that of an uninterrupted run. The encoders alternate:
@@ -250,10 +251,10 @@ def change_half(data: Path) -> None:
     write_manifest(data / "train.jsonl", entries)
 
 
-def measure(folder: Path, trials: int, utterances: int, kind: str, update: bool, beside: bool) -> list[Figure]:
-    """Run all trials and return the figures."""
+def measure(folder: Path, trials: int, utterances: int, flags: list[str], update: bool, beside: bool) -> list[Figure]:
+    """Run all trials and return the figures; `flags` are options of `mervn extract`."""
     data = make_data(folder / "data", {"train": utterances, "valid": 10, "test": 10})
-    plain = Setting(data, ["--format", kind], None, False)
+    plain = Setting(data, flags, None, False)
     rng = np.random.default_rng(int.from_bytes(os.urandom(4), "big"))
     encoders = list(ENCODERS)[:trials]
     if update:
@@ -289,14 +290,16 @@ def measure(folder: Path, trials: int, utterances: int, kind: str, update: bool,
 @click.command()
 @click.option("--trials", type=int, help="Number of kills; default 20, with --tiny 2.")
 @click.option("--format", "kind", type=click.Choice(["hdf5", "zarr"]), default="hdf5", show_default=True)
+@click.option("--workers", type=int, default=2, show_default=True, help="Threads that read audio in an extraction.")
 @click.option("--update", is_flag=True, help="Kill updates of complete stores.")
 @click.option("--beside", is_flag=True, help="Compact and convert the stores at the same time.")
 @click.option("--tiny", is_flag=True, help="Smoke test with few utterances.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
-def main(trials: int, kind: str, update: bool, beside: bool, tiny: bool, as_json: bool) -> None:
+def main(trials: int, kind: str, workers: int, update: bool, beside: bool, tiny: bool, as_json: bool) -> None:
     """Measure and print."""
+    flags = ["--format", kind, "--workers", str(workers)]
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder), trials or (2 if tiny else 20), 16 if tiny else 300, kind, update, beside)
+        figures = measure(Path(folder), trials or (2 if tiny else 20), 16 if tiny else 300, flags, update, beside)
     report("crash", figures, as_json)
 
 

@@ -230,21 +230,21 @@ class ExtractOptions(EncodeOptions):
     engine: Annotated[Literal["local", "ray"], Group.GENERAL, ADVANCED] = Field(
         "local", description="Extract in this process, or in actors on a Ray cluster."
     )
-    workers: Annotated[PositiveInt | None, Group.GENERAL, ADVANCED] = Field(
-        None, description="Number of Ray actors [default: one per GPU of the cluster, else one per CPU]."
+    workers: Annotated[Annotated[int, Field(ge=0)] | None, Group.GENERAL, ADVANCED] = Field(
+        None,
+        description="Threads that read audio ahead of the encoder [default: on a GPU the number of cores less one, at "
+        "most 8; on a CPU, whose cores encode, 0]. With --engine ray: actors [default: one per GPU, else per CPU].",
     )
     ray_address: Annotated[str | None, Group.GENERAL, ADVANCED] = Field(
         None, description="Address of a running Ray cluster, auto or HOST:PORT [default: start one on this machine]."
     )
 
     @model_validator(mode="after")
-    def _check_engine(self) -> Self:
-        if self.engine != "ray" and (self.workers is not None or self.ray_address is not None):
-            raise ValueError("--workers and --ray-address need --engine ray")
-        return self
-
-    @model_validator(mode="after")
-    def _check_shard(self) -> Self:
+    def _check_engine_and_shard(self) -> Self:
+        if self.engine != "ray" and self.ray_address is not None:
+            raise ValueError("--ray-address needs --engine ray")
+        if self.engine == "ray" and self.workers == 0:
+            raise ValueError("--workers must be at least 1 with --engine ray, found 0")
         if self.shard is not None:
             number, count = map(int, self.shard.split("/"))
             if number > count:

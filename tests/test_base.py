@@ -54,6 +54,15 @@ def test_negative_control_without_the_mask_they_differ(
     assert max(differences(load(name, checkpoints))) >= 1e-2
 
 
+def test_the_log_mel_of_whisper_is_that_of_transformers(checkpoints: dict[str, str]) -> None:
+    encoder = load("whisper", checkpoints)
+    windows = [torch.from_numpy(wave(seconds, 1)) for seconds in (1e-4, 0.1, 1.7, 3.0)]
+    for batch in (windows, windows[1:2]):
+        arrays = [window.numpy() for window in batch]
+        expected = encoder.extractor(arrays, sampling_rate=16_000, padding="max_length", return_tensors="pt")
+        assert torch.equal(encoder.log_mel(batch), expected.input_features)
+
+
 def test_whisper_is_itself_in_any_batch_at_every_layer(checkpoints: dict[str, str]) -> None:
     for layer in ("@0", "@2", "@3", "@last"):
         assert max(differences(load("whisper", checkpoints, layer))) <= 1e-6

@@ -7,7 +7,8 @@ from test_extract import content, run
 from tiny import make_data
 
 from features.errors import InputError, UsageError
-from features.extraction.worker import Unit, UnitResult, Worker
+from features.extraction.unit import Unit, UnitResult
+from features.extraction.worker import Worker
 from features.store.batching_budget import BUDGET_FILE, read_budget
 from features.store.claims import Claims
 

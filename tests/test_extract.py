@@ -18,7 +18,7 @@ from features.config import SPLITS
 from features.device import resolve_device
 from features.encoders.selector import parse_selector
 from features.errors import InputError
-from features.extraction.encode import encode
+from features.extraction.encode import collect
 from features.extraction.extract import extract_stream
 from features.extraction.report import StoreResult
 from features.extraction.settings import ExtractSettings
@@ -85,15 +85,15 @@ def test_a_touched_file_is_compared_by_content(tmp_path: Path) -> None:
 
 
 def interrupt_after(batches: int) -> Callable[..., Any]:
-    original, calls = encoding.encode_batch, [0]
+    original, calls = encoding.launch_batch, [0]
 
-    def encode_batch(*arguments: Any) -> Any:
+    def launch_batch(*arguments: Any) -> Any:
         calls[0] += 1
         if calls[0] > batches:
             raise KeyboardInterrupt
         return original(*arguments)
 
-    return encode_batch
+    return launch_batch
 
 
 def test_interrupted_and_continued_equals_undisturbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,11 +108,11 @@ def test_interrupted_and_continued_equals_undisturbed(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Fourier2Vec, "forward_layers", batch_dependent)
     whole, broken = make_data(tmp_path / "whole"), make_data(tmp_path / "broken")
     expected = content(run(whole).path)
-    for batches in (1, 3):
+    for batches, workers in ((1, 0), (3, 2)):
         with monkeypatch.context() as patch:
-            patch.setattr("features.extraction.worker.encode_batch", interrupt_after(batches))
+            patch.setattr("features.extraction.worker.launch_batch", interrupt_after(batches))
             with pytest.raises(KeyboardInterrupt):
-                run(broken)
+                run(broken, workers=workers)
     last = run(broken)
     assert 0 < last.kept < 42 and last.encoded + last.kept == 42
     assert content(last.path) == expected
@@ -220,9 +220,9 @@ def test_values_beyond_half_precision_stop_with_the_id(tmp_path: Path, monkeypat
     data = make_data(tmp_path / "data")
 
     def loud(*arguments: Any) -> Any:
-        return [[features * 1e5 for features in layers or ()] for layers in encode(*arguments)]
+        return [[features * 1e5 for features in layers or ()] for layers in collect(*arguments)]
 
-    monkeypatch.setattr("features.extraction.encode.encode", loud)
+    monkeypatch.setattr("features.extraction.encode.collect", loud)
     with pytest.raises(InputError, match=r"'.*-00\d': features must fit into fp16.*--store-dtype fp32"):
         run(data)
     assert run(data, store_dtype="fp32").encoded == 42
@@ -232,11 +232,11 @@ def test_features_that_are_not_numbers_are_rejected(tmp_path: Path, monkeypatch:
     data = make_data(tmp_path / "data")
 
     def broken(*arguments: Any) -> Any:
-        found: Any = encode(*arguments)
+        found: Any = collect(*arguments)
         found[0][0][0, 0] = np.nan
         return found
 
-    monkeypatch.setattr("features.extraction.encode.encode", broken)
+    monkeypatch.setattr("features.extraction.encode.collect", broken)
     result = run(data)
     assert result.rejected > 0
     assert {entry.reason for entry in read_rejected(Path(result.path)).values()} == {"non_finite_features"}

@@ -21,6 +21,7 @@ from torch import Tensor
 
 import features.memory
 from features.device import exact_fp32
+from features.extraction.host_copy import HostCopy
 from features.ragged import Ragged, to_device
 from features.store.reader import FeatureStore
 from features.store.rejected import read_rejected
@@ -99,6 +100,31 @@ def test_a_forward_does_not_wait_for_the_gpu() -> None:
         Ragged.from_lengths(streams["audio"].values, SIZES["audio"])
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_copy_to_the_host_does_not_wait_for_the_gpu() -> None:
+    output = make_streams()["audio"]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        copy = HostCopy(output)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for found, expected in zip(copy.sequences(), output.split(), strict=True):
+        np.testing.assert_array_equal(found, expected.cpu().numpy())
+
+
+@pytest.mark.parametrize("name", ["fourier2vec", "whisper"])
+def test_threads_that_read_and_write_change_no_features(name: str, checkpoints: dict[str, str], tmp_path: Path) -> None:
+    corpus = make_data(tmp_path / "data", rate=22_050)
+    selector = f"whisper={checkpoints['whisper']}" if name == "whisper" else name
+    changes: dict[str, Any] = {"device": "cuda", "store_dtype": "fp32", "batch_seconds": 6.0}
+    stores = []
+    for workers in (0, 4):
+        result = extract(corpus, selector, features_dir=tmp_path / str(workers), workers=workers, **changes)
+        stores.append(FeatureStore(result.path))
+    assert len(stores[0]) == len(stores[1]) == 42
+    for utterance in stores[0]:
+        np.testing.assert_allclose(stores[1][utterance], stores[0][utterance], atol=2e-5, rtol=0)
 
 
 def test_deterministic_training_gives_the_same_bytes_twice(data: Path, tmp_path: Path) -> None:  # noqa: F811

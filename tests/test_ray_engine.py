@@ -25,7 +25,8 @@ from features.extraction import ray_engine
 from features.extraction.ray_engine import RayEngine
 from features.extraction.ray_worker import Expected, RayWorker, Report, common_versions
 from features.extraction.settings import ExtractSettings, open_encoder, store_identity
-from features.extraction.worker import Destination, Unit, UnitResult
+from features.extraction.unit import Unit, UnitResult
+from features.extraction.worker import Destination
 from features.manifests.manifest import read_manifests
 from features.progress import SILENT
 from features.ray_cluster import refuse_unreachable
@@ -269,8 +270,10 @@ def test_a_machine_that_cannot_train_a_cell_is_named(tmp_path: Path) -> None:
 
 def test_options_of_ray_need_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_data(tmp_path)
-    assert run_command(["extract", "--data", str(tmp_path), "--workers", "2"]) == 2
-    assert "--workers and --ray-address need --engine ray" in capsys.readouterr().err
+    assert run_command(["extract", "--data", str(tmp_path), "--ray-address", "auto"]) == 2
+    assert "--ray-address needs --engine ray" in capsys.readouterr().err
+    assert run_command(["extract", "--data", str(tmp_path), "--engine", "ray", "--workers", "0"]) == 2
+    assert "--workers must be at least 1 with --engine ray, found 0" in capsys.readouterr().err
     assert run_command(["ablate", "GRID.toml", "--ray-address", "auto"]) == 2
     assert "--ray-address needs --engine ray" in capsys.readouterr().err
     assert run_command(["extract", "--data", str(tmp_path), "--shard", "3/2"]) == 2

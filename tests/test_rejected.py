@@ -13,8 +13,8 @@ from tiny import make_data, wave
 from tiny_extraction import decoded, spoil, utterance
 from tiny_store import TEXT_IDENTITY
 
+import features.extraction.encode
 import features.extraction.encoder_input
-import features.extraction.worker
 from features.errors import InputError
 from features.extraction.scheduler import Scheduler
 from features.store.identity import create_store
@@ -170,7 +170,7 @@ def test_changed_audio_that_is_rejected_is_settled_too(tmp_path: Path, monkeypat
     updated = run(data, update=True)
     assert (updated.encoded, updated.kept, updated.rejected) == (0, 5, 1)
     with monkeypatch.context() as patch:
-        patch.setattr("features.extraction.worker.encode_batch", None)  # nothing is left to encode
+        patch.setattr("features.extraction.worker.launch_batch", None)  # nothing is left to encode
         for update in (False, True):
             again = run(data, update=update)
             assert (again.encoded, again.kept, again.rejected) == (0, 5, 1)
@@ -185,15 +185,15 @@ def test_an_utterance_to_be_updated_may_vanish_from_its_store(tmp_path: Path, mo
     data = make_data(tmp_path / "data", SMALL)
     store = Path(run(data).path)
     soundfile.write(data / "train-001.wav", wave(0.5, 1), 16_000)
-    encode_batch = features.extraction.worker.encode_batch
+    read = features.extraction.encode.read_or_reject
 
     def losing(*arguments: Any) -> Any:
         spoil(data, "train-001")
         for part in store.glob("part-*.h5"):
             part.rename(f"{part}.damaged")
-        return encode_batch(*arguments)
+        return read(*arguments)
 
-    monkeypatch.setattr("features.extraction.worker.encode_batch", losing)
+    monkeypatch.setattr("features.extraction.unit_reader.read_or_reject", losing)
     result = run(data, update=True)
     assert (result.encoded, result.rejected) == (0, 1)
     assert set(read_rejected(store)) == {"train-001"}

@@ -16,7 +16,8 @@ from tiny_store import TEXT_IDENTITY
 from features.extraction.plan import Plan, Target, make_plan, plan_units
 from features.extraction.report import StoreResult
 from features.extraction.scheduler import ROUNDS, Scheduler
-from features.extraction.worker import Destination, Unit, UnitResult
+from features.extraction.unit import Unit, UnitResult
+from features.extraction.worker import Destination
 from features.progress import SILENT
 from features.store.claims import FOLDER, Claims
 from features.store.identity import StoreInfo, create_store
@@ -72,9 +73,13 @@ class NullEngine:
 
     def __init__(self) -> None:
         self.units: list[Unit] = []
+        self.prepared: list[str] = []
 
     def submit(self, unit: Unit) -> None:
         self.units.append(unit)
+
+    def prepare(self, unit: Unit) -> None:
+        self.prepared.append(unit.name)
 
     def collect(self) -> list[UnitResult]:
         return [UnitResult(self.units[-1].name, [[]], [], 0.0)]
@@ -111,6 +116,7 @@ def test_claiming_costs_as_many_claims_as_units_and_few_looks(
         scheduler = Scheduler(plan_of(count, info), [to(info)], claims)
         assert len(list(scheduler.run(engine, SILENT, lambda _: None))) == count
     assert counts["take"] == count == len({unit.name for unit in engine.units})
+    assert engine.prepared == [unit.name for unit in engine.units[1:]]  # each is read while the one before is encoded
     looks = min(count, ROUNDS * (1 + math.log(max(1, count / ROUNDS))))
     assert counts["refresh"] <= looks + 4 and counts["held"] <= looks + 4
 

@@ -56,6 +56,7 @@ class Whisper(Encoder):
 
     encoder: Any
     """`WhisperEncoder` of transformers."""
+    mel_filters: Tensor
 
     def __init__(self, encoder: Any, extractor: Any, layers: tuple[Layer, ...], mode: str = "30s") -> None:
         super().__init__()
@@ -72,6 +73,9 @@ class Whisper(Encoder):
         extractor.dither = 0.0  # no random noise
         self.encoder = encoder
         self.extractor = extractor
+        # no part of the state dict, which is hashed
+        filters = torch.from_numpy(extractor.mel_filters).float()  # (n_fft / 2 + 1, mels)
+        self.register_buffer("mel_filters", filters, persistent=False)
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> Whisper:
@@ -131,18 +135,21 @@ class Whisper(Encoder):
         return length if self.mode == "trimmed" else -(-length // self.window) * self.window
 
     def log_mel(self, windows: list[Tensor]) -> Tensor:
-        """Return log-mel spectrograms (windows, mels, 3000) of windows of up to 30 s."""
-        device = windows[0].device
-        with torch.autocast(device.type, enabled=False):  # bf16 would lose quiet sounds
-            batch = self.extractor(
-                [window.cpu().numpy() for window in windows],
-                sampling_rate=self.extractor.sampling_rate,
-                padding="max_length",
-                return_tensors="pt",
-                device=str(device),
-            )
-        features: Tensor = batch.input_features
-        return features.to(device)
+        """Return log-mel spectrograms (windows, mels, 3000) of windows of up to 30 s, on their device.
+
+        On a CPU they are bit for bit those of transformers' feature extractor, which computes in the
+        same way but copies between host and device several times.
+        """
+        padding = self.extractor.padding_value
+        samples = torch.stack([functional.pad(x, (0, self.window - x.shape[0]), value=padding) for x in windows])
+        size, hop = self.extractor.n_fft, self.extractor.hop_length
+        with torch.autocast(samples.device.type, enabled=False):  # bf16 would lose quiet sounds
+            hann = torch.hann_window(size, device=samples.device)
+            spectrum = torch.stft(samples, size, hop, window=hann, return_complex=True)
+            power = (spectrum[..., :-1].abs() ** 2).contiguous()  # (windows, n_fft / 2 + 1, 3000)
+            log_mel = torch.clamp(self.mel_filters.T @ power, min=1e-10).log10()
+        # at most 80 dB below the peak of the window
+        return (torch.maximum(log_mel, log_mel.amax((1, 2), keepdim=True) - 8.0) + 4.0) / 4.0
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
         """Encode samples (sum S,) at 16 kHz into (sum T, D) of each layer."""

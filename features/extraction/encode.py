@@ -1,4 +1,8 @@
-"""Encoding of batches: read and prepare utterances, and run a frozen encoder on them."""
+"""Encoding of batches: read and prepare utterances, run a frozen encoder on them, check the features.
+
+These are three steps: `read_or_reject`, `launch_batch` and `finish_batch`. On a GPU the second one
+returns before the features are computed, so that the next batch can be launched meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from features.encoders.base import Encoder
 from features.encoders.finetuned import EVALUATION_SPLITS
 from features.errors import InputError
 from features.extraction.encoder_input import Input, input_key, input_source, read_input
+from features.extraction.host_copy import HostCopy, Outputs
 from features.manifests.manifest import Utterance
 from features.memory import MemoryBudget
 from features.ragged import Ragged
@@ -26,6 +31,28 @@ from features.store.rejected import Rejection
 ALWAYS_FITS_S = 30.0
 """Longer audio is rejected if it does not fit into memory. If shorter audio does not fit, the
 extraction stops."""
+
+
+@dataclass(frozen=True)
+class ReadBatch:
+    """Prepared inputs of one batch."""
+
+    inputs: list[Input]
+    rejected: list[Rejection]
+    """Utterances whose audio cannot be used."""
+
+
+@dataclass(frozen=True)
+class LaunchedBatch:
+    """A batch whose features are on their way to the host."""
+
+    read: ReadBatch
+    outputs: list[Outputs]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the features on the host, in float32."""
+        return sum(part.num_bytes for part in self.outputs)
 
 
 @dataclass(frozen=True)
@@ -57,7 +84,7 @@ def refuse_seen(utterances: Iterable[Utterance], encoder: Encoder) -> None:
 
 
 def encode_batch(
-    utterances: list[Utterance],
+    utterances: Sequence[Utterance],
     encoder: Encoder,
     device: torch.device,
     dtype: np.dtype[Any],
@@ -68,13 +95,54 @@ def encode_batch(
     `dtype` is the store's, `budget` limits the memory of the device. InputError if a value does not
     fit `dtype`, or if the encoder was trained on an utterance of valid or test.
     """
-    inputs, rejected = _read(utterances, encoder)
+    read = gather_batch([read_or_reject(encoder, utterance) for utterance in utterances])
+    return finish_batch(launch_batch(read, encoder, device, budget), encoder, device, dtype)
+
+
+def read_or_reject(encoder: Encoder, utterance: Utterance) -> Input | Rejection:
+    """Read and prepare one utterance, or return why its audio cannot be used.
+
+    The source is taken before reading: a rejection must not name a file that changed meanwhile.
+    """
+    source = input_source(utterance, encoder.modality)
+    try:
+        return read_input(utterance, encoder, source)
+    except AudioError as error:
+        key = input_key(utterance, encoder.modality, source)
+        return Rejection(utterance, error.reason, str(error), key)
+
+
+def gather_batch(results: Iterable[Input | Rejection]) -> ReadBatch:
+    """Return the batch of utterances that were read one by one."""
+    batch = ReadBatch([], [])
+    for result in results:
+        if isinstance(result, Rejection):
+            batch.rejected.append(result)
+        else:
+            batch.inputs.append(result)
+    return batch
+
+
+def launch_batch(
+    read: ReadBatch, encoder: Encoder, device: torch.device, budget: MemoryBudget | None = None
+) -> LaunchedBatch:
+    """Run the encoder on a batch; one pass gives the features of all layers.
+
+    InputError if the encoder was trained on an utterance of valid or test.
+    """
     if encoder.fine_tuning is not None:
-        encoder.fine_tuning.refuse_training_utterances((item.utterance, item.input_sha256) for item in inputs)
+        encoder.fine_tuning.refuse_training_utterances((item.utterance, item.input_sha256) for item in read.inputs)
+    return LaunchedBatch(read, launch([item.prepared for item in read.inputs], encoder, device, budget))
+
+
+def finish_batch(launched: LaunchedBatch, encoder: Encoder, device: torch.device, dtype: np.dtype[Any]) -> EncodedBatch:
+    """Wait for the features of a batch, check them, and round them to the `dtype` of the store.
+
+    InputError if a value does not fit `dtype`.
+    """
+    inputs, rejected = launched.read.inputs, list(launched.read.rejected)
     stored: list[list[StoredUtterance]] = [[] for _ in encoder.layers]
-    # one pass of the encoder gives the features of all layers
-    encoded = encode([item.prepared for item in inputs], encoder, device, budget)
-    for item, layers in zip(inputs, encoded, strict=True):
+    for item, layers in zip(inputs, collect(launched.outputs, len(inputs), encoder), strict=True):
         name = item.utterance.utterance_id
         if layers is None:
             rejected.append(_too_long(item, encoder, device))
@@ -100,23 +168,6 @@ def _check_length(item: Input, features: Array, encoder: Encoder) -> None:
             f"{type(encoder).__name__}.get_feat_lengths must equal the output length, found "
             f"{expected} for {features.shape[0]} frames of {item.utterance.utterance_id!r}"
         )
-
-
-def _read(utterances: Sequence[Utterance], encoder: Encoder) -> tuple[list[Input], list[Rejection]]:
-    """Read a batch; reject utterances whose audio cannot be used.
-
-    The source is taken before reading: a rejection must not name a file that changed meanwhile.
-    """
-    inputs: list[Input] = []
-    rejected: list[Rejection] = []
-    for utterance in utterances:
-        source = input_source(utterance, encoder.modality)
-        try:
-            inputs.append(read_input(utterance, encoder, source))
-        except AudioError as error:
-            key = input_key(utterance, encoder.modality, source)
-            rejected.append(Rejection(utterance, error.reason, str(error), key))
-    return inputs, rejected
 
 
 def _key(item: Input, encoder: Encoder) -> str:
@@ -148,32 +199,37 @@ def encode(
     A batch that does not fit into memory is halved, and `budget` remembers the size for later
     batches. None stands for an input that does not fit alone. Empty inputs give (0, D).
     """
+    return collect(launch(prepared, encoder, device, budget), len(prepared), encoder)
+
+
+def launch(
+    prepared: list[torch.Tensor], encoder: Encoder, device: torch.device, budget: MemoryBudget | None = None
+) -> list[Outputs]:
+    """Run an encoder on prepared inputs, in as many parts as fit into memory; empty inputs have no outputs."""
     budget = budget or MemoryBudget(device)
-    empty = [np.zeros((0, encoder.dim), np.float32) for _ in encoder.layers]
-    results: list[list[Array] | None] = [empty] * len(prepared)
     nonempty, costs = [], []
     for i, item in enumerate(prepared):
         costs.append(float(encoder.get_padded_length(item.shape[0])))
         if item.shape[0]:
             nonempty.append(i)
 
-    def compute(part: list[int]) -> list[list[Array]]:
+    def compute(part: list[int]) -> list[HostCopy]:
         batch = Ragged.from_sequences([prepared[i] for i in part]).to(device)
-        outputs = encoder.forward_layers(batch)
-        return list(map(_on_host, outputs))
+        return list(map(HostCopy, encoder.forward_layers(batch)))
 
     with torch.inference_mode():
-        # `run` yields the batch in parts that fit into memory
-        for part, layers in budget.run(nonempty, costs, compute):
-            for place, i in enumerate(part):
-                results[i] = None if layers is None else [sequences[place] for sequences in layers]
+        return [Outputs(part, layers) for part, layers in budget.run(nonempty, costs, compute)]
+
+
+def collect(outputs: Iterable[Outputs], count: int, encoder: Encoder) -> list[list[Array] | None]:
+    """Wait for the outputs of `count` inputs and return them as `encode` does."""
+    empty = [np.zeros((0, encoder.dim), np.float32) for _ in encoder.layers]
+    results: list[list[Array] | None] = [empty] * count
+    for part in outputs:
+        layers = None if part.layers is None else [layer.sequences() for layer in part.layers]
+        for place, i in enumerate(part.indices):
+            results[i] = None if layers is None else [sequences[place] for sequences in layers]
     return results
-
-
-def _on_host(output: Ragged) -> list[Array]:
-    """Return the sequences (T_i, D) float32, with a single copy from the device."""
-    values = output.values.float().cpu()
-    return [sequence.numpy() for sequence in values.split(output.sizes)]
 
 
 def _to_dtype(features: Array, dtype: np.dtype[Any], utterance_id: str) -> Array:

@@ -25,7 +25,8 @@ from features.extraction.plan import Plan, Target, make_plan
 from features.extraction.report import StoreResult, announce, make_result
 from features.extraction.scheduler import Scheduler
 from features.extraction.settings import ExtractSettings, open_encoder, provenance, record_encoder, store_identity
-from features.extraction.worker import Destination, Engine, LocalEngine, UnitResult
+from features.extraction.unit import UnitResult
+from features.extraction.worker import Destination, Engine, LocalEngine
 from features.manifests.manifest import Utterance
 from features.progress import Reporter
 from features.signals import interruptible
@@ -77,7 +78,7 @@ def _open_engine(
         from features.extraction.ray_engine import RayEngine
 
         return RayEngine(encoder, selector, settings, identities, reporter)
-    return LocalEngine(encoder, resolve_device(settings.device), settings.encoder_precision)
+    return LocalEngine(encoder, resolve_device(settings.device), settings.encoder_precision, settings.workers)
 
 
 def _planned_result(plan: Plan, target: Target, features_dir: Path) -> StoreResult:

@@ -20,7 +20,8 @@ from features.encoders.selector import Selector
 from features.errors import InputError, UsageError
 from features.extraction.ray_worker import Expected, RayWorker, Report, common_versions
 from features.extraction.settings import ExtractSettings
-from features.extraction.worker import Destination, Unit, UnitResult
+from features.extraction.unit import Unit, UnitResult
+from features.extraction.worker import Destination
 from features.manifests.manifest import Utterance
 from features.progress import Reporter
 from features.ray_cluster import connect, import_ray
@@ -140,6 +141,9 @@ class RayEngine:
         """Start a unit on an idle actor."""
         batches = [list(map(_with_absolute_path, batch)) for batch in unit.batches]
         self._start_on(self._idle.pop(), replace(unit, batches=batches))
+
+    def prepare(self, unit: Unit) -> None:
+        """Do nothing: which actor will get the unit is not known."""
 
     def _start_on(self, actor: Any, unit: Unit) -> None:
         self._running[actor.encode.remote(unit, self._destinations, self._token)] = (actor, unit)

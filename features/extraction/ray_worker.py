@@ -15,9 +15,14 @@ from features.encoders.selector import Selector
 from features.environment import computing_versions, package_version
 from features.errors import InputError
 from features.extraction.settings import ExtractSettings, open_encoder, store_identity
-from features.extraction.worker import Destination, Unit, UnitResult, Worker
+from features.extraction.unit import Unit, UnitResult
+from features.extraction.unit_reader import default_workers
+from features.extraction.worker import Destination, Worker
 from features.memory import default_budget
 from features.store.identity import STORE_FILE, StoreIdentity
+
+WORKERS = 2
+"""Maximum number of threads that read audio in an actor: several actors may share a machine."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,8 @@ class RayWorker:
             raise InputError(self.fault)
         # created by the first unit: only `encode` knows the destinations and the token
         if self._worker is None:
-            self._worker = Worker(self.encoder, self.device, self.settings.encoder_precision, destinations, token)
+            precision, workers = self.settings.encoder_precision, min(WORKERS, default_workers(self.device))
+            self._worker = Worker(self.encoder, self.device, precision, destinations, token, workers)
         return self._worker.encode(unit)
 
     def _lacking_file(self, unit: Unit, destinations: Sequence[Destination]) -> Path | None:

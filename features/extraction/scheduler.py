@@ -12,9 +12,11 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from features.extraction.plan import Plan
-from features.extraction.worker import Destination, Engine, Unit, UnitResult
+from features.extraction.unit import Unit, UnitResult
+from features.extraction.worker import Destination, Engine
 from features.progress import Reporter
 from features.signals import check_interrupted
 from features.store.claims import Claims
@@ -27,6 +29,8 @@ FIRST_WAIT_S, WAIT_S = 0.02, 1.0
 that share the work evenly wait for each other briefly."""
 ROUNDS = 256
 """A round claims 1 / ROUNDS of the open units, rounded up."""
+LOOK_AHEAD = 64
+"""Maximum number of units to look at for the one to claim next."""
 
 
 @dataclass
@@ -65,6 +69,8 @@ class Scheduler:
         self._wait_s = FIRST_WAIT_S
         self._claimed: deque[str] = deque()
         """Claimed units that the engine has not received yet."""
+        self._held: set[str] = set()
+        """Units that other processes held at the last look."""
 
     def _add(self, name: str, unit: list[list[int]]) -> None:
         """Open a unit, unless all of its utterances are committed or rejected."""
@@ -90,6 +96,9 @@ class Scheduler:
             while len(running) < engine.capacity and (unit := self._claim(update)) is not None:
                 running.add(unit.name)
                 engine.submit(unit)
+                upcoming = self._upcoming()
+                if upcoming is not None:
+                    engine.prepare(upcoming)
             if running:
                 for result in engine.collect():
                     self._finish(result, update)
@@ -142,13 +151,13 @@ class Scheduler:
 
     def _claim_round(self, update: Callable[[int], object]) -> bool:
         """Claim some open units, then close those that others had committed before."""
-        held = self.claims.held()
+        self._held = self.claims.held()
         wanted = -(-len(self._open) // ROUNDS)  # division rounded up
         for _ in range(len(self._order)):
             name = self._order.popleft()
             if name not in self._open:
                 continue
-            if name not in held and self.claims.take(name):
+            if name not in self._held and self.claims.take(name):
                 self._claimed.append(name)
             else:
                 self._order.append(name)
@@ -158,6 +167,16 @@ class Scheduler:
             self._close_committed(update)
         return bool(self._claimed)
 
+    def _upcoming(self) -> Unit | None:
+        """Return the unit that this process will probably claim next.
+
+        It is not claimed: another process that has nothing else to do can take it.
+        """
+        for name in chain(self._claimed, islice(self._order, LOOK_AHEAD)):
+            if name in self._open and name not in self._held:
+                return self._unit(name)
+        return None
+
     def _unit(self, name: str) -> Unit:
         """Return the batches of an open unit that hold lacking utterances.
 
@@ -165,13 +184,15 @@ class Scheduler:
         """
         unit, utterances = self._open[name], self.plan.utterances
         needed: set[int] = set().union(*unit.lacking)
-        batches, wanted = [], []
+        batches, wanted, seconds = [], [], dict[str, float]()
         for batch in unit.batches:
             if not needed.isdisjoint(batch):
                 batches.append([utterances[i] for i in batch])
+                if self.plan.modality == "audio":
+                    seconds |= {utterances[i].utterance_id: self.plan.sizes[i] for i in batch}
         for lacking in unit.lacking:
             wanted.append({utterances[i].utterance_id for i in lacking})
-        return Unit(name, batches, wanted)
+        return Unit(name, batches, wanted, seconds)
 
     def _close_committed(self, update: Callable[[int], object], *, everything: bool = False) -> None:
         """Close every unit that has become complete since the last look, claimed or not.

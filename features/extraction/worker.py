@@ -1,47 +1,32 @@
-"""Units of work, the worker that encodes and commits them, and the engine that runs workers."""
+"""The worker that encodes and commits units, and the engine that runs it.
+
+Threads read the next utterances while the encoder runs, and another one commits the features of the
+batch before. The encoder starts a unit when the one before is committed: a killed process loses one
+unit at most.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 
-from features.audio.resampling import SAMPLE_RATE
-from features.device import precision_context
+from features.device import exact_fp32, precision_context
 from features.encoders.base import Encoder
 from features.environment import made_with
-from features.extraction.encode import encode_batch
-from features.manifests.manifest import Utterance
+from features.extraction.encode import finish_batch, launch_batch
+from features.extraction.unit import Unit, UnitResult
+from features.extraction.unit_reader import UnitReader, default_workers
+from features.extraction.unit_writer import InlineExecutor, UnitWriter
 from features.memory import MemoryBudget, default_budget
 from features.signals import check_interrupted
 from features.store.identity import StoreInfo
-from features.store.rejected import Rejection
 from features.store.writer import StoreWriter
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One unit of work: the batches that hold utterances to encode."""
-
-    name: str
-    batches: list[list[Utterance]]
-    wanted: list[set[str]]
-    """For each store the ids of the utterances that it lacks."""
-
-
-@dataclass(frozen=True)
-class UnitResult:
-    """Result of encoding one unit."""
-
-    name: str
-    written: list[list[str]]
-    """For each store the ids of the committed utterances."""
-    rejected: list[Rejection]
-    audio_seconds: float
-    """Seconds of the encoded audio; 0 for text."""
 
 
 @dataclass(frozen=True)
@@ -67,36 +52,38 @@ class Worker:
         precision: str,
         destinations: Sequence[Destination],
         token: str,
+        workers: int = 0,
     ) -> None:
         self.encoder, self.device, self.precision = encoder.to(device), device, precision
         self.destinations, self.token = list(destinations), token
         self.made_with = made_with(encoder.modality, device)
         self.budget = MemoryBudget(device)
+        self.reader = UnitReader(encoder, workers)
+        self._executor = ThreadPoolExecutor(1, "mervn-write") if workers else InlineExecutor()
 
     def encode(self, unit: Unit) -> UnitResult:
         """Encode a unit and commit its features.
 
         If interrupted, the finished batches are committed.
         """
-        rejected: list[Rejection] = []
-        seconds = 0.0
-        with ExitStack() as stack:
-            writers = []
-            # leaving the stack commits what each writer holds
-            for store in self.destinations:
-                writer = StoreWriter(store.info, store.generation, store.kind, self.token, self.made_with)
-                writers.append(stack.enter_context(writer))
-            stack.enter_context(precision_context(self.device, self.precision))
-            for batch in unit.batches:
+        writers = []
+        for store in self.destinations:
+            writers.append(StoreWriter(store.info, store.generation, store.kind, self.token, self.made_with))
+        unit_writer = UnitWriter(unit, writers, self._executor)
+        with exact_fp32(), unit_writer, closing(self.reader.batches(unit)) as batches:
+            for read in batches:
                 check_interrupted()
-                encoded = encode_batch(batch, self.encoder, self.device, writers[0].dtype, self.budget)
-                rejected += encoded.rejected
-                for writer, wanted, utterances in zip(writers, unit.wanted, encoded.layers, strict=True):
-                    # a batch is encoded whole, also if a store lacks only some of its utterances
-                    writer.add([utterance for utterance in utterances if utterance.utterance_id in wanted])
-                if self.encoder.modality == "audio":
-                    seconds += sum(utterance.num_inputs for utterance in encoded.layers[0]) / SAMPLE_RATE
-        return UnitResult(unit.name, [writer.written for writer in writers], rejected, seconds)
+                # not around the reading: resampling in bf16 would change the samples
+                with precision_context(self.device, self.precision):
+                    launched = launch_batch(read, self.encoder, self.device, self.budget)
+                finish = partial(finish_batch, launched, self.encoder, self.device, writers[0].dtype)
+                unit_writer.add(finish, launched.num_bytes)
+        return unit_writer.result(self.encoder.modality)
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self.reader.close()
+        self._executor.shutdown()
 
 
 class Engine(Protocol):
@@ -118,6 +105,9 @@ class Engine(Protocol):
     def submit(self, unit: Unit) -> None:
         """Start a unit; at most `capacity` may run."""
 
+    def prepare(self, unit: Unit) -> None:
+        """Read in advance a unit that will probably be submitted next."""
+
     def collect(self) -> list[UnitResult]:
         """Wait until at least one unit is done; return the results of all finished units."""
 
@@ -126,23 +116,35 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """Engine that encodes in this process."""
+    """Engine that encodes in this process, and reads audio in `workers` threads (None: by the device)."""
 
     capacity = 1
 
-    def __init__(self, encoder: Encoder, device: torch.device, precision: str) -> None:
+    def __init__(self, encoder: Encoder, device: torch.device, precision: str, workers: int | None = None) -> None:
         self.encoder, self.device, self.precision = encoder, device, precision
+        self.workers = default_workers(device) if workers is None else workers
         self.default_budget = default_budget(encoder.modality, device)
+        self._stack = ExitStack()
         self._worker: Worker | None = None
         self._next: Unit | None = None
 
     def start(self, destinations: Sequence[Destination], token: str) -> None:
         """Move the encoder to its device."""
-        self._worker = Worker(self.encoder, self.device, self.precision, destinations, token)
+        # between two units too: threads read audio with these settings
+        self._stack.enter_context(exact_fp32())
+        worker = Worker(self.encoder, self.device, self.precision, destinations, token, self.workers)
+        self._worker = self._stack.enter_context(closing(worker))
 
     def submit(self, unit: Unit) -> None:
-        """Keep the unit; `collect` encodes it."""
+        """Begin to read the unit; `collect` encodes it."""
         self._next = unit
+        if self._worker is not None:
+            self._worker.reader.begin(unit)
+
+    def prepare(self, unit: Unit) -> None:
+        """Read a unit after the submitted one."""
+        if self._worker is not None:
+            self._worker.reader.prepare(unit)
 
     def collect(self) -> list[UnitResult]:
         """Encode the unit."""
@@ -150,4 +152,5 @@ class LocalEngine:
         return [self._worker.encode(unit)] if unit is not None and self._worker is not None else []
 
     def close(self) -> None:
-        """Do nothing: no unit runs between calls."""
+        """Stop the threads that read and write."""
+        self._stack.close()

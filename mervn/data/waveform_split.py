@@ -1,6 +1,6 @@
 """WaveformSplit: decoded waveforms and tokenized transcripts, for training without stored features.
 
-Worker processes decode and resample audio a bounded number of batches ahead. Every utterance is
+Threads decode and resample audio a bounded number of batches ahead. Every utterance is
 read once before training, so that unusable audio is reported at the start and not in the middle of
 an epoch.
 """
@@ -18,7 +18,6 @@ from itertools import chain, compress, repeat
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from features.audio.resampling import SAMPLE_RATE
 from features.audio.segment import AudioError
@@ -27,6 +26,7 @@ from features.encoders.base import Encoder
 from features.errors import MAX_NAMED, InputError
 from features.extraction.encoder_input import read_audio, transcript_of
 from features.extraction.plan import MAX_BATCH
+from features.extraction.prefetch import Prefetch
 from features.manifests.manifest import Utterance
 from features.memory import default_budget
 from features.progress import SILENT, Reporter
@@ -41,8 +41,6 @@ from mervn.distributed import SINGLE_PROCESS, Processes
 
 SCAN_BATCH = 16
 """Utterances per request when a split is read for the first time."""
-PREFETCH_FACTOR = 2
-"""Batches that each worker decodes in advance."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class ScannedAudio:
 
 @dataclass(frozen=True)
 class Waves:
-    """Waveforms that a worker decoded: samples at 16 kHz; size, hash and fault per utterance."""
+    """Waveforms that were decoded: samples at 16 kHz; size, hash and fault per utterance."""
 
     values: Tensor
     """(sum S,) float32: the samples of all utterances, concatenated."""
@@ -71,13 +69,14 @@ class Waves:
     """(reason, message) if the audio cannot be used; then it has no samples. None otherwise."""
 
 
-class _Reader(Dataset[Waves]):
-    """Dataset whose items are batches: decoded, masked audio of the utterances of one request."""
+class _Reader:
+    """Decodes and masks the audio of the utterances of one request."""
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
         self.utterances = list(utterances)
 
-    def __getitem__(self, request: BatchRequest) -> Waves:
+    def read(self, request: BatchRequest) -> Waves:
+        """Return the audio of one batch."""
         waves, sizes, hashes, faults = [], [], [], []
         masks: Sequence[SpecMask | None] = request.masks or [None] * len(request.indices)
         for index, mask in zip(request.indices, masks, strict=True):
@@ -96,17 +95,20 @@ class _Reader(Dataset[Waves]):
 
 
 def read_waves(utterances: Sequence[Utterance], plan: Sequence[BatchRequest], workers: int) -> Iterator[Waves]:
-    """Decode the batches of a plan in order, in advance in `workers` processes.
+    """Decode the batches of a plan in order, in advance in `workers` threads.
 
-    With 0 workers, this process decodes each batch on demand.
+    With 0 workers, each batch is decoded on demand.
     """
-    # The loader draws a seed. Its own generator keeps the global random state unchanged, from which
-    # dropout draws: a resumed run must have the same masks.
-    loader = DataLoader(
-        _Reader(utterances), batch_size=None, sampler=list(plan), num_workers=workers,
-        prefetch_factor=PREFETCH_FACTOR if workers else None, generator=torch.Generator(),
-    )  # fmt: skip
-    return iter(loader)
+    # nothing while waiting: a training that was interrupted first completes its step
+    prefetch = Prefetch[BatchRequest, Waves](_Reader(utterances).read, workers, _num_bytes, lambda: None)
+    with closing(prefetch):
+        prefetch.add((request, None) for request in plan)
+        for _ in plan:
+            yield prefetch.take()
+
+
+def _num_bytes(waves: Waves) -> int:
+    return waves.values.nbytes
 
 
 class WaveformSplit:
@@ -196,7 +198,7 @@ class WaveformSplit:
         return plan_batches(self.costs, default_budget(modality, device), min(MAX_BATCH, 64))
 
     def batches(self, plan: Sequence[BatchRequest], device: torch.device) -> Iterator[Batch]:
-        """Yield the batches of a plan in its order; worker processes decode in advance.
+        """Yield the batches of a plan in its order; threads decode in advance.
 
         InputError if a file has changed since the training began.
         """

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from features.audio.resampling import SAMPLE_RATE
-from features.audio.segment import AudioError
+from features.cpu_threads import usable_cores
 from features.encoders.fourier2vec import Fourier2Vec
-from features.extraction.encoder_input import read_input
+from features.extraction.unit import Unit
+from features.extraction.unit_reader import UnitReader
 from features.manifests.manifest import Utterance
 from features.progress import Reporter
 from features.ragged import Ragged
@@ -56,21 +57,22 @@ def read_frames(
     sizes: list[int] = []
     rejected: list[Rejection] = []
     samples, digest = 0, hashlib.sha256()
-    with path.open("wb") as file, closing(reporter.progress(len(utterances), 0)) as bar, torch.inference_mode():
-        for utterance in utterances:
+    unit = Unit("log-mel", [[utterance] for utterance in utterances], [])
+    with (
+        path.open("wb") as file, closing(reporter.progress(len(utterances), 0)) as bar, torch.inference_mode(),
+        closing(UnitReader(encoder, usable_cores())) as reader,
+    ):  # fmt: skip
+        for read in reader.batches(unit):
             bar.update(1)
-            try:
-                item = read_input(utterance, encoder)
-            except AudioError as error:
-                rejected.append(Rejection(utterance, error.reason, str(error)))
-                continue
-            frames = encoder.raw_log_mel(Ragged.from_sequences([item.prepared])).values.to(torch.float16).numpy()
-            if not np.isfinite(frames).all():
-                detail = "the log-mel frames hold NaN or infinity"
-                rejected.append(Rejection(utterance, "non_finite_features", detail))
-                continue
-            file.write(frames.tobytes())
-            sizes.append(len(frames))
-            samples += item.num_inputs
-            digest.update(item.input_sha256.encode())
+            rejected += [Rejection(one.utterance, one.reason, one.detail) for one in read.rejected]
+            for item in read.inputs:
+                frames = encoder.raw_log_mel(Ragged.from_sequences([item.prepared])).values.to(torch.float16).numpy()
+                if not np.isfinite(frames).all():
+                    detail = "the log-mel frames hold NaN or infinity"
+                    rejected.append(Rejection(item.utterance, "non_finite_features", detail))
+                    continue
+                file.write(frames.tobytes())
+                sizes.append(len(frames))
+                samples += item.num_inputs
+                digest.update(item.input_sha256.encode())
     return Frames(path, sizes, encoder.config["num_mels"], samples / SAMPLE_RATE, digest.hexdigest()), rejected

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from features.atomic_files import read_object, write_json
-from features.cpu_threads import set_threads
+from features.cpu_threads import set_threads, usable_cores
 from features.errors import InputError
 from mervn.study.cell_worker import INTERRUPTED, CellTrainer, Outcome
 from mervn.study.cells import Cell
@@ -91,11 +91,7 @@ class State:
 
 def default_jobs(on_gpu: bool) -> int:
     """Return the number of processes: one per core that this process may use; one on a GPU."""
-    if on_gpu:
-        return 1
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return 1 if on_gpu else usable_cores()
 
 
 @dataclass(frozen=True)

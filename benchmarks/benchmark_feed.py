@@ -1,0 +1,262 @@
+"""Measure how well an extraction keeps its device busy, and check that threads change no stored value.
+
+    python benchmarks/benchmark_feed.py [--tiny] [--json]
+
+The encoder stands for a device: it waits, without using a core, as long as a device would compute,
+and returns features that depend on the samples and on the batch. Everything else is the real
+extraction: WAV and FLAC files at 16 and 44.1 kHz are decoded, hashed and resampled, and parts are
+written with checksums. The waiting time is 4, 1 and 1/4 times the time that one thread needs to
+prepare the audio.
+
+- overlap: duration / (time of the device or of the preparation by two threads, whichever is longer)
+- scaling: utterances that two threads prepare per second / one thread
+- equal: maximum difference of stored values, parts and rejections between 0, 1, 2 and 4 threads, also
+  after Ctrl-C and a second run; 1 if parts or rejections differ
+- device_copies: copies of samples to a device, and of features back, per batch and layer; the
+  lengths of the utterances are copied too, 8 bytes each
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest import mock
+
+import click
+import numpy as np
+import soundfile
+import torch
+from report import Figure, report
+from timing import seconds_of
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from features.audio.resampling import SAMPLE_RATE, resample
+from features.encoders.base import Encoder, Lengths, load_encoder, samples_tensor
+from features.encoders.selector import EncoderSettings, Selector, parse_selector
+from features.extraction.encode import launch
+from features.extraction.extract import extract_stream
+from features.extraction.report import StoreResult
+from features.extraction.settings import ExtractSettings
+from features.extraction.unit import Unit
+from features.extraction.unit_reader import UnitReader
+from features.manifests.manifest import Utterance
+from features.progress import SILENT
+from features.ragged import Ragged
+from features.store.part import part_paths
+from features.store.reader import FeatureStore
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from tiny import make_whisper, wave
+
+RATIOS = {"4to1": 4.0, "1to1": 1.0, "1to4": 0.25}
+"""Time of the device / time of one thread that prepares the audio."""
+WORKERS = 2
+WIDTH = 256
+BATCH_S = 40.0
+"""Seconds of audio per batch, padding included."""
+KINDS = (("wav", 16_000), ("flac", 16_000), ("wav", 44_100), ("flac", 44_100))
+"""Format and rate of the files, in turn."""
+
+
+class SimulatedDevice(Encoder):
+    """Encoder that waits `pace` seconds per second of audio, and can be interrupted after some batches."""
+
+    name: ClassVar[str] = "simulated"
+    modality: ClassVar[str] = "audio"
+    numerics_version: ClassVar[int] = 1
+    dim, layers, num_layers, config, model_name = WIDTH, ("last",), 1, {}, "simulated"
+    weights_sha256, weights_note = "0" * 64, "a simulated device"
+
+    def __init__(self, pace: float = 0.0, interrupt_after: float = float("inf")) -> None:
+        super().__init__()
+        self.pace, self.interrupt_after = pace, interrupt_after
+        self.num_batches = 0
+
+    @classmethod
+    def load(cls, selector: Selector, settings: EncoderSettings) -> SimulatedDevice:
+        """Return a device that does not wait."""
+        return cls()
+
+    def save(self, folder: Path) -> None:
+        """Write nothing: there are no weights."""
+
+    def prepare(self, raw: Any) -> Tensor:
+        """Return samples float32 (S,)."""
+        return samples_tensor(raw)
+
+    def get_feat_lengths(self, lengths: Lengths) -> Lengths:
+        """Return ceil(n / 320)."""
+        return -(-lengths // 320)
+
+    def forward_layers(self, inputs: Ragged) -> list[Ragged]:
+        """Wait, then return every 320th sample, scaled by channel and by the size of the batch."""
+        if self.num_batches >= self.interrupt_after:
+            raise KeyboardInterrupt
+        self.num_batches += 1
+        time.sleep(self.pace * inputs.total / SAMPLE_RATE)
+        scale = torch.arange(1, WIDTH + 1) * (1 + 0.01 * inputs.batch_size)
+        return [Ragged.from_sequences([samples[::320, None] * scale for samples in inputs.split()])]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Utterances, each with a file of its own; two of them cannot be decoded."""
+
+    utterances: list[Utterance]
+    seconds: list[float]
+
+    def first(self, count: int) -> Corpus:
+        """Return the first utterances."""
+        return Corpus(self.utterances[:count], self.seconds[:count])
+
+    def unit(self) -> Unit:
+        """Return all utterances as one unit, as the extraction reads them."""
+        by_id = {one.utterance_id: length for one, length in zip(self.utterances, self.seconds, strict=True)}
+        return Unit("all", [self.utterances], [set()], by_id)
+
+
+def make_corpus(folder: Path, count: int, mean_s: float) -> Corpus:
+    """Write audio files of about `mean_s` seconds."""
+    seconds = np.clip(np.random.default_rng(0).lognormal(np.log(mean_s), 0.3, count), 0.1, 15.0).tolist()
+    folder.mkdir()
+    utterances = []
+    for i, length in enumerate(seconds):
+        kind, rate = KINDS[i % len(KINDS)]
+        samples, options = wave(length, i, rate), {}
+        if i in (2, 6):
+            samples[-1], options = np.nan, {"subtype": "FLOAT"}  # only decoding finds it
+            kind = "wav"
+        path = folder / f"{i}.{kind}"
+        soundfile.write(path, samples, rate, **options)
+        utterances.append(
+            Utterance(f"u{i}", "s", path.name, path, 0.0, None, "mix", None, None, "train", "train.jsonl", i + 1, {})
+        )
+    return Corpus(utterances, seconds)
+
+
+def extract(corpus: Corpus, folder: Path, workers: int, device: SimulatedDevice) -> StoreResult:
+    """Extract the features of a corpus."""
+    settings = ExtractSettings(folder, device="cpu", batch_seconds=BATCH_S, workers=workers)
+    with mock.patch("features.extraction.extract.open_encoder", return_value=device):
+        (result,) = extract_stream(corpus.utterances, parse_selector("fourier2vec", "audio"), settings, SILENT)
+    return result
+
+
+def prepare_all(corpus: Corpus, workers: int) -> float:
+    """Return the seconds that some threads need to read and prepare a corpus."""
+    with closing(UnitReader(SimulatedDevice(), workers)) as reader:
+        return seconds_of(lambda: [None for _ in reader.batches(corpus.unit())])
+
+
+def measure_overlap(corpus: Corpus, folder: Path, rounds: int) -> list[Figure]:
+    """Return the durations of extractions over their lower bounds, and the gain of a second thread."""
+    found: dict[str, list[float]] = {name: [] for name in RATIOS}
+    scaling = []
+    for number in range(rounds):
+        for name, ratio in RATIOS.items():
+            preparation = prepare_all(corpus, 1)
+            scaling.append(preparation / prepare_all(corpus, WORKERS))
+            device = SimulatedDevice(ratio * preparation / sum(corpus.seconds))
+            result = extract(corpus, folder / f"{name}-{number}", WORKERS, device)
+            found[name].append(result.seconds / max(ratio * preparation, preparation / WORKERS))
+    figures = []
+    for name, values in found.items():
+        what = f"duration / bound, device : preparation = {name.replace('to', ' : ')}, {WORKERS} threads"
+        figures.append(Figure(f"feed.overlap.{name}", what, statistics.median(values), 1.15, "lower"))
+    what = f"utterances prepared per second by {WORKERS} threads / by one"
+    return [*figures, Figure("feed.scaling", what, statistics.median(scaling), 1.7, "higher")]
+
+
+def difference(path: str, expected: str) -> float:
+    """Return the maximum difference of two stores' values; 1 if their parts or rejections differ."""
+    folders = [Path(path), Path(expected)]
+    names = [[part.name for part in part_paths(folder)] for folder in folders]
+    rejected = [sorted((folder / "rejected.jsonl").read_text().splitlines()) for folder in folders]
+    if names[0] != names[1] or rejected[0] != rejected[1]:
+        return 1.0
+    stores = list(map(FeatureStore, folders))
+    return max(float(np.abs(stores[0][name].astype(float) - stores[1][name]).max()) for name in stores[1])
+
+
+def interrupted(corpus: Corpus, folder: Path, workers: int, num_batches: int) -> tuple[int, StoreResult]:
+    """Interrupt an extraction after some batches and resume it; return what was kept, and the result."""
+    with suppress(KeyboardInterrupt):
+        extract(corpus, folder, workers, SimulatedDevice(interrupt_after=num_batches))
+    result = extract(corpus, folder, workers, SimulatedDevice())
+    return result.kept, result
+
+
+def measure_equal(corpus: Corpus, folder: Path, numbers: Sequence[int]) -> Figure:
+    """Return the maximum difference between numbers of threads."""
+    device = SimulatedDevice()
+    whole = extract(corpus, folder / "whole", 0, device)
+    half = interrupted(corpus, folder / "half", 0, device.num_batches // 2)
+    differences = []
+    for workers in numbers:
+        found = extract(corpus, folder / f"whole-{workers}", workers, SimulatedDevice())
+        differences.append(difference(found.path, whole.path))
+        kept, resumed = interrupted(corpus, folder / f"half-{workers}", workers, device.num_batches // 2)
+        differences.append(difference(resumed.path, half[1].path))
+        differences.append(float(kept != half[0]))
+    what = f"maximum difference between 0 and {', '.join(map(str, numbers))} threads, also if interrupted and resumed"
+    return Figure("feed.equal", what, max(differences), 0, "lower")
+
+
+class CountedCopies(TorchDispatchMode):
+    """Counts copies of real numbers to the device `meta` and back; the latter give zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.there, self.back = 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.overloadpacket.__name__ == "_to_copy" and "device" in kwargs:
+            source, target = args[0], torch.device(kwargs["device"])
+            if source.device.type == "meta" and target.type == "cpu":
+                self.back += 1
+                return torch.zeros(source.shape, dtype=kwargs.get("dtype") or source.dtype)
+            self.there += source.device.type == "cpu" and target.type == "meta" and source.is_floating_point()
+        return func(*args, **kwargs)
+
+
+def measure_copies(folder: Path, tiny: bool) -> Figure:
+    """Count the copies of one batch through encoders of two layers."""
+    names = ["fourier2vec@1,2"] if tiny else ["fourier2vec@1,2", f"whisper={make_whisper(folder / 'whisper')}@1,2"]
+    worst = 0.0
+    for name in names:
+        encoder = load_encoder(parse_selector(name, "audio")).to("meta")
+        prepared = [encoder.prepare(wave(seconds, 0)) for seconds in (1.0, 0.4)]
+        # torch has no autocast for meta, and does not take operations apart in inference mode
+        no_autocast = mock.patch.object(torch, "autocast", return_value=nullcontext())
+        no_gradients = mock.patch.object(torch, "inference_mode", torch.no_grad)
+        with no_autocast, no_gradients, CountedCopies() as copies:
+            launch(prepared, encoder, torch.device("meta"))
+        worst = max(worst, copies.there, copies.back / len(encoder.layers))
+    return Figure("feed.device_copies", "copies per batch to the device, per layer back", worst, 1, "lower")
+
+
+@click.command()
+@click.option("--tiny", is_flag=True, help="Smoke test with few utterances.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document as the last line.")
+def main(tiny: bool, as_json: bool) -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        resample(np.zeros(441, np.float32), 44_100, SAMPLE_RATE)  # builds the filters
+        corpus = make_corpus(folder / "audio", 12 if tiny else 1000, 0.2 if tiny else 4.0)
+        figures = measure_overlap(corpus, folder, 1 if tiny else 3)
+        figures += [measure_equal(corpus.first(200), folder, (2,) if tiny else (1, 2, 4)), measure_copies(folder, tiny)]
+    report("feed", figures, as_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""HostCopy: features on their way from a device to the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from features.ragged import Ragged
+from features.store.mapped import Array
+
+
+class HostCopy:
+    """Copy (sum T, D) of one layer's output to the host, in float32.
+
+    From a GPU, the copy into pinned memory runs after the forward pass, and nothing waits for it
+    until `sequences` is called.
+    """
+
+    def __init__(self, output: Ragged) -> None:
+        self._sizes = output.sizes
+        self._copied: torch.cuda.Event | None = None
+        values = output.values.float()
+        if values.device.type != "cuda":
+            self._values = values.cpu()
+            return
+        self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        self._values.copy_(values, non_blocking=True)
+        self._copied = torch.cuda.Event()
+        # of the device of the values, which may not be the current one
+        self._copied.record(torch.cuda.current_stream(values.device))
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes on the host."""
+        return self._values.nbytes
+
+    def sequences(self) -> list[Array]:
+        """Wait for the copy and return the B sequences (T_i, D)."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return [sequence.numpy() for sequence in self._values.split(self._sizes)]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Outputs of those inputs of a batch that were encoded together."""
+
+    indices: list[int]
+    """Indices of the inputs in their batch."""
+    layers: list[HostCopy] | None
+    """One per layer; None if the only input does not fit into memory."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes on the host."""
+        return sum(layer.num_bytes for layer in self.layers or ())

@@ -1,0 +1,99 @@
+"""UnitReader: reads the batches of a unit, and of the unit that probably follows, ahead of the encoder."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from functools import partial
+
+import torch
+
+from features.audio.segment import SYSTEM_ERROR
+from features.cpu_threads import usable_cores
+from features.encoders.base import Encoder
+from features.extraction.encode import ReadBatch, gather_batch, read_or_reject
+from features.extraction.encoder_input import Input
+from features.extraction.prefetch import NoResultError, Prefetch
+from features.extraction.unit import Unit
+from features.manifests.manifest import Utterance
+from features.store.rejected import Rejection
+
+MAX_WORKERS = 8
+"""Maximum of the default number of threads."""
+
+
+def default_workers(device: torch.device) -> int:
+    """Return the default number of threads that read audio.
+
+    On a CPU it is 0: the encoder uses all cores, and reading takes a small fraction of its time.
+    """
+    return 0 if device.type == "cpu" else max(1, min(MAX_WORKERS, usable_cores() - 1))
+
+
+class UnitReader:
+    """Reads and prepares the utterances of units, in `workers` threads.
+
+    A segmenter or the `prepare` of a custom encoder may not be made for several threads: the process
+    itself prepares text, and one thread at most the input of a custom encoder.
+    """
+
+    def __init__(self, encoder: Encoder, workers: int) -> None:
+        if encoder.modality == "text":
+            workers = 0
+        if encoder.code_record is not None:
+            workers = min(workers, 1)
+        self._read = partial(read_or_reject, encoder)
+        self._prefetch = Prefetch[Utterance, Input | Rejection](self._read, workers, _num_bytes)
+        self._units: deque[list[list[Utterance]]] = deque()
+        """The batches of each unit that is being read."""
+
+    def begin(self, unit: Unit) -> None:
+        """Begin to read a unit, unless it is being read; drop the units before it."""
+        while self._units and self._units[0] != unit.batches:
+            self._prefetch.drop(sum(map(len, self._units.popleft())))
+        if not self._units:
+            self.prepare(unit)
+
+    def prepare(self, unit: Unit) -> None:
+        """Read a unit after those that are being read."""
+        self._units.append(unit.batches)
+        for batch in unit.batches:
+            self._prefetch.add((utterance, unit.seconds.get(utterance.utterance_id)) for utterance in batch)
+
+    def batches(self, unit: Unit) -> Generator[ReadBatch, None, None]:
+        """Yield the batches of a unit in order."""
+        self.begin(unit)
+        self._units.popleft()
+        left = sum(map(len, unit.batches))
+        try:
+            for batch in unit.batches:
+                results = []
+                for utterance in batch:
+                    left -= 1
+                    results.append(self._take(utterance))
+                yield gather_batch(results)
+        finally:
+            self._prefetch.drop(left)
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._prefetch.close()
+
+    def _take(self, utterance: Utterance) -> Input | Rejection:
+        try:
+            read = self._prefetch.take()
+            if isinstance(read, Rejection) and read.reason == "out_of_memory":
+                return self._read(utterance)  # several threads share the memory: alone, it may fit
+            return read
+        except NoResultError as error:
+            # without a key: to compute it, the file would have to be read
+            return Rejection(
+                utterance,
+                SYSTEM_ERROR,
+                f"{utterance.audio_path} cannot be read now, found: {error}. This says nothing about its content: "
+                "run the command again",
+            )
+
+
+def _num_bytes(read: Input | Rejection) -> int:
+    return read.prepared.nbytes if isinstance(read, Input) else 0

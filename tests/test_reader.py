@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tiny_store import damage, make_store, other_than, parts, stored, values_file, write
 
 from features.errors import InputError
-from features.store import reader
+from features.store import open_parts
 from features.store.identity import StoreInfo
 from features.store.maintenance import compact, convert, verify
 from features.store.part import SUFFIXES, StoredUtterance, read_part, remove
@@ -175,11 +175,11 @@ def test_every_utterance_is_found_while_parts_are_compacted(tmp_path: Path, monk
     early = FeatureStore(info.path)
 
     def compacted_first(path: Path) -> Any:
-        monkeypatch.setattr("features.store.reader.read_part", read_part)
+        monkeypatch.setattr("features.store.open_parts.read_part", read_part)
         compact(info.path)
         return read_part(path)
 
-    monkeypatch.setattr("features.store.reader.read_part", compacted_first)
+    monkeypatch.setattr("features.store.open_parts.read_part", compacted_first)
     late = FeatureStore(info.path)
     for store in (early, late):
         assert sorted(store) == ["0", "1", "2", "3", "4"]
@@ -219,7 +219,7 @@ def test_a_refresh_opens_only_what_is_new(tmp_path: Path, monkeypatch: pytest.Mo
         write(info, [stored(str(i), 3, i)])
     store = FeatureStore(info.path)
     opened: list[Path] = []
-    plain = reader.read_part
+    plain = open_parts.read_part
 
     def counted(path: Path) -> Any:
         opened.append(path)
@@ -227,7 +227,7 @@ def test_a_refresh_opens_only_what_is_new(tmp_path: Path, monkeypatch: pytest.Mo
             remove(path)  # it has gone before it could be read; the others are not opened again
         return plain(path)
 
-    monkeypatch.setattr(reader, "read_part", counted)
+    monkeypatch.setattr(open_parts, "read_part", counted)
     for i in (4, 5):
         write(info, [stored(str(i), 3, i)])
     added = store.refresh()
@@ -279,3 +279,41 @@ def test_sources_removed_by_a_compaction_are_no_error(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(Path, "read_bytes", compacted_first)
     assert json.loads(store.utterance_info("a").source) == {"path": "a.wav"}
+
+
+def test_columns_are_read_while_parts_are_converted(tmp_path: Path, kind: str) -> None:
+    info = make_store(tmp_path)
+    for i in range(4):
+        write(info, [stored(f"{i}{letter}", i, i) for letter in "ab"], kind=kind)
+    store = FeatureStore(info.path)
+    ids = [f"{i}{letter}" for letter in "ba" for i in (2, 0, 3, 1)]
+    places, found = store.places(ids), {}
+    for position, one in store.utterance_infos(places):
+        if not found:
+            convert(info.path, other_than(kind), lambda _: None)
+        assert position not in found
+        found[position] = one
+    fresh = FeatureStore(info.path)
+    assert [found[position] for position in range(8)] == [fresh.utterance_info(name) for name in ids]
+    inputs = store.inputs(places)  # old places
+    for field in ("num_inputs", "crc32"):
+        assert getattr(inputs, f"{field}").tolist() == [getattr(fresh.utterance_info(name), field) for name in ids]
+    assert inputs.lengths.tolist() == [int(name[0]) for name in ids] and len(store.inputs(places[:0])) == 0
+    assert [name.decode() for name in inputs.input_sha256.tolist()] == [f"sha-{name}" for name in ids]
+    for place, name in zip(places.tolist(), ids, strict=True):
+        np.testing.assert_array_equal(store.values(place), fresh[name])
+
+
+def test_features_that_were_replaced_are_not_damaged(tmp_path: Path) -> None:
+    info = make_store(tmp_path)
+    write(info, [stored("a", 4)])
+    store = FeatureStore(info.path)
+    (place,) = store.places(["a"]).tolist()
+    before = int(store.inputs(store.places(["a"])).crc32[0])
+    write(info, [stored("a", 4, 1)], 1)
+    np.testing.assert_array_equal(store.checked(place, before), stored("a", 4).values)
+    compact(info.path)
+    np.testing.assert_array_equal(store.checked(place, before), stored("a", 4, 1).values)
+    damage(parts(info)[0], stored("a", 4, 1).values[2])
+    with pytest.raises(InputError, match="features of 'a' whose crc32 differs from the stored one"):
+        store.checked(place, before)

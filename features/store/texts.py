@@ -1,0 +1,38 @@
+"""Texts: a sequence of strings in one bytes object, without a Python object per string."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+
+class Texts:
+    """Immutable strings; each takes 4 bytes beside its UTF-8. A `str` is made when one is read.
+
+    Equal to a list of the same strings.
+    """
+
+    __slots__ = ("_ends", "_utf8")
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        encoded = [text.encode() for text in texts]
+        self._utf8 = b"".join(encoded)
+        kind = "Q" if len(self._utf8) >> 32 else "I"
+        self._ends = array(kind, accumulate(map(len, encoded), initial=0))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        """Return the string at an index, which counts from 0."""
+        ends = self._ends
+        return self._utf8[ends[index] : ends[index + 1]].decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, list | Texts) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]

@@ -106,7 +106,8 @@ class PlaceTable:
 
     def find(self, utterance_id: str) -> int | None:
         """Return the place of an utterance; None if no part has it."""
-        return self._recent.get(utterance_id) if utterance_id in self._recent else self._find_sorted(utterance_id)
+        place = self._recent.get(utterance_id)
+        return self._find_sorted(utterance_id) if place is None else place
 
     def _find_sorted(self, utterance_id: str) -> int | None:
         """Return the place of an utterance in the sorted table."""

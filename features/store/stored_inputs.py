@@ -67,7 +67,7 @@ class StoredInputs:
             lengths=np.diff(part.offsets)[indices],
             generations=np.full(len(indices), part.generation, np.int64),
             num_inputs=columns.num_inputs[indices],
-            input_sha256=np.array([columns.input_sha256[i].encode() for i in indices.tolist()], np.bytes_),
+            input_sha256=np.array(list(map(columns.input_sha256.utf8, indices.tolist())), np.bytes_),
             crc32=columns.crc32[indices],
         )
 

@@ -64,7 +64,7 @@ class Part:
     generation: int
     utterance_ids: Texts
     offsets: Array
-    """(N + 1,) int64; the frames of utterance i are `values[offsets[i] : offsets[i + 1]]`."""
+    """(N + 1,) unsigned; the frames of utterance i are `values[offsets[i] : offsets[i + 1]]`."""
     mapped: MappedArray
 
     def __len__(self) -> int:
@@ -215,7 +215,8 @@ def read_part(path: Path) -> Part:
             raise ValueError(f"offsets must rise from 0 to {values.shape[0]}, the number of stored frames or tokens")
     except FAULTS as error:
         raise part_error(path, error) from error
-    return Part(path, generation, Texts(ids), offsets, values)
+    # the smallest type that holds the number of frames
+    return Part(path, generation, Texts(ids), offsets.astype(np.min_scalar_type(values.shape[0])), values)
 
 
 def read_columns(path: Path, modality: str) -> Columns:

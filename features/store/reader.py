@@ -123,11 +123,8 @@ class FeatureStore:
 
     def inputs(self, places: Array) -> StoredInputs:
         """Return the lengths and inputs of utterances at places (N,), in columns."""
-        places, parts, positions = places.copy(), [], []
-        for group, part, columns in self._opened.by_part(places):
-            parts.append(StoredInputs.of_part(part, columns, places[group], places[group] & INDEX))
-            positions.append(group)
-        return StoredInputs.join(parts, positions)
+        places = places.copy()  # `by_part` replaces places whose part was removed
+        return StoredInputs.read(places, self._opened.by_part(places))
 
     def stored_utterances(self, places: Array) -> Iterator[StoredUtterance]:
         """Yield utterances at places (N,), part by part, after comparing their crc32."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from features.store.mapped import Array
 from features.store.part import Columns, Part
+from features.store.place_table import INDEX
 from features.store.sources import SourceKey
 
 
@@ -60,26 +61,24 @@ class StoredInputs:
     """uint32"""
 
     @classmethod
-    def of_part(cls, part: Part, columns: Columns, places: Array, indices: Array) -> StoredInputs:
-        """Return the inputs of utterances of one part."""
-        return cls(
-            places=places,
-            lengths=np.diff(part.offsets)[indices],
-            generations=np.full(len(indices), part.generation, np.int64),
-            num_inputs=columns.num_inputs[indices],
-            input_sha256=np.array(list(map(columns.input_sha256.utf8, indices.tolist())), np.bytes_),
-            crc32=columns.crc32[indices],
-        )
+    def read(cls, places: Array, parts: Iterable[tuple[Array, Part, Columns]]) -> StoredInputs:
+        """Read the inputs of utterances at places (N,), part by part.
 
-    @classmethod
-    def join(cls, parts: Sequence[StoredInputs], positions: Sequence[Array]) -> StoredInputs:
-        """Return the inputs of several parts as one, each at its position."""
-        order = np.argsort(np.concatenate([np.zeros(0, np.int64), *positions]))
-        joined = []
-        for field in fields(cls):
-            columns = [getattr(part, field.name) for part in parts]
-            joined.append(np.concatenate(columns)[order] if columns else np.zeros(0, np.int64))
-        return cls(*joined)
+        `parts` yields each part with its columns, and the positions of its places.
+        """
+        # whole arrays from the start: many small ones would leave holes in the memory of the process
+        lengths, generations, num_inputs = (np.zeros(len(places), np.int64) for _ in range(3))
+        hashes, checksums = np.zeros(len(places), "S64"), np.zeros(len(places), np.uint32)
+        for positions, part, columns in parts:
+            indices = places[positions] & INDEX
+            lengths[positions] = np.diff(part.offsets)[indices]
+            generations[positions] = part.generation
+            num_inputs[positions] = columns.num_inputs[indices]
+            found = np.array(list(map(columns.input_sha256.utf8, indices.tolist())), np.bytes_)
+            hashes = hashes.astype(max(hashes.dtype, found.dtype, key=lambda dtype: dtype.itemsize), copy=False)
+            hashes[positions] = found
+            checksums[positions] = columns.crc32[indices]
+        return cls(places, lengths, generations, num_inputs, hashes, checksums)
 
     def select(self, chosen: Array) -> StoredInputs:
         """Return the inputs of the chosen utterances: a mask or indices."""

@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 
 
 class Texts:
-    """Immutable strings; each takes 4 bytes beside its UTF-8. A `str` is made when one is read.
+    """Immutable strings; each takes 2 to 8 bytes beside its UTF-8. A `str` is made when one is read.
 
     Equal to a list of the same strings.
     """
@@ -18,7 +18,8 @@ class Texts:
     def __init__(self, texts: Sequence[str]) -> None:
         encoded = [text.encode() for text in texts]
         self._utf8 = b"".join(encoded)
-        kind = "Q" if len(self._utf8) >> 32 else "I"
+        size = len(self._utf8)
+        kind = "H" if size < 1 << 16 else "I" if size < 1 << 32 else "Q"
         self._ends = array(kind, accumulate(map(len, encoded), initial=0))
 
     def __len__(self) -> int:

@@ -170,7 +170,7 @@ def _attribute(attribute: Any) -> int | str:
     kind = attribute.get_type()
     data = np.empty((), _dtype(kind))
     attribute.read(data, kind)
-    value = data[()]
+    value: Any = data[()]
     return value.decode() if isinstance(value, bytes) else int(value)
 
 

@@ -101,7 +101,7 @@ class PlaceTable:
         starts = np.zeros(len(numbers) + 1, np.min_scalar_type(len(places)))
         np.cumsum(numbers, out=starts[1:], dtype=starts.dtype)
         # elements of a memoryview are Python's integers, and faster to get than those of an array
-        self._starts, self._places = memoryview(starts), memoryview(places)
+        self._starts, self._places = starts.data, places.data
         self._count = len(places)
 
     def find(self, utterance_id: str) -> int | None:
@@ -138,7 +138,7 @@ class PlaceTable:
         return self._count
 
     def __iter__(self) -> Iterator[str]:
-        return map(self.id_of, memoryview(self.places()))
+        return map(self.id_of, self.places().data)
 
     def _rank(self, place: int) -> tuple[int, str, int]:
         """Return the rank of a place: of those of one utterance, the highest counts."""

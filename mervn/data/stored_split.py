@@ -64,7 +64,8 @@ class StoredSplit:
     @property
     def costs(self) -> list[float]:
         """Cost of scoring each utterance: the number of its frames and tokens."""
-        costs: list[float] = np.sum(list(self.lengths.values()), axis=0, dtype=np.float64).tolist()
+        total: np.ndarray[Any, Any] = np.sum(list(map(np.asarray, self.lengths.values())), axis=0, dtype=np.float64)
+        costs: list[float] = total.tolist()
         return costs
 
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:

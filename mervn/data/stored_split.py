@@ -109,7 +109,7 @@ def load_split(
     `allow_missing`), if features were extracted from a transcript or audio that has changed since,
     or if a label is unknown.
     """
-    is_stored = np.array([all(u.utterance_id in stream for stream in streams.values()) for u in utterances], bool)
+    is_stored = _are_stored(utterances, streams)
     if not allow_missing:
         refuse_missing(name, _select(utterances, ~is_stored), streams, {})
     stored = _select(utterances, is_stored)
@@ -123,7 +123,7 @@ def load_split(
     kept = _select(stored, is_kept)
     if not kept:
         raise InputError(f"{name}: none of the {len(utterances)} utterances has features in every store")
-    inputs = {stream: [one.select(is_kept) for one in found] for stream, found in inputs.items()}
+    inputs = {stream: _select_inputs(found, is_kept) for stream, found in inputs.items()}
     refuse_training_utterances(kept, streams, inputs)
     is_missing = ~is_stored
     is_missing[is_stored] = ~is_kept
@@ -139,11 +139,24 @@ def load_split(
     )
 
 
+def _are_stored(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> np.ndarray[Any, Any]:
+    """Tell, for each utterance (N,), whether every store has it."""
+    found = np.ones(len(utterances), bool)
+    for stream in streams.values():
+        found &= np.fromiter((utterance.utterance_id in stream for utterance in utterances), bool, len(utterances))
+    return found
+
+
 def _select(utterances: Sequence[Utterance], chosen: np.ndarray[Any, Any]) -> Sequence[Utterance]:
     """Return the chosen utterances, in their order; the same sequence if all are chosen."""
     if chosen.all():
         return utterances
     return [utterances[i] for i in np.flatnonzero(chosen).tolist()]
+
+
+def _select_inputs(inputs: Sequence[StoredInputs], chosen: np.ndarray[Any, Any]) -> list[StoredInputs]:
+    """Return the inputs of the chosen utterances, by store."""
+    return [one.select(chosen) for one in inputs]
 
 
 def _read_inputs(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> dict[str, list[StoredInputs]]:

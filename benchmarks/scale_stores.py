@@ -141,7 +141,7 @@ for number, batch in enumerate(split.batches(plan.requests(0, plan.batches(0), 0
     frames = batch.inputs()["audio"].values
     if number % 500 == 0:
         peak = max(peak, used())
-print((peak - manifest) / len(split), (manifest - before) / len(split))
+print(max(1, peak - manifest) / len(split), (manifest - before) / len(split))
 """
 
 

@@ -47,7 +47,7 @@ class PlaceTable:
             self.parts.append(part)
             self.numbers[part.path.name] = number
             self._ids.append(part.utterance_ids)
-        if len(self._recent) + sum(map(len, parts)) > max(RECENT, len(self._places) // 4):
+        if len(self._recent) + sum(map(len, parts)) > max(RECENT, len(self._sorted[2]) // 4):
             self._sort()
             return
         for number, part in enumerate(parts, first):
@@ -60,9 +60,11 @@ class PlaceTable:
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove parts; other parts may hold their utterances."""
-        for name in names:
-            self.parts[self.numbers.pop(name)] = None
+        gone = [self.numbers.pop(name, None) for name in names]
         self._sort()
+        for number in gone:
+            if number is not None:  # unless another thread has removed it
+                self.parts[number] = None
 
     def _sort(self) -> None:
         """Build the table from the parts."""
@@ -73,8 +75,8 @@ class PlaceTable:
             places.append(np.arange(len(ids)) + (number << INDEX_BITS))
         all_hashes, all_places = np.concatenate(hashes).view(np.uint64), np.concatenate(places)
         order = np.argsort(all_hashes)
-        self._recent = {}
         self._set(*self._without_replaced(all_hashes[order], all_places[order]))
+        self._recent = {}
 
     def _without_replaced(self, hashes: Array, places: Array) -> tuple[Array, Array]:
         """Leave out the utterances, sorted by hash, that another part replaces."""
@@ -96,12 +98,13 @@ class PlaceTable:
     def _set(self, hashes: Array, places: Array) -> None:
         """Set the table: places sorted by hash, and where each range of hashes starts."""
         bits = max(1, len(places).bit_length())
-        self._shift = 64 - bits
-        numbers = np.bincount((hashes >> np.uint64(self._shift)).astype(np.int64), minlength=1 << bits)
+        shift = 64 - bits
+        numbers = np.bincount((hashes >> np.uint64(shift)).astype(np.int64), minlength=1 << bits)
         starts = np.zeros(len(numbers) + 1, np.min_scalar_type(len(places)))
         np.cumsum(numbers, out=starts[1:], dtype=starts.dtype)
-        # elements of a memoryview are Python's integers, and faster to get than those of an array
-        self._starts, self._places = starts.data, places.data
+        # elements of a memoryview are Python's integers, and faster to get than those of an array;
+        # one assignment, because other threads may be searching
+        self._sorted = shift, starts.data, places.data
         self._count = len(places)
 
     def find(self, utterance_id: str) -> int | None:
@@ -111,9 +114,10 @@ class PlaceTable:
 
     def _find_sorted(self, utterance_id: str) -> int | None:
         """Return the place of an utterance in the sorted table."""
-        number = (hash(utterance_id) & HASH) >> self._shift
-        for i in range(self._starts[number], self._starts[number + 1]):
-            place = self._places[i]
+        shift, starts, places = self._sorted
+        number = (hash(utterance_id) & HASH) >> shift
+        for i in range(starts[number], starts[number + 1]):
+            place: int = places[i]
             if self._ids[place >> INDEX_BITS][place & INDEX] == utterance_id:
                 return place
         return None
@@ -128,7 +132,7 @@ class PlaceTable:
 
     def places(self) -> Array:
         """Return the places (N,) int64 of all utterances, sorted."""
-        found = np.asarray(self._places)
+        found = np.asarray(self._sorted[2])
         if self._recent:
             replaced = [place for place in map(self._find_sorted, self._recent) if place is not None]
             found = np.concatenate([found[~np.isin(found, replaced)], list(self._recent.values())])

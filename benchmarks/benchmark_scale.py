@@ -21,7 +21,7 @@ from report import Figure, report
 from scale_stores import measure_stores
 
 SIZES = (50_000, 200_000, 1_000_000)
-TINY_SIZES = (300, 600, 1200)
+TINY_SIZES = (100, 200, 400)
 
 
 @click.command()

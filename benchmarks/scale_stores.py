@@ -177,8 +177,9 @@ def measure_stores(sizes: Sequence[int], folder: Path, run_python: RunPython) ->
         place = folder / f"stores-{count}"
         info = create_store(place, random_identity("audio", VALUES.shape[1]), {}, "benchmark")
         claiming.append(extract(info, count))
-        num_parts = len(part_paths(info.path))
-        num_files = float(run_python(FILES, [str(info.path)]).split()[-1])
+        if count == max(sizes):
+            num_parts = len(part_paths(info.path))
+            num_files = float(run_python(FILES, [str(info.path)]).split()[-1])
         compacting.append(seconds_of(lambda: compact(info.path)))  # noqa: B023
         opening.append(statistics.median(seconds_of(lambda: FeatureStore(info.path)) for _ in range(3)))  # noqa: B023
         if count != max(sizes):

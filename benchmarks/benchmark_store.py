@@ -130,7 +130,7 @@ from features.store.reader import FeatureStore
 from mervn.training.sampling import BatchSize, epoch_batches
 from mervn.data.stored_sequences import Sequences, make_resident
 store = FeatureStore(sys.argv[1])
-sequences = Sequences(store, list(store))
+sequences = Sequences.of(store, store)
 make_resident([sequences], torch.device("cpu"), 0.5, SILENT)
 lengths = np.array(sequences.sizes, float)
 peak = total = 0

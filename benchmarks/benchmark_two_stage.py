@@ -111,7 +111,7 @@ def make_data(folder: Path, count: int, widths: dict[str, int], encoder: Wav2Vec
             for name, size in zip(names, sizes[modality], strict=True):
                 values = generator.standard_normal((size, width), np.float32).astype(np.float16)
                 writer.add([StoredUtterance(name, values, 0, "", "{}")])
-        streams[modality] = [Sequences(FeatureStore(info.path), names)]
+        streams[modality] = [Sequences.of(FeatureStore(info.path), names)]
     targets = generator.integers(0, CLASSES, count)
     utterances = [Utterance(n, "s", "-", Path("-"), 0.0, None, "mix", "", "-", "train", "-", 1, {}) for n in names]
     split = StoredSplit("train", utterances, [], targets, streams, seconds, lengths["text"], "")

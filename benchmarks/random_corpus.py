@@ -76,7 +76,7 @@ def make_corpus(folder: Path, count: int) -> Corpus:
                 paths.append(folder / f"{modality}-{i}.npy")
                 np.save(paths[-1], values)
         store = FeatureStore(info.path)
-        streams[modality] = [Sequences(store, [utterance.utterance_id for utterance in utterances])]
+        streams[modality] = [Sequences.of(store, [utterance.utterance_id for utterance in utterances])]
         files.append(paths)
     split = StoredSplit("train", utterances, [], targets, streams, seconds, lengths["text"], "")
     return Corpus(split, list(zip(*files, strict=True)), targets.tolist())

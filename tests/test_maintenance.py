@@ -3,7 +3,6 @@
 import errno
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from tiny_store import contents, damage, make_store, other_than, parts, stored, write
 
 from features.errors import InputError
+from features.store import part
 from features.store.claims import FOLDER, MAINTENANCE, REMOVAL, Claims
 from features.store.index import list_stores
 from features.store.maintenance import compact, convert, remove_store, verify
@@ -18,7 +18,7 @@ from features.store.part import SUFFIXES, format_of, part_paths, read_part
 from features.store.reader import FeatureStore
 from features.store.summary import describe
 
-PLAIN_ITERDIR = Path.iterdir
+PLAIN_SCAN = part._scan
 
 
 def test_verify_names_damaged_parts_and_sets_them_aside(tmp_path: Path, kind: str) -> None:
@@ -136,16 +136,16 @@ def test_a_scan_that_misses_old_and_new_parts_is_repeated(
     for i in range(3):
         write(info, [stored(str(i), 3, i)], kind=kind)
 
-    def converted_meanwhile(folder: Path) -> Iterator[Path]:
-        monkeypatch.setattr(Path, "iterdir", PLAIN_ITERDIR)
-        before = list(folder.iterdir())
+    def converted_meanwhile(folder: Path) -> list[str]:
+        monkeypatch.setattr(part, "_scan", PLAIN_SCAN)
+        before = PLAIN_SCAN(folder)
         convert(info.path, other_than(kind), lambda _: None)
-        return iter([path for path in before if path.exists()])  # new parts came behind the cursor, old ones went
+        return [name for name in before if (folder / name).exists()]  # new parts came behind the cursor, old ones went
 
-    monkeypatch.setattr(Path, "iterdir", converted_meanwhile)
+    monkeypatch.setattr(part, "_scan", converted_meanwhile)
     assert len(part_paths(info.path)) == 3
     convert(info.path, kind, lambda _: None)
-    monkeypatch.setattr(Path, "iterdir", converted_meanwhile)
+    monkeypatch.setattr(part, "_scan", converted_meanwhile)
     assert sorted(FeatureStore(info.path)) == ["0", "1", "2"]
 
 

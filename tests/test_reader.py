@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tiny_store import checked, damage, make_store, other_than, parts, stored, values_file, write
 
 from features.errors import InputError
-from features.store import reader
+from features.store import open_parts
 from features.store.identity import StoreInfo
 from features.store.maintenance import compact, convert, verify
 from features.store.part import SUFFIXES, StoredUtterance, read_part, remove
@@ -175,11 +175,11 @@ def test_every_utterance_is_found_while_parts_are_compacted(tmp_path: Path, monk
     early = FeatureStore(info.path)
 
     def compacted_first(path: Path) -> Any:
-        monkeypatch.setattr("features.store.reader.read_part", read_part)
+        monkeypatch.setattr("features.store.open_parts.read_part", read_part)
         compact(info.path)
         return read_part(path)
 
-    monkeypatch.setattr("features.store.reader.read_part", compacted_first)
+    monkeypatch.setattr("features.store.open_parts.read_part", compacted_first)
     late = FeatureStore(info.path)
     for store in (early, late):
         assert sorted(store) == ["0", "1", "2", "3", "4"]
@@ -217,7 +217,7 @@ def test_a_refresh_opens_only_what_is_new(tmp_path: Path, monkeypatch: pytest.Mo
         write(info, [stored(str(i), 3, i)])
     store = FeatureStore(info.path)
     opened: list[Path] = []
-    plain = reader.read_part
+    plain = open_parts.read_part
 
     def counted(path: Path) -> Any:
         opened.append(path)
@@ -225,7 +225,7 @@ def test_a_refresh_opens_only_what_is_new(tmp_path: Path, monkeypatch: pytest.Mo
             remove(path)  # it has gone before it could be read; the others are not opened again
         return plain(path)
 
-    monkeypatch.setattr(reader, "read_part", counted)
+    monkeypatch.setattr(open_parts, "read_part", counted)
     for i in (4, 5):
         write(info, [stored(str(i), 3, i)])
     added = store.refresh()

@@ -26,14 +26,15 @@ def make_sequences(folder: Path) -> Sequences:
     info = make_store(folder)
     write(info, [stored(str(i), size, i) for i, size in enumerate([3, 0, 5, 1])])
     write(info, [stored("4", 7, 4)], kind="zarr")
-    return Sequences(FeatureStore(info.path), ["2", "1", "4", "0", "3"])
+    return Sequences.of(FeatureStore(info.path), ["2", "1", "4", "0", "3"])
 
 
 def test_resident_and_streamed_sequences_are_the_stored_rows(tmp_path: Path) -> None:
     streamed, resident = make_sequences(tmp_path), make_sequences(tmp_path)
     resident.load(CPU)
     assert resident.resident and not streamed.resident
-    assert streamed.sizes == resident.sizes == [5, 0, 7, 3, 1] and streamed.num_bytes == 16 * 3 * 2
+    assert streamed.sizes.tolist() == resident.sizes.tolist() == [5, 0, 7, 3, 1] and streamed.num_bytes == 16 * 3 * 2
+    assert streamed.sizes_of([2, 0]) == [7, 5]
     expected = [stored(name, size, int(name)).values for name, size in zip("21403", streamed.sizes, strict=True)]
     for indices in ([0], [4, 2, 0], [1], [2, 1, 3, 2]):
         wanted = np.concatenate([expected[i] for i in indices])
@@ -74,7 +75,7 @@ def test_damaged_rows_are_never_used(tmp_path: Path, resident: bool) -> None:
     info = make_store(tmp_path)
     write(info, [stored("a", 20), stored("b", 20, 1)])
     damage(parts(info)[0], stored("b", 20, 1).values[7])
-    sequences = Sequences(FeatureStore(info.path), ["a", "b"])
+    sequences = Sequences.of(FeatureStore(info.path), ["a", "b"])
     with pytest.raises(InputError, match="features of 'b' whose crc32 differs from the stored one"):
         if resident:
             sequences.load(CPU)

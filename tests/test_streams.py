@@ -1,6 +1,7 @@
 """Several layers and two audio streams: each utterance by its own time, from one encoder, chosen and reported."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from tiny import make_data, make_vggish, make_wave_transformer, read_jsonl
+from tiny_store import make_store, stored, write
 
 from cli.main import run
+from features.command_lines import DataPlace
 from features.errors import InputError, UsageError
 from features.ragged import Ragged
 from features.store.index import list_stores
 from features.store.reader import FeatureStore
 from mervn.config import HeadOptions, TrainHeadOptions
-from mervn.data.streams import SECOND, StreamShape, open_streams
+from mervn.data.streams import SECOND, Stream, StreamShape, open_streams
 from mervn.model.audio_merge import AudioMerge
 from mervn.model.head import LayerMix, PaddedHead, build_head
 
@@ -30,6 +33,21 @@ def ragged(name: str, width: int) -> Ragged:
 
 def one(stream: Ragged, i: int) -> Ragged:
     return Ragged.from_sequences([stream.split()[i]])
+
+
+@pytest.mark.parametrize("changed", [{}, {"values": np.zeros((3, 3), np.float16)}, {"input_sha256": "other"}])
+def test_layers_of_one_utterance_have_one_input(tmp_path: Path, changed: dict[str, Any]) -> None:
+    infos = [make_store(tmp_path, layer=layer) for layer in (1, 2)]
+    write(infos[0], [stored("a", 2), stored("b", 4)])
+    write(infos[1], [stored("c", 1), replace(stored("b", 4), **changed)])
+    write(infos[1], [stored("a", 2)], kind="zarr")
+    stream = Stream("audio", [FeatureStore(info.path) for info in infos], DataPlace(tmp_path, tmp_path))
+    if changed:
+        with pytest.raises(InputError, match="'b' must have one input in all layers.* differ: extract it again:\n  "):
+            stream.inputs(["a", "b"])
+        return
+    for inputs in stream.inputs(["b", "a"]):
+        assert inputs.lengths.tolist() == [4, 2] and inputs.input_sha256.tolist() == [b"sha-b", b"sha-a"]
 
 
 def test_repeat_takes_the_row_that_covers_the_time() -> None:

@@ -48,6 +48,8 @@ class Claims:
         # PID and machine, so that the name of an empty file tells whose it is
         self.token = f"{new_token()}-{machine_digest()}"
         self.stores = list(stores)
+        self._owner = Owner.this_process(self.token).json_text()
+        """Content of the files of this process."""
         self._held: set[Path] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._refresh, daemon=True)
@@ -158,9 +160,8 @@ class Claims:
         """Create a claim together with its content; return False if it already exists."""
         written = path.with_name(f".{path.name}.{self.token}.tmp")
         while True:
-            _make_folder(path.parent.parent)
             try:
-                written.write_text(Owner.this_process(self.token).json_text(), "utf-8")
+                written.write_text(self._owner, "utf-8")
                 try:
                     os.link(written, path)
                 except OSError as error:
@@ -171,7 +172,8 @@ class Claims:
                         file.write(written.read_text("utf-8"))
             except FileExistsError:
                 return False
-            except FileNotFoundError:  # another process has just removed the empty folder
+            except FileNotFoundError:  # the first claim, or another process has just removed the empty folder
+                _make_folder(path.parent.parent)
                 continue
             finally:
                 written.unlink(missing_ok=True)
@@ -199,7 +201,7 @@ class Claims:
         while True:
             _make_folder(store)
             with suppress(FileNotFoundError):  # another process has just removed the empty folder
-                path.write_text(Owner.this_process(self.token).json_text(), "utf-8")
+                path.write_text(self._owner, "utf-8")
                 return path.stat().st_mtime
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,22 +124,22 @@ def _strings(texts: list[str]) -> Array:
 def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
     """Read columns and attributes, and locate the values.
 
+    Uses the low-level interface of h5py, three times as fast: a large store has thousands of parts.
     Raises ValueError if the values are not two-dimensional and contiguous, or are cut short.
     """
-    with h5py.File(path, "r", locking=False) as file:
-        found: dict[str, Column] = {}
-        for name in columns:
-            column = file[name][:]
-            is_text = column.dtype.kind == "S"
-            found[name] = [text.decode() for text in column.tolist()] if is_text else column
+    file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, _access())
+    try:
+        found = {name: _column(h5py.h5d.open(file, name.encode())) for name in columns}
         values: dict[str, int | str] = {}
         for name in attributes:
-            if name in file.attrs:
-                values[name] = _attribute(file.attrs[name])
+            if h5py.h5a.exists(file, name.encode()):  # an earlier version may have written this part
+                values[name] = _attribute(h5py.h5a.open(file, name.encode()))
         if not with_values:
             return Content(values, found, None)
-        dataset = file["values"]
-        shape, dtype, offset = dataset.shape, dataset.dtype, dataset.id.get_offset()
+        dataset = h5py.h5d.open(file, b"values")
+        shape, dtype, offset = dataset.shape, _dtype(dataset.get_type()), dataset.get_offset()
+    finally:
+        file.close()
     if len(shape) != 2:
         raise ValueError(f"values must have two dimensions, found {shape}")
     # HDF5 gives no offset for chunked datasets, nor for empty ones
@@ -147,5 +148,52 @@ def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_val
     return Content(values, found, MappedArray(path, dtype, offset or 0, shape))
 
 
-def _attribute(value: Any) -> int | str:
-    return value.decode() if isinstance(value, bytes) else int(value)
+@cache
+def _access() -> Any:
+    """Return how files are opened: without a lock, and closed together with all that is open in them."""
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_file_locking(False, True)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    return access
+
+
+def _column(dataset: Any) -> Column:
+    """Read a dataset of fixed-length strings or of numbers."""
+    kind = dataset.get_type()
+    data = np.empty(dataset.shape, _dtype(kind))
+    dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, data, kind)
+    return [text.decode() for text in data.tolist()] if data.dtype.kind == "S" else data
+
+
+def _attribute(attribute: Any) -> int | str:
+    """Read an attribute: a string or an integer."""
+    kind = attribute.get_type()
+    if kind.get_class() == h5py.h5t.INTEGER:
+        number = np.zeros((), np.int64)
+        attribute.read(number, h5py.h5t.NATIVE_INT64)
+        return int(number)
+    text = np.zeros((), _dtype(kind))
+    attribute.read(text, kind)
+    return bytes(text[()]).decode()
+
+
+def _dtype(kind: Any) -> np.dtype[Any]:
+    """Return the NumPy dtype of a type of HDF5; ValueError for strings of variable length."""
+    for known, dtype in _KNOWN.items():  # ten times as fast as `kind.dtype`
+        if kind == known:
+            return dtype
+    if kind.get_class() == h5py.h5t.STRING:
+        if kind.is_variable_str():
+            raise ValueError("strings must have a fixed length")
+        return np.dtype((np.bytes_, kind.get_size()))
+    other: np.dtype[Any] = kind.dtype
+    return other
+
+
+_KNOWN: dict[Any, np.dtype[Any]] = {
+    h5py.h5t.STD_I64LE: np.dtype("<i8"),
+    h5py.h5t.STD_U32LE: np.dtype("<u4"),
+    h5py.h5t.IEEE_F16LE: np.dtype("<f2"),
+    h5py.h5t.IEEE_F32LE: np.dtype("<f4"),
+}
+"""NumPy dtypes of the types that parts have."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from features.atomic_files import sync_folder
 from features.errors import InputError
@@ -16,11 +18,12 @@ from features.store.claims import FOLDER as CLAIMS_FOLDER
 from features.store.claims import MAINTENANCE, REMOVAL, Claims
 from features.store.faults import FAULTS, DamagedPartError, PartError, VanishedPartError, damaged, part_error
 from features.store.identity import StoreInfo, read_store_info
+from features.store.mapped import Array
+from features.store.open_parts import check_shape
 from features.store.part import (
     DAMAGED,
     DTYPES,
     Part,
-    StoredUtterance,
     announce_removal,
     format_of,
     part_paths,
@@ -28,7 +31,7 @@ from features.store.part import (
     read_part,
     remove,
 )
-from features.store.reader import FeatureStore, check_shape, other_crc32
+from features.store.reader import FeatureStore, other_crc32
 from features.store.sources import SOURCES_FILE
 from features.store.summary import Origin, origins
 from features.store.writer import PART_BYTES, PART_UTTERANCES, StoreWriter, new_token
@@ -165,11 +168,11 @@ def compact(store: Path) -> Compaction:
     with _maintaining(store) as claims:
         opened = FeatureStore(store)
         parts = opened.parts
-        live = _live(opened, parts)
+        live = opened.places_by_part()
         superseded = sum(map(len, parts)) - len(opened)
         remembered = (store / SOURCES_FILE).exists()
         # if there are new source records, they are merged into the parts: rewrite all
-        old = [part for part in parts if remembered or not _is_full(part, live[part.path])]
+        old = [part for part in parts if remembered or not _is_full(part, len(live[part.path]))]
         if len(old) > 1 or superseded or remembered:
             written = _rewrite(opened, old, live, None, claims.token)
             announce_removal(store)
@@ -181,16 +184,11 @@ def compact(store: Path) -> Compaction:
     return Compaction(len(parts), len(part_paths(store)), superseded)
 
 
-def _live(store: FeatureStore, parts: Iterable[Part]) -> dict[Path, list[str]]:
-    """Return, by the path of a part, its utterances that no other part replaces."""
-    return {part.path: store.part_utterances(part) for part in parts}
-
-
-def _is_full(part: Part, live: list[str]) -> bool:
+def _is_full(part: Part, num_live: int) -> bool:
     """Tell whether compacting can skip a part: no utterance was replaced, and it is large."""
-    if len(live) < len(part):
+    if num_live < len(part):
         return False
-    return len(live) >= PART_UTTERANCES or part.mapped.nbytes >= PART_BYTES // 2
+    return num_live >= PART_UTTERANCES or part.mapped.nbytes >= PART_BYTES // 2
 
 
 def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
@@ -202,7 +200,7 @@ def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
     with _maintaining(store) as claims:
         opened = FeatureStore(store)
         old = [part for part in opened.parts if format_of(part.path) != kind]
-        live = _live(opened, old)
+        live = opened.places_by_part()
         for part in old:
             _rewrite(opened, [part], live, kind, claims.token)
             announce_removal(store)
@@ -213,24 +211,22 @@ def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
 
 
 def _rewrite(
-    store: FeatureStore, parts: Iterable[Part], live: dict[Path, list[str]], kind: str | None, token: str
+    store: FeatureStore, parts: Iterable[Part], live: Mapping[Path, Array], kind: str | None, token: str
 ) -> set[Path]:
-    """Write the live utterances of parts into new parts, after checking their crc32.
+    """Write the utterances at the `live` places of parts into new parts, after checking their crc32.
 
     Returns the paths of the new parts. `kind` is their format (None: that of the old part).
     """
     # a part has one generation, one format and one made_with
-    groups: dict[tuple[int, str, str], list[str]] = {}
+    groups: dict[tuple[int, str, str], list[Array]] = {}
     for part in parts:
         group = part.generation, kind or format_of(part.path), json.dumps(part.made_with, sort_keys=True)
-        groups.setdefault(group, []).extend(live[part.path])
+        groups.setdefault(group, []).append(live[part.path])
     written: set[Path] = set()
-    for (generation, wanted, made_with), names in groups.items():
+    for (generation, wanted, made_with), places in groups.items():
         with StoreWriter(store.info, generation, wanted, token, json.loads(made_with)) as writer:
-            for name in names:
-                info = store.utterance_info(name)
-                values = store.check(name)
-                writer.add([StoredUtterance(name, values, info.num_inputs, info.input_sha256, info.source)])
+            for utterance in store.stored_utterances(np.concatenate(places)):
+                writer.add([utterance])
         written |= set(writer.parts)
     return written
 

@@ -6,6 +6,7 @@ A part is committed by a rename, and its values are memory-mapped to read them.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ import numpy as np
 from features.atomic_files import remove_folder, write_atomically
 from features.store.faults import FAULTS, part_error, vanished
 from features.store.mapped import Array, MappedArray
+from features.store.texts import Texts
 
 Column = Array | list[str]
 DTYPES: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
@@ -60,9 +62,9 @@ class Part:
 
     path: Path
     generation: int
-    utterance_ids: list[str]
+    utterance_ids: Texts
     offsets: Array
-    """(N + 1,) int64; the frames of utterance i are `values[offsets[i] : offsets[i + 1]]`."""
+    """(N + 1,) unsigned; the frames of utterance i are `values[offsets[i] : offsets[i + 1]]`."""
     mapped: MappedArray
 
     def __len__(self) -> int:
@@ -108,12 +110,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Columns:
-    """Inputs and checksums of a part's utterances, one list entry per utterance."""
+    """Inputs and checksums of a part's utterances, one entry per utterance."""
 
-    num_inputs: list[int]
-    input_sha256: list[str]
-    source: list[str]
-    crc32: list[int]
+    num_inputs: Array
+    input_sha256: Texts
+    source: Texts
+    crc32: Array
 
 
 @dataclass(frozen=True)
@@ -147,25 +149,35 @@ def format_of(path: Path) -> str:
 
 
 def part_paths(store: Path) -> list[Path]:
-    """Return the committed parts of a store, sorted by name.
+    """Return the committed parts of a store, sorted by name; one may no longer exist."""
+    return [store / name for name in sorted(filter(is_part_name, file_names(store)))]
 
-    Together they hold every committed utterance. One scan of a folder can miss both an old part and
-    the new one that replaces it. The scan is therefore repeated if `announce_removal` was called
-    meanwhile. A listed part may no longer exist.
+
+def file_names(store: Path) -> set[str]:
+    """Return the names of the files of a store; its parts among them hold every committed utterance.
+
+    One scan of a folder can miss both an old part and the new one that replaces it. The scan is
+    therefore repeated if `announce_removal` was called meanwhile. A file may no longer exist.
     """
-    seen: list[Path] = []
+    seen: set[str] = set()
     for _ in range(SCANS):
         before = _rewritten(store)
-        found = list(filter(_is_part, store.iterdir()))
+        found = set(_scan(store))
         if _rewritten(store) == before:
-            return sorted(found)
-        seen += found
-    return sorted(set(seen))
+            return found
+        seen |= found
+    return seen
 
 
-def _is_part(path: Path) -> bool:
-    """Tell whether a path has the name of a committed part."""
-    return path.name.startswith("part-") and path.suffix in FORMATS
+def _scan(store: Path) -> list[str]:
+    """Return the names that one scan of a folder finds."""
+    # many parts are listed often: a Path for each of them would take ten times as long
+    return os.listdir(store)  # noqa: PTH208
+
+
+def is_part_name(name: str) -> bool:
+    """Tell whether a file name is that of a committed part."""
+    return name.startswith("part-") and name.endswith(tuple(FORMATS))
 
 
 def announce_removal(store: Path) -> None:
@@ -203,7 +215,8 @@ def read_part(path: Path) -> Part:
             raise ValueError(f"offsets must rise from 0 to {values.shape[0]}, the number of stored frames or tokens")
     except FAULTS as error:
         raise part_error(path, error) from error
-    return Part(path, generation, ids, offsets, values)
+    # the smallest type that holds the number of frames
+    return Part(path, generation, Texts(ids), offsets.astype(np.min_scalar_type(values.shape[0])), values)
 
 
 def read_columns(path: Path, modality: str) -> Columns:
@@ -219,8 +232,8 @@ def read_columns(path: Path, modality: str) -> Columns:
             raise ValueError("the crc32 of its input columns differs from the stored one")
     except FAULTS as error:
         raise part_error(path, error) from error
-    lists: list[Any] = [column if isinstance(column, list) else column.tolist() for column in columns]
-    return Columns(*lists)
+    compact: list[Any] = [Texts(column) if isinstance(column, list) else column for column in columns]
+    return Columns(*compact)
 
 
 def crc32(values: Array) -> int:

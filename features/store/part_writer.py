@@ -111,7 +111,7 @@ def _holds(path: Path, ids: list[str], generation: int) -> bool:
         part = read_part(path)
     except VanishedPartError:
         return True
-    return (part.utterance_ids, part.generation) == (ids, generation)
+    return list(part.utterance_ids) == ids and part.generation == generation
 
 
 def _commit(temporary: Path, path: Path) -> None:

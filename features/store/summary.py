@@ -29,7 +29,8 @@ class Origin:
 
 def describe(store: FeatureStore) -> dict[str, Any]:
     """Return counts, bytes and lengths of the committed utterances, as a JSON object."""
-    lengths = np.array(list(map(store.num_frames, store)), np.int64)  # (N,)
+    inputs = store.inputs(store.places())
+    lengths = inputs.lengths
     parts, num_bytes = store.parts, store.num_bytes
     counts: dict[str, Any] = {
         "utterances": len(store),
@@ -48,7 +49,7 @@ def describe(store: FeatureStore) -> dict[str, Any]:
             "empty": int((lengths == 0).sum()),
         }
     if store.info.modality == "audio":
-        num_samples = sum(store.utterance_info(utterance_id).num_inputs for utterance_id in store)
+        num_samples = int(inputs.num_inputs.sum())
         hours = store.info.identity.duration_s(num_samples) / 3600
         counts["hours"] = hours
         counts["gb_per_hour"] = num_bytes / 1e9 / hours if num_samples else None

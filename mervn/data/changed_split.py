@@ -12,7 +12,7 @@ import torch
 
 from features.manifests.manifest import Utterance
 from features.ragged import Ragged
-from mervn.data.split import Batch, BatchRequest, Split
+from mervn.data.split import Batch, BatchRequest, Lengths, Split
 
 
 class ChangedSplit(ABC):
@@ -88,7 +88,7 @@ class ChangedSplit(ABC):
 
     @property
     @abstractmethod
-    def lengths(self) -> Mapping[str, list[int]]:
+    def lengths(self) -> Mapping[str, Lengths]:
         """Frames or tokens of each utterance after the change, by stream."""
 
     @abstractmethod

@@ -18,7 +18,7 @@ from features.random_streams import Purpose, generator
 from features.text.normalize import syllables
 from features.text.tones import exchange_tones
 from mervn.data.changed_split import ChangedSplit
-from mervn.data.split import Split
+from mervn.data.split import Lengths, Split
 from mervn.data.streams import modality_of
 
 ASR_KEY = "transcript_asr"
@@ -120,9 +120,9 @@ class CorruptedText(ChangedSplit):
         return f"corrupt {self.corruption.kind} {hashlib.sha256(texts.encode()).hexdigest()}"
 
     @property
-    def lengths(self) -> Mapping[str, list[int]]:
+    def lengths(self) -> Mapping[str, Lengths]:
         """Frames or tokens of each utterance, by stream."""
-        found = {}
+        found: dict[str, Lengths] = {}
         for name, sizes in self.split.lengths.items():
             found[name] = list(map(len, self.text)) if modality_of(name) == "text" else sizes
         return found

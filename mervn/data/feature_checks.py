@@ -12,6 +12,7 @@ from features.manifests.manifest import Utterance
 from features.progress import Reporter
 from features.store.reader import FeatureStore
 from features.store.rejected import REJECTED_FILE, Rejections, read_rejected
+from features.store.stored_inputs import StoredInputs
 from mervn.data.streams import Stream
 
 
@@ -74,14 +75,17 @@ class _Lacking:
         return lines
 
 
-def refuse_training_utterances(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> None:
-    """Raise InputError if a fine-tuned encoder was trained on utterances of valid or test."""
-    for stream in streams.values():
+def refuse_training_utterances(
+    utterances: Sequence[Utterance], streams: Mapping[str, Stream], inputs: Mapping[str, Sequence[StoredInputs]]
+) -> None:
+    """Raise InputError if a fine-tuned encoder was trained on utterances of valid or test.
+
+    `inputs` holds, by stream, what its stores record about the utterances.
+    """
+    for name, stream in streams.items():
         if stream.fine_tuning is not None:
-            inputs = []
-            for utterance in utterances:
-                inputs.append((utterance, stream.utterance_info(utterance.utterance_id).input_sha256))
-            stream.fine_tuning.refuse_training_utterances(inputs)
+            hashes = map(bytes.decode, inputs[name][0].input_sha256.tolist())
+            stream.fine_tuning.refuse_training_utterances(zip(utterances, hashes, strict=True))
 
 
 def refuse_changed(
@@ -115,23 +119,26 @@ def _find_stale(
 
     Also return the ids of those with unusable audio.
     """
-    stale, unusable, moved = [], set[str](), dict[str, str]()
+    positions, unusable, moved = [], set[str](), dict[str, str]()
     comparison = InputComparison(stream.modality, reporter, offline=True, decode=decode)
-    for utterance in utterances:
+    places = stream.first.places(utterance.utterance_id for utterance in utterances)
+    # part by part: every part is read once, and nothing of it is kept
+    for position, info in stream.first.utterance_infos(places):
+        utterance = utterances[position]
         try:
-            change = comparison.compare(utterance, stream.utterance_info(utterance.utterance_id))
+            change = comparison.compare(utterance, info)
         except AudioError:
             change = "changed"  # it was readable when it was extracted
             unusable.add(utterance.utterance_id)
         if change == "changed":
-            stale.append(utterance)
+            positions.append(position)
         elif change == "moved":
             # The same audio under another path: record the path, so that the next check is fast.
             moved[utterance.utterance_id] = comparison.source(utterance).json_text()
     if moved:
         for store in stream.stores:
             store.remember_sources(moved)
-    return stale, unusable
+    return [utterances[position] for position in sorted(positions)], unusable
 
 
 def _rejected_again(stale: Sequence[Utterance], unusable: Collection[str], stream: Stream) -> set[str]:

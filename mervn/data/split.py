@@ -18,6 +18,9 @@ from features.manifests.manifest import Utterance
 from features.ragged import Ragged
 from mervn.data.augmentation import SpecMask
 
+Lengths = Sequence[int] | np.ndarray[Any, Any]
+"""Numbers of frames or tokens of N utterances."""
+
 
 @dataclass(frozen=True)
 class BatchRequest:
@@ -79,7 +82,7 @@ class Split(Protocol):
         """Return N."""
 
     @property
-    def lengths(self) -> Mapping[str, list[int]]:
+    def lengths(self) -> Mapping[str, Lengths]:
         """Frames or tokens of each utterance, by stream."""
 
     @property
@@ -104,4 +107,4 @@ def read_batch(split: Split, indices: Sequence[int], device: torch.device) -> Ba
 
 def count_empty(split: Split) -> dict[str, int]:
     """Return the number of utterances without frames or tokens, by stream."""
-    return {name: lengths.count(0) for name, lengths in split.lengths.items()}
+    return {name: int(np.count_nonzero(np.asarray(lengths) == 0)) for name, lengths in split.lengths.items()}

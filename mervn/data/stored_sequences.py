@@ -14,6 +14,7 @@ from torch import Tensor
 
 from features.progress import Reporter
 from features.store.reader import FeatureStore
+from features.store.stored_inputs import StoredInputs
 
 MEMORY_FRACTION = 0.5
 """Fraction of the free memory that features may fill if no budget is given."""
@@ -27,17 +28,31 @@ class Sequences:
     The crc32 of each sequence is checked before its first use.
     """
 
-    def __init__(self, store: FeatureStore, utterance_ids: Sequence[str]) -> None:
-        self.store, self.utterance_ids = store, list(utterance_ids)
-        self.sizes = [store.num_frames(name) for name in utterance_ids]
-        """T_i of each sequence."""
-        self._checked = np.zeros(len(self.sizes), bool)
-        self._flat: Tensor | None = None
-        self._starts = np.concatenate([[0], np.cumsum(self.sizes)]).tolist()
+    def __init__(self, store: FeatureStore, inputs: StoredInputs) -> None:
+        self.store, self._places, self._crc32 = store, inputs.places, inputs.crc32
+        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(inputs.lengths)])
         """N + 1 offsets in frames: where each sequence starts if all are concatenated."""
+        self._checked = np.zeros(len(self), bool)
+        self._flat: Tensor | None = None
+
+    @classmethod
+    def of(cls, store: FeatureStore, utterance_ids: Iterable[str]) -> Sequences:
+        """Return the sequences of these utterances."""
+        return cls(store, store.inputs(store.places(utterance_ids)))
 
     def __len__(self) -> int:
-        return len(self.sizes)
+        return len(self._places)
+
+    @property
+    def sizes(self) -> np.ndarray[Any, Any]:
+        """T_i of each sequence, (N,) int64."""
+        return np.diff(self._starts)
+
+    def sizes_of(self, indices: Sequence[int]) -> list[int]:
+        """Return T_i of the sequences at `indices`."""
+        chosen = np.asarray(indices, np.int64)
+        sizes: list[int] = (self._starts[chosen + 1] - self._starts[chosen]).tolist()
+        return sizes
 
     @property
     def num_bytes(self) -> int:
@@ -52,12 +67,12 @@ class Sequences:
     def load(self, device: torch.device) -> None:
         """Copy all sequences into one tensor (sum T, D) on a device, one chunk at a time."""
         dtype = torch.from_numpy(np.empty(0, self.store.dtype)).dtype  # torch's, not NumPy's
-        flat = torch.empty((self._starts[-1], self.store.dim), dtype=dtype, device=device)
+        flat = torch.empty((int(self._starts[-1]), self.store.dim), dtype=dtype, device=device)
         if device.type == "cpu":
             self._fill(flat, 0, len(self))
         else:
             for first, last in self._chunks():
-                start, end = self._starts[first], self._starts[last]
+                start, end = self._starts[[first, last]].tolist()
                 host = torch.empty((end - start, self.store.dim), dtype=dtype)
                 self._fill(host, first, last)
                 flat[start:end].copy_(host)
@@ -71,7 +86,8 @@ class Sequences:
         values = host.numpy()  # shares the memory of the tensor
         offset = self._starts[first]
         for i in range(first, last):
-            values[self._starts[i] - offset : self._starts[i + 1] - offset] = self.store.check(self.utterance_ids[i])
+            place = slice(self._starts[i] - offset, self._starts[i + 1] - offset)
+            values[place] = self.store.checked(int(self._places[i]), int(self._crc32[i]))
 
     def _chunks(self) -> Iterator[tuple[int, int]]:
         """Yield ranges (first, end) of sequences of at most CHUNK_BYTES, or of one larger one."""
@@ -85,16 +101,18 @@ class Sequences:
     def gather(self, indices: Sequence[int]) -> Tensor:
         """Return the frames (sum T, D) of the sequences at `indices`, in the store's dtype."""
         if self._flat is not None:
-            return torch.cat([self._flat[self._starts[i] : self._starts[i + 1]] for i in indices])
+            chosen = np.asarray(indices, np.int64)
+            first, end = self._starts[chosen].tolist(), self._starts[chosen + 1].tolist()
+            return torch.cat([self._flat[i:j] for i, j in zip(first, end, strict=True)])
         return torch.from_numpy(np.concatenate([self._read(i) for i in indices]))
 
     def _read(self, index: int) -> np.ndarray[Any, Any]:
         """Return one sequence (T, D) from the store; its crc32 is checked the first time."""
-        name = self.utterance_ids[index]
+        place = int(self._places[index])
         if self._checked[index]:
-            return self.store[name]
+            return self.store.values(place)
         self._checked[index] = True
-        return self.store.check(name)
+        return self.store.checked(place, int(self._crc32[index]))
 
 
 def make_resident(

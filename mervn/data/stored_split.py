@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,10 +17,11 @@ from features.extraction.encoder_input import transcript_of
 from features.manifests.manifest import Utterance
 from features.progress import SILENT, Reporter
 from features.ragged import Ragged, to_device
+from features.store.stored_inputs import StoredInputs
 from features.text.normalize import syllables
 from mervn.data.feature_checks import refuse_changed, refuse_missing, refuse_training_utterances
 from mervn.data.labels import describe_emotions
-from mervn.data.split import Batch, BatchRequest
+from mervn.data.split import Batch, BatchRequest, Lengths
 from mervn.data.stored_sequences import Sequences
 from mervn.data.streams import Stream
 
@@ -36,8 +37,8 @@ class StoredSplit:
     """
 
     name: str
-    utterances: list[Utterance]
-    missing: list[Utterance]
+    utterances: Sequence[Utterance]
+    missing: Sequence[Utterance]
     """Utterances that a store lacks, or whose current input it rejected.
 
     They are always counted, and never trained on or scored."""
@@ -56,14 +57,16 @@ class StoredSplit:
         return len(self.utterances)
 
     @property
-    def lengths(self) -> Mapping[str, list[int]]:
+    def lengths(self) -> Mapping[str, Lengths]:
         """Frames or tokens of each utterance, by stream."""
         return {name: layers[0].sizes for name, layers in self.streams.items()}
 
     @property
     def costs(self) -> list[float]:
         """Cost of scoring each utterance: the number of its frames and tokens."""
-        return [float(sum(sizes)) for sizes in zip(*self.lengths.values(), strict=True)]
+        total: np.ndarray[Any, Any] = np.sum(list(map(np.asarray, self.lengths.values())), axis=0, dtype=np.float64)
+        costs: list[float] = total.tolist()
+        return costs
 
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:
         """Return batches of utterances of similar length, as indices."""
@@ -86,8 +89,7 @@ class StoredSplit:
         for name, layers in self.streams.items():
             frames = [sequences.gather(indices) for sequences in layers]  # L tensors (sum T, D)
             values = frames[0] if len(frames) == 1 else torch.stack(frames, dim=1)
-            lengths = [layers[0].sizes[i] for i in indices]
-            streams[name] = Ragged.from_lengths(to_device(values, device).float(), lengths)
+            streams[name] = Ragged.from_lengths(to_device(values, device).float(), layers[0].sizes_of(indices))
         return streams
 
 
@@ -107,64 +109,81 @@ def load_split(
     `allow_missing`), if features were extracted from a transcript or audio that has changed since,
     or if a label is unknown.
     """
-    stored, absent = _partition(utterances, _stored_ids(utterances, streams))
+    is_stored = _are_stored(utterances, streams)
     if not allow_missing:
-        refuse_missing(name, absent, streams, {})
+        refuse_missing(name, _select(utterances, ~is_stored), streams, {})
+    stored = _select(utterances, is_stored)
+    inputs = _read_inputs(stored, streams)
     # Features of a changed input are an error, unless the store has rejected the new input.
     ids_by_stream = refuse_changed(name, stored, streams, verify_inputs, reporter)
-    rejected, kept = _partition(stored, set[str]().union(*ids_by_stream.values()))
+    rejected = set[str]().union(*ids_by_stream.values())
+    is_kept = np.array([utterance.utterance_id not in rejected for utterance in stored], bool)
     if not allow_missing:
-        refuse_missing(name, rejected, streams, ids_by_stream)
+        refuse_missing(name, _select(stored, ~is_kept), streams, ids_by_stream)
+    kept = _select(stored, is_kept)
     if not kept:
         raise InputError(f"{name}: none of the {len(utterances)} utterances has features in every store")
-    refuse_training_utterances(kept, streams)
-    _, missing = _partition(utterances, {utterance.utterance_id for utterance in kept})
+    inputs = {stream: _select_inputs(found, is_kept) for stream, found in inputs.items()}
+    refuse_training_utterances(kept, streams, inputs)
+    is_missing = ~is_stored
+    is_missing[is_stored] = ~is_kept
     return StoredSplit(
         name=name,
         utterances=kept,
-        missing=missing,
+        missing=_select(utterances, is_missing),
         targets=index_targets(kept, labels),
-        streams=_open_sequences(kept, streams),
-        audio_seconds=_audio_seconds(kept, streams.get("audio")),
+        streams=_open_sequences(streams, inputs),
+        audio_seconds=_audio_seconds(streams, inputs, len(kept)),
         syllables=_count_syllables(kept) if "text" in streams else np.zeros(len(kept), np.int64),
-        inputs_sha256=_inputs_sha256(kept, streams),
+        inputs_sha256=_inputs_sha256(kept, inputs),
     )
 
 
-def _stored_ids(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> set[str]:
-    """Return the ids of the utterances that every store has."""
-    found = {utterance.utterance_id for utterance in utterances}
+def _are_stored(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> np.ndarray[Any, Any]:
+    """Tell, for each utterance (N,), whether every store has it."""
+    found = np.ones(len(utterances), bool)
     for stream in streams.values():
-        found = set(filter(stream.__contains__, found))
+        found &= np.fromiter((utterance.utterance_id in stream for utterance in utterances), bool, len(utterances))
     return found
 
 
-def _partition(utterances: Sequence[Utterance], ids: Collection[str]) -> tuple[list[Utterance], list[Utterance]]:
-    """Return the utterances with one of these ids, and all others, in their order."""
-    inside: list[Utterance] = []
-    outside: list[Utterance] = []
-    for utterance in utterances:
-        (inside if utterance.utterance_id in ids else outside).append(utterance)
-    return inside, outside
+def _select(utterances: Sequence[Utterance], chosen: np.ndarray[Any, Any]) -> Sequence[Utterance]:
+    """Return the chosen utterances, in their order; the same sequence if all are chosen."""
+    if chosen.all():
+        return utterances
+    return [utterances[i] for i in np.flatnonzero(chosen).tolist()]
 
 
-def _open_sequences(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> dict[str, list[Sequences]]:
-    """Return the sequences of each stream and layer, in the order of the utterances."""
+def _select_inputs(inputs: Sequence[StoredInputs], chosen: np.ndarray[Any, Any]) -> list[StoredInputs]:
+    """Return the inputs of the chosen utterances, by store."""
+    return [one.select(chosen) for one in inputs]
+
+
+def _read_inputs(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> dict[str, list[StoredInputs]]:
+    """Return, by stream, what each of its stores records about the utterances."""
     ids = [utterance.utterance_id for utterance in utterances]
+    return {name: stream.inputs(ids) for name, stream in streams.items()}
+
+
+def _open_sequences(
+    streams: Mapping[str, Stream], inputs: Mapping[str, Sequence[StoredInputs]]
+) -> dict[str, list[Sequences]]:
+    """Return the sequences of each stream and layer, in the order of the utterances."""
     sequences = {}
     for name, stream in streams.items():
-        sequences[name] = [Sequences(store, ids) for store in stream.stores]
+        sequences[name] = list(map(Sequences, stream.stores, inputs[name]))
     return sequences
 
 
-def _inputs_sha256(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> str:
+def _inputs_sha256(utterances: Sequence[Utterance], inputs: Mapping[str, Sequence[StoredInputs]]) -> str:
     """Hash the id, input hash and generation of each utterance in each stream."""
     digest = hashlib.sha256()
-    for stream in sorted(streams.values(), key=lambda stream: stream.name):
+    for name in sorted(inputs):
         # the generation changes when the features are extracted again
-        for utterance in utterances:
-            info = stream.utterance_info(utterance.utterance_id)
-            digest.update(f"{stream.name}|{utterance.utterance_id}|{info.input_sha256}|{info.generation}\n".encode())
+        first = inputs[name][0]
+        for i, utterance in enumerate(utterances):
+            sha256, generation = first.input_sha256[i].decode(), first.generations[i]
+            digest.update(f"{name}|{utterance.utterance_id}|{sha256}|{generation}\n".encode())
     return digest.hexdigest()
 
 
@@ -186,16 +205,16 @@ def index_targets(utterances: Sequence[Utterance], labels: Sequence[str]) -> np.
     return targets
 
 
-def _audio_seconds(utterances: Sequence[Utterance], stream: Stream | None) -> np.ndarray[Any, Any]:
+def _audio_seconds(
+    streams: Mapping[str, Stream], inputs: Mapping[str, Sequence[StoredInputs]], count: int
+) -> np.ndarray[Any, Any]:
     """Return durations (N,) float64 in seconds from the audio store; zeros if there is none."""
-    seconds = np.zeros(len(utterances))
-    if stream is not None:
-        for i, utterance in enumerate(utterances):
-            num_samples = stream.first.utterance_info(utterance.utterance_id).num_inputs
-            seconds[i] = stream.first.info.identity.duration_s(num_samples)
-    return seconds
+    if "audio" not in streams:
+        return np.zeros(count)
+    identity, num_samples = streams["audio"].first.info.identity, inputs["audio"][0].num_inputs
+    return np.array([identity.duration_s(number) for number in num_samples.tolist()], np.float64)
 
 
 def _count_syllables(utterances: Sequence[Utterance]) -> np.ndarray[Any, Any]:
     """Return the number of syllables (N,) int64 of each transcript."""
-    return np.array([len(syllables(transcript_of(u))) for u in utterances], np.int64)
+    return np.fromiter((len(syllables(transcript_of(u))) for u in utterances), np.int64, len(utterances))

@@ -29,7 +29,8 @@ from features.errors import InputError, UsageError
 from features.store.identity import StoreInfo
 from features.store.index import list_stores, matching_stores, not_extracted, select_store
 from features.store.models import is_imported, recorded_selector, recorded_source
-from features.store.reader import FeatureStore, UtteranceInfo
+from features.store.reader import FeatureStore
+from features.store.stored_inputs import StoredInputs
 from mervn.config import StoreOptions
 
 SECOND = "audio_2"
@@ -171,20 +172,17 @@ class Stream:
         stride, centre = config.get("stride", spec.stride), config.get("centre", spec.centre)
         return StreamShape(self.first.dim, self.layers, stride, centre, bool(config.get(CAUSAL, False)))
 
-    def utterance_info(self, utterance_id: str) -> UtteranceInfo:
-        """Return what the stores record about an utterance.
-
-        InputError if its layers come from different inputs.
-        """
-        first = self.first.utterance_info(utterance_id)
-        for store in self.stores[1:]:
-            info = store.utterance_info(utterance_id)
-            if (info.input_sha256, info.length) != (first.input_sha256, first.length):
+    def inputs(self, utterance_ids: Sequence[str]) -> list[StoredInputs]:
+        """Return what each store records about N utterances; InputError if their layers differ in inputs."""
+        first, *others = found = [store.inputs(store.places(utterance_ids)) for store in self.stores]
+        for store, other in zip(self.stores[1:], others, strict=True):
+            differing = (other.input_sha256 != first.input_sha256) | (other.lengths != first.lengths)
+            if differing.any():
                 raise InputError(
-                    f"{utterance_id!r} must have one input in all layers, {self.first.path} and "
+                    f"{utterance_ids[differing.argmax()]!r} must have one input in all layers, {self.first.path} and "
                     f"{store.path} differ: extract it again:\n  {self.extract_command('--update')}"
                 )
-        return first
+        return found
 
 
 def open_streams(options: StoreOptions, data: Path, modalities: Sequence[str]) -> dict[str, Stream]:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from features.errors import UsageError
 from features.ragged import Ragged
 from mervn.data.changed_split import ChangedSplit
-from mervn.data.split import Split
+from mervn.data.split import Lengths, Split
 from mervn.data.streams import modality_of
 
 
@@ -28,9 +28,9 @@ class WithheldModality(ChangedSplit):
         return f"without {self.modality}"
 
     @property
-    def lengths(self) -> Mapping[str, list[int]]:
+    def lengths(self) -> Mapping[str, Lengths]:
         """Frames or tokens of each utterance, by stream; zeros for the withheld modality."""
-        lengths = {}
+        lengths: dict[str, Lengths] = {}
         for name, sizes in self.split.lengths.items():
             lengths[name] = [0] * len(sizes) if self._is_withheld(name) else sizes
         return lengths

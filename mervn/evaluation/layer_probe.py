@@ -115,6 +115,7 @@ def _stores(
         stores.append(FeatureStore(info.path))
     stream = Stream(selector.modality, stores, place)
     stored = [one for one in utterances if one.utterance_id in stream]
+    stream.inputs([one.utterance_id for one in stored])  # InputError if the layers have different inputs
     refuse_changed("train and valid", stored, {selector.modality: stream}, False, reporter)
     return _Probed(stores, layers)
 

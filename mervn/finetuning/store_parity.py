@@ -16,6 +16,7 @@ from features.canonical import differing_fields
 from features.device import precision_context
 from features.encoders.base import Encoder
 from features.errors import InputError
+from features.manifests.manifest import Utterance
 from features.progress import Reporter
 from features.ragged import Ragged
 from mervn.data.split import BatchRequest
@@ -126,23 +127,29 @@ def _check_encoder(encoder: Encoder, stream: Stream) -> None:
 def _check_inputs(name: str, stream: Stream, split: WaveformSplit) -> None:
     """Raise InputError if a store lacks an utterance, or has another input or length for it."""
     hashes, lengths = split.stream_sha256(name), split.lengths[name]
-    for utterance, sha256, length in zip(split.utterances, hashes, lengths, strict=True):
-        place = f"{utterance.file}:{utterance.line} {utterance.utterance_id!r}"
+    for utterance in split.utterances:
         if utterance.utterance_id not in stream:
             raise InputError(
-                f"parity fails at the inputs: {place} is not in {stream.first.path}; extract it:\n"
+                f"parity fails at the inputs: {_place(utterance)} is not in {stream.first.path}; extract it:\n"
                 f"  {stream.extract_command()}"
             )
-        info = stream.utterance_info(utterance.utterance_id)
-        if info.input_sha256 != sha256:
+    stored = stream.inputs([utterance.utterance_id for utterance in split.utterances])[0]
+    for i, utterance in enumerate(split.utterances):
+        place = _place(utterance)
+        if stored.input_sha256[i].decode() != hashes[i]:
             raise InputError(
                 f"parity fails at the input hash: {place} has another {stream.modality} than "
                 f"{stream.first.path} was made from:\n  {stream.extract_command('--update')}"
             )
-        if info.length != length:
+        if stored.lengths[i] != lengths[i]:
             raise InputError(
-                f"parity fails at the lengths: {place} has {length} frames live, {info.length} in the store"
+                f"parity fails at the lengths: {place} has {lengths[i]} frames live, {stored.lengths[i]} in the store"
             )
+
+
+def _place(utterance: Utterance) -> str:
+    """Return where an utterance is in the manifest, for messages."""
+    return f"{utterance.file}:{utterance.line} {utterance.utterance_id!r}"
 
 
 def _stored(stream: Stream, ids: list[str]) -> Ragged:

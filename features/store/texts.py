@@ -1,0 +1,46 @@
+"""Texts: a sequence of strings in one bytes object, without a Python object per string."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+
+
+class Texts:
+    """Immutable strings; each takes 2 to 8 bytes beside its UTF-8. A `str` is made when one is read.
+
+    Equal to a list of the same strings.
+    """
+
+    __slots__ = ("_ends", "_utf8")
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        encoded = [text.encode() for text in texts]
+        self._utf8 = b"".join(encoded)
+        size = len(self._utf8)
+        kind = "H" if size < 1 << 16 else "I" if size < 1 << 32 else "Q"
+        self._ends = array(kind, accumulate(map(len, encoded), initial=0))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        """Return the string at an index, which counts from 0."""
+        ends = self._ends
+        return self._utf8[ends[index] : ends[index + 1]].decode()
+
+    def utf8(self, index: int) -> bytes:
+        """Return the UTF-8 of the string at an index."""
+        return self._utf8[self._ends[index] : self._ends[index + 1]]
+
+    def __iter__(self) -> Iterator[str]:
+        if not self._utf8.isascii():
+            return map(self.__getitem__, range(len(self)))
+        text = self._utf8.decode()  # its characters are its bytes, and slices of it are faster
+        return (text[first:end] for first, end in pairwise(self._ends))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, list | Texts) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]

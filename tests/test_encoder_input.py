@@ -76,7 +76,7 @@ def forget_fingerprints(path: str, monkeypatch: pytest.MonkeyPatch) -> pytest.Mo
     def utterance_info(self: FeatureStore, utterance_id: str) -> Any:
         info = original(self, utterance_id)
         digest, source = info.input_sha256, json.loads(info.source)
-        if (utterance_id, digest) not in self._remembered:
+        if (utterance_id, digest) not in self._opened.sources:
             source.pop("fingerprint", None)
         return replace(info, source=json.dumps(source))
 

@@ -64,8 +64,7 @@ class StoredSplit:
     @property
     def costs(self) -> list[float]:
         """Cost of scoring each utterance: the number of its frames and tokens."""
-        total: np.ndarray[Any, Any] = np.sum(list(map(np.asarray, self.lengths.values())), axis=0, dtype=np.float64)
-        costs: list[float] = total.tolist()
+        costs: list[float] = np.stack([layers[0].sizes for layers in self.streams.values()]).sum(0, np.float64).tolist()
         return costs
 
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:

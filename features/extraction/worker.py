@@ -14,6 +14,7 @@ from features.device import precision_context
 from features.encoders.base import Encoder
 from features.environment import made_with
 from features.extraction.encode import encode_batch
+from features.heap import keep_freed_memory
 from features.manifests.manifest import Utterance
 from features.memory import MemoryBudget, default_budget
 from features.signals import check_interrupted
@@ -72,6 +73,7 @@ class Worker:
         self.destinations, self.token = list(destinations), token
         self.made_with = made_with(encoder.modality, device)
         self.budget = MemoryBudget(device)
+        keep_freed_memory()
 
     def encode(self, unit: Unit) -> UnitResult:
         """Encode a unit and commit its features.

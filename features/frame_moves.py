@@ -14,7 +14,7 @@ from torch.autograd import Function
 
 def take_frames(values: Tensor, index: Tensor) -> Tensor:
     """Return the frames (K, ...) of values (N, ...) at index (K,) int64, which has no value twice."""
-    taken: Tensor = _Take.apply(values, index)
+    taken: Tensor = _Take.apply(values, index)  # type: ignore[no-untyped-call]
     return taken
 
 
@@ -23,7 +23,7 @@ def place_frames(values: Tensor, index: Tensor, count: int, fill: float) -> Tens
 
     `index` (K,) int64 has no value twice.
     """
-    placed: Tensor = _Place.apply(values, index, count, fill)
+    placed: Tensor = _Place.apply(values, index, count, fill)  # type: ignore[no-untyped-call]
     return placed
 
 

@@ -97,11 +97,11 @@ def _convolve(convolution: nn.Module, padded: Tensor) -> Tensor:
     """
     if not isinstance(convolution, nn.Conv1d) or padded.device.type != "cpu":
         return convolution(padded.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
-    (dilation,), (padding,) = convolution.dilation, convolution.padding
+    padding, dilation = (0, int(convolution.padding[0])), (1, convolution.dilation[0])
     weight = convolution.weight[:, :, None]  # (D, D, 1, K)
     frames = padded.transpose(1, 2)[:, :, None]  # (B, D, 1, T)
-    found = functional.conv2d(frames, weight, convolution.bias, 1, (0, int(padding)), (1, dilation))
-    return found[:, :, 0].transpose(1, 2)
+    convolved = functional.conv2d(frames, weight, convolution.bias, 1, padding, dilation)
+    return convolved[:, :, 0].transpose(1, 2)
 
 
 class Gate(nn.Module):

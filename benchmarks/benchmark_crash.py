@@ -255,14 +255,15 @@ def measure(folder: Path, trials: int, utterances: int, kind: str, update: bool,
     data = make_data(folder / "data", {"train": utterances, "valid": 10, "test": 10})
     plain = Setting(data, ["--format", kind], None, False)
     rng = np.random.default_rng(int.from_bytes(os.urandom(4), "big"))
+    encoders = list(ENCODERS)[:trials]
     if update:
-        for encoder in ENCODERS:
+        for encoder in encoders:
             uninterrupted(plain, folder / f"old-{encoder}", encoder)
         change_half(data)
-    known: dict[str, Any] = {name: uninterrupted(plain, folder / f"whole-{name}", name) for name in ENCODERS}
+    known: dict[str, Any] = {name: uninterrupted(plain, folder / f"whole-{name}", name) for name in encoders}
     counts = Counts()
     for trial in range(trials):
-        encoder = list(ENCODERS)[trial % len(ENCODERS)]
+        encoder = encoders[trial % len(encoders)]
         expected, seconds = known[encoder]
         old = folder / f"old-{encoder}" if update else None
         setting = Setting(data, [*plain.flags, "--update"] if update else plain.flags, old, beside)

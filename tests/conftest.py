@@ -3,7 +3,9 @@
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # of commands and benchmarks that tests start
@@ -14,11 +16,21 @@ import pytest  # noqa: E402
 from warm_process import share_server, use_server  # noqa: E402
 
 SLOW = (
-    "test_known_answers", "test_benchmarks", "test_distributed", "test_study_run", "test_finetune", "test_train_head",
-    "test_ray_engine", "test_onnx_export", "test_docs", "test_serve", "test_fault_watch", "test_main", "test_pretrain",
-    "test_transfers", "test_html", "test_reader", "test_claims", "test_site",
+    "test_known_answers", "test_distributed", "test_benchmarks", "test_ray_engine", "test_study_run",
+    "test_onnx_export", "test_train_head", "test_docs", "test_serve", "test_finetune", "test_fault_watch", "test_main",
+    "test_html", "test_claims", "test_site", "test_head", "test_pretrain", "test_reader", "test_withheld", "test_base",
+    "test_architecture", "test_extract", "test_averaging", "test_maintenance", "test_linear_fit", "test_transfers",
+    "test_run_folder", "test_result_folder", "test_mapped", "test_evaluate_series", "test_predict",
+    "test_unread_options", "test_rejected", "test_scheduler", "test_leak_baselines", "test_install",
+    "test_resampling", "test_corpus", "test_streams", "test_torch_seed", "test_check_module", "test_custom_module",
 )  # fmt: skip
 """Files that begin first, the slowest before the others, so that no worker is left with one of them at the end."""
+
+OWN_SIZES = (
+    "test_base", "test_benchmarks", "test_earlier_files", "test_encoder_checks", "test_gpu", "test_known_answers",
+    "test_ray_engine",
+)  # fmt: skip
+"""Files in which fourier2vec and hashed_ngrams have their own sizes, as in the processes that tests start."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -81,6 +93,21 @@ def small_vggish() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_defaults(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give the two encoders without pretrained weights narrow layers, but not in the processes that tests start.
+
+    Their own are 3 and 4 million weights, to draw, hash, write and compute with in each extraction.
+    """
+    from tiny import AUDIO_SIZES, TEXT_SIZES
+
+    own = request.module.__name__ in OWN_SIZES
+    audio = mock.patch.dict("features.encoders.fourier2vec.DEFAULTS", {} if own else AUDIO_SIZES)
+    text = mock.patch.dict("features.encoders.hashed_ngrams.DEFAULTS", {} if own else TEXT_SIZES)
+    with audio, text:
+        yield
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Undo what a command under test did to the number of threads."""
@@ -101,6 +128,20 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     from every_encoder import make_checkpoints
 
     return make_checkpoints(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def tiny_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny encoders, and a data folder with their features; tests work on copies of it."""
+    from test_extract import run
+    from tiny import make_data
+    from tiny_extraction import small_encoders
+
+    folder = tmp_path_factory.mktemp("extracted")
+    data = make_data(folder / "data")
+    for selector in small_encoders(folder):
+        run(data, selector)
+    return folder
 
 
 @pytest.fixture(autouse=True, scope="module")

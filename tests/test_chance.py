@@ -135,8 +135,28 @@ def test_groups_that_could_all_agree_by_chance_are_not_tested() -> None:
 
 
 def test_any_number_of_symbols_is_read_as_a_set() -> None:
-    found = many_symbols([["a", "b", "a"], [], ["b"]]).toarray()
-    np.testing.assert_array_equal(found, [[1, 1], [0, 0], [0, 1]])
+    found = many_symbols([["a", "b", "a"], [], ["b"]])
+    assert list(zip(found.utterances.tolist(), found.symbols.tolist(), strict=True)) == [(0, 0), (0, 1), (2, 1)]
+
+
+def test_predictions_from_many_symbols_are_those_of_dense_matrices() -> None:
+    rng = np.random.default_rng(3)
+    present = rng.random((300, 40)) < 0.1
+    present[:, 39] = False
+    present[7, 39] = True  # occurs in one fold only
+    targets, folds = rng.integers(0, 4, 300), rng.integers(0, 5, 300)
+    expected = np.zeros(300, np.int64)
+    for fold in range(5):
+        scores = np.zeros((300, 4))
+        for label in range(4):
+            train = present[(folds != fold) & (targets == label)]
+            rates = np.log((train.sum(0) + chance.SMOOTHING) / (len(train) + 2 * chance.SMOOTHING))
+            scores[:, label] = (present * np.where(present[folds != fold].any(0), rates, 0.0)).sum(1)
+        expected[folds == fold] = scores.argmax(1)[folds == fold]
+    found = chance._predict(chance.Symbols(*np.nonzero(present)), targets, folds, 4)
+    np.testing.assert_array_equal(found, expected)
+    shuffled = chance._predict(chance.Symbols(*np.nonzero(present)), rng.permutation(targets), folds, 4)
+    assert (shuffled != expected).any()  # negative control
 
 
 def test_equal_numbers_share_a_bin() -> None:

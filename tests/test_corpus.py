@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import unicodedata
 from collections import Counter, defaultdict
@@ -19,7 +20,17 @@ from features.config import SPLITS
 from features.errors import InputError
 from features.manifests.manifest import Utterance, read_manifests
 from mervn.demo import corpus
-from mervn.demo.corpus import DIALECTS, LABELS, PARAMETERS, ROOM_NOISE, SPEAKERS, PlannedUtterance, make_corpus, plan
+from mervn.demo.corpus import (
+    DIALECTS,
+    LABELS,
+    PARAMETERS,
+    ROOM_NOISE,
+    SPEAKERS,
+    CorpusSummary,
+    PlannedUtterance,
+    make_corpus,
+    plan,
+)
 from mervn.demo.espeak import SAMPLE_RATE, speak
 
 Manifests = dict[str, dict[str, list[Utterance]]]
@@ -30,9 +41,21 @@ CASES = [(split, seed) for split in SPLITS for seed in SEEDS]
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two speakers per split, the first of them with one long recording, and eight sentences per pass."""
+    shrink(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> CorpusSummary:
+    """The small corpus of seed 0; tests leave it as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch)
+        return make_corpus(tmp_path_factory.mktemp("made") / "demo")
+
+
+def shrink(patch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("espeakng_loader")
-    monkeypatch.setattr(corpus, "SPEAKERS", {split: SPEAKERS[split][:2] for split in SPLITS})
-    monkeypatch.setattr(corpus, "TEMPLATES_PER_PASS", dict.fromkeys(SPLITS, 4))
+    patch.setattr(corpus, "SPEAKERS", {split: SPEAKERS[split][:2] for split in SPLITS})
+    patch.setattr(corpus, "TEMPLATES_PER_PASS", dict.fromkeys(SPLITS, 4))
 
 
 def read_all(path: Path) -> Manifests:
@@ -144,8 +167,8 @@ def emotion_of(utterance: Utterance) -> str | None:
     return utterance.emotion
 
 
-def test_the_sets_share_everything_but_the_emotion(small: None, tmp_path: Path) -> None:
-    manifests = read_all(make_corpus(tmp_path / "demo").path)
+def test_the_sets_share_everything_but_the_emotion(demo: CorpusSummary) -> None:
+    manifests = read_all(demo.path)
     for split in SPLITS:
         shared = [list(map(without_emotion, splits[split])) for splits in manifests.values()]
         assert all(utterances == shared[0] for utterances in shared)
@@ -154,10 +177,9 @@ def test_the_sets_share_everything_but_the_emotion(small: None, tmp_path: Path) 
         assert all(unicodedata.is_normalized("NFC", u.transcript or "") for u in manifests["audio"][split])
 
 
-def test_audio_is_what_the_manifest_says_to_the_sample(small: None, tmp_path: Path) -> None:
-    make_corpus(tmp_path / "demo")
+def test_audio_is_what_the_manifest_says_to_the_sample(demo: CorpusSummary) -> None:
     cut = 0
-    for utterance in chain.from_iterable(read_manifests(tmp_path / "demo" / "audio", SPLITS).values()):
+    for utterance in chain.from_iterable(read_manifests(demo.path / "audio", SPLITS).values()):
         dialect, variant = utterance.speaker_id.split("-")
         prosody = {name: utterance.extra[name] for name in PARAMETERS}
         clean = speak(str(utterance.transcript), f"{DIALECTS[dialect]}+{variant}", **prosody).astype(np.float64)
@@ -173,12 +195,14 @@ def test_audio_is_what_the_manifest_says_to_the_sample(small: None, tmp_path: Pa
     assert cut == 8 + 2 * 16
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(small: None, tmp_path: Path) -> None:
-    folders = [make_corpus(tmp_path / name, seed).path for name, seed in (("a", 3), ("b", 3), ("c", 4))]
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+    demo: CorpusSummary, small: None, tmp_path: Path
+) -> None:
+    folders = [demo.path, *(make_corpus(tmp_path / name, seed).path for name, seed in (("b", 0), ("c", 4)))]
     first, again, other = map(read_bytes, folders)
     assert first == again
     assert all(first[f"audio/{split}.jsonl"] != other[f"audio/{split}.jsonl"] for split in SPLITS)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
 
 
 def test_the_same_corpus_is_reused_and_other_files_are_kept(small: None, tmp_path: Path) -> None:
@@ -193,8 +217,8 @@ def test_the_same_corpus_is_reused_and_other_files_are_kept(small: None, tmp_pat
     assert read_bytes(tmp_path) == before
 
 
-def test_another_corpus_is_not_overwritten(small: None, tmp_path: Path) -> None:
-    make_corpus(tmp_path / "demo", seed=0)
+def test_another_corpus_is_not_overwritten(demo: CorpusSummary, small: None, tmp_path: Path) -> None:
+    shutil.copytree(demo.path, tmp_path / "demo")
     before = read_bytes(tmp_path)
     with pytest.raises(InputError, match=r"demo must be .* seed 1, found version \d+ of seed 0"):
         make_corpus(tmp_path / "demo", seed=1)

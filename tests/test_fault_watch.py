@@ -2,9 +2,10 @@
 
 import signal
 import time
+from dataclasses import dataclass
 
 import pytest
-from warm_process import run_ranks
+from warm_process import start_ranks
 
 from features.errors import InputError
 from mervn.fault_watch import describe, portable
@@ -49,39 +50,59 @@ FAULTS = {
 }
 
 
-def start(work: str) -> tuple[list[int], list[str]]:
-    """Run two processes as srun would, and return their exit codes and what they printed."""
-    done = run_ranks(DRIVER.replace("WORK", work), [], 2, timeout=60)
-    return [each.returncode for each in done], [each.stdout + each.stderr for each in done]
+PATIENCE = "import mervn.fault_watch; mervn.fault_watch.PATIENCE_S = 1.0; "  # a killed process reads no message
+KILLED = {
+    f"{rank} is killed": f"processes.process_index == {rank} and os.kill(os.getpid(), signal.SIGKILL)"
+    for rank in (0, 1)
+}
+FINE = "no fault"
+WORK = {
+    **{name: work for name, (work, _) in FAULTS.items()},
+    **{name: f"{PATIENCE}{work}; processes.gather(1)" for name, work in KILLED.items()},
+    FINE: "assert processes.on_main_process(lambda: 7) == 7; processes.is_main_process and time.sleep(2)",
+}
+"""What each pair of processes does."""
 
 
-@pytest.mark.parametrize(("work", "message"), FAULTS.values(), ids=FAULTS)
-def test_a_fault_of_one_process_ends_both_with_its_message(work: str, message: str) -> None:
+@dataclass(frozen=True)
+class Ended:
+    """A pair of processes that has ended."""
+
+    codes: list[int]
+    printed: list[str]
+
+
+@pytest.fixture(scope="module")
+def ended() -> dict[str, Ended]:
+    """Run all pairs as srun would, at the same time: each of them waits more than it works."""
     started = time.monotonic()
-    codes, printed = start(work)
+    pairs = {name: start_ranks(DRIVER.replace("WORK", work), [], 2) for name, work in WORK.items()}
+    found: dict[str, Ended] = {}
+    for name, pair in pairs.items():
+        done = [process.finish(60) for process in pair]
+        found[name] = Ended([each.returncode for each in done], [each.stdout + each.stderr for each in done])
     assert time.monotonic() - started < 50
-    assert all(codes), printed
-    for text in printed:
-        assert message in text and "after" not in text
+    return found
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_of_one_process_ends_both_with_its_message(ended: dict[str, Ended], name: str) -> None:
+    assert all(ended[name].codes), ended[name]
+    for text in ended[name].printed:
+        assert FAULTS[name][1] in text and "after" not in text
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_the_others_name_a_process_that_was_killed(killed: int) -> None:
+def test_the_others_name_a_process_that_was_killed(ended: dict[str, Ended], killed: int) -> None:
     """Regression test: their only message was that of gloo, `Connection reset by peer`."""
-    patience = "import mervn.fault_watch; mervn.fault_watch.PATIENCE_S = 1.0; "  # the killed one reads no message
-    codes, printed = start(
-        f"{patience}processes.process_index == {killed} and os.kill(os.getpid(), signal.SIGKILL); processes.gather(1)"
-    )
-    assert (codes[killed], codes[1 - killed]) == (-signal.SIGKILL, 1)
-    last = printed[1 - killed].strip().splitlines()[-1]
-    assert last.startswith(f"features.errors.InputError: process {killed} of 2 ended without a message"), printed
+    found = ended[f"{killed} is killed"]
+    assert (found.codes[killed], found.codes[1 - killed]) == (-signal.SIGKILL, 1)
+    last = found.printed[1 - killed].strip().splitlines()[-1]
+    assert last.startswith(f"features.errors.InputError: process {killed} of 2 ended without a message"), found
 
 
-def test_processes_without_a_fault_end_as_they_should() -> None:
-    codes, printed = start(
-        "assert processes.on_main_process(lambda: 7) == 7; processes.is_main_process and time.sleep(2)"
-    )
-    assert codes == [0, 0] and all("after\ndone" in text for text in printed)
+def test_processes_without_a_fault_end_as_they_should(ended: dict[str, Ended]) -> None:
+    assert ended[FINE].codes == [0, 0] and all("after\ndone" in text for text in ended[FINE].printed)
 
 
 class _OddError(Exception):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,11 +21,23 @@ Captured = pytest.CaptureFixture[str]
 FAST = ["--epochs", "2", "--dim", "16", "--mlp", "8"]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("made") / "data")
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    make_data(tmp_path / "data")
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to a folder with data, which the other tests use too; `own_data` is for those that write into it."""
+    (tmp_path / "data").symlink_to(made)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def own_data(folder: Path, made: Path) -> None:
+    (folder / "data").unlink()
+    shutil.copytree(made, folder / "data")
 
 
 def last_json(text: str) -> dict[str, object]:
@@ -32,7 +45,7 @@ def last_json(text: str) -> dict[str, object]:
     return document
 
 
-def test_the_commands_of_a_day_are_complete_as_they_stand(folder: Path, capsys: Captured) -> None:
+def test_the_commands_of_a_day_are_complete_as_they_stand(folder: Path, own_data: None, capsys: Captured) -> None:
     model = make_whisper(folder / "models" / "tiny")
     capsys.readouterr()
     assert run(["extract", "--audio-encoder", f"whisper={model}", "--json"]) == 0
@@ -60,7 +73,7 @@ def test_the_commands_of_a_day_are_complete_as_they_stand(folder: Path, capsys: 
     assert info["content"]["hours"] > 0  # type: ignore[index]
 
 
-def test_the_configuration_of_a_run_is_taken_back(folder: Path, capsys: Captured) -> None:
+def test_the_configuration_of_a_run_is_taken_back(folder: Path, own_data: None, capsys: Captured) -> None:
     run(["extract", "--audio-encoder", "fourier2vec"])
     assert run(["train-head", "--fusion", "audio", *FAST, "--output", "first"]) == 0
     assert run(["train-head", "--config", "first/config.json", "--output", "second"]) == 0
@@ -130,7 +143,9 @@ def test_what_a_user_can_cause_is_a_message(
     assert not (folder / "runs").exists() and not (folder / "data" / "stores").exists()
 
 
-def test_manifest_faults_end_an_extraction_before_anything_is_written(folder: Path, capsys: Captured) -> None:
+def test_manifest_faults_end_an_extraction_before_anything_is_written(
+    folder: Path, own_data: None, capsys: Captured
+) -> None:
     entries = read_jsonl(folder / "data" / "train.jsonl")
     entries[1]["start"], entries[2]["wav_path"] = -1, "gone.wav"
     write_manifest(folder / "data" / "train.jsonl", entries)
@@ -315,8 +330,7 @@ def test_a_killed_extraction_goes_on_and_holds_equal_content(
         assert broken.utterance_info(name).input_sha256 == whole.utterance_info(name).input_sha256
 
 
-def test_stores_are_looked_after(folder: Path, capsys: Captured) -> None:
-    make_data(folder / "data")
+def test_stores_are_looked_after(folder: Path, own_data: None, capsys: Captured) -> None:
     assert run(["extract", "--audio-encoder", "fourier2vec", "--batch-seconds", "2"]) == 0
     (path,) = (folder / "data" / "stores" / "audio").iterdir()
     store, before = str(path), {name: FeatureStore(path)[name].tobytes() for name in FeatureStore(path)}

@@ -17,7 +17,6 @@ from features.store.maintenance import compact, convert, remove_store, verify
 from features.store.part import SUFFIXES, format_of, part_paths, read_part
 from features.store.reader import FeatureStore
 from features.store.summary import describe
-from features.store.writer import PART_UTTERANCES
 
 PLAIN_ITERDIR = Path.iterdir
 
@@ -79,9 +78,11 @@ def test_compacting_drops_only_superseded_features(tmp_path: Path, kind: str) ->
     assert compact(info.path).parts_after == 3
 
 
-def test_small_parts_become_full_ones(tmp_path: Path) -> None:
+def test_small_parts_become_full_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("writer", "maintenance"):
+        monkeypatch.setattr(f"features.store.{module}.PART_UTTERANCES", 32)
     info = make_store(tmp_path)
-    for i in range(PART_UTTERANCES + 20):
+    for i in range(32 + 20):
         write(info, [stored(str(i), i % 3, i)])
     before = contents(info)
     assert compact(info.path).parts_after == 2 and contents(info) == before

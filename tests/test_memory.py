@@ -196,8 +196,9 @@ class MeanLogits(nn.Module):
 
 def test_a_batch_of_empty_inputs_computes_nothing(device: Callable[[int], list[int]]) -> None:
     tried = device(0)
-    (layers,) = encode([torch.zeros(0)], make_encoder(), CPU)
-    assert layers is not None and layers[0].shape == (0, 256) and not tried
+    encoder = make_encoder()
+    (layers,) = encode([torch.zeros(0)], encoder, CPU)
+    assert layers is not None and layers[0].shape == (0, encoder.dim) and not tried
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -100,6 +100,8 @@ def exported(small: dict[str, Encoder], tmp_path_factory: pytest.TempPathFactory
 def test_head_and_model_equal_the_run_and_the_description_is_complete(exported: Exported) -> None:
     found, folder = exported.found, exported.bundle / "onnx"
     assert found.reason is None and exported.said == []
+    for name in (HEAD_FILE, MODEL_FILE):
+        assert str(PAGE.parent.parent).encode() not in (folder / name).read_bytes()  # no folder of this machine
     assert 0 < found.head_difference < 1e-5 and 0 < (found.model_difference or 0) < 1e-4
     about = json.loads((folder / "onnx.json").read_text())
     assert about["labels"] == ["a", "b", "c"] and about["not_exported"] is None

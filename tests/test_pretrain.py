@@ -33,9 +33,11 @@ SMALL = {**DEFAULTS, "dim": 32, "num_layers": 2, "position_kernel": 15, "positio
 QUICK: dict[str, Any] = {"epochs": 2, "batch_seconds": 2.0, "device": "cpu"}
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mervn.pretraining.pretrain.DEFAULTS", SMALL)
+@pytest.fixture(autouse=True, scope="module")
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mervn.pretraining.pretrain.DEFAULTS", SMALL)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -162,11 +164,17 @@ class KilledError(Exception):
     """Simulates a kill."""
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(small: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "out"
+    train(data, folder, epochs=4)
+    return content(folder)
+
+
 @pytest.mark.parametrize("place", ["batch", "_save", "validate"])
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    data: Path, uninterrupted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    train(data, tmp_path / "whole", epochs=4)
     real, calls = getattr(Pretrainer, place), []
 
     def killed(self: Pretrainer, *args: Any) -> Any:
@@ -182,7 +190,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert (tmp_path / "killed" / "checkpoints").is_dir()
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     assert train(data, tmp_path / "killed", epochs=4).trained
-    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+    assert content(tmp_path / "killed") == uninterrupted
 
 
 def test_a_complete_result_is_printed_again_and_another_configuration_is_rejected(
@@ -209,7 +217,7 @@ def test_a_complete_result_is_printed_again_and_another_configuration_is_rejecte
 
 
 def test_minutes_end_the_training(data: Path, tmp_path: Path) -> None:
-    result = train(data, tmp_path / "out", epochs=None, minutes=0.02).result
+    result = train(data, tmp_path / "out", epochs=None, minutes=0.005).result
     assert result["epochs"] >= 1 and result["steps"] >= 1
     assert (
         learning_rate_at(0.05, 0.1, 1.0) == 0.5

@@ -1,17 +1,21 @@
 """Ray engines: the features and cells of a local run, also if actors are killed; faults of machines are reported."""
 
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partialmethod
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm_ray_worker
 from test_extract import content, run
 from tiny import Recorder, make_data
+from tiny_extraction import small_encoders
 from tiny_store import IDENTITY
+from warm_process import share_server
 
 from cli.main import run as run_command
 from features.config import SPLITS
@@ -34,21 +38,38 @@ from mervn.study.cells import Cell
 from mervn.study.ray_engine import RayEngine as CellEngine
 from mervn.study.ray_engine import make_place, refuse_machine
 
-ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # Ray's own
+    pytest.mark.skipif(find_spec("ray") is None, reason="needs ray"),
+]
 SELECTOR = parse_selector("fourier2vec", "audio")
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cluster whose workers have another working folder than the driver, as on other machines."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A cluster whose workers have another working folder than the driver, as on other machines.
+
+    Its workers start warm. It has no autoscaler, no reader of logs and no dashboard: programs that take seconds to
+    start, and that no test asks anything.
+    """
+    import ray
+    from ray._private.node import Node
+    from ray._private.parameter import RayParams
+
     here = Path.cwd()
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
-    try:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    finally:
-        os.chdir(here)
-    yield
+    less: dict[str, Any] = {"no_monitor": True, "include_log_monitor": False}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(warm_ray_worker.SERVER, share_server())
+        patch.setattr(
+            RayParams, "__init__", partialmethod(RayParams.__init__, setup_worker_path=warm_ray_worker.__file__, **less)
+        )
+        patch.setattr(Node, "start_api_server", lambda self, **_: None)
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+        finally:
+            os.chdir(here)
+    yield ray
     ray.shutdown()
 
 
@@ -57,7 +78,7 @@ def kill_after_submit(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
     submit, killed = RayEngine.submit, []
 
     def and_kill(self: RayEngine, unit: Unit) -> None:
-        process = ray.get(self._idle[-1].process.remote()) if len(killed) < times else None
+        process = self._ray.get(self._idle[-1].process.remote()) if len(killed) < times else None
         submit(self, unit)
         if process is not None:
             os.kill(process, signal.SIGKILL)
@@ -67,26 +88,26 @@ def kill_after_submit(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
     return killed
 
 
-def test_deaths_of_actors_are_counted_per_unit(tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deaths_of_actors_are_counted_per_unit(tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_engine, "RETRIES", 1)
     data = make_data(tmp_path / "data", {"train": 60, "valid": 10, "test": 10})
+    selector, _ = small_encoders(tmp_path)
     killed = kill_after_submit(monkeypatch, ray_engine.RETRIES + 1)
-    result = run(data, engine="ray", workers=1, threads=1)
+    result = run(data, selector, engine="ray", workers=1, threads=1)
     assert len(set(killed)) == ray_engine.RETRIES + 1
     assert result.encoded == 80
-    assert content(result.path) == content(run(data, features_dir=tmp_path / "local").path)
+    assert content(result.path) == content(run(data, selector, features_dir=tmp_path / "local").path)
     left = [path.name for path in Path(result.path).iterdir() if path.name.startswith(".part") or path.name == FOLDER]
     assert not left
 
 
 def test_relative_paths_of_data_features_and_model_are_found_by_actors(
-    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_data(tmp_path / "data", {"train": 4, "valid": 1, "test": 1})
     monkeypatch.chdir(tmp_path)
-    kept = Path(run(Path("data"), features_dir=Path("first")).path) / "encoder"
-    shutil.copytree(kept, "tiny")
-    selector = "fourier2vec=tiny@1"
+    small_encoders(Path())
+    selector = "fourier2vec=fourier2vec@1"
     result = run(Path("data"), selector, features_dir=Path("stores"), engine="ray", workers=2, threads=1)
     assert result.encoded == 6
     local = run(Path("data"), selector, features_dir=Path("local"))
@@ -100,7 +121,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, actor: type, features_dir: Path, **c
 
 
 def test_the_plan_is_made_for_the_device_of_the_actors(
-    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class OnGpu(RayWorker):
         def __init__(self, *_: object) -> None:
@@ -117,7 +138,7 @@ def test_the_plan_is_made_for_the_device_of_the_actors(
 
 
 def test_a_unit_whose_actors_keep_dying_ends_the_extraction(
-    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Dying(RayWorker):
         def __init__(self, *_: object) -> None:
@@ -137,7 +158,7 @@ def test_a_unit_whose_actors_keep_dying_ends_the_extraction(
 
 
 def test_a_fault_of_a_machine_is_the_fault_of_the_extraction(
-    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Faulty(RayWorker):
         def __init__(self, *_: object) -> None:
@@ -192,7 +213,7 @@ WRITTEN = ("config.json", "metrics.json", "predictions-valid.jsonl", "model.safe
 
 
 def test_cells_of_a_study_are_those_of_a_local_one(
-    tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All paths are relative, and Ray's processes have another current folder."""
     monkeypatch.chdir(tmp_path)
@@ -212,14 +233,16 @@ def test_cells_of_a_study_are_those_of_a_local_one(
         assert (output / name).read_bytes() == (local.output / name).read_bytes(), name
 
 
-def test_a_cell_whose_process_died_fails_alone(tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_whose_process_died_fails_alone(tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = CellEngine(make_place(tmp_path, tmp_path, 1, "cpu"), None, None, SILENT)
     assert cells.jobs == 2
     cell = Cell(0, 0, None, 0, TrainHeadOptions(output=tmp_path / "run"), "")
-    assert cells._outcome(ray.put(Outcome("run")), cell) == Outcome("run")
-    monkeypatch.setattr(ray, "get", Raises(ray.exceptions.WorkerCrashedError()))
+    assert cells._outcome(cluster.put(Outcome("run")), cell) == Outcome("run")
+    monkeypatch.setattr(cluster, "get", Raises(cluster.exceptions.WorkerCrashedError()))
     assert (cells._outcome(None, cell).error or "").startswith("its process ended: The worker died unexpectedly")
-    monkeypatch.setattr(ray, "get", Raises(ray.exceptions.RayTaskError("train_cell", "", InputError("no folder"))))
+    monkeypatch.setattr(
+        cluster, "get", Raises(cluster.exceptions.RayTaskError("train_cell", "", InputError("no folder")))
+    )
     with pytest.raises(InputError, match="no folder"):
         cells._outcome(None, cell)
     with pytest.raises(UsageError, match="--device cuda needs a GPU, but the Ray cluster has none"):

@@ -14,7 +14,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_store import damage, make_store, other_than, parts, stored, values_file, write
+from tiny_store import checked, damage, make_store, other_than, parts, stored, values_file, write
 
 from features.errors import InputError
 from features.store import reader
@@ -186,20 +186,18 @@ def test_every_utterance_is_found_while_parts_are_compacted(tmp_path: Path, monk
         np.testing.assert_array_equal(store.check("3"), stored("3", 3, 3).values)
 
 
-def _read_all(store: FeatureStore) -> dict[str, bytes]:
-    return {name: store.check(name).tobytes() for name in sorted(store)}
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_read_what_is_written(tmp_path: Path, kind: str, method: str) -> None:
-    info = make_store(tmp_path)
-    write(info, [stored(str(i), i, i) for i in range(6)], kind=kind)
-    store = FeatureStore(info.path)
+def test_workers_read_what_is_written(tmp_path: Path, method: str) -> None:
+    stores = []
+    for kind in SUFFIXES:
+        info = make_store(tmp_path / kind)
+        write(info, [stored(str(i), i, i) for i in range(6)], kind=kind)
+        stores.append(FeatureStore(info.path))
     context = multiprocessing.get_context(method)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
         with context.Pool(2) as pool:
-            assert pool.map(_read_all, [store] * 3) == [_read_all(store)] * 3
+            assert pool.map(checked, stores * 3, chunksize=1) == list(map(checked, stores * 3))
 
 
 def test_a_reader_finds_the_new_parts_when_it_first_reads(tmp_path: Path, kind: str) -> None:

@@ -77,6 +77,7 @@ INVALID: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"audio": torch.zeros(10, requires_grad=True), "sample_rate": 16_000}, UsageError, "that NumPy can read"),
     ({"audio": 3.5}, UsageError, "audio must be a path, an array or None, found float"),
     ({"audio": "nowhere.wav"}, InputError, "nowhere.wav must be an audio file"),
+    ({"audio": "nowhere.wav", "sample_rate": 8000}, UsageError, "sample_rate is for arrays, found 8000"),
     ({"text": 5}, UsageError, "text must be a str or None, found int"),
     ({"audio": ["a.wav"], "text": "vui"}, UsageError, "must both be lists"),
     ({"audio": ["a.wav"], "text": ["vui", "vui"]}, UsageError, "equal lengths, found 1 and 2"),

@@ -87,7 +87,12 @@ def run(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(run: Path) -> Iterator[Served]:
     require_gradio()
     messages, options = Messages(), ServeOptions(concurrency=2, max_size_mb=0.1, max_duration_s=60, device="cpu")
-    with closing(listen("127.0.0.1", 0)) as listener, private_uploads() as uploads:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        closing(listen("127.0.0.1", 0)) as listener,
+        private_uploads() as uploads,
+    ):
+        patch.setattr("mervn.use.serve.GRACE_S", 0)  # for connections of tests that have ended
         server = prepare(run, options, uploads, messages)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

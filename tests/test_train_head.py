@@ -18,7 +18,7 @@ import pytest
 import soundfile
 import torch
 from test_extract import run as extract
-from tiny import Recorder, make_data, read_jsonl, wave, write_manifest
+from tiny import Recorder, read_jsonl, wave, write_manifest
 from tiny_extraction import small_encoders
 from warm_process import WarmProcess, run_warm
 
@@ -46,12 +46,13 @@ RESULTS = ("metrics.json", "model.safetensors", "predictions-valid.jsonl")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tiny_features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the extracted data folder, with its encoders beside it, which knows no other place."""
     folder = tmp_path_factory.mktemp("corpus")
-    data = make_data(folder / "data")
-    for selector in small_encoders(folder):
-        extract(data, selector)
-    return data
+    shutil.copytree(tiny_features, folder, copy_function=shutil.copy2, dirs_exist_ok=True)
+    for file in folder.glob("data/stores/*/*/store.json"):
+        file.write_text(file.read_text("utf-8").replace(str(tiny_features), str(folder)), "utf-8")
+    return folder / "data"
 
 
 @pytest.fixture

@@ -13,6 +13,9 @@ import torch
 from features.progress import Silent
 
 RATE = 16_000
+AUDIO_SIZES = {"dim": 32, "heads": 2, "position_kernel": 7, "position_groups": 4}
+TEXT_SIZES = {"dim": 32, "buckets": 512}
+"""Narrow layers of fourier2vec and hashed_ngrams. Their number stays: pages and tests name layers."""
 
 
 class Recorder(Silent):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tiny import wave
+from tiny import AUDIO_SIZES, TEXT_SIZES, wave
 
 import features.extraction.encoder_input
 from features.encoders import fourier2vec, hashed_ngrams
@@ -45,9 +45,8 @@ def small_encoders(folder: Path) -> tuple[str, str]:
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        audio = {"dim": 32, "num_layers": 2, "heads": 2, "position_kernel": 7, "position_groups": 4}
-        Fourier2Vec(fourier2vec.DEFAULTS | audio).save(folder / "fourier2vec")
-        HashedNgrams(hashed_ngrams.DEFAULTS | {"dim": 32, "buckets": 512}).save(folder / "hashed_ngrams")
+        Fourier2Vec(fourier2vec.DEFAULTS | AUDIO_SIZES | {"num_layers": 2}).save(folder / "fourier2vec")
+        HashedNgrams(hashed_ngrams.DEFAULTS | TEXT_SIZES).save(folder / "hashed_ngrams")
     return f"fourier2vec={folder / 'fourier2vec'}", f"hashed_ngrams={folder / 'hashed_ngrams'}"
 
 

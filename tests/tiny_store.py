@@ -72,6 +72,14 @@ def contents(info: StoreInfo) -> dict[str, bytes]:
     return {name: store[name].tobytes() for name in store}
 
 
+def checked(store: FeatureStore) -> dict[str, bytes]:
+    """Return the bytes of each utterance's features, whose checksums are compared.
+
+    It is here because this file is imported faster than one of tests, by processes that are not forks.
+    """
+    return {name: store.check(name).tobytes() for name in sorted(store)}
+
+
 def other_than(kind: str) -> str:
     """Return the other format."""
     return next(name for name in SUFFIXES if name != kind)

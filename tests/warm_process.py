@@ -3,8 +3,10 @@
 A Python process that imports torch and transformers takes seconds of both cores before it does anything.
 """
 
+import itertools
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, reduction
 from multiprocessing.connection import Connection
@@ -24,6 +27,8 @@ from unittest import mock
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+_ports = itertools.count(random.SystemRandom().randrange(20_000, 30_000))
+"""Ports below those that the system gives to programs that ask for any."""
 
 
 def _start_server() -> None:
@@ -232,21 +237,33 @@ def run_warm(code: str, arguments: Sequence[str] = (), timeout: float = 120) -> 
     return WarmProcess(code, arguments).finish(timeout)
 
 
-def run_ranks(code: str, arguments: Sequence[str], count: int, timeout: float = 120) -> list[Finished]:
-    """Run processes that train together, with the variables that srun, torchrun and Accelerate set; Ctrl-C is for all.
+def start_ranks(code: str, arguments: Sequence[str], count: int) -> list[WarmProcess]:
+    """Start processes that train together, with the variables that srun, torchrun and Accelerate set.
 
-    One that is not done after `timeout` seconds is killed.
+    Ctrl-C is for all.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     processes: list[WarmProcess] = []
     for rank in range(count):
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
         env = {key: str(value) for key, value in numbers.items()}
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         processes.append(WarmProcess(code, arguments, env, processes[0].pid if processes else 0))
-    return [process.finish(timeout) for process in processes]
+    return processes
+
+
+def _free_port() -> int:
+    """Return a free port that this process has not returned before."""
+    while True:
+        port = next(_ports)
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+
+
+def run_ranks(code: str, arguments: Sequence[str], count: int, timeout: float = 120) -> list[Finished]:
+    """Run processes that train together; one that is not done after `timeout` seconds is killed."""
+    return [process.finish(timeout) for process in start_ranks(code, arguments, count)]
 
 
 def _run(code: str, arguments: list[str], env: dict[str, str], folder: str, outputs: list[Path], group: int) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from scipy import special, stats
-from scipy.sparse import csr_array
 
 from features.audit.corpus import index_of
 
@@ -55,29 +54,40 @@ class Association:
         return f"UAR {self.uar:.2f}, at least {self.low:.2f}; chance {self.chance:.2f}; {self.groups} groups"
 
 
+@dataclass(frozen=True)
+class Symbols:
+    """Pairs of an utterance and a symbol that it has: P pairs, each once, in the order of the utterances."""
+
+    utterances: Array
+    """Index of the utterance of each pair, (P,) int64."""
+    symbols: Array
+    """Number of the symbol of each pair, (P,) int64."""
+
+
 def association(
-    present: csr_array, targets: Array, groups: Array, folds: Array | None = None, num_tests: int = 1
+    present: Symbols, targets: Array, groups: Array, folds: Array | None = None, num_tests: int = 1
 ) -> Association | None:
     """Test whether the symbols of N utterances tell their labels.
 
-    `present` (N, V) is 1 where an utterance has a symbol, `targets` (N,) int64 are the labels, -1
-    if unknown, and `groups` (N,) int64 the groups. `folds` (N,) int64 are fixed folds; by default
-    the groups are dealt into `NUM_FOLDS`. Labels of fewer than `MIN_GROUPS` groups are left out. If
-    one of `num_tests` tests is chosen, the bound allows for it (Bonferroni).
+    `targets` (N,) int64 are the labels, -1 if unknown, and `groups` (N,) int64 the groups. `folds`
+    (N,) int64 are fixed folds; by default the groups are dealt into `NUM_FOLDS`. Labels of fewer
+    than `MIN_GROUPS` groups are left out. If one of `num_tests` tests is chosen, the bound allows
+    for it (Bonferroni).
     Returns None if no symbol occurs twice, if there are fewer than two folds, or if `can_test` is false.
     """
-    repeated = np.bincount(present.indices, minlength=present.shape[1]) > 1
+    repeated = np.bincount(present.symbols) > 1
     if not repeated.any():
         return None
     if not can_test(targets, groups, num_tests):
         return None
     kept = _in_enough_groups(targets, groups)
+    present = _restrict(present, kept, len(targets), repeated)
     labels, targets = np.unique(targets[kept], return_inverse=True)
     groups = np.unique(groups[kept], return_inverse=True)[1]
     folds = _deal(groups) if folds is None else folds[kept]
     if len(np.unique(folds)) < 2:
         return None
-    predictions = _predict(present[kept][:, repeated], targets, folds, len(labels))
+    predictions = _predict(present, targets, folds, len(labels))
     num_groups = int(groups.max()) + 1
     confusions = np.zeros((num_groups, len(labels), len(labels)))
     np.add.at(confusions, (groups, targets, predictions), 1)
@@ -102,22 +112,21 @@ def can_test(targets: Array, groups: Array, num_tests: int = 1) -> bool:
     return bool(log_agreement + np.log(num_tests) <= np.log(MAX_AGREEMENT))
 
 
-def one_symbol(values: Sequence[Hashable]) -> csr_array:
-    """Return the matrix (N, V) of utterances with one symbol each: their value (N)."""
-    columns = index_of(values)
-    size = len(columns)
-    return csr_array((np.ones(size), columns, np.arange(size + 1)), shape=(size, int(columns.max(initial=0)) + 1))
+def one_symbol(values: Sequence[Hashable]) -> Symbols:
+    """Return the symbols of utterances with one each: their value (N)."""
+    return Symbols(np.arange(len(values)), index_of(values))
 
 
-def many_symbols(symbols: Sequence[Iterable[str]]) -> csr_array:
-    """Return the matrix (N, V) of utterances with any number of symbols."""
-    columns: dict[str, int] = {}
-    indices, starts = [], [0]
-    for found in symbols:
-        indices += [columns.setdefault(symbol, len(columns)) for symbol in dict.fromkeys(found)]
-        starts.append(len(indices))
-    shape = (len(symbols), max(1, len(columns)))
-    return csr_array((np.ones(len(indices)), np.array(indices, np.int64), np.array(starts)), shape=shape)
+def many_symbols(symbols: Sequence[Iterable[str]]) -> Symbols:
+    """Return the symbols of N utterances with any number of them."""
+    numbers: dict[str, int] = {}
+    found: list[int] = []
+    counts = []
+    for several in symbols:
+        different = dict.fromkeys(several)
+        found += [numbers.setdefault(symbol, len(numbers)) for symbol in different]
+        counts.append(len(different))
+    return Symbols(np.repeat(np.arange(len(symbols)), counts), np.array(found, np.int64))
 
 
 def quantile_bins(values: Array) -> list[int]:
@@ -125,6 +134,15 @@ def quantile_bins(values: Array) -> list[int]:
     edges = np.unique(np.quantile(values, np.arange(1, MAX_BINS) / MAX_BINS))
     found: list[int] = np.searchsorted(edges, values).tolist()
     return found
+
+
+def _restrict(present: Symbols, kept: Array, size: int, repeated: Array) -> Symbols:
+    """Return the pairs of the kept utterances, of N = `size`, and of the repeated symbols, (V,) bool, numbered anew."""
+    places = np.full(size, -1)
+    places[kept] = np.arange(len(kept))
+    utterances = places[present.utterances]
+    chosen = (utterances >= 0) & repeated[present.symbols]
+    return Symbols(utterances[chosen], (np.cumsum(repeated) - 1)[present.symbols[chosen]])
 
 
 def _in_enough_groups(targets: Array, groups: Array) -> Array:
@@ -145,18 +163,22 @@ def _deal(groups: Array) -> Array:
     return fold_of_group[groups]
 
 
-def _predict(present: csr_array, targets: Array, folds: Array, num_labels: int) -> Array:
+def _predict(present: Symbols, targets: Array, folds: Array, num_labels: int) -> Array:
     """Return the predicted label of each utterance, (N,) int64, from the other folds."""
-    one_hot = np.eye(num_labels)[targets]
+    shape = num_labels, int(present.symbols.max(initial=-1)) + 1
+    cells = targets[present.utterances] * shape[1] + present.symbols  # (P,): places in a matrix (C, V)
+    fold_of_pair = folds[present.utterances]
+    all_counts = np.bincount(cells, minlength=shape[0] * shape[1])
     predictions = np.zeros(len(targets), np.int64)
     for fold in np.unique(folds):
-        test = folds == fold
-        train = csr_array(one_hot * ~test[:, None])  # (N, C)
-        counts = (train.T @ present).toarray()  # (C, V)
-        totals = one_hot[~test].sum(axis=0)[:, None]
+        test, tested = folds == fold, fold_of_pair == fold  # (N,), (P,)
+        counts = (all_counts - np.bincount(cells[tested], minlength=len(all_counts))).reshape(shape)
+        totals = np.bincount(targets[~test], minlength=num_labels)[:, None]
         log_rates = np.log((counts + SMOOTHING) / (totals + 2 * SMOOTHING))
         log_rates[:, counts.sum(axis=0) == 0] = 0.0  # a new symbol tells nothing
-        predictions[test] = (present[test] @ log_rates.T).argmax(axis=1)
+        of_pairs = log_rates[:, present.symbols[tested]]
+        scores = [np.bincount(present.utterances[tested], each, len(targets)) for each in of_pairs]
+        predictions[test] = np.array(scores)[:, test].argmax(axis=0)
     return predictions
 
 

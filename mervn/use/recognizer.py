@@ -110,6 +110,7 @@ class EmotionRecognizer:
         self, audio: AudioInput = None, text: str | None = None, *, sample_rate: int | None = None
     ) -> Explanation:
         """Return the attention weights and the contribution of each modality for one input."""
+        refuse_rate_without_array([audio], sample_rate)
         return explain(self.scorer, self._clip(audio, text, sample_rate))
 
     def save_pretrained(
@@ -132,6 +133,7 @@ class EmotionRecognizer:
 
     def _clips(self, audio: Any, text: Any, sample_rate: int | None) -> tuple[list[Clip], bool]:
         """Return the clips of a call, and whether it has a single input."""
+        refuse_rate_without_array(audio if isinstance(audio, list | tuple) else [audio], sample_rate)
         if not isinstance(audio, list | tuple) and not isinstance(text, list | tuple):
             return [self._clip(audio, text, sample_rate)], True
         count = len(audio) if isinstance(audio, list | tuple) else len(text)
@@ -155,6 +157,12 @@ class EmotionRecognizer:
         if not isinstance(audio, np.ndarray) and not hasattr(audio, "__array__"):
             raise UsageError(f"audio must be a path, an array or None, found {type(audio).__name__}")
         return Clip(from_array(audio, sample_rate), text=text)
+
+
+def refuse_rate_without_array(audios: Sequence[Any], sample_rate: Any) -> None:
+    """Raise UsageError for a `sample_rate` that nothing reads: a file holds its own."""
+    if sample_rate is not None and all(audio is None or isinstance(audio, str | Path) for audio in audios):
+        raise UsageError(f"sample_rate is for arrays, found {sample_rate!r} without an array; a file holds its own")
 
 
 def require_input(model: RunModel, has_audio: bool, has_text: bool) -> None:

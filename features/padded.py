@@ -81,6 +81,21 @@ class Padded(Ragged):
         """Return this layout with the values of a padded tensor (B, T, ...)."""
         return self.replace(padded.flatten(0, 1))
 
+    def pad_time_major(self, backward: bool = False) -> Tensor:
+        """Return (B, T, ...) with zeros in the padding; `backward` reverses the real frames of each sequence."""
+        return (self._reversed() if backward else self).pad()
+
+    def pack_time_major(self, padded: Tensor, backward: bool = False) -> Padded:
+        """Return this layout with the values of a padded tensor (B, T, ...), the inverse of `pad_time_major`."""
+        packed = self.pack(padded)
+        return packed._reversed() if backward else packed
+
+    def _reversed(self) -> Padded:
+        """Return the real frames of each sequence in reverse order; the padding holds any frames."""
+        first_plus_last = 2 * self.offsets + self.lengths - 1  # (B,): index i maps to first + last - i
+        index = first_plus_last[self.segments] - torch.arange(self.total, device=self.values.device)
+        return self.replace(self.values[index])
+
     def split(self) -> list[Tensor]:
         """Raise NotImplementedError: a graph cannot process each sequence on its own."""
         raise NotImplementedError("it processes each sequence on its own, for which a graph has no operation")

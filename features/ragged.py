@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+from features.frame_moves import place_frames, take_frames
 
 
 def padding_mask(lengths: Tensor, max_length: int) -> Tensor:
@@ -152,15 +155,39 @@ class Ragged:
     def pad(self, fill: float = 0.0) -> Tensor:
         """Return the padded view (B, max_length, ...), with `fill` in the padding."""
         rest = self.values.shape[1:]
-        flat = self.values.new_full((self.batch_size * self.max_length, *rest), fill)
-        return flat.index_copy(0, self.index, self.values).view(self.batch_size, self.max_length, *rest)
+        flat = place_frames(self.values, self.index, self.batch_size * self.max_length, fill)
+        return flat.view(self.batch_size, self.max_length, *rest)
 
     def pack(self, padded: Tensor) -> Ragged:
         """Return this layout with the real frames of a padded tensor (B, max_length, ...).
 
         This is the inverse of `pad`.
         """
-        return self.replace(padded.flatten(0, 1).index_select(0, self.index))
+        return self.replace(take_frames(padded.flatten(0, 1), self.index))
+
+    def pad_time_major(self, backward: bool = False) -> Tensor:
+        """Return the padded view (B, max_length, ...) with zeros in the padding, for a recurrent layer.
+
+        In memory, one time step follows another. With `backward`, each sequence is reversed within
+        its own length.
+        """
+        count = self.batch_size * self.max_length
+        steps = place_frames(self.values, self._time_major_index(backward), count, 0.0)
+        return steps.view(self.max_length, self.batch_size, *self.values.shape[1:]).transpose(0, 1)
+
+    def pack_time_major(self, padded: Tensor, backward: bool = False) -> Ragged:
+        """Return this layout with the real frames of a padded tensor (B, max_length, ...).
+
+        This is the inverse of `pad_time_major`.
+        """
+        return self.replace(take_frames(padded.transpose(0, 1).flatten(0, 1), self._time_major_index(backward)))
+
+    def _time_major_index(self, backward: bool) -> Tensor:
+        """Return the index (sum T,) int64 of each frame in time steps flattened to (max_length * B, ...)."""
+        positions = self.positions
+        if backward:
+            positions = self.lengths[self.segments] - 1 - positions
+        return positions * self.batch_size + self.segments
 
     def split(self) -> list[Tensor]:
         """Return the B sequences (T_i, ...) as views."""
@@ -174,13 +201,8 @@ class Ragged:
     def join(self, other: Ragged) -> Ragged:
         """Join two Ragged of the same B along time: see `concatenate`."""
         sizes = [a + b for a, b in zip(self.sizes, other.sizes, strict=True)]
-        # where each joined sequence starts, and where each frame of the two inputs is copied to
-        offsets = self.offsets + other.offsets  # (B,)
-        index_first = offsets[self.segments] + self.positions  # (sum T1,)
-        index_second = (offsets + self.lengths)[other.segments] + other.positions
-        values = self.values.new_empty((sum(sizes), *self.values.shape[1:]))
-        values = values.index_copy(0, index_first, self.values).index_copy(0, index_second, other.values)
-        return Ragged.from_device_lengths(values, self.lengths + other.lengths, sizes)
+        sequences = chain.from_iterable(zip(self.split(), other.split(), strict=True))
+        return Ragged.from_device_lengths(torch.cat(list(sequences)), self.lengths + other.lengths, sizes)
 
     def fill_empty(self, frame: Tensor) -> Ragged:
         """Return the batch with `frame` (1, D) as the only frame of every empty sequence."""

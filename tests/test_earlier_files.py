@@ -1,4 +1,4 @@
-"""Stores and runs that an earlier version wrote are found, verified, evaluated and resumed to the same results."""
+"""Stores and runs of an earlier version are found, verified and evaluated; a run resumes exactly, or is refused."""
 
 import contextlib
 import io
@@ -59,9 +59,9 @@ def made_here() -> bool:
     )
 
 
-def assert_equal(found: Path, expected: Path) -> None:
-    """Compare two result files: bytes on a like machine, else numbers to 1e-5."""
-    if made_here():
+def assert_equal(found: Path, expected: Path, same_rounding: bool = True) -> None:
+    """Compare two result files: bytes on a like machine if layers still round as before, else numbers to 1e-5."""
+    if same_rounding and made_here():
         assert found.read_bytes() == expected.read_bytes()
     for mine, theirs in zip(
         found.read_text("utf-8").splitlines(), expected.read_text("utf-8").splitlines(), strict=True
@@ -119,31 +119,30 @@ def test_a_finished_run_is_evaluated_to_the_same_predictions(earlier: Path) -> N
     expected = earlier / "expected.jsonl"
     shutil.move(finished / "predictions-valid.jsonl", expected)
     run("evaluate", finished, "--split", "valid", "--threads", "1")
-    assert_equal(finished / "predictions-valid.jsonl", expected)
+    # attention rounds differently since numerics version 2
+    assert_equal(finished / "predictions-valid.jsonl", expected, same_rounding=False)
     assert "complete already" in run(
         "train-head", "--data", earlier / "data", "--features-dir", earlier / "stores-hdf5", "--output", finished, *HEAD
     )
 
 
-def test_an_interrupted_run_is_resumed_to_the_same_result(earlier: Path) -> None:
+def test_an_interrupted_run_with_attention_of_other_rounding_is_refused_and_trained_again(
+    earlier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Resumed, it would equal no undisturbed run: since numerics version 2, attention rounds differently."""
     interrupted, finished = earlier / "runs" / "interrupted", earlier / "runs" / "finished"
-    began = (interrupted / "history.jsonl").read_text("utf-8")
-    output = run(
-        "train-head",
-        "--data",
-        earlier / "data",
-        "--features-dir",
-        earlier / "stores-zarr",
-        "--output",
-        interrupted,
-        *HEAD,
-    )
-    assert "epoch 3" not in output and "epoch 4" in output
-    assert (interrupted / "history.jsonl").read_text("utf-8").startswith(began)
+    before = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
+    command = [
+        *("train-head", "--data", str(earlier / "data"), "--features-dir", str(earlier / "stores-zarr")),
+        *("--output", str(interrupted), *HEAD),
+    ]
+    assert run_command(command) == 1
+    error = capsys.readouterr().err
+    assert "whose MultiheadAttention rounds differently (numerics 1, here 2)" in error and "--force" in error
+    assert {path: path.read_bytes() for path in before} == before
+    run(*command, "--force")
     for name in ("metrics.json", "predictions-valid.jsonl"):
-        assert_equal(interrupted / name, finished / name)
-    if made_here():
-        assert (interrupted / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+        assert_equal(interrupted / name, finished / name, same_rounding=False)
     hashes = [json.loads((path / "config.json").read_text("utf-8"))["hash"] for path in (interrupted, finished)]
     assert hashes[0] == hashes[1]
 

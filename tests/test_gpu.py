@@ -22,16 +22,20 @@ from torch import Tensor
 import features.memory
 from features.device import exact_fp32
 from features.extraction.host_copy import HostCopy
+from features.progress import SILENT
 from features.ragged import Ragged, to_device
 from features.store.reader import FeatureStore
 from features.store.rejected import read_rejected
 from mervn.config import FinetuneOptions, HeadOptions, TrainHeadOptions
+from mervn.data.split import BatchRequest
 from mervn.data.streams import StreamShape
 from mervn.finetuning.finetune import finetune
 from mervn.model.head import Head, build_head
 from mervn.registry import FUSIONS, POOLINGS
 from mervn.training.optimization import Precision
+from mervn.training.setup import open_stored_data, resolve_head_options
 from mervn.training.train_head import train_head
+from mervn.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 CUDA = torch.device("cuda")
@@ -125,6 +129,59 @@ def test_threads_that_read_and_write_change_no_features(name: str, checkpoints: 
     assert len(stores[0]) == len(stores[1]) == 42
     for utterance in stores[0]:
         np.testing.assert_allclose(stores[1][utterance], stores[0][utterance], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("memory_gb", [None, 0.0], ids=["resident", "streamed"])
+@pytest.mark.parametrize("fusion", ["xattn", "cnn_bilstm_attn"])
+def test_a_step_of_training_does_not_wait_for_the_gpu(
+    fusion: str,
+    memory_gb: float | None,
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step, watched = Trainer._step, []
+
+    def watch(self: Trainer, *arguments: Any) -> None:
+        # libraries are set up, and memory is pinned, in the first steps
+        torch.cuda.set_sync_debug_mode("error" if len(watched) > 4 else "default")
+        try:
+            step(self, *arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        watched.append(arguments)
+
+    monkeypatch.setattr(Trainer, "_step", watch)
+    train(data, tmp_path / "run", device="cuda", fusion=fusion, memory_gb=memory_gb, epochs=4, class_weights="balanced")
+    assert len(watched) > 8
+
+
+def test_control_waiting_within_a_step_is_an_error() -> None:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError, match="synchronizing CUDA operation"):
+            torch.ones(1, device=CUDA).item()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_an_epoch_of_features_goes_to_the_gpu_in_few_copies(data: Path) -> None:  # noqa: F811
+    options = TrainHeadOptions(device="cuda")
+    split = open_stored_data(resolve_head_options(options), data, SILENT).splits["train"]
+    plan = [BatchRequest(indices) for indices in ([0, 1, 2], [3, 4], [5])]
+
+    def copies() -> int:
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as profile:
+            for batch in split.batches(plan, CUDA):
+                batch.inputs()
+            torch.cuda.synchronize()
+        return sum(event.count for event in profile.key_averages() if "HtoD" in event.key)
+
+    assert copies() == 1 + len(plan)  # streamed: lengths and targets once, then the frames of each batch
+    for layers in split.streams.values():
+        layers[0].load(CUDA)
+    assert copies() == 1
 
 
 def test_deterministic_training_gives_the_same_bytes_twice(data: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -45,6 +45,10 @@ def test_every_operation_gives_the_frames_of_ragged() -> None:
     joined = filled.join(filled_other)
     assert same(joined, concatenate(packed, other)) and joined.max_length == filled.max_length + 4
     assert same(joined.join(filled), concatenate(concatenate(packed, other), packed))
+    for backward in (False, True):
+        steps, expected = filled.pad_time_major(backward), packed.pad_time_major(backward)
+        assert torch.equal(steps[:, : packed.max_length], expected) and not steps[:, packed.max_length :].any()
+        assert same(filled.pack_time_major(steps, backward), packed)
     token = torch.full((1, 3), 7.0)
     assert same(filled.fill_empty(token), packed.fill_empty(token))
     vectors = torch.arange(12.0).reshape(4, 3)

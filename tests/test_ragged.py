@@ -33,6 +33,18 @@ def test_padding_and_packing_are_inverse(sizes: list[int]) -> None:
 
 @UNTIMED
 @given(SIZES)
+def test_a_time_major_view_is_the_padded_view_or_each_sequence_reversed(sizes: list[int]) -> None:
+    x = ragged(sizes)
+    steps = x.pad_time_major()
+    assert torch.equal(steps, x.pad()) and steps.transpose(0, 1).is_contiguous()
+    assert torch.equal(x.pack_time_major(x.pad(float("nan"))).values, x.values)
+    mirrored = ragged(sizes).replace(torch.cat([sequence.flip(0) for sequence in x.split()]))
+    assert torch.equal(x.pad_time_major(backward=True), mirrored.pad())
+    assert torch.equal(x.pack_time_major(mirrored.pad(float("nan")), backward=True).values, x.values)
+
+
+@UNTIMED
+@given(SIZES)
 def test_what_stands_in_the_padding_is_dropped(sizes: list[int]) -> None:
     x = ragged(sizes)
     again = Ragged.from_padded(x.pad(float("nan")), x.lengths)

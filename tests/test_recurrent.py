@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from features.ragged import Ragged
 from mervn.model import recurrent
-from mervn.model.recurrent import BiLSTM, TemporalCNN, reversal
+from mervn.model.recurrent import BiLSTM, TemporalCNN
 
 
 def test_recurrent_fusions_return_the_attention_weights_of_every_block() -> None:
@@ -62,12 +62,6 @@ def test_under_autocast_an_lstm_runs_in_bf16_only_on_a_cpu(
         module(x).values.sum().backward()
     assert seen == {(dtype, dtype == torch.bfloat16)}
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in module.parameters())
-
-
-def test_reversal_is_within_each_sequence_and_its_own_inverse() -> None:
-    x = Ragged.from_lengths(torch.arange(6), (3, 0, 1, 2))
-    assert x.values[reversal(x)].tolist() == [2, 1, 0, 3, 5, 4]
-    assert torch.equal(reversal(x)[reversal(x)], torch.arange(6))
 
 
 def test_a_dilated_cnn_equals_plain_convolutions_on_one_sequence() -> None:

@@ -1,10 +1,14 @@
 """No head waits for a device: on meta tensors nothing is copied from or to the host, and no value is looked at."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from tiny_store import make_store, stored, write
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,6 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
 from features.extraction.encode import encode
 from features.ragged import Ragged, concatenate, to_device
+from features.store.reader import FeatureStore
+from mervn.data.split import BatchRequest
+from mervn.data.stored_sequences import HostBuffer, Sequences
+from mervn.data.stored_split import StoredSplit
 from mervn.model.module_checks import SHAPES, SIZES, head_factory
 from mervn.registry import FUSIONS, POOLINGS
 
@@ -96,6 +104,41 @@ def test_a_batch_goes_to_a_device_in_two_copies() -> None:
     assert crossings.found == ["_to_copy"] * 2  # values and lengths
     assert {t.device for t in (there.values, there.lengths, there.segments, there.index)} == {META}
     assert x.to("cpu") is x
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_an_epoch_of_stored_features_goes_to_a_device_in_few_copies(resident: bool, tmp_path: Path) -> None:
+    info = make_store(tmp_path)
+    write(info, [stored(name, size, size) for name, size in zip("abcd", (3, 0, 5, 2), strict=True)])
+    sequences = [Sequences(FeatureStore(info.path), list("abcd")) for _ in range(3)]
+    streams, numbers = {"text": sequences[:1], "audio": sequences[1:]}, np.arange(4)
+    split = StoredSplit("train", [], [], numbers, streams, numbers.astype(float), numbers, "")
+    plan = [BatchRequest([0, 1]), BatchRequest([3, 2]), BatchRequest([2])]
+    if resident:
+        for each in sequences:
+            each.load(META)
+    with Crossings() as crossings:
+        batches = [(batch, batch.inputs()) for batch in split.batches(plan, META)]
+        # lengths and targets once for all batches, and the frames of all streams once per batch
+        assert crossings.found == ["_to_copy"] * (1 if resident else 1 + len(plan))
+        batches[0][0].inputs([1])  # a part of a batch that does not fit into memory
+    assert len(crossings.found) > (1 if resident else 1 + len(plan))
+    for batch, inputs in batches:
+        assert batch.targets.device == inputs["text"].values.device == inputs["audio"].lengths.device == META
+        assert inputs["audio"].values.shape[1:] == (2, inputs["text"].values.shape[1])
+        assert inputs["audio"].values.dtype == torch.float32
+
+
+def test_a_block_of_several_stores_holds_their_frames(tmp_path: Path) -> None:
+    sequences = []
+    for dtype, kind in (("fp16", np.float16), ("fp32", np.float32)):
+        info = make_store(tmp_path / dtype, store_dtype=dtype)
+        utterances = [stored("a", 3), stored("b", 5)]
+        write(info, [replace(one, values=one.values.astype(kind)) for one in utterances])
+        sequences.append(Sequences(FeatureStore(info.path), ["a", "b"]))
+    for indices in ([1, 0], [0], [1, 1, 1]):
+        for found, each in zip(HostBuffer.of(sequences, indices).frames(), sequences, strict=True):
+            assert torch.equal(found, each.gather(indices)) and found.dtype == each.dtype
 
 
 def test_a_layout_is_the_same_wherever_it_is_derived() -> None:

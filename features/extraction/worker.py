@@ -23,6 +23,7 @@ from features.extraction.encode import finish_batch, launch_batch
 from features.extraction.unit import Unit, UnitResult
 from features.extraction.unit_reader import UnitReader, default_workers
 from features.extraction.unit_writer import InlineExecutor, UnitWriter
+from features.heap import keep_freed_memory
 from features.memory import MemoryBudget, default_budget
 from features.signals import check_interrupted
 from features.store.identity import StoreInfo
@@ -60,6 +61,7 @@ class Worker:
         self.budget = MemoryBudget(device)
         self.reader = UnitReader(encoder, workers)
         self._executor = ThreadPoolExecutor(1, "mervn-write") if workers else InlineExecutor()
+        keep_freed_memory()
 
     def encode(self, unit: Unit) -> UnitResult:
         """Encode a unit and commit its features.

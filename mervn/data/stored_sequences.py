@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from features.progress import Reporter
+from features.ragged import to_device
 from features.store.reader import FeatureStore
 from features.store.stored_inputs import StoredInputs
 
@@ -20,6 +22,8 @@ MEMORY_FRACTION = 0.5
 """Fraction of the free memory that features may fill if no budget is given."""
 CHUNK_BYTES = 1 << 26
 """Maximum bytes of features that are copied to a GPU at once."""
+ALIGNMENT = 64
+"""Multiple of bytes at which the frames of a store begin in a block: at least the size of a value."""
 
 
 class Sequences:
@@ -60,13 +64,18 @@ class Sequences:
         return int(self._starts[-1]) * self.store.dim * self.store.dtype.itemsize
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The torch dtype of the stored features."""
+        return torch.from_numpy(np.empty(0, self.store.dtype)).dtype
+
+    @property
     def resident(self) -> bool:
         """Tell whether the sequences lie in memory or on a device as one tensor."""
         return self._flat is not None
 
     def load(self, device: torch.device) -> None:
         """Copy all sequences into one tensor (sum T, D) on a device, one chunk at a time."""
-        dtype = torch.from_numpy(np.empty(0, self.store.dtype)).dtype  # torch's, not NumPy's
+        dtype = self.dtype
         flat = torch.empty((int(self._starts[-1]), self.store.dim), dtype=dtype, device=device)
         if device.type == "cpu":
             self._fill(flat, 0, len(self))
@@ -101,10 +110,29 @@ class Sequences:
     def gather(self, indices: Sequence[int]) -> Tensor:
         """Return the frames (sum T, D) of the sequences at `indices`, in the store's dtype."""
         if self._flat is not None:
-            chosen = np.asarray(indices, np.int64)
-            first, end = self._starts[chosen].tolist(), self._starts[chosen + 1].tolist()
-            return torch.cat([self._flat[i:j] for i, j in zip(first, end, strict=True)])
+            return torch.cat(self._resident(self._flat, indices))
         return torch.from_numpy(np.concatenate([self._read(i) for i in indices]))
+
+    def gather_float(self, indices: Sequence[int]) -> Tensor:
+        """Return the frames (sum T, D) of the sequences at `indices` in float32."""
+        if self._flat is None or self._flat.device.type != "cpu":
+            return self.gather(indices).float()
+        found = torch.empty((sum(self.sizes_of(indices)), self.store.dim))
+        parts = self._resident(self._flat, indices)
+        # copy and cast at once: the memory of a CPU is the limit
+        for place, part in zip(found.split(list(map(len, parts))), parts, strict=True):
+            place.copy_(part)
+        return found
+
+    def _resident(self, flat: Tensor, indices: Sequence[int]) -> list[Tensor]:
+        """Return the sequences (T_i, D) at `indices` as views of the resident tensor."""
+        chosen = np.asarray(indices, np.int64)
+        first, end = self._starts[chosen].tolist(), self._starts[chosen + 1].tolist()
+        return [flat[i:j] for i, j in zip(first, end, strict=True)]
+
+    def gather_into(self, host: Tensor, indices: Sequence[int]) -> None:
+        """Copy the frames of the sequences at `indices` into a CPU tensor (sum T, D) of the store's dtype."""
+        np.concatenate([self._read(i) for i in indices], out=host.numpy())
 
     def _read(self, index: int) -> np.ndarray[Any, Any]:
         """Return one sequence (T, D) from the store; its crc32 is checked the first time."""
@@ -113,6 +141,54 @@ class Sequences:
             return self.store.values(place)
         self._checked[index] = True
         return self.store.checked(place, int(self._crc32[index]))
+
+
+@dataclass(frozen=True)
+class HostBuffer:
+    """Frames of several stores in one block of host memory, so that one copy takes them to a device."""
+
+    block: Tensor
+    """(bytes,) uint8."""
+    ranges: Sequence[slice]
+    """Where the frames of each store lie in the block."""
+    kinds: Sequence[tuple[torch.dtype, int]]
+    """Dtype and width of each store."""
+
+    @staticmethod
+    def of(sequences: Sequence[Sequences], indices: Sequence[int], pinned: bool = False) -> HostBuffer:
+        """Read the frames of the sequences at `indices` from each store; pinned memory is for a GPU."""
+        ranges, kinds, end = [], [], 0
+        for each in sequences:
+            start = -(-end // ALIGNMENT) * ALIGNMENT
+            end = start + sum(each.sizes_of(indices)) * each.store.dim * each.store.dtype.itemsize
+            ranges.append(slice(start, end))
+            kinds.append((each.dtype, each.store.dim))
+        buffer = HostBuffer(torch.empty(end, dtype=torch.uint8, pin_memory=pinned), ranges, kinds)
+        for each, frames in zip(sequences, buffer.frames(), strict=True):
+            each.gather_into(frames, indices)
+        return buffer
+
+    def frames(self) -> list[Tensor]:
+        """Return the frames (sum T, D) of each store, as views of the block."""
+        found = []
+        for place, (dtype, width) in zip(self.ranges, self.kinds, strict=True):
+            found.append(self.block[place].view(dtype).view(-1, width))
+        return found
+
+    def to(self, device: torch.device) -> HostBuffer:
+        """Copy the block to a device, without waiting for the copy if it is pinned."""
+        return replace(self, block=self.block.to(device, non_blocking=True))
+
+
+def gather_all(sequences: Sequence[Sequences], indices: Sequence[int], device: torch.device) -> list[Tensor]:
+    """Return the frames (sum T, D) of the sequences at `indices` from each store, float32 on a device.
+
+    Frames that are not resident on a GPU reach it in one transfer.
+    """
+    if device.type == "cpu" or any(each.resident for each in sequences):
+        return [to_device(each.gather_float(indices), device) for each in sequences]
+    buffer = HostBuffer.of(sequences, indices, pinned=device.type == "cuda").to(device)
+    return [frames.float() for frames in buffer.frames()]
 
 
 def make_resident(

@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from features.batching import plan_batches
 from features.errors import InputError
@@ -22,7 +24,7 @@ from features.text.normalize import syllables
 from mervn.data.feature_checks import refuse_changed, refuse_missing, refuse_training_utterances
 from mervn.data.labels import describe_emotions
 from mervn.data.split import Batch, BatchRequest, Lengths
-from mervn.data.stored_sequences import Sequences
+from mervn.data.stored_sequences import Sequences, gather_all
 from mervn.data.streams import Stream
 
 EVALUATION_BATCH = 64
@@ -75,20 +77,35 @@ class StoredSplit:
     def batches(self, plan: Sequence[BatchRequest], device: torch.device) -> Iterator[Batch]:
         """Yield the batches of a plan in its order.
 
-        Masks are ignored, because the audio is already encoded.
+        Masks are ignored, because the audio is already encoded. Targets and lengths of the whole
+        plan go to the device at once, so that a batch of resident features needs no transfer.
         """
-        for request in plan:
-            indices = list(request.indices)
-            targets = to_device(torch.from_numpy(self.targets[indices]), device)
-            yield Batch(indices, targets, partial(self._read, device))
+        indices = [list(request.indices) for request in plan]
+        order = list(chain.from_iterable(indices))
+        columns = [self.targets[order]]
+        for sizes in self.lengths.values():
+            columns.append(np.asarray(sizes, np.int64)[order])
+        on_device = to_device(torch.from_numpy(np.stack(columns)), device)  # (1 + streams, sum B)
+        for batch, (targets, *lengths) in zip(indices, on_device.split(list(map(len, indices)), dim=1), strict=True):
+            yield Batch(batch, targets, partial(self._read, device, batch, lengths))
 
-    def _read(self, device: torch.device, indices: Sequence[int]) -> dict[str, Ragged]:
-        """Return float32 streams of utterances: (sum T, D), or (sum T, L, D) for L > 1 layers."""
+    def _read(
+        self, device: torch.device, batch: list[int], batch_lengths: Sequence[Tensor], indices: Sequence[int]
+    ) -> dict[str, Ragged]:
+        """Return float32 streams of utterances: (sum T, D), or (sum T, L, D) for L > 1 layers.
+
+        `batch_lengths` are the lengths (B,) of each stream of the whole batch, on the device.
+        """
+        frames = iter(gather_all(list(chain.from_iterable(self.streams.values())), indices, device))
         streams = {}
-        for name, layers in self.streams.items():
-            frames = [sequences.gather(indices) for sequences in layers]  # L tensors (sum T, D)
-            values = frames[0] if len(frames) == 1 else torch.stack(frames, dim=1)
-            streams[name] = Ragged.from_lengths(to_device(values, device).float(), layers[0].sizes_of(indices))
+        for (name, layers), lengths in zip(self.streams.items(), batch_lengths, strict=True):
+            parts = list(islice(frames, len(layers)))  # L tensors (sum T, D)
+            values = parts[0] if len(parts) == 1 else torch.stack(parts, dim=1)
+            sizes = layers[0].sizes_of(indices)
+            if list(indices) == batch:
+                streams[name] = Ragged.from_device_lengths(values, lengths, sizes)
+            else:  # a part of a batch that does not fit into memory
+                streams[name] = Ragged.from_lengths(values, sizes)
         return streams
 
 

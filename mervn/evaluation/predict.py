@@ -37,7 +37,7 @@ def predict(
     mine = processes.portion(split.evaluation_batches(device))
     plan = list(map(BatchRequest, mine))
     costs, budget = split.costs, MemoryBudget(device)
-    scored: list[tuple[list[int], Array]] = []
+    scored: list[tuple[list[int], torch.Tensor]] = []
     was_training = model.training
     model.eval()
     with (
@@ -55,7 +55,16 @@ def predict(
                 bar.update(len(part))
     model.train(was_training)
     # every process gets all predictions
-    return _in_order(split, list(chain.from_iterable(processes.gather(scored))))
+    return _in_order(split, list(chain.from_iterable(processes.gather(_on_host(scored)))))
+
+
+def _on_host(scored: Sequence[tuple[list[int], torch.Tensor]]) -> list[tuple[list[int], Array]]:
+    """Copy the probabilities of all parts from the device at once, so that it is waited for only here."""
+    if not scored:
+        return []
+    host = torch.cat([probabilities for _, probabilities in scored]).cpu()
+    arrays = host.split([len(part) for part, _ in scored])
+    return [(part, array.numpy()) for (part, _), array in zip(scored, arrays, strict=True)]
 
 
 def _in_order(split: Split, pairs: Sequence[tuple[list[int], Array]]) -> Array:
@@ -71,13 +80,12 @@ def _in_order(split: Split, pairs: Sequence[tuple[list[int], Array]]) -> Array:
     return result
 
 
-def _scorer(model: nn.Module, batch: Batch) -> Callable[[list[int]], Array]:
-    """Return a function from a part of a batch, as indices, to probabilities (B, C) float64."""
+def _scorer(model: nn.Module, batch: Batch) -> Callable[[list[int]], torch.Tensor]:
+    """Return a function from a part of a batch, as indices, to probabilities (B, C) float64 on the device."""
 
-    def score(part: list[int]) -> Array:
+    def score(part: list[int]) -> torch.Tensor:
         logits: torch.Tensor = model(batch.inputs(part))
-        probabilities: Array = logits.double().softmax(-1).cpu().numpy()
-        return probabilities
+        return logits.double().softmax(-1)
 
     return score
 

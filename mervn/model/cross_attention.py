@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,11 +30,15 @@ class MultiheadAttention(nn.Module):
     `absorb_queries`.
     """
 
+    training_numerics: ClassVar[int] = 2
+    """Raised when the last bits of its results change: see `mervn.training.checkpoint`."""
+
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"dim must be a multiple of heads, found {dim} and {heads}")
         self.heads = heads
+        self.scale = (dim // heads) ** -0.5
         self.dropout = dropout
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
@@ -57,7 +63,9 @@ class MultiheadAttention(nn.Module):
         mask = keys.mask | ~has_keys[:, None]
         methods = {"keys": self.absorb_keys, "queries": self.absorb_queries, "none": self.attend}
         output = methods[self.absorbed_side(queries, keys)](queries, keys, mask)
-        return queries.replace(output.masked_fill(~has_keys[queries.segments][:, None], 0.0))
+        if not keys.sizes or 0 in keys.sizes:
+            output = output.masked_fill(~has_keys[queries.segments][:, None], 0.0)
+        return queries.replace(output)
 
     def absorbed_side(self, queries: Ragged, keys: Ragged) -> str:
         """Return the side whose projections to absorb at the lowest cost.
@@ -108,11 +116,12 @@ class MultiheadAttention(nn.Module):
         """
         heads, dim = self.heads, self.out.in_features
         weight_k, weight_v = self.key_value.weight.view(2, heads, dim // heads, dim)
-        query = queries.map(self.query).pad().unflatten(-1, (heads, -1))  # (B, Tq, H, D / H)
+        query = (queries.map(self.query).pad() * self.scale).unflatten(-1, (heads, -1))  # (B, Tq, H, D / H)
         absorbed = torch.einsum("bqhd,hde->bhqe", query, weight_k)  # (B, H, Tq, D)
         padded = keys.pad()  # (B, Tk, D)
-        scores = absorbed.flatten(1, 2) @ padded.transpose(1, 2)  # (B, H Tq, Tk)
-        weights = self._softmax(scores, mask[:, None])
+        masked = padded.new_zeros(mask.shape).masked_fill(~mask, float("-inf"))  # (B, Tk)
+        scores = torch.baddbmm(masked[:, None], absorbed.flatten(1, 2), padded.transpose(1, 2))  # (B, H Tq, Tk)
+        weights = functional.dropout(scores.softmax(-1), self.dropout, self.training)
         context = (weights.to(padded.dtype) @ padded).unflatten(1, (heads, -1))  # (B, H, Tq, D)
         value = torch.einsum("bhqe,hde->bqhd", context, weight_v)  # (B, Tq, H, D / H)
         bias = self.key_value.bias.chunk(2)[1].view(heads, -1)
@@ -133,27 +142,21 @@ class MultiheadAttention(nn.Module):
         heads, dim = self.heads, self.out.in_features
         key_value = keys.map(self.key_value).pad().unflatten(-1, (2, heads, -1))
         key, value = key_value.unbind(2)  # (B, Tk, H, D / H)
+        key = key * self.scale
         weight_q = self.query.weight.view(heads, dim // heads, dim)
         weight_o = self.out.weight.view(dim, heads, dim // heads)
         absorbed = torch.einsum("bkhd,hde->bhke", key, weight_q)  # (B, H, Tk, D)
         query_bias = self.query.bias.view(heads, -1).to(key.dtype)
-        bias = torch.einsum("bkhd,hd->bhk", key, query_bias)  # (B, H, Tk)
+        bias = torch.einsum("bkhd,hd->bhk", key, query_bias).masked_fill(~mask[:, None], float("-inf"))
         padded = queries.pad()  # (B, Tq, D)
-        scores = padded @ absorbed.flatten(1, 2).transpose(1, 2)  # (B, Tq, H Tk)
-        scores = scores.unflatten(2, (heads, -1)) + bias[:, None]  # (B, Tq, H, Tk)
-        weights = self._softmax(scores, mask[:, None, None])  # (B, Tq, H, Tk)
+        # The keys are not the last axis: a CPU computes a softmax over a short last axis slowly.
+        scores = torch.baddbmm(
+            bias.flatten(1)[..., None], absorbed.flatten(1, 2), padded.transpose(1, 2)
+        )  # (B, H Tk, Tq)
+        weights = functional.dropout(scores.unflatten(1, (heads, -1)).softmax(2), self.dropout, self.training)
         projected = torch.einsum("bkhd,ehd->bhke", value, weight_o).flatten(1, 2)  # (B, H Tk, D)
-        context = weights.flatten(2).to(projected.dtype) @ projected  # (B, Tq, D)
+        context = weights.flatten(1, 2).transpose(1, 2).to(projected.dtype) @ projected  # (B, Tq, D)
         return queries.pack(context).values + self.out.bias.to(context.dtype)
-
-    def _softmax(self, scores: Tensor, mask: Tensor) -> Tensor:
-        """Return attention weights with dropout: the softmax of the scaled scores over the keys.
-
-        `mask` broadcasts to `scores`; keys where it is false get the weight 0.
-        """
-        scale = (self.out.in_features // self.heads) ** -0.5
-        weights = (scores * scale).masked_fill(~mask, float("-inf")).softmax(-1)
-        return functional.dropout(weights, self.dropout, self.training)
 
     def attention_weights(self, queries: Ragged, keys: Ragged) -> list[Tensor]:
         """Return the attention weights (H, Tq, Tk) of each utterance, without dropout.

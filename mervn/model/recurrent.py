@@ -43,30 +43,22 @@ class BiLSTM(nn.Module):
 
     def states(self, x: Ragged) -> Ragged:
         """Return the hidden states (sum T, 2 hidden) of both directions in the last layer."""
-        reversed_index = reversal(x)
         for forward_lstm, backward_lstm in zip(self.forwards, self.backwards, strict=True):
-            ahead = _run_lstm(forward_lstm, x)
-            back = _run_lstm(backward_lstm, x.replace(x.values[reversed_index]))[reversed_index]
+            ahead, back = _run_lstm(forward_lstm, x), _run_lstm(backward_lstm, x, backward=True)
             x = x.replace(torch.cat([ahead, back], dim=-1))
         return x
 
 
-def reversal(x: Ragged) -> Tensor:
-    """Return the index (sum T,) int64 that reverses each sequence; it is its own inverse."""
-    first_plus_last = 2 * x.offsets + x.lengths - 1  # (B,): index i maps to first + last - i
-    return first_plus_last[x.segments] - torch.arange(x.total, device=x.values.device)
-
-
-def _run_lstm(lstm: nn.Module, x: Ragged) -> Tensor:
-    """Run an LSTM over padded sequences and return its outputs (sum T, hidden)."""
+def _run_lstm(lstm: nn.Module, x: Ragged, backward: bool = False) -> Tensor:
+    """Run an LSTM over padded sequences, or over each one in reverse; return its outputs (sum T, hidden)."""
     if not x.total:
         return x.values.new_zeros((0, lstm.hidden_size))  # type: ignore[arg-type]
     device = x.values.device.type
     if device in LOW_PRECISION_LSTM or not torch.is_autocast_enabled(device):
-        return x.pack(lstm(x.pad())[0]).values
+        return x.pack_time_major(lstm(x.pad_time_major(backward))[0], backward).values
     x = x.replace(x.values.to(lstm.weight_ih_l0.dtype))  # type: ignore[arg-type]
     with torch.autocast(device, enabled=False):
-        return x.pack(lstm(x.pad())[0]).values
+        return x.pack_time_major(lstm(x.pad_time_major(backward))[0], backward).values
 
 
 class TemporalCNN(nn.Module):
@@ -92,9 +84,24 @@ class TemporalCNN(nn.Module):
         if not x.total:
             return x
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
-            padded = x.map(norm).pad(0.0).transpose(1, 2)  # (B, D, T)
-            x = x.replace(x.values + functional.gelu(x.pack(convolution(padded).transpose(1, 2)).values))
+            convolved = _convolve(convolution, x.map(norm).pad(0.0))
+            x = x.replace(x.values + functional.gelu(x.pack(convolved).values))
         return x
+
+
+def _convolve(convolution: nn.Module, padded: Tensor) -> Tensor:
+    """Apply a `nn.Conv1d` over time to (B, T, D).
+
+    On a CPU it runs as a 2-D convolution over channels-last memory, which (B, T, D) is already: a
+    1-D convolution would transpose its input and output.
+    """
+    if not isinstance(convolution, nn.Conv1d) or padded.device.type != "cpu":
+        return convolution(padded.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
+    padding, dilation = (0, int(convolution.padding[0])), (1, convolution.dilation[0])
+    weight = convolution.weight[:, :, None]  # (D, D, 1, K)
+    frames = padded.transpose(1, 2)[:, :, None]  # (B, D, 1, T)
+    convolved = functional.conv2d(frames, weight, convolution.bias, 1, padding, dilation)
+    return convolved[:, :, 0].transpose(1, 2)
 
 
 class Gate(nn.Module):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from features.atomic_files import sync_folder, write_atomically
@@ -60,10 +60,25 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         raise InputError(f"{folder} must be a complete checkpoint, found: {error}; train again with --force") from error
 
 
-def load_training_checkpoint(folder: Path, num_processes: int) -> Checkpoint:
+def numerics(model: nn.Module) -> dict[str, int]:
+    """Return the numerics version of each kind of layer in a model that has one.
+
+    Such a layer has been changed so that its results differ by rounding. A training that began with
+    another version must not resume: it would equal no undisturbed training.
+    """
+    versions = {}
+    for module in model.modules():
+        version = getattr(module, "training_numerics", None)
+        if version is not None:
+            versions[type(module).__name__] = int(version)
+    return versions
+
+
+def load_training_checkpoint(folder: Path, num_processes: int, model: nn.Module) -> Checkpoint:
     """Read a checkpoint of a `Trainer`.
 
-    InputError if it is damaged, of another version, or of another number of processes.
+    InputError if it is damaged, of another version, of another number of processes, or if layers of
+    the model had another numerics version.
     """
     checkpoint = load_checkpoint(folder)
     state = checkpoint.state
@@ -74,6 +89,15 @@ def load_training_checkpoint(folder: Path, num_processes: int) -> Checkpoint:
             f"{folder} was written by {state.get('processes')} processes, found {num_processes} now; start the "
             "same number, or train again with --force"
         )
+    saved = state.get("numerics", {})
+    for layer, version in numerics(model).items():
+        found = saved.get(layer, 1) if isinstance(saved, dict) else saved  # versions before 2 were not recorded
+        if found != version:
+            raise InputError(
+                f"{folder} was written by another version of mervn, whose {layer} rounds differently (numerics "
+                f"{found}, here {version}): resumed here, the run would not equal an undisturbed one; resume it with "
+                "that version, or train again with --force"
+            )
     return checkpoint
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from features.errors import InputError
+from features.heap import keep_freed_memory
 from features.progress import SILENT, Reporter
 from features.signals import interrupt, interrupted, interruptible
 from mervn.config import TrainingOptions
@@ -38,6 +39,7 @@ from mervn.training.checkpoint import (
     load_optimizer_tensors,
     load_rng_tensors,
     load_training_checkpoint,
+    numerics,
     optimizer_tensors,
     remove_older,
     require_same_shapes,
@@ -111,6 +113,7 @@ class Trainer:
         """Train until the last epoch or until early stopping; `best` then holds the result."""
         history, saved = History(folder), folder / CHECKPOINTS_FOLDER
         self._resume(saved, history)
+        keep_freed_memory()
         with interruptible():
             while self.next_epoch <= self.options.epochs and not self.finished:
                 entry = self._epoch(self.next_epoch, saved, checkpoints).as_json()
@@ -249,6 +252,7 @@ class Trainer:
         best = {"epoch": self.best.epoch, "macro_f1": macro_f1, "nll": -negative_nll, "improved": self.best.improved}
         state = {"epoch": self.next_epoch, "next_step": self.next_step, "best": best}
         state |= {"scaler": self.precision.state(), "processes": self.processes.num_processes}
+        state["numerics"] = numerics(self.model)
 
         def write() -> None:
             save_checkpoint(checkpoints / name, tensors, state)
@@ -265,7 +269,7 @@ class Trainer:
         """Load the latest checkpoint, if any, and cut the history to its epoch."""
         latest = latest_checkpoint(checkpoints)
         if latest is not None:
-            checkpoint = load_training_checkpoint(latest, self.processes.num_processes)
+            checkpoint = load_training_checkpoint(latest, self.processes.num_processes, self.model)
             with restoring(latest):
                 self._restore(checkpoint)
         if self.processes.is_main_process:

@@ -32,14 +32,13 @@ def extract(options: ExtractOptions, output: Output) -> None:
     from features.extraction.extract import extract_stream
     from features.extraction.settings import settings_from
     from features.manifests.manifest import read_manifests
+    from features.manifests.utterances import Utterances
 
     with_audio = any(selector.modality == "audio" for selector in selectors)
     manifests = read_manifests(
         data, options.splits, audio_root=options.audio_root, require_emotion=False, check_audio=with_audio
     )
-    utterances = []
-    for split in manifests.values():
-        utterances += split[: options.limit]
+    utterances = Utterances.join([split[: options.limit] for split in manifests.values()])
     number, count = map(int, (options.shard or "1/1").split("/"))
     settings = replace(
         settings_from(options, data), plan_only=options.plan, verify_inputs=options.verify_inputs,

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
 
 
 def plan_batches(lengths: Sequence[float], budget: float, max_items: int) -> list[list[int]]:
@@ -13,18 +18,39 @@ def plan_batches(lengths: Sequence[float], budget: float, max_items: int) -> lis
     depends on the arguments alone: equal lengths keep their order. Every index is in exactly one
     batch. Raises ValueError if `budget` is not positive or `max_items` is less than 1.
     """
+    order, ends = batch_bounds(np.asarray(lengths, np.float64), budget, max_items)
+    indices, batches, start = order.tolist(), [], 0
+    for end in ends.tolist():
+        batches.append(indices[start:end])
+        start = end
+    return batches
+
+
+def batch_bounds(lengths: Array, budget: float, max_items: int) -> tuple[Array, Array]:
+    """Return the batches of `plan_batches` as arrays: the indices of all (N,), and the ends of each."""
     if budget <= 0 or max_items < 1:
         raise ValueError(f"budget must be positive and max_items at least 1, found {budget} and {max_items}")
-    batches: list[list[int]] = []
-    longest = 0.0
     # longest first: the first item of a batch is its longest, and sets the padded length
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batches and len(batches[-1]) < max_items and longest * (len(batches[-1]) + 1) <= budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-            longest = lengths[index]
-    return batches
+    order = np.argsort(-lengths, kind="stable")
+    longest = lengths[order].data  # its elements are Python's floats
+    ends, end = [], 0
+    while end < len(order):
+        end = min(len(order), end + _batch_size(longest[end], budget, max_items))
+        ends.append(end)
+    return order, np.array(ends, np.int64)
+
+
+def _batch_size(longest: float, budget: float, max_items: int) -> int:
+    """Return how many items of at most this length fit into the budget, 1..max_items."""
+    if longest * max_items <= budget:
+        return max_items
+    size = max(1, int(budget / longest))
+    # the quotient is rounded
+    while size > 1 and longest * size > budget:
+        size -= 1
+    while longest * (size + 1) <= budget:
+        size += 1
+    return size
 
 
 def padding_fraction(

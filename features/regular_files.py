@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
+BLOCK_BYTES = 4 << 20
 KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -24,6 +26,16 @@ def read_regular(path: Path) -> bytes:
     if kind is not None:
         raise OSError(f"it must be a file, found {kind}")
     return path.read_bytes()
+
+
+def read_blocks(path: Path) -> Iterator[bytes]:
+    """Read a regular file in blocks; raises OSError as `read_regular` does."""
+    kind = other_kind(path)
+    if kind is not None:
+        raise OSError(f"it must be a file, found {kind}")
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK_BYTES):
+            yield block
 
 
 def other_kind(path: Path) -> str | None:

@@ -269,7 +269,7 @@ def test_a_quick_check_opens_no_audio(data: Path, monkeypatch: pytest.MonkeyPatc
     recorder = Recorder()
     full = check_data(data, data / "stores", reporter=recorder)
     monkeypatch.setattr(soundfile, "SoundFile", None)
-    monkeypatch.setattr("features.audit.audio_pass.fingerprint", None)
+    monkeypatch.setattr("features.audit.audio_pass.file_state", None)
     from features.manifests.manifest import read_manifests
 
     utterances = list(read_manifests(data, ["train", "valid", "test"], require_emotion=False).all_utterances())

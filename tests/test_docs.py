@@ -40,7 +40,8 @@ from features.encoders import ENCODERS, fourier2vec, hashed_ngrams
 from features.encoders.base import load_encoder
 from features.encoders.selector import parse_selector
 from features.lazy_import import import_target
-from features.manifests.fields import FIELDS, parse_fields
+from features.manifests.field_names import FIELDS
+from features.manifests.fields import parse_fields
 from features.ragged import Ragged
 from features.store.reader import FeatureStore
 from mervn.demo import known_answers

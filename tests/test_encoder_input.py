@@ -16,11 +16,11 @@ import features.extraction.encoder_input as inputs
 from features.config import SPLITS
 from features.encoders.selector import parse_selector
 from features.errors import InputError
+from features.extraction import audio_files, comparison
 from features.extraction.extract import extract_stream
 from features.extraction.report import StoreResult
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import read_manifests
-from features.store.reader import FeatureStore
 from mervn.config import TrainHeadOptions
 from mervn.training.train_head import train_head
 
@@ -69,19 +69,18 @@ def test_training_refuses_the_features_of_another_corpus(tmp_path: Path) -> None
         train_head(options.model_copy(update={"output": tmp_path / "other"}), two)
 
 
-def forget_fingerprints(path: str, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Give the utterances of a store the sources that versions without fingerprints wrote."""
-    original = FeatureStore.utterance_info
+def forget_fingerprints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the utterances of stores the sources that versions without fingerprints wrote."""
+    original = comparison.read_columns
 
-    def utterance_info(self: FeatureStore, utterance_id: str) -> Any:
-        info = original(self, utterance_id)
-        digest, source = info.input_sha256, json.loads(info.source)
-        if (utterance_id, digest) not in self._opened.sources:
-            source.pop("fingerprint", None)
-        return replace(info, source=json.dumps(source))
+    def read_columns(path: Path, modality: str) -> Any:
+        columns, sources = original(path, modality), []
+        for source in map(json.loads, columns.source):
+            del source["fingerprint"]
+            sources.append(json.dumps(source))
+        return replace(columns, source=sources)
 
-    monkeypatch.setattr(FeatureStore, "utterance_info", utterance_info)
-    return monkeypatch
+    monkeypatch.setattr(comparison, "read_columns", read_columns)
 
 
 def test_a_store_without_fingerprints_is_decoded_once_with_a_message(
@@ -89,7 +88,7 @@ def test_a_store_without_fingerprints_is_decoded_once_with_a_message(
 ) -> None:
     one, two = two_corpora(tmp_path)
     result = run(one, features_dir=tmp_path / "stores")
-    forget_fingerprints(result.path, monkeypatch)
+    forget_fingerprints(monkeypatch)
     said: list[str] = []
     with pytest.raises(InputError, match="found another content for 42 utterances"):
         run(two, features_dir=tmp_path / "stores")
@@ -137,7 +136,8 @@ def test_segments_of_one_recording_share_its_fingerprint(tmp_path: Path, monkeyp
     opened: list[Path] = []
     original = inputs.fingerprint
     run(data)
-    monkeypatch.setattr(inputs, "fingerprint", lambda path: opened.append(path) or original(path))  # type: ignore[func-returns-value]
+    for module in (inputs, audio_files):
+        monkeypatch.setattr(module, "fingerprint", lambda path: opened.append(path) or original(path))  # type: ignore[func-returns-value]
     assert run(data).kept == 10
     assert opened.count(data / "call.wav") == 1
 

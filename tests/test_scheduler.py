@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from tiny import make_data
 from tiny_extraction import decoded, spoil, utterance
 from tiny_store import TEXT_IDENTITY
 
-from features.extraction.plan import Plan, Target, make_plan, plan_units
+from features.extraction.plan import Plan, Target, make_plan
 from features.extraction.report import StoreResult
 from features.extraction.scheduler import ROUNDS, Scheduler
 from features.extraction.unit import Unit, UnitResult
+from features.extraction.units import Units, plan_units
 from features.extraction.worker import Destination
 from features.progress import SILENT
 from features.store.claims import FOLDER, Claims
@@ -58,8 +58,8 @@ def plan_of(count: int, store: StoreInfo) -> Plan:
     """Return a plan of `count` units of two utterances."""
     utterances = [utterance(f"u{i}") for i in range(2 * count)]
     target = Target(TEXT_IDENTITY, store, set(range(2 * count)), set(), 0, {})
-    units = [[[2 * i, 2 * i + 1]] for i in range(count)]
-    costs, num_frames = [1.0] * (2 * count), [1] * (2 * count)
+    units = Units(np.arange(2 * count), np.arange(2, 2 * count + 1, 2), np.arange(1, count + 1))
+    costs, num_frames = np.ones(2 * count), np.ones(2 * count, np.int64)
     return Plan(
         modality="text", utterances=utterances, targets=[target], sizes=costs, costs=costs, num_frames=num_frames,
         frame_bytes=4, units=units, rejected={}, end_clipped=0, truncated=0, token_counts=None, budget=8.0,
@@ -219,9 +219,9 @@ def test_a_claim_from_the_future_is_dead(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_units_do_not_depend_on_what_is_rejected_while_encoding() -> None:
-    costs: Sequence[float] = [3.0, 2.0, 2.0, 1.0]
-    assert plan_units(costs, [1] * 4, set(), 4.0) == [[[0]], [[1, 2]], [[3]]]
-    assert plan_units(costs, [1] * 4, {1}, 4.0) == [[[0]], [[2, 3]]]
+    costs, sizes = np.array([3.0, 2.0, 2.0, 1.0]), np.ones(4, np.int64)
+    assert list(plan_units(costs, sizes, set(), 4.0)) == [[[0]], [[1, 2]], [[3]]]
+    assert list(plan_units(costs, sizes, {1}, 4.0)) == [[[0]], [[2, 3]]]
 
 
 @pytest.mark.parametrize("flags", [[], ["--retry-rejected"]])

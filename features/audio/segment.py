@@ -62,6 +62,8 @@ class SegmentInfo:
     """Whether `end` was slightly after the end of the file, and was moved there."""
     num_samples: int
     """Number of samples after resampling."""
+    num_channels: int
+    """Channels of the file."""
 
 
 def inspect_segment(
@@ -260,7 +262,8 @@ def _segment(
     last = min(last, frames)
     if last <= first:
         raise AudioError("no_samples", f"{path}: a segment must have samples, found {first} to {last} of {frames}")
-    return SegmentInfo(rate, first, last, clipped, resampled_length(last - first, rate, sample_rate))
+    num_samples = resampled_length(last - first, rate, sample_rate)
+    return SegmentInfo(rate, first, last, clipped, num_samples, file.channels)
 
 
 def _check_length(path: Path, file: AudioFile | Header) -> None:

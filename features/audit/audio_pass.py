@@ -1,14 +1,10 @@
-"""One pass over the audio of a corpus, in threads, and the file that keeps what it measured.
+"""One pass over the audio of a corpus, in threads; the file of facts keeps what it measured.
 
-`audio_facts.json` in the features folder holds the facts of each segment, with the size, mtime and
-fingerprint of its file, which extraction uses too. A changed file is measured again. The first line
-has a hash of the others: a file that was damaged or edited is not used.
+A changed file is measured again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -16,31 +12,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any
 
-from features.atomic_files import write_atomically
+from features.audio.facts_file import FACTS_FILE, read_section, write_section
 from features.audit.audio_facts import AudioFacts, measure_audio
-from features.extraction.encoder_input import fingerprint
+from features.extraction.audio_files import FileState, file_state
 from features.manifests.manifest import Utterance
 from features.progress import SILENT, Reporter
-from features.regular_files import read_regular
 
-FACTS_FILE = "audio_facts.json"
-SCHEMA = 2
+SECTION = "facts"
 FIELDS = ["wav_path", "start", "end", "channel", "size", "mtime_ns", "fingerprint", *AudioFacts._fields]
 """Columns of the file: the segment, the state of its file, the facts."""
 NUM_KEY, NUM_STATE = 4, 3
 TASK_UTTERANCES = 8
 """Utterances that a thread measures at once, those of one file before those of the next."""
-END = "]}\n"
-"""Last line of the file."""
 SAVE_INTERVAL_S = 30.0
 """Seconds between saves, so that an interrupted pass continues where it stopped."""
 Segment = tuple[str, float, float | None, int | str]
 """Path as in the manifest, start, end and channel."""
-State = tuple[int, int, str]
-"""Size, mtime and fingerprint of a file."""
-Known = dict[Segment, tuple[State, AudioFacts]]
+Known = dict[Segment, tuple[FileState, AudioFacts]]
 
 
 def segment_of(utterance: Utterance) -> Segment:
@@ -118,14 +107,12 @@ def _measure(task: Sequence[Utterance], known: Known) -> Known:
 def _measure_file(path: Path, utterances: Iterable[Utterance], known: Known) -> Known:
     """Measure utterances of one file, or take the known facts if it has not changed."""
     # before decoding: the file can change meanwhile
-    stat = _size_and_mtime(path)
-    digest = fingerprint(path) if path.is_file() else None  # reading a named pipe might never end
-    state: State = (*(stat or (-1, -1)), digest or "")
+    state = file_state(path)
     found: Known = {}
     for utterance in utterances:
         segment = segment_of(utterance)
         entry = known.get(segment)
-        is_same = digest is not None and entry is not None and entry[0] == state
+        is_same = state.fingerprint is not None and entry is not None and entry[0] == state
         found[segment] = entry if entry is not None and is_same else (state, measure_audio(utterance))
     return found
 
@@ -154,34 +141,22 @@ class _Saver:
 
     def save(self, facts: Known) -> None:
         """Write all facts that belong to the files."""
-        lines = []
-        for segment, (state, one) in facts.items():
-            if one.is_lasting:
-                lines.append(json.dumps([*segment, *state, *one], ensure_ascii=False))
-        body = ",\n".join(lines) + f"\n{END}"
-        digest = hashlib.sha256(body.encode()).hexdigest()
-        head = json.dumps({"schema": SCHEMA, "fields": FIELDS, "sha256": digest})[:-1]
+        entries = ([*segment, *state, *one] for segment, (state, one) in facts.items() if one.is_lasting)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, f'{head}, "facts": [\n{body}')
+            write_section(self.path, SECTION, FIELDS, entries)
         except OSError as error:
             self.reporter.say(f"the facts of the audio are not kept, the next check decodes again: {error}")
 
 
 def _read(path: Path) -> Known:
     """Return the facts of a file; empty if it does not exist, is damaged or of another version."""
+    known: Known = {}
+    first = NUM_KEY + NUM_STATE
     try:
-        head, _, body = read_regular(path).partition(b"\n")
-        document: Any = json.loads(head + END.encode())
-        if document["schema"] != SCHEMA or document["fields"] != FIELDS:
-            return {}
-        if document["sha256"] != hashlib.sha256(body).hexdigest():
-            return {}
-        known: Known = {}
-        first = NUM_KEY + NUM_STATE
-        for entry in json.loads(b"[" + body.removesuffix(END.encode()) + b"]"):
+        for entry in read_section(path, SECTION, FIELDS):
             wav_path, start, end, channel, size, mtime_ns, digest = entry[:first]
-            known[wav_path, start, end, channel] = ((size, mtime_ns, digest), AudioFacts._make(entry[first:]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            state = FileState(size, mtime_ns, digest)
+            known[wav_path, start, end, channel] = state, AudioFacts._make(entry[first:])
+    except (ValueError, TypeError, RecursionError):
         return {}
     return known

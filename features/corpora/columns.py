@@ -12,7 +12,7 @@ from features.config import SplitName
 from features.corpora.items import Item
 from features.corpora.options import ImportOptions
 from features.errors import InputError, UsageError
-from features.manifests.fields import SYNONYMS
+from features.manifests.field_names import SYNONYMS
 from features.suggestions import did_you_mean
 
 NAMES: dict[str, tuple[str, ...]] = {

@@ -22,7 +22,8 @@ from features.corpora.protocol import Protocol, choose_protocol
 from features.corpora.registry import COMMON, CORPORA
 from features.errors import InputError, UsageError, name_some
 from features.lazy_import import import_target
-from features.manifests.fields import FIELDS, parse_fields
+from features.manifests.field_names import FIELDS
+from features.manifests.fields import parse_fields
 from features.progress import SILENT, Reporter
 from features.regular_files import other_kind
 from features.suggestions import did_you_mean

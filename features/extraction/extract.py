@@ -38,7 +38,7 @@ from features.store.writer import choose_format
 
 
 def extract_stream(
-    utterances: list[Utterance], selector: Selector, settings: ExtractSettings, reporter: Reporter
+    utterances: Sequence[Utterance], selector: Selector, settings: ExtractSettings, reporter: Reporter
 ) -> list[StoreResult]:
     """Extract one encoder's features of these utterances, one store per layer.
 
@@ -59,6 +59,8 @@ def extract_stream(
         if settings.plan_only:
             return [_planned_result(plan, target, settings.features_dir) for target in plan.targets]
         destinations = _make_destinations(plan, encoder, selector, settings, engine.device)
+        if plan.audio_files is not None:
+            plan.audio_files.keep()
         infos = [destination.info for destination in destinations]
         with Claims([info.path for info in infos]) as claims:
             if wanted is not None:

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import chain
+from operator import or_
 
-from features.audio.segment import AudioError
-from features.batching import padding_fraction, plan_batches
+import numpy as np
+
 from features.encoders.base import Encoder
 from features.errors import InputError, name_some
-from features.extraction.encoder_input import Freshness, InputComparison, transcript_of
+from features.extraction.audio_files import AudioFiles
+from features.extraction.comparison import CorpusComparison
+from features.extraction.encoder_input import InputComparison, transcript_of
 from features.extraction.measure import Measurements, measure
 from features.extraction.settings import ExtractSettings
+from features.extraction.units import MAX_BATCH as MAX_BATCH
+from features.extraction.units import IndexSet, Units, plan_units
+from features.manifests.columns import Array
 from features.manifests.manifest import Utterance
+from features.manifests.utterances import id_at
 from features.progress import SILENT, Reporter
 from features.store.identity import StoreIdentity, StoreInfo, find_identity
 from features.store.reader import FeatureStore
 from features.store.rejected import Rejection, Rejections
-from features.store.writer import PART_BYTES, PART_UTTERANCES
 from features.text.normalize import TokenCounts
-
-MAX_BATCH = 256
-"""Maximum number of utterances per batch."""
-UNITS = 32
-"""Minimum number of units, if there are as many batches: several processes then share the work
-evenly."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,18 @@ class Target:
     identity: StoreIdentity
     store: StoreInfo | None
     """None if the store does not exist yet."""
-    missing: set[int]
-    changed: set[int]
+    missing: Set[int]
+    changed: Set[int]
     """Committed, but with another input."""
     generation: int
     """Generation of the features that this extraction writes."""
     settled: Mapping[int, Rejection]
     """Missing or changed, but an earlier extraction has rejected the same input."""
+    opened: FeatureStore | None = None
+    """The store, if it exists: opening it takes seconds if it is large."""
 
     @property
-    def pending(self) -> set[int]:
+    def pending(self) -> Set[int]:
         """All utterances to write."""
         return self.missing | self.changed
 
@@ -73,19 +76,19 @@ class Plan:
     """
 
     modality: str
-    utterances: list[Utterance]
+    utterances: Sequence[Utterance]
     targets: list[Target]
     """One per layer."""
-    sizes: list[float]
-    """Seconds of audio or tokens of each utterance; 0 if it is rejected."""
-    costs: list[float]
+    sizes: Array
+    """Seconds of audio or tokens of each utterance, (N,) float64; 0 if it is rejected."""
+    costs: Array
     """Seconds or tokens that the encoder computes for each utterance, with the padding of its own
-    windows."""
-    num_frames: list[int]
-    """Frames or tokens of each utterance's features."""
+    windows, (N,) float64."""
+    num_frames: Array
+    """Frames or tokens of each utterance's features, (N,) int64."""
     frame_bytes: int
     """Bytes of one frame or token in a store."""
-    units: list[list[list[int]]]
+    units: Units
     rejected: dict[int, Rejection]
     """Utterances whose audio cannot be used."""
     end_clipped: int
@@ -96,24 +99,22 @@ class Plan:
     """Counts of the transcripts' tokens; None for audio."""
     budget: float
     """Maximum padded cost of a batch."""
+    audio_files: AudioFiles | None = None
+    """The files of the audio; None for text."""
 
     @property
-    def pending(self) -> set[int]:
+    def pending(self) -> Set[int]:
         """Utterances to encode for at least one layer."""
-        return set().union(*(target.pending for target in self.targets))
+        first, *others = (target.pending for target in self.targets)
+        return reduce(or_, others, first)
 
-    def shard(self, number: int, count: int) -> list[list[list[int]]]:
+    def shard(self, number: int, count: int) -> Units:
         """Return the units of shard `number` of `count`; numbers count from 1."""
         return self.units[number - 1 :: count]
 
-    @property
-    def batches(self) -> list[list[int]]:
-        """The batches of all units."""
-        return list(chain.from_iterable(self.units))
-
     def unit_name(self, unit: Sequence[Sequence[int]]) -> str:
         """Return the name of a unit, a hash of its utterance ids."""
-        ids = "\n".join(self.utterances[i].utterance_id for i in chain.from_iterable(unit))
+        ids = "\n".join([id_at(self.utterances, i) for i in chain.from_iterable(unit)])
         return hashlib.sha256(ids.encode()).hexdigest()[:16]
 
     def num_kept(self, target: Target) -> int:
@@ -128,21 +129,21 @@ class Plan:
         """Return the plan with batches of another budget."""
         if budget == self.budget:
             return self
-        sizes = [count * self.frame_bytes for count in self.num_frames]
-        units = plan_units(self.costs, sizes, self.rejected.keys(), budget)
+        units = plan_units(self.costs, self.num_frames * self.frame_bytes, self.rejected.keys(), budget)
         return replace(self, budget=budget, units=units)
 
     @property
     def hours(self) -> float:
         """Hours of audio of all utterances."""
-        return sum(self.sizes) / 3600
+        seconds: float = sum(self.sizes.tolist())
+        return seconds / 3600
 
     @property
     def num_bytes(self) -> int:
         """Exact bytes of the features to write."""
         num_frames = 0
         for target in self.targets:
-            num_frames += sum(self.num_frames[i] for i in target.pending)
+            num_frames += int(self.num_frames[list(target.pending)].sum())
         return num_frames * self.frame_bytes
 
     @property
@@ -150,16 +151,16 @@ class Plan:
         """GB of one layer's features per hour of audio; None without audio."""
         if not self.hours:
             return None
-        return round(sum(self.num_frames) * self.frame_bytes / 1e9 / self.hours, 4)
+        return round(int(self.num_frames.sum()) * self.frame_bytes / 1e9 / self.hours, 4)
 
     @property
     def padding(self) -> float:
         """Fraction of padding: of windows, and of batches padded to their longest utterance."""
-        return round(padding_fraction(self.sizes, self.batches, self.costs), 4)
+        return round(self.units.padding(self.sizes, self.costs), 4)
 
 
 def make_plan(
-    utterances: list[Utterance],
+    utterances: Sequence[Utterance],
     encoder: Encoder,
     identities: Sequence[StoreIdentity],
     budget: float,
@@ -171,12 +172,12 @@ def make_plan(
     `budget` is the maximum cost of a batch in padded seconds or tokens. InputError if a store holds
     another content under the same id, unless `settings.update`.
     """
-    measured = measure(utterances, encoder)
+    measured = measure(utterances, encoder, settings, reporter)
     modality = encoder.modality
-    comparison = InputComparison(modality, reporter, decode=settings.verify_inputs)
+    inputs = InputComparison(modality, reporter, decode=settings.verify_inputs)
+    comparison = CorpusComparison(utterances, inputs, measured.sources, reporter)
     targets = [_make_target(measured, identity, comparison, settings) for identity in identities]
     frame_bytes = encoder.dim * (2 if identities[0].store_dtype == "fp16" else 4)
-    sizes = [count * frame_bytes for count in measured.num_frames]
     return Plan(
         modality=modality,
         utterances=utterances,
@@ -185,99 +186,70 @@ def make_plan(
         costs=measured.costs,
         num_frames=measured.num_frames,
         frame_bytes=frame_bytes,
-        units=plan_units(measured.costs, sizes, measured.rejected, budget),
+        units=plan_units(measured.costs, measured.num_frames * frame_bytes, measured.rejected.keys(), budget),
         rejected=measured.rejected,
         end_clipped=measured.end_clipped,
         truncated=measured.truncated,
         token_counts=encoder.count_tokens(map(transcript_of, utterances)) if modality == "text" else None,
         budget=budget,
+        audio_files=measured.sources.audio_files if measured.sources else None,
     )
 
 
-def plan_units(
-    costs: Sequence[float], sizes: Sequence[int], rejected: Collection[int], budget: float
-) -> list[list[list[int]]]:
-    """Return the units of the utterances that are not rejected, in batches of at most `budget`.
-
-    `sizes` are the bytes of each utterance's features.
-    """
-    kept = [i for i in range(len(costs)) if i not in rejected]
-    batches = []
-    for positions in plan_batches([costs[i] for i in kept], budget, MAX_BATCH):
-        batches.append([kept[position] for position in positions])
-    return cut_units(batches, costs, sizes)
-
-
-def cut_units(batches: Sequence[list[int]], costs: Sequence[float], sizes: Sequence[int]) -> list[list[list[int]]]:
-    """Group consecutive batches into units that fit into one part.
-
-    A unit ends with the batch that reaches 1 / UNITS of the total cost.
-    """
-    enough = sum(costs) / UNITS
-    units: list[list[list[int]]] = []
-    count, size, cost = 0, 0, 0.0  # of the last unit
-    for batch in batches:
-        more = sum(sizes[i] for i in batch)
-        fits = count + len(batch) <= PART_UTTERANCES and size + more <= PART_BYTES
-        if not units or not fits or cost >= enough:
-            units.append([])
-            count, size, cost = 0, 0, 0.0
-        units[-1].append(batch)
-        count, size, cost = count + len(batch), size + more, cost + sum(costs[i] for i in batch)
-    return units
-
-
 def _make_target(
-    measured: Measurements, identity: StoreIdentity, comparison: InputComparison, settings: ExtractSettings
+    measured: Measurements, identity: StoreIdentity, comparison: CorpusComparison, settings: ExtractSettings
 ) -> Target:
     """Compare all utterances with the store of an identity.
 
     Utterances whose audio cannot be decoded for this are added to `measured.rejected`.
     """
     info = find_identity(settings.features_dir, identity)
-    store = FeatureStore(info.path) if info else None
-    rejections = Rejections(info.path) if info is not None and not settings.retry_rejected else None
-    missing, changed, moved = set[int](), set[int](), dict[str, str]()
+    skipped = np.zeros(len(measured.utterances), bool)
+    skipped[list(measured.rejected)] = True
+    if info is None:
+        return Target(identity, None, IndexSet(~skipped), IndexSet(np.zeros_like(skipped)), 0, {})
+    store = FeatureStore(info.path)
+    found = comparison.compare(store, skipped)
+    measured.rejected |= found.unusable
+    skipped[list(found.unusable)] = True
+    if found.moved:
+        store.remember_sources({id_at(measured.utterances, i): source for i, source in found.moved.items()})
     settled: dict[int, Rejection] = {}
-    for i, utterance in enumerate(measured.utterances):
-        if i in measured.rejected:
-            continue
-        try:
-            found = _compare(utterance, store, comparison)
-        except AudioError as error:
-            measured.rejected[i] = Rejection(utterance, error.reason, str(error))
-            continue
-        if found == "moved":
-            moved[utterance.utterance_id] = comparison.source(utterance).json_text()
-        # stored and unchanged, perhaps with a new source record
-        if found in ("same", "moved"):
-            continue
-        rejection = rejections.settled(utterance, identity.modality) if rejections else None
+    if not settings.retry_rejected:
+        settled = _find_settled(measured.utterances, identity, comparison, info, skipped | found.is_stored)
+        skipped[list(settled)] = True
+    missing = IndexSet(~(skipped | found.is_stored | found.is_changed))
+    changed = IndexSet(found.is_changed & ~skipped)
+    if not changed:
+        return Target(identity, info, missing, changed, 0, settled, store)
+    if not settings.update:
+        raise _changed_error(measured.utterances, changed, store)
+    # written under a higher generation, the new features replace the stored ones
+    newest = max([store.generation(id_at(measured.utterances, i)) for i in changed])
+    return Target(identity, info, missing, changed, newest + 1, settled, store)
+
+
+def _find_settled(
+    utterances: Sequence[Utterance],
+    identity: StoreIdentity,
+    comparison: CorpusComparison,
+    info: StoreInfo,
+    skipped: Array,
+) -> dict[int, Rejection]:
+    """Return the rejections of utterances that are not `skipped`, if their input is the rejected one."""
+    rejections = Rejections(info.path)
+    indices = comparison.index.find(list(rejections))
+    settled = {}
+    for i in sorted(indices[indices >= 0].tolist()):
+        rejection = None if skipped[i] else rejections.settled(utterances[i], identity.modality)
         if rejection is not None:
             settled[i] = rejection
-        else:
-            (missing if found is None else changed).add(i)
-    if store is not None and moved:
-        store.remember_sources(moved)
-    changed_utterances = [measured.utterances[i] for i in sorted(changed)]
-    if store is None or not changed_utterances:
-        return Target(identity, info, missing, changed, 0, settled)
-    if not settings.update:
-        raise _changed_error(changed_utterances, store)
-    # written under a higher generation, the new features replace the stored ones
-    newest = max([store.generation(utterance.utterance_id) for utterance in changed_utterances])
-    return Target(identity, info, missing, changed, newest + 1, settled)
+    return settled
 
 
-def _compare(utterance: Utterance, store: FeatureStore | None, comparison: InputComparison) -> Freshness | None:
-    """Compare an utterance with its stored features; None if the store has none."""
-    if store is None or utterance.utterance_id not in store:
-        return None
-    return comparison.compare(utterance, store.utterance_info(utterance.utterance_id))
-
-
-def _changed_error(changed: list[Utterance], store: FeatureStore) -> InputError:
-    names = name_some([f"{u.utterance_id!r} ({u.file}:{u.line})" for u in changed])
+def _changed_error(utterances: Sequence[Utterance], changed: IndexSet, store: FeatureStore) -> InputError:
+    found = map(utterances.__getitem__, changed)
+    names = name_some([f"{u.utterance_id!r} ({u.file}:{u.line})" for u in found])
     return InputError(
         f"utterances must have the content that {store.path} holds under their ids, "
         f"found another content for {len(changed)} utterances: {names}. "

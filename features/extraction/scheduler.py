@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain, islice
 
 from features.extraction.plan import Plan
 from features.extraction.unit import Unit, UnitResult
 from features.extraction.worker import Destination, Engine
+from features.manifests.utterances import id_at
 from features.progress import Reporter
 from features.signals import check_interrupted
 from features.store.claims import Claims
@@ -54,16 +55,17 @@ class Scheduler:
         self.infos: list[StoreInfo] = []
         self.stores: list[FeatureStore] = []
         self.rejections: list[Rejections] = []
-        for destination in destinations:
+        for destination, target in zip(destinations, plan.targets, strict=True):
             info = destination.info
             self.infos.append(info)
-            self.stores.append(FeatureStore(info.path))
+            self.stores.append(target.opened or FeatureStore(info.path))
             self.rejections.append(Rejections(info.path))
         self._open: dict[str, OpenUnit] = {}
         self._place: dict[str, tuple[str, int]] = {}
         """By utterance id the name of its unit and its index in the plan."""
-        for unit in plan.shard(*shard):
-            self._add(plan.unit_name(unit), unit)
+        pending = [target.pending for target in plan.targets]
+        for unit in plan.shard(*shard) if any(pending) else ():
+            self._add(unit, pending)
         self._order: deque[str] = deque(self._open)
         """Units to claim next."""
         self._wait_s = FIRST_WAIT_S
@@ -72,15 +74,19 @@ class Scheduler:
         self._held: set[str] = set()
         """Units that other processes held at the last look."""
 
-    def _add(self, name: str, unit: list[list[int]]) -> None:
-        """Open a unit, unless all of its utterances are committed or rejected."""
+    def _add(self, unit: list[list[int]], pending: Sequence[Set[int]]) -> None:
+        """Open a unit, unless all of its utterances are committed or rejected.
+
+        `pending` are the utterances that each store lacks.
+        """
         indices = set().union(*unit)
-        lacking = [indices & target.pending for target in self.plan.targets]
-        pending = set().union(*lacking)
-        if pending:
-            self._open[name] = OpenUnit(unit, len(pending), lacking)
-            for i in pending:
-                self._place[self.plan.utterances[i].utterance_id] = (name, i)
+        lacking = [set(indices & of_store) for of_store in pending]
+        wanted = set().union(*lacking)
+        if wanted:
+            name = self.plan.unit_name(unit)
+            self._open[name] = OpenUnit(unit, len(wanted), lacking)
+            for i in wanted:
+                self._place[id_at(self.plan.utterances, i)] = (name, i)
 
     def run(self, engine: Engine, reporter: Reporter, update: Callable[[int], object]) -> Iterator[UnitResult]:
         """Yield the results of units encoded here, until all units are committed.
@@ -90,7 +96,8 @@ class Scheduler:
         running: set[str] = set()
         announced = False
         self._start_apart_from_others()
-        self._close_committed(update, everything=True)
+        if self._open:
+            self._close_committed(update, everything=True)
         while self._open or running:
             check_interrupted()
             while len(running) < engine.capacity and (unit := self._claim(update)) is not None:

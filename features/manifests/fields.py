@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import reprlib
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
+from features.manifests.field_names import find_synonym, other_keys
 from features.manifests.label_names import normalize_label
 
 MAX_ID_LENGTH = 256
@@ -21,15 +20,6 @@ MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4096
 """Limits of file systems, for a file name and a whole path."""
 MAX_DEPTH = 32
 """Maximum nesting of the value of an extra key, which is copied into predictions."""
-MIN_SIMILARITY = 0.85
-"""Similarity (difflib) from which a key counts as a misspelt field."""
-SYNONYMS: dict[str, tuple[str, ...]] = {
-    "utterance_id": ("id", "utt_id", "uid", "name"),
-    "speaker_id": ("speaker", "spk", "spk_id"),
-    "wav_path": ("path", "audio", "audio_path", "file", "filename", "wav"),
-    "transcript": ("text", "sentence", "transcription"),
-    "emotion": ("label", "class"),
-}
 
 
 class FieldError(Exception):
@@ -40,9 +30,11 @@ class FieldError(Exception):
         self.rule, self.found = rule, found
 
 
-@dataclass(frozen=True)
-class Fields:
-    """The parsed fields of one line, and the faults of the invalid ones."""
+class Fields(NamedTuple):
+    """The parsed fields of one line, and the faults of the invalid ones.
+
+    A tuple, because one is made for each line of a manifest.
+    """
 
     values: dict[str, Any]
     extra: dict[str, Any]
@@ -53,81 +45,35 @@ class Fields:
 
 def parse_fields(document: Mapping[str, Any]) -> Fields:
     """Parse every field of a line; keys that are no fields are kept in `extra`."""
-    values: dict[str, Any] = {}
+    names, misspelt, similar = other_keys(tuple(document))
+    extra = {key: document[key] for key in names}
     faults: list[FieldError] = []
-    extra = {key: value for key, value in document.items() if key not in _PARSERS}
-    misspelt, similar = _find_misspelt(extra, document)
+    try:
+        if misspelt:
+            raise FieldError("found below")
+        values = {field: parse(document, field) for field, parse in _PARSERS.items()}
+    except FieldError:  # few lines have faults: all of them are looked for then
+        values = _parse_each(document, misspelt, faults)
+    for key, value in extra.items():
+        faults += _check_writable(key, value)
+    return Fields(values, extra, faults, dict(similar))
+
+
+def _parse_each(
+    document: Mapping[str, Any], misspelt: Mapping[str, list[str]], faults: list[FieldError]
+) -> dict[str, Any]:
+    """Return the valid fields of a line, and add the faults of the others."""
+    values: dict[str, Any] = {}
     for field, parse in _PARSERS.items():
         try:  # each parser raises for its own field, so that all faults of a line are reported
             if field in misspelt:
-                names = " and ".join(map(short_repr, misspelt[field]))
+                found = " and ".join(map(short_repr, misspelt[field]))
                 verb = "is not a field" if len(misspelt[field]) == 1 else "are not fields"
-                raise FieldError(f"{names} {verb} of a manifest; did you mean {field}?")
+                raise FieldError(f"{found} {verb} of a manifest; did you mean {field}?")
             values[field] = parse(document, field)
         except FieldError as fault:
             faults.append(fault)
-    for key, value in extra.items():
-        faults += _check_writable(key, value)
-    return Fields(values, extra, faults, similar)
-
-
-def _find_misspelt(
-    extra: Mapping[str, Any], document: Mapping[str, Any]
-) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Return, by field, the keys that certainly misspell it, and a key that only may do so."""
-    misspelt: dict[str, list[str]] = {}
-    similar: dict[str, str] = {}
-    for key in extra:
-        field = _misspelt_field(key, document)
-        if field in OPTIONAL and _letters(key) != _letters(field):
-            similar[field] = key  # only a warning: a corpus may have a key of such a name
-        elif field is not None:
-            misspelt.setdefault(field, []).append(key)
-    return misspelt, similar
-
-
-def find_synonym(field: str, keys: Mapping[str, Any]) -> str | None:
-    """Return a key that is a common synonym of a field (such as `text` of `transcript`).
-
-    Returns None if there is none.
-    """
-    for key in keys:
-        if key.casefold() in SYNONYMS.get(field, ()):
-            return key
-    return None
-
-
-def _misspelt_field(key: str, document: Mapping[str, Any]) -> str | None:
-    """Return the missing field that a key misspells.
-
-    Returns None for other keys, such as transcript_asr or channels.
-    """
-    return next((field for field in _similar_fields(key) if field not in document), None)
-
-
-@lru_cache(maxsize=4096)  # the lines of a manifest have the same keys
-def _similar_fields(key: str) -> list[str]:
-    """Return the fields of which a key may be a misspelling."""
-    plain, fields = _plain(key), []
-    for field in _PARSERS:
-        if plain in SYNONYMS.get(field, ()):
-            continue
-        # a key that only adds a prefix or suffix has another meaning; short words are all similar
-        is_other = plain.startswith(field) or plain.endswith(f"_{field}") or len(field) <= 5
-        similarity = 0.0 if is_other else difflib.SequenceMatcher(None, plain, field).ratio()
-        if _letters(key) == _letters(field) or similarity >= MIN_SIMILARITY:
-            fields.append(field)
-    return fields
-
-
-def _plain(key: str) -> str:
-    """Return a key in lower case, with underscores between words."""
-    return key.casefold().strip().replace("-", "_").replace(" ", "_")
-
-
-def _letters(key: str) -> str:
-    """Return a key in lower case without separators: `wavPath` and `wav-path` give `wavpath`."""
-    return _plain(key).replace("_", "")
+    return values
 
 
 def _check_writable(key: str, value: Any) -> Iterator[FieldError]:
@@ -161,7 +107,12 @@ def _writing_problem(value: Any, depth: int) -> str | None:
 
 def _is_text(value: str) -> bool:
     """Tell whether a string can be written as UTF-8: a lone surrogate cannot."""
-    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
 
 
 def short_repr(value: Any) -> str:
@@ -180,16 +131,17 @@ def _text(document: Mapping[str, Any], field: str) -> str:
         hint = f"; is it the key {synonym!r}? Rename it to {field}" if synonym else ""
         raise FieldError(f"{field} is missing{hint}")
     value = document[field]
-    if not isinstance(value, str) or not value.strip():
+    is_text = isinstance(value, str) and value.strip()
+    if is_text and value.isprintable():  # special spaces, control characters and lone surrogates are not
+        return str(value)
+    if not is_text:
         raise FieldError(f"{field} must be a non-empty string", f", found {short_repr(value)}")
     _check_unicode(value, field)
     for character in value:
         if character != " " and unicodedata.category(character) == "Zs":
             name = f"{unicodedata.name(character)} (U+{ord(character):04X})"
             raise FieldError(f"{field} must not contain special spaces", f", found {name} in {short_repr(value)}")
-    if not value.isprintable():
-        raise FieldError(f"{field} must not contain control characters", f", found {short_repr(value)}")
-    return value
+    raise FieldError(f"{field} must not contain control characters", f", found {short_repr(value)}")
 
 
 def _check_unicode(value: str, field: str) -> None:
@@ -212,19 +164,22 @@ def _optional_id(document: Mapping[str, Any], field: str) -> str | None:
 def _path(document: Mapping[str, Any], field: str) -> str:
     """Return a required path that file systems can hold."""
     value = _text(document, field)
-    longest = max(len(name) for name in value.encode().split(b"/"))
+    encoded = value.encode()
+    if len(encoded) <= MAX_NAME_BYTES:
+        return value
+    longest = max(map(len, encoded.split(b"/")))
     if longest > MAX_NAME_BYTES:
         raise FieldError(f"{field}: a file name must have at most {MAX_NAME_BYTES} bytes", f", found {longest}")
-    if len(value.encode()) > MAX_PATH_BYTES:
-        raise FieldError(f"{field} must have at most {MAX_PATH_BYTES} bytes", f", found {len(value.encode())}")
+    if len(encoded) > MAX_PATH_BYTES:
+        raise FieldError(f"{field} must have at most {MAX_PATH_BYTES} bytes", f", found {len(encoded)}")
     return value
 
 
 def _time(document: Mapping[str, Any], field: str) -> float | None:
     """Return an optional time in seconds."""
     value = document.get(field)
-    if value is None:
-        return None
+    if value is None or (type(value) is float and 0 <= value < MAX_SECONDS):
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FieldError(f"{field} must be a number of seconds", f", found {short_repr(value)}")
     # a huge int does not fit into a float
@@ -263,8 +218,13 @@ def _emotion(document: Mapping[str, Any], field: str) -> str | None:
     """Return an optional label in normal form; None and a missing key are the same."""
     value = document.get(field)
     if isinstance(value, str) and value.strip():
-        return _text({field: normalize_label(value)}, field)
+        return _label(value, field)
     return None if value is None else _text(document, field)
+
+
+@lru_cache(maxsize=4096)  # the lines of a manifest have few labels
+def _label(value: str, field: str) -> str:
+    return _text({field: normalize_label(value)}, field)
 
 
 # each parser takes the whole line and the name of its field
@@ -278,5 +238,3 @@ _PARSERS = {
     "transcript": _transcript,
     "emotion": _emotion,
 }
-FIELDS = frozenset(_PARSERS)
-OPTIONAL = FIELDS - {"utterance_id", "wav_path"}

@@ -1,11 +1,16 @@
-"""JSON Lines: detection of files in another format and of duplicate keys."""
+"""JSON Lines: reads lines, detects files in another format and duplicate keys."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from features.manifests.fields import short_repr
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def other_format(line: bytes) -> str | None:
@@ -29,9 +34,55 @@ def object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
     Raises ValueError if a key occurs twice.
     """
-    document: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in document:
-            raise ValueError(f"the key {key!r} twice")
-        document[key] = value
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {key!r} twice")
+            seen.add(key)
     return document
+
+
+_SCAN: Callable[[str, int], tuple[Any, int]] = vars(json.JSONDecoder(object_pairs_hook=object_without_duplicates))[
+    "scan_once"
+]
+
+
+def parse_json(text: str) -> Any:
+    """Parse the JSON of one line; ValueError or RecursionError, with the message of `json.loads`."""
+    try:
+        value, end = _SCAN(text, 0)  # json.loads would make a decoder for each line
+        if end == len(text):
+            return value
+    except (ValueError, StopIteration):
+        pass
+    return json.loads(text, object_pairs_hook=object_without_duplicates)
+
+
+def numbered_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file with their numbers, from 1, without blank ones.
+
+    The blocks are those of the file, one after the other. A byte order mark is left out. Lines end
+    as for `bytes.splitlines`.
+    """
+    number, begun = 0, [b""]  # the pieces of a line that the next block continues
+    for lines in chain(_whole_lines(blocks, begun), [begun]):
+        for line in b"".join(lines).splitlines():
+            number += 1
+            if number == 1:
+                line = line.removeprefix(BYTE_ORDER_MARK)
+            if line.strip():
+                yield number, line
+
+
+def _whole_lines(blocks: Iterable[bytes], begun: list[bytes]) -> Iterator[list[bytes]]:
+    """Yield blocks that end with a line; `begun` keeps what follows the last one."""
+    for block in blocks:
+        end = block.rfind(b"\n") + 1
+        if end:
+            whole = [*begun, block[:end]]
+            begun[:] = [block[end:]]
+            yield whole
+        else:
+            begun.append(block)

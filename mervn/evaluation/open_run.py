@@ -183,7 +183,7 @@ def _read(
     options: EvaluateOptions,
     data: Path,
     label_of: Callable[[str], str | None],
-) -> tuple[list[Utterance], dict[str, Any], dict[str, str]]:
+) -> tuple[Sequence[Utterance], dict[str, Any], dict[str, str]]:
     """Return the utterances of the split, their sources, and the hashes of the manifests by name.
 
     The sources are recorded in metrics.json. A run that was trained on a fold is scored

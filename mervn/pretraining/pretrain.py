@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
@@ -161,7 +161,7 @@ def _check_result(result: Mapping[str, Any]) -> None:
 
 
 def _read(
-    folder: Path, manifests: Mapping[str, list[Utterance]], encoder: Fourier2Vec, reporter: Reporter
+    folder: Path, manifests: Mapping[str, Sequence[Utterance]], encoder: Fourier2Vec, reporter: Reporter
 ) -> tuple[dict[str, Frames], list[Rejection]]:
     """Read the audio of both splits and write rejected.jsonl.
 

@@ -13,6 +13,7 @@ from features.errors import UsageError
 from features.extraction.extract import extract_stream
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import Utterance, read_manifests
+from features.manifests.utterances import Utterances
 from features.progress import Reporter
 from features.store.identity import StoreInfo
 from features.store.index import matching_stores, not_extracted
@@ -27,7 +28,7 @@ class MissingFeatures:
     """The encoders to run, and the utterances to run them on."""
 
     selectors: Sequence[Selector]
-    utterances: list[Utterance]
+    utterances: Sequence[Utterance]
     settings: ExtractSettings
 
 
@@ -53,7 +54,7 @@ def find_missing(
             missing.append(selector)
     if any(selector.modality == "audio" for selector in missing):
         manifests = read_manifests(data, splits, audio_root=root, require_emotion=False, check_audio=True)
-    utterances = list(manifests.all_utterances())
+    utterances = Utterances.join(manifests.values())
     settings = ExtractSettings(folder, device=options.device, threads=options.threads)
     return MissingFeatures(_merged(missing), utterances, settings)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
@@ -168,7 +168,7 @@ def read_labelled(options: TrainHeadOptions | FinetuneOptions, data: Path) -> La
 
 def _read(
     options: TrainHeadOptions | FinetuneOptions, data: Path
-) -> tuple[dict[str, list[Utterance]], Sources, Path | None]:
+) -> tuple[Mapping[str, Sequence[Utterance]], Sources, Path | None]:
     """Return train and valid, the hashes of their files, and the fold file or None."""
     root = options.audio_root
     if options.fold is None:

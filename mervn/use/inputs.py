@@ -110,7 +110,7 @@ def _expand(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _read_manifest(options: PredictOptions) -> list[Utterance]:
+def _read_manifest(options: PredictOptions) -> Sequence[Utterance]:
     """Return the utterances of the manifest; raises the errors of `read_manifests`."""
     path = options.manifest
     if path is None or path.suffix != ".jsonl":

@@ -1,0 +1,205 @@
+"""State and header of audio files, read in threads; the file of facts keeps them for the next time."""
+
+from __future__ import annotations
+
+import os
+import stat
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from features.audio.facts_file import FACTS_FILE, read_section, write_section
+from features.audio.segment import AudioError, inspect_segment
+from features.extraction.encoder_input import fingerprint
+from features.manifests.columns import Array, HashIndex, Texts
+from features.progress import Reporter
+
+SECTION = "files"
+FIELDS = ["wav_path", "size", "mtime_ns", "fingerprint", "rate", "num_frames", "num_channels"]
+"""Columns of the file of facts: the file, its state, its header."""
+TASK_FILES = 64
+"""Files that a thread reads at once."""
+
+
+class Paths(Protocol):
+    """Path in the manifest and path on disk of each of F files."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, code: int, /) -> tuple[str, Path]: ...
+
+
+class FileState(NamedTuple):
+    """State of a file; None: it cannot be read."""
+
+    size: int | None
+    mtime_ns: int | None
+    fingerprint: str | None
+
+
+class AudioHeader(NamedTuple):
+    """Header of a file that ends where its header says; `rate` is 0 if it does not, or cannot be read."""
+
+    rate: int
+    """Hz."""
+    num_frames: int
+    """Samples per channel."""
+    num_channels: int
+
+
+NO_HEADER = AudioHeader(0, 0, 0)
+
+
+def file_state(path: Path) -> FileState:
+    """Return the state of a file; its fingerprint is None unless it is a regular file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return FileState(None, None, None)
+    # reading a named pipe might never end
+    digest = fingerprint(path) if stat.S_ISREG(status.st_mode) else None
+    return FileState(status.st_size, status.st_mtime_ns, digest)
+
+
+class AudioFiles:
+    """State and header of each of F files, in columns."""
+
+    def __init__(self) -> None:
+        self._sizes, self._mtimes = array("q"), array("q")
+        self._fingerprints = bytearray()
+        self._rates, self._frames = array("i"), array("q")
+        self._channels = array("i")
+        self.keep: Callable[[], object] = _nothing
+        """Writes new headers into the file of facts, if that waits for the features folder."""
+
+    def append(self, state: FileState, header: AudioHeader) -> None:
+        """Add a file."""
+        self._sizes.append(-1 if state.size is None else state.size)
+        self._mtimes.append(state.mtime_ns or 0)
+        self._fingerprints += bytes.fromhex(state.fingerprint or "0" * 32) + bytes([state.fingerprint is not None])
+        self._rates.append(header.rate)
+        self._frames.append(header.num_frames)
+        self._channels.append(header.num_channels)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def state(self, number: int) -> FileState:
+        """Return the state of a file."""
+        size = self._sizes[number]
+        digest = self._fingerprints[17 * number : 17 * number + 17]
+        known = digest[:16].hex() if digest[16] else None
+        return FileState(size, self._mtimes[number], known) if size >= 0 else FileState(None, None, known)
+
+    def header(self, number: int) -> AudioHeader:
+        """Return the header of a file."""
+        return AudioHeader(self._rates[number], self._frames[number], self._channels[number])
+
+    def columns(self) -> tuple[Array, Array, Array]:
+        """Return rates, numbers of frames and numbers of channels; each (F,)."""
+        return np.asarray(self._rates), np.asarray(self._frames), np.asarray(self._channels)
+
+
+def _nothing() -> None:
+    """Do nothing: there are no new headers."""
+
+
+class KnownFiles:
+    """The files of an earlier time, from the file of facts in a features folder."""
+
+    def __init__(self, features_dir: Path) -> None:
+        self.path = features_dir / FACTS_FILE
+        self._set()
+        try:
+            for wav_path, size, mtime_ns, digest, *header in read_section(self.path, SECTION, FIELDS):
+                self._files.append(FileState(size, mtime_ns, digest), AudioHeader(*header))
+                self._paths.append(wav_path)
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+            self._set()
+        self._index = HashIndex(self._paths, self._paths.__getitem__)
+        self._wanted = bytearray(len(self._paths))
+
+    def _set(self) -> None:
+        self._paths, self._files = Texts(), AudioFiles()
+
+    def find(self, wav_paths: Sequence[str]) -> list[tuple[FileState, AudioHeader] | None]:
+        """Return the state and header of files; None if a file is not known."""
+        found: list[tuple[FileState, AudioHeader] | None] = []
+        for number in self._index.find(wav_paths).tolist():
+            if number < 0:
+                found.append(None)
+            else:
+                self._wanted[number] = True
+                found.append((self._files.state(number), self._files.header(number)))
+        return found
+
+    def save(self, paths: Paths, files: AudioFiles, reporter: Reporter) -> None:
+        """Write the files that were read now, and those of earlier times that were not asked for."""
+        try:
+            write_section(self.path, SECTION, FIELDS, self._entries(paths, files))
+        except OSError as error:
+            reporter.say(f"the headers of the audio are not kept, the next command reads them again: {error}")
+
+    def _entries(self, paths: Paths, files: AudioFiles) -> Iterator[list[Any]]:
+        written = set()
+        for number in range(len(files)):
+            wav_path, header = paths[number][0], files.header(number)
+            if header.rate and wav_path not in written:
+                written.add(wav_path)
+                yield [wav_path, *files.state(number), *header]
+        for number in range(len(self._paths)):
+            if not self._wanted[number]:
+                yield [self._paths[number], *self._files.state(number), *self._files.header(number)]
+
+
+def read_files(paths: Paths, features_dir: Path, *, save: bool, threads: int | None, reporter: Reporter) -> AudioFiles:
+    """Return the state and header of each file; a header is read only if its file is new or has changed.
+
+    With `save`, the headers are kept in the file of facts; `AudioFiles.keep` does it if the features
+    folder does not exist yet. `threads` is the number of threads, by default one per core.
+    """
+    known, files = KnownFiles(features_dir), AudioFiles()
+
+    def read(first: int) -> list[tuple[FileState, AudioHeader, bool]]:
+        chosen = [paths[number] for number in range(first, min(first + TASK_FILES, len(paths)))]
+        found = []
+        for (_, path), before in zip(chosen, known.find([wav_path for wav_path, _ in chosen]), strict=True):
+            found.append(_read_file(path, before))
+        return found
+
+    has_new = False
+    # not with `with`: Ctrl-C must not wait for all tasks
+    executor = ThreadPoolExecutor(threads or os.cpu_count() or 1)
+    try:
+        with closing(reporter.progress(len(paths), 0, "audio headers", " files")) as bar:
+            for task in executor.map(read, range(0, len(paths), TASK_FILES)):
+                for state, header, is_new in task:
+                    files.append(state, header)
+                    has_new = has_new or is_new
+                bar.update(len(task))
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+        if save and has_new:
+            if features_dir.is_dir():
+                known.save(paths, files, reporter)
+            else:
+                files.keep = partial(known.save, paths, files, reporter)
+    return files
+
+
+def _read_file(path: Path, known: tuple[FileState, AudioHeader] | None) -> tuple[FileState, AudioHeader, bool]:
+    """Return state and header of a file, and whether the header was read now."""
+    state = file_state(path)  # before the header: the file can change meanwhile
+    if known is not None and known[0] == state and state.fingerprint is not None:
+        return state, known[1], False
+    try:
+        info = inspect_segment(path, 0.0, None, "mix")
+    except AudioError:  # the same call for a segment says why
+        return state, NO_HEADER, False
+    return state, AudioHeader(info.file_rate, info.last, info.num_channels), True

@@ -1,0 +1,233 @@
+"""Utterances: the lines of manifests in columns, about 100 bytes each besides their transcript."""
+
+from __future__ import annotations
+
+import marshal
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from features.manifests.columns import Array, RepeatedTexts, Texts
+from features.manifests.utterance import Utterance
+
+MIX = -1
+"""Number that stands for the channel "mix"."""
+UNTIL_END = float("nan")
+"""Number that stands for the end None; `end` of a manifest is finite."""
+
+
+class ManifestColumns:
+    """The utterances of one manifest, one column per field."""
+
+    def __init__(self, split: str, file: str, audio_root: Path) -> None:
+        self.split, self.file, self.audio_root = split, file, audio_root
+        self.ids, self.transcripts = Texts(), Texts()
+        self.speakers, self.wav_paths, self.emotions = RepeatedTexts(), RepeatedTexts(), RepeatedTexts()
+        self.starts, self.ends = array("d"), array("d")
+        self.channels = array("h")
+        self.lines = array("q")
+        self.has_transcript = array("b")
+        self._extras = bytearray()
+        """The extra keys as `marshal` writes them: several times faster than JSON, and equally exact."""
+        self._extra_ends = array("q", [0])
+        self._last_path = (-1, audio_root)
+
+    def append(self, values: Mapping[str, Any], line: int, extra: Mapping[str, Any]) -> None:
+        """Add the valid fields of a line."""
+        self.ids.append(values["utterance_id"])
+        self.speakers.append(values["speaker_id"])
+        self.wav_paths.append(values["wav_path"])
+        self.starts.append(values["start"])
+        end, channel, transcript = values["end"], values["channel"], values["transcript"]
+        self.ends.append(UNTIL_END if end is None else end)
+        self.channels.append(MIX if channel == "mix" else channel)
+        self.has_transcript.append(transcript is not None)
+        self.transcripts.append(transcript or "")
+        self.emotions.append(values["emotion"])
+        self.lines.append(line)
+        if extra:
+            self._extras += marshal.dumps(dict(extra))
+        self._extra_ends.append(len(self._extras))
+
+    def complete(self) -> None:
+        """Release what only adding needs."""
+        for column in (self.speakers, self.wav_paths, self.emotions):
+            column.complete()
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> Utterance:
+        end, channel = self.ends[index], self.channels[index]
+        code = self.wav_paths.codes[index]
+        return Utterance(
+            utterance_id=self.ids[index],
+            speaker_id=self.speakers[index],
+            wav_path=self.wav_paths.values[code],
+            audio_path=self.audio_path(code),
+            start=self.starts[index],
+            end=end if end == end else None,  # NaN differs from itself
+            channel="mix" if channel == MIX else channel,
+            transcript=self.transcripts[index] if self.has_transcript[index] else None,
+            emotion=self.emotions[index],
+            split=self.split,
+            file=self.file,
+            line=self.lines[index],
+            extra=self._extra(index),
+        )
+
+    def audio_path(self, code: int) -> Path:
+        """Return the path of the file with this code in `wav_paths`."""
+        last = self._last_path
+        if last[0] != code:  # segments of one file often follow each other, and making a path takes long
+            last = self._last_path = code, self.audio_root / self.wav_paths.values[code]
+        return last[1]
+
+    def _extra(self, index: int) -> dict[str, Any]:
+        first, last = self._extra_ends[index], self._extra_ends[index + 1]
+        if first == last:
+            return {}
+        extra: dict[str, Any] = marshal.loads(self._extras[first:last])
+        return extra
+
+
+class Utterances(Sequence[Utterance]):
+    """Sequence that makes an `Utterance` when it is asked for one; slices share the columns.
+
+    `order` are indices into the manifests, one after the other; by default all of them.
+    """
+
+    def __init__(self, manifests: Sequence[ManifestColumns], order: range | Array | None = None) -> None:
+        self.manifests = tuple(manifests)
+        self._firsts = list(accumulate(map(len, self.manifests), initial=0))
+        """Index of the first utterance of each manifest, and their number."""
+        self._order: range | Array = range(self._firsts[-1]) if order is None else order
+
+    @classmethod
+    def join(cls, parts: Iterable[Sequence[Utterance]]) -> Sequence[Utterance]:
+        """Return the utterances of several sequences as one, in columns if they are."""
+        manifests: list[ManifestColumns] = []
+        orders: list[Array] = []
+        parts = list(parts)
+        for part in parts:
+            if not isinstance(part, Utterances):
+                return [utterance for each in parts for utterance in each]
+            orders.append(np.asarray(part._order, np.int64) + sum(map(len, manifests)))
+            manifests += part.manifests
+        if not orders:
+            return []
+        order = np.concatenate(orders)
+        joined = cls(manifests)
+        return joined if np.array_equal(order, np.arange(len(joined))) else cls(manifests, order)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, index: int) -> Utterance: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Utterances: ...
+
+    def __getitem__(self, index: int | slice) -> Utterance | Utterances:
+        if isinstance(index, slice):
+            return Utterances(self.manifests, self._order[index])
+        manifest, line = self._place(index)
+        return manifest[line]
+
+    def __iter__(self) -> Iterator[Utterance]:
+        return map(self.__getitem__, range(len(self)))
+
+    def _place(self, index: int) -> tuple[ManifestColumns, int]:
+        """Return the manifest of an utterance, and its index there."""
+        found = int(self._order[index])
+        number = bisect_right(self._firsts, found) - 1
+        return self.manifests[number], found - self._firsts[number]
+
+    def utterance_id(self, index: int) -> str:
+        """Return the id of an utterance, without making the utterance."""
+        manifest, line = self._place(index)
+        return manifest.ids[line]
+
+    @property
+    def is_one_manifest(self) -> bool:
+        """True if these are all utterances of one manifest, in its order."""
+        return len(self.manifests) == 1 and isinstance(self._order, range) and self._order == range(self._firsts[-1])
+
+    def utterance_ids(self) -> Iterator[str]:
+        """Iterate over the ids of all utterances."""
+        if isinstance(self._order, range) and self._order == range(self._firsts[-1]):
+            return chain.from_iterable(manifest.ids for manifest in self.manifests)
+        return map(self.utterance_id, range(len(self)))
+
+    @property
+    def num_files(self) -> int:
+        """Number of the codes of `wav_paths`."""
+        return sum(len(manifest.wav_paths.values) for manifest in self.manifests)
+
+    def wav_path(self, code: int) -> str:
+        """Return the path in the manifest of the file with this code of `wav_paths`."""
+        manifest, code = self._file(code)
+        return manifest.wav_paths.values[code]
+
+    def audio_path(self, code: int) -> Path:
+        """Return the path of the file with this code of `wav_paths`."""
+        manifest, code = self._file(code)
+        return manifest.audio_path(code)
+
+    def _file(self, code: int) -> tuple[ManifestColumns, int]:
+        """Return the manifest of a code of `wav_paths`, and the code there."""
+        for manifest in self.manifests:
+            if code < len(manifest.wav_paths.values):
+                return manifest, code
+            code -= len(manifest.wav_paths.values)
+        raise IndexError("the code must be that of a file")
+
+    def column(self, name: str) -> Array:
+        """Return `starts`, `ends`, `channels` or `has_transcript` as an array (N,)."""
+        return self._gather([np.asarray(getattr(each, name)) for each in self.manifests])
+
+    def codes(self, name: str) -> tuple[Array, list[RepeatedTexts]]:
+        """Return the codes (N,) of `speakers`, `wav_paths` or `emotions`, and the columns of the manifests.
+
+        The codes of a manifest begin after those of the one before; None has the code -1.
+        """
+        columns: list[RepeatedTexts] = [getattr(each, name) for each in self.manifests]
+        shifted, first = [], 0
+        for column in columns:
+            codes = np.asarray(column.codes)
+            shifted.append(np.where(codes < 0, codes, codes + np.int32(first)))
+            first += len(column.values)
+        return self._gather(shifted), columns
+
+    def _gather(self, columns: Sequence[Array]) -> Array:
+        """Return the values of the utterances from the columns of all manifests."""
+        joined = np.concatenate(columns) if len(columns) != 1 else columns[0]
+        if isinstance(self._order, range):
+            first, step = self._order.start, self._order.step
+            return joined[first : first + step * len(self._order) : step] if step > 0 else joined[list(self._order)]
+        return joined[self._order]
+
+
+def id_reader(utterances: Sequence[Utterance]) -> Callable[[int], str]:
+    """Return a function from the index of an utterance to its id."""
+    if isinstance(utterances, Utterances):
+        return utterances.manifests[0].ids.__getitem__ if utterances.is_one_manifest else utterances.utterance_id
+    return lambda index: utterances[index].utterance_id
+
+
+def id_at(utterances: Sequence[Utterance], index: int) -> str:
+    """Return the id of the utterance at an index."""
+    return utterances.utterance_id(index) if isinstance(utterances, Utterances) else utterances[index].utterance_id
+
+
+def iterate_ids(utterances: Sequence[Utterance]) -> Iterator[str]:
+    """Iterate over the ids of utterances."""
+    if isinstance(utterances, Utterances):
+        return utterances.utterance_ids()
+    return (utterance.utterance_id for utterance in utterances)

@@ -19,6 +19,8 @@ from pathlib import Path
 import click
 from benchmark_store import run_python
 from report import Figure, report
+from scale_planning import measure_planning
+from scale_segments import measure_segments
 from scale_stores import measure_stores
 
 SIZES = (50_000, 200_000, 1_000_000)
@@ -33,6 +35,8 @@ def main(tiny: bool, as_json: bool) -> None:
     sizes = TINY_SIZES if tiny else SIZES
     measures: list[Callable[[Path], list[Figure]]] = [
         lambda folder: measure_stores(sizes, folder, run_python),
+        lambda folder: measure_planning(sizes, folder),
+        lambda folder: measure_segments(folder, tiny),
     ]
     figures: list[Figure] = []
     for measure in measures:

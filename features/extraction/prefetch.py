@@ -29,8 +29,10 @@ SAMPLE_BYTES = 4
 """Bytes of a sample, float32."""
 MAX_ITEMS = 1024
 """Number of items that are read ahead."""
-LIMIT_S = 60.0
-"""Seconds within which an item must be read; for longer audio, its duration."""
+LIMIT_S = 300.0
+"""Seconds within which an item must be read; for longer audio, its duration.
+
+A segment of a recording of several hours may wait until the whole recording is decoded."""
 MAX_STUCK = 16
 """Number of threads that may be left behind: then the disk is at fault, not single files."""
 POLL_S = 0.25

@@ -75,7 +75,7 @@ def test_a_benchmark_runs_and_prints_its_figures(
             ".error"
         ):
             assert figure["value"] >= 0  # 0 means bit-identical, nothing lost, or no false positive
-        elif not re.search("gain|exponent", figure["id"]):  # differences of scores and slopes may be negative
+        elif not re.search("gain|exponent|memory", figure["id"]):  # differences of scores, slopes, noise of small memory
             assert figure["value"] > 0
         assert (figure["met"] is None) == (figure["goal"] is None)
     for figure in document["figures"]:

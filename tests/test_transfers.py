@@ -110,7 +110,7 @@ def test_a_batch_goes_to_a_device_in_two_copies() -> None:
 def test_an_epoch_of_stored_features_goes_to_a_device_in_few_copies(resident: bool, tmp_path: Path) -> None:
     info = make_store(tmp_path)
     write(info, [stored(name, size, size) for name, size in zip("abcd", (3, 0, 5, 2), strict=True)])
-    sequences = [Sequences(FeatureStore(info.path), list("abcd")) for _ in range(3)]
+    sequences = [Sequences.of(FeatureStore(info.path), list("abcd")) for _ in range(3)]
     streams, numbers = {"text": sequences[:1], "audio": sequences[1:]}, np.arange(4)
     split = StoredSplit("train", [], [], numbers, streams, numbers.astype(float), numbers, "")
     plan = [BatchRequest([0, 1]), BatchRequest([3, 2]), BatchRequest([2])]
@@ -135,7 +135,7 @@ def test_a_block_of_several_stores_holds_their_frames(tmp_path: Path) -> None:
         info = make_store(tmp_path / dtype, store_dtype=dtype)
         utterances = [stored("a", 3), stored("b", 5)]
         write(info, [replace(one, values=one.values.astype(kind)) for one in utterances])
-        sequences.append(Sequences(FeatureStore(info.path), ["a", "b"]))
+        sequences.append(Sequences.of(FeatureStore(info.path), ["a", "b"]))
     for indices in ([1, 0], [0], [1, 1, 1]):
         for found, each in zip(HostBuffer.of(sequences, indices).frames(), sequences, strict=True):
             assert torch.equal(found, each.gather(indices)) and found.dtype == each.dtype

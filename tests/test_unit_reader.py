@@ -19,7 +19,7 @@ from features.extraction import prefetch, unit_reader
 from features.extraction.unit import Unit
 from features.extraction.unit_reader import UnitReader, default_workers
 from features.manifests.manifest import Utterance
-from features.store.part import Columns, part_paths, read_columns, read_part
+from features.store.part import part_paths, read_columns, read_part
 from features.store.rejected import read_rejected
 
 
@@ -38,12 +38,13 @@ def selector(tmp_path_factory: pytest.TempPathFactory) -> str:
     return small_encoders(tmp_path_factory.mktemp("models"))[0]
 
 
-def everything(path: str) -> tuple[dict[str, tuple[list[str], bytes, Columns]], bytes]:
+def everything(path: str) -> tuple[dict[str, tuple[list[str], bytes, dict[str, list[Any]]]], bytes]:
     """Return the content of every part of a store by name, and its rejected.jsonl; HDF5 files also have the time."""
     parts = {}
     for file in part_paths(Path(path)):
         part = read_part(file)
-        parts[file.name] = (part.utterance_ids, part.values.tobytes(), read_columns(file, "audio"))
+        columns = {name: list(column) for name, column in vars(read_columns(file, "audio")).items()}
+        parts[file.name] = (list(part.utterance_ids), part.values.tobytes(), columns)
     return parts, (Path(path) / "rejected.jsonl").read_bytes()
 
 

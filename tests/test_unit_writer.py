@@ -31,7 +31,7 @@ def test_a_full_disk_is_the_same_error_with_and_without_threads(
         patch.setattr(hdf5, "write", full_at_the_third)
         if where == "within a unit":
             patch.setattr("features.store.writer.PART_UTTERANCES", 1)
-            patch.setattr("features.extraction.plan.UNITS", 1)
+            patch.setattr("features.extraction.units.UNITS", 1)
         with pytest.raises(InputError, match="the disk is full; finished work is kept"):
             run(data, selector, workers=workers)
     store = next((data / "stores" / "audio").iterdir())

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import shutil
 import struct
 import subprocess
@@ -110,14 +109,29 @@ def fill_store(data: Path, encoder: str) -> None:
 
 def plan_once(data: Path, encoder: str) -> dict[str, float]:
     """Run an extraction that has nothing to do; return CPU seconds and bytes of memory, without imports."""
-    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    before, started = reset_peak(), time.process_time()
     utterances = read_manifests(data, ("train",), require_emotion=False)["train"]
     settings = ExtractSettings(data / "stores", device="cpu")
     (result,) = extract_stream(utterances, parse_selector(encoder, "audio"), settings, MessagesOnly())
     if (result.encoded, result.kept) != (0, len(utterances)):
         raise RuntimeError(f"the store must hold all {len(utterances)} utterances, found {result.kept}")
     seconds = time.process_time() - started
-    return {"seconds": seconds, "bytes": 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)}
+    return {"seconds": seconds, "bytes": status_bytes("VmHWM") - before}
+
+
+def reset_peak() -> int:
+    """Set the peak of this process's memory to its memory now, and return that in bytes.
+
+    `getrusage` would begin with the peak of the process that started this one.
+    """
+    Path("/proc/self/clear_refs").write_text("5")
+    return status_bytes("VmRSS")
+
+
+def status_bytes(name: str) -> int:
+    """Return a size in /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
 
 
 def measure_corpus(folder: Path, count: int, per_file: int) -> dict[str, float]:

@@ -34,12 +34,6 @@ OWN_SIZES = (
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """Return one process more than cores: some tests wait for processes, a browser or the disk."""
-    return (os.cpu_count() or 1) + 1
-
-
-@pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Tell each of the processes that run tests, in the one that starts them, of one server of warm processes."""
     node.workerinput["warm_server"] = share_server()

@@ -75,7 +75,8 @@ def test_a_benchmark_runs_and_prints_its_figures(
             ".error"
         ):
             assert figure["value"] >= 0  # 0 means bit-identical, nothing lost, or no false positive
-        elif not re.search("gain|exponent|memory", figure["id"]):  # differences of scores, slopes, noise of small memory
+        # differences of scores and of memory, and slopes, may be negative
+        elif not re.search("gain|exponent|memory_per_utterance.plan", figure["id"]):
             assert figure["value"] > 0
         assert (figure["met"] is None) == (figure["goal"] is None)
     for figure in document["figures"]:

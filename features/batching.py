@@ -3,11 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+
+class Batches(Sequence[list[int]]):
+    """Batches in arrays, with 4 bytes per item; a list is made when a batch is asked for.
+
+    Equal to a list of the same batches.
+    """
+
+    def __init__(self, order: Array, ends: Array) -> None:
+        """`order` (N,): the indices of all batches, one after the other; `ends` (B,): the end of each."""
+        self.order = order.astype(np.int32, copy=False)
+        self.bounds = np.append(0, ends).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> list[int]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[list[int]]: ...
+
+    def __getitem__(self, index: int | slice) -> list[int] | list[list[int]]:
+        numbers = range(len(self))[index]
+        if isinstance(numbers, range):
+            return [self[number] for number in numbers]
+        first, end = self.bounds[numbers : numbers + 2].tolist()
+        batch: list[int] = self.order[first:end].tolist()
+        return batch
+
+    @property
+    def sizes(self) -> Array:
+        """Number of items of each batch, (B,) int64."""
+        return np.diff(self.bounds)
+
+    def reordered(self, numbers: Array) -> Batches:
+        """Return the batches of these numbers, (B,) int64, in their order."""
+        sizes = self.sizes[numbers]
+        ends = np.cumsum(sizes)
+        shifts = np.repeat(self.bounds[numbers] - (ends - sizes), sizes)
+        return Batches(self.order[shifts + np.arange(len(shifts))], ends)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, list | Batches) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def plan_batches(lengths: Sequence[float], budget: float, max_items: int) -> list[list[int]]:

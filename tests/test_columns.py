@@ -1,23 +1,9 @@
-"""Columns of strings: what is added comes back, and strings with equal hashes are told apart."""
+"""Columns of repeated strings: what is added comes back."""
 
 import pytest
 
 from features.manifests import columns
-from features.manifests.columns import HashIndex, RepeatedTexts, Texts
-
-WORDS = ["", "hoà nhã", "a" * 300, "𐐀", "hòa nhã", "a"]
-
-
-class Colliding(str):
-    """String whose hash many others have."""
-
-    def __hash__(self) -> int:
-        return len(self) % 2
-
-
-def test_texts_come_back() -> None:
-    texts = Texts(WORDS)
-    assert [texts[i] for i in range(len(texts))] == WORDS
+from features.manifests.columns import RepeatedTexts
 
 
 def test_repeated_texts_share_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,13 +14,5 @@ def test_repeated_texts_share_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
     column.complete()
     assert [column[i] for i in range(len(column))] == values
     assert list(column.codes) == [0, 1, -1, 0, 2, 3, 4]  # c made it forget a and b
-
-
-@pytest.mark.parametrize("kind", [str, Colliding])
-def test_an_index_finds_strings_and_no_others(kind: type[str]) -> None:
-    words = [kind(word) for word in WORDS]
-    index = HashIndex(words, words.__getitem__)
-    assert index.find([kind("a"), kind("b"), *words[::-1]]).tolist() == [5, -1, 5, 4, 3, 2, 1, 0]
-    assert index.repeated() == (list(range(6)) if kind is Colliding else [])
-    assert HashIndex(["x", "y", "x"], WORDS.__getitem__).repeated() == [0, 2]
-    assert HashIndex([], WORDS.__getitem__).find(["a"]).tolist() == [-1]
+    replaced = column.replaced(["A", "", "c", "A", "x"])
+    assert [replaced[i] for i in range(len(column))] == ["A", "", None, "A", "c", "A", "x"]

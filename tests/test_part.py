@@ -1,8 +1,10 @@
 """Parts: none is replaced by a part of other utterances, and each records the versions that computed it."""
 
 import errno
+import json
 import os
 import resource
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -15,7 +17,7 @@ from tiny_store import make_store, other_than, parts, stored, write
 from features.errors import InputError
 from features.store.faults import DamagedPartError, UnreadablePartError
 from features.store.maintenance import compact, convert, verify
-from features.store.part import SUFFIXES, part_paths, read_part
+from features.store.part import SUFFIXES, columns_crc32, part_paths, read_part
 from features.store.part_writer import write_part
 from features.store.reader import FeatureStore
 from features.store.summary import describe
@@ -185,3 +187,12 @@ def test_a_flipped_bit_in_the_versions_is_damage(tmp_path: Path, kind: str) -> N
     with pytest.raises(DamagedPartError, match="must be an undamaged part") as caught:
         describe(FeatureStore(info.path))
     assert (caught.value.path, caught.value.detail) == (path, fault.detail)
+
+
+@pytest.mark.parametrize(
+    "strings", [[], [""], ["a", " ~", ""], ["ừ", "a"], ['"', "a"], ["a\\", "b"], ["\x7f"], ['", "']]
+)
+def test_the_crc32_of_strings_is_that_of_their_json(strings: list[str]) -> None:
+    expected = zlib.crc32(json.dumps(strings).encode(), 7)
+    assert columns_crc32([[string.encode() for string in strings]], 7) == expected
+    assert columns_crc32([[string.encode() for string in [*strings, "b"]]], 7) != expected

@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from features import hash_index
+from features.hash_index import hashes_of
 from features.store import place_table
 from features.store.part import Part
 from features.store.place_table import PlaceTable
-from features.store.texts import Texts
+from features.texts import Texts
 
 NOT_MAPPED: Any = None
 
 
 def part(name: str, ids: list[str], generation: int = 0) -> Part:
-    return Part(Path(name), generation, Texts(ids), np.arange(len(ids) + 1), NOT_MAPPED)
+    return Part(Path(name), generation, Texts(ids), hashes_of(ids), np.arange(len(ids) + 1), NOT_MAPPED)
 
 
 def expected(parts: list[Part]) -> dict[str, tuple[int, str, int]]:
@@ -43,10 +45,12 @@ def content(table: PlaceTable) -> dict[str, tuple[int, str, int]]:
 
 
 @pytest.mark.parametrize("recent", [0, 5, 4096])
-@pytest.mark.parametrize("hashing", [hash, len, lambda _: -1], ids=["hash", "few hashes", "one hash"])
+@pytest.mark.parametrize(
+    "hashing", [hash, lambda text: (len(text) - 7) << 59, lambda _: -1], ids=["hash", "few hashes", "one hash"]
+)
 def test_a_table_finds_what_a_dictionary_finds(monkeypatch: pytest.MonkeyPatch, recent: int, hashing: Any) -> None:
     monkeypatch.setattr(place_table, "RECENT", recent)
-    monkeypatch.setattr(place_table, "hash", hashing, raising=False)
+    monkeypatch.setattr(hash_index, "hash", hashing, raising=False)
     rng = random.Random(recent)
     table, parts = PlaceTable(), list[Part]()
     for step in range(12):
@@ -61,6 +65,8 @@ def test_a_table_finds_what_a_dictionary_finds(monkeypatch: pytest.MonkeyPatch, 
             table.remove([each.path.name for each in gone])
             parts = [each for each in parts if each not in gone]
         assert content(table) == expected(parts)
+        ids = [*expected(parts), "unknown"]
+        assert table.find_all(ids).tolist() == [-1 if place is None else place for place in map(table.find, ids)]
         assert table.find("unknown") is None and table.find("") is None
 
 

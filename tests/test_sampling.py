@@ -87,6 +87,28 @@ def test_a_frame_budget_is_kept_and_used(sampling: str, budget: int) -> None:
     assert epoch_batches(sampling, LENGTHS, WEIGHTS, cutting, 0, 1) != batches
 
 
+def plain_split(lengths: np.ndarray, order: list[int], budget: int) -> list[list[int]]:
+    """Add utterances to the last batch, one by one, while it fits into the budget."""
+    batches: list[list[int]] = []
+    for i in order:
+        if batches and lengths[:, [*batches[-1], i]].max(1).sum() * (len(batches[-1]) + 1) <= budget:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def test_batches_are_those_of_a_plain_loop() -> None:
+    order = RNG.permutation(N)[:300]
+    for budget in (1, 3000, 20_000):
+        assert BatchSize(STREAM_LENGTHS, frame_budget=budget).split(order) == plain_split(
+            STREAM_LENGTHS, order.tolist(), budget
+        )
+    for size in (1, 7, 300, 301):
+        found = [order[i : i + size].tolist() for i in range(0, len(order), size)]
+        assert BatchSize(STREAM_LENGTHS, utterances=size).split(order) == found
+
+
 def test_an_utterance_longer_than_the_budget_is_a_batch() -> None:
     lengths = np.array([[5, 100, 3], [1, 1, 1]])
     assert BatchSize(lengths, frame_budget=12).split(np.arange(3)) == [[0], [1], [2]]

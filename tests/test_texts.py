@@ -2,15 +2,32 @@
 
 import pytest
 
-from features.store.texts import Texts
+from features import texts as module
+from features.texts import Texts
 
 
-@pytest.mark.parametrize("strings", [[], [""], ["a", "", "ừ\u2028", "a\0b", "😀" * 300]])
+@pytest.mark.parametrize("strings", [[], [""], ["a", "", "ừ\u2028", "a\0b", "😀" * 300], ["b" * 70_000, "c"]])
 def test_texts_are_the_strings_they_were_made_of(strings: list[str]) -> None:
-    texts = Texts(strings)
-    assert texts == strings and list(texts) == strings and len(texts) == len(strings)
-    assert [texts[i] for i in range(len(strings))] == strings
-    assert [texts.utf8(i).decode() for i in range(len(strings))] == strings
-    assert texts != [*strings, "b"] and texts != "other"
-    with pytest.raises(IndexError):
-        texts[len(strings)]
+    added = Texts()
+    for string in strings:
+        added.append(string)
+    for texts in (Texts(strings), Texts.of_utf8([string.encode() for string in strings]), added):
+        assert texts == strings and list(texts) == strings and len(texts) == len(strings)
+        assert [texts[i] for i in range(len(strings))] == strings
+        assert [texts.utf8(i).decode() for i in range(len(strings))] == strings
+        assert texts != [*strings, "b"] and texts != "other"
+        with pytest.raises(IndexError):
+            texts[len(strings)]
+
+
+def test_a_character_is_not_divided_between_strings() -> None:
+    first, second = "ừ".encode()[:1], "ừ".encode()[1:]
+    with pytest.raises(UnicodeDecodeError):
+        Texts.of_utf8([first, second])
+
+
+def test_offsets_become_wider_when_they_must() -> None:
+    texts = Texts(["a" * 0xFFFF])
+    assert texts._ends.typecode == "H"
+    texts.append("b")
+    assert texts._ends.typecode == module.WIDER["H"] and texts == ["a" * 0xFFFF, "b"]

@@ -7,7 +7,7 @@ import pytest
 
 from features.batching import padding_fraction
 from features.extraction import units
-from features.extraction.units import MAX_BATCH, UNITS, IndexSet, plan_units
+from features.extraction.units import MAX_BATCH, UNITS, IndexSet, as_mask, plan_units
 from features.store.writer import PART_UTTERANCES
 
 
@@ -57,6 +57,10 @@ def test_units_are_those_of_a_plain_plan(seed: int, monkeypatch: pytest.MonkeyPa
     assert [unit for i in range(1, 4) for unit in found[i - 1 :: 3]] == [
         unit for i in range(1, 4) for unit in expected[i - 1 :: 3]
     ]
+    owners = np.full(count, -1)
+    for number, unit in enumerate(expected[1::3]):
+        owners[list(chain.from_iterable(unit))] = number
+    assert found[1::3].owners(count).tolist() == owners.tolist()
     batches, lengths = list(chain.from_iterable(expected)), 0.9 * costs
     assert found.padding(lengths, costs) == padding_fraction(lengths.tolist(), batches, costs.tolist())
 
@@ -66,4 +70,5 @@ def test_a_set_of_indices_is_a_set() -> None:
     assert one == {0, 2} and list(one | two) == [0, 2, 3] and isinstance(one | two, IndexSet)
     assert one & {2, 3} == {3, 2} & one == {2} and {0, 1} - one == {1} and one | {7} == {0, 2, 7}
     assert 2 in one and np.int64(2) in one and 3 not in one and -1 not in one and 9 not in one and "2" not in one
+    assert as_mask(one, 4).tolist() == [True, False, True, False] == as_mask({0, 2}, 4).tolist()
     assert len(one) == 2 and not IndexSet(np.zeros(3, bool))

@@ -1,13 +1,22 @@
 """Utterances in columns: every field of every line comes back, also from slices and joined manifests."""
 
-from itertools import chain
+from dataclasses import replace
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from features.manifests.manifest import Utterance
-from features.manifests.utterances import ManifestColumns, Utterances, id_at, iterate_ids
+from features.manifests.utterances import (
+    ManifestColumns,
+    Utterances,
+    emotion_codes,
+    id_at,
+    iterate_ids,
+    select,
+    with_emotions,
+)
 
 EXTRAS: list[dict[str, Any]] = [{}, {"take": 3, "notes": ["ầ", None, {"x": 0.1, "big": 10**30}]}, {}, {"": -0.0}]
 
@@ -52,6 +61,23 @@ def test_lines_slices_and_joined_manifests_are_those_that_were_added() -> None:
         assert [joined.wav_path(code) for code in codes] == [one.wav_path for one in expected]
     assert Utterances.join([in_train, valid]) == [*in_train, *in_valid]
     assert id_at(in_train, 4) == id_at(train, 4) == "train-4-ệ"
+
+
+def test_emotions_and_masks_in_columns_are_those_of_objects() -> None:
+    (train, in_train), (valid, in_valid) = make("train", 13), make("valid", 6)
+    joined, objects = Utterances.join([valid[1:], train]), [*in_valid[1:], *in_train]
+    for given in (joined, objects):
+        codes, emotions = emotion_codes(given)
+        assert [emotions[code] for code in codes] == [each.emotion for each in objects]
+        changed = with_emotions(given, [f"{emotion}!" for emotion in emotions])
+        assert list(changed) == [replace(each, emotion=f"{each.emotion}!") for each in objects]
+        chosen = np.arange(len(objects)) % 5 < 2
+        assert list(select(given, chosen)) == list(compress(objects, chosen))
+        assert select(given, chosen | True) is given
+    labelled = train[::3]  # all of these have an emotion
+    changed = with_emotions(labelled, ["buồn"])
+    assert isinstance(changed, Utterances) and {each.emotion for each in changed} == {"buồn"}
+    assert {each.emotion for each in train[::3]} == {"vui"}
 
 
 def test_an_empty_manifest_has_no_utterance() -> None:

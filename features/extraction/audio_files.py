@@ -17,8 +17,10 @@ import numpy as np
 from features.audio.facts_file import FACTS_FILE, read_section, write_section
 from features.audio.segment import AudioError, inspect_segment
 from features.extraction.encoder_input import fingerprint
-from features.manifests.columns import Array, HashIndex, Texts
+from features.hash_index import HashIndex
+from features.manifests.columns import Array
 from features.progress import Reporter
+from features.texts import Texts
 
 SECTION = "files"
 FIELDS = ["wav_path", "size", "mtime_ns", "fingerprint", "rate", "num_frames", "num_channels"]
@@ -122,7 +124,7 @@ class KnownFiles:
                 self._paths.append(wav_path)
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             self._set()
-        self._index = HashIndex(self._paths, self._paths.__getitem__)
+        self._index = HashIndex.of(self._paths, self._paths.__getitem__)
         self._wanted = bytearray(len(self._paths))
 
     def _set(self) -> None:

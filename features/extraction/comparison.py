@@ -12,7 +12,8 @@ from features.audio.segment import AudioError
 from features.errors import InputError
 from features.extraction.audio_segments import SourceTexts
 from features.extraction.encoder_input import InputComparison
-from features.manifests.columns import Array, HashIndex
+from features.hash_index import HashIndex
+from features.manifests.columns import Array
 from features.manifests.manifest import Utterance
 from features.manifests.utterances import id_at, id_reader, iterate_ids
 from features.progress import SILENT, Reporter
@@ -64,7 +65,7 @@ class CorpusComparison:
         self.utterances, self.comparison, self.reporter = utterances, comparison, reporter
         # equal sources need no other comparison, unless the audio is to be decoded anyway
         self._sources = None if comparison.decode else sources
-        self.index = HashIndex(iterate_ids(utterances), id_reader(utterances))
+        self.index = HashIndex.of(iterate_ids(utterances), id_reader(utterances))
 
     def compare(self, store: FeatureStore, skipped: Array) -> Compared:
         """Compare the utterances that are not `skipped` (N,) with a store."""

@@ -10,14 +10,19 @@ from __future__ import annotations
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
-from itertools import chain, islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, compress, islice
+
+import numpy as np
 
 from features.extraction.plan import Plan
 from features.extraction.unit import Unit, UnitResult
+from features.extraction.units import as_mask
 from features.extraction.worker import Destination, Engine
-from features.manifests.utterances import id_at
+from features.hash_index import HashIndex, hashes_of
+from features.manifests.columns import Array
+from features.manifests.utterance import Utterance
+from features.manifests.utterances import id_reader
 from features.progress import Reporter
 from features.signals import check_interrupted
 from features.store.claims import Claims
@@ -34,19 +39,11 @@ LOOK_AHEAD = 64
 """Maximum number of units to look at for the one to claim next."""
 
 
-@dataclass
-class OpenUnit:
-    """A unit that is not committed yet."""
-
-    batches: list[list[int]]
-    num_pending: int
-    """Number of its utterances that were pending at first."""
-    lacking: list[set[int]]
-    """For each store the utterances that no process has committed or rejected yet."""
-
-
 class Scheduler:
-    """Claims the pending units of a plan, or of one shard of it, and passes them to an engine."""
+    """Claims the pending units of a plan, or of one shard of it, and passes them to an engine.
+
+    What it knows about single utterances is in arrays, without a Python object for each.
+    """
 
     def __init__(
         self, plan: Plan, destinations: Sequence[Destination], claims: Claims, shard: tuple[int, int] = (1, 1)
@@ -60,12 +57,27 @@ class Scheduler:
             self.infos.append(info)
             self.stores.append(target.opened or FeatureStore(info.path))
             self.rejections.append(Rejections(info.path))
-        self._open: dict[str, OpenUnit] = {}
-        self._place: dict[str, tuple[str, int]] = {}
-        """By utterance id the name of its unit and its index in the plan."""
-        pending = [target.pending for target in plan.targets]
-        for unit in plan.shard(*shard) if any(pending) else ():
-            self._add(unit, pending)
+        self._units = plan.shard(*shard)
+        self._owners = self._units.owners(len(plan.utterances))
+        """Number of the unit of each utterance, (N,) int32; -1 if it is in none of this shard."""
+        self._lacking: list[Array] = []
+        """For each store a mask (N,) of the utterances that no process has committed or rejected yet."""
+        for target in plan.targets:
+            self._lacking.append(as_mask(target.pending, len(plan.utterances)) & (self._owners >= 0))
+        self._num_lacking = [self._by_unit(lacking) for lacking in self._lacking]
+        """For each store the number of these utterances by unit."""
+        is_pending = np.logical_or.reduce(self._lacking)
+        self._num_pending = self._by_unit(is_pending)
+        """Number of utterances by unit that were pending at first."""
+        pending, id_of = np.flatnonzero(is_pending).astype(np.int32), id_reader(plan.utterances)
+        self._index = HashIndex.sort(hashes_of(map(id_of, pending.tolist())), pending, id_of)
+        """Finds pending utterances by id."""
+        self._names: dict[int, str] = {}
+        """The names of the units that are not committed yet, by number."""
+        for number in np.flatnonzero(self._num_pending).tolist():
+            self._names[number] = plan.unit_name(self._units[number])
+        self._open = {name: number for number, name in self._names.items()}
+        """The numbers of these units by name."""
         self._order: deque[str] = deque(self._open)
         """Units to claim next."""
         self._wait_s = FIRST_WAIT_S
@@ -74,19 +86,10 @@ class Scheduler:
         self._held: set[str] = set()
         """Units that other processes held at the last look."""
 
-    def _add(self, unit: list[list[int]], pending: Sequence[Set[int]]) -> None:
-        """Open a unit, unless all of its utterances are committed or rejected.
-
-        `pending` are the utterances that each store lacks.
-        """
-        indices = set().union(*unit)
-        lacking = [set(indices & of_store) for of_store in pending]
-        wanted = set().union(*lacking)
-        if wanted:
-            name = self.plan.unit_name(unit)
-            self._open[name] = OpenUnit(unit, len(wanted), lacking)
-            for i in wanted:
-                self._place[id_at(self.plan.utterances, i)] = (name, i)
+    def _by_unit(self, chosen: Array) -> list[int]:
+        """Return the number of utterances of each unit that a mask (N,) chooses."""
+        counts: list[int] = np.bincount(self._owners[chosen], minlength=len(self._units)).tolist()
+        return counts
 
     def run(self, engine: Engine, reporter: Reporter, update: Callable[[int], object]) -> Iterator[UnitResult]:
         """Yield the results of units encoded here, until all units are committed.
@@ -189,16 +192,20 @@ class Scheduler:
 
         A batch is encoded whole.
         """
-        unit, utterances = self._open[name], self.plan.utterances
-        needed: set[int] = set().union(*unit.lacking)
-        batches, wanted, seconds = [], [], dict[str, float]()
-        for batch in unit.batches:
-            if not needed.isdisjoint(batch):
-                batches.append([utterances[i] for i in batch])
-                if self.plan.modality == "audio":
-                    seconds |= {utterances[i].utterance_id: self.plan.sizes[i] for i in batch}
-        for lacking in unit.lacking:
-            wanted.append({utterances[i].utterance_id for i in lacking})
+        utterances, sizes = self.plan.utterances, self.plan.sizes
+        batches: list[list[Utterance]] = []
+        wanted: list[set[str]] = [set() for _ in self._lacking]
+        seconds = dict[str, float]()
+        for indices in self._units[self._open[name]]:
+            lacking = [mask[indices] for mask in self._lacking]
+            if not np.any(lacking):
+                continue
+            batch = [utterances[i] for i in indices]
+            batches.append(batch)
+            for ids, mask in zip(wanted, lacking, strict=True):
+                ids.update(utterance.utterance_id for utterance in compress(batch, mask))
+            if self.plan.modality == "audio":
+                seconds |= {each.utterance_id: sizes[i] for each, i in zip(batch, indices, strict=True)}
         return Unit(name, batches, wanted, seconds)
 
     def _close_committed(self, update: Callable[[int], object], *, everything: bool = False) -> None:
@@ -218,22 +225,21 @@ class Scheduler:
 
     def _close(self, name: str, update: Callable[[int], object]) -> None:
         """Remove a unit from the open ones, if a look at the stores has not done so before."""
-        unit = self._open.pop(name, None)
-        if unit is not None:
-            update(unit.num_pending)
+        number = self._open.pop(name, None)
+        if number is not None:
+            del self._names[number]
+            update(self._num_pending[number])
 
-    def _settle(self, number: int, utterance_ids: Iterable[str]) -> list[str]:
+    def _settle(self, number: int, utterance_ids: Sequence[str]) -> list[str]:
         """Remove utterances that a store no longer lacks; return the units that become complete."""
-        target, complete = self.plan.targets[number], []
-        for utterance_id in utterance_ids:
-            if utterance_id not in self._place:  # not pending, or of another shard
-                continue
-            name, i = self._place[utterance_id]
-            unit = self._open.get(name)
-            if unit is None or i not in unit.lacking[number]:
+        target, lacking, complete = self.plan.targets[number], self._lacking[number], []
+        for i in self._index.find(utterance_ids).tolist():
+            unit = int(self._owners[i])
+            if i < 0 or unit not in self._names or not lacking[i]:  # -1: not pending, or of another shard
                 continue
             if not target.lacks(i, self.plan.utterances[i], self.stores[number], self.rejections[number]):
-                unit.lacking[number].discard(i)
-                if not any(unit.lacking):  # every set is empty
-                    complete.append(name)
+                lacking[i] = False
+                self._num_lacking[number][unit] -= 1
+                if not any(counts[unit] for counts in self._num_lacking):
+                    complete.append(self._names[unit])
         return complete

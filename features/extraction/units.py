@@ -46,6 +46,15 @@ class IndexSet(Set[int]):
         return IndexSet(self.mask | other.mask) if isinstance(other, IndexSet) else super().__or__(other)
 
 
+def as_mask(indices: Set[int], count: int) -> Array:
+    """Return the mask (count,) of a set of indices."""
+    if isinstance(indices, IndexSet):
+        return indices.mask
+    mask = np.zeros(count, bool)
+    mask[list(indices)] = True
+    return mask
+
+
 class Units(Sequence[list[list[int]]]):
     """Units, each a list of batches of indices; the lists are made when a unit is asked for.
 
@@ -76,6 +85,14 @@ class Units(Sequence[list[list[int]]]):
             batches.append(self.order[start:end].tolist())
             start = end
         return batches
+
+    def owners(self, count: int) -> Array:
+        """Return the unit of each index by its number, (count,) int32; -1 for an index of none."""
+        found = np.full(count, -1, np.int32)
+        for place, number in enumerate(self._numbers):
+            first, last = _start(self.unit_ends, number), int(self.unit_ends[number])
+            found[self.order[_start(self.batch_ends, first) : _start(self.batch_ends, last)]] = place
+        return found
 
     def padding(self, lengths: Array, costs: Array) -> float:
         """Return the fraction of padding of all batches, as `padding_fraction`.

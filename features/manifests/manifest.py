@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from features.errors import InputError, UsageError
-from features.manifests.columns import HashIndex
+from features.hash_index import HashIndex
 from features.manifests.faults import Fault, describe_faults
 from features.manifests.json_lines import BYTE_ORDER_MARK as BYTE_ORDER_MARK
 from features.manifests.label_names import lookalikes
@@ -90,7 +90,8 @@ def _check_ids(manifests: Manifests, faults: list[Fault]) -> None:
     """Add a fault for each utterance whose id another utterance has, in any split."""
     utterances = Utterances.join(manifests.values())
     first_with: dict[str, Utterance] = {}
-    for index in HashIndex(iterate_ids(utterances), id_reader(utterances)).repeated():
+    by_hash = HashIndex.of(iterate_ids(utterances), id_reader(utterances))
+    for index in sorted(by_hash.numbers[by_hash.repeated()].tolist()):
         utterance = utterances[index]
         first = first_with.setdefault(utterance.utterance_id, utterance)
         if first is not utterance:

@@ -6,14 +6,17 @@ import marshal
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
-from features.manifests.columns import Array, RepeatedTexts, Texts
+from features.manifests.columns import Array, RepeatedTexts
 from features.manifests.utterance import Utterance
+from features.texts import Texts
 
 MIX = -1
 """Number that stands for the channel "mix"."""
@@ -81,6 +84,12 @@ class ManifestColumns:
             extra=self._extra(index),
         )
 
+    def with_emotions(self, emotions: Sequence[str]) -> ManifestColumns:
+        """Return the utterances with other emotions, one per code; they share the other columns."""
+        changed = copy(self)
+        changed.emotions = self.emotions.replaced(emotions)
+        return changed
+
     def audio_path(self, code: int) -> Path:
         """Return the path of the file with this code in `wav_paths`."""
         last = self._last_path
@@ -142,6 +151,19 @@ class Utterances(Sequence[Utterance]):
 
     def __iter__(self) -> Iterator[Utterance]:
         return map(self.__getitem__, range(len(self)))
+
+    def select(self, indices: Array) -> Utterances:
+        """Return the utterances at indices (N,), which share the columns."""
+        return Utterances(self.manifests, np.asarray(self._order, np.int64)[indices])
+
+    def with_emotions(self, emotions: Sequence[str]) -> Utterances:
+        """Return the utterances with other emotions, one per code of `codes`."""
+        changed, first = [], 0
+        for manifest in self.manifests:
+            end = first + len(manifest.emotions.values)
+            changed.append(manifest.with_emotions(emotions[first:end]))
+            first = end
+        return Utterances(changed, self._order)
 
     def _place(self, index: int) -> tuple[ManifestColumns, int]:
         """Return the manifest of an utterance, and its index there."""
@@ -231,3 +253,33 @@ def iterate_ids(utterances: Sequence[Utterance]) -> Iterator[str]:
     if isinstance(utterances, Utterances):
         return utterances.utterance_ids()
     return (utterance.utterance_id for utterance in utterances)
+
+
+def select(utterances: Sequence[Utterance], chosen: Array) -> Sequence[Utterance]:
+    """Return the utterances chosen by a mask (N,), in their order; the same sequence if all are chosen."""
+    if chosen.all():
+        return utterances
+    indices = np.flatnonzero(chosen)
+    return utterances.select(indices) if isinstance(utterances, Utterances) else [utterances[i] for i in indices]
+
+
+def emotion_codes(utterances: Sequence[Utterance]) -> tuple[Array, list[str | None]]:
+    """Return a code (N,) for each utterance's emotion, and the emotion of each code."""
+    if isinstance(utterances, Utterances):
+        codes, columns = utterances.codes("emotions")
+        emotions: list[str | None] = list(chain.from_iterable(column.values for column in columns))
+        without = codes < 0
+        return (np.where(without, len(emotions), codes), [*emotions, None]) if without.any() else (codes, emotions)
+    numbers: dict[str | None, int] = {}
+    found = [numbers.setdefault(utterance.emotion, len(numbers)) for utterance in utterances]
+    return np.array(found, np.int32), list(numbers)
+
+
+def with_emotions(utterances: Sequence[Utterance], emotions: Sequence[str]) -> Sequence[Utterance]:
+    """Return the utterances with other emotions, one per code of `emotion_codes`."""
+    codes, before = emotion_codes(utterances)
+    if list(emotions) == before:
+        return utterances
+    if isinstance(utterances, Utterances) and None not in before:
+        return utterances.with_emotions(emotions)
+    return [replace(each, emotion=emotions[code]) for each, code in zip(utterances, codes.tolist(), strict=True)]

@@ -112,13 +112,12 @@ def write(
                 out.write(np.ascontiguousarray(sequence).data)
 
 
-def _strings(texts: list[str]) -> Array:
-    """Return texts as an array of fixed-length strings.
+def _strings(texts: list[bytes]) -> Array:
+    """Return UTF-8 as an array of fixed-length strings.
 
     They lie inside the dataset; HDF5 would store variable-length ones elsewhere.
     """
-    encoded = [text.encode() for text in texts]
-    return np.array(encoded, h5py.string_dtype("utf-8", max(1, *map(len, encoded))))
+    return np.array(texts, h5py.string_dtype("utf-8", max(1, *map(len, texts))))
 
 
 def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
@@ -129,17 +128,24 @@ def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_val
     """
     file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, _access())
     try:
-        found = {name: _column(h5py.h5d.open(file, name.encode())) for name in columns}
-        values: dict[str, int | str] = {}
-        for name in attributes:
-            if h5py.h5a.exists(file, name.encode()):  # an earlier version may have written this part
-                values[name] = _attribute(h5py.h5a.open(file, name.encode()))
-        if not with_values:
-            return Content(values, found, None)
-        dataset = h5py.h5d.open(file, b"values")
-        shape, dtype, offset = dataset.shape, _dtype(dataset.get_type()), dataset.get_offset()
-    finally:
-        file.close()
+        return _read(file, path, columns, attributes, with_values)
+    except BaseException:
+        file.close()  # the traceback refers to the file
+        raise
+    # otherwise the file is closed as soon as nothing refers to it: `close` looks at all objects of h5py
+
+
+def _read(file: Any, path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
+    """Read the content of an open file."""
+    found = {name: _column(h5py.h5d.open(file, name.encode())) for name in columns}
+    values: dict[str, int | str] = {}
+    for name in attributes:
+        if h5py.h5a.exists(file, name.encode()):  # an earlier version may have written this part
+            values[name] = _attribute(h5py.h5a.open(file, name.encode()))
+    if not with_values:
+        return Content(values, found, None)
+    dataset = h5py.h5d.open(file, b"values")
+    shape, dtype, offset = dataset.shape, _dtype(dataset.get_type()), dataset.get_offset()
     if len(shape) != 2:
         raise ValueError(f"values must have two dimensions, found {shape}")
     # HDF5 gives no offset for chunked datasets, nor for empty ones
@@ -162,7 +168,8 @@ def _column(dataset: Any) -> Column:
     kind = dataset.get_type()
     data = np.empty(dataset.shape, _dtype(kind))
     dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, data, kind)
-    return [text.decode() for text in data.tolist()] if data.dtype.kind == "S" else data
+    column: Column = data.tolist() if data.dtype.kind == "S" else data
+    return column
 
 
 def _attribute(attribute: Any) -> int | str:
@@ -179,13 +186,13 @@ def _attribute(attribute: Any) -> int | str:
 
 def _dtype(kind: Any) -> np.dtype[Any]:
     """Return the NumPy dtype of a type of HDF5; ValueError for strings of variable length."""
-    for known, dtype in _KNOWN.items():  # ten times as fast as `kind.dtype`
-        if kind == known:
-            return dtype
     if kind.get_class() == h5py.h5t.STRING:
         if kind.is_variable_str():
             raise ValueError("strings must have a fixed length")
         return np.dtype((np.bytes_, kind.get_size()))
+    for known, dtype in _KNOWN.items():  # ten times as fast as `kind.dtype`
+        if kind == known:
+            return dtype
     other: np.dtype[Any] = kind.dtype
     return other
 

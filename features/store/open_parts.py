@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,9 +40,11 @@ class OpenParts:
     def update(self) -> None:
         """Open parts that were added and drop parts that were removed."""
         for _ in range(ATTEMPTS):
-            names = self._list()
-            added = sorted(filter(is_part_name, names.difference(self.table.numbers)))
-            removed = [name for name in self.table.numbers if name not in names]
+            names, known = self._list(), self.table.numbers
+            unknown = names.difference(known)
+            # many parts are listed often: known names are compared only if one is missing
+            removed = known.keys() - names if len(names) - len(unknown) < len(known) else ()
+            added = sorted(filter(is_part_name, unknown))
             opened = [part for part in map(self._open, added) if part is not None]
             self.table.add(opened)
             if removed:
@@ -82,6 +84,13 @@ class OpenParts:
         if place is None:
             raise KeyError(utterance_id)
         return place
+
+    def places(self, utterance_ids: Sequence[str]) -> Array:
+        """Return the places (N,) int64 of utterances; raises KeyError if the store lacks one."""
+        found = self.table.find_all(utterance_ids)
+        for position in np.flatnonzero(found < 0)[:1].tolist():
+            raise KeyError(utterance_ids[position])
+        return found
 
     def moved(self, place: int) -> int:
         """Return the place of an utterance whose part was removed, in another part."""

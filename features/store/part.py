@@ -18,11 +18,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from features.atomic_files import remove_folder, write_atomically
+from features.hash_index import hashes_of_utf8
 from features.store.faults import FAULTS, part_error, vanished
 from features.store.mapped import Array, MappedArray
-from features.store.texts import Texts
+from features.texts import Texts
 
-Column = Array | list[str]
+Column = Array | list[bytes]
+"""One entry per utterance: numbers, or strings as UTF-8."""
+PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
+"""Characters that JSON does not escape."""
 DTYPES: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
 """NumPy dtype of the values of each `store_dtype`."""
 INDEX = ("offsets", "utterance_id")
@@ -63,6 +67,8 @@ class Part:
     path: Path
     generation: int
     utterance_ids: Texts
+    hashes: Array
+    """(N,) uint32: the hashes of the ids, see `HashIndex`."""
     offsets: Array
     """(N + 1,) unsigned; the frames of utterance i are `values[offsets[i] : offsets[i + 1]]`."""
     mapped: MappedArray
@@ -213,10 +219,12 @@ def read_part(path: Path) -> Part:
         # np.diff < 0: an offset that falls would give an utterance a negative length
         if offsets[0] != 0 or offsets[-1] != values.shape[0] or (np.diff(offsets) < 0).any():
             raise ValueError(f"offsets must rise from 0 to {values.shape[0]}, the number of stored frames or tokens")
+        texts = Texts.of_utf8(ids)
     except FAULTS as error:
         raise part_error(path, error) from error
     # the smallest type that holds the number of frames
-    return Part(path, generation, Texts(ids), offsets.astype(np.min_scalar_type(values.shape[0])), values)
+    short = offsets.astype(np.min_scalar_type(values.shape[0]))
+    return Part(path, generation, texts, hashes_of_utf8(ids), short, values)
 
 
 def read_columns(path: Path, modality: str) -> Columns:
@@ -230,9 +238,9 @@ def read_columns(path: Path, modality: str) -> Columns:
         columns = [content.columns[name] for name in names]
         if columns_crc32(columns, 0) != content.attributes["columns_crc32"]:
             raise ValueError("the crc32 of its input columns differs from the stored one")
+        compact: list[Any] = [Texts.of_utf8(column) if isinstance(column, list) else column for column in columns]
     except FAULTS as error:
         raise part_error(path, error) from error
-    compact: list[Any] = [Texts(column) if isinstance(column, list) else column for column in columns]
     return Columns(*compact)
 
 
@@ -275,9 +283,14 @@ def columns_crc32(columns: Sequence[Column], start: int) -> int:
     found = start
     for column in columns:
         # each format stores strings and numbers in its own way, so hash a common form
-        if isinstance(column, list):
-            data = json.dumps(column).encode()
-        else:
-            data = np.ascontiguousarray(column).tobytes()
+        data = _json_of(column) if isinstance(column, list) else np.ascontiguousarray(column).tobytes()
         found = zlib.crc32(data, found)
     return found
+
+
+def _json_of(strings: list[bytes]) -> bytes:
+    """Return the JSON of a list of strings, as `json.dumps` writes it."""
+    joined = b'", "'.join(strings)
+    if strings and len(joined.translate(None, PLAIN)) == 2 * (len(strings) - 1):
+        return b'["' + joined + b'"]'  # nothing to escape: only the quotes between the strings are left
+    return json.dumps([string.decode() for string in strings]).encode()

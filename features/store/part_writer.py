@@ -72,10 +72,10 @@ def _columns_of(utterances: Sequence[StoredUtterance], modality: str) -> dict[st
     offsets, ids, num_inputs, hashes, sources, checksums = [0], [], [], [], [], []
     for utterance in utterances:
         offsets.append(offsets[-1] + utterance.values.shape[0])
-        ids.append(utterance.utterance_id)
+        ids.append(utterance.utterance_id.encode())
         num_inputs.append(utterance.num_inputs)
-        hashes.append(utterance.input_sha256)
-        sources.append(utterance.source)
+        hashes.append(utterance.input_sha256.encode())
+        sources.append(utterance.source.encode())
         checksums.append(crc32(utterance.values))
     return {  # the checksums depend on this order
         "offsets": np.array(offsets, np.int64),

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from features.hash_index import HashIndex, hashes_of
 from features.store.mapped import Array
 from features.store.part import Part
-from features.store.texts import Texts
+from features.texts import Texts
 
 INDEX_BITS = 32
 """A place is the number of a part, times 2 ** INDEX_BITS, plus the index in the part."""
 INDEX = (1 << INDEX_BITS) - 1
-HASH = (1 << 64) - 1
 RECENT = 4096
-"""Number of utterances, at least, that are added to a dictionary until the table is sorted again."""
+"""Number of utterances, at least, that are added to a dictionary until they go into the index."""
 
 
 class PlaceTable:
-    """Places of utterances by id, with 12 to 16 bytes per utterance.
+    """Places of utterances by id, with 13 bytes per utterance.
 
-    The places are sorted by the hash of their id, and divided into about as many ranges as there
-    are utterances: a search looks at one or two ids. Utterances that are added later are in a
-    dictionary, until there are a quarter as many as in the table.
+    They are in a `HashIndex`. Utterances that are added later are in a dictionary, until there are
+    a quarter as many as in the index.
 
     If several parts hold one utterance, the highest generation counts, then the name of the part,
     so that the order of writing has no effect. A place never changes; of a removed part, it still
@@ -37,94 +36,81 @@ class PlaceTable:
         """The number of each part by its file name, without removed parts."""
         self._ids: list[Texts] = []
         """The ids by number of the part, also of removed parts."""
+        self.id_of = _id_reader(self._ids)
+        """Function from a place to the id of its utterance."""
         self._recent: dict[str, int] = {}
-        self._set(np.zeros(0, np.uint64), np.zeros(0, np.int64))
+        self._count = 0
+        self._index = self._empty = HashIndex.sort(np.zeros(0, np.uint32), np.zeros(0, np.int64), self.id_of)
 
     def add(self, parts: Sequence[Part]) -> None:
         """Add parts."""
-        first = len(self.parts)
-        for number, part in enumerate(parts, first):
+        added = range(len(self.parts), len(self.parts) + len(parts))
+        for number, part in zip(added, parts, strict=True):
             self.parts.append(part)
             self.numbers[part.path.name] = number
             self._ids.append(part.utterance_ids)
-        if len(self._recent) + sum(map(len, parts)) > max(RECENT, len(self._sorted[2]) // 4):
-            self._sort()
+        if len(self._recent) + sum(map(len, parts)) > max(RECENT, len(self._index) // 4):
+            self._set(self._index, self._recent, added)
             return
-        for number, part in enumerate(parts, first):
-            for index, utterance_id in enumerate(part.utterance_ids):
-                place = number << INDEX_BITS | index
-                other = self.find(utterance_id)
-                if other is None or self._rank(place) >= self._rank(other):
+        for number, part in zip(added, parts, strict=True):
+            ids = list(part.utterance_ids)
+            known = self._index.find(ids)
+            for utterance_id, place, found in zip(ids, _places(number, part).tolist(), known.tolist(), strict=True):
+                other = self._recent.get(utterance_id, found)
+                if other < 0 or self._rank(place) >= self._rank(other):
                     self._recent[utterance_id] = place
-                self._count += other is None
+                if other < 0:
+                    self._count += 1
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove parts; other parts may hold their utterances."""
         gone = [self.numbers.pop(name, None) for name in names]
-        self._sort()
+        self._set(self._empty, {}, list(self.numbers.values()))
         for number in gone:
             if number is not None:  # unless another thread has removed it
                 self.parts[number] = None
 
-    def _sort(self) -> None:
-        """Build the table from the parts."""
-        hashes, places = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for number in self.numbers.values():
-            ids = self._ids[number]
-            hashes.append(np.fromiter(map(hash, ids), np.int64, len(ids)))
-            places.append(np.arange(len(ids)) + (number << INDEX_BITS))
-        all_hashes, all_places = np.concatenate(hashes).view(np.uint64), np.concatenate(places)
-        order = np.argsort(all_hashes)
-        self._set(*self._without_replaced(all_hashes[order], all_places[order]))
-        self._recent = {}
+    def _set(self, index: HashIndex, recent: Mapping[str, int], added: Sequence[int]) -> None:
+        """Set the table: an index, and more utterances, of a dictionary and of parts by number."""
+        hashes, places = [hashes_of(recent)], [np.fromiter(recent.values(), np.int64)]
+        for number in added:
+            part = self.parts[number]
+            if part is not None:
+                hashes.append(part.hashes)
+                places.append(_places(number, part))
+        index = index.with_others(np.concatenate(hashes), np.concatenate(places))
+        is_current = self._is_current(index)
+        # one assignment, because other threads may be searching
+        self._index = index if is_current.all() else index.select(is_current)
+        self._recent, self._count = {}, len(self._index)
 
-    def _without_replaced(self, hashes: Array, places: Array) -> tuple[Array, Array]:
-        """Leave out the utterances, sorted by hash, that another part replaces."""
-        same = hashes[1:] == hashes[:-1]
-        if not same.any():
-            return hashes, places
+    def _is_current(self, index: HashIndex) -> Array:
+        """Return a mask (N,) of the utterances that no other part replaces."""
+        current = np.ones(len(index), bool)
         # equal ids have equal hashes; different ids may have them too
-        several = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
+        several = np.flatnonzero(index.repeated())
         best: dict[str, int] = {}
-        for place in places[several].tolist():
+        for place in index.numbers[several].tolist():
             utterance_id = self.id_of(place)
             other = best.get(utterance_id)
             if other is None or self._rank(place) >= self._rank(other):
                 best[utterance_id] = place
-        kept = np.ones(len(places), bool)
-        kept[several] = np.isin(places[several], list(best.values()))
-        return hashes[kept], places[kept]
-
-    def _set(self, hashes: Array, places: Array) -> None:
-        """Set the table: places sorted by hash, and where each range of hashes starts."""
-        bits = max(1, len(places).bit_length())
-        shift = 64 - bits
-        numbers = np.bincount((hashes >> np.uint64(shift)).astype(np.int64), minlength=1 << bits)
-        starts = np.zeros(len(numbers) + 1, np.min_scalar_type(len(places)))
-        np.cumsum(numbers, out=starts[1:], dtype=starts.dtype)
-        # elements of a memoryview are Python's integers, and faster to get than those of an array;
-        # one assignment, because other threads may be searching
-        self._sorted = shift, starts.data, places.data
-        self._count = len(places)
+        current[several] = np.isin(index.numbers[several], list(best.values()))
+        return current
 
     def find(self, utterance_id: str) -> int | None:
         """Return the place of an utterance; None if no part has it."""
         place = self._recent.get(utterance_id)
-        return self._find_sorted(utterance_id) if place is None else place
+        if place is None:
+            place = self._index.find_one(utterance_id)
+        return place if place >= 0 else None
 
-    def _find_sorted(self, utterance_id: str) -> int | None:
-        """Return the place of an utterance in the sorted table."""
-        shift, starts, places = self._sorted
-        number = (hash(utterance_id) & HASH) >> shift
-        for i in range(starts[number], starts[number + 1]):
-            place: int = places[i]
-            if self._ids[place >> INDEX_BITS][place & INDEX] == utterance_id:
-                return place
-        return None
-
-    def id_of(self, place: int) -> str:
-        """Return the id of the utterance at a place."""
-        return self._ids[place >> INDEX_BITS][place & INDEX]
+    def find_all(self, utterance_ids: Sequence[str]) -> Array:
+        """Return the places (N,) int64 of utterances; -1 if no part has one."""
+        found = self._index.find(utterance_ids)
+        if self._recent:
+            found = np.fromiter(map(self._recent.get, utterance_ids, found.tolist()), np.int64, len(found))
+        return found
 
     def part_of(self, place: int) -> Part | None:
         """Return the part of a place; None if it was removed."""
@@ -132,9 +118,9 @@ class PlaceTable:
 
     def places(self) -> Array:
         """Return the places (N,) int64 of all utterances, sorted."""
-        found = np.asarray(self._sorted[2])
+        found = self._index.numbers
         if self._recent:
-            replaced = [place for place in map(self._find_sorted, self._recent) if place is not None]
+            replaced = self._index.find(list(self._recent))
             found = np.concatenate([found[~np.isin(found, replaced)], list(self._recent.values())])
         return np.sort(found)
 
@@ -148,3 +134,13 @@ class PlaceTable:
         """Return the rank of a place: of those of one utterance, the highest counts."""
         part = self.parts[place >> INDEX_BITS]
         return (part.generation, part.path.name, place & INDEX) if part is not None else (-1, "", 0)
+
+
+def _places(number: int, part: Part) -> Array:
+    """Return the places (N,) int64 of the part with this number."""
+    return np.arange(len(part)) + (number << INDEX_BITS)
+
+
+def _id_reader(ids: Sequence[Texts]) -> Callable[[int], str]:
+    """Return a function from a place to an id; it does not refer to the table, which is then freed at once."""
+    return lambda place: ids[place >> INDEX_BITS][place & INDEX]

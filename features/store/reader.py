@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,11 @@ class FeatureStore:
         except VanishedPartError:
             return self._opened.read(place, _values)
 
+    def has(self, utterance_ids: Sequence[str]) -> Array:
+        """Return a mask (N,) of the utterances that the store has."""
+        found: Array = self._opened.table.find_all(utterance_ids) >= 0
+        return found
+
     def places(self, utterance_ids: Iterable[str] | None = None) -> Array:
         """Return the places (N,) int64 of utterances; by default of all, sorted.
 
@@ -86,7 +91,7 @@ class FeatureStore:
         """
         if utterance_ids is None:
             return self._opened.table.places()
-        return np.fromiter(map(self._opened.place, utterance_ids), np.int64)
+        return self._opened.places(list(utterance_ids))
 
     def id_of(self, place: int) -> str:
         """Return the id of the utterance at a place."""

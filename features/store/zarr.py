@@ -53,7 +53,7 @@ def write(
             array[:] = packed
         for name, column in columns.items():
             is_text = isinstance(column, list)
-            data = np.array(column, dtype=object) if is_text else np.asarray(column)
+            data = np.array([text.decode() for text in column], dtype=object) if is_text else np.asarray(column)
             kind: Any = "string" if is_text else data.dtype
             small = group.create_array(name, shape=(len(data),), chunks=(len(data),), dtype=kind, compressors=None)
             small[:] = data
@@ -84,8 +84,8 @@ def _read_column(path: Path) -> Column:
     return np.frombuffer(data, np.dtype(metadata["data_type"]).newbyteorder("<"), length)
 
 
-def _read_strings(data: bytes, length: int) -> list[str]:
-    """Decode vlen-utf8: the number of strings, then the length in bytes and the bytes of each.
+def _read_strings(data: bytes, length: int) -> list[bytes]:
+    """Divide vlen-utf8: the number of strings, then the length in bytes and the bytes of each.
 
     All numbers are uint32, little-endian. Raises ValueError or struct.error for other data.
     """
@@ -95,7 +95,7 @@ def _read_strings(data: bytes, length: int) -> list[str]:
     strings, at = [], 4
     for _ in range(length):
         (size,) = struct.unpack_from("<I", data, at)
-        strings.append(data[at + 4 : at + 4 + size].decode())
+        strings.append(data[at + 4 : at + 4 + size])
         at += 4 + size
     if at != len(data):
         raise ValueError(f"a column of strings must be {at} bytes long, found {len(data)}")

@@ -97,10 +97,10 @@ class SpecAugment:
     time: float = 0.0
     frequency: float = 0.0
 
-    def masks(self, seeds: Sequence[tuple[int, ...]]) -> list[SpecMask]:
-        """Return one mask per seed, or an empty list if both sizes are 0."""
+    def masks(self, seeds: Sequence[tuple[int, ...]]) -> Sequence[SpecMask]:
+        """Return one mask per seed, or an empty tuple if both sizes are 0."""
         if not (self.time or self.frequency):
-            return []
+            return ()
         return [SpecMask(self.time, self.frequency, seed) for seed in seeds]
 
 

@@ -9,6 +9,7 @@ from features.audio.segment import AudioError
 from features.errors import MAX_NAMED, InputError, name_some
 from features.extraction.encoder_input import InputComparison
 from features.manifests.manifest import Utterance
+from features.manifests.utterances import iterate_ids
 from features.progress import Reporter
 from features.store.reader import FeatureStore
 from features.store.rejected import REJECTED_FILE, Rejections, read_rejected
@@ -121,7 +122,7 @@ def _find_stale(
     """
     positions, unusable, moved = [], set[str](), dict[str, str]()
     comparison = InputComparison(stream.modality, reporter, offline=True, decode=decode)
-    places = stream.first.places(utterance.utterance_id for utterance in utterances)
+    places = stream.first.places(iterate_ids(utterances))
     # part by part: every part is read once, and nothing of it is kept
     for position, info in stream.first.utterance_infos(places):
         utterance = utterances[position]

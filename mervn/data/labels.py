@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
+
+import numpy as np
 
 from features.errors import MAX_NAMED, InputError, UsageError
 from features.manifests.label_names import lookalike_hint
 from features.manifests.manifest import Utterance
+from features.manifests.utterances import emotion_codes, select, with_emotions
 from features.suggestions import did_you_mean
 from mervn.config import LabelOptions
 
@@ -21,7 +24,7 @@ from mervn.config import LabelOptions
 class Labelled:
     """Utterances with the labels of the task."""
 
-    utterances: dict[str, list[Utterance]]
+    utterances: dict[str, Sequence[Utterance]]
     """By split; the emotions are renamed."""
     dropped: dict[str, dict[str, int]]
     """By split, the number of dropped utterances of each label."""
@@ -49,29 +52,30 @@ def apply_labels(
     UsageError if --label-map is not old=new or, with `require_all`, if an option names an emotion
     that no split has. InputError for an emotion that is neither in --labels nor in --drop-label.
     """
-    renamed, label_of = _parse_map(options.label_map), task_label(options)
+    renamed = _parse_map(options.label_map)
     if require_all:
         _require_emotions(options, renamed, manifests)
-    utterances: dict[str, list[Utterance]] = {}
+    utterances: dict[str, Sequence[Utterance]] = {}
     dropped: dict[str, dict[str, int]] = {}
     unlisted: list[Utterance] = []
     for split, labelled in manifests.items():
-        utterances[split] = []
-        counts = Counter[str]()
-        for utterance in labelled:
-            emotion = str(utterance.emotion)
-            label = label_of(emotion)
-            if label is None:
-                # Count by the new name, as in --drop-label.
-                counts[renamed.get(emotion, emotion)] += 1
-                continue
-            renamed_utterance = replace(utterance, emotion=label)
-            utterances[split].append(renamed_utterance)
-            if options.labels and label not in options.labels:
-                unlisted.append(renamed_utterance)
+        codes, emotions = emotion_codes(labelled)
+        labels = [renamed.get(str(emotion), str(emotion)) for emotion in emotions]  # by code
+        is_dropped = np.isin(codes, [code for code, label in enumerate(labels) if label in options.drop_label])
+        # counted by the new name, as in --drop-label
+        counts = Counter(labels[code] for code in codes[is_dropped].tolist())
         dropped[split] = dict(sorted(counts.items()))
+        utterances[split] = kept = select(with_emotions(labelled, labels), ~is_dropped)
+        other = [code for code, label in enumerate(labels) if options.labels and label not in options.labels]
+        unlisted += select(kept, np.isin(codes[~is_dropped], other))
     _refuse_unlisted(unlisted, options.labels)
     return Labelled(utterances, dropped)
+
+
+def emotions_of(utterances: Sequence[Utterance]) -> set[str]:
+    """Return the emotions that utterances have."""
+    codes, emotions = emotion_codes(utterances)
+    return {str(emotions[code]) for code in np.unique(codes).tolist()}
 
 
 def _refuse_unlisted(unlisted: Sequence[Utterance], labels: Sequence[str]) -> None:
@@ -100,7 +104,7 @@ def _require_emotions(
 ) -> None:
     """Raise UsageError if a label option names an emotion that the manifests do not have."""
     # --label-map renames emotions of the manifests; the other options name labels after renaming.
-    emotions = {str(utterance.emotion) for utterance in chain.from_iterable(manifests.values())}
+    emotions = set(chain.from_iterable(map(emotions_of, manifests.values())))
     labels = {renamed.get(emotion, emotion) for emotion in emotions}
     _require_names("--label-map", renamed, emotions)
     _require_names("--drop-label", options.drop_label, labels)

@@ -22,7 +22,7 @@ Lengths = Sequence[int] | np.ndarray[Any, Any]
 """Numbers of frames or tokens of N utterances."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BatchRequest:
     """Utterances to read as one batch, with the masks of their audio."""
 

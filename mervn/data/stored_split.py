@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -17,6 +17,7 @@ from features.batching import plan_batches
 from features.errors import InputError
 from features.extraction.encoder_input import transcript_of
 from features.manifests.manifest import Utterance
+from features.manifests.utterances import emotion_codes, iterate_ids, select
 from features.progress import SILENT, Reporter
 from features.ragged import Ragged, to_device
 from features.store.stored_inputs import StoredInputs
@@ -29,6 +30,8 @@ from mervn.data.streams import Stream
 
 EVALUATION_BATCH = 64
 """Maximum number of utterances per batch when a split is scored."""
+TRANSFER_BATCHES = 1024
+"""Number of batches whose targets and lengths go to the device at once."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +80,20 @@ class StoredSplit:
     def batches(self, plan: Sequence[BatchRequest], device: torch.device) -> Iterator[Batch]:
         """Yield the batches of a plan in its order.
 
-        Masks are ignored, because the audio is already encoded. Targets and lengths of the whole
-        plan go to the device at once, so that a batch of resident features needs no transfer.
+        Masks are ignored, because the audio is already encoded. Targets and lengths of many batches
+        go to the device at once, so that a batch of resident features needs no transfer.
         """
-        indices = [list(request.indices) for request in plan]
-        order = list(chain.from_iterable(indices))
-        columns = [self.targets[order]]
-        for sizes in self.lengths.values():
-            columns.append(np.asarray(sizes, np.int64)[order])
-        on_device = to_device(torch.from_numpy(np.stack(columns)), device)  # (1 + streams, sum B)
-        for batch, (targets, *lengths) in zip(indices, on_device.split(list(map(len, indices)), dim=1), strict=True):
-            yield Batch(batch, targets, partial(self._read, device, batch, lengths))
+        for first in range(0, len(plan), TRANSFER_BATCHES):
+            batches = [list(request.indices) for request in plan[first : first + TRANSFER_BATCHES]]
+            order = list(chain.from_iterable(batches))
+            columns = [self.targets[order]]
+            for layers in self.streams.values():
+                columns.append(np.array(layers[0].sizes_of(order), np.int64))
+            on_device = to_device(torch.from_numpy(np.stack(columns)), device)  # (1 + streams, sum B)
+            for batch, (targets, *lengths) in zip(
+                batches, on_device.split(list(map(len, batches)), dim=1), strict=True
+            ):
+                yield Batch(batch, targets, partial(self._read, device, batch, lengths))
 
     def _read(
         self, device: torch.device, batch: list[int], batch_lengths: Sequence[Tensor], indices: Sequence[int]
@@ -125,28 +131,26 @@ def load_split(
     `allow_missing`), if features were extracted from a transcript or audio that has changed since,
     or if a label is unknown.
     """
-    is_stored = _are_stored(utterances, streams)
+    is_used = _are_stored(utterances, streams)
     if not allow_missing:
-        refuse_missing(name, _select(utterances, ~is_stored), streams, {})
-    stored = _select(utterances, is_stored)
+        refuse_missing(name, select(utterances, ~is_used), streams, {})
+    stored = select(utterances, is_used)
     inputs = _read_inputs(stored, streams)
     # Features of a changed input are an error, unless the store has rejected the new input.
-    ids_by_stream = refuse_changed(name, stored, streams, verify_inputs, reporter)
-    rejected = set[str]().union(*ids_by_stream.values())
-    is_kept = np.array([utterance.utterance_id not in rejected for utterance in stored], bool)
+    rejected = refuse_changed(name, stored, streams, verify_inputs, reporter)
+    is_kept = _are_not(set().union(*rejected.values()), stored)
+    is_used[is_used] = is_kept
     if not allow_missing:
-        refuse_missing(name, _select(stored, ~is_kept), streams, ids_by_stream)
-    kept = _select(stored, is_kept)
+        refuse_missing(name, select(stored, ~is_kept), streams, rejected)
+    kept = select(stored, is_kept)
     if not kept:
         raise InputError(f"{name}: none of the {len(utterances)} utterances has features in every store")
     inputs = {stream: _select_inputs(found, is_kept) for stream, found in inputs.items()}
     refuse_training_utterances(kept, streams, inputs)
-    is_missing = ~is_stored
-    is_missing[is_stored] = ~is_kept
     return StoredSplit(
         name=name,
         utterances=kept,
-        missing=_select(utterances, is_missing),
+        missing=select(utterances, ~is_used),
         targets=index_targets(kept, labels),
         streams=_open_sequences(streams, inputs),
         audio_seconds=_audio_seconds(streams, inputs, len(kept)),
@@ -157,17 +161,10 @@ def load_split(
 
 def _are_stored(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> np.ndarray[Any, Any]:
     """Tell, for each utterance (N,), whether every store has it."""
-    found = np.ones(len(utterances), bool)
-    for stream in streams.values():
-        found &= np.fromiter((utterance.utterance_id in stream for utterance in utterances), bool, len(utterances))
+    ids, found = list(iterate_ids(utterances)), np.ones(len(utterances), bool)
+    for store in chain.from_iterable(stream.stores for stream in streams.values()):
+        found &= store.has(ids)
     return found
-
-
-def _select(utterances: Sequence[Utterance], chosen: np.ndarray[Any, Any]) -> Sequence[Utterance]:
-    """Return the chosen utterances, in their order; the same sequence if all are chosen."""
-    if chosen.all():
-        return utterances
-    return [utterances[i] for i in np.flatnonzero(chosen).tolist()]
 
 
 def _select_inputs(inputs: Sequence[StoredInputs], chosen: np.ndarray[Any, Any]) -> list[StoredInputs]:
@@ -175,9 +172,14 @@ def _select_inputs(inputs: Sequence[StoredInputs], chosen: np.ndarray[Any, Any])
     return [one.select(chosen) for one in inputs]
 
 
+def _are_not(ids: Collection[str], utterances: Sequence[Utterance]) -> np.ndarray[Any, Any]:
+    """Tell, for each utterance (N,), whether its id is not among these."""
+    return np.fromiter((each not in ids for each in iterate_ids(utterances)), bool, len(utterances))
+
+
 def _read_inputs(utterances: Sequence[Utterance], streams: Mapping[str, Stream]) -> dict[str, list[StoredInputs]]:
     """Return, by stream, what each of its stores records about the utterances."""
-    ids = [utterance.utterance_id for utterance in utterances]
+    ids = list(iterate_ids(utterances))
     return {name: stream.inputs(ids) for name, stream in streams.items()}
 
 
@@ -197,9 +199,9 @@ def _inputs_sha256(utterances: Sequence[Utterance], inputs: Mapping[str, Sequenc
     for name in sorted(inputs):
         # the generation changes when the features are extracted again
         first = inputs[name][0]
-        for i, utterance in enumerate(utterances):
+        for i, utterance_id in enumerate(iterate_ids(utterances)):
             sha256, generation = first.input_sha256[i].decode(), first.generations[i]
-            digest.update(f"{name}|{utterance.utterance_id}|{sha256}|{generation}\n".encode())
+            digest.update(f"{name}|{utterance_id}|{sha256}|{generation}\n".encode())
     return digest.hexdigest()
 
 
@@ -208,15 +210,12 @@ def index_targets(utterances: Sequence[Utterance], labels: Sequence[str]) -> np.
 
     InputError for an emotion that is not one of the labels.
     """
-    index = {label: i for i, label in enumerate(labels)}
-    unknown: list[Utterance] = []
-    targets = np.zeros(len(utterances), np.int64)
-    for i, utterance in enumerate(utterances):
-        if utterance.emotion in index:
-            targets[i] = index[utterance.emotion]
-        else:
-            unknown.append(utterance)
-    if unknown:
+    index: dict[str | None, int] = {label: i for i, label in enumerate(labels)}
+    codes, emotions = emotion_codes(utterances)
+    by_code = np.array([index.get(emotion, -1) for emotion in emotions], np.int64)
+    targets: np.ndarray[Any, Any] = by_code[codes]
+    if (targets < 0).any():
+        unknown = select(utterances, targets < 0)
         raise InputError(f"emotion must be one of {', '.join(labels)}, but {describe_emotions(unknown, labels)}")
     return targets
 

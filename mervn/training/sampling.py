@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from features import random_streams
+from features.batching import Batches
 from features.random_streams import Purpose
 from mervn.registry import SAMPLINGS
 
@@ -45,22 +46,22 @@ class BatchSize:
         longest: Array = self.lengths[self.lengths.sum(1).argmax()]
         return longest
 
-    def split(self, order: Array) -> list[list[int]]:
+    def split(self, order: Array) -> Batches:
         """Split an order (N,) of utterances into consecutive batches."""
+        count = len(order)
         if self.utterances is not None:
-            return [order[i : i + self.utterances].tolist() for i in range(0, len(order), self.utterances)]
-        batches: list[list[int]] = []
-        maximum: list[int] = []  # length of the longest utterance of the last batch, by stream
-        for index, lengths in zip(order.tolist(), self.lengths[:, order].T.tolist(), strict=True):
+            return Batches(order, np.minimum(np.arange(0, count, self.utterances) + self.utterances, count))
+        ends: list[int] = []  # of the batches before the last one
+        first = 0  # of the last batch
+        maximum: tuple[int, ...] = ()  # length of the longest utterance of the last batch, by stream
+        for place, lengths in enumerate(zip(*[stream[order].tolist() for stream in self.lengths], strict=True)):
             # maximum lengths if this utterance joins the last batch
-            padded = list(map(max, maximum, lengths)) if batches else lengths
-            if batches and sum(padded) * (len(batches[-1]) + 1) <= (self.frame_budget or 0):
-                batches[-1].append(index)
-                maximum = padded
-            else:
-                batches.append([index])
-                maximum = lengths
-        return batches
+            padded = tuple(map(max, maximum, lengths)) if place else lengths
+            if place and sum(padded) * (place - first + 1) > (self.frame_budget or 0):
+                ends.append(place)
+                first, padded = place, lengths
+            maximum = padded
+        return Batches(order, np.array([*ends, count] if count else [], np.int64))
 
 
 def mixed_lengths(audio_seconds: Array, syllables: Array, alpha: float) -> Array:
@@ -85,7 +86,7 @@ def sampling_weights(targets: Array, lengths: Array, beta: float) -> Array:
 
 def epoch_batches(
     sampling: str, lengths: Array, weights: Array, batch_size: BatchSize, seed: int, epoch: int
-) -> list[list[int]]:
+) -> Batches:
     """Return the batches of one epoch as indices into the N utterances.
 
     `random` and `bucket` contain every utterance exactly once; `weighted` and `both` contain N
@@ -109,7 +110,7 @@ def epoch_batches(
     ranked = ranked[np.lexsort((batch_size.longest_stream[ranked], windows))]
     noise = generator.normal(0.0, RANK_JITTER * batch_size.average, count)
     batches = batch_size.split(ranked[np.argsort(np.arange(count) + noise, kind="stable")])
-    return [batches[i] for i in generator.permutation(len(batches))]
+    return batches.reordered(generator.permutation(len(batches)))
 
 
 def divide_batches(batches: Sequence[Array], num_processes: int) -> list[list[list[int]]]:

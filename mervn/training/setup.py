@@ -19,7 +19,7 @@ from features.manifests.manifest import Utterance, read_manifests
 from features.progress import Reporter
 from mervn.config import FinetuneOptions, TrainHeadOptions, TrainingOptions
 from mervn.data.data_check import check_training_data
-from mervn.data.labels import apply_labels, task_label
+from mervn.data.labels import apply_labels, emotions_of, task_label
 from mervn.data.split import Split, count_empty
 from mervn.data.stored_split import StoredSplit, load_split
 from mervn.data.streams import Stream, modality_of, open_streams
@@ -99,7 +99,7 @@ class Sources(TypedDict):
 class LabelledData:
     """Utterances of train and valid with the labels of the task, and where they were read from."""
 
-    utterances: Mapping[str, list[Utterance]]
+    utterances: Mapping[str, Sequence[Utterance]]
     labels: list[str]
     dropped: Mapping[str, Mapping[str, int]]
     """Number of utterances left out by --drop-label, by split and label."""
@@ -159,7 +159,7 @@ def read_labelled(options: TrainHeadOptions | FinetuneOptions, data: Path) -> La
     """
     utterances, sources, fold_file = _read(options, data)
     labelled = apply_labels(utterances, options)
-    labels = sorted({str(utterance.emotion) for utterance in labelled.utterances["train"]})
+    labels = sorted(emotions_of(labelled.utterances["train"]))
     if len(labels) < 2:
         where = f"train of fold {options.fold}" if options.fold else "train.jsonl"
         raise InputError(f"{where} must hold at least two emotions, found {', '.join(labels)}")

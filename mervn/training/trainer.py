@@ -187,7 +187,7 @@ class Trainer:
         read = self.train.batches(self.plan.requests(epoch, batches, self.next_step), self.device)
         if self.next_step == 0:
             self.epoch_loss.zero_()
-        done = sum(map(len, batches[: self.next_step * self.options.accumulate]))
+        done = int(batches.sizes[: self.next_step * self.options.accumulate].sum())
         with closing(self.reporter.progress(len(self.train), done, f"epoch {epoch}")) as bar:
             for step in range(self.next_step, steps):
                 group = self.plan.group(batches, step)

@@ -120,10 +120,10 @@ def _strings(texts: list[bytes]) -> Array:
     return np.array(texts, h5py.string_dtype("utf-8", max(1, *map(len, texts))))
 
 
-def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
+def read(path: Path, columns: Sequence[str], attributes: Mapping[str, type], with_values: bool) -> Content:
     """Read columns and attributes, and locate the values.
 
-    Uses the low-level interface of h5py, three times as fast: a large store has thousands of parts.
+    Uses the low-level interface of h5py, and few of its objects: a large store has thousands of parts.
     Raises ValueError if the values are not two-dimensional and contiguous, or are cut short.
     """
     file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, _access())
@@ -135,13 +135,14 @@ def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_val
     # otherwise the file is closed as soon as nothing refers to it: `close` looks at all objects of h5py
 
 
-def _read(file: Any, path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
+def _read(file: Any, path: Path, columns: Sequence[str], attributes: Mapping[str, type], with_values: bool) -> Content:
     """Read the content of an open file."""
     found = {name: _column(h5py.h5d.open(file, name.encode())) for name in columns}
     values: dict[str, int | str] = {}
-    for name in attributes:
+    for name, kind in attributes.items():
         if h5py.h5a.exists(file, name.encode()):  # an earlier version may have written this part
-            values[name] = _attribute(h5py.h5a.open(file, name.encode()))
+            attribute = h5py.h5a.open(file, name.encode())
+            values[name] = _integer(attribute) if kind is int else _string(attribute)
     if not with_values:
         return Content(values, found, None)
     dataset = h5py.h5d.open(file, b"values")
@@ -172,13 +173,16 @@ def _column(dataset: Any) -> Column:
     return column
 
 
-def _attribute(attribute: Any) -> int | str:
-    """Read an attribute: a string or an integer."""
+def _integer(attribute: Any) -> int:
+    """Read an attribute that is an integer."""
+    number = np.zeros((), np.int64)
+    attribute.read(number, h5py.h5t.NATIVE_INT64)
+    return int(number)
+
+
+def _string(attribute: Any) -> str:
+    """Read an attribute that is a string."""
     kind = attribute.get_type()
-    if kind.get_class() == h5py.h5t.INTEGER:
-        number = np.zeros((), np.int64)
-        attribute.read(number, h5py.h5t.NATIVE_INT64)
-        return int(number)
     text = np.zeros((), _dtype(kind))
     attribute.read(text, kind)
     return bytes(text[()]).decode()

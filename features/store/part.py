@@ -31,6 +31,7 @@ DTYPES: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dty
 """NumPy dtype of the values of each `store_dtype`."""
 INDEX = ("offsets", "utterance_id")
 """Columns that every reader needs; the others describe the inputs."""
+INDEX_ATTRIBUTES = {"generation": int, "index_crc32": int}
 NUM_INPUTS = {"audio": "num_samples", "text": "num_characters"}
 """Name of the column with the length of the inputs, by modality."""
 FORMATS = {".h5": "hdf5", ".zarr": "zarr"}
@@ -99,9 +100,9 @@ class Part:
 
         Empty if they are not recorded. Raises PartError if the record is damaged.
         """
-        names = ("made_with", "made_with_crc32")
+        wanted = {"made_with": str, "made_with_crc32": int}
         try:
-            content = format_module(self.path).read(self.path, (), names, with_values=False)
+            content = format_module(self.path).read(self.path, (), wanted, with_values=False)
             attributes = content.attributes
             if not attributes:
                 return {}  # an earlier version wrote this part
@@ -142,8 +143,8 @@ class Format(Protocol):
     ) -> None:
         """Write the values, one array (T, D) per utterance, with the columns and attributes."""
 
-    def read(self, path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
-        """Read columns and attributes (if they exist); locate the values if `with_values`."""
+    def read(self, path: Path, columns: Sequence[str], attributes: Mapping[str, type], with_values: bool) -> Content:
+        """Read columns, and attributes (if they exist) by their type; locate the values if `with_values`."""
 
 
 def format_of(path: Path) -> str:
@@ -208,7 +209,7 @@ def read_part(path: Path) -> Part:
     Raises PartError if it cannot be used.
     """
     try:
-        content = format_module(path).read(path, INDEX, ("generation", "index_crc32"), with_values=True)
+        content = format_module(path).read(path, INDEX, INDEX_ATTRIBUTES, with_values=True)
         offsets, ids = np.asarray(content.columns["offsets"]), content.columns["utterance_id"]
         values = content.values
         generation = int(content.attributes["generation"])
@@ -234,7 +235,7 @@ def read_columns(path: Path, modality: str) -> Columns:
     """
     names = (NUM_INPUTS[modality], "input_sha256", "source", "crc32")
     try:
-        content = format_module(path).read(path, names, ("columns_crc32",), with_values=False)
+        content = format_module(path).read(path, names, {"columns_crc32": int}, with_values=False)
         columns = [content.columns[name] for name in names]
         if columns_crc32(columns, 0) != content.attributes["columns_crc32"]:
             raise ValueError("the crc32 of its input columns differs from the stored one")

@@ -59,7 +59,7 @@ def write(
             small[:] = data
 
 
-def read(path: Path, columns: Sequence[str], attributes: Sequence[str], with_values: bool) -> Content:
+def read(path: Path, columns: Sequence[str], attributes: Mapping[str, type], with_values: bool) -> Content:
     """Read columns and attributes, and locate the values.
 
     Raises ValueError if the shard is not one whole array.

@@ -52,6 +52,8 @@ class HashIndex:
 
     def with_others(self, hashes: Array, numbers: Array) -> Self:
         """Return the index with more numbers, which come after those of equal hashes."""
+        if not len(self):
+            return self.sort(hashes, numbers, self._text_of)
         order = sort_order(hashes)
         places = np.searchsorted(self.hashes, hashes[order], side="right")
         hashes = np.insert(self.hashes, places, hashes[order])

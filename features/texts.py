@@ -19,6 +19,9 @@ class Texts:
     """
 
     __slots__ = ("_ends", "_utf8")
+    _ends: array[int]
+    """Ends of the strings in the bytes, after a zero."""
+    _utf8: bytes | bytearray
 
     def __init__(self, texts: Sequence[str] = ()) -> None:
         self._set([text.encode() for text in texts])
@@ -36,7 +39,7 @@ class Texts:
         return texts
 
     def _set(self, encoded: Sequence[bytes]) -> None:
-        self._utf8: bytes | bytearray = b"".join(encoded)
+        self._utf8 = b"".join(encoded)
         size = len(self._utf8)
         kind = "H" if size < 1 << 16 else "I" if size < 1 << 32 else "Q"
         self._ends = array(kind, [0, *accumulate(map(len, encoded))])  # from a list: faster

@@ -260,7 +260,9 @@ def select(utterances: Sequence[Utterance], chosen: Array) -> Sequence[Utterance
     if chosen.all():
         return utterances
     indices = np.flatnonzero(chosen)
-    return utterances.select(indices) if isinstance(utterances, Utterances) else [utterances[i] for i in indices]
+    if isinstance(utterances, Utterances):
+        return utterances.select(indices)
+    return [utterances[index] for index in indices.tolist()]
 
 
 def emotion_codes(utterances: Sequence[Utterance]) -> tuple[Array, list[str | None]]:

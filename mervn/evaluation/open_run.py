@@ -132,7 +132,7 @@ def open_run(run: Path, options: EvaluateOptions, reporter: Reporter) -> OpenedR
 
 
 def _load(
-    run: Path, config: RunConfig, options: EvaluateOptions, utterances: list[Utterance], reporter: Reporter
+    run: Path, config: RunConfig, options: EvaluateOptions, utterances: Sequence[Utterance], reporter: Reporter
 ) -> LoadedModel:
     """Load the model of a run and open its input."""
     if config.command == "finetune":
@@ -151,7 +151,7 @@ def _load(
 
 
 def _load_finetuned(
-    run: Path, config: RunConfig, options: EvaluateOptions, utterances: list[Utterance], reporter: Reporter
+    run: Path, config: RunConfig, options: EvaluateOptions, utterances: Sequence[Utterance], reporter: Reporter
 ) -> LoadedModel:
     """Load the head and encoders of a run of `finetune`, and read the audio of the split."""
     head = load_head(run, config, options.trust_code)

@@ -33,7 +33,7 @@ class BatchPlan:
         self.train, self.options, self.processes, self.spec_augment = train, options, processes, spec_augment
         self.mixed_lengths = mixed_lengths(train.audio_seconds, train.syllables, options.alpha)
         self.weights = sampling_weights(train.targets, self.mixed_lengths, options.beta)
-        lengths = np.array(list(train.lengths.values()))  # (streams, N)
+        lengths = np.array(list(train.lengths.values()), np.int32)  # (streams, N)
         self.batch_size = BatchSize(lengths, options.utterances_per_batch, options.frame_budget)
         self.usual_steps = self.num_steps(self.batches(0))
         """Optimizer steps of epoch 0. With a frame budget the number varies between epochs."""

@@ -27,7 +27,7 @@ class BatchSize:
     """Size of a batch: a number of utterances, or a budget of padded frames."""
 
     lengths: Array
-    """(streams, N) int64: frames or tokens of each utterance in each stream."""
+    """(streams, N) integers: frames or tokens of each utterance in each stream."""
     utterances: int | None = None
     frame_budget: int | None = None
     """Maximum padded frames per batch: maximum length times utterances, summed over the streams. An

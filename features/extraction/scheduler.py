@@ -33,8 +33,9 @@ from features.store.rejected import Rejections, append_rejected
 FIRST_WAIT_S, WAIT_S = 0.02, 1.0
 """Interval between looks at units that other processes hold: it doubles up to the second value. Processes
 that share the work evenly wait for each other briefly."""
-ROUNDS = 256
-"""A round claims 1 / ROUNDS of the open units, rounded up."""
+ROUNDS = 64
+"""A round claims 1 / ROUNDS of the open units, rounded up: as many processes can share the work evenly. Each
+round lists the store, which takes longer the more parts it has."""
 LOOK_AHEAD = 64
 """Maximum number of units to look at for the one to claim next."""
 

@@ -16,10 +16,11 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from features.audio.decode_process import NO_SAMPLES, decoded, receive, send
+from features.audio.decode_process import NO_SAMPLES, SHARED_BYTES, Channel, decoded
 from features.audio.decoding import Decoded, unreadable_now
 from features.audio.file_state import UNKNOWN
-from features.audio.segment import SYSTEM_ERROR, Channel
+from features.audio.segment import SYSTEM_ERROR
+from features.audio.segment import Channel as AudioChannel
 
 ATTEMPTS = 2
 """Processes that may end while they decode one segment; the memory of the machine may have been full."""
@@ -27,7 +28,7 @@ START = """
 import sys
 sys.path[:] = {path!r}
 from features.audio.decode_process import serve
-serve({descriptor})
+serve({descriptors})
 """
 """Code of a process."""
 
@@ -40,27 +41,35 @@ class DecodeProcess:
     """A process that decodes one segment at a time."""
 
     def __init__(self) -> None:
-        self._connection, other = socket.socketpair()
-        with other:
-            code = START.format(path=sys.path, descriptor=other.fileno())
+        connection, other = socket.socketpair()
+        memory = _shared_memory()
+        passed = [other.fileno(), *memory]
+        try:
+            self._channel = Channel(connection, *memory or [None])
+            code = START.format(path=sys.path, descriptors=", ".join(map(str, passed)) + ", None" * (2 - len(passed)))
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", code],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[other.fileno()],
+                pass_fds=passed,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},  # it resamples with one thread
             )
+        finally:
+            for descriptor in memory:
+                os.close(descriptor)
+            other.close()
 
     @property
     def pid(self) -> int:
         """The id of the process."""
         return self._process.pid
 
-    def decode(self, path: Path, start: float, end: float | None, channel: Channel) -> Decoded:
+    def decode(self, path: Path, start: float, end: float | None, channel: AudioChannel) -> Decoded:
         """Decode a segment; EndedError if the process ends."""
         answer = None
         with suppress(BrokenPipeError, ConnectionResetError):
-            send(self._connection, (path, start, end, channel))
-            answer = receive(self._connection)
+            self._channel.send((path, start, end, channel))
+            answer = self._channel.receive()
         if answer is None:
             raise EndedError(f"the process that decoded it ended with {self._end()}")
         return decoded(*answer)
@@ -71,7 +80,7 @@ class DecodeProcess:
 
     def disconnect(self) -> None:
         """Close the connection of this process, which may be a fork of the one that started the other."""
-        self._connection.close()
+        self._channel.close()
 
     def close(self) -> None:
         """End the process, which decodes nothing now."""
@@ -84,6 +93,15 @@ class DecodeProcess:
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
+def _shared_memory() -> list[int]:
+    """Return the descriptor of new memory that can be shared; nothing if the system has none."""
+    if not hasattr(os, "memfd_create"):
+        return []
+    memory = os.memfd_create("mervn-decode")
+    os.truncate(memory, SHARED_BYTES)  # pages take memory when they are written
+    return [memory]
+
+
 class DecodeProcesses:
     """Pool of processes; each thread that decodes has one for itself meanwhile."""
 
@@ -93,7 +111,7 @@ class DecodeProcesses:
         self._busy: dict[threading.Thread, DecodeProcess] = {}
         self._abandoned: set[threading.Thread] = set()
 
-    def decode(self, path: Path, start: float, end: float | None, channel: Channel) -> Decoded:
+    def decode(self, path: Path, start: float, end: float | None, channel: AudioChannel) -> Decoded:
         """Decode a segment in another process.
 
         If that process ends, a new one tries again; if it ends too, the audio has a fault.
@@ -117,7 +135,7 @@ class DecodeProcesses:
                 return found
             finally:
                 self._busy.pop(thread, None)
-        return Decoded(UNKNOWN, NO_SAMPLES, 0, "", (SYSTEM_ERROR, unreadable_now(path, reason)))
+        return Decoded(UNKNOWN, NO_SAMPLES, "", (SYSTEM_ERROR, unreadable_now(path, reason)))
 
     def abandon(self, thread: threading.Thread) -> None:
         """End the process of a thread whose segment takes too long."""

@@ -25,7 +25,6 @@ from features.extraction.encoder_input import (
     input_key,
     source_of,
     transcript_of,
-    waveform,
 )
 from features.extraction.host_copy import HostCopy, Outputs
 from features.manifests.manifest import Utterance
@@ -121,8 +120,8 @@ def read_or_reject(encoder: Encoder, utterance: Utterance, decode: Decode = deco
     decoded = decode_utterance(utterance, decode)
     source = source_of(utterance, decoded.state)
     try:
-        wave = waveform(decoded, utterance)
-        return Input(utterance, encoder.prepare(wave), wave.shape[0], decoded.sha256, source)
+        decoded.check()
+        return Input(utterance, encoder.prepare(decoded.samples), len(decoded.samples), decoded.sha256, source)
     except AudioError as error:
         return Rejection(utterance, error.reason, str(error), input_key(utterance, encoder.modality, source))
 

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from features.audio.decoding import Decode, Decoded, decode, out_of_memory, segment_sha256
 from features.audio.file_state import FileState, file_state
-from features.audio.resampling import SAMPLE_RATE, Samples, resample
-from features.audio.segment import AudioError
+from features.audio.resampling import Samples
 from features.manifests.manifest import Utterance
-from features.memory import is_out_of_memory
 from features.progress import SILENT, Reporter
 from features.text.normalize import normalize_text, text_sha256
 
@@ -75,28 +73,17 @@ def read_audio(utterance: Utterance, decode: Decode = decode) -> tuple[Samples, 
     AudioError if it cannot be decoded, or does not fit into memory.
     """
     found = decode_utterance(utterance, decode)
-    return waveform(found, utterance), found.sha256
+    found.check()
+    return found.samples, found.sha256
 
 
 def decode_utterance(utterance: Utterance, decode: Decode = decode) -> Decoded:
-    """Decode the audio of an utterance at the rate of its file."""
+    """Decode the audio of an utterance."""
     try:
         return decode(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
     except MemoryError:  # of samples that another process decoded
         fault = out_of_memory(utterance.audio_path)
-    return Decoded(file_state(utterance.audio_path), np.zeros(0, np.float32), 0, "", fault)
-
-
-def waveform(decoded: Decoded, utterance: Utterance) -> Samples:
-    """Return the samples (S,) at 16 kHz; AudioError if they cannot be used."""
-    decoded.check()
-    try:
-        return resample(decoded.samples, decoded.rate, SAMPLE_RATE)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-    # raised outside the except block: its traceback would keep the samples in memory
-    raise AudioError(*out_of_memory(utterance.audio_path))
+    return Decoded(file_state(utterance.audio_path), np.zeros(0, np.float32), "", fault)
 
 
 def audio_source(utterance: Utterance) -> AudioSource:

@@ -1,8 +1,8 @@
 """Prefetch: threads call a function on items ahead of the caller, who gets the results in order.
 
-Each thread has a process that decodes for it, or resamples, which releases Python's lock: several
-threads read audio at once. A thread that waits forever for a file is left behind, and another one
-takes its place.
+A thread has a process that decodes for it, and waits for it without Python's lock: several threads
+read audio at once. A thread that waits forever for a file is left behind, and another one takes its
+place.
 """
 
 from __future__ import annotations

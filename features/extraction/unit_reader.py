@@ -33,7 +33,7 @@ def default_workers(device: torch.device) -> int:
 
 
 class UnitReader:
-    """Reads and prepares the utterances of units: `workers` processes decode, and as many threads resample.
+    """Reads and prepares the utterances of units: `workers` other processes decode, one for each thread.
 
     A segmenter or the `prepare` of a custom encoder may not be made for several threads: the process
     itself prepares text, and one thread at most the input of a custom encoder.

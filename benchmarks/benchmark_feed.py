@@ -122,7 +122,8 @@ class SimulatedDevice(Encoder):
         self.num_batches += 1
         self.busy_until = max(self.busy_until, time.monotonic()) + self.pace * inputs.total / SAMPLE_RATE
         scale = torch.arange(1, WIDTH + 1) * (1 + 0.01 * inputs.batch_size)
-        return [Ragged.from_sequences([samples[::320, None] * scale for samples in inputs.split()])]
+        frames = torch.cat([samples[::320] for samples in inputs.split()])
+        return [Ragged.from_lengths(frames[:, None] * scale, list(map(self.get_feat_lengths, inputs.sizes)))]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -16,11 +15,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from features.frame_moves import place_frames, take_frames
-
-
-def padding_mask(lengths: Tensor, max_length: int) -> Tensor:
-    """Return the (B, max_length) bool mask of lengths (B,) int64: True = real frame."""
-    return torch.arange(max_length, device=lengths.device) < lengths[:, None]
+from features.layout import Layout
+from features.layout import padding_mask as padding_mask
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
@@ -32,33 +28,6 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Lengths of B sequences, and where their frames lie; the latter is computed when it is first needed."""
-
-    lengths: Tensor
-    """(B,) int64 on the device of the values."""
-    sizes: tuple[int, ...]
-    """The same lengths, as host integers."""
-
-    @cached_property
-    def segments(self) -> Tensor:
-        """(sum T,) int64: index of the sequence (0..B-1) that each frame belongs to."""
-        with torch.inference_mode(False):  # training may use it later
-            # output_size: without it, torch would wait for the device to learn the sum
-            return torch.repeat_interleave(self.lengths, output_size=sum(self.sizes))
-
-    @cached_property
-    def index(self) -> Tensor:
-        """(sum T,) int64: index of each frame in the padded view flattened to (B * max_length, ...)."""
-        device, sizes = self.lengths.device, self.sizes
-        with torch.inference_mode(False):
-            # Frame t of sequence b has index offsets[b] + t in the values, and b * max_length + t in
-            # the padded view.
-            shifts = torch.arange(len(sizes), device=device) * max(sizes, default=0) - _offsets(self.lengths)  # (B,)
-            return torch.arange(sum(sizes), device=device) + shifts[self.segments]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +131,7 @@ class Ragged:
     @property
     def offsets(self) -> Tensor:
         """(B,) int64: index in `values` at which each sequence starts."""
-        return _offsets(self.lengths)
+        return self.layout.offsets
 
     @property
     def positions(self) -> Tensor:
@@ -301,20 +270,13 @@ def at_least_fp32(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
-def _offsets(lengths: Tensor) -> Tensor:
-    """Return the exclusive cumulative sum of lengths (B,)."""
-    return lengths.cumsum(0) - lengths
-
-
 def _flatten(ragged: Ragged) -> tuple[list[Tensor], tuple[int, ...]]:
     return [ragged.values, ragged.lengths, ragged.segments, ragged.index], ragged.sizes
 
 
 def _unflatten(tensors: list[Tensor], sizes: tuple[int, ...]) -> Ragged:
     values, lengths, segments, index = tensors
-    layout = Layout(lengths, sizes)
-    vars(layout).update(segments=segments, index=index)
-    return Ragged(values, layout)
+    return Ragged(values, Layout.known(lengths, sizes, segments, index))
 
 
 pytree.register_pytree_node(Ragged, _flatten, _unflatten, serialized_type_name="features.ragged.Ragged")  # type: ignore[arg-type]

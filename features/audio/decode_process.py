@@ -62,8 +62,8 @@ def decoded(message: Any, samples: Samples) -> Decoded:
     """Return the result of an answer; RuntimeError if decoding raised an unexpected exception."""
     if isinstance(message, str):
         raise RuntimeError(f"a process that decodes audio failed:\n{message}")
-    found, messages = message
-    for text in messages:
+    found: Decoded = message[0]
+    for text in message[1]:
         warnings.warn(text, stacklevel=2)
     return replace(found, samples=samples)
 

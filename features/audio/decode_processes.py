@@ -45,7 +45,7 @@ class DecodeProcess:
         memory = _shared_memory()
         passed = [other.fileno(), *memory]
         try:
-            self._channel = Channel(connection, *memory or [None])
+            self._channel = Channel(connection, memory[0] if memory else None)
             code = START.format(path=sys.path, descriptors=", ".join(map(str, passed)) + ", None" * (2 - len(passed)))
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", code],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from features.device import exact_fp32, precision_context
 from features.errors import InputError
 from features.extraction.encode import encode
 from features.extraction.plan import MAX_BATCH
+from features.extraction.prefetch import Prefetch
 from features.memory import MemoryBudget, default_budget
 from features.ragged import Ragged
 from features.signals import check_interrupted
@@ -39,12 +41,12 @@ class Scorer:
     """Computes features and probabilities of clips with a `RunModel`.
 
     A clip's numbers do not depend on the other clips. Streams that a clip lacks are empty, as those
-    of an utterance without transcript are.
+    of an utterance without transcript are. `workers` threads read the audio of the clips.
     """
 
-    def __init__(self, model: RunModel, batch_seconds: float | None = None) -> None:
-        self.model = model
-        self.reader = SegmentReader()
+    def __init__(self, model: RunModel, batch_seconds: float | None = None, workers: int = 0) -> None:
+        self.model, self.workers = model, workers
+        self.reader = SegmentReader(in_order=not workers)
         self.batch_budget = {name: default_budget(name, model.device) for name in ("text", "audio")}
         """Maximum padded seconds of audio, or tokens, per batch of an encoder."""
         if batch_seconds is not None:
@@ -63,14 +65,13 @@ class Scorer:
 
     def features(self, clips: Sequence[Clip]) -> list[Features | AudioError]:
         """Return the features of each clip, or why they cannot be computed."""
-        found: list[Features | AudioError] = []
+        found: list[Features | AudioError] = [{} for _ in clips]
         samples: dict[int, Array] = {}
-        for i, clip in enumerate(clips):
-            found.append({})
-            try:
-                samples[i] = clip.samples(self.reader) if "audio" in self.model.modalities else NO_SAMPLES
-            except AudioError as error:
-                found[i] = error
+        for i, read in enumerate(self._read(clips)):
+            if isinstance(read, AudioError):
+                found[i] = read
+            else:
+                samples[i] = read
         for name, stream in self.model.encoders.items():
             prepared = {i: _prepare(stream, wave, clips[i]) for i, wave in samples.items()}
             for i, values in self._encode(name, stream, prepared).items():
@@ -106,6 +107,20 @@ class Scorer:
         for scores in result[~np.isfinite(result).all(1)][:1]:
             raise InputError(f"the model {self.model.path} must give finite probabilities, found {scores.tolist()}")
         return result
+
+    def _read(self, clips: Sequence[Clip]) -> Iterator[Array | AudioError]:
+        """Yield the samples (S,) of each clip, none if the model reads no audio, or why they cannot be read."""
+        if "audio" not in self.model.modalities:
+            yield from [NO_SAMPLES] * len(clips)
+            return
+        prefetch = Prefetch[Clip, Array](lambda clip: clip.samples(self.reader), self.workers, lambda wave: wave.nbytes)
+        with closing(prefetch):
+            prefetch.add((clip, None) for clip in clips)
+            for _ in clips:
+                try:
+                    yield prefetch.take()
+                except AudioError as error:
+                    yield error
 
     def _encode(self, name: str, stream: StreamEncoder, prepared: dict[int, Tensor]) -> dict[int, Tensor | AudioError]:
         """Return the features (T, D) or (T, L, D) float32 of prepared inputs, by index."""

@@ -3,12 +3,12 @@
     python benchmarks/benchmark_gpu.py [--tiny] [--json] [--device cuda]
 
 An extraction is that of `mervn extract` in fp32: files are decoded, hashed and resampled by 1, 4 and
-16 threads, and parts are written with checksums. Encoders have random weights and the sizes of
+16 workers, and parts are written with checksums. Encoders have random weights and the sizes of
 whisper-base, in windows of 30 s, and of wav2vec2-large. Clips have the lengths of a speech emotion
 corpus and lie in the cache of the operating system; four utterances share a file, and each reads it.
 
 - hours: hours of audio per hour, from the first batch to the last commit
-- busy: time in which the GPU runs a kernel / time of the extraction, with 16 threads
+- busy: time in which the GPU runs a kernel / time of the extraction, with 16 workers
 - epoch: duration of an epoch of training / that of the same steps on batches that are on the GPU
 """
 
@@ -105,7 +105,7 @@ def hours_per_hour(result: StoreResult) -> float:
 
 def busy_fraction(utterances: Sequence[Utterance], encoder: Encoder, workers: int) -> float:
     """Return the fraction of an extraction's time in which the GPU runs a kernel."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profile:
         result = extract(utterances, encoder, "cuda", workers)
         torch.cuda.synchronize()
     intervals = []
@@ -131,10 +131,10 @@ def measure_extraction(name: str, encoder: Encoder, utterances: Sequence[Utteran
     figures = []
     for workers in WORKERS:
         value = hours_per_hour(extract(utterances, encoder, device, workers))
-        what = f"hours of audio per hour, {name}, {workers} threads"
+        what = f"hours of audio per hour, {name}, {workers} workers"
         figures.append(Figure(f"gpu.extract.{name}.hours.{workers}", what, value, None, "higher"))
     if device != "cpu":
-        what = f"time in which the GPU computes / time of the extraction, {name}, {WORKERS[-1]} threads"
+        what = f"time in which the GPU computes / time of the extraction, {name}, {WORKERS[-1]} workers"
         value = busy_fraction(utterances, encoder, WORKERS[-1])
         figures.append(Figure(f"gpu.extract.{name}.busy", what, value, BUSY_GOAL, "higher"))
     return figures
@@ -207,7 +207,7 @@ def main(device: str, tiny: bool, as_json: bool) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    report("gpu", measure(device, (8, 8, 4) if tiny else (6000, 1600, 1024), tiny), as_json)
+    report("gpu", measure(device, (8, 8, 4) if tiny else (3000, 1000, 1024), tiny), as_json)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ import soundfile
 from tiny import Recorder, wave
 
 from features.audio.facts_file import FACTS_FILE, read_section, write_section
+from features.audio.file_state import file_state
 from features.errors import InputError
 from features.extraction import audio_files, prefetch
-from features.extraction.audio_files import AudioFiles, file_state, read_files
+from features.extraction.audio_files import AudioFiles, read_files
 
 NAMES = ["a.wav", "b.wav", "c.wav"]
 

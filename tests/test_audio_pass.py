@@ -15,11 +15,11 @@ from tiny import RATE, Recorder, wave
 
 from features.audio import audio_file, decoded_copies, segment, segment_reader
 from features.audio.decoded_copies import DecodedCopies
+from features.audio.decoding import samples_sha256
 from features.audio.segment import decode_segment
 from features.audio.segment_reader import SegmentReader
 from features.audit import audio_pass
 from features.audit.audio_pass import FACTS_FILE, known_facts, measure_corpus
-from features.extraction.encoder_input import samples_sha256
 from features.manifests.manifest import Utterance
 
 

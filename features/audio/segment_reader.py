@@ -27,12 +27,10 @@ class SegmentReader:
 
     A file in which seeking is not exact, such as MP3, is decoded once as long as its segments are
     read in the order of their starts; memory holds the last segment and one block. Segments in
-    another order are read as `read_segment` does, and all segments if not `in_order`: then several
-    threads can read at once.
+    another order are read as `read_segment` does.
     """
 
-    def __init__(self, in_order: bool = True) -> None:
-        self._in_order = in_order
+    def __init__(self) -> None:
         self._seekable: tuple[Path, bool] | None = None
         self._path: Path | None = None
         """The file that is being decoded in blocks."""
@@ -65,7 +63,7 @@ class SegmentReader:
 
         Raises AudioError as `decode_channels` does: the samples may be NaN or infinite.
         """
-        if not self._in_order or (start == 0 and end is None) or self._can_seek(path):
+        if (start == 0 and end is None) or self._can_seek(path):
             return decode_channels(path, start, end, channel)
         with suppress(MemoryError):
             return self._decode(path, start, end, channel)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from features.audio.decoding import samples_sha256
 from features.audio.segment import NOT_FOUND, SYSTEM_ERROR, AudioError, select_channel
 from features.audio.segment_reader import SegmentReader
-from features.extraction.encoder_input import samples_sha256
 from features.manifests.manifest import Utterance
 
 Array = np.ndarray[Any, Any]

@@ -15,9 +15,9 @@ from pathlib import Path
 from threading import Event
 
 from features.audio.facts_file import FACTS_FILE, read_section, write_section
+from features.audio.file_state import FileState, file_state
 from features.audio.segment_reader import SegmentReader
 from features.audit.audio_facts import AudioFacts, measure_audio
-from features.extraction.audio_files import FileState, file_state
 from features.manifests.manifest import Utterance
 from features.progress import SILENT, Reporter
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from features.audio.facts_file import FACTS_FILE, read_section, write_section
+from features.audio.file_state import FileState, file_state
 from features.audio.segment import AudioError, inspect_segment
 from features.errors import InputError
-from features.extraction.encoder_input import fingerprint
 from features.extraction.prefetch import LIMIT_S, Prefetch
 from features.manifests.columns import Array, HashIndex, Texts
 from features.progress import Reporter
@@ -38,14 +37,6 @@ class Paths(Protocol):
     def __getitem__(self, code: int, /) -> tuple[str, Path]: ...
 
 
-class FileState(NamedTuple):
-    """State of a file; None: it cannot be read."""
-
-    size: int | None
-    mtime_ns: int | None
-    fingerprint: str | None
-
-
 class AudioHeader(NamedTuple):
     """Header of a file that ends where its header says; `rate` is 0 if it does not, or cannot be read."""
 
@@ -57,17 +48,6 @@ class AudioHeader(NamedTuple):
 
 
 NO_HEADER = AudioHeader(0, 0, 0)
-
-
-def file_state(path: Path) -> FileState:
-    """Return the state of a file; its fingerprint is None unless it is a regular file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return FileState(None, None, None)
-    # reading a named pipe might never end
-    digest = fingerprint(path) if stat.S_ISREG(status.st_mode) else None
-    return FileState(status.st_size, status.st_mtime_ns, digest)
 
 
 class AudioFiles:

@@ -55,7 +55,7 @@ class PredictOptions(TrustOptions, DeviceOptions):
     )
     workers: Annotated[Annotated[int, Field(ge=0)] | None, Group.GENERAL, ADVANCED] = Field(
         None,
-        description="Threads that read the audio of some minutes at once, before it is encoded [default: on a GPU the "
+        description="Processes that decode the audio of some minutes, before it is encoded [default: on a GPU the "
         "number of cores less one, at most 8; on a CPU 0].",
     )
     labels: Annotated[tuple[str, ...], Group.OUTPUT] = Field(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from features.audio.decode_processes import PROCESSES
 from features.audio.resampling import SAMPLE_RATE
 from features.audio.segment import AudioError
 from features.audio.segment_reader import SegmentReader
@@ -41,12 +43,12 @@ class Scorer:
     """Computes features and probabilities of clips with a `RunModel`.
 
     A clip's numbers do not depend on the other clips. Streams that a clip lacks are empty, as those
-    of an utterance without transcript are. `workers` threads read the audio of the clips.
+    of an utterance without transcript are. `workers` other processes decode files.
     """
 
     def __init__(self, model: RunModel, batch_seconds: float | None = None, workers: int = 0) -> None:
         self.model, self.workers = model, workers
-        self.reader = SegmentReader(in_order=not workers)
+        self.reader = SegmentReader()
         self.batch_budget = {name: default_budget(name, model.device) for name in ("text", "audio")}
         """Maximum padded seconds of audio, or tokens, per batch of an encoder."""
         if batch_seconds is not None:
@@ -113,7 +115,7 @@ class Scorer:
         if "audio" not in self.model.modalities:
             yield from [NO_SAMPLES] * len(clips)
             return
-        prefetch = Prefetch[Clip, Array](lambda clip: clip.samples(self.reader), self.workers, lambda wave: wave.nbytes)
+        prefetch = Prefetch[Clip, Array](self._samples, self.workers, lambda wave: wave.nbytes)
         with closing(prefetch):
             prefetch.add((clip, None) for clip in clips)
             for _ in clips:
@@ -121,6 +123,14 @@ class Scorer:
                     yield prefetch.take()
                 except AudioError as error:
                     yield error
+
+    def _samples(self, clip: Clip) -> Array:
+        """Return the samples (S,) of a clip; AudioError if they cannot be read."""
+        if not self.workers or not isinstance(clip.audio, Path):
+            return clip.samples(self.reader)
+        decoded = PROCESSES.decode(clip.audio, clip.start, clip.end, clip.channel)
+        decoded.check()
+        return decoded.samples
 
     def _encode(self, name: str, stream: StreamEncoder, prepared: dict[int, Tensor]) -> dict[int, Tensor | AudioError]:
         """Return the features (T, D) or (T, L, D) float32 of prepared inputs, by index."""

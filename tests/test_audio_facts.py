@@ -8,10 +8,10 @@ import pytest
 import soundfile
 from tiny import RATE, wave
 
+from features.audio.decoding import samples_sha256
 from features.audio.segment import decode_segment
 from features.audio.segment_reader import SegmentReader
 from features.audit.audio_facts import AudioFacts, measure_audio
-from features.extraction.encoder_input import samples_sha256
 from features.manifests.manifest import Utterance
 
 

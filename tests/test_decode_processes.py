@@ -1,5 +1,6 @@
 """DecodeProcesses: other processes decode to the same samples, and one that hangs or ends takes nothing with it."""
 
+import errno
 import os
 import signal
 import threading
@@ -82,6 +83,17 @@ def test_samples_are_those_of_this_process(files: Path, processes: DecodeProcess
             assert (there.state, there.sha256, there.fault) == (here.state, here.sha256, here.fault)
             np.testing.assert_array_equal(there.samples, here.samples)
     assert len(processes._idle) == 1
+
+
+def test_without_shared_memory_samples_are_the_same(
+    files: Path, processes: DecodeProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EFBIG, "File too large")  # as with `ulimit -f`
+
+    monkeypatch.setattr(os, "truncate", refuse)
+    here, there = (decode_(files / "a.wav", 0.0, None, "mix") for decode_ in (decode, processes.decode))
+    np.testing.assert_array_equal(there.samples, here.samples)
 
 
 def test_each_thread_has_a_process_for_itself(files: Path, processes: DecodeProcesses) -> None:

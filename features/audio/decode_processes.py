@@ -94,11 +94,17 @@ class DecodeProcess:
 
 
 def _shared_memory() -> list[int]:
-    """Return the descriptor of new memory that can be shared; nothing if the system has none."""
+    """Return the descriptor of new memory that can be shared; nothing if the system gives none."""
     if not hasattr(os, "memfd_create"):
         return []
-    memory = os.memfd_create("mervn-decode")
-    os.truncate(memory, SHARED_BYTES)  # pages take memory when they are written
+    memory = -1
+    try:
+        memory = os.memfd_create("mervn-decode")
+        os.truncate(memory, SHARED_BYTES)  # pages take memory when they are written
+    except OSError:  # for example a limit on the size of files
+        if memory >= 0:
+            os.close(memory)
+        return []
     return [memory]
 
 

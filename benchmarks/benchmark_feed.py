@@ -1,16 +1,17 @@
-"""Measure how well an extraction keeps its device busy, and check that threads change no stored value.
+"""Measure how well an extraction keeps its device busy, and check that workers change no stored value.
 
     python benchmarks/benchmark_feed.py [--tiny] [--json]
 
-The encoder stands for a device: it waits, without using a core, as long as a device would compute,
-and returns features that depend on the samples and on the batch. Everything else is the real
-extraction: WAV and FLAC files at 16 and 44.1 kHz are decoded, hashed and resampled, and parts are
-written with checksums. The waiting time is 4, 1 and 1/4 times the time that one thread needs to
-prepare the audio.
+The encoder stands for a device. Like a GPU, it takes batches into a queue and returns at once. The
+copy of the features to the host waits, without using a core, until a device would have computed the
+batch and those before it. The features depend on the samples and on the batch. Everything else is
+the real extraction: WAV and FLAC files at 16 and 44.1 kHz are decoded, hashed and resampled, and
+parts are written with checksums. The time of the device is 4, 1 and 1/4 times that of one worker
+that prepares the audio.
 
-- overlap: duration / (time of the device or of the preparation by two threads, whichever is longer)
-- scaling: utterances that two threads prepare per second / one thread
-- equal: maximum difference of stored values, parts and rejections between 0, 1, 2 and 4 threads, also
+- overlap: duration / (time of the device or of the preparation by two workers, whichever is longer)
+- scaling: utterances that two workers prepare per second / one worker
+- equal: maximum difference of stored values, parts and rejections between 0, 1, 2 and 4 workers, also
   after Ctrl-C and a second run; 1 if parts or rejections differ
 - device_copies: copies of samples to a device, and of features back, per batch and layer; the
   lengths of the utterances are copied too, 8 bytes each
@@ -43,6 +44,7 @@ from features.encoders.base import Encoder, Lengths, load_encoder, samples_tenso
 from features.encoders.selector import EncoderSettings, Selector, parse_selector
 from features.extraction.encode import launch
 from features.extraction.extract import extract_stream
+from features.extraction.host_copy import HostCopy
 from features.extraction.report import StoreResult
 from features.extraction.settings import ExtractSettings
 from features.extraction.unit import Unit
@@ -66,8 +68,20 @@ KINDS = (("wav", 16_000), ("flac", 16_000), ("wav", 44_100), ("flac", 44_100))
 """Format and rate of the files, in turn."""
 
 
+class SimulatedCopy(HostCopy):
+    """Copy of features that a device has computed at a given time."""
+
+    def __init__(self, output: Ragged, ready_at: float) -> None:
+        super().__init__(output)
+        self._ready_at = ready_at
+
+    def wait(self) -> None:
+        """Wait until the device has computed the features."""
+        time.sleep(max(0.0, self._ready_at - time.monotonic()))
+
+
 class SimulatedDevice(Encoder):
-    """Encoder that waits `pace` seconds per second of audio, and can be interrupted after some batches."""
+    """Encoder that takes `pace` seconds per second of audio, and can be interrupted after some batches."""
 
     name: ClassVar[str] = "simulated"
     modality: ClassVar[str] = "audio"
@@ -79,10 +93,15 @@ class SimulatedDevice(Encoder):
         super().__init__()
         self.pace, self.interrupt_after = pace, interrupt_after
         self.num_batches = 0
+        self.busy_until = 0.0
+
+    def copy(self, output: Ragged) -> HostCopy:
+        """Return the copy of the features that were launched last."""
+        return SimulatedCopy(output, self.busy_until)
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> SimulatedDevice:
-        """Return a device that does not wait."""
+        """Return a device that takes no time."""
         return cls()
 
     def save(self, folder: Path) -> None:
@@ -97,13 +116,14 @@ class SimulatedDevice(Encoder):
         return -(-lengths // 320)
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
-        """Wait, then return every 320th sample, scaled by channel and by the size of the batch."""
+        """Return every 320th sample, scaled by channel and by the size of the batch."""
         if self.num_batches >= self.interrupt_after:
             raise KeyboardInterrupt
         self.num_batches += 1
-        time.sleep(self.pace * inputs.total / SAMPLE_RATE)
+        self.busy_until = max(self.busy_until, time.monotonic()) + self.pace * inputs.total / SAMPLE_RATE
         scale = torch.arange(1, WIDTH + 1) * (1 + 0.01 * inputs.batch_size)
-        return [Ragged.from_sequences([samples[::320, None] * scale for samples in inputs.split()])]
+        frames = torch.cat([samples[::320] for samples in inputs.split()])
+        return [Ragged.from_lengths(frames[:, None] * scale, list(map(self.get_feat_lengths, inputs.sizes)))]
 
 
 @dataclass(frozen=True)
@@ -145,19 +165,20 @@ def make_corpus(folder: Path, count: int, mean_s: float) -> Corpus:
 def extract(corpus: Corpus, folder: Path, workers: int, device: SimulatedDevice) -> StoreResult:
     """Extract the features of a corpus."""
     settings = ExtractSettings(folder, device="cpu", batch_seconds=BATCH_S, workers=workers)
-    with mock.patch("features.extraction.extract.open_encoder", return_value=device):
+    opened = mock.patch("features.extraction.extract.open_encoder", return_value=device)
+    with opened, mock.patch("features.extraction.encode.HostCopy", device.copy):
         (result,) = extract_stream(corpus.utterances, parse_selector("fourier2vec", "audio"), settings, SILENT)
     return result
 
 
 def prepare_all(corpus: Corpus, workers: int) -> float:
-    """Return the seconds that some threads need to read and prepare a corpus."""
+    """Return the seconds that some workers need to read and prepare a corpus."""
     with closing(UnitReader(SimulatedDevice(), workers)) as reader:
         return seconds_of(lambda: [None for _ in reader.batches(corpus.unit())])
 
 
 def measure_overlap(corpus: Corpus, folder: Path, rounds: int) -> list[Figure]:
-    """Return the durations of extractions over their lower bounds, and the gain of a second thread."""
+    """Return the durations of extractions over their lower bounds, and the gain of a second worker."""
     found: dict[str, list[float]] = {name: [] for name in RATIOS}
     scaling = []
     for number in range(rounds):
@@ -169,9 +190,9 @@ def measure_overlap(corpus: Corpus, folder: Path, rounds: int) -> list[Figure]:
             found[name].append(result.seconds / max(ratio * preparation, preparation / WORKERS))
     figures = []
     for name, values in found.items():
-        what = f"duration / bound, device : preparation = {name.replace('to', ' : ')}, {WORKERS} threads"
+        what = f"duration / bound, device : preparation = {name.replace('to', ' : ')}, {WORKERS} workers"
         figures.append(Figure(f"feed.overlap.{name}", what, statistics.median(values), 1.15, "lower"))
-    what = f"utterances prepared per second by {WORKERS} threads / by one"
+    what = f"utterances prepared per second by {WORKERS} workers / by one"
     return [*figures, Figure("feed.scaling", what, statistics.median(scaling), 1.7, "higher")]
 
 
@@ -195,7 +216,7 @@ def interrupted(corpus: Corpus, folder: Path, workers: int, num_batches: int) ->
 
 
 def measure_equal(corpus: Corpus, folder: Path, numbers: Sequence[int]) -> Figure:
-    """Return the maximum difference between numbers of threads."""
+    """Return the maximum difference between numbers of workers."""
     device = SimulatedDevice()
     whole = extract(corpus, folder / "whole", 0, device)
     half = interrupted(corpus, folder / "half", 0, device.num_batches // 2)
@@ -206,7 +227,7 @@ def measure_equal(corpus: Corpus, folder: Path, numbers: Sequence[int]) -> Figur
         kept, resumed = interrupted(corpus, folder / f"half-{workers}", workers, device.num_batches // 2)
         differences.append(difference(resumed.path, half[1].path))
         differences.append(float(kept != half[0]))
-    what = f"maximum difference between 0 and {', '.join(map(str, numbers))} threads, also if interrupted and resumed"
+    what = f"maximum difference between 0 and {', '.join(map(str, numbers))} workers, also if interrupted and resumed"
     return Figure("feed.equal", what, max(differences), 0, "lower")
 
 
@@ -237,7 +258,7 @@ def measure_copies(folder: Path, tiny: bool) -> Figure:
         prepared = [encoder.prepare(wave(seconds, 0)) for seconds in (1.0, 0.4)]
         # torch has no autocast for meta, and does not take operations apart in inference mode
         no_autocast = mock.patch.object(torch, "autocast", return_value=nullcontext())
-        no_gradients = mock.patch.object(torch, "inference_mode", torch.no_grad)
+        no_gradients = mock.patch.object(torch, "inference_mode", lambda mode=True: torch.set_grad_enabled(not mode))
         with no_autocast, no_gradients, CountedCopies() as copies:
             launch(prepared, encoder, torch.device("meta"))
         worst = max(worst, copies.there, copies.back / len(encoder.layers))

@@ -3,12 +3,12 @@
     python benchmarks/benchmark_gpu.py [--tiny] [--json] [--device cuda]
 
 An extraction is that of `mervn extract` in fp32: files are decoded, hashed and resampled by 1, 4 and
-16 threads, and parts are written with checksums. Encoders have random weights and the sizes of
+16 workers, and parts are written with checksums. Encoders have random weights and the sizes of
 whisper-base, in windows of 30 s, and of wav2vec2-large. Clips have the lengths of a speech emotion
 corpus and lie in the cache of the operating system; four utterances share a file, and each reads it.
 
 - hours: hours of audio per hour, from the first batch to the last commit
-- busy: time in which the GPU runs a kernel / time of the extraction, with 16 threads
+- busy: time in which the GPU runs a kernel / time of the extraction, with 16 workers
 - epoch: duration of an epoch of training / that of the same steps on batches that are on the GPU
 """
 
@@ -105,7 +105,7 @@ def hours_per_hour(result: StoreResult) -> float:
 
 def busy_fraction(utterances: Sequence[Utterance], encoder: Encoder, workers: int) -> float:
     """Return the fraction of an extraction's time in which the GPU runs a kernel."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profile:
         result = extract(utterances, encoder, "cuda", workers)
         torch.cuda.synchronize()
     intervals = []
@@ -125,19 +125,17 @@ def union(intervals: list[tuple[float, float]]) -> float:
     return length
 
 
-def measure_extraction(name: str, encoder: Encoder, utterances: Sequence[Utterance], device: str) -> list[Figure]:
+def measure_extraction(name: str, encoder: Encoder, utterances: Sequence[Utterance], device: str) -> Iterator[Figure]:
     """Measure the extractions of one encoder."""
-    extract(utterances[: len(utterances) // 4], encoder, device, 4)  # libraries are set up
-    figures = []
+    extract(utterances[: len(utterances) // 4], encoder, device, WORKERS[-1])  # processes and libraries are set up
     for workers in WORKERS:
         value = hours_per_hour(extract(utterances, encoder, device, workers))
-        what = f"hours of audio per hour, {name}, {workers} threads"
-        figures.append(Figure(f"gpu.extract.{name}.hours.{workers}", what, value, None, "higher"))
+        what = f"hours of audio per hour, {name}, {workers} workers"
+        yield Figure(f"gpu.extract.{name}.hours.{workers}", what, value, None, "higher")
     if device != "cpu":
-        what = f"time in which the GPU computes / time of the extraction, {name}, {WORKERS[-1]} threads"
+        what = f"time in which the GPU computes / time of the extraction, {name}, {WORKERS[-1]} workers"
         value = busy_fraction(utterances, encoder, WORKERS[-1])
-        figures.append(Figure(f"gpu.extract.{name}.busy", what, value, BUSY_GOAL, "higher"))
-    return figures
+        yield Figure(f"gpu.extract.{name}.busy", what, value, BUSY_GOAL, "higher")
 
 
 class BatchesOnDevice(StoredSplit):
@@ -164,38 +162,35 @@ def measure_epoch(fusion: str, split: StoredSplit, device: torch.device, where: 
     for data in (split, ready):
         labels = list(map(str, range(CLASSES)))
         training = TrainingData(data, data, labels)
-        trainer = Trainer(make_head(fusion), training, resolve(options_of(fusion, "bf16"), device))
+        trainer = Trainer(make_head(fusion).to(device), training, resolve(options_of(fusion, "bf16"), device))
         epochs.append(lambda trainer=trainer: trainer.train_epoch(1))
     ratio = time_ratio(*epochs, rounds)
     what = f"epoch of {fusion} in bf16 / its steps alone, features {where}"
     return Figure(f"gpu.epoch.{fusion}.{where}", what, ratio, EPOCH_GOAL, "lower")
 
 
-def measure_training(folder: Path, count: int, device: torch.device, rounds: int) -> list[Figure]:
-    """Measure epochs with features on the device and on disk."""
+def measure_training(folder: Path, count: int, device: torch.device, rounds: int) -> Iterator[Figure]:
+    """Measure epochs with features on disk and on the device."""
     split = make_corpus(folder, count).split
-    figures = []
     for where in ("streamed", "resident"):
         if where == "resident":
             for layers in split.streams.values():
                 layers[0].load(device)
         for fusion in FUSIONS:
-            figures.append(measure_epoch(fusion, split, device, where, rounds))
-    return figures
+            yield measure_epoch(fusion, split, device, where, rounds)
 
 
-def measure(device: str, counts: tuple[int, int, int], tiny: bool) -> list[Figure]:
-    """Measure both encoders and training."""
+def measure(device: str, counts: tuple[int, int, int], tiny: bool) -> Iterator[Figure]:
+    """Measure training and both encoders."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         utterances = make_utterances(folder / "audio", max(counts[:2]))
+        yield from measure_training(folder, counts[2], torch.device(device), 1 if tiny else 5)
         whisper = make_base_whisper(folder / "whisper", tiny)
         wav2vec2 = make_wave_transformer(folder / "wav2vec2", **({} if tiny else LARGE_SIZES))
-        figures = []
         for encoder, model, count in (("whisper", whisper, counts[0]), ("wav2vec2", wav2vec2, counts[1])):
             loaded = load_encoder(parse_selector(f"{encoder}={model}@last", "audio"))
-            figures += measure_extraction(encoder, loaded, utterances[:count], device)
-        return [*figures, *measure_training(folder, counts[2], torch.device(device), 1 if tiny else 5)]
+            yield from measure_extraction(encoder, loaded, utterances[:count], device)
 
 
 @click.command()
@@ -207,7 +202,11 @@ def main(device: str, tiny: bool, as_json: bool) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    report("gpu", measure(device, (8, 8, 4) if tiny else (6000, 1600, 1024), tiny), as_json)
+    figures = []
+    for figure in measure(device, (8, 8, 4) if tiny else (3000, 1000, 1024), tiny):
+        print(f"{figure.id} {figure.value:.4g}", file=sys.stderr, flush=True)  # it takes minutes
+        figures.append(figure)
+    report("gpu", figures, as_json)
 
 
 if __name__ == "__main__":

@@ -232,8 +232,8 @@ class ExtractOptions(EncodeOptions):
     )
     workers: Annotated[Annotated[int, Field(ge=0)] | None, Group.GENERAL, ADVANCED] = Field(
         None,
-        description="Threads that read audio ahead of the encoder [default: on a GPU the number of cores less one, at "
-        "most 8; on a CPU, whose cores encode, 0]. With --engine ray: actors [default: one per GPU, else per CPU].",
+        description="Processes that decode audio ahead of the encoder [default: on a GPU the number of cores less one, "
+        "at most 8; on a CPU, whose cores encode, 0]. With --engine ray: actors [default: one per GPU, else per CPU].",
     )
     ray_address: Annotated[str | None, Group.GENERAL, ADVANCED] = Field(
         None, description="Address of a running Ray cluster, auto or HOST:PORT [default: start one on this machine]."

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from features.ragged import Ragged, at_least_fp32, padding_mask
+from features.layout import Layout, padding_mask
+from features.ragged import Ragged, at_least_fp32
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +39,13 @@ class Padded(Ragged):
     def _laid_out(padded: Tensor, lengths: Tensor) -> Padded:
         """Wrap padded (B, T, ...), with whatever the padding holds."""
         batch, length = padded.shape[:2]
-        segments = torch.arange(batch, device=padded.device)[:, None].expand(batch, length).reshape(-1)
-        real = padding_mask(lengths, length)
-        # no operation here reads `index`, so any tensor can stand for it, and a graph stays smaller
-        return Padded(padded.flatten(0, 1), lengths, (), segments, segments, batch, length, real)
+        return Padded(padded.flatten(0, 1), Layout(lengths, ()), batch, length, padding_mask(lengths, length))
+
+    @property
+    def segments(self) -> Tensor:
+        """(B * T,) int64: index of the sequence that each frame belongs to."""
+        numbers = torch.arange(self.batch, device=self.values.device)
+        return numbers[:, None].expand(self.batch, self.length).reshape(-1)
 
     @property
     def batch_size(self) -> int:
@@ -122,7 +126,8 @@ class Padded(Ragged):
         is_first = torch.arange(self.length, device=padded.device) == 0  # (T,)
         filled = is_first & (self.lengths == 0)[:, None]  # (B, T)
         values = torch.where(_like(filled, padded), frame.to(padded.dtype), padded).flatten(0, 1)
-        return replace(self, values=values, lengths=self.lengths.clamp(min=1), real=self.real | filled)
+        layout = Layout(self.lengths.clamp(min=1), ())
+        return replace(self, values=values, layout=layout, real=self.real | filled)
 
     def one_frame(self, vectors: Tensor) -> Padded:
         """Return vectors (B, D) as sequences of one frame, except that empty sequences stay empty."""

@@ -15,11 +15,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from features.frame_moves import place_frames, take_frames
-
-
-def padding_mask(lengths: Tensor, max_length: int) -> Tensor:
-    """Return the (B, max_length) bool mask of lengths (B,) int64: True = real frame."""
-    return torch.arange(max_length, device=lengths.device) < lengths[:, None]
+from features.layout import Layout
+from features.layout import padding_mask as padding_mask
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
@@ -37,21 +34,34 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 class Ragged:
     """A batch of B sequences, packed one after another: values (sum T, ...) with lengths (B,).
 
-    The layout (everything but `values`) is computed once per batch, on the device of the values.
-    The lengths are also kept as host integers, so that no operation here waits for the device.
-    Create one with `from_sequences`, `from_lengths` or `from_padded`.
+    The layout (everything but `values`) is computed at most once per batch, on the device of the
+    values. The lengths are also kept as host integers, so that no operation here waits for the
+    device. Create one with `from_sequences`, `from_lengths` or `from_padded`.
     """
 
     values: Tensor
     """(sum T, ...): the real frames of all sequences, any dtype."""
-    lengths: Tensor
-    """(B,) int64, on the device of `values`; 0 is allowed."""
-    sizes: tuple[int, ...]
-    """The same lengths, as host integers."""
-    segments: Tensor
-    """(sum T,) int64: index of the sequence (0..B-1) that each frame belongs to."""
-    index: Tensor
-    """(sum T,) int64: index of each frame in the padded view flattened to (B * max_length, ...)."""
+    layout: Layout
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) int64, on the device of `values`; 0 is allowed."""
+        return self.layout.lengths
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The same lengths, as host integers."""
+        return self.layout.sizes
+
+    @property
+    def segments(self) -> Tensor:
+        """(sum T,) int64: index of the sequence (0..B-1) that each frame belongs to."""
+        return self.layout.segments
+
+    @property
+    def index(self) -> Tensor:
+        """(sum T,) int64: index of each frame in the padded view flattened to (B * max_length, ...)."""
+        return self.layout.index
 
     @staticmethod
     def from_lengths(values: Tensor, sizes: Sequence[int]) -> Ragged:
@@ -71,15 +81,7 @@ class Ragged:
 
         `sizes` must equal `lengths`. Nothing is copied between devices, and nothing is checked.
         """
-        sizes, device = tuple(sizes), values.device
-        offsets = _offsets(lengths)
-        # Frame t of sequence b has index offsets[b] + t in `values`, and b * max_length + t in the
-        # padded view.
-        shifts = torch.arange(len(sizes), device=device) * max(sizes, default=0) - offsets  # (B,)
-        # output_size: without it, torch would wait for the device to learn the sum
-        segments = torch.repeat_interleave(lengths, output_size=sum(sizes))
-        index = torch.arange(sum(sizes), device=device) + shifts[segments]
-        return Ragged(values, lengths, sizes, segments, index)
+        return Ragged(values, Layout(lengths, tuple(sizes)))
 
     @staticmethod
     def without_values(sizes: Sequence[int], device: torch.device | str = "cpu") -> Ragged:
@@ -129,7 +131,7 @@ class Ragged:
     @property
     def offsets(self) -> Tensor:
         """(B,) int64: index in `values` at which each sequence starts."""
-        return _offsets(self.lengths)
+        return self.layout.offsets
 
     @property
     def positions(self) -> Tensor:
@@ -141,9 +143,9 @@ class Ragged:
 
         Raises ValueError if their number of frames differs.
         """
-        if values.shape[0] != self.index.shape[0]:
-            raise ValueError(f"values must have {self.index.shape[0]} frames, found {values.shape[0]}")
-        return Ragged(values, self.lengths, self.sizes, self.segments, self.index)
+        if values.shape[0] != self.total:
+            raise ValueError(f"values must have {self.total} frames, found {values.shape[0]}")
+        return Ragged(values, self.layout)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Ragged:
         """Apply a function to the values (sum T, ...).
@@ -268,18 +270,13 @@ def at_least_fp32(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
-def _offsets(lengths: Tensor) -> Tensor:
-    """Return the exclusive cumulative sum of lengths (B,)."""
-    return lengths.cumsum(0) - lengths
-
-
 def _flatten(ragged: Ragged) -> tuple[list[Tensor], tuple[int, ...]]:
     return [ragged.values, ragged.lengths, ragged.segments, ragged.index], ragged.sizes
 
 
 def _unflatten(tensors: list[Tensor], sizes: tuple[int, ...]) -> Ragged:
     values, lengths, segments, index = tensors
-    return Ragged(values, lengths, sizes, segments, index)
+    return Ragged(values, Layout.known(lengths, sizes, segments, index))
 
 
 pytree.register_pytree_node(Ragged, _flatten, _unflatten, serialized_type_name="features.ragged.Ragged")  # type: ignore[arg-type]

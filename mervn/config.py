@@ -85,7 +85,7 @@ class FinetuneOptions(
         0.0, description="SpecAugment: maximum fraction of the mel scale in each of two frequency masks."
     )
     workers: Annotated[NonNegativeInt, Group.GENERAL, ADVANCED, NOT_IN_HASH] = Field(
-        2, description="Number of threads that decode audio; 0 for none."
+        2, description="Number of processes that decode audio; 0 for none."
     )
 
     @model_validator(mode="after")

@@ -8,9 +8,10 @@ import pytest
 import soundfile
 from tiny import RATE, wave
 
+from features.audio.decoding import samples_sha256
 from features.audio.segment import decode_segment
+from features.audio.segment_reader import SegmentReader
 from features.audit.audio_facts import AudioFacts, measure_audio
-from features.extraction.encoder_input import samples_sha256
 from features.manifests.manifest import Utterance
 
 
@@ -27,7 +28,7 @@ def measured(path: Path, samples: Any = None, rate: int = RATE, **changes: Any) 
         "line": 1,
         "extra": {},
     }
-    return measure_audio(Utterance("u", None, path.name, path, **place, **fields))
+    return measure_audio(Utterance("u", None, path.name, path, **place, **fields), SegmentReader())
 
 
 def test_duration_level_rate_and_content_are_those_of_the_decoded_segment(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import soundfile
 from tiny import Recorder, wave
 
 from features.audio.facts_file import FACTS_FILE, read_section, write_section
-from features.extraction import audio_files
-from features.extraction.audio_files import AudioFiles, file_state, read_files
+from features.audio.file_state import file_state
+from features.errors import InputError
+from features.extraction import audio_files, prefetch
+from features.extraction.audio_files import AudioFiles, read_files
 
 NAMES = ["a.wav", "b.wav", "c.wav"]
 
@@ -116,6 +119,29 @@ def test_files_that_cannot_be_read_have_no_header(data: Path) -> None:
     found = read(data, "text.wav", "pipe.wav", "missing.wav", "a.wav")
     assert [found.header(i).rate for i in range(4)] == [0, 0, 0, 8000]
     assert found.state(2) == (None, None, None) and found.state(1).fingerprint is None
+
+
+def test_a_file_that_is_never_read_ends_the_command_and_is_named(
+    data: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, inspect_segment = threading.Event(), audio_files.inspect_segment
+
+    def hanging(path: Path, *segment: Any) -> Any:
+        if path.name == "b.wav":
+            answers.wait(10)
+        return inspect_segment(path, *segment)
+
+    monkeypatch.setattr(audio_files, "inspect_segment", hanging)
+    monkeypatch.setattr(audio_files, "TASK_FILES", 1)
+    monkeypatch.setattr(audio_files, "LIMIT_S", 0.05)
+    monkeypatch.setattr(prefetch, "POLL_S", 0.01)
+    monkeypatch.setattr(prefetch, "CLOSE_S", 0.01)
+    with pytest.raises(InputError, match=r"b\.wav: the header must be read within 0 s, but the disk"):
+        read(data, *NAMES)
+    answers.set()
+    opened.clear()
+    monkeypatch.setattr(audio_files, "LIMIT_S", 10.0)
+    assert headers(read(data, *NAMES)) == EXPECTED and "a.wav" not in opened  # what was read is kept
 
 
 def test_a_folder_that_cannot_be_written_is_said(data: Path) -> None:

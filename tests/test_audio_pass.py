@@ -2,13 +2,22 @@
 
 import json
 import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from tiny import RATE, Recorder, wave
 
+from features.audio import audio_file, decoded_copies, segment, segment_reader
+from features.audio.decoded_copies import DecodedCopies
+from features.audio.decoding import samples_sha256
+from features.audio.segment import decode_segment
+from features.audio.segment_reader import SegmentReader
 from features.audit import audio_pass
 from features.audit.audio_pass import FACTS_FILE, known_facts, measure_corpus
 from features.manifests.manifest import Utterance
@@ -35,9 +44,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ids: list[str] = []
     plain = audio_pass.measure_audio
 
-    def measure(utterance: Utterance) -> Any:
+    def measure(utterance: Utterance, reader: SegmentReader) -> Any:
         ids.append(utterance.utterance_id)
-        return plain(utterance)
+        return plain(utterance, reader)
 
     monkeypatch.setattr(audio_pass, "measure_audio", measure)
     return ids
@@ -72,10 +81,10 @@ def test_what_was_measured_before_an_interruption_is_kept(
 ) -> None:
     measure = audio_pass.measure_audio
 
-    def interrupt(utterance: Utterance) -> Any:
+    def interrupt(utterance: Utterance, reader: SegmentReader) -> Any:
         if utterance.utterance_id.startswith("b"):
             raise KeyboardInterrupt
-        return measure(utterance)
+        return measure(utterance, reader)
 
     monkeypatch.setattr(audio_pass, "measure_audio", interrupt)
     monkeypatch.setattr(audio_pass, "TASK_UTTERANCES", 4)
@@ -85,6 +94,64 @@ def test_what_was_measured_before_an_interruption_is_kept(
     monkeypatch.setattr(audio_pass, "measure_audio", measure)
     measure_corpus(utterances, tmp_path)
     assert sorted(decoded) == ["b0", "b1", "b2", "b3"]
+
+
+def test_ctrl_c_does_not_wait_for_the_end_of_a_long_file(
+    utterances: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, measure, is_interrupted = [], audio_pass.measure_audio, threading.Event()
+
+    def slow(utterance: Utterance, reader: SegmentReader) -> Any:
+        ids.append(utterance.utterance_id)
+        if utterance.utterance_id == "b1":
+            assert is_interrupted.wait(10)
+        return measure(utterance, reader)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    class Stop(threading.Event):
+        def set(self) -> None:
+            super().set()
+            is_interrupted.set()
+
+    monkeypatch.setattr(audio_pass, "Event", Stop)
+    monkeypatch.setattr(audio_pass, "measure_audio", slow)
+    monkeypatch.setattr(audio_pass, "TASK_UTTERANCES", 4)
+    monkeypatch.setattr(audio_pass._Saver, "save_sometimes", interrupt)  # in the main thread, after the first file
+    with pytest.raises(KeyboardInterrupt):
+        measure_corpus(utterances, tmp_path, threads=2)
+    assert {"a3", "b1"} <= set(ids) and "b2" not in ids
+
+
+def test_a_long_compressed_file_is_decoded_once_and_needs_no_copy(
+    utterances: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, decode, decoded = tmp_path / "a.mp3", segment_reader.decode_blocks, []
+
+    def counting(path: Path) -> Iterator[Any]:
+        for block in decode(path):
+            decoded.append(len(block))
+            yield block
+
+    monkeypatch.setattr(segment_reader, "decode_blocks", counting)
+    copies = DecodedCopies(tmp_path / "copies")
+    monkeypatch.setattr(segment, "COPIES", copies)
+    monkeypatch.setattr(decoded_copies, "LONG_S", 0.5)
+    monkeypatch.setattr(decoded_copies, "SETTLED_S", -1.0)
+    monkeypatch.setattr(audio_file, "BLOCK_S", 0.3)
+    soundfile.write(path, np.stack([wave(3.0, 1, 16_000), wave(3.0, 2, 16_000)], axis=1), 16_000)
+    of_file = []
+    for i, start in enumerate((2.5, 0.0, 2.0, 0.4, 1.1, 0.2, 1.9, 0.7, 2.2, 1.3)):  # more than one task's
+        place: dict[str, Any] = {"start": start, "end": start + 0.5, "channel": ("mix", 1)[i % 2]}
+        of_file.append(replace(utterances[0], wav_path="a.mp3", audio_path=path, **place))
+    facts = measure_corpus(of_file, tmp_path, threads=2)
+    assert sum(decoded) <= 3.1 * 16_000 and not copies.folder.exists()
+    for utterance, found in zip(of_file, facts, strict=True):
+        alone = decode_segment(path, utterance.start, utterance.end, utterance.channel)
+        assert found.sha256 == samples_sha256(*alone)
+    assert copies.folder.exists()  # negative control: segments in any order need one
+    copies.close()
 
 
 def test_a_kill_loses_at_most_what_was_measured_since_the_last_save(

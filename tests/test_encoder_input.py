@@ -13,10 +13,11 @@ import soundfile
 from tiny import Messages, make_data, read_jsonl, wave, write_manifest
 
 import features.extraction.encoder_input as inputs
+from features.audio import decoding, file_state
 from features.config import SPLITS
 from features.encoders.selector import parse_selector
 from features.errors import InputError
-from features.extraction import audio_files, comparison
+from features.extraction import comparison
 from features.extraction.extract import extract_stream
 from features.extraction.report import StoreResult
 from features.extraction.settings import ExtractSettings
@@ -95,7 +96,7 @@ def test_a_store_without_fingerprints_is_decoded_once_with_a_message(
     assert run(one, features_dir=tmp_path / "stores", said=said).kept == 42
     assert "stored without fingerprints of the audio files: decoding and comparing the audio now" in "\n".join(said)
     assert len(read_jsonl(Path(result.path) / "sources.jsonl")) == 42
-    monkeypatch.setattr(inputs, "decode_segment", None)  # nothing is decoded again
+    monkeypatch.setattr("features.audio.decoding.decode_segment", None)  # nothing is decoded again
     said.clear()
     assert run(one, features_dir=tmp_path / "stores", said=said).kept == 42
     assert "fingerprint" not in "\n".join(said)
@@ -121,8 +122,8 @@ def test_verifying_decodes_an_utterance_once_for_all_layers(tmp_path: Path, monk
     data = make_data(tmp_path / "data", {"train": 3, "valid": 1, "test": 1})
     run(data, "fourier2vec@1,2,3")
     decoded: list[Path] = []
-    original = inputs.decode_segment
-    monkeypatch.setattr(inputs, "decode_segment", lambda path, *rest: decoded.append(path) or original(path, *rest))  # type: ignore[func-returns-value]
+    original = decoding.decode_segment
+    monkeypatch.setattr(decoding, "decode_segment", lambda path, *rest: decoded.append(path) or original(path, *rest))  # type: ignore[func-returns-value]
     run(data, "fourier2vec@1,2,3", verify_inputs=True)
     assert len(decoded) == 5
 
@@ -134,10 +135,9 @@ def test_segments_of_one_recording_share_its_fingerprint(tmp_path: Path, monkeyp
     segments = [{"utterance_id": f"c-{i}", "wav_path": "call.wav", "start": i, "end": i + 1.0} for i in range(8)]
     write_manifest(data / "train.jsonl", [entry | segment for segment in segments])
     opened: list[Path] = []
-    original = inputs.fingerprint
+    original = file_state.fingerprint
     run(data)
-    for module in (inputs, audio_files):
-        monkeypatch.setattr(module, "fingerprint", lambda path: opened.append(path) or original(path))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(file_state, "fingerprint", lambda path: opened.append(path) or original(path))  # type: ignore[func-returns-value]
     assert run(data).kept == 10
     assert opened.count(data / "call.wav") == 1
 

@@ -18,8 +18,8 @@ from features.config import SPLITS
 from features.device import resolve_device
 from features.encoders.selector import parse_selector
 from features.errors import InputError
-from features.extraction.encode import collect
 from features.extraction.extract import extract_stream
+from features.extraction.host_copy import HostCopy
 from features.extraction.report import StoreResult
 from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import read_manifests
@@ -72,7 +72,7 @@ def test_a_second_run_keeps_everything_without_decoding(tmp_path: Path, monkeypa
     def refuse(*_: object) -> None:
         raise AssertionError("nothing has changed: nothing is to be decoded")
 
-    monkeypatch.setattr("features.extraction.encoder_input.decode_segment", refuse)
+    monkeypatch.setattr("features.audio.decoding.decode_segment", refuse)
     second = run(data)
     assert (second.encoded, second.kept, second.path) == (0, 42, first.path)
 
@@ -219,27 +219,35 @@ def test_missing_transcripts_are_counted_by_split_and_class(tmp_path: Path) -> N
 def test_values_beyond_half_precision_stop_with_the_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(tmp_path / "data")
 
-    def loud(*arguments: Any) -> Any:
-        return [[features * 1e5 for features in layers or ()] for layers in collect(*arguments)]
+    def loud(output: Ragged) -> HostCopy:
+        return HostCopy(output.map(lambda values: values * 1e5))
 
-    monkeypatch.setattr("features.extraction.encode.collect", loud)
+    monkeypatch.setattr("features.extraction.encode.HostCopy", loud)
     with pytest.raises(InputError, match=r"'.*-00\d': features must fit into fp16.*--store-dtype fp32"):
         run(data)
     assert run(data, store_dtype="fp32").encoded == 42
 
 
 def test_features_that_are_not_numbers_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the other utterances of their batch are stored as without them."""
     data = make_data(tmp_path / "data")
+    whole = FeatureStore(run(data, features_dir=tmp_path / "whole").path)
+    batches = []
 
-    def broken(*arguments: Any) -> Any:
-        found: Any = collect(*arguments)
-        found[0][0][0, 0] = np.nan
-        return found
+    def broken(output: Ragged) -> HostCopy:
+        values = output.values.clone()
+        values[0, 0] = np.nan
+        batches.append(output)
+        return HostCopy(output.replace(values))
 
-    monkeypatch.setattr("features.extraction.encode.collect", broken)
+    monkeypatch.setattr("features.extraction.encode.HostCopy", broken)
     result = run(data)
-    assert result.rejected > 0
+    assert result.rejected == len(batches) > 1
     assert {entry.reason for entry in read_rejected(Path(result.path)).values()} == {"non_finite_features"}
+    rest = FeatureStore(result.path)
+    assert len(rest) == 42 - result.rejected > 0
+    for name in rest:
+        np.testing.assert_array_equal(rest[name], whole[name])
 
 
 def test_a_plan_writes_nothing_and_a_small_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ def test_a_copy_to_the_host_does_not_wait_for_the_gpu() -> None:
 
 
 @pytest.mark.parametrize("name", ["fourier2vec", "whisper"])
-def test_threads_that_read_and_write_change_no_features(name: str, checkpoints: dict[str, str], tmp_path: Path) -> None:
+def test_workers_change_no_features(name: str, checkpoints: dict[str, str], tmp_path: Path) -> None:
     corpus = make_data(tmp_path / "data", rate=22_050)
     selector = f"whisper={checkpoints['whisper']}" if name == "whisper" else name
     changes: dict[str, Any] = {"device": "cuda", "store_dtype": "fp32", "batch_seconds": 6.0}

@@ -49,7 +49,8 @@ def test_the_card_holds_scores_intervals_protocol_warnings_and_licences() -> Non
     text = model_card(BUNDLE, CONFIG, results(), None)
     assert text.startswith("---\nlibrary_name: mervn\npipeline_tag: audio-classification\n")
     assert 'base_model:\n- "vinai/PhoWhisper-small"\n---' in text
-    assert "| macro-F1 | 0.550 | 0.400 to 0.700 over 5 speakers (G* = 4.5) |" in text
+    assert "| macro-F1 | 0.550 | 0.400 to 0.700 over 5 speakers |" in text
+    assert "G = 5 speakers, worth G* = 4.5 of equal size." in text
     assert "| UAR | 0.550 | no interval: it needs at least 4 units, found 5 speakers |" in text
     assert "Always answering `sad | angry` has a macro-F1 of 0.385" in text
     assert "- Scored on test 3 times" in text and "epoch 4, chosen by macro-F1 on valid" in text
@@ -69,7 +70,7 @@ def test_the_card_of_a_linear_head_names_what_it_has() -> None:
 def test_the_card_says_what_is_not_known() -> None:
     text = model_card(BUNDLE, CONFIG, {METRICS_FILE: results()[METRICS_FILE]}, None)
     assert "was not scored on test: nothing is known about its score on new data" in text
-    assert "not computed: `mervn evaluate` does" in text and "The data was not checked" in text
+    assert "no interval: mervn evaluate computes it" in text and "The data was not checked" in text
     assert "Scored on test" not in text
 
 

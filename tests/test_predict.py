@@ -117,6 +117,7 @@ def test_windows_equal_files_that_were_cut_by_hand(head: Path, recording: Path, 
     found = call(head, recording, window=1.5, hop=1.0)
     times = [(one.clip.start, one.end) for one in found.predictions]
     assert times == [(0.0, 1.5), (1.0, 2.5), (2.0, 3.5), (3.0, 4.0)]
+    assert np.array_equal(matrix(call(head, recording, window=1.5, hop=1.0, workers=2)), matrix(found))
     samples, _ = soundfile.read(recording, dtype="float32")
     files = []
     for start, end in times:
@@ -190,7 +191,18 @@ def test_a_file_that_cannot_be_decoded_is_listed_and_the_others_are_predicted(
     spoil(data, "test-001")
     (data / "test-002.wav").write_bytes(b"no audio")
     output = tmp_path / "out.json"
-    arguments = ["predict", str(head), str(data), "--output", str(output), "--device", "cpu", "--json"]
+    arguments = [
+        "predict",
+        str(head),
+        str(data),
+        "--output",
+        str(output),
+        "--device",
+        "cpu",
+        "--json",
+        "--workers",
+        "2",
+    ]
     assert mervn(arguments) == 1
     captured = capsys.readouterr()
     assert "2 of 42 inputs cannot be used (non_finite: 1, unreadable: 1)" in captured.err

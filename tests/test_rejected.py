@@ -13,8 +13,9 @@ from tiny import make_data, wave
 from tiny_extraction import decoded, spoil, utterance
 from tiny_store import TEXT_IDENTITY
 
+import features.audio.decoding
+import features.audio.file_state
 import features.extraction.encode
-import features.extraction.encoder_input
 from features.errors import InputError
 from features.extraction.scheduler import Scheduler
 from features.store.identity import create_store
@@ -60,7 +61,7 @@ def test_a_file_that_is_repaired_while_it_is_decoded_is_tried_again(
 ) -> None:
     data = make_data(tmp_path / "data", SMALL)
     spoil(data, "train-001", "train-002")
-    decode = features.extraction.encoder_input.decode_segment
+    decode = features.audio.decoding.decode_segment
 
     def repairing(path: Path, *rest: Any) -> Any:
         try:
@@ -70,7 +71,7 @@ def test_a_file_that_is_repaired_while_it_is_decoded_is_tried_again(
                 soundfile.write(path, wave(0.5, 1), 16_000)
 
     with monkeypatch.context() as patch:
-        patch.setattr("features.extraction.encoder_input.decode_segment", repairing)
+        patch.setattr("features.audio.decoding.decode_segment", repairing)
         assert run(data).rejected == 2
     again = run(data)
     assert (again.encoded, again.kept, again.rejected) == (1, 4, 1)
@@ -122,19 +123,21 @@ def test_too_many_open_files_end_the_run_and_reject_nothing(tmp_path: Path, monk
     assert run(data).rejected == 0
 
 
-def test_each_audio_file_is_fingerprinted_once_to_be_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_audio_file_is_fingerprinted_once_to_plan_and_once_to_decode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = make_data(tmp_path / "data", SMALL)
     spoil(data, "train-001")
     counts: list[Path] = []
-    fingerprint = features.extraction.encoder_input.fingerprint
+    fingerprint = features.audio.file_state.fingerprint
 
     def counting(path: Path) -> str | None:
         counts.append(path)
         return fingerprint(path)
 
-    monkeypatch.setattr("features.extraction.encoder_input.fingerprint", counting)
+    monkeypatch.setattr("features.audio.file_state.fingerprint", counting)
     assert run(data).rejected == 1
-    assert len(counts) == len(set(counts)) == 6
+    assert len(counts) == 2 * len(set(counts)) == 12
 
 
 def test_a_rejection_without_an_input_keeps_the_one_in_the_file(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """SegmentReader: equal to decoding each segment alone, and a compressed file is decoded once."""
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -36,19 +37,22 @@ def test_a_compressed_file_is_decoded_once_and_kept_in_blocks(tmp_path: Path, mo
     path = tmp_path / "a.mp3"
     soundfile.write(path, wave(20.0, 0), 16_000)
     monkeypatch.setattr(audio_file, "BLOCK_S", 1.0)
-    decode, blocks = segment_reader.decode_blocks, []
+    decode, blocks, refs, in_memory = segment_reader.decode_blocks, [], [], []
 
     def counting(path: Path):  # type: ignore[no-untyped-def]
         for block in decode(path):
             blocks.append(len(block))
+            refs.append(weakref.ref(block))
+            in_memory.append(sum(ref() is not None for ref in refs))
             yield block
 
     monkeypatch.setattr(segment_reader, "decode_blocks", counting)
     reader = SegmentReader()
-    for start in range(18):
+    for start in range(10, 18):
         assert len(reader.read(path, float(start), start + 2.0, "mix")) == 32_000
         assert len(reader._frames) <= 3 * 16_000 + 2_000
     assert sum(blocks) <= 20.1 * 16_000
+    assert max(in_memory) <= 5  # the blocks before the first segment were kept as empty views
 
 
 def test_an_error_within_a_file_does_not_shift_later_segments(tmp_path: Path) -> None:

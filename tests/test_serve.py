@@ -287,7 +287,7 @@ def test_the_facts_are_those_of_these_weights(run: Path, tmp_path: Path) -> None
     (copy / "metrics-test.json").write_text(json.dumps(metrics))
     facts = read_facts(model)
     assert (facts.split, facts.num, facts.reads) == ("test", 8, "speech and its transcript")
-    assert facts.scores[1] == ("UAR", f"{metrics['test']['uar']:.3f}", "95 % interval 0.250 to 0.750, over 24 speakers")
+    assert facts.scores[1] == ("UAR", f"{metrics['test']['uar']:.3f}", "95 % interval 0.250 to 0.750 over 24 speakers")
     assert facts.warnings[0] == LIKE_TRAINING and CHOSEN_ON_VALID not in facts.warnings
     assert ("utterances", "24 in train, 10 in valid") in facts.origin
     assert "The data has a fault (few_speakers): 3 speakers in train; 3 speakers in valid." in facts.warnings

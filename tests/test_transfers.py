@@ -18,7 +18,7 @@ from features.extraction.encode import encode
 from features.ragged import Ragged, concatenate, to_device
 from features.store.reader import FeatureStore
 from mervn.data.split import BatchRequest
-from mervn.data.stored_sequences import HostBuffer, Sequences
+from mervn.data.stored_sequences import HostBuffer, Sequences, read_ahead
 from mervn.data.stored_split import StoredSplit
 from mervn.model.module_checks import SHAPES, SIZES, head_factory
 from mervn.registry import FUSIONS, POOLINGS
@@ -154,6 +154,11 @@ def test_a_block_of_several_stores_holds_their_frames(tmp_path: Path) -> None:
     for indices in ([1, 0], [0], [1, 1, 1]):
         for found, each in zip(HostBuffer.of(sequences, indices).frames(), sequences, strict=True):
             assert torch.equal(found, each.gather(indices)) and found.dtype == each.dtype
+    batches = [[1, 0], [0], [1]]
+    ahead = read_ahead(sequences, batches, torch.device("cpu"))
+    for indices, buffer in zip(batches, ahead, strict=True):
+        for found, each in zip(buffer.floats(torch.device("cpu")), sequences, strict=True):
+            assert torch.equal(found, each.gather_float(indices))
 
 
 def test_a_layout_is_the_same_wherever_it_is_derived() -> None:

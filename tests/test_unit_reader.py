@@ -3,7 +3,7 @@
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import soundfile
@@ -12,7 +12,7 @@ from test_extract import content, run
 from tiny import make_data, wave
 from tiny_extraction import small_encoders, spoil, utterance
 
-import features.extraction.encoder_input as inputs
+from features.audio import decoding
 from features.encoders.base import load_encoder
 from features.encoders.selector import parse_selector
 from features.extraction import prefetch, unit_reader
@@ -38,6 +38,22 @@ def selector(tmp_path_factory: pytest.TempPathFactory) -> str:
     return small_encoders(tmp_path_factory.mktemp("models"))[0]
 
 
+class InThisProcess:
+    """Stands for the processes, in tests that change how audio is decoded."""
+
+    abandoned: ClassVar[list[threading.Thread]] = []
+
+    @staticmethod
+    def decode(*segment: Any) -> decoding.Decoded:
+        """Decode in this process."""
+        return decoding.decode(*segment)
+
+    @staticmethod
+    def abandon(thread: threading.Thread) -> None:
+        """Keep the thread."""
+        InThisProcess.abandoned.append(thread)
+
+
 def everything(path: str) -> tuple[dict[str, tuple[list[str], bytes, dict[str, list[Any]]]], bytes]:
     """Return the content of every part of a store by name, and its rejected.jsonl; HDF5 files also have the time."""
     parts = {}
@@ -54,7 +70,7 @@ def test_any_number_of_threads_gives_the_same_parts(
     expected = everything(run(data, selector, features_dir=tmp_path / "0", workers=0).path)
     assert len(expected[0]) > 3
     order: list[str] = []
-    decode = inputs.decode_segment
+    decode = decoding.decode_segment
 
     def decode_slowly(path: Path, *rest: Any) -> Any:
         time.sleep(0.02 * (int(path.stem[-1]) % 2))  # the others overtake these
@@ -62,7 +78,8 @@ def test_any_number_of_threads_gives_the_same_parts(
         order.append(path.stem)
         return found
 
-    monkeypatch.setattr(inputs, "decode_segment", decode_slowly)
+    monkeypatch.setattr(decoding, "decode_segment", decode_slowly)
+    monkeypatch.setattr(unit_reader, "PROCESSES", InThisProcess)
     orders = []
     for workers in (1, 2, 4):
         order.clear()
@@ -78,7 +95,7 @@ def test_a_file_that_hangs_or_ends_its_thread_is_rejected_and_tried_again(
     data: Path, selector: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     release = threading.Event()
-    decode = inputs.decode_segment
+    decode = decoding.decode_segment
 
     def fail(path: Path, *rest: Any) -> Any:
         if path.stem == "train-005":
@@ -88,10 +105,13 @@ def test_a_file_that_hangs_or_ends_its_thread_is_rejected_and_tried_again(
         return decode(path, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(inputs, "decode_segment", fail)
+        patch.setattr(decoding, "decode_segment", fail)
+        patch.setattr(unit_reader, "PROCESSES", InThisProcess)
         patch.setattr(prefetch, "LIMIT_S", 1.0)
         result = run(data, selector, features_dir=tmp_path, workers=2)
     release.set()
+    assert len(InThisProcess.abandoned) == (fault == "hangs")
+    InThisProcess.abandoned.clear()
     assert (result.encoded, result.rejected) == (11, 3)
     entry = read_rejected(Path(result.path))["train-005"]
     cause = "it was not read within 1 s" if fault == "hangs" else "its thread ended with SystemExit"
@@ -100,6 +120,11 @@ def test_a_file_that_hangs_or_ends_its_thread_is_rejected_and_tried_again(
     )
     again = run(data, selector, features_dir=tmp_path, workers=2)
     assert (again.encoded, again.kept, again.rejected) == (1, 11, 2)
+
+
+def test_processes_that_decode_give_the_same_parts(data: Path, selector: str, tmp_path: Path) -> None:
+    expected = everything(run(data, selector, features_dir=tmp_path / "0", workers=0).path)
+    assert everything(run(data, selector, features_dir=tmp_path / "2", workers=2).path) == expected
 
 
 def test_a_rate_that_needs_resampling_is_read_in_fp32_for_an_encoder_in_bf16(

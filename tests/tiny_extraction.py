@@ -10,7 +10,7 @@ import soundfile
 import torch
 from tiny import AUDIO_SIZES, TEXT_SIZES, wave
 
-import features.extraction.encoder_input
+import features.audio.decoding
 from features.encoders import fourier2vec, hashed_ngrams
 from features.encoders.fourier2vec import Fourier2Vec
 from features.encoders.hashed_ngrams import HashedNgrams
@@ -20,13 +20,13 @@ from features.manifests.manifest import Utterance
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count how often the audio of an utterance is decoded."""
     counts: Counter[str] = Counter()
-    decode = features.extraction.encoder_input.decode_segment
+    decode = features.audio.decoding.decode_segment
 
     def counting(path: Path, *rest: Any) -> Any:
         counts[path.stem] += 1
         return decode(path, *rest)
 
-    monkeypatch.setattr("features.extraction.encoder_input.decode_segment", counting)
+    monkeypatch.setattr("features.audio.decoding.decode_segment", counting)
     return counts
 
 

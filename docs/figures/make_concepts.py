@@ -21,7 +21,7 @@ from make_result import THEMES
 
 from features.encoders.base import load_encoder
 from features.encoders.selector import parse_selector
-from features.extraction.encoder_input import read_input, transcript_of
+from features.extraction.encoder_input import read_audio, transcript_of
 from features.extraction.settings import ExtractSettings, store_identity
 from features.manifests.manifest import Utterance, read_manifests
 from features.ragged import Ragged
@@ -46,7 +46,7 @@ def measure_padding(data: Path) -> dict[str, Any]:
     """Encode some utterances of valid alone, in one batch, and padded with zeros that no mask hides."""
     utterances = read_manifests(data, ("valid",))["valid"]
     encoder = load_encoder(parse_selector(ENCODER, "audio"))
-    inputs = [read_input(utterance, encoder).prepared for utterance in utterances]
+    inputs = [encoder.prepare(read_audio(utterance)[0]) for utterance in utterances]
     order = sorted(range(len(inputs)), key=lambda i: (len(inputs[i]), utterances[i].utterance_id))
     places = np.linspace(0, len(order) - 1, SHOWN).round().astype(int)
     chosen = [inputs[order[place]] for place in places]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from features.audio.resampling import SAMPLE_RATE, Samples, resample
 from features.audio.segment import (
     AudioError,
     Channel,
+    SegmentInfo,
     can_seek,
     decode_blocks,
-    decode_segment,
+    decode_channels,
     inspect_segment,
     select_channel,
 )
@@ -45,16 +47,27 @@ class SegmentReader:
         AudioError if it cannot be decoded, or does not fit into memory.
         """
         try:
-            if (start == 0 and end is None) or self._can_seek(path):
-                samples, rate = decode_segment(path, start, end, channel)
-            else:
-                samples, rate = self._decode(path, start, end, channel)
-            return resample(samples, rate, SAMPLE_RATE)
+            frames, info = self.read_channels(path, start, end, channel)
+            samples = select_channel(path, frames, channel, info.first)
+            return resample(samples, info.file_rate, SAMPLE_RATE)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
         # raised outside the except block: its traceback would keep the samples in memory
-        raise AudioError("out_of_memory", f"{path}: the audio must fit into memory")
+        raise _no_memory(path)
+
+    def read_channels(
+        self, path: Path, start: float, end: float | None, channel: Channel
+    ) -> tuple[Samples, SegmentInfo]:
+        """Decode all channels of a segment as float32 (S, channels) in [-1, 1], at the file's own rate.
+
+        Raises AudioError as `decode_channels` does: the samples may be NaN or infinite.
+        """
+        if (start == 0 and end is None) or self._can_seek(path):
+            return decode_channels(path, start, end, channel)
+        with suppress(MemoryError):
+            return self._decode(path, start, end, channel)
+        raise _no_memory(path)
 
     def _can_seek(self, path: Path) -> bool:
         """Tell whether a file can seek; the answer for the last file is kept."""
@@ -62,15 +75,15 @@ class SegmentReader:
             self._seekable = (path, can_seek(path))
         return self._seekable[1]
 
-    def _decode(self, path: Path, start: float, end: float | None, channel: Channel) -> tuple[Samples, int]:
-        """Decode a segment (S,) of a file that cannot seek; return it with the rate of the file."""
+    def _decode(self, path: Path, start: float, end: float | None, channel: Channel) -> tuple[Samples, SegmentInfo]:
+        """Decode a segment (S, channels) of a file that cannot seek, in blocks from where the last one was."""
         info = inspect_segment(path, start, end, channel)
         if path != self._path or info.first < self._first:
             if path in self._begun:
-                return decode_segment(path, start, end, channel)
+                return decode_channels(path, start, end, channel)
             self._begun.add(path)
             self._blocks, self._first = decode_blocks(path), 0
-            self._frames = np.zeros((0, 1), np.float32)
+            self._frames = np.zeros((0, info.num_channels), np.float32)
         self._path = None  # an error below must not leave a wrong position
         kept = [self._frames[info.first - self._first :]]
         position = self._first + len(self._frames)  # index of the next frame to decode
@@ -81,8 +94,14 @@ class SegmentReader:
                 raise AudioError(
                     "truncated", f"{path} must have the {info.last} samples its header says, found {position}"
                 )
-            kept.append(block[max(0, info.first - position) :])
+            if position + len(block) > info.first:  # an empty part would keep its whole block in memory
+                kept.append(block[max(0, info.first - position) :])
             position += len(block)
-        self._frames = np.concatenate([part for part in kept if len(part)])
+        self._frames = np.concatenate(kept)
         self._path = path
-        return select_channel(path, self._frames[: info.last - info.first], channel, info.first), info.file_rate
+        return self._frames[: info.last - info.first], info
+
+
+def _no_memory(path: Path) -> AudioError:
+    """Return the error of audio that does not fit into memory."""
+    return AudioError("out_of_memory", f"{path}: the audio must fit into memory")

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from features.audio.segment import NOT_FOUND, SYSTEM_ERROR, AudioError, decode_channels, select_channel
-from features.extraction.encoder_input import samples_sha256
+from features.audio.decoding import samples_sha256
+from features.audio.segment import NOT_FOUND, SYSTEM_ERROR, AudioError, select_channel
+from features.audio.segment_reader import SegmentReader
 from features.manifests.manifest import Utterance
 
 Array = np.ndarray[Any, Any]
@@ -52,16 +53,17 @@ class AudioFacts(NamedTuple):
         return self.problem not in (NOT_FOUND, SYSTEM_ERROR, "out_of_memory")
 
 
-def measure_audio(utterance: Utterance) -> AudioFacts:
+def measure_audio(utterance: Utterance, reader: SegmentReader) -> AudioFacts:
     """Decode the audio of an utterance and measure it.
 
     Audio that cannot be used gives facts with its `problem`. InputError if too many files are open.
     """
+    path, channel = utterance.audio_path, utterance.channel
     try:
-        frames, info = decode_channels(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
-        samples = select_channel(utterance.audio_path, frames, utterance.channel, info.first)
+        frames, info = reader.read_channels(path, utterance.start, utterance.end, channel)
+        samples = select_channel(path, frames, channel, info.first)
     except AudioError as error:
-        detail = str(error).replace(str(utterance.audio_path), utterance.wav_path)  # equal in every copy of the corpus
+        detail = str(error).replace(str(path), utterance.wav_path)  # equal in every copy of the corpus
         return AudioFacts(0.0, 0, 0, 0.0, 0.0, 0.0, None, "", False, error.reason, detail)
     low, high = float(samples.min()), float(samples.max())
     return AudioFacts(
@@ -70,8 +72,8 @@ def measure_audio(utterance: Utterance) -> AudioFacts:
         num_channels=frames.shape[1],
         peak=max(-low, high),
         rms=math.sqrt(float(np.dot(samples, samples)) / len(samples)),
-        clipped_fraction=_clipped_fraction(frames if utterance.channel == "mix" else samples[:, None]),
-        correlation=_correlation(frames) if utterance.channel == "mix" else None,
+        clipped_fraction=_clipped_fraction(frames if channel == "mix" else samples[:, None]),
+        correlation=_correlation(frames) if channel == "mix" else None,
         sha256=samples_sha256(samples, info.file_rate),
         end_clipped=info.end_clipped,
         problem=None,

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import chain, groupby, islice
+from itertools import groupby
 from pathlib import Path
+from threading import Event
 
 from features.audio.facts_file import FACTS_FILE, read_section, write_section
+from features.audio.file_state import FileState, file_state
+from features.audio.segment_reader import SegmentReader
 from features.audit.audio_facts import AudioFacts, measure_audio
-from features.extraction.audio_files import FileState, file_state
 from features.manifests.manifest import Utterance
 from features.progress import SILENT, Reporter
 
@@ -24,7 +26,7 @@ FIELDS = ["wav_path", "start", "end", "channel", "size", "mtime_ns", "fingerprin
 """Columns of the file: the segment, the state of its file, the facts."""
 NUM_KEY, NUM_STATE = 4, 3
 TASK_UTTERANCES = 8
-"""Utterances that a thread measures at once, those of one file before those of the next."""
+"""Minimum number of utterances that a thread measures at once: whole files, one after the other."""
 SAVE_INTERVAL_S = 30.0
 """Seconds between saves, so that an interrupted pass continues where it stopped."""
 Segment = tuple[str, float, float | None, int | str]
@@ -67,17 +69,18 @@ def measure_corpus(
     path = features_dir / FACTS_FILE
     known, saver = _read(path), _Saver(path, reporter)
     facts = dict(known)
-    tasks = _tasks(utterances)
+    tasks, stop = _tasks(utterances), Event()
     # not with `with`: Ctrl-C must not wait for all tasks
     executor = ThreadPoolExecutor(threads or os.cpu_count() or 1)
     try:
-        done = executor.map(lambda task: _measure(task, known), tasks)
+        done = executor.map(lambda task: _measure(task, known, stop), tasks)
         with closing(reporter.progress(sum(map(len, tasks)), 0, "audio")) as bar:
             for task, found in zip(tasks, done, strict=True):
                 facts.update(found)
                 bar.update(len(task))
                 saver.save_sometimes(facts)
     finally:
+        stop.set()
         executor.shutdown(wait=True, cancel_futures=True)
         if facts != known:
             saver.save(facts)
@@ -85,35 +88,36 @@ def measure_corpus(
 
 
 def _tasks(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
-    """Return one utterance per segment, file by file, in lists for the threads."""
+    """Return one utterance per segment, in lists for the threads.
+
+    All segments of a file are in one list, in the order of their starts: so a compressed file is
+    decoded once, without an uncompressed copy.
+    """
     by_file: dict[Path, dict[Segment, Utterance]] = {}
     for utterance in utterances:
         by_file.setdefault(utterance.audio_path, {}).setdefault(segment_of(utterance), utterance)
-    ordered = chain.from_iterable(segments.values() for segments in by_file.values())
-    tasks = []
-    while chunk := list(islice(ordered, TASK_UTTERANCES)):
-        tasks.append(chunk)
+    tasks: list[list[Utterance]] = [[]]
+    for segments in by_file.values():
+        if len(tasks[-1]) >= TASK_UTTERANCES:
+            tasks.append([])
+        tasks[-1] += sorted(segments.values(), key=lambda utterance: utterance.start)
     return tasks
 
 
-def _measure(task: Sequence[Utterance], known: Known) -> Known:
-    """Measure utterances, file by file, except those whose file has not changed."""
+def _measure(task: Sequence[Utterance], known: Known, stop: Event) -> Known:
+    """Measure utterances, file by file, except those whose file has not changed; end early after `stop`."""
     found: Known = {}
+    reader = SegmentReader()
     for path, of_file in groupby(task, key=lambda utterance: utterance.audio_path):
-        found |= _measure_file(path, of_file, known)
-    return found
-
-
-def _measure_file(path: Path, utterances: Iterable[Utterance], known: Known) -> Known:
-    """Measure utterances of one file, or take the known facts if it has not changed."""
-    # before decoding: the file can change meanwhile
-    state = file_state(path)
-    found: Known = {}
-    for utterance in utterances:
-        segment = segment_of(utterance)
-        entry = known.get(segment)
-        is_same = state.fingerprint is not None and entry is not None and entry[0] == state
-        found[segment] = entry if entry is not None and is_same else (state, measure_audio(utterance))
+        # before decoding: the file can change meanwhile
+        state = file_state(path)
+        for utterance in of_file:
+            if stop.is_set():
+                return found
+            segment = segment_of(utterance)
+            entry = known.get(segment)
+            is_same = state.fingerprint is not None and entry is not None and entry[0] == state
+            found[segment] = entry if entry is not None and is_same else (state, measure_audio(utterance, reader))
     return found
 
 

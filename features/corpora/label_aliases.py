@@ -24,7 +24,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """By label its other spellings; case, white space, `_` and `-` do not count."""
 NO_LABEL = ("", "xxx", "nan", "none", "null", "na", "n/a", "unknown", "no agreement")
-"""Spellings of a missing label."""
+"""Spellings of a missing label; in IEMOCAP, xxx means that the raters did not agree."""
 
 
 def _key(label: str) -> str:

@@ -79,8 +79,9 @@ def _folder_hint(selector: Selector) -> str:
 def check_config(selector: Selector, location: str, model_type: str | None) -> None:
     """Check the small files of a checkpoint before anything is loaded.
 
-    InputError if config.json is missing, invalid or of another model_type, if a text file is a
-    placeholder, or if an index of weights names files outside the folder.
+    InputError if config.json is missing, invalid or of another model_type, if a failed download left
+    a git-lfs pointer or an HTML page in place of a text file, or if an index of weights names files
+    outside the folder.
     """
     check_files(selector, location, TEXTS)
     check_shards(selector, location)

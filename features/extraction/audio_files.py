@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import stat
+import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -15,18 +14,21 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from features.audio.facts_file import FACTS_FILE, read_section, write_section
+from features.audio.file_state import FileState, file_state
 from features.audio.segment import AudioError, inspect_segment
-from features.extraction.encoder_input import fingerprint
+from features.errors import InputError
+from features.extraction.prefetch import LIMIT_S, Prefetch
 from features.hash_index import HashIndex
 from features.manifests.columns import Array
 from features.progress import Reporter
+from features.signals import check_interrupted
 from features.texts import Texts
 
 SECTION = "files"
 FIELDS = ["wav_path", "size", "mtime_ns", "fingerprint", "rate", "num_frames", "num_channels"]
 """Columns of the file of facts: the file, its state, its header."""
 TASK_FILES = 64
-"""Files that a thread reads at once."""
+"""Number of files that a thread reads at once."""
 
 
 class Paths(Protocol):
@@ -35,14 +37,6 @@ class Paths(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, code: int, /) -> tuple[str, Path]: ...
-
-
-class FileState(NamedTuple):
-    """State of a file; None: it cannot be read."""
-
-    size: int | None
-    mtime_ns: int | None
-    fingerprint: str | None
 
 
 class AudioHeader(NamedTuple):
@@ -56,17 +50,6 @@ class AudioHeader(NamedTuple):
 
 
 NO_HEADER = AudioHeader(0, 0, 0)
-
-
-def file_state(path: Path) -> FileState:
-    """Return the state of a file; its fingerprint is None unless it is a regular file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return FileState(None, None, None)
-    # reading a named pipe might never end
-    digest = fingerprint(path) if stat.S_ISREG(status.st_mode) else None
-    return FileState(status.st_size, status.st_mtime_ns, digest)
 
 
 class AudioFiles:
@@ -160,33 +143,58 @@ class KnownFiles:
                 yield [self._paths[number], *self._files.state(number), *self._files.header(number)]
 
 
+class _HeaderReader:
+    """Reads states and headers of files; several threads can call it at once."""
+
+    def __init__(self, paths: Paths, known: KnownFiles) -> None:
+        self._paths, self._known = paths, known
+        self._begun: dict[int, tuple[Path, float]] = {}
+        """By the first file of a call, the file that is being read, and since when."""
+
+    def read(self, first: int) -> list[tuple[FileState, AudioHeader, bool]]:
+        """Return state and header of the files of one task, and whether the header was read now."""
+        chosen = [self._paths[number] for number in range(first, min(first + TASK_FILES, len(self._paths)))]
+        found = []
+        for (_, path), before in zip(chosen, self._known.find([wav_path for wav_path, _ in chosen]), strict=True):
+            self._begun[first] = path, time.monotonic()
+            found.append(_read_file(path, before))
+        del self._begun[first]
+        return found
+
+    def check_progress(self) -> None:
+        """Raise InputError if a file takes longer than `LIMIT_S`, KeyboardInterrupt after Ctrl-C."""
+        check_interrupted()
+        for path, begun in list(self._begun.values()):
+            if time.monotonic() - begun > LIMIT_S:
+                raise InputError(
+                    f"{path}: the header must be read within {LIMIT_S:.0f} s, but the disk or the network file system "
+                    "does not answer. Run the same command again when it does, or take the file out of the manifest"
+                )
+
+
 def read_files(paths: Paths, features_dir: Path, *, save: bool, threads: int | None, reporter: Reporter) -> AudioFiles:
     """Return the state and header of each file; a header is read only if its file is new or has changed.
 
     With `save`, the headers are kept in the file of facts; `AudioFiles.keep` does it if the features
-    folder does not exist yet. `threads` is the number of threads, by default one per core.
+    folder does not exist yet. `threads` is the number of threads, by default one per core. InputError
+    if a file is not read in time.
     """
-    known, files = KnownFiles(features_dir), AudioFiles()
-
-    def read(first: int) -> list[tuple[FileState, AudioHeader, bool]]:
-        chosen = [paths[number] for number in range(first, min(first + TASK_FILES, len(paths)))]
-        found = []
-        for (_, path), before in zip(chosen, known.find([wav_path for wav_path, _ in chosen]), strict=True):
-            found.append(_read_file(path, before))
-        return found
-
-    has_new = False
-    # not with `with`: Ctrl-C must not wait for all tasks
-    executor = ThreadPoolExecutor(threads or os.cpu_count() or 1)
+    known, files, has_new = KnownFiles(features_dir), AudioFiles(), False
+    reader, tasks = _HeaderReader(paths, known), range(0, len(paths), TASK_FILES)
+    prefetch = Prefetch[int, list[tuple[FileState, AudioHeader, bool]]](
+        reader.read, min(threads or os.cpu_count() or 1, len(tasks)), lambda found: 0, reader.check_progress
+    )
     try:
+        prefetch.add((first, None) for first in tasks)
         with closing(reporter.progress(len(paths), 0, "audio headers", " files")) as bar:
-            for task in executor.map(read, range(0, len(paths), TASK_FILES)):
-                for state, header, is_new in task:
+            for _ in tasks:
+                found = prefetch.take()
+                for state, header, is_new in found:
                     files.append(state, header)
                     has_new = has_new or is_new
-                bar.update(len(task))
+                bar.update(len(found))
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        prefetch.close()
         if save and has_new:
             if features_dir.is_dir():
                 known.save(paths, files, reporter)

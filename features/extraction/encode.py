@@ -7,19 +7,25 @@ returns before the features are computed, so that the next batch can be launched
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from features.audio.decoding import Decode, decode
 from features.audio.resampling import SAMPLE_RATE
 from features.audio.segment import AudioError
 from features.encoders.base import Encoder
 from features.encoders.finetuned import EVALUATION_SPLITS
 from features.errors import InputError
-from features.extraction.encoder_input import Input, input_key, input_source, read_input
+from features.extraction.encoder_input import (
+    Input,
+    decode_utterance,
+    input_key,
+    source_of,
+    transcript_of,
+)
 from features.extraction.host_copy import HostCopy, Outputs
 from features.manifests.manifest import Utterance
 from features.memory import MemoryBudget
@@ -27,10 +33,13 @@ from features.ragged import Ragged
 from features.store.mapped import Array
 from features.store.part import StoredUtterance
 from features.store.rejected import Rejection
+from features.text.normalize import text_sha256
 
 ALWAYS_FITS_S = 30.0
 """Longer audio is rejected if it does not fit into memory. If shorter audio does not fit, the
 extraction stops."""
+TORCH_DTYPES = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32}
+"""Of the values of a store."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,9 @@ def refuse_seen(utterances: Iterable[Utterance], encoder: Encoder) -> None:
     for utterance in utterances:
         if utterance.split not in EVALUATION_SPLITS or utterance.utterance_id not in encoder.fine_tuning.seen:
             continue
-        with suppress(AudioError):  # rejected later, with its reason
-            inputs.append((utterance, read_input(utterance, encoder).input_sha256))
+        read = read_or_reject(encoder, utterance)
+        if isinstance(read, Input):  # otherwise it is rejected later, with its reason
+            inputs.append((utterance, read.input_sha256))
     encoder.fine_tuning.refuse_training_utterances(inputs)
 
 
@@ -99,17 +109,21 @@ def encode_batch(
     return finish_batch(launch_batch(read, encoder, device, budget), encoder, device, dtype)
 
 
-def read_or_reject(encoder: Encoder, utterance: Utterance) -> Input | Rejection:
+def read_or_reject(encoder: Encoder, utterance: Utterance, decode: Decode = decode) -> Input | Rejection:
     """Read and prepare one utterance, or return why its audio cannot be used.
 
     The source is taken before reading: a rejection must not name a file that changed meanwhile.
     """
-    source = input_source(utterance, encoder.modality)
+    if encoder.modality == "text":
+        text = transcript_of(utterance)
+        return Input(utterance, encoder.prepare(text), len(text), text_sha256(text), None)
+    decoded = decode_utterance(utterance, decode)
+    source = source_of(utterance, decoded.state)
     try:
-        return read_input(utterance, encoder, source)
+        decoded.check()
+        return Input(utterance, encoder.prepare(decoded.samples), len(decoded.samples), decoded.sha256, source)
     except AudioError as error:
-        key = input_key(utterance, encoder.modality, source)
-        return Rejection(utterance, error.reason, str(error), key)
+        return Rejection(utterance, error.reason, str(error), input_key(utterance, encoder.modality, source))
 
 
 def gather_batch(results: Iterable[Input | Rejection]) -> ReadBatch:
@@ -142,20 +156,24 @@ def finish_batch(launched: LaunchedBatch, encoder: Encoder, device: torch.device
     """
     inputs, rejected = launched.read.inputs, list(launched.read.rejected)
     stored: list[list[StoredUtterance]] = [[] for _ in encoder.layers]
-    for item, layers in zip(inputs, collect(launched.outputs, len(inputs), encoder), strict=True):
+    wanted = TORCH_DTYPES[dtype]
+    # checked and rounded for the whole batch; one by one only if some value does not fit
+    is_valid = all(layer.fits(wanted) for part in launched.outputs for layer in part.layers or ())
+    found = collect(launched.outputs, len(inputs), encoder, wanted if is_valid else torch.float32)
+    for item, layers in zip(inputs, found, strict=True):
         name = item.utterance.utterance_id
         if layers is None:
             rejected.append(_too_long(item, encoder, device))
             continue
         _check_length(item, layers[0], encoder)
         # checked before the cast to fp16, whose overflow is a different error
-        if not all(np.isfinite(features).all() for features in layers):
+        if not is_valid and not all(np.isfinite(features).all() for features in layers):
             detail = "the encoder output has NaN or infinity"
             rejected.append(Rejection(item.utterance, "non_finite_features", detail, _key(item, encoder)))
             continue
         source = item.source_json
         for features, chosen in zip(layers, stored, strict=True):
-            values = _to_dtype(features, dtype, name)
+            values = features if is_valid else _to_dtype(features, dtype, name)
             chosen.append(StoredUtterance(name, values, item.num_inputs, item.input_sha256, source))
     return EncodedBatch(stored, rejected)
 
@@ -221,12 +239,14 @@ def launch(
         return [Outputs(part, layers) for part, layers in budget.run(nonempty, costs, compute)]
 
 
-def collect(outputs: Iterable[Outputs], count: int, encoder: Encoder) -> list[list[Array] | None]:
-    """Wait for the outputs of `count` inputs and return them as `encode` does."""
-    empty = [np.zeros((0, encoder.dim), np.float32) for _ in encoder.layers]
+def collect(
+    outputs: Iterable[Outputs], count: int, encoder: Encoder, dtype: torch.dtype = torch.float32
+) -> list[list[Array] | None]:
+    """Wait for the outputs of `count` inputs and return them as `encode` does, rounded to a dtype."""
+    empty = [torch.zeros(0, encoder.dim, dtype=dtype).numpy() for _ in encoder.layers]
     results: list[list[Array] | None] = [empty] * count
     for part in outputs:
-        layers = None if part.layers is None else [layer.sequences() for layer in part.layers]
+        layers = None if part.layers is None else [layer.sequences(dtype) for layer in part.layers]
         for place, i in enumerate(part.indices):
             results[i] = None if layers is None else [sequences[place] for sequences in layers]
     return results

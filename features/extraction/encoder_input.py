@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from torch import Tensor
 
-from features.audio.resampling import SAMPLE_RATE, Samples, resample
-from features.audio.segment import AudioError, decode_segment
-from features.encoders.base import Encoder
+from features.audio.decoding import Decode, Decoded, decode, out_of_memory, segment_sha256
+from features.audio.file_state import FileState, file_state
+from features.audio.resampling import Samples
 from features.manifests.manifest import Utterance
-from features.memory import is_out_of_memory
 from features.progress import SILENT, Reporter
 from features.text.normalize import normalize_text, text_sha256
 
-FINGERPRINT_BYTES = 64 << 10
-"""Number of bytes at the start and at the end of an audio file that its fingerprint covers."""
 Freshness = Literal["same", "moved", "changed"]
 """State of a stored utterance's input: unchanged, unchanged content in a touched or moved file, or
 changed."""
@@ -72,78 +67,37 @@ def transcript_of(utterance: Utterance) -> str:
     return normalize_text(utterance.transcript or "")
 
 
-def read_input(utterance: Utterance, encoder: Encoder, source: AudioSource | None = None) -> Input:
-    """Read and prepare one utterance; AudioError if its audio cannot be used.
-
-    `source` is its `input_source`, if the caller has computed it already.
-    """
-    if encoder.modality == "text":
-        text = transcript_of(utterance)
-        return Input(utterance, encoder.prepare(text), len(text), text_sha256(text), None)
-    source = audio_source(utterance) if source is None else source
-    wave, sha256 = read_audio(utterance)
-    return Input(utterance, encoder.prepare(wave), wave.shape[0], sha256, source)
-
-
-def read_audio(utterance: Utterance) -> tuple[Samples, str]:
+def read_audio(utterance: Utterance, decode: Decode = decode) -> tuple[Samples, str]:
     """Return the waveform (S,) of an utterance at 16 kHz and the hash of its decoded samples.
 
     AudioError if it cannot be decoded, or does not fit into memory.
     """
+    found = decode_utterance(utterance, decode)
+    found.check()
+    return found.samples, found.sha256
+
+
+def decode_utterance(utterance: Utterance, decode: Decode = decode) -> Decoded:
+    """Decode the audio of an utterance."""
     try:
-        samples, rate = decode_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
-        return resample(samples, rate, SAMPLE_RATE), samples_sha256(samples, rate)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-    # raised outside the except block: its traceback would keep the samples in memory
-    raise AudioError("out_of_memory", f"{utterance.audio_path}: the audio must fit into memory")
-
-
-def samples_sha256(samples: np.ndarray[Any, Any], rate: int) -> str:
-    """Hash decoded samples at the file's own rate: resampling can round differently."""
-    return hashlib.sha256(f"{rate}|".encode() + np.ascontiguousarray(samples).tobytes()).hexdigest()
-
-
-def input_source(utterance: Utterance, modality: str) -> AudioSource | None:
-    """Return the source that is stored with the features; None for a transcript."""
-    return audio_source(utterance) if modality == "audio" else None
+        return decode(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
+    except MemoryError:  # of samples that another process decoded
+        fault = out_of_memory(utterance.audio_path)
+    return Decoded(file_state(utterance.audio_path), np.zeros(0, np.float32), "", fault)
 
 
 def audio_source(utterance: Utterance) -> AudioSource:
     """Return the current source of an utterance; its file is read for the fingerprint."""
-    return _source(utterance, fingerprint(utterance.audio_path))
+    return source_of(utterance, file_state(utterance.audio_path))
 
 
-def fingerprint(path: Path) -> str | None:
-    """Hash the size and the first and last 64 KiB of a file; None if it cannot be read.
-
-    Size and mtime alone can be equal in two corpora: archives and image layers set all mtimes to
-    one value.
-    """
-    try:
-        with path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            digest = hashlib.sha256(f"{size}|".encode() + file.read(FINGERPRINT_BYTES))
-            # files up to 128 KiB are hashed completely, without reading any byte twice
-            if size > FINGERPRINT_BYTES:
-                file.seek(max(FINGERPRINT_BYTES, size - FINGERPRINT_BYTES))
-                digest.update(file.read(FINGERPRINT_BYTES))
-    except OSError:
-        return None
-    return digest.hexdigest()[:32]
-
-
-def _source(utterance: Utterance, file_fingerprint: str | None) -> AudioSource:
-    try:
-        status = utterance.audio_path.stat()
-    except OSError:
-        status = None
+def source_of(utterance: Utterance, state: FileState) -> AudioSource:
+    """Return the source of an utterance whose file has this state."""
     return AudioSource(
         path=utterance.wav_path,
-        size=status.st_size if status else None,
-        mtime_ns=status.st_mtime_ns if status else None,
-        fingerprint=file_fingerprint,
+        size=state.size,
+        mtime_ns=state.mtime_ns,
+        fingerprint=state.fingerprint,
         start=utterance.start,
         end=utterance.end,
         channel=utterance.channel,
@@ -153,8 +107,7 @@ def _source(utterance: Utterance, file_fingerprint: str | None) -> AudioSource:
 def input_key(utterance: Utterance, modality: str, source: AudioSource | None = None) -> str:
     """Return a cheap key that changes with the input: the transcript's hash or the source.
 
-    `source` is the `input_source`. It must be taken before the input is read, because the file can
-    change meanwhile.
+    `source` must be taken before the input is read, because the file can change meanwhile.
     """
     if modality == "text":
         return text_sha256(transcript_of(utterance))
@@ -189,7 +142,7 @@ class InputComparison:
         self.modality, self.offline, self.decode = modality, offline, decode
         self._reporter = reporter
         self._announced = False
-        self._fingerprints: dict[Path, str | None] = {}
+        self._states: dict[Path, FileState] = {}
         self._sha256: dict[tuple[Path, float, float | None, int | str], str] = {}
 
     def compare(self, utterance: Utterance, stored: KnownInput) -> Freshness:
@@ -217,12 +170,12 @@ class InputComparison:
     def source(self, utterance: Utterance) -> AudioSource:
         """Return `audio_source`, with the fingerprint of each file computed once."""
         path = utterance.audio_path
-        if path not in self._fingerprints:
-            self._fingerprints[path] = fingerprint(path)
-        return _source(utterance, self._fingerprints[path])
+        if path not in self._states:
+            self._states[path] = file_state(path)
+        return source_of(utterance, self._states[path])
 
     def _input_sha256(self, utterance: Utterance) -> str:
         segment = (utterance.audio_path, utterance.start, utterance.end, utterance.channel)
         if segment not in self._sha256:
-            self._sha256[segment] = samples_sha256(*decode_segment(*segment))
+            self._sha256[segment] = segment_sha256(*segment)
         return self._sha256[segment]

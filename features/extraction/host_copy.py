@@ -35,11 +35,25 @@ class HostCopy:
         """Bytes on the host."""
         return self._values.nbytes
 
-    def sequences(self) -> list[Array]:
-        """Wait for the copy and return the B sequences (T_i, D)."""
+    def wait(self) -> None:
+        """Wait for the copy."""
         if self._copied is not None:
             self._copied.synchronize()
-        return [sequence.numpy() for sequence in self._values.split(self._sizes)]
+
+    def fits(self, dtype: torch.dtype) -> bool:
+        """Wait for the copy; tell whether all values are finite numbers of a dtype."""
+        self.wait()
+        if not self._values.numel():
+            return True
+        low, high = self._values.aminmax()  # NaN if any value is NaN
+        limit = torch.finfo(dtype).max
+        return bool((low >= -limit) & (high <= limit))
+
+    def sequences(self, dtype: torch.dtype = torch.float32) -> list[Array]:
+        """Wait for the copy and return the B sequences (T_i, D), rounded to a dtype."""
+        self.wait()
+        # all at once, and by torch: NumPy rounds to float16 several times slower
+        return [sequence.numpy() for sequence in self._values.to(dtype).split(self._sizes)]
 
 
 @dataclass(frozen=True)

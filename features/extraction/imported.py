@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from features.audio.segment import AudioError, decode_segment, inspect_segment
+from features.audio.decoding import segment_sha256
+from features.audio.segment import AudioError, inspect_segment
 from features.errors import InputError, name_some
-from features.extraction.encoder_input import audio_source, samples_sha256, transcript_of
+from features.extraction.encoder_input import audio_source, transcript_of
 from features.extraction.feature_files import Array
 from features.extraction.import_options import StoreImportOptions
 from features.manifests.manifest import Utterance
@@ -189,7 +190,7 @@ def _described(
     try:
         source = audio_source(one)
         info = inspect_segment(one.audio_path, one.start, one.end, one.channel)
-        digest = samples_sha256(*decode_segment(one.audio_path, one.start, one.end, one.channel))
+        digest = segment_sha256(one.audio_path, one.start, one.end, one.channel)
     except AudioError as error:
         faults.add("the audio of each utterance must be readable", str(error))
         return None

@@ -1,7 +1,8 @@
 """Prefetch: threads call a function on items ahead of the caller, who gets the results in order.
 
-Decoding, hashing and resampling release Python's lock, so several threads read audio at once. A
-thread that waits forever for a file is left behind, and another one takes its place.
+A thread has a process that decodes for it, and waits for it without Python's lock: several threads
+read audio at once. A thread that waits forever for a file is left behind, and another one takes its
+place.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class Prefetch(Generic[Item, Result]):
     """Results of a function for items, in the order of the items.
 
     `workers` threads call it ahead of `take`; with 0, `take` calls it. The items that are read ahead
-    are bounded in number and in bytes, which `size_of` a result tells.
+    are bounded in number and in bytes, which `size_of` a result tells. `abandon` receives a thread
+    that is left behind.
     """
 
     def __init__(
@@ -90,9 +92,10 @@ class Prefetch(Generic[Item, Result]):
         workers: int,
         size_of: Callable[[Result], int],
         while_waiting: Callable[[], object] = check_interrupted,
+        abandon: Callable[[threading.Thread], object] = lambda thread: None,
     ) -> None:
         self._function, self._workers, self._size_of = function, workers, size_of
-        self._while_waiting = while_waiting
+        self._while_waiting, self._abandon = while_waiting, abandon
         self._tasks: deque[Task[Item, Result]] = deque()
         """In order, what was added and not taken."""
         self._waiting: deque[Task[Item, Result]] = deque()
@@ -102,7 +105,12 @@ class Prefetch(Generic[Item, Result]):
         """Bytes of the items that a thread has begun with and that were not taken."""
         self._num_stuck = 0
         self._closed = False
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        # two conditions, because a thread that wakes up for nothing takes Python's lock from the others
+        self._changed = threading.Condition(lock)
+        """An item was read."""
+        self._may_read = threading.Condition(lock)
+        """There are items to read, or there is room for them."""
 
     def add(self, items: Iterable[tuple[Item, float | None]]) -> None:
         """Add items, each with its seconds of audio (None if unknown)."""
@@ -111,7 +119,7 @@ class Prefetch(Generic[Item, Result]):
                 task: Task[Item, Result] = Task(item, seconds, round((seconds or 0) * SAMPLE_RATE) * SAMPLE_BYTES)
                 self._tasks.append(task)
                 self._waiting.append(task)
-            self._changed.notify_all()
+            self._may_read.notify_all()
         while len(self._threads) < self._workers:
             self._start_thread()
 
@@ -141,6 +149,11 @@ class Prefetch(Generic[Item, Result]):
             raise NoResultError(f"its thread ended with {type(task.error).__name__}")
         return task.result  # type: ignore[return-value]
 
+    def is_ready(self, count: int) -> bool:
+        """Tell whether `take` would return the next items without waiting."""
+        with self._changed:
+            return len(self._tasks) >= count and all(self._tasks[i].done for i in range(count))
+
     def drop(self, count: int) -> None:
         """Remove the next items, whether they are read or not."""
         with self._changed:
@@ -151,13 +164,13 @@ class Prefetch(Generic[Item, Result]):
                     self._num_bytes -= task.num_bytes
                 elif self._waiting:  # with 0 workers too, it is the first one
                     self._waiting.popleft()
-            self._changed.notify_all()
+            self._wake_one()
 
     def close(self) -> None:
         """Stop the threads; those that are stuck stay behind."""
         with self._changed:
             self._closed = True
-            self._changed.notify_all()
+            self._may_read.notify_all()
         deadline = time.monotonic() + CLOSE_S
         for thread in list(self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -165,6 +178,8 @@ class Prefetch(Generic[Item, Result]):
     def _replace_thread(self, task: Task[Item, Result]) -> None:
         """Start a thread in place of the one that is stuck in a task; InputError if too many are."""
         self._threads = {thread for thread in self._threads if thread is not task.thread}
+        if task.thread is not None:
+            self._abandon(task.thread)
         self._num_stuck += 1
         if self._num_stuck > MAX_STUCK:
             raise InputError(
@@ -196,20 +211,26 @@ class Prefetch(Generic[Item, Result]):
                 if not task.removed:
                     self._num_bytes += size - task.num_bytes
                     task.num_bytes = size
-                self._changed.notify_all()
+                self._changed.notify()
                 if task.abandoned:
                     return
 
     def _begin_next(self) -> Task[Item, Result] | None:
         """Wait until the next item may be read, and return it; None at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._may_begin())
+            self._may_read.wait_for(lambda: self._closed or self._may_begin())
             if self._closed:
                 return None
             task = self._waiting.popleft()
             task.started, task.thread = time.monotonic(), threading.current_thread()
             self._num_bytes += task.num_bytes
+            self._wake_one()
             return task
+
+    def _wake_one(self) -> None:
+        """Wake a thread if it can begin with an item; it wakes the next one."""
+        if self._may_begin():
+            self._may_read.notify()
 
     def _may_begin(self) -> bool:
         """Tell whether the next item fits into the bounds; the first of all always does."""

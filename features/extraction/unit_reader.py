@@ -8,6 +8,8 @@ from functools import partial
 
 import torch
 
+from features.audio.decode_processes import PROCESSES
+from features.audio.decoding import unreadable_now
 from features.audio.segment import SYSTEM_ERROR
 from features.cpu_threads import usable_cores
 from features.encoders.base import Encoder
@@ -31,7 +33,7 @@ def default_workers(device: torch.device) -> int:
 
 
 class UnitReader:
-    """Reads and prepares the utterances of units, in `workers` threads.
+    """Reads and prepares the utterances of units: `workers` other processes decode, one for each thread.
 
     A segmenter or the `prepare` of a custom encoder may not be made for several threads: the process
     itself prepares text, and one thread at most the input of a custom encoder.
@@ -42,8 +44,9 @@ class UnitReader:
             workers = 0
         if encoder.code_record is not None:
             workers = min(workers, 1)
-        self._read = partial(read_or_reject, encoder)
-        self._prefetch = Prefetch[Utterance, Input | Rejection](self._read, workers, _num_bytes)
+        self._encoder = encoder
+        read = partial(read_or_reject, encoder, decode=PROCESSES.decode) if workers else self._read_here
+        self._prefetch = Prefetch[Utterance, Input | Rejection](read, workers, _num_bytes, abandon=PROCESSES.abandon)
         self._units: deque[list[list[Utterance]]] = deque()
         """The batches of each unit that is being read."""
 
@@ -59,6 +62,10 @@ class UnitReader:
         self._units.append(unit.batches)
         for batch in unit.batches:
             self._prefetch.add((utterance, unit.seconds.get(utterance.utterance_id)) for utterance in batch)
+
+    def is_ready(self, count: int) -> bool:
+        """Tell whether the next utterances are read, so that `batches` would not wait for them."""
+        return self._prefetch.is_ready(count)
 
     def batches(self, unit: Unit) -> Generator[ReadBatch, None, None]:
         """Yield the batches of a unit in order."""
@@ -79,20 +86,18 @@ class UnitReader:
         """Stop the threads."""
         self._prefetch.close()
 
+    def _read_here(self, utterance: Utterance) -> Input | Rejection:
+        return read_or_reject(self._encoder, utterance)
+
     def _take(self, utterance: Utterance) -> Input | Rejection:
         try:
             read = self._prefetch.take()
             if isinstance(read, Rejection) and read.reason == "out_of_memory":
-                return self._read(utterance)  # several threads share the memory: alone, it may fit
+                return self._read_here(utterance)  # several threads share the memory: alone, it may fit
             return read
         except NoResultError as error:
             # without a key: to compute it, the file would have to be read
-            return Rejection(
-                utterance,
-                SYSTEM_ERROR,
-                f"{utterance.audio_path} cannot be read now, found: {error}. This says nothing about its content: "
-                "run the command again",
-            )
+            return Rejection(utterance, SYSTEM_ERROR, unreadable_now(utterance.audio_path, str(error)))
 
 
 def _num_bytes(read: Input | Rejection) -> int:

@@ -15,7 +15,10 @@ from features.extraction.unit import Unit, UnitResult
 from features.store.rejected import Rejection
 from features.store.writer import StoreWriter
 
-PENDING_BYTES = 1 << 30
+PENDING_BATCHES = 2
+"""Maximum number of batches that are not finished when the next one is launched: on a GPU, one
+computes while another waits for it."""
+PENDING_BYTES = 512 << 20
 """Bytes of a batch of features; a larger one is written before the next batch is encoded."""
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -47,6 +50,7 @@ class UnitWriter:
         self._num_inputs = 0
         self._pending: deque[Future[None]] = deque()
         self._failed = False
+        self._is_committing = False
 
     def __enter__(self) -> UnitWriter:
         return self
@@ -55,7 +59,7 @@ class UnitWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._pending.append(self._executor.submit(self._flush))
+            self.commit()
             wait(self._pending)
             for future in self._pending:
                 future.result()
@@ -63,10 +67,20 @@ class UnitWriter:
             if kind is None:  # otherwise the first error is the one to report
                 raise
 
+    def commit(self) -> None:
+        """Begin to commit the batches that were added; leaving the `with` block waits for it."""
+        if not self._is_committing:
+            self._is_committing = True
+            self._pending.append(self._executor.submit(self._flush))
+
+    def is_committed(self, timeout_s: float) -> bool:
+        """Tell whether all batches are committed, after `timeout_s` seconds at most."""
+        return not wait(self._pending, timeout_s).not_done
+
     def add(self, finish: Callable[[], EncodedBatch], num_bytes: int) -> None:
-        """Add the batch that `finish` returns; wait for the batch before it, and for one of many bytes."""
+        """Add the batch that `finish` returns; wait until few batches are unfinished, none of many bytes."""
         self._pending.append(self._executor.submit(self._add, finish))
-        allowed = 1 if num_bytes <= PENDING_BYTES else 0
+        allowed = PENDING_BATCHES if num_bytes <= PENDING_BYTES else 0
         while len(self._pending) > allowed:
             self._pending.popleft().result()
 

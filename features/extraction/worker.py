@@ -1,8 +1,8 @@
 """The worker that encodes and commits units, and the engine that runs it.
 
 Threads read the next utterances while the encoder runs, and another one commits the features of the
-batch before. The encoder starts a unit when the one before is committed: a killed process loses one
-unit at most.
+batches before. While a unit is committed, the device computes the first batches of the next one,
+which is neither claimed nor written before that.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ import torch
 from features.device import exact_fp32, precision_context
 from features.encoders.base import Encoder
 from features.environment import made_with
-from features.extraction.encode import finish_batch, launch_batch
+from features.extraction.encode import LaunchedBatch, ReadBatch, finish_batch, launch_batch
+from features.extraction.launches import Launches
 from features.extraction.unit import Unit, UnitResult
 from features.extraction.unit_reader import UnitReader, default_workers
 from features.extraction.unit_writer import InlineExecutor, UnitWriter
 from features.heap import keep_freed_memory
 from features.memory import MemoryBudget, default_budget
-from features.signals import check_interrupted
+from features.signals import check_interrupted, interrupted
 from features.store.identity import StoreInfo
 from features.store.writer import StoreWriter
+
+POLL_S = 0.002
+"""Seconds between two looks for a batch that can be launched ahead."""
 
 
 @dataclass(frozen=True)
@@ -60,30 +64,57 @@ class Worker:
         self.made_with = made_with(encoder.modality, device)
         self.budget = MemoryBudget(device)
         self.reader = UnitReader(encoder, workers)
+        self._next: Launches | None = None
+        """The unit of which batches were launched ahead."""
         self._executor = ThreadPoolExecutor(1, "mervn-write") if workers else InlineExecutor()
         keep_freed_memory()
 
-    def encode(self, unit: Unit) -> UnitResult:
+    def begin(self, unit: Unit) -> None:
+        """Begin to read a unit, unless its batches are launched already."""
+        if self._next is not None and self._next.unit.batches != unit.batches:
+            self._next.close()
+            self._next = None
+        if self._next is None:
+            self.reader.begin(unit)
+
+    def encode(self, unit: Unit, upcoming: Unit | None = None) -> UnitResult:
         """Encode a unit and commit its features.
 
-        If interrupted, the finished batches are committed.
+        If interrupted, the finished batches are committed. While the unit is committed, the first
+        batches of `upcoming` are launched: the unit that will probably be encoded next.
         """
+        self.begin(unit)
+        launches, self._next = self._next or Launches(unit, self.reader, self._launch), None
         writers = []
         for store in self.destinations:
             writers.append(StoreWriter(store.info, store.generation, store.kind, self.token, self.made_with))
         unit_writer = UnitWriter(unit, writers, self._executor)
-        with exact_fp32(), unit_writer, closing(self.reader.batches(unit)) as batches:
-            for read in batches:
+        with exact_fp32(), unit_writer, closing(launches):
+            for launched in launches:
                 check_interrupted()
-                # not around the reading: resampling in bf16 would change the samples
-                with precision_context(self.device, self.precision):
-                    launched = launch_batch(read, self.encoder, self.device, self.budget)
                 finish = partial(finish_batch, launched, self.encoder, self.device, writers[0].dtype)
                 unit_writer.add(finish, launched.num_bytes)
+            unit_writer.commit()
+            if upcoming is not None:
+                self._launch_ahead(upcoming, unit_writer)
         return unit_writer.result(self.encoder.modality)
+
+    def _launch(self, read: ReadBatch) -> LaunchedBatch:
+        # not around the reading: resampling in bf16 would change the samples
+        with precision_context(self.device, self.precision):
+            return launch_batch(read, self.encoder, self.device, self.budget)
+
+    def _launch_ahead(self, unit: Unit, before: UnitWriter) -> None:
+        """Launch batches of a unit until the one before is committed."""
+        self._next = Launches(unit, self.reader, self._launch)
+        timeout_s = 0.0
+        while not interrupted() and not before.is_committed(timeout_s):
+            timeout_s = 0.0 if self._next.launch_ahead() else POLL_S
 
     def close(self) -> None:
         """Stop the threads."""
+        if self._next is not None:
+            self._next.close()
         self.reader.close()
         self._executor.shutdown()
 
@@ -128,7 +159,8 @@ class LocalEngine:
         self.default_budget = default_budget(encoder.modality, device)
         self._stack = ExitStack()
         self._worker: Worker | None = None
-        self._next: Unit | None = None
+        self._unit: Unit | None = None
+        self._upcoming: Unit | None = None
 
     def start(self, destinations: Sequence[Destination], token: str) -> None:
         """Move the encoder to its device."""
@@ -139,19 +171,20 @@ class LocalEngine:
 
     def submit(self, unit: Unit) -> None:
         """Begin to read the unit; `collect` encodes it."""
-        self._next = unit
+        self._unit, self._upcoming = unit, None
         if self._worker is not None:
-            self._worker.reader.begin(unit)
+            self._worker.begin(unit)
 
     def prepare(self, unit: Unit) -> None:
         """Read a unit after the submitted one."""
+        self._upcoming = unit
         if self._worker is not None:
             self._worker.reader.prepare(unit)
 
     def collect(self) -> list[UnitResult]:
         """Encode the unit."""
-        unit, self._next = self._next, None
-        return [self._worker.encode(unit)] if unit is not None and self._worker is not None else []
+        unit, self._unit = self._unit, None
+        return [] if unit is None or self._worker is None else [self._worker.encode(unit, self._upcoming)]
 
     def close(self) -> None:
         """Stop the threads that read and write."""

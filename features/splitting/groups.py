@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from features.audio.segment import AudioError, decode_segment
+from features.audio.decoding import segment_sha256
+from features.audio.segment import AudioError
 from features.audit.corpus import text_keys
 from features.errors import UsageError
-from features.extraction.encoder_input import samples_sha256
 from features.manifests.manifest import Utterance
 from features.progress import Reporter
 from features.text.normalize import normalize_text
@@ -111,8 +111,7 @@ def _audio_values(
     bar = reporter.progress(len(utterances), 0, what="comparing audio")
     for one in utterances:
         try:
-            samples = decode_segment(one.audio_path, one.start, one.end, one.channel)
-            values.append(samples_sha256(*samples))
+            values.append(segment_sha256(one.audio_path, one.start, one.end, one.channel))
         except AudioError as error:
             unreadable.append(error)
             values.append(None)

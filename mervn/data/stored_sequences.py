@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from features.extraction.prefetch import Prefetch
 from features.progress import Reporter
 from features.ragged import to_device
 from features.store.reader import FeatureStore
@@ -175,9 +177,10 @@ class HostBuffer:
             found.append(self.block[place].view(dtype).view(-1, width))
         return found
 
-    def to(self, device: torch.device) -> HostBuffer:
-        """Copy the block to a device, without waiting for the copy if it is pinned."""
-        return replace(self, block=self.block.to(device, non_blocking=True))
+    def floats(self, device: torch.device) -> list[Tensor]:
+        """Copy the block to a device, without waiting if it is pinned; return the frames in float32."""
+        copied = replace(self, block=self.block.to(device, non_blocking=True))
+        return [frames.float() for frames in copied.frames()]
 
 
 def gather_all(sequences: Sequence[Sequences], indices: Sequence[int], device: torch.device) -> list[Tensor]:
@@ -185,10 +188,27 @@ def gather_all(sequences: Sequence[Sequences], indices: Sequence[int], device: t
 
     Frames that are not resident on a GPU reach it in one transfer.
     """
-    if device.type == "cpu" or any(each.resident for each in sequences):
-        return [to_device(each.gather_float(indices), device) for each in sequences]
-    buffer = HostBuffer.of(sequences, indices, pinned=device.type == "cuda").to(device)
-    return [frames.float() for frames in buffer.frames()]
+    if is_streamed(sequences, device):
+        return HostBuffer.of(sequences, indices, pinned=device.type == "cuda").floats(device)
+    return [to_device(each.gather_float(indices), device) for each in sequences]
+
+
+def is_streamed(sequences: Sequence[Sequences], device: torch.device) -> bool:
+    """Tell whether each batch is copied from the store to a GPU."""
+    return device.type != "cpu" and not any(each.resident for each in sequences)
+
+
+def read_ahead(
+    sequences: Sequence[Sequences], batches: Sequence[Sequence[int]], device: torch.device
+) -> Iterator[HostBuffer]:
+    """Yield the frames of batches in order; a thread reads them while the device computes."""
+    read = partial(HostBuffer.of, sequences, pinned=device.type == "cuda")
+    # nothing while waiting: a training that was interrupted first completes its step
+    prefetch = Prefetch[Sequence[int], HostBuffer](read, 1, lambda buffer: buffer.block.nbytes, lambda: None)
+    with closing(prefetch):
+        prefetch.add((batch, None) for batch in batches)
+        for _ in batches:
+            yield prefetch.take()
 
 
 def make_resident(

@@ -1,8 +1,7 @@
 """WaveformSplit: decoded waveforms and tokenized transcripts, for training without stored features.
 
-Threads decode and resample audio a bounded number of batches ahead. Every utterance is
-read once before training, so that unusable audio is reported at the start and not in the middle of
-an epoch.
+Other processes decode audio a bounded number of batches ahead. Every utterance is read once before
+training, so that unusable audio is reported at the start and not in the middle of an epoch.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from features.audio.decode_processes import PROCESSES
+from features.audio.decoding import Decode, decode
 from features.audio.resampling import SAMPLE_RATE
 from features.audio.segment import AudioError
 from features.batching import plan_batches
@@ -72,8 +73,8 @@ class Waves:
 class _Reader:
     """Decodes and masks the audio of the utterances of one request."""
 
-    def __init__(self, utterances: Sequence[Utterance]) -> None:
-        self.utterances = list(utterances)
+    def __init__(self, utterances: Sequence[Utterance], decode: Decode) -> None:
+        self.utterances, self.decode = list(utterances), decode
 
     def read(self, request: BatchRequest) -> Waves:
         """Return the audio of one batch."""
@@ -83,7 +84,7 @@ class _Reader:
             u, fault = self.utterances[index], None
             wave, sha256 = np.zeros(0, np.float32), ""  # of audio that cannot be used
             try:
-                wave, sha256 = read_audio(u)
+                wave, sha256 = read_audio(u, self.decode)
                 wave = wave if mask is None else mask.apply(wave, SAMPLE_RATE)
             except AudioError as error:
                 fault = (error.reason, str(error))
@@ -95,12 +96,13 @@ class _Reader:
 
 
 def read_waves(utterances: Sequence[Utterance], plan: Sequence[BatchRequest], workers: int) -> Iterator[Waves]:
-    """Decode the batches of a plan in order, in advance in `workers` threads.
+    """Decode the batches of a plan in order, in advance in `workers` processes.
 
     With 0 workers, each batch is decoded on demand.
     """
+    reader = _Reader(utterances, PROCESSES.decode if workers else decode)
     # nothing while waiting: a training that was interrupted first completes its step
-    prefetch = Prefetch[BatchRequest, Waves](_Reader(utterances).read, workers, _num_bytes, lambda: None)
+    prefetch = Prefetch[BatchRequest, Waves](reader.read, workers, _num_bytes, lambda: None)
     with closing(prefetch):
         prefetch.add((request, None) for request in plan)
         for _ in plan:
@@ -198,7 +200,7 @@ class WaveformSplit:
         return plan_batches(self.costs, default_budget(modality, device), min(MAX_BATCH, 64))
 
     def batches(self, plan: Sequence[BatchRequest], device: torch.device) -> Iterator[Batch]:
-        """Yield the batches of a plan in its order; threads decode in advance.
+        """Yield the batches of a plan in its order; other processes decode in advance.
 
         InputError if a file has changed since the training began.
         """

@@ -5,7 +5,7 @@ The command line and the reports take their sentences from here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -69,6 +69,16 @@ def count_units(unit: str, count: int) -> str:
 def no_interval(units: str) -> str:
     """Return why there is no interval; `units` are the units found, in words."""
     return f"no interval: it needs at least {MIN_INTERVAL_UNITS} units, found {units}"
+
+
+def interval_text(interval: Mapping[str, Any] | None, units: Sequence[Mapping[str, Any]]) -> str:
+    """Return an interval of metrics-<split>.json and its units in words, or why there is none."""
+    if interval is not None:
+        of = count_units(interval["unit"], interval["groups"])
+        return f"{interval['low']:.3f} to {interval['high']:.3f} over {of}"
+    if units:
+        return no_interval(count_units(units[0]["unit"], units[0]["groups"]))
+    return "no interval: mervn evaluate computes it"
 
 
 def comparison_needs(units: str) -> str:

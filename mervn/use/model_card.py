@@ -8,12 +8,12 @@ from typing import Any
 
 from mervn.data.saved_check import CHECK_FILE
 from mervn.data.streams import modality_of
-from mervn.evaluation.verdict import CHOSEN_ON_VALID, count_units, no_interval, weak_units
+from mervn.evaluation.verdict import CHOSEN_ON_VALID, METRIC_NAMES, describe_units, interval_text, weak_units
 from mervn.run_folder import LEDGER_FILE, METRICS_FILE, RunConfig
 from mervn.use.bundle_files import Bundle, BundledEncoder
 from mervn.use.onnx_export import OnnxFiles
 
-METRICS = {"macro_f1": "macro-F1", "uar": "UAR", "accuracy": "accuracy", "weighted_f1": "weighted F1"}
+SHOWN = ("macro_f1", "uar", "accuracy", "weighted_f1")
 Results = Mapping[str, Mapping[str, Any]]
 """Results of a run by name of their file, such as metrics-test.json."""
 
@@ -159,8 +159,9 @@ def _split_scores(split: str, document: Mapping[str, Any]) -> str:
     """Return the table of one split, with its units and baselines."""
     scores, intervals, units = document[split], document.get("intervals", {}), document.get("units", [])
     lines = []
-    for metric, name in METRICS.items():
-        lines.append((name, f"{scores[metric]:.3f}", _interval(intervals.get(metric), units)))
+    for metric in SHOWN:
+        interval = interval_text(intervals.get(metric), units)
+        lines.append((METRIC_NAMES[metric], f"{scores[metric]:.3f}", interval))
     text = f"### {split}: {scores['n']} utterances\n\n" + _table(("metric", "score", "95 % interval"), lines)
     support = ", ".join(f"{label} {each['support']}" for label, each in scores["per_class"].items())
     text += f"\n\nLabels: {support}."
@@ -168,19 +169,10 @@ def _split_scores(split: str, document: Mapping[str, Any]) -> str:
     if majority is not None:
         text += f" Always answering {_code(majority['label'])} has a macro-F1 of {majority['macro_f1']:.3f}."
     for unit in units:
+        text += f" {describe_units(unit)}."
         remark = weak_units(unit["unit"], unit["groups"], unit["effective_groups"], unit["independent"])
         text += "" if remark is None else f" {remark}"
     return text
-
-
-def _interval(interval: Mapping[str, Any] | None, units: Sequence[Mapping[str, Any]]) -> str:
-    """Return the bounds of an interval with its units, or why there is none."""
-    if interval is not None:
-        of = count_units(interval["unit"], interval["groups"])
-        return f"{interval['low']:.3f} to {interval['high']:.3f} over {of} (G* = {interval['effective_groups']:.1f})"
-    if units:
-        return no_interval(count_units(units[0]["unit"], units[0]["groups"]))
-    return "not computed: `mervn evaluate` does"
 
 
 def _warnings(bundle: Bundle, results: Results) -> list[str]:

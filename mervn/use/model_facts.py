@@ -13,7 +13,7 @@ from features.errors import InputError
 from mervn.data.saved_check import CHECK_FILE, read_findings
 from mervn.evaluation.evidence import ScoredUtterances, evidence
 from mervn.evaluation.saved_predictions import evaluate_command, predictions_path, read_predictions
-from mervn.evaluation.verdict import CHOSEN_ON_VALID, METRIC_NAMES, count_units, no_interval, weak_units
+from mervn.evaluation.verdict import CHOSEN_ON_VALID, METRIC_NAMES, interval_text, weak_units
 from mervn.run_folder import MODEL_FILE, read_metrics
 from mervn.use.run_model import RunModel
 
@@ -67,8 +67,11 @@ def _facts(model: RunModel) -> ModelFacts:
     units = document.get("units", [])
     scores = []
     for metric in SHOWN:
-        interval = _interval(document.get("intervals", {}).get(metric), units)
-        scores.append((METRIC_NAMES[metric], f"{document[split][metric]:.3f}", interval))
+        interval = document.get("intervals", {}).get(metric)
+        shown = interval_text(interval, units)
+        if interval is not None:
+            shown = f"95 % interval {shown}"
+        scores.append((METRIC_NAMES[metric], f"{document[split][metric]:.3f}", shown))
     majority, baseline = document.get("baselines", {}).get("majority"), None
     if majority is not None:
         baseline = f"Always answering {majority['label']} has a macro-F1 of {majority['macro_f1']:.3f}."
@@ -107,16 +110,6 @@ def _read_scores(model: RunModel) -> tuple[str, Mapping[str, Any]]:
         utterances = ScoredUtterances(saved.targets, saved.predictions, {"speaker_id": speakers}, {})
         found |= evidence([utterances], model.config.labels)
     return "valid", found
-
-
-def _interval(interval: Mapping[str, Any] | None, units: Sequence[Mapping[str, Any]]) -> str:
-    """Return the bounds of an interval with its units, or why there is none."""
-    if interval is not None:
-        of = count_units(interval["unit"], interval["groups"])
-        return f"95 % interval {interval['low']:.3f} to {interval['high']:.3f}, over {of}"
-    if units:
-        return no_interval(count_units(units[0]["unit"], units[0]["groups"]))
-    return "no interval: mervn evaluate computes it"
 
 
 def _origin(model: RunModel) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from features.audio.segment import AudioError
 from features.cpu_threads import set_threads
 from features.durations import duration
 from features.errors import UsageError
+from features.extraction.unit_reader import default_workers
 from features.progress import SILENT, Reporter
 from features.signals import check_interrupted, interruptible
 from mervn.use.automatic_text import Transcriber
@@ -109,11 +110,13 @@ def predict(run: Path, paths: Sequence[Path], options: PredictOptions, reporter:
 def _load(run: Path, options: PredictOptions) -> Loaded:
     """Load the model of a run and, with --transcribe, that of speech recognition."""
     model = open_run_model(run, options.device, features_dir=options.features_dir, trust_code=options.trust_code)
+    workers = default_workers(model.device) if options.workers is None else options.workers
+    scorer = Scorer(model, options.batch_seconds, workers)
     if options.transcribe is None:
-        return Loaded(model, Scorer(model, options.batch_seconds), None)
+        return Loaded(model, scorer, None)
     if "text" not in model.modalities:
         raise UsageError(f"--transcribe has no effect, because {run} reads no text; leave it out")
-    return Loaded(model, Scorer(model, options.batch_seconds), Transcriber(options.transcribe, options.device))
+    return Loaded(model, scorer, Transcriber(options.transcribe, options.device))
 
 
 def _check_output(options: PredictOptions) -> None:

@@ -53,6 +53,11 @@ class PredictOptions(TrustOptions, DeviceOptions):
     batch_seconds: Annotated[PositiveFloat | None, Group.ENCODERS, ADVANCED] = Field(
         None, description="Seconds of audio per batch, padding included [default: 8 on CPU, 480 on GPU]."
     )
+    workers: Annotated[Annotated[int, Field(ge=0)] | None, Group.GENERAL, ADVANCED] = Field(
+        None,
+        description="Processes that decode the audio of some minutes, before it is encoded [default: on a GPU the "
+        "number of cores less one, at most 8; on a CPU 0].",
+    )
     labels: Annotated[tuple[str, ...], Group.OUTPUT] = Field(
         (), description="Choose among these labels only; their probabilities are divided by their sum [default: all]."
     )

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from features.atomic_files import json_line
+from features.audio.file_state import fingerprint
 from features.audio.segment import AudioError
 from features.canonical import canonical_json, differing_fields
 from features.errors import InputError, UsageError
-from features.extraction.encoder_input import fingerprint
 from features.store.locks import NO_LOCKS
 from mervn.use.clips import Clip
 

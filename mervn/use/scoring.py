@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from features.audio.decode_processes import PROCESSES
 from features.audio.resampling import SAMPLE_RATE
 from features.audio.segment import AudioError
 from features.audio.segment_reader import SegmentReader
@@ -17,6 +20,7 @@ from features.device import exact_fp32, precision_context
 from features.errors import InputError
 from features.extraction.encode import encode
 from features.extraction.plan import MAX_BATCH
+from features.extraction.prefetch import Prefetch
 from features.memory import MemoryBudget, default_budget
 from features.ragged import Ragged
 from features.signals import check_interrupted
@@ -39,11 +43,11 @@ class Scorer:
     """Computes features and probabilities of clips with a `RunModel`.
 
     A clip's numbers do not depend on the other clips. Streams that a clip lacks are empty, as those
-    of an utterance without transcript are.
+    of an utterance without transcript are. `workers` other processes decode files.
     """
 
-    def __init__(self, model: RunModel, batch_seconds: float | None = None) -> None:
-        self.model = model
+    def __init__(self, model: RunModel, batch_seconds: float | None = None, workers: int = 0) -> None:
+        self.model, self.workers = model, workers
         self.reader = SegmentReader()
         self.batch_budget = {name: default_budget(name, model.device) for name in ("text", "audio")}
         """Maximum padded seconds of audio, or tokens, per batch of an encoder."""
@@ -63,14 +67,13 @@ class Scorer:
 
     def features(self, clips: Sequence[Clip]) -> list[Features | AudioError]:
         """Return the features of each clip, or why they cannot be computed."""
-        found: list[Features | AudioError] = []
+        found: list[Features | AudioError] = [{} for _ in clips]
         samples: dict[int, Array] = {}
-        for i, clip in enumerate(clips):
-            found.append({})
-            try:
-                samples[i] = clip.samples(self.reader) if "audio" in self.model.modalities else NO_SAMPLES
-            except AudioError as error:
-                found[i] = error
+        for i, read in enumerate(self._read(clips)):
+            if isinstance(read, AudioError):
+                found[i] = read
+            else:
+                samples[i] = read
         for name, stream in self.model.encoders.items():
             prepared = {i: _prepare(stream, wave, clips[i]) for i, wave in samples.items()}
             for i, values in self._encode(name, stream, prepared).items():
@@ -106,6 +109,28 @@ class Scorer:
         for scores in result[~np.isfinite(result).all(1)][:1]:
             raise InputError(f"the model {self.model.path} must give finite probabilities, found {scores.tolist()}")
         return result
+
+    def _read(self, clips: Sequence[Clip]) -> Iterator[Array | AudioError]:
+        """Yield the samples (S,) of each clip, none if the model reads no audio, or why they cannot be read."""
+        if "audio" not in self.model.modalities:
+            yield from [NO_SAMPLES] * len(clips)
+            return
+        prefetch = Prefetch[Clip, Array](self._samples, self.workers, lambda wave: wave.nbytes)
+        with closing(prefetch):
+            prefetch.add((clip, None) for clip in clips)
+            for _ in clips:
+                try:
+                    yield prefetch.take()
+                except AudioError as error:
+                    yield error
+
+    def _samples(self, clip: Clip) -> Array:
+        """Return the samples (S,) of a clip; AudioError if they cannot be read."""
+        if not self.workers or not isinstance(clip.audio, Path):
+            return clip.samples(self.reader)
+        decoded = PROCESSES.decode(clip.audio, clip.start, clip.end, clip.channel)
+        decoded.check()
+        return decoded.samples
 
     def _encode(self, name: str, stream: StreamEncoder, prepared: dict[int, Tensor]) -> dict[int, Tensor | AudioError]:
         """Return the features (T, D) or (T, L, D) float32 of prepared inputs, by index."""

@@ -1,0 +1,117 @@
+"""Process that decodes audio for another one: `serve` answers requests on a socket until it is closed.
+
+A message is a header, a pickled object, and for an answer the samples as raw float32: in memory that
+both processes share if they fit there, which saves two copies by the kernel, else in the socket.
+"""
+
+from __future__ import annotations
+
+import mmap
+import pickle
+import signal
+import socket
+import struct
+import traceback
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from features.audio.decoding import Decoded, decode
+from features.audio.resampling import Samples
+
+HEADER = struct.Struct("<QQ?")
+"""Bytes of the pickled object and of the samples, and whether these are in the shared memory."""
+SHARED_BYTES = 16 << 20
+"""Bytes of the shared memory: about four minutes of audio at 16 kHz."""
+NO_SAMPLES = np.zeros(0, np.float32)
+
+
+def serve(descriptor: int, memory: int | None) -> None:
+    """Decode what is asked for on a socket.
+
+    It ends when the other process ends, and not before: signals go to a whole process group, and
+    the other process may want to finish its work. `memory` is the descriptor of the shared memory,
+    if there is one.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with socket.socket(fileno=descriptor) as connection:
+        channel = Channel(connection, memory)
+        while (request := channel.receive()) is not None:
+            try:
+                channel.send(*_answer(*request[0]))
+            except (BrokenPipeError, ConnectionResetError):
+                return
+
+
+def _answer(*segment: Any) -> tuple[Any, Samples]:
+    """Return (Decoded without samples, messages of warnings) or the text of an exception, and the samples."""
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = decode(*segment)
+        messages = [str(warning.message) for warning in caught]
+        return (replace(found, samples=NO_SAMPLES), messages), found.samples
+    except Exception:
+        return traceback.format_exc(), NO_SAMPLES
+
+
+def decoded(message: Any, samples: Samples) -> Decoded:
+    """Return the result of an answer; RuntimeError if decoding raised an unexpected exception."""
+    if isinstance(message, str):
+        raise RuntimeError(f"a process that decodes audio failed:\n{message}")
+    found: Decoded = message[0]
+    for text in message[1]:
+        warnings.warn(text, stacklevel=2)
+    return replace(found, samples=samples)
+
+
+class Channel:
+    """One end of the connection of two processes."""
+
+    def __init__(self, connection: socket.socket, memory: int | None) -> None:
+        self._connection = connection
+        self._shared = NO_SAMPLES if memory is None else np.frombuffer(mmap.mmap(memory, SHARED_BYTES), np.float32)
+
+    def send(self, message: Any, samples: Samples = NO_SAMPLES) -> None:
+        """Send a message; OSError if the other process has ended."""
+        pickled, fits = pickle.dumps(message), 0 < len(samples) <= len(self._shared)
+        if fits:
+            self._shared[: len(samples)] = samples
+        self._connection.sendall(HEADER.pack(len(pickled), samples.nbytes, fits) + pickled)
+        if not fits:
+            self._connection.sendall(np.ascontiguousarray(samples).data.cast("B"))
+
+    def receive(self) -> tuple[Any, Samples] | None:
+        """Return the next message and its samples; None if the other process has ended."""
+        header = self._fill(bytearray(HEADER.size))
+        if header is None:
+            return None
+        message_bytes, sample_bytes, is_shared = HEADER.unpack(header)
+        pickled = self._fill(bytearray(message_bytes))
+        if pickled is None:
+            return None
+        count = sample_bytes // NO_SAMPLES.itemsize
+        if is_shared:
+            return pickle.loads(pickled), self._shared[:count].copy()
+        samples = np.empty(count, np.float32)
+        return None if self._fill(samples.data.cast("B")) is None else (pickle.loads(pickled), samples)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _fill(self, buffer: Any) -> Any | None:
+        """Fill a buffer from the socket and return it; None if the other process has ended."""
+        view = memoryview(buffer)
+        while len(view):
+            try:
+                count = self._connection.recv_into(view, len(view), socket.MSG_WAITALL)
+            except ConnectionResetError:
+                return None
+            if count == 0:
+                return None
+            view = view[count:]
+        return buffer

@@ -1,0 +1,178 @@
+"""DecodeProcesses: processes that decode audio for the threads of this one.
+
+Threads could decode too, but each holds Python's lock for a part of the time, and an encoder that
+launches hundreds of small operations on a GPU waits for the lock at each of them. A decoder that
+crashes or hangs in native code ends a process here, not the extraction.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from features.audio.decode_process import NO_SAMPLES, SHARED_BYTES, Channel, decoded
+from features.audio.decoding import Decoded, unreadable_now
+from features.audio.file_state import UNKNOWN
+from features.audio.segment import SYSTEM_ERROR
+from features.audio.segment import Channel as AudioChannel
+
+ATTEMPTS = 2
+"""Processes that may end while they decode one segment; the memory of the machine may have been full."""
+START = """
+import sys
+sys.path[:] = {path!r}
+from features.audio.decode_process import serve
+serve({descriptors})
+"""
+"""Code of a process."""
+
+
+class EndedError(Exception):
+    """A process ended while it decoded a segment."""
+
+
+class DecodeProcess:
+    """A process that decodes one segment at a time."""
+
+    def __init__(self) -> None:
+        connection, other = socket.socketpair()
+        memory = _shared_memory()
+        passed = [other.fileno(), *memory]
+        try:
+            self._channel = Channel(connection, memory[0] if memory else None)
+            code = START.format(path=sys.path, descriptors=", ".join(map(str, passed)) + ", None" * (2 - len(passed)))
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=passed,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},  # it resamples with one thread
+            )
+        finally:
+            for descriptor in memory:
+                os.close(descriptor)
+            other.close()
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
+    def decode(self, path: Path, start: float, end: float | None, channel: AudioChannel) -> Decoded:
+        """Decode a segment; EndedError if the process ends."""
+        answer = None
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._channel.send((path, start, end, channel))
+            answer = self._channel.receive()
+        if answer is None:
+            raise EndedError(f"the process that decoded it ended with {self._end()}")
+        return decoded(*answer)
+
+    def kill(self) -> None:
+        """End the process; a thread that waits for it gets EndedError."""
+        self._process.kill()
+
+    def disconnect(self) -> None:
+        """Close the connection of this process, which may be a fork of the one that started the other."""
+        self._channel.close()
+
+    def close(self) -> None:
+        """End the process, which decodes nothing now."""
+        self.disconnect()
+        self.kill()
+        self._process.wait()
+
+    def _end(self) -> str:
+        code = self._process.wait()
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _shared_memory() -> list[int]:
+    """Return the descriptor of new memory that can be shared; nothing if the system gives none."""
+    if not hasattr(os, "memfd_create"):
+        return []
+    memory = -1
+    try:
+        memory = os.memfd_create("mervn-decode")
+        os.truncate(memory, SHARED_BYTES)  # pages take memory when they are written
+    except OSError:  # for example a limit on the size of files
+        if memory >= 0:
+            os.close(memory)
+        return []
+    return [memory]
+
+
+class DecodeProcesses:
+    """Pool of processes; each thread that decodes has one for itself meanwhile."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[DecodeProcess] = []
+        self._busy: dict[threading.Thread, DecodeProcess] = {}
+        self._abandoned: set[threading.Thread] = set()
+
+    def decode(self, path: Path, start: float, end: float | None, channel: AudioChannel) -> Decoded:
+        """Decode a segment in another process.
+
+        If that process ends, a new one tries again; if it ends too, the audio has a fault.
+        """
+        thread, reason = threading.current_thread(), ""
+        for _ in range(ATTEMPTS):
+            process = self._take(thread)
+            try:
+                found = process.decode(path, start, end, channel)
+            except EndedError as error:
+                process.close()
+                reason = str(error)
+                if thread in self._abandoned:
+                    break
+            except BaseException:  # part of a message may be left in the socket
+                process.close()
+                raise
+            else:
+                with self._lock:
+                    self._idle.append(process)
+                return found
+            finally:
+                self._busy.pop(thread, None)
+        return Decoded(UNKNOWN, NO_SAMPLES, "", (SYSTEM_ERROR, unreadable_now(path, reason)))
+
+    def abandon(self, thread: threading.Thread) -> None:
+        """End the process of a thread whose segment takes too long."""
+        self._abandoned.add(thread)
+        process = self._busy.get(thread)
+        if process is not None:
+            process.kill()
+
+    def close(self) -> None:
+        """End all processes."""
+        for process in list(self._busy.values()):
+            process.kill()
+        while self._idle:
+            self._idle.pop().close()
+
+    def forget(self) -> None:
+        """Leave the processes to the process that this one was forked from."""
+        for process in [*self._busy.values(), *self._idle]:
+            process.disconnect()
+        self.__init__()  # type: ignore[misc]
+
+    def _take(self, thread: threading.Thread) -> DecodeProcess:
+        with self._lock:
+            process = self._idle.pop() if self._idle else None
+        if process is None:
+            process = DecodeProcess()
+        self._busy[thread] = process
+        return process
+
+
+PROCESSES = DecodeProcesses()
+"""The processes of this one; they stay until it ends."""
+atexit.register(PROCESSES.close)
+os.register_at_fork(after_in_child=PROCESSES.forget)

@@ -99,15 +99,18 @@ def test_what_was_measured_before_an_interruption_is_kept(
 def test_ctrl_c_does_not_wait_for_the_end_of_a_long_file(
     utterances: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids, measure, is_interrupted = [], audio_pass.measure_audio, threading.Event()
+    ids, measure = [], audio_pass.measure_audio
+    is_begun, is_interrupted = threading.Event(), threading.Event()
 
     def slow(utterance: Utterance, reader: SegmentReader) -> Any:
         ids.append(utterance.utterance_id)
         if utterance.utterance_id == "b1":
+            is_begun.set()
             assert is_interrupted.wait(10)
         return measure(utterance, reader)
 
     def interrupt(*_: Any) -> None:
+        assert is_begun.wait(10)
         raise KeyboardInterrupt
 
     class Stop(threading.Event):

@@ -21,11 +21,11 @@ def test_the_first_extraction_decides_the_budget(tmp_path: Path) -> None:
     units: list[str] = []
     encode = Worker.encode
 
-    def noting(self: Worker, unit: Unit) -> UnitResult:
+    def noting(self: Worker, unit: Unit, upcoming: Unit | None) -> UnitResult:
         units.append(unit.name)
         padded = [max(0.3 + 0.05 * (u.extra["take"] % 7) for u in batch) * len(batch) for batch in unit.batches]
         assert max(padded) <= 1.5 + 1e-9  # not the 8 s of a CPU
-        return encode(self, unit)
+        return encode(self, unit, upcoming)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Worker, "encode", noting)

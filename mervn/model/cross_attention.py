@@ -10,12 +10,12 @@ from torch.nn import functional
 
 from features.ragged import Ragged, concatenate
 
-PLAIN_COST_BF16 = 1.5
-"""Cost of a multiplication in plain attention, relative to absorbed attention, in bf16 on a CPU.
+PLAIN_COST = {torch.float32: 1.05, torch.bfloat16: 1.5}
+"""Cost of a multiplication in plain attention, relative to absorbed attention, on a CPU.
 
-There, torch's attention kernel gains little: both take the same time when plain attention needs a
-third fewer multiplications. In fp32 the number of multiplications alone predicts the faster one.
-Both were measured with benchmarks/benchmark_attention.py."""
+Both take the same time when plain attention needs 5 % fewer multiplications in fp32, and a third
+fewer in bf16, where torch's attention kernel gains little. On a GPU it is 1. Measured for the shapes
+of benchmarks/benchmark_attention.py and some between them."""
 
 
 class MultiheadAttention(nn.Module):
@@ -30,7 +30,7 @@ class MultiheadAttention(nn.Module):
     `absorb_queries`.
     """
 
-    training_numerics: ClassVar[int] = 2
+    training_numerics: ClassVar[int] = 3
     """Raised when the last bits of its results change: see `mervn.training.checkpoint`."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
@@ -72,8 +72,8 @@ class MultiheadAttention(nn.Module):
 
         The result is `keys`, `queries` or `none`.
 
-        The cost is the number of multiplications, with plain attention weighted by
-        `PLAIN_COST_BF16` in bf16 on a CPU.
+        The cost is the number of multiplications, with plain attention weighted by `PLAIN_COST` on a
+        CPU.
         """
         if not queries.sizes:  # in a graph with dynamic axes, no length is known
             return "none"
@@ -81,8 +81,8 @@ class MultiheadAttention(nn.Module):
         padded_queries = queries.batch_size * queries.max_length
         padded_keys = keys.batch_size * keys.max_length
         scores = padded_queries * keys.max_length * dim
-        bf16 = _compute_dtype(queries.values) == torch.bfloat16
-        plain = PLAIN_COST_BF16 if bf16 and queries.values.device.type == "cpu" else 1.0
+        on_cpu = queries.values.device.type == "cpu"
+        plain = PLAIN_COST.get(_compute_dtype(queries.values), 1.0) if on_cpu else 1.0
         costs = {
             "none": plain * (dim * dim * (2 * queries.total + 2 * keys.total) + 2 * scores),
             "keys": dim * dim * (2 * queries.total + 2 * padded_queries) + 2 * heads * scores,

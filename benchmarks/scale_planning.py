@@ -192,7 +192,7 @@ def measure_planning(sizes: Sequence[int], folder: Path) -> list[Figure]:
         ),
         Figure(
             f"scale.plan_kept_{million}",
-            f"seconds of `mervn extract` with {sizes[-1]} utterances and nothing to do, start included",
+            f"seconds of mervn extract with {sizes[-1]} utterances and nothing to do, start included",
             runs[-1]["command"],
             30.0 if million == "1m" else None,
             "lower",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -11,26 +12,51 @@ import torch
 from features.errors import UsageError
 
 
+class _ExactFp32:
+    """The settings of torch are those of the whole process: they are changed once for all contexts."""
+
+    def __init__(self) -> None:
+        self._lock, self._depth = threading.Lock(), 0
+        self._before: tuple[tuple[str, bool], list[str]] = ("highest", True), []
+
+    def enter(self) -> None:
+        """Disable TF32 and bf16, unless another context has done so."""
+        with self._lock:
+            self._depth += 1
+            if self._depth == 1:
+                self._before = _old_switches(), [switch.fp32_precision for switch in _new_switches()]
+                _set_old_switches("highest", False)
+                for switch in _new_switches():
+                    switch.fp32_precision = "ieee"
+
+    def leave(self) -> None:
+        """Restore the previous settings after the last context."""
+        with self._lock:
+            self._depth -= 1
+            if not self._depth:
+                _set_old_switches(*self._before[0])
+                for switch, precision in zip(_new_switches(), self._before[1], strict=True):
+                    switch.fp32_precision = precision
+
+
+_EXACT_FP32 = _ExactFp32()
+
+
 @contextmanager
 def exact_fp32() -> Iterator[None]:
     """Disable TF32 and bf16 in fp32 matrix products, convolutions and recurrent layers.
 
     By default torch uses TF32 (10 bits of mantissa) for convolutions and LSTMs on a GPU, and its
     kernels depend on the shape of the batch. All inference whose numbers are reported runs inside
-    this context. The previous settings are restored on exit. torch 2.9 added a second set of
-    switches; it is kept equal to the first, because torch refuses a mix.
+    this context. Several threads can be inside at once; the previous settings are restored when the
+    last one leaves. torch 2.9 added a second set of switches; it is kept equal to the first, because
+    torch refuses a mix.
     """
-    before, switches = _old_switches(), _new_switches()
-    precisions = [switch.fp32_precision for switch in switches]
-    _set_old_switches("highest", False)
-    for switch in switches:
-        switch.fp32_precision = "ieee"
+    _EXACT_FP32.enter()
     try:
         yield
     finally:
-        _set_old_switches(*before)
-        for switch, precision in zip(switches, precisions, strict=True):
-            switch.fp32_precision = precision
+        _EXACT_FP32.leave()
 
 
 @contextmanager

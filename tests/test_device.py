@@ -81,6 +81,19 @@ def test_what_torch_allows_by_default_is_put_back_also_after_an_error() -> None:
         assert not torch.is_autocast_enabled("cpu")
 
 
+def test_threads_that_overlap_leave_the_settings_as_they_were() -> None:
+    """The one that entered second and left last restored what the first one had set."""
+    legacy_high()
+    before = new()
+    first, second = exact_fp32(), exact_fp32()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert new() == ["ieee"] * len(SWITCHES)
+    second.__exit__(None, None, None)
+    assert new() == before
+
+
 class Watched(nn.Module):
     """Tells in which precision it is run."""
 

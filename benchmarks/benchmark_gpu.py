@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -87,12 +87,10 @@ def make_utterances(folder: Path, count: int) -> list[Utterance]:
     return utterances
 
 
-def extract(
-    utterances: Sequence[Utterance], encoder: Encoder, device: str, workers: int, folder: Path | None = None
-) -> StoreResult:
+def extract(utterances: Sequence[Utterance], encoder: Encoder, device: str, workers: int) -> StoreResult:
     """Extract the features of utterances."""
     with tempfile.TemporaryDirectory() as name:
-        settings = ExtractSettings(folder or Path(name), device=device, workers=workers)
+        settings = ExtractSettings(Path(name), device=device, workers=workers)
         with mock.patch("features.extraction.extract.open_encoder", return_value=encoder):
             (result,) = extract_stream(utterances, parse_selector("fourier2vec", "audio"), settings, SILENT)
     return result
@@ -138,10 +136,12 @@ def measure_extraction(name: str, encoder: Encoder, utterances: Sequence[Utteran
         yield Figure(f"gpu.extract.{name}.busy", what, value, BUSY_GOAL, "higher")
 
 
+@dataclass(frozen=True)
 class BatchesOnDevice(StoredSplit):
-    """A split whose batches are computed once."""
+    """A split whose batches are read once, and then stay on the device with their layouts."""
 
-    kept: dict[tuple[int, ...], Batch]
+    kept: dict[tuple[int, ...], Batch] = field(default_factory=dict)
+    """The batches that were read, by their utterances."""
 
     def batches(self, plan: Sequence[BatchRequest], device: torch.device) -> Iterator[Batch]:
         """Yield the batches of a plan."""
@@ -157,7 +157,6 @@ class BatchesOnDevice(StoredSplit):
 def measure_epoch(fusion: str, split: StoredSplit, device: torch.device, where: str, rounds: int) -> Figure:
     """Compare an epoch of training with the same steps on batches that are on the device already."""
     ready = BatchesOnDevice(**vars(split))
-    object.__setattr__(ready, "kept", {})
     epochs = []
     for data in (split, ready):
         labels = list(map(str, range(CLASSES)))

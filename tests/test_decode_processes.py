@@ -18,10 +18,12 @@ from features.audio import decode_processes
 from features.audio.decode_processes import DecodeProcesses
 from features.audio.decoding import decode
 from features.audio.segment import Channel
+from features.errors import InputError
 
 STOP = """
 import os, signal
 from features.audio import decode_process
+from features.errors import InputError
 decode = decode_process.decode
 def fail(path, *rest):
     if path.stem == "fatal":
@@ -31,6 +33,8 @@ def fail(path, *rest):
         os.kill(os.getpid(), signal.SIGKILL)
     if path.stem == "hangs":
         signal.pause()
+    if path.stem == "limit":
+        raise InputError("too many open files")
     if path.stem == "bug":
         raise KeyError("a bug")
     return decode(path, *rest)
@@ -57,7 +61,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audio")
     for i, (name, rate) in enumerate({"a.wav": 16_000, "b.flac": 44_100, "c.ogg": 22_050}.items()):
         soundfile.write(folder / name, np.stack([wave(1.0 + i, i, rate), wave(1.0 + i, 9, rate)], axis=1), rate)
-    for name in ("fatal", "once", "hangs", "bug"):
+    for name in ("fatal", "once", "hangs", "bug", "limit"):
         soundfile.write(folder / f"{name}.wav", wave(0.2, 0), 16_000)
     return folder
 
@@ -137,6 +141,25 @@ def test_an_unexpected_exception_is_raised_with_its_traceback(
     with pytest.raises(RuntimeError, match="(?s)a process that decodes audio failed:.*KeyError: 'a bug'"):
         processes.decode(files / "bug.wav", 0.0, None, "mix")
     assert processes.decode(files / "a.wav", 0.0, None, "mix").fault is None
+
+
+def test_an_error_of_the_user_is_raised_as_it_is(failing: None, files: Path, processes: DecodeProcesses) -> None:
+    with pytest.raises(InputError, match="^too many open files$"):
+        processes.decode(files / "limit.wav", 0.0, None, "mix")
+    assert processes.decode(files / "a.wav", 0.0, None, "mix").fault is None
+
+
+def test_a_process_that_cannot_start_is_a_clear_error(
+    files: Path, processes: DecodeProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(decode_processes.subprocess, "Popen", refuse)
+    with pytest.raises(InputError, match="must start, found: .*temporarily unavailable. Use fewer --workers"):
+        processes.decode(files / "a.wav", 0.0, None, "mix")
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1  # at most the shared memory, until it is collected
 
 
 def test_warnings_reach_this_process(files: Path, processes: DecodeProcesses, monkeypatch: pytest.MonkeyPatch) -> None:

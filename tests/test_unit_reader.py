@@ -1,4 +1,4 @@
-"""UnitReader: any number of reading threads gives the same stores, and a file that cannot be read stops nothing."""
+"""UnitReader: any number of workers gives the same stores, and a file that cannot be read stops nothing."""
 
 import threading
 import time

@@ -20,6 +20,7 @@ import numpy as np
 
 from features.audio.decoding import Decoded, decode
 from features.audio.resampling import Samples
+from features.errors import InputError
 
 HEADER = struct.Struct("<QQ?")
 """Bytes of the pickled object and of the samples, and whether these are in the shared memory."""
@@ -47,19 +48,23 @@ def serve(descriptor: int, memory: int | None) -> None:
 
 
 def _answer(*segment: Any) -> tuple[Any, Samples]:
-    """Return (Decoded without samples, messages of warnings) or the text of an exception, and the samples."""
+    """Return (Decoded without samples, messages of warnings), an InputError or a traceback; and the samples."""
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             found = decode(*segment)
         messages = [str(warning.message) for warning in caught]
         return (replace(found, samples=NO_SAMPLES), messages), found.samples
+    except InputError as error:  # for example too many open files
+        return error, NO_SAMPLES
     except Exception:
         return traceback.format_exc(), NO_SAMPLES
 
 
 def decoded(message: Any, samples: Samples) -> Decoded:
-    """Return the result of an answer; RuntimeError if decoding raised an unexpected exception."""
+    """Return the result of an answer, or raise the InputError in it; RuntimeError for a traceback."""
+    if isinstance(message, InputError):
+        raise message
     if isinstance(message, str):
         raise RuntimeError(f"a process that decodes audio failed:\n{message}")
     found: Decoded = message[0]

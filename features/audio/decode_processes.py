@@ -21,6 +21,7 @@ from features.audio.decoding import Decoded, unreadable_now
 from features.audio.file_state import UNKNOWN
 from features.audio.segment import SYSTEM_ERROR
 from features.audio.segment import Channel as AudioChannel
+from features.errors import InputError
 
 ATTEMPTS = 2
 """Processes that may end while they decode one segment; the memory of the machine may have been full."""
@@ -41,6 +42,15 @@ class DecodeProcess:
     """A process that decodes one segment at a time."""
 
     def __init__(self) -> None:
+        try:
+            self._start()
+        except OSError as error:
+            raise InputError(
+                f"a process that decodes audio must start, found: {error}. Use fewer --workers, or 0, or raise the "
+                "limits of open files and processes"
+            ) from error
+
+    def _start(self) -> None:
         connection, other = socket.socketpair()
         memory = _shared_memory()
         passed = [other.fileno(), *memory]
@@ -54,6 +64,9 @@ class DecodeProcess:
                 pass_fds=passed,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},  # it resamples with one thread
             )
+        except BaseException:
+            connection.close()
+            raise
         finally:
             for descriptor in memory:
                 os.close(descriptor)
@@ -116,9 +129,10 @@ class DecodeProcesses:
         self._idle: list[DecodeProcess] = []
         self._busy: dict[threading.Thread, DecodeProcess] = {}
         self._abandoned: set[threading.Thread] = set()
+        """Threads whose segment is not tried again."""
 
     def decode(self, path: Path, start: float, end: float | None, channel: AudioChannel) -> Decoded:
-        """Decode a segment in another process.
+        """Decode a segment in another process; InputError if none can be started.
 
         If that process ends, a new one tries again; if it ends too, the audio has a fault.
         """
@@ -161,7 +175,8 @@ class DecodeProcesses:
         """Leave the processes to the process that this one was forked from."""
         for process in [*self._busy.values(), *self._idle]:
             process.disconnect()
-        self.__init__()  # type: ignore[misc]
+        # a thread of the other process may have held the lock
+        self._lock, self._idle, self._busy, self._abandoned = threading.Lock(), [], {}, set()
 
     def _take(self, thread: threading.Thread) -> DecodeProcess:
         with self._lock:

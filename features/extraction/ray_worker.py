@@ -22,7 +22,7 @@ from features.memory import default_budget
 from features.store.identity import STORE_FILE, StoreIdentity
 
 WORKERS = 2
-"""Maximum number of threads that read audio in an actor: several actors may share a machine."""
+"""Maximum number of processes that decode audio for an actor: several actors may share a machine."""
 
 
 @dataclass(frozen=True)

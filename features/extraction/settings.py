@@ -53,7 +53,7 @@ class ExtractSettings:
     engine: str = "local"
     """local or ray."""
     workers: int | None = None
-    """Number of threads that read audio, with the engine ray of actors; None: by cores and device."""
+    """Number of processes that decode audio, with the engine ray of actors; None: by cores and device."""
     ray_address: str | None = None
     """A running Ray cluster, auto or HOST:PORT; None: start one on this machine."""
     threads: int | None = None

@@ -21,22 +21,22 @@ from features.manifests.manifest import Utterance
 from features.store.rejected import Rejection
 
 MAX_WORKERS = 8
-"""Maximum of the default number of threads."""
+"""Maximum of the default number of processes that decode."""
 
 
 def default_workers(device: torch.device) -> int:
-    """Return the default number of threads that read audio.
+    """Return the default number of processes that decode audio.
 
-    On a CPU it is 0: the encoder uses all cores, and reading takes a small fraction of its time.
+    On a CPU it is 0: the encoder uses all cores, and decoding takes a small fraction of its time.
     """
     return 0 if device.type == "cpu" else max(1, min(MAX_WORKERS, usable_cores() - 1))
 
 
 class UnitReader:
-    """Reads and prepares the utterances of units: `workers` other processes decode, one for each thread.
+    """Reads and prepares the utterances of units, in `workers` threads with a decoding process each.
 
-    A segmenter or the `prepare` of a custom encoder may not be made for several threads: the process
-    itself prepares text, and one thread at most the input of a custom encoder.
+    A segmenter or the `prepare` of a custom encoder may not be made for several threads: the caller's
+    thread prepares text, and at most one other thread the input of a custom encoder.
     """
 
     def __init__(self, encoder: Encoder, workers: int) -> None:
@@ -83,7 +83,7 @@ class UnitReader:
             self._prefetch.drop(left)
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop reading."""
         self._prefetch.close()
 
     def _read_here(self, utterance: Utterance) -> Input | Rejection:
@@ -93,7 +93,7 @@ class UnitReader:
         try:
             read = self._prefetch.take()
             if isinstance(read, Rejection) and read.reason == "out_of_memory":
-                return self._read_here(utterance)  # several threads share the memory: alone, it may fit
+                return self._read_here(utterance)  # several share the memory: alone, it may fit
             return read
         except NoResultError as error:
             # without a key: to compute it, the file would have to be read

@@ -1,7 +1,7 @@
 """The worker that encodes and commits units, and the engine that runs it.
 
-Threads read the next utterances while the encoder runs, and another one commits the features of the
-batches before. While a unit is committed, the device computes the first batches of the next one,
+Other processes decode the next utterances while the encoder runs, and a thread commits the features of
+the batches before. While a unit is committed, the device computes the first batches of the next one,
 which is neither claimed nor written before that.
 """
 
@@ -149,7 +149,7 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """Engine that encodes in this process, and reads audio in `workers` threads (None: by the device)."""
+    """Engine that encodes in this process; `workers` others decode audio (None: by the device)."""
 
     capacity = 1
 
@@ -164,7 +164,7 @@ class LocalEngine:
 
     def start(self, destinations: Sequence[Destination], token: str) -> None:
         """Move the encoder to its device."""
-        # between two units too: threads read audio with these settings
+        # between two units too: threads prepare inputs with these settings
         self._stack.enter_context(exact_fp32())
         worker = Worker(self.encoder, self.device, self.precision, destinations, token, self.workers)
         self._worker = self._stack.enter_context(closing(worker))
@@ -187,5 +187,5 @@ class LocalEngine:
         return [] if unit is None or self._worker is None else [self._worker.encode(unit, self._upcoming)]
 
     def close(self) -> None:
-        """Stop the threads that read and write."""
+        """Stop reading and writing."""
         self._stack.close()

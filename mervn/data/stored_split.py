@@ -160,10 +160,22 @@ def load_split(
         raise InputError(f"{name}: none of the {len(utterances)} utterances has features in every store")
     inputs = {stream: _select_inputs(found, is_kept) for stream, found in inputs.items()}
     refuse_training_utterances(kept, streams, inputs)
+    return _join(name, kept, select(utterances, ~is_used), streams, inputs, labels)
+
+
+def _join(
+    name: str,
+    kept: Sequence[Utterance],
+    missing: Sequence[Utterance],
+    streams: Mapping[str, Stream],
+    inputs: Mapping[str, Sequence[StoredInputs]],
+    labels: Sequence[str],
+) -> StoredSplit:
+    """Return the split of the utterances that every store has; `inputs` are their inputs by stream."""
     return StoredSplit(
         name=name,
         utterances=kept,
-        missing=select(utterances, ~is_used),
+        missing=missing,
         targets=index_targets(kept, labels),
         streams=_open_sequences(streams, inputs),
         audio_seconds=_audio_seconds(streams, inputs, len(kept)),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from features.ragged import Ragged, concatenate
+from mervn.model.products import dot_products, sum_rows
 
 PLAIN_COST = {torch.float32: 1.05, torch.bfloat16: 1.5}
 """Cost of a multiplication in plain attention, relative to absorbed attention, on a CPU.
@@ -120,7 +121,7 @@ class MultiheadAttention(nn.Module):
         absorbed = torch.einsum("bqhd,hde->bhqe", query, weight_k)  # (B, H, Tq, D)
         padded = keys.pad()  # (B, Tk, D)
         masked = padded.new_zeros(mask.shape).masked_fill(~mask, float("-inf"))  # (B, Tk)
-        scores = torch.baddbmm(masked[:, None], absorbed.flatten(1, 2), padded.transpose(1, 2))  # (B, H Tq, Tk)
+        scores = dot_products(absorbed.flatten(1, 2), padded).add_(masked[:, None])  # (B, H Tq, Tk)
         weights = functional.dropout(scores.softmax(-1), self.dropout, self.training)
         context = (weights.to(padded.dtype) @ padded).unflatten(1, (heads, -1))  # (B, H, Tq, D)
         value = torch.einsum("bhqe,hde->bqhd", context, weight_v)  # (B, Tq, H, D / H)
@@ -150,12 +151,10 @@ class MultiheadAttention(nn.Module):
         bias = torch.einsum("bkhd,hd->bhk", key, query_bias).masked_fill(~mask[:, None], float("-inf"))
         padded = queries.pad()  # (B, Tq, D)
         # The keys are not the last axis: a CPU computes a softmax over a short last axis slowly.
-        scores = torch.baddbmm(
-            bias.flatten(1)[..., None], absorbed.flatten(1, 2), padded.transpose(1, 2)
-        )  # (B, H Tk, Tq)
+        scores = dot_products(absorbed.flatten(1, 2), padded).add_(bias.flatten(1)[..., None])  # (B, H Tk, Tq)
         weights = functional.dropout(scores.unflatten(1, (heads, -1)).softmax(2), self.dropout, self.training)
         projected = torch.einsum("bkhd,ehd->bhke", value, weight_o).flatten(1, 2)  # (B, H Tk, D)
-        context = weights.flatten(1, 2).transpose(1, 2).to(projected.dtype) @ projected  # (B, Tq, D)
+        context = sum_rows(weights.flatten(1, 2).to(projected.dtype), projected)  # (B, Tq, D)
         return queries.pack(context).values + self.out.bias.to(context.dtype)
 
     def attention_weights(self, queries: Ragged, keys: Ragged) -> list[Tensor]:

@@ -14,20 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from features.device import to_device
 from features.frame_moves import place_frames, take_frames
 from features.layout import Layout
 from features.layout import padding_mask as padding_mask
-
-
-def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """Copy a tensor to a device.
-
-    A copy from host to GPU uses pinned memory, so that the host does not wait for it.
-    """
-    device = torch.device(device)
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,8 +163,7 @@ class Ragged:
         In memory, one time step follows another. With `backward`, each sequence is reversed within
         its own length.
         """
-        count = self.batch_size * self.max_length
-        steps = place_frames(self.values, self._time_major_index(backward), count, 0.0)
+        steps = place_frames(self.values, self._steps(backward), self.batch_size * self.max_length, 0.0)
         return steps.view(self.max_length, self.batch_size, *self.values.shape[1:]).transpose(0, 1)
 
     def pack_time_major(self, padded: Tensor, backward: bool = False) -> Ragged:
@@ -182,14 +171,10 @@ class Ragged:
 
         This is the inverse of `pad_time_major`.
         """
-        return self.replace(take_frames(padded.transpose(0, 1).flatten(0, 1), self._time_major_index(backward)))
+        return self.replace(take_frames(padded.transpose(0, 1).flatten(0, 1), self._steps(backward)))
 
-    def _time_major_index(self, backward: bool) -> Tensor:
-        """Return the index (sum T,) int64 of each frame in time steps flattened to (max_length * B, ...)."""
-        positions = self.positions
-        if backward:
-            positions = self.lengths[self.segments] - 1 - positions
-        return positions * self.batch_size + self.segments
+    def _steps(self, backward: bool) -> Tensor:
+        return self.layout.reversed_steps if backward else self.layout.steps
 
     def split(self) -> list[Tensor]:
         """Return the B sequences (T_i, ...) as views."""
@@ -271,12 +256,12 @@ def at_least_fp32(values: Tensor) -> Tensor:
 
 
 def _flatten(ragged: Ragged) -> tuple[list[Tensor], tuple[int, ...]]:
-    return [ragged.values, ragged.lengths, ragged.segments, ragged.index], ragged.sizes
+    return [ragged.values, ragged.lengths], ragged.sizes
 
 
 def _unflatten(tensors: list[Tensor], sizes: tuple[int, ...]) -> Ragged:
-    values, lengths, segments, index = tensors
-    return Ragged(values, Layout.known(lengths, sizes, segments, index))
+    values, lengths = tensors
+    return Ragged.from_device_lengths(values, lengths, sizes)
 
 
 pytree.register_pytree_node(Ragged, _flatten, _unflatten, serialized_type_name="features.ragged.Ragged")  # type: ignore[arg-type]

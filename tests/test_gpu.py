@@ -20,10 +20,10 @@ from tiny import make_data, make_wave_transformer, wave
 from torch import Tensor
 
 import features.memory
-from features.device import exact_fp32
+from features.device import exact_fp32, to_device
 from features.extraction.host_copy import HostCopy
 from features.progress import SILENT
-from features.ragged import Ragged, to_device
+from features.ragged import Ragged
 from features.store.reader import FeatureStore
 from features.store.rejected import read_rejected
 from mervn.config import FinetuneOptions, HeadOptions, TrainHeadOptions

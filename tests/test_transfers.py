@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from features.device import to_device
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
 from features.extraction.encode import encode
-from features.ragged import Ragged, concatenate, to_device
+from features.ragged import Ragged, concatenate
 from features.store.reader import FeatureStore
 from mervn.data.split import BatchRequest
 from mervn.data.stored_sequences import HostBuffer, Sequences, read_ahead
@@ -130,7 +131,7 @@ def test_an_epoch_of_stored_features_goes_to_a_device_in_few_copies(resident: bo
 
 
 def test_targets_and_lengths_of_many_batches_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mervn.data.stored_split.TRANSFER_BATCHES", 2)
+    monkeypatch.setattr("mervn.data.stored_batches.GROUP_BATCHES", 2)
     info = make_store(tmp_path)
     write(info, [stored(name, size, size) for name, size in zip("abcd", (3, 0, 5, 2), strict=True)])
     numbers = np.arange(4)

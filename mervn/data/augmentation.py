@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from features.ragged import Ragged, to_device
+from features.device import to_device
+from features.ragged import Ragged
 from features.random_streams import Purpose, generator
 from mervn.config import TrainingOptions
 from mervn.data.streams import modality_of

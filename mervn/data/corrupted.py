@@ -10,10 +10,11 @@ from functools import cached_property
 import torch
 
 from features.canonical import canonical_json
+from features.device import to_device
 from features.errors import MAX_NAMED, InputError, UsageError
 from features.extraction.encoder_input import transcript_of
 from features.manifests.manifest import Utterance
-from features.ragged import Ragged, to_device
+from features.ragged import Ragged
 from features.random_streams import Purpose, generator
 from features.text.normalize import syllables
 from features.text.tones import exchange_tones

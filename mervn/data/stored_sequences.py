@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from features.device import to_device
 from features.extraction.prefetch import Prefetch
 from features.progress import Reporter
-from features.ragged import to_device
 from features.store.reader import FeatureStore
 from features.store.stored_inputs import StoredInputs
 
@@ -36,8 +36,8 @@ class Sequences:
 
     def __init__(self, store: FeatureStore, inputs: StoredInputs) -> None:
         self.store, self._places, self._crc32 = store, inputs.places, inputs.crc32
-        self._starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(inputs.lengths)])
-        """N + 1 offsets in frames: where each sequence starts if all are concatenated."""
+        self.starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(inputs.lengths)])
+        """(N + 1,) int64: the row where each sequence starts if all are concatenated, and their number."""
         self._checked = np.zeros(len(self), bool)
         self._flat: Tensor | None = None
 
@@ -52,18 +52,18 @@ class Sequences:
     @property
     def sizes(self) -> np.ndarray[Any, Any]:
         """T_i of each sequence, (N,) int64."""
-        return np.diff(self._starts)
+        return np.diff(self.starts)
 
     def sizes_of(self, indices: Sequence[int]) -> list[int]:
         """Return T_i of the sequences at `indices`."""
         chosen = np.asarray(indices, np.int64)
-        sizes: list[int] = (self._starts[chosen + 1] - self._starts[chosen]).tolist()
+        sizes: list[int] = (self.starts[chosen + 1] - self.starts[chosen]).tolist()
         return sizes
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all sequences."""
-        return int(self._starts[-1]) * self.store.dim * self.store.dtype.itemsize
+        return int(self.starts[-1]) * self.store.dim * self.store.dtype.itemsize
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,12 +78,12 @@ class Sequences:
     def load(self, device: torch.device) -> None:
         """Copy all sequences into one tensor (sum T, D) on a device, one chunk at a time."""
         dtype = self.dtype
-        flat = torch.empty((int(self._starts[-1]), self.store.dim), dtype=dtype, device=device)
+        flat = torch.empty((int(self.starts[-1]), self.store.dim), dtype=dtype, device=device)
         if device.type == "cpu":
             self._fill(flat, 0, len(self))
         else:
             for first, last in self._chunks():
-                start, end = self._starts[[first, last]].tolist()
+                start, end = self.starts[[first, last]].tolist()
                 host = torch.empty((end - start, self.store.dim), dtype=dtype)
                 self._fill(host, first, last)
                 flat[start:end].copy_(host)
@@ -95,9 +95,9 @@ class Sequences:
         Their crc32 is checked.
         """
         values = host.numpy()  # shares the memory of the tensor
-        offset = self._starts[first]
+        offset = self.starts[first]
         for i in range(first, last):
-            place = slice(self._starts[i] - offset, self._starts[i + 1] - offset)
+            place = slice(self.starts[i] - offset, self.starts[i + 1] - offset)
             values[place] = self.store.checked(int(self._places[i]), int(self._crc32[i]))
 
     def _chunks(self) -> Iterator[tuple[int, int]]:
@@ -105,7 +105,7 @@ class Sequences:
         max_frames = CHUNK_BYTES // max(1, self.store.dim * self.store.dtype.itemsize)
         first = 0
         for end in range(1, len(self) + 1):
-            if end == len(self) or self._starts[end + 1] - self._starts[first] > max_frames:
+            if end == len(self) or self.starts[end + 1] - self.starts[first] > max_frames:
                 yield first, end
                 first = end
 
@@ -126,10 +126,16 @@ class Sequences:
             place.copy_(part)
         return found
 
+    def take(self, rows: Tensor) -> Tensor:
+        """Return rows (K,) int64 of the resident tensor, (K, D) in the store's dtype."""
+        if self._flat is None:
+            raise RuntimeError("sequences must be resident")
+        return self._flat.index_select(0, rows)
+
     def _resident(self, flat: Tensor, indices: Sequence[int]) -> list[Tensor]:
         """Return the sequences (T_i, D) at `indices` as views of the resident tensor."""
         chosen = np.asarray(indices, np.int64)
-        first, end = self._starts[chosen].tolist(), self._starts[chosen + 1].tolist()
+        first, end = self.starts[chosen].tolist(), self.starts[chosen + 1].tolist()
         return [flat[i:j] for i, j in zip(first, end, strict=True)]
 
     def gather_into(self, host: Tensor, indices: Sequence[int]) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, islice, repeat
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from features.batching import plan_batches
 from features.errors import InputError
@@ -19,19 +17,17 @@ from features.extraction.encoder_input import transcript_of
 from features.manifests.manifest import Utterance
 from features.manifests.utterances import emotion_codes, iterate_ids, select
 from features.progress import SILENT, Reporter
-from features.ragged import Ragged, to_device
 from features.store.stored_inputs import StoredInputs
 from features.text.normalize import syllables
 from mervn.data.feature_checks import refuse_changed, refuse_missing, refuse_training_utterances
 from mervn.data.labels import describe_emotions
 from mervn.data.split import Batch, BatchRequest, Lengths
-from mervn.data.stored_sequences import HostBuffer, Sequences, gather_all, is_streamed, read_ahead
+from mervn.data.stored_batches import read_batches
+from mervn.data.stored_sequences import Sequences
 from mervn.data.streams import Stream
 
 EVALUATION_BATCH = 64
 """Maximum number of utterances per batch when a split is scored."""
-TRANSFER_BATCHES = 1024
-"""Number of batches whose targets and lengths go to the device at once."""
 
 
 @dataclass(frozen=True)
@@ -80,52 +76,9 @@ class StoredSplit:
     def batches(self, plan: Sequence[BatchRequest], device: torch.device) -> Iterator[Batch]:
         """Yield the batches of a plan in its order.
 
-        Masks are ignored, because the audio is already encoded. Targets and lengths of many batches
-        go to the device at once, so that a batch of resident features needs no transfer.
+        Masks are ignored, because the audio is already encoded.
         """
-        every = list(chain.from_iterable(self.streams.values()))
-        indices = [request.indices for request in plan]
-        buffers = read_ahead(every, indices, device) if is_streamed(every, device) else repeat(None)
-        for first in range(0, len(indices), TRANSFER_BATCHES):
-            batches = list(map(list, indices[first : first + TRANSFER_BATCHES]))
-            order = list(chain.from_iterable(batches))
-            columns = [self.targets[order]]
-            for layers in self.streams.values():
-                columns.append(np.array(layers[0].sizes_of(order), np.int64))
-            on_device = to_device(torch.from_numpy(np.stack(columns)), device)  # (1 + streams, sum B)
-            columns_of = on_device.split(list(map(len, batches)), dim=1)
-            # repeat is endless; without strict, nothing is taken from `buffers` after the last batch
-            for batch, (targets, *lengths), buffer in zip(batches, columns_of, buffers, strict=False):
-                yield Batch(batch, targets, partial(self._read, device, batch, lengths, buffer))
-
-    def _read(
-        self,
-        device: torch.device,
-        batch: list[int],
-        batch_lengths: Sequence[Tensor],
-        buffer: HostBuffer | None,
-        indices: Sequence[int],
-    ) -> dict[str, Ragged]:
-        """Return float32 streams of utterances: (sum T, D), or (sum T, L, D) for L > 1 layers.
-
-        `batch_lengths` are the lengths (B,) of each stream of the whole batch, on the device, and
-        `buffer` its frames, if they were read ahead.
-        """
-        is_whole = list(indices) == batch
-        if buffer is not None and is_whole:
-            frames = iter(buffer.floats(device))
-        else:
-            frames = iter(gather_all(list(chain.from_iterable(self.streams.values())), indices, device))
-        streams = {}
-        for (name, layers), lengths in zip(self.streams.items(), batch_lengths, strict=True):
-            parts = list(islice(frames, len(layers)))  # L tensors (sum T, D)
-            values = parts[0] if len(parts) == 1 else torch.stack(parts, dim=1)
-            sizes = layers[0].sizes_of(indices)
-            if is_whole:
-                streams[name] = Ragged.from_device_lengths(values, lengths, sizes)
-            else:  # a part of a batch that does not fit into memory
-                streams[name] = Ragged.from_lengths(values, sizes)
-        return streams
+        return read_batches(self.streams, self.targets, [list(request.indices) for request in plan], device)
 
 
 def load_split(

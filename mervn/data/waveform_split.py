@@ -23,6 +23,7 @@ from features.audio.decoding import Decode, decode
 from features.audio.resampling import SAMPLE_RATE
 from features.audio.segment import AudioError
 from features.batching import plan_batches
+from features.device import to_device
 from features.encoders.base import Encoder
 from features.errors import MAX_NAMED, InputError
 from features.extraction.encoder_input import read_audio, transcript_of
@@ -31,7 +32,7 @@ from features.extraction.prefetch import Prefetch
 from features.manifests.manifest import Utterance
 from features.memory import default_budget
 from features.progress import SILENT, Reporter
-from features.ragged import Ragged, to_device
+from features.ragged import Ragged
 from features.store.rejected import Rejection
 from features.text.normalize import segmented_message, syllables, text_sha256
 from mervn.data.augmentation import SpecMask

@@ -33,7 +33,7 @@ class _DotProducts(Function):
         return torch.bmm(a, b.transpose(1, 2))
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         a, b = ctx.saved_tensors
         return torch.bmm(gradient, b), torch.bmm(gradient.transpose(1, 2), a)
@@ -46,7 +46,7 @@ class _SumRows(Function):
         return torch.bmm(weights.transpose(1, 2), rows)
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         weights, rows = ctx.saved_tensors
         return torch.bmm(rows, gradient.transpose(1, 2)), torch.bmm(weights, gradient)

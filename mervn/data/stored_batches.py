@@ -1,0 +1,124 @@
+"""Batches of stored sequences: targets, layouts and frames on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.device import to_device
+from features.layout import Layout, Layouts
+from features.ragged import Ragged
+from mervn.data.split import Batch
+from mervn.data.stored_sequences import HostBuffer, Sequences, gather_all, is_streamed, read_ahead
+
+GROUP_BATCHES = 1024
+"""Maximum number of batches whose targets and lengths go to the device at once."""
+GROUP_FRAMES = 1 << 18
+"""Maximum number of their frames in all streams; the places of each take some 50 bytes."""
+
+Streams = Mapping[str, Sequence[Sequences]]
+"""By stream, for each of its layers, the sequences of a split."""
+
+
+@dataclass(frozen=True)
+class StoredBatch:
+    """Utterances that are read as one batch, and where their frames are."""
+
+    streams: Streams
+    device: torch.device
+    indices: list[int]
+    """Indices into the split."""
+    layouts: Mapping[str, Layout]
+    """By stream, the lengths of the sequences on the device."""
+    rows: Mapping[str, Tensor]
+    """By stream, (sum T,) int64: rows in the tensor that is resident on a GPU; empty if there is none."""
+    buffer: HostBuffer | None
+    """The frames, if they were read ahead."""
+
+    def read(self, indices: Sequence[int]) -> dict[str, Ragged]:
+        """Return float32 streams of utterances: (sum T, D), or (sum T, L, D) for L > 1 layers.
+
+        `indices` are those of the batch, or a part of them if the batch does not fit into memory.
+        """
+        is_whole = list(indices) == self.indices
+        frames = iter(self._frames() if is_whole else gather_all(_every(self.streams), indices, self.device))
+        found = {}
+        for name, layers in self.streams.items():
+            parts = list(islice(frames, len(layers)))  # L tensors (sum T, D)
+            values = parts[0] if len(parts) == 1 else torch.stack(parts, dim=1)
+            if is_whole:
+                found[name] = Ragged(values, self.layouts[name])
+            else:
+                found[name] = Ragged.from_lengths(values, layers[0].sizes_of(indices))
+        return found
+
+    def _frames(self) -> list[Tensor]:
+        """Return the frames (sum T, D) of the whole batch from each store."""
+        if self.buffer is not None:
+            return self.buffer.floats(self.device)
+        if self.rows:
+            return [each.take(self.rows[name]).float() for name, layers in self.streams.items() for each in layers]
+        return gather_all(_every(self.streams), self.indices, self.device)
+
+
+def read_batches(
+    streams: Streams, targets: np.ndarray[Any, Any], batches: Sequence[list[int]], device: torch.device
+) -> Iterator[Batch]:
+    """Yield batches of utterances, given as indices into a split with these targets (N,) int64.
+
+    Targets and lengths of many batches go to the device at once, and the places of their frames are
+    computed together: a batch of resident features needs no transfer.
+    """
+    every = _every(streams)
+    buffers = read_ahead(every, batches, device) if is_streamed(every, device) else repeat(None)
+    for group in _groups(streams, batches):
+        group_targets, layouts, rows = _place(streams, targets, group, device)
+        for i, indices in enumerate(group):
+            own_layouts = {name: of_batches[i] for name, of_batches in layouts.items()}
+            own_rows = {name: of_batches[i] for name, of_batches in rows.items()}
+            stored = StoredBatch(streams, device, indices, own_layouts, own_rows, next(buffers))
+            yield Batch(indices, group_targets[i], stored.read)
+
+
+def _groups(streams: Streams, batches: Sequence[list[int]]) -> Iterator[Sequence[list[int]]]:
+    """Divide batches into groups of at most `GROUP_BATCHES`, and of `GROUP_FRAMES` frames or of one larger batch."""
+    first, frames = 0, 0
+    for i, indices in enumerate(batches):
+        own = sum(sum(layers[0].sizes_of(indices)) for layers in streams.values())
+        if i > first and (i - first == GROUP_BATCHES or frames + own > GROUP_FRAMES):
+            yield batches[first:i]
+            first, frames = i, 0
+        frames += own
+    if batches:
+        yield batches[first:]
+
+
+def _place(
+    streams: Streams, targets: np.ndarray[Any, Any], group: Sequence[list[int]], device: torch.device
+) -> tuple[Sequence[Tensor], dict[str, list[Layout]], dict[str, list[Tensor]]]:
+    """Return the targets, layouts and rows of the batches of a group, by one copy to the device."""
+    order = list(chain.from_iterable(group))
+    sizes, columns = {}, [targets[order][None]]
+    for name, layers in streams.items():
+        sizes[name] = [tuple(layers[0].sizes_of(indices)) for indices in group]
+        columns += [layers[0].starts[order][None], Layouts.columns_of(sizes[name])]
+    on_device = to_device(torch.from_numpy(np.concatenate(columns)), device)  # (1 + 5 streams, sum B)
+    is_there = device.type != "cpu" and all(each.resident for each in _every(streams))
+    layouts, rows = {}, {}
+    for name, own in zip(streams, on_device[1:].split(5), strict=True):
+        places = Layouts(own[1], sizes[name], own[2:])
+        layouts[name] = places.layouts()
+        if is_there:
+            rows[name] = places.rows_in(own[0])
+    return on_device[0].split(list(map(len, group))), layouts, rows
+
+
+def _every(streams: Streams) -> list[Sequences]:
+    """Return the sequences of all streams and layers."""
+    return list(chain.from_iterable(streams.values()))

@@ -138,7 +138,7 @@ def test_an_interrupted_run_with_attention_of_other_rounding_is_refused_and_trai
     ]
     assert run_command(command) == 1
     error = capsys.readouterr().err
-    assert "whose MultiheadAttention rounds differently (numerics 1, here 3)" in error and "--force" in error
+    assert "whose MultiheadAttention rounds differently (numerics 1, here 4)" in error and "--force" in error
     assert {path: path.read_bytes() for path in before} == before
     run(*command, "--force")
     for name in ("metrics.json", "predictions-valid.jsonl"):

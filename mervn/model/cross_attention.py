@@ -31,7 +31,7 @@ class MultiheadAttention(nn.Module):
     `absorb_queries`.
     """
 
-    training_numerics: ClassVar[int] = 3
+    training_numerics: ClassVar[int] = 4
     """Raised when the last bits of its results change: see `mervn.training.checkpoint`."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:

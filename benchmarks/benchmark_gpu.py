@@ -202,7 +202,7 @@ def main(device: str, tiny: bool, as_json: bool) -> None:
 
     logging.disable_progress_bar()
     figures = []
-    for figure in measure(device, (8, 8, 4) if tiny else (3000, 1000, 1024), tiny):
+    for figure in measure(device, (8, 8, 4) if tiny else (3000, 3000, 4096), tiny):
         print(f"{figure.id} {figure.value:.4g}", file=sys.stderr, flush=True)  # it takes minutes
         figures.append(figure)
     report("gpu", figures, as_json)

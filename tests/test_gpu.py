@@ -215,8 +215,20 @@ def test_layouts_are_those_of_a_cpu() -> None:
         sizes = rng.integers(0, 9, 6).tolist()
         values = torch.empty(sum(sizes), 2)
         here, there = Ragged.from_lengths(values, sizes), Ragged.from_lengths(values.to(CUDA), sizes)
-        for name in ("lengths", "segments", "index"):
-            assert torch.equal(getattr(here, name), getattr(there, name).cpu())
+        for name in ("lengths", "segments", "index", "steps", "reversed_steps"):
+            assert torch.equal(getattr(here.layout, name), getattr(there.layout, name).cpu())
+
+
+def test_batches_of_resident_features_are_those_of_a_cpu(data: Path) -> None:  # noqa: F811
+    split = open_stored_data(resolve_head_options(TrainHeadOptions()), data, SILENT).splits["train"]
+    plan = [BatchRequest(indices) for indices in ([5, 0, 2], [3, 4], [1, 5])]
+    expected = [batch.inputs() for batch in split.batches(plan, torch.device("cpu"))]
+    for layers in split.streams.values():
+        layers[0].load(CUDA)
+    for batch, streams in zip(split.batches(plan, CUDA), expected, strict=True):
+        for name, stream in batch.inputs().items():
+            assert torch.equal(stream.values.cpu(), streams[name].values)
+            assert torch.equal(stream.index.cpu(), streams[name].index)
 
 
 @pytest.mark.parametrize("name", ENCODER_CASES)

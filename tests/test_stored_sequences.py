@@ -76,11 +76,12 @@ def test_damaged_rows_are_never_used(tmp_path: Path, resident: bool) -> None:
     write(info, [stored("a", 20), stored("b", 20, 1)])
     damage(parts(info)[0], stored("b", 20, 1).values[7])
     sequences = Sequences.of(FeatureStore(info.path), ["a", "b"])
-    with pytest.raises(InputError, match="features of 'b' whose crc32 differs from the stored one"):
-        if resident:
-            sequences.load(CPU)
-        else:
-            sequences.gather([0, 1])
+    for _ in range(2):  # not the second time either
+        with pytest.raises(InputError, match="features of 'b' whose crc32 differs from the stored one"):
+            if resident:
+                sequences.load(CPU)
+            else:
+                sequences.gather([0, 1])
 
 
 def test_a_run_does_not_depend_on_where_its_features_are(data: Path, tmp_path: Path) -> None:  # noqa: F811

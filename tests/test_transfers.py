@@ -130,21 +130,6 @@ def test_an_epoch_of_stored_features_goes_to_a_device_in_few_copies(resident: bo
         assert inputs["audio"].values.dtype == torch.float32
 
 
-def test_targets_and_lengths_of_many_batches_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mervn.data.stored_batches.GROUP_BATCHES", 2)
-    info = make_store(tmp_path)
-    write(info, [stored(name, size, size) for name, size in zip("abcd", (3, 0, 5, 2), strict=True)])
-    numbers = np.arange(4)
-    streams = {"audio": [Sequences.of(FeatureStore(info.path), list("abcd"))]}
-    split = StoredSplit("train", [], [], 10 * numbers, streams, numbers.astype(float), numbers, "")
-    plan = [[0, 1], [3, 2], [2], [1, 3, 0], [3]]
-    found = list(split.batches(list(map(BatchRequest, plan)), torch.device("cpu")))
-    assert [batch.indices for batch in found] == plan
-    assert [batch.targets.tolist() for batch in found] == [[10 * i for i in indices] for indices in plan]
-    sizes = [batch.inputs()["audio"].lengths.tolist() for batch in found]
-    assert sizes == [[(3, 0, 5, 2)[i] for i in indices] for indices in plan]
-
-
 def test_a_block_of_several_stores_holds_their_frames(tmp_path: Path) -> None:
     sequences = []
     for dtype, kind in (("fp16", np.float16), ("fp32", np.float32)):

@@ -113,7 +113,7 @@ class Sequences:
         """Return the frames (sum T, D) of the sequences at `indices`, in the store's dtype."""
         if self._flat is not None:
             return torch.cat(self._resident(self._flat, indices))
-        return torch.from_numpy(np.concatenate([self._read(i) for i in indices]))
+        return torch.from_numpy(np.concatenate(self._read(indices)))
 
     def gather_float(self, indices: Sequence[int]) -> Tensor:
         """Return the frames (sum T, D) of the sequences at `indices` in float32."""
@@ -140,15 +140,17 @@ class Sequences:
 
     def gather_into(self, host: Tensor, indices: Sequence[int]) -> None:
         """Copy the frames of the sequences at `indices` into a CPU tensor (sum T, D) of the store's dtype."""
-        np.concatenate([self._read(i) for i in indices], out=host.numpy())
+        np.concatenate(self._read(indices), out=host.numpy())
 
-    def _read(self, index: int) -> np.ndarray[Any, Any]:
-        """Return one sequence (T, D) from the store; its crc32 is checked the first time."""
-        place = int(self._places[index])
-        if self._checked[index]:
-            return self.store.values(place)
-        self._checked[index] = True
-        return self.store.checked(place, int(self._crc32[index]))
+    def _read(self, indices: Sequence[int]) -> list[np.ndarray[Any, Any]]:
+        """Return sequences (T_i, D) from the store; the crc32 of each is checked the first time."""
+        chosen = np.asarray(indices, np.int64)
+        places: list[int] = self._places[chosen].tolist()
+        if self._checked[chosen].all():
+            return list(map(self.store.values, places))
+        found = list(map(self.store.checked, places, self._crc32[chosen].tolist()))
+        self._checked[chosen] = True
+        return found
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,52 @@
+"""Products and their gradients are those of torch; their gradients lie in memory as their inputs do."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from mervn.model.products import dot_products, sum_rows
+
+Product = Callable[[Tensor, Tensor], Tensor]
+CASES: dict[str, tuple[Product, Product, tuple[int, ...], tuple[int, ...]]] = {
+    "dot_products": (dot_products, lambda a, b: a @ b.transpose(1, 2), (2, 3, 4), (2, 5, 4)),
+    "sum_rows": (sum_rows, lambda weights, rows: weights.transpose(1, 2) @ rows, (2, 3, 5), (2, 3, 4)),
+}
+
+
+def inputs(name: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    first, second = CASES[name][2:]
+    return torch.randn(first, dtype=dtype, requires_grad=True), torch.randn(second, dtype=dtype, requires_grad=True)
+
+
+def gradients(product: Product, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    output = product(*pair)
+    return torch.autograd.grad(output, pair, torch.linspace(-1, 1, output.numel()).view(output.shape).to(output))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_product_and_its_gradients_are_those_of_torch(name: str) -> None:
+    product, expected, *_ = CASES[name]
+    pair = inputs(name)
+    torch.testing.assert_close(product(*pair), expected(*pair))
+    torch.testing.assert_close(gradients(product, pair), gradients(expected, pair))
+    assert torch.autograd.gradcheck(product, pair)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_lie_in_memory_as_the_inputs_do(name: str) -> None:
+    product, expected, *_ = CASES[name]
+    assert all(gradient.is_contiguous() for gradient in gradients(product, inputs(name)))
+    # negative control: those of torch do not
+    assert not all(gradient.is_contiguous() for gradient in gradients(expected, inputs(name)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_second_derivative_is_refused(name: str) -> None:
+    pair = inputs(name)
+    output = CASES[name][0](*pair)
+    first, _ = torch.autograd.grad(output.square().sum(), pair, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()

@@ -1,0 +1,114 @@
+"""Batches of stored features: the same wherever the features are, whatever is computed together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_store import make_store, stored, write
+from torch import Tensor
+
+from features.ragged import Ragged
+from features.store.reader import FeatureStore
+from mervn.data import stored_batches
+from mervn.data.split import Batch
+from mervn.data.stored_batches import StoredBatch, read_batches
+from mervn.data.stored_sequences import Sequences
+
+CPU = torch.device("cpu")
+SIZES = (3, 0, 5, 2)
+TARGETS = 10 * np.arange(4)
+PLAN = [[0, 1], [3, 2], [2], [1, 3, 0], [3]]
+
+
+def make_streams(folder: Path) -> dict[str, list[Sequences]]:
+    """Return the streams text, of one layer, and audio, of two, in another order than in the stores."""
+    streams = {}
+    for number, name in enumerate(("text", "audio", "audio-2")):
+        info = make_store(folder / name)
+        write(info, [stored(each, size, number) for each, size in zip("dcba", SIZES[::-1], strict=True)])
+        streams[name] = Sequences.of(FeatureStore(info.path), list("abcd"))
+    return {"text": [streams["text"]], "audio": [streams["audio"], streams["audio-2"]]}
+
+
+def expected(indices: Sequence[int], number: int) -> Tensor:
+    parts = [stored("abcd"[i], SIZES[i], number).values for i in indices]
+    return torch.from_numpy(np.concatenate(parts)).float()
+
+
+def check(batches: Sequence[Batch], plan: Sequence[list[int]] = PLAN) -> None:
+    assert [batch.indices for batch in batches] == list(plan)
+    for batch in batches:
+        assert batch.targets.tolist() == TARGETS[batch.indices].tolist()
+        for part in (None, batch.indices[:1]):  # a part: if the batch does not fit into memory
+            check_streams(batch.inputs(part), part or batch.indices)
+
+
+def check_streams(streams: dict[str, Ragged], indices: Sequence[int]) -> None:
+    for stream in streams.values():
+        alone = Ragged.from_lengths(stream.values, [SIZES[i] for i in indices])
+        assert stream.sizes == alone.sizes and torch.equal(stream.index, alone.index)
+    assert torch.equal(streams["text"].values, expected(indices, 0))
+    assert torch.equal(streams["audio"].values, torch.stack([expected(indices, 1), expected(indices, 2)], dim=1))
+
+
+@pytest.mark.parametrize("where", ["memory", "stores"])
+@pytest.mark.parametrize("limits", [(1024, 1 << 18), (2, 1 << 18), (1024, 20), (1024, 1)])
+def test_batches_are_those_of_the_stores(
+    where: str, limits: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored_batches, "GROUP_BATCHES", limits[0])
+    monkeypatch.setattr(stored_batches, "GROUP_FRAMES", limits[1])
+    streams = make_streams(tmp_path)
+    if where == "memory":
+        for layers in streams.values():
+            for each in layers:
+                each.load(CPU)
+    check(list(read_batches(streams, TARGETS, PLAN, CPU)))
+    assert list(read_batches(streams, TARGETS, [], CPU)) == []
+
+
+def test_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = make_streams(tmp_path)  # the batches have 6, 14, 10, 10 and 4 frames
+    for limits, sizes in (((1024, 1 << 18), [5]), ((2, 99), [2, 2, 1]), ((9, 20), [2, 2, 1]), ((9, 1), [1] * 5)):
+        monkeypatch.setattr(stored_batches, "GROUP_BATCHES", limits[0])
+        monkeypatch.setattr(stored_batches, "GROUP_FRAMES", limits[1])
+        groups = list(stored_batches._groups(streams, PLAN))
+        assert [len(group) for group in groups] == sizes and [each for group in groups for each in group] == PLAN
+
+
+class OnGpu:
+    """A CPU that read_batches takes for a GPU."""
+
+    type = "cuda"
+
+
+@pytest.mark.parametrize("order", [PLAN, PLAN[::-1]])
+def test_frames_that_are_resident_on_a_gpu_are_found_by_their_rows(
+    order: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams, gpu = make_streams(tmp_path), OnGpu()
+    for layers in streams.values():
+        for each in layers:
+            each.load(CPU)
+    monkeypatch.setattr(stored_batches, "to_device", lambda tensor, device: tensor)
+    monkeypatch.setattr(stored_batches, "gather_all", lambda *_: pytest.fail("must read all streams by their rows"))
+    batches = list(read_batches(streams, TARGETS, order, gpu))  # type: ignore[arg-type]
+    for batch in batches:
+        check_streams(batch.inputs(), batch.indices)
+    rows: list[Any] = [batch.read.__self__.rows for batch in batches]  # type: ignore[attr-defined]
+    assert all(set(own) == {"text", "audio"} for own in rows)
+
+
+def test_control_rows_of_another_batch_are_other_frames(tmp_path: Path) -> None:
+    streams = make_streams(tmp_path)
+    for layers in streams.values():
+        for each in layers:
+            each.load(CPU)
+    rows = {"text": torch.tensor([0, 1, 3]), "audio": torch.tensor([0, 1, 2])}
+    layouts = {name: Ragged.without_values([3, 0]).layout for name in streams}
+    found = StoredBatch(streams, CPU, [0, 1], layouts, rows, None).read([0, 1])
+    with pytest.raises(AssertionError):
+        check_streams(found, [0, 1])

@@ -11,11 +11,11 @@ from torch.nn import functional
 from features.ragged import Ragged, concatenate
 from mervn.model.products import dot_products, sum_rows
 
-PLAIN_COST = {torch.float32: 1.05, torch.bfloat16: 1.5}
+PLAIN_COST = {torch.float32: 1.05, torch.bfloat16: 1.9}
 """Cost of a multiplication in plain attention, relative to absorbed attention, on a CPU.
 
-Both take the same time when plain attention needs 5 % fewer multiplications in fp32, and a third
-fewer in bf16, where torch's attention kernel gains little. On a GPU it is 1. Measured for the shapes
+Both take the same time when plain attention needs 5 % fewer multiplications in fp32, and half as
+many in bf16, where torch's attention kernel gains little. On a GPU it is 1. Measured for the shapes
 of benchmarks/benchmark_attention.py and some between them."""
 
 

@@ -84,24 +84,24 @@ class Layouts:
         self.lengths, self.sizes = lengths, sizes
         batch_sizes, longest = _counts(sizes)
         self._totals = list(map(sum, sizes))
-        self._rows: Tensor
+        self._numbers: Tensor
         """(sum B,) int64: index of each sequence in its batch."""
         self._batch_size: Tensor | int
         """Number of sequences in the batch of each sequence, (sum B,) int64; one number for one batch."""
         self._longest: Tensor | int
         """Length of the longest of them, in the same form."""
         if columns is not None:
-            self._rows, self._batch_size, self._longest = columns
+            self._numbers, self._batch_size, self._longest = columns
         else:
             (self._batch_size,), (self._longest,) = batch_sizes, longest
-            self._rows = torch.arange(self._batch_size, device=lengths.device)
+            self._numbers = torch.arange(self._batch_size, device=lengths.device)
 
     @staticmethod
     def columns_of(sizes: Sequence[tuple[int, ...]]) -> np.ndarray[Any, Any]:
-        """Return what several batches need on a device, (4, sum B) int64; the first row are the lengths."""
+        """Return what several batches need on a device, (4, sum B) int64; the first column are the lengths."""
         batch_sizes, longest = _counts(sizes)
-        lengths, rows = np.concatenate(sizes), np.concatenate(list(map(np.arange, batch_sizes)))
-        return np.stack([lengths, rows, np.repeat(batch_sizes, batch_sizes), np.repeat(longest, batch_sizes)])
+        lengths, numbers = np.concatenate(sizes), np.concatenate(list(map(np.arange, batch_sizes)))
+        return np.stack([lengths, numbers, np.repeat(batch_sizes, batch_sizes), np.repeat(longest, batch_sizes)])
 
     def layouts(self) -> list[Layout]:
         """Return the layout of each batch."""
@@ -128,15 +128,15 @@ class Layouts:
     @for_training
     def segments(self) -> list[Tensor]:
         """By batch, (sum T,) int64: index of the sequence (0..B-1) that each frame belongs to."""
-        rows = self._rows[self._owners] if len(self.sizes) > 1 else self._owners
-        return self._by_batch(rows)
+        numbers = self._numbers[self._owners] if len(self.sizes) > 1 else self._owners
+        return self._by_batch(numbers)
 
     @cached_property
     @for_training
     def index(self) -> list[Tensor]:
         """By batch, (sum T,) int64: index of each frame in the padded view flattened to (B * max_length, ...)."""
         # Frame t of sequence b has index offsets[b] + t here, and b * max_length + t in the padded view.
-        return self._by_batch(_count(self._owners, self._offsets - self._rows * self._longest))
+        return self._by_batch(_count(self._owners, self._offsets - self._numbers * self._longest))
 
     @cached_property
     @for_training
@@ -153,16 +153,16 @@ class Layouts:
     def _step(self, positions: Tensor) -> Tensor:
         """Return the index in time steps (sum T,) of frames with these positions in their sequences."""
         size = self._batch_size
-        return positions * (size if isinstance(size, int) else size[self._owners]) + self._rows[self._owners]
+        return positions * (size if isinstance(size, int) else size[self._owners]) + self._numbers[self._owners]
 
     def _by_batch(self, frames: Tensor) -> list[Tensor]:
         """Divide (sum T,) among the batches."""
         return list(frames.split(self._totals))
 
-    def rows_in(self, starts: Tensor) -> list[Tensor]:
-        """Return, by batch, the row (sum T,) int64 of each frame in a tensor where sequences begin at `starts`.
+    def frames_in(self, starts: Tensor) -> list[Tensor]:
+        """Return, by batch, the index (sum T,) int64 of each frame in a tensor where sequences begin at `starts`.
 
-        `starts` (sum B,) int64 are the rows of the first frames.
+        `starts` (sum B,) int64 is the index of the first frame of each sequence.
         """
         return self._by_batch(_count(self._owners, self._offsets - starts))
 

@@ -47,7 +47,7 @@ def test_layouts_made_together_are_those_of_each_batch(batches: list[list[int]])
 
 @settings(deadline=None)
 @given(BATCHES, st.randoms(use_true_random=False))
-def test_rows_are_those_of_a_tensor_in_another_order(batches: list[list[int]], random: Random) -> None:
+def test_frames_are_found_in_a_tensor_in_another_order(batches: list[list[int]], random: Random) -> None:
     sizes = list(map(tuple, batches))
     sequences = [torch.arange(size) + 10 * i for i, size in enumerate(size for own in sizes for size in own)]
     order = list(range(len(sequences)))
@@ -58,8 +58,8 @@ def test_rows_are_those_of_a_tensor_in_another_order(batches: list[list[int]], r
     for i in order:
         starts[i], first = first, first + len(sequences[i])
     remaining = iter(sequences)
-    for rows, own in zip(together(sizes).rows_in(starts), sizes, strict=True):
-        assert torch.equal(flat[rows], torch.cat([next(remaining) for _ in own]))
+    for index, own in zip(together(sizes).frames_in(starts), sizes, strict=True):
+        assert torch.equal(flat[index], torch.cat([next(remaining) for _ in own]))
 
 
 class Operations(TorchDispatchMode):

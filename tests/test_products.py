@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mervn.model.products import dot_products, sum_rows
+from mervn.model.products import dot_products, weighted_sums
 
 Product = Callable[[Tensor, Tensor], Tensor]
 CASES: dict[str, tuple[Product, Product, tuple[int, ...], tuple[int, ...]]] = {
     "dot_products": (dot_products, lambda a, b: a @ b.transpose(1, 2), (2, 3, 4), (2, 5, 4)),
-    "sum_rows": (sum_rows, lambda weights, rows: weights.transpose(1, 2) @ rows, (2, 3, 5), (2, 3, 4)),
+    "weighted_sums": (weighted_sums, lambda weights, vectors: weights.transpose(1, 2) @ vectors, (2, 3, 5), (2, 3, 4)),
 }
 
 

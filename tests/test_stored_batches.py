@@ -86,7 +86,7 @@ class OnGpu:
 
 
 @pytest.mark.parametrize("order", [PLAN, PLAN[::-1]])
-def test_frames_that_are_resident_on_a_gpu_are_found_by_their_rows(
+def test_frames_that_are_resident_on_a_gpu_are_found_by_their_index(
     order: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     streams, gpu = make_streams(tmp_path), OnGpu()
@@ -94,21 +94,21 @@ def test_frames_that_are_resident_on_a_gpu_are_found_by_their_rows(
         for each in layers:
             each.load(CPU)
     monkeypatch.setattr(stored_batches, "to_device", lambda tensor, device: tensor)
-    monkeypatch.setattr(stored_batches, "gather_all", lambda *_: pytest.fail("must read all streams by their rows"))
+    monkeypatch.setattr(stored_batches, "gather_all", lambda *_: pytest.fail("must read all streams by index"))
     batches = list(read_batches(streams, TARGETS, order, gpu))  # type: ignore[arg-type]
     for batch in batches:
         check_streams(batch.inputs(), batch.indices)
-    rows: list[Any] = [batch.read.__self__.rows for batch in batches]  # type: ignore[attr-defined]
-    assert all(set(own) == {"text", "audio"} for own in rows)
+    index: list[Any] = [batch.read.__self__.index for batch in batches]  # type: ignore[attr-defined]
+    assert all(set(own) == {"text", "audio"} for own in index)
 
 
-def test_control_rows_of_another_batch_are_other_frames(tmp_path: Path) -> None:
+def test_control_the_index_of_another_batch_are_other_frames(tmp_path: Path) -> None:
     streams = make_streams(tmp_path)
     for layers in streams.values():
         for each in layers:
             each.load(CPU)
-    rows = {"text": torch.tensor([0, 1, 3]), "audio": torch.tensor([0, 1, 2])}
+    index = {"text": torch.tensor([0, 1, 3]), "audio": torch.tensor([0, 1, 2])}
     layouts = {name: Ragged.without_values([3, 0]).layout for name in streams}
-    found = StoredBatch(streams, CPU, [0, 1], layouts, rows, None).read([0, 1])
+    found = StoredBatch(streams, CPU, [0, 1], layouts, index, None).read([0, 1])
     with pytest.raises(AssertionError):
         check_streams(found, [0, 1])

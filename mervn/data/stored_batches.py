@@ -36,8 +36,8 @@ class StoredBatch:
     """Indices into the split."""
     layouts: Mapping[str, Layout]
     """By stream, the lengths of the sequences on the device."""
-    rows: Mapping[str, Tensor]
-    """By stream, (sum T,) int64: rows in the tensor that is resident on a GPU; empty if there is none."""
+    index: Mapping[str, Tensor]
+    """By stream, (sum T,) int64: index of each frame in the tensor that is resident on a GPU; empty if none is."""
     buffer: HostBuffer | None
     """The frames, if they were read ahead."""
 
@@ -62,8 +62,8 @@ class StoredBatch:
         """Return the frames (sum T, D) of the whole batch from each store."""
         if self.buffer is not None:
             return self.buffer.floats(self.device)
-        if self.rows:
-            return [each.take(self.rows[name]).float() for name, layers in self.streams.items() for each in layers]
+        if self.index:
+            return [each.take(self.index[name]).float() for name, layers in self.streams.items() for each in layers]
         return gather_all(_every(self.streams), self.indices, self.device)
 
 
@@ -78,11 +78,11 @@ def read_batches(
     every = _every(streams)
     buffers = read_ahead(every, batches, device) if is_streamed(every, device) else repeat(None)
     for group in _groups(streams, batches):
-        group_targets, layouts, rows = _place(streams, targets, group, device)
+        group_targets, layouts, index = _place(streams, targets, group, device)
         for i, indices in enumerate(group):
             own_layouts = {name: of_batches[i] for name, of_batches in layouts.items()}
-            own_rows = {name: of_batches[i] for name, of_batches in rows.items()}
-            stored = StoredBatch(streams, device, indices, own_layouts, own_rows, next(buffers))
+            own_index = {name: of_batches[i] for name, of_batches in index.items()}
+            stored = StoredBatch(streams, device, indices, own_layouts, own_index, next(buffers))
             yield Batch(indices, group_targets[i], stored.read)
 
 
@@ -102,7 +102,7 @@ def _groups(streams: Streams, batches: Sequence[list[int]]) -> Iterator[Sequence
 def _place(
     streams: Streams, targets: np.ndarray[Any, Any], group: Sequence[list[int]], device: torch.device
 ) -> tuple[Sequence[Tensor], dict[str, list[Layout]], dict[str, list[Tensor]]]:
-    """Return the targets, layouts and rows of the batches of a group, by one copy to the device."""
+    """Return the targets, layouts and indices of the batches of a group, by one copy to the device."""
     order = list(chain.from_iterable(group))
     sizes, columns = {}, [targets[order][None]]
     for name, layers in streams.items():
@@ -110,13 +110,13 @@ def _place(
         columns += [layers[0].starts[order][None], Layouts.columns_of(sizes[name])]
     on_device = to_device(torch.from_numpy(np.concatenate(columns)), device)  # (1 + 5 streams, sum B)
     is_there = device.type != "cpu" and all(each.resident for each in _every(streams))
-    layouts, rows = {}, {}
+    layouts, index = {}, {}
     for name, own in zip(streams, on_device[1:].split(5), strict=True):
         places = Layouts(own[1], sizes[name], own[2:])
         layouts[name] = places.layouts()
         if is_there:
-            rows[name] = places.rows_in(own[0])
-    return on_device[0].split(list(map(len, group))), layouts, rows
+            index[name] = places.frames_in(own[0])
+    return on_device[0].split(list(map(len, group))), layouts, index
 
 
 def _every(streams: Streams) -> list[Sequences]:

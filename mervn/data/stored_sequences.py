@@ -37,7 +37,7 @@ class Sequences:
     def __init__(self, store: FeatureStore, inputs: StoredInputs) -> None:
         self.store, self._places, self._crc32 = store, inputs.places, inputs.crc32
         self.starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(inputs.lengths)])
-        """(N + 1,) int64: the row where each sequence starts if all are concatenated, and their number."""
+        """(N + 1,) int64: index of the first frame of each sequence if all are concatenated, and their number."""
         self._checked = np.zeros(len(self), bool)
         self._flat: Tensor | None = None
 
@@ -126,11 +126,11 @@ class Sequences:
             place.copy_(part)
         return found
 
-    def take(self, rows: Tensor) -> Tensor:
-        """Return rows (K,) int64 of the resident tensor, (K, D) in the store's dtype."""
+    def take(self, index: Tensor) -> Tensor:
+        """Return the frames (K, D) at index (K,) int64 of the resident tensor, in the store's dtype."""
         if self._flat is None:
             raise RuntimeError("sequences must be resident")
-        return self._flat.index_select(0, rows)
+        return self._flat.index_select(0, index)
 
     def _resident(self, flat: Tensor, indices: Sequence[int]) -> list[Tensor]:
         """Return the sequences (T_i, D) at `indices` as views of the resident tensor."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from features.ragged import Ragged, concatenate
-from mervn.model.products import dot_products, sum_rows
+from mervn.model.products import dot_products, weighted_sums
 
 PLAIN_COST = {torch.float32: 1.05, torch.bfloat16: 1.9}
 """Cost of a multiplication in plain attention, relative to absorbed attention, on a CPU.
@@ -154,7 +154,7 @@ class MultiheadAttention(nn.Module):
         scores = dot_products(absorbed.flatten(1, 2), padded).add_(bias.flatten(1)[..., None])  # (B, H Tk, Tq)
         weights = functional.dropout(scores.unflatten(1, (heads, -1)).softmax(2), self.dropout, self.training)
         projected = torch.einsum("bkhd,ehd->bhke", value, weight_o).flatten(1, 2)  # (B, H Tk, D)
-        context = sum_rows(weights.flatten(1, 2).to(projected.dtype), projected)  # (B, Tq, D)
+        context = weighted_sums(weights.flatten(1, 2).to(projected.dtype), projected)  # (B, Tq, D)
         return queries.pack(context).values + self.out.bias.to(context.dtype)
 
     def attention_weights(self, queries: Ragged, keys: Ragged) -> list[Tensor]:

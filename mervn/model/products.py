@@ -15,14 +15,14 @@ from torch.autograd.function import once_differentiable
 
 
 def dot_products(a: Tensor, b: Tensor) -> Tensor:
-    """Return a b^T (B, N, M), contiguous: the dot products of the rows of a (B, N, D) and of b (B, M, D)."""
+    """Return a b^T (B, N, M), contiguous: dot products of the vectors a (B, N, D) and b (B, M, D)."""
     products: Tensor = _DotProducts.apply(a, b)  # type: ignore[no-untyped-call]
     return products
 
 
-def sum_rows(weights: Tensor, rows: Tensor) -> Tensor:
-    """Return weights^T rows (B, M, D): sums of rows (B, N, D) with weights (B, N, M)."""
-    sums: Tensor = _SumRows.apply(weights, rows)  # type: ignore[no-untyped-call]
+def weighted_sums(weights: Tensor, vectors: Tensor) -> Tensor:
+    """Return weights^T vectors (B, M, D): M sums of vectors (B, N, D) with weights (B, N, M)."""
+    sums: Tensor = _WeightedSums.apply(weights, vectors)  # type: ignore[no-untyped-call]
     return sums
 
 
@@ -39,14 +39,14 @@ class _DotProducts(Function):
         return torch.bmm(gradient, b), torch.bmm(gradient.transpose(1, 2), a)
 
 
-class _SumRows(Function):
+class _WeightedSums(Function):
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(weights, rows)
-        return torch.bmm(weights.transpose(1, 2), rows)
+    def forward(ctx: Any, weights: Tensor, vectors: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, vectors)
+        return torch.bmm(weights.transpose(1, 2), vectors)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        weights, rows = ctx.saved_tensors
-        return torch.bmm(rows, gradient.transpose(1, 2)), torch.bmm(weights, gradient)
+        weights, vectors = ctx.saved_tensors
+        return torch.bmm(vectors, gradient.transpose(1, 2)), torch.bmm(weights, gradient)

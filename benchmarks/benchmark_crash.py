@@ -231,7 +231,7 @@ def check_interruptions(setting: Setting, folder: Path, expected: dict[str, tupl
             process.communicate()
             process = start(setting, features, "fourier2vec", before)
         code, errors = finish(process)
-        wanted = "the disk is full" if stop is None else "run the same command again"
+        wanted = "finished work is kept" if stop is None else "run the same command again"
         clear = wanted in errors and "Traceback" not in errors
         resumed, _ = finish(start(setting, features, "fourier2vec"))
         met[name] = code == 1 and clear and resumed == 0 and content(store_of(features, "fourier2vec")) == expected

@@ -21,6 +21,8 @@ from features.suggestions import did_you_mean
 UNUSABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 """Errors of paths that no file can have."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_THREAD = "can't start new thread"
+"""Message of Python's RuntimeError when the system allows no further thread."""
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Errors of places where the user may not write, such as /sys."""
 GROUPS = {"store": "List, check and convert feature stores."}
@@ -129,4 +131,9 @@ def run(arguments: list[str]) -> int:
         hint = "; finished work is kept: make room and run the same command again" if is_full else ""
         click.echo(f"error: {place}{error.strerror}{hint}", err=True)
         return 2 if error.errno in UNUSABLE else 1
+    except RuntimeError as error:
+        if NO_THREAD not in str(error):
+            raise
+        click.echo(f"error: a thread must start, found: {error}; raise the limit of processes (ulimit -u)", err=True)
+        return 1
     return result if isinstance(result, int) else 0

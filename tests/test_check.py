@@ -236,7 +236,7 @@ def test_a_corpus_without_train_is_checked(data: Path, capsys: Captured) -> None
         (data / f"{split}.jsonl").unlink()
     assert mervn(["check", str(data)]) == 0
     out = capsys.readouterr().out
-    assert "not checked: train and valid not read: nothing is said about overlap with it" in out
+    assert "not checked: train and valid not read: nothing is said about overlap with them" in out
 
 
 def test_a_missing_file_is_found_and_looked_for_again(data: Path) -> None:

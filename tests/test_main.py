@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -153,6 +154,22 @@ def test_manifest_faults_end_an_extraction_before_anything_is_written(
     error = capsys.readouterr().err
     assert "2 faults" in error and "train.jsonl:2: start" in error and "train.jsonl:3: wav_path" in error
     assert not (folder / "data" / "stores").exists()
+
+
+def test_a_limit_on_threads_is_a_message(
+    folder: Path, own_data: None, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression test: the first thread that reads headers could not start, and a traceback was about joining it."""
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert run(["extract", "--audio-encoder", "fourier2vec"]) == 1
+    error = capsys.readouterr().err
+    assert (
+        error == "error: a thread must start, found: can't start new thread; raise the limit of processes (ulimit -u)\n"
+    )
 
 
 def test_without_data_both_ways_to_give_it_are_named(

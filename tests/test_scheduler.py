@@ -1,5 +1,6 @@
 """Scheduler: settled rejections, one budget per store, and linear cost."""
 
+import errno
 import math
 from collections import Counter
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from test_extract import content, run
 from tiny import make_data
 from tiny_extraction import decoded, spoil, utterance
@@ -23,6 +25,7 @@ from features.store.claims import FOLDER, Claims
 from features.store.identity import StoreInfo, create_store
 from features.store.part import StoredUtterance
 from features.store.reader import FeatureStore
+from features.store.rejected import read_rejected
 from features.store.writer import StoreWriter
 
 
@@ -48,6 +51,35 @@ def test_a_process_knows_at_once_what_others_reject(tmp_path: Path, monkeypatch:
     assert counts and max(counts.values()) == 1
     monkeypatch.undo()
     assert content(outer.path) == content(run(data, features_dir=tmp_path / "alone").path)
+
+
+def test_what_another_process_encodes_meanwhile_is_not_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression test: rejected.jsonl listed stored utterances for ever after one read had failed in one process."""
+    data = make_data(tmp_path / "data", {"train": 4, "valid": 1, "test": 1})
+    run_units, read = Scheduler.run, soundfile.SoundFile.read
+    calls, others = [0], list[StoreResult]()
+
+    def flaky(self: Any, *arguments: Any, **options: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == 1:
+            raise OSError(errno.EIO, "fault")
+        return read(self, *arguments, **options)
+
+    def with_another_inside(self: Scheduler, engine: Any, reporter: Any, update: Any) -> Any:
+        for result in run_units(self, engine, reporter, update):
+            if result.rejected:
+                (rejected,) = result.rejected
+                assert list(read_rejected(self.infos[0].path)) == [rejected.utterance.utterance_id]
+                others.append(run(data))
+            yield result
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", flaky)
+    monkeypatch.setattr(Scheduler, "run", with_another_inside)
+    outer = run(data)
+    assert outer.rejected == 0 and outer.encoded + others[0].encoded == 6 == len(FeatureStore(outer.path))
+    assert read_rejected(Path(outer.path)) == {}
 
 
 def to(info: StoreInfo) -> Destination:

@@ -46,13 +46,13 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("limit", [0, 1000, 4500])
-def test_a_full_disk_is_an_input_error_at_any_size(tmp_path: Path, kind: str, limit: int) -> None:
+def test_a_limit_on_the_size_of_files_is_an_input_error_at_any_size(tmp_path: Path, kind: str, limit: int) -> None:
     info = make_store(tmp_path)
     write(info, [stored("a", 2)])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        with pytest.raises(InputError, match="the disk is full; finished work is kept"):
+        with pytest.raises(InputError, match="larger than this process may write; finished work is kept. Raise"):
             write(info, [stored("b", 800)], kind=kind)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

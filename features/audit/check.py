@@ -138,7 +138,8 @@ def _remarks(corpus: Corpus) -> list[str]:
     found = []
     absent = [split for split in SPLITS if split not in corpus.splits]
     if absent:
-        found.append(f"{' and '.join(absent)} not read: nothing is said about overlap with it")
+        them = "it" if len(absent) == 1 else "them"
+        found.append(f"{' and '.join(absent)} not read: nothing is said about overlap with {them}")
     lacking = sum(fact is None for fact in corpus.facts)
     if lacking:
         found.append(f"the audio of {lacking} utterances was not measured: run `mervn check` to decode it once")

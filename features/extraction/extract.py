@@ -7,7 +7,7 @@ resumed, or shared by several processes, therefore computes the same batches as 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
@@ -114,9 +114,10 @@ class StoreProgress:
         for rejection in rejections:
             self.rejected[rejection.utterance.utterance_id] = rejection
 
-    def record(self, info: StoreInfo) -> None:
-        """Update rejected.jsonl of the store."""
-        record_rejected(info, self.written | self.rejected.keys(), list(self.rejected.values()))
+    def record(self, info: StoreInfo, committed: Set[str]) -> None:
+        """Update rejected.jsonl of the store; what another process has committed meanwhile is not rejected."""
+        rejected = [rejection for name, rejection in self.rejected.items() if name not in committed]
+        record_rejected(info, self.written | self.rejected.keys(), rejected)
 
 
 def _forget_rejections(plan: Plan, destinations: Sequence[Destination], shard: tuple[int, int]) -> None:
@@ -157,8 +158,8 @@ def _run(
                 _show_speed(bar, audio_seconds, started)
     finally:
         # also after Ctrl-C: other runs must not try these inputs again
-        for destination, done in zip(destinations, progress, strict=True):
-            done.record(destination.info)
+        for number, (destination, done) in enumerate(zip(destinations, progress, strict=True)):
+            done.record(destination.info, scheduler.committed(number, list(done.rejected)))
     seconds = time.perf_counter() - started
     results = []
     for target, done, store in zip(plan.targets, progress, scheduler.stores, strict=True):

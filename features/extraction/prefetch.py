@@ -190,8 +190,8 @@ class Prefetch(Generic[Item, Result]):
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._work, daemon=True, name="mervn-read")
+        thread.start()  # RuntimeError if the system allows no further thread
         self._threads.add(thread)
-        thread.start()
 
     def _work(self) -> None:
         """Read one item after the other (in a thread)."""

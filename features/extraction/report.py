@@ -145,8 +145,8 @@ def announce(
         reporter.say(f"  {len(empty)} without transcript: {counts_by_split(empty, plan.utterances)}")
     if plan.num_bytes + FREE_DISK_MARGIN > free:
         raise InputError(
-            f"the features need {plan.num_bytes / 1e9:.2f} GB, but {folder} has "
-            f"{free / 1e9:.2f} GB free; give another --features-dir, or encode less with --splits "
+            f"the features need {plan.num_bytes / 1e9:.2f} GB and must leave {FREE_DISK_MARGIN / 1e9:.2f} GB free, "
+            f"but {folder} has {free / 1e9:.2f} GB free; give another --features-dir, or encode less with --splits "
             "or --limit"
         )
 

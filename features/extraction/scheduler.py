@@ -123,6 +123,16 @@ class Scheduler:
         for store in self.stores:
             store.refresh()
 
+    def committed(self, number: int, utterance_ids: Sequence[str]) -> set[str]:
+        """Return which of these utterances store `number` has by now, from this process or another one."""
+        target, found = self.plan.targets[number], set()
+        for name, i in zip(utterance_ids, self._index.find(utterance_ids).tolist(), strict=True):
+            if i < 0 or i in target.settled:
+                continue
+            if not target.is_uncommitted(i, self.plan.utterances[i], self.stores[number]):
+                found.add(name)
+        return found
+
     def _finish(self, result: UnitResult, update: Callable[[int], object]) -> None:
         """Record the rejections of a unit, then release it: other processes must know them."""
         for info in self.infos:

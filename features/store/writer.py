@@ -101,6 +101,11 @@ class StoreWriter:
 
 def disk_error(info: StoreInfo, error: OSError) -> InputError:
     """Return the InputError of a failed write, which tells a full disk from other reasons."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space" in str(error)
-    why = "the disk is full" if full else f"writing failed: {error}"
-    return InputError(f"{info.path}: {why}; finished work is kept. Free some space and run the same command again")
+    hint = "Free some space"
+    if error.errno == errno.EFBIG or "File too large" in str(error):
+        why, hint = "a file would be larger than this process may write", "Raise the limit (ulimit -f)"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error):
+        why = "the disk is full"
+    else:
+        why = f"writing failed: {error}"
+    return InputError(f"{info.path}: {why}; finished work is kept. {hint} and run the same command again")

@@ -27,8 +27,8 @@ class FeatureOptions(MissingOptions):
     )
     memory_gb: Annotated[NonNegativeFloat | None, Group.DATA, ADVANCED, NOT_IN_HASH] = Field(
         None,
-        description="GB of features kept in memory or on the GPU; the others are streamed "
-        "[default: half of what is free].",
+        description="Keep the features in memory or on the GPU if they fit into this many GB; otherwise each batch "
+        "reads its own from disk [default: half of what is free].",
     )
 
 

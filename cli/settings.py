@@ -104,6 +104,9 @@ def _explain(model: type[Options], detail: ErrorDetails, given: Mapping[str, Set
     source = given[name].source if name in given else "default"
     place = "" if source == "flag" else f" (from {source})"
     near = did_you_mean(str(detail["input"]), _choices(model, name))
+    if detail["type"] == "string_pattern_mismatch":  # nobody should have to read a regular expression
+        description = model.model_fields[name].description or ""
+        message = f"the value must have the form in its help, `{description.rstrip('.')}`"
     return f"{flag_name(name)}: {message[0].lower()}{message[1:]}, found {detail['input']!r}{near}{place}"
 
 

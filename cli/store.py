@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -98,7 +99,11 @@ def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
             output.result(f"{fault.path}: cannot be read now: {fault.detail}")
             unreadable.append(entry)
     unknown = f", {len(unreadable)} could not be read" if unreadable else ""
-    output.result(f"{store}: {found.whole} utterances are valid, {len(damaged)} parts are damaged{unknown}")
+    number = "1 part is" if len(damaged) == 1 else f"{len(damaged)} parts are"
+    output.result(f"{store}: {found.whole} utterances are valid, {number} damaged{unknown}")
+    if damaged and not options.set_aside:
+        command_line = shlex.join(["mervn", "store", "verify", str(store), "--set-aside"])
+        output.say(f"set damaged parts aside, then extract their utterances again:\n  {command_line}")
     if len(found.made_with) > 1:
         output.result("the parts were extracted with different versions or devices, which can change numbers:")
         for origin in found.made_with:

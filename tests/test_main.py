@@ -103,6 +103,7 @@ def test_the_configuration_of_a_run_is_taken_back(folder: Path, own_data: None, 
         (["train-head", "--loss", "Focal"], 2, "found 'Focal'; did you mean focal?"),
         (["train-head", "--sampling", "buckets"], 2, "found 'buckets'; did you mean bucket?"),
         (["extract", "--splits", "train,tset"], 2, "found 'tset'; did you mean test?"),
+        (["extract", "--shard", "0/3"], 2, "must have the form in its help, `I/N: extract only the I-th of N parts"),
         (["extract", "--audio-encoder", "wisper"], 2, "found 'wisper'; did you mean whisper?"),
         (["train-head", "--fusion", "audio", "--audio-store", "nowhere"], 2, "nowhere must be a feature store"),
         (["train-head", "--audio-root", "nowhere"], 2, "--audio-root must be a folder, but nowhere does not exist"),
@@ -370,6 +371,8 @@ def test_stores_are_looked_after(folder: Path, own_data: None, capsys: Captured)
     assert run(["store", "list"]) == 0
     assert "damaged" in capsys.readouterr().out
     assert run(["store", "verify", store]) == 1
+    captured = capsys.readouterr()
+    assert "1 part is damaged" in captured.out and f"mervn store verify {store} --set-aside" in captured.err
     assert run(["store", "verify", store, "--set-aside"]) == 0
     assert run(["extract", "--audio-encoder", "fourier2vec", "--batch-seconds", "2", "--json"]) == 0
     assert last_json(capsys.readouterr().out)["stores"][0]["encoded"] == 42

@@ -141,7 +141,7 @@ def test_wrong_usage_is_one_message(run: Path, tmp_path: Path, capsys: pytest.Ca
                 "0",
                 "--transcribe",
                 "words",
-            ): "--transcribe: string should match pattern '^whisper=.+'",
+            ): "--transcribe: the value must have the form in its help, `",
             (str(tmp_path), "--port", "0"): "must be the folder of a run",
         }
         for arguments, message in cases.items():

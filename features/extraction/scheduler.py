@@ -15,6 +15,7 @@ from itertools import chain, compress, islice
 
 import numpy as np
 
+from features.audit.finding import counted
 from features.extraction.plan import Plan
 from features.extraction.unit import Unit, UnitResult
 from features.extraction.units import as_mask
@@ -142,7 +143,7 @@ class Scheduler:
 
     def _announce_wait(self, reporter: Reporter) -> None:
         holders = ", ".join(self.claims.holders(self._open)) or "another process"
-        reporter.say(f"  waiting for {len(self._open)} units that {holders} has claimed")
+        reporter.say(f"  waiting for {counted(len(self._open), 'unit')} that {holders} has claimed")
 
     def _wait(self, update: Callable[[int], object]) -> None:
         time.sleep(self._wait_s)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,10 +36,11 @@ def test_places_are_those_of_a_loop() -> None:
 
 @settings(deadline=None)
 @given(BATCHES)
+@example([[], [3, 0]])
 def test_layouts_made_together_are_those_of_each_batch(batches: list[list[int]]) -> None:
     sizes = list(map(tuple, batches))
     for layout, own in zip(together(sizes).layouts(), sizes, strict=True):
-        alone = Layout(torch.tensor(own), own)
+        alone = Layout(torch.tensor(own, dtype=torch.int64), own)
         assert layout.sizes == own and torch.equal(layout.lengths, alone.lengths)
         for name in (*NAMES, "offsets"):
             assert torch.equal(getattr(layout, name), getattr(alone, name)), name

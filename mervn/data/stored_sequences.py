@@ -75,6 +75,10 @@ class Sequences:
         """Tell whether the sequences lie in memory or on a device as one tensor."""
         return self._flat is not None
 
+    def is_on(self, device: torch.device) -> bool:
+        """Tell whether the sequences lie on this device as one tensor."""
+        return self._flat is not None and self._flat.device == device
+
     def load(self, device: torch.device) -> None:
         """Copy all sequences into one tensor (sum T, D) on a device, one chunk at a time."""
         dtype = self.dtype

@@ -35,6 +35,10 @@ class Layout:
     number: int = 0
     """The number of this batch in the group."""
 
+    def __reduce__(self) -> tuple[type[Layout], tuple[Tensor, tuple[int, ...]]]:
+        """Copy and pickle this batch alone; the tensors of its group would be pickled with it."""
+        return Layout, (self.lengths.clone(), self.sizes)
+
     @cached_property
     def _group(self) -> Layouts:
         return self.group or Layouts(self.lengths, [self.sizes])

@@ -1,5 +1,7 @@
 """Layout: places of frames, computed once, for one batch or several, and usable in training whoever asked first."""
 
+import copy
+import pickle
 from random import Random
 from typing import Any
 
@@ -89,6 +91,16 @@ def test_more_batches_need_no_more_operations() -> None:
     assert few == many
     # negative control: each batch on its own
     assert operations([Layout(torch.tensor(own), own) for own in sizes]) > 5 * many
+
+
+def test_a_layout_is_pickled_and_copied_without_its_group() -> None:
+    layout = together([(3, 0, 2), (4, 1)] + [(9, 9)] * 99).layouts()[1]
+    operations([layout])  # computes its group
+    alone, pickled = Layout(torch.tensor([4, 1]), (4, 1)), pickle.dumps(layout)
+    assert len(pickled) == len(pickle.dumps(alone))
+    for copied in (pickle.loads(pickled), copy.deepcopy(layout)):
+        assert copied.sizes == (4, 1) and copied.group is None
+        assert torch.equal(copied.lengths, layout.lengths) and torch.equal(copied.index, layout.index)
 
 
 @pytest.mark.parametrize("name", NAMES)

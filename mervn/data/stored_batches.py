@@ -37,7 +37,7 @@ class StoredBatch:
     layouts: Mapping[str, Layout]
     """By stream, the lengths of the sequences on the device."""
     index: Mapping[str, Tensor]
-    """By stream, (sum T,) int64: index of each frame in the tensor that is resident on a GPU; empty if none is."""
+    """By stream, (sum T,) int64: index of each frame in the resident tensor; empty unless all are on the GPU."""
     buffer: HostBuffer | None
     """The frames, if they were read ahead."""
 

@@ -148,11 +148,10 @@ class Sequences:
 
     def _read(self, indices: Sequence[int]) -> list[np.ndarray[Any, Any]]:
         """Return sequences (T_i, D) from the store; the crc32 of each is checked the first time."""
-        chosen = np.asarray(indices, np.int64)
-        places: list[int] = self._places[chosen].tolist()
-        if self._checked[chosen].all():
-            return list(map(self.store.values, places))
-        found = list(map(self.store.checked, places, self._crc32[chosen].tolist()))
+        chosen, found = np.asarray(indices, np.int64), []
+        columns = (self._places[chosen].tolist(), self._crc32[chosen].tolist(), self._checked[chosen].tolist())
+        for place, crc32, is_checked in zip(*columns, strict=True):
+            found.append(self.store.values(place) if is_checked else self.store.checked(place, crc32))
         self._checked[chosen] = True
         return found
 

@@ -142,5 +142,5 @@ def test_nothing_is_added_after_the_end(workers: int) -> None:
         assert reader.take() == 0
     with pytest.raises(
         RuntimeError, match=r"after close\(\)"
-    ):  # no thread would read it, and `take` would wait forever
+    ):  # no thread would read it
         reader.add([(1, 0.0)])

@@ -140,7 +140,5 @@ def test_a_thread_that_reads_uses_one_core() -> None:
 def test_nothing_is_added_after_the_end(workers: int) -> None:
     with reading(lambda item: item, workers, 0.0) as reader:
         assert reader.take() == 0
-    with pytest.raises(
-        RuntimeError, match=r"after close\(\)"
-    ):  # no thread would read it
+    with pytest.raises(RuntimeError, match=r"after close\(\)"):  # no thread would read it
         reader.add([(1, 0.0)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,10 @@ class Layout:
     """The layouts that were made together with this one, if any."""
     number: int = 0
     """The number of this batch in the group."""
+
+    def __reduce__(self) -> tuple[type[Layout], tuple[Tensor, tuple[int, ...]]]:
+        """Copy and pickle this batch alone; the tensors of its group would be pickled with it."""
+        return Layout, (self.lengths.clone(), self.sizes)
 
     @cached_property
     def _group(self) -> Layouts:
@@ -82,7 +87,6 @@ class Layouts:
         lengths. One batch needs none.
         """
         self.lengths, self.sizes = lengths, sizes
-        batch_sizes, longest = _counts(sizes)
         self._totals = list(map(sum, sizes))
         self._numbers: Tensor
         """(sum B,) int64: index of each sequence in its batch."""
@@ -93,14 +97,16 @@ class Layouts:
         if columns is not None:
             self._numbers, self._batch_size, self._longest = columns
         else:
-            (self._batch_size,), (self._longest,) = batch_sizes, longest
-            self._numbers = torch.arange(self._batch_size, device=lengths.device)
+            (own,) = sizes
+            self._batch_size, self._longest = len(own), max(own, default=0)
+            self._numbers = torch.arange(len(own), device=lengths.device)
 
     @staticmethod
     def columns_of(sizes: Sequence[tuple[int, ...]]) -> np.ndarray[Any, Any]:
         """Return what several batches need on a device, (4, sum B) int64; the first column are the lengths."""
-        batch_sizes, longest = _counts(sizes)
-        lengths, numbers = np.concatenate(sizes), np.concatenate(list(map(np.arange, batch_sizes)))
+        batch_sizes, longest = list(map(len, sizes)), [max(each, default=0) for each in sizes]
+        lengths = np.array(list(chain.from_iterable(sizes)), np.int64)
+        numbers = np.concatenate(list(map(np.arange, batch_sizes)))
         return np.stack([lengths, numbers, np.repeat(batch_sizes, batch_sizes), np.repeat(longest, batch_sizes)])
 
     def layouts(self) -> list[Layout]:
@@ -165,11 +171,6 @@ class Layouts:
         `starts` (sum B,) int64 is the index of the first frame of each sequence.
         """
         return self._by_batch(_count(self._owners, self._offsets - starts))
-
-
-def _counts(sizes: Sequence[tuple[int, ...]]) -> tuple[list[int], list[int]]:
-    """Return the number of sequences of each batch, and the length of the longest one."""
-    return list(map(len, sizes)), [max(each, default=0) for each in sizes]
 
 
 def _count(owners: Tensor, offsets: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """Layout: places of frames, computed once, for one batch or several, and usable in training whoever asked first."""
 
+import copy
+import pickle
 from random import Random
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,10 +38,11 @@ def test_places_are_those_of_a_loop() -> None:
 
 @settings(deadline=None)
 @given(BATCHES)
+@example([[], [3, 0]])
 def test_layouts_made_together_are_those_of_each_batch(batches: list[list[int]]) -> None:
     sizes = list(map(tuple, batches))
     for layout, own in zip(together(sizes).layouts(), sizes, strict=True):
-        alone = Layout(torch.tensor(own), own)
+        alone = Layout(torch.tensor(own, dtype=torch.int64), own)
         assert layout.sizes == own and torch.equal(layout.lengths, alone.lengths)
         for name in (*NAMES, "offsets"):
             assert torch.equal(getattr(layout, name), getattr(alone, name)), name
@@ -88,6 +91,16 @@ def test_more_batches_need_no_more_operations() -> None:
     assert few == many
     # negative control: each batch on its own
     assert operations([Layout(torch.tensor(own), own) for own in sizes]) > 5 * many
+
+
+def test_a_layout_is_pickled_and_copied_without_its_group() -> None:
+    layout = together([(3, 0, 2), (4, 1)] + [(9, 9)] * 99).layouts()[1]
+    operations([layout])  # computes its group
+    alone, pickled = Layout(torch.tensor([4, 1]), (4, 1)), pickle.dumps(layout)
+    assert len(pickled) == len(pickle.dumps(alone))
+    for copied in (pickle.loads(pickled), copy.deepcopy(layout)):
+        assert copied.sizes == (4, 1) and copied.group is None
+        assert torch.equal(copied.lengths, layout.lengths) and torch.equal(copied.index, layout.index)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -134,3 +134,11 @@ def test_a_thread_that_reads_uses_one_core() -> None:
     assert torch.get_num_threads() == 3
     with reading(lambda item: torch.get_num_threads(), 0, 0.0) as reader:
         assert reader.take() == 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_is_added_after_the_end(workers: int) -> None:
+    with reading(lambda item: item, workers, 0.0) as reader:
+        assert reader.take() == 0
+    with pytest.raises(RuntimeError, match=r"after close\(\)"):  # no thread would read it
+        reader.add([(1, 0.0)])

@@ -1,6 +1,7 @@
 """Batches of stored features: the same wherever the features are, whatever is computed together."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch import Tensor
 from features.ragged import Ragged
 from features.store.reader import FeatureStore
 from mervn.data import stored_batches
-from mervn.data.split import Batch
+from mervn.data.split import Batch, BatchRequest
 from mervn.data.stored_batches import StoredBatch, read_batches
 from mervn.data.stored_sequences import Sequences
+from mervn.data.stored_split import StoredSplit
 
 CPU = torch.device("cpu")
 SIZES = (3, 0, 5, 2)
@@ -79,6 +81,24 @@ def test_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert [len(group) for group in groups] == sizes and [each for group in groups for each in group] == PLAN
 
 
+class Indices(array):  # type: ignore[type-arg]
+    """Indices of a batch as training gives them; counts the lists that are made of them, which take more memory."""
+
+    listed = 0
+
+    def __iter__(self) -> Iterator[int]:
+        Indices.listed += 1
+        return super().__iter__()
+
+
+def test_indices_are_lists_for_one_group_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_batches, "GROUP_BATCHES", 2)
+    split = StoredSplit("train", [], [], TARGETS, make_streams(tmp_path), np.zeros(4), np.zeros(4), "")
+    batches = split.batches([BatchRequest(Indices("i", indices)) for indices in PLAN], CPU)
+    assert next(batches).indices == PLAN[0] and Indices.listed == 2
+    check(list(batches), PLAN[1:])
+
+
 class OnGpu:
     """A CPU that read_batches takes for a GPU."""
 
@@ -100,6 +120,16 @@ def test_frames_that_are_resident_on_a_gpu_are_found_by_their_index(
         check_streams(batch.inputs(), batch.indices)
     index: list[Any] = [batch.read.__self__.index for batch in batches]  # type: ignore[attr-defined]
     assert all(set(own) == {"text", "audio"} for own in index)
+
+
+def test_frames_in_memory_reach_a_gpu_without_an_index(tmp_path: Path) -> None:
+    streams = make_streams(tmp_path)
+    for layers in streams.values():
+        for each in layers:
+            each.load(CPU)
+    for batch in read_batches(streams, TARGETS, PLAN, torch.device("meta")):
+        for stream in batch.inputs().values():
+            assert stream.values.device.type == "meta" and len(stream.values) == sum(SIZES[i] for i in batch.indices)
 
 
 def test_control_the_index_of_another_batch_are_other_frames(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from features.errors import InputError
 from features.extraction.encoder_input import InputComparison
+from features.store.part import crc32
 from features.store.reader import FeatureStore
 from mervn.config import TrainHeadOptions
 from mervn.data.stored_sequences import Sequences, available_bytes, make_resident
@@ -82,6 +84,21 @@ def test_damaged_rows_are_never_used(tmp_path: Path, resident: bool) -> None:
                 sequences.load(CPU)
             else:
                 sequences.gather([0, 1])
+
+
+def test_each_crc32_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = make_store(tmp_path)
+    write(info, [stored("a", 2), stored("b", 3, 1), stored("c", 1, 2)])
+    sequences, checked = Sequences.of(FeatureStore(info.path), ["a", "b", "c"]), []
+
+    def counted(values: np.ndarray[Any, Any]) -> int:
+        checked.append(len(values))
+        return crc32(values)
+
+    monkeypatch.setattr("features.store.reader.crc32", counted)
+    for indices in ([0, 1], [1, 2], [2, 0]):
+        sequences.gather(indices)
+    assert checked == [2, 3, 1]
 
 
 def test_a_run_does_not_depend_on_where_its_features_are(data: Path, tmp_path: Path) -> None:  # noqa: F811

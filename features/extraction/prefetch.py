@@ -113,7 +113,9 @@ class Prefetch(Generic[Item, Result]):
         """There are items to read, or there is room for them."""
 
     def add(self, items: Iterable[tuple[Item, float | None]]) -> None:
-        """Add items, each with its seconds of audio (None if unknown)."""
+        """Add items, each with its seconds of audio (None if unknown); RuntimeError after `close`."""
+        if self._closed:
+            raise RuntimeError("nothing can be read after close()")
         with self._changed:
             for item, seconds in items:
                 task: Task[Item, Result] = Task(item, seconds, round((seconds or 0) * SAMPLE_RATE) * SAMPLE_BYTES)

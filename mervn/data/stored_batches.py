@@ -37,7 +37,7 @@ class StoredBatch:
     layouts: Mapping[str, Layout]
     """By stream, the lengths of the sequences on the device."""
     index: Mapping[str, Tensor]
-    """By stream, (sum T,) int64: index of each frame in the tensor that is resident on a GPU; empty if none is."""
+    """By stream, (sum T,) int64: index of each frame in the resident tensor; empty unless all are on the GPU."""
     buffer: HostBuffer | None
     """The frames, if they were read ahead."""
 
@@ -68,7 +68,7 @@ class StoredBatch:
 
 
 def read_batches(
-    streams: Streams, targets: np.ndarray[Any, Any], batches: Sequence[list[int]], device: torch.device
+    streams: Streams, targets: np.ndarray[Any, Any], batches: Sequence[Sequence[int]], device: torch.device
 ) -> Iterator[Batch]:
     """Yield batches of utterances, given as indices into a split with these targets (N,) int64.
 
@@ -77,7 +77,8 @@ def read_batches(
     """
     every = _every(streams)
     buffers = read_ahead(every, batches, device) if is_streamed(every, device) else repeat(None)
-    for group in _groups(streams, batches):
+    for chosen in _groups(streams, batches):
+        group = list(map(list, chosen))  # one group at a time: lists need much more memory than arrays
         group_targets, layouts, index = _place(streams, targets, group, device)
         for i, indices in enumerate(group):
             own_layouts = {name: of_batches[i] for name, of_batches in layouts.items()}
@@ -86,7 +87,7 @@ def read_batches(
             yield Batch(indices, group_targets[i], stored.read)
 
 
-def _groups(streams: Streams, batches: Sequence[list[int]]) -> Iterator[Sequence[list[int]]]:
+def _groups(streams: Streams, batches: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
     """Divide batches into groups of at most `GROUP_BATCHES`, and of `GROUP_FRAMES` frames or of one larger batch."""
     first, frames = 0, 0
     for i, indices in enumerate(batches):
@@ -106,10 +107,11 @@ def _place(
     order = list(chain.from_iterable(group))
     sizes, columns = {}, [targets[order][None]]
     for name, layers in streams.items():
-        sizes[name] = [tuple(layers[0].sizes_of(indices)) for indices in group]
+        lengths = iter(layers[0].sizes_of(order))
+        sizes[name] = [tuple(islice(lengths, len(indices))) for indices in group]
         columns += [layers[0].starts[order][None], Layouts.columns_of(sizes[name])]
     on_device = to_device(torch.from_numpy(np.concatenate(columns)), device)  # (1 + 5 streams, sum B)
-    is_there = device.type != "cpu" and all(each.resident for each in _every(streams))
+    is_there = device.type != "cpu" and all(each.is_on(on_device.device) for each in _every(streams))
     layouts, index = {}, {}
     for name, own in zip(streams, on_device[1:].split(5), strict=True):
         places = Layouts(own[1], sizes[name], own[2:])

@@ -75,6 +75,10 @@ class Sequences:
         """Tell whether the sequences lie in memory or on a device as one tensor."""
         return self._flat is not None
 
+    def is_on(self, device: torch.device) -> bool:
+        """Tell whether the sequences lie on this device as one tensor."""
+        return self._flat is not None and self._flat.device == device
+
     def load(self, device: torch.device) -> None:
         """Copy all sequences into one tensor (sum T, D) on a device, one chunk at a time."""
         dtype = self.dtype
@@ -144,11 +148,10 @@ class Sequences:
 
     def _read(self, indices: Sequence[int]) -> list[np.ndarray[Any, Any]]:
         """Return sequences (T_i, D) from the store; the crc32 of each is checked the first time."""
-        chosen = np.asarray(indices, np.int64)
-        places: list[int] = self._places[chosen].tolist()
-        if self._checked[chosen].all():
-            return list(map(self.store.values, places))
-        found = list(map(self.store.checked, places, self._crc32[chosen].tolist()))
+        chosen, found = np.asarray(indices, np.int64), []
+        columns = (self._places[chosen].tolist(), self._crc32[chosen].tolist(), self._checked[chosen].tolist())
+        for place, crc32, is_checked in zip(*columns, strict=True):
+            found.append(self.store.values(place) if is_checked else self.store.checked(place, crc32))
         self._checked[chosen] = True
         return found
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 
 def dot_products(a: Tensor, b: Tensor) -> Tensor:
@@ -33,7 +32,6 @@ class _DotProducts(Function):
         return torch.bmm(a, b.transpose(1, 2))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         a, b = ctx.saved_tensors
         return torch.bmm(gradient, b), torch.bmm(gradient.transpose(1, 2), a)
@@ -46,7 +44,6 @@ class _WeightedSums(Function):
         return torch.bmm(weights.transpose(1, 2), vectors)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         weights, vectors = ctx.saved_tensors
         return torch.bmm(vectors, gradient.transpose(1, 2)), torch.bmm(weights, gradient)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,7 +87,7 @@ def predict(run: Path, paths: Sequence[Path], options: PredictOptions, reporter:
     _check_output(options)
     loaded = _load(run, options)
     view = LabelView(loaded.model.labels, options.map, options.labels)
-    with interruptible():
+    with interruptible(), closing(loaded.scorer):
         inputs = read_inputs(paths, options, loaded.inputs_read, reporter)
         _say_unusual(loaded, inputs, reporter)
         results = _score(loaded, inputs, options, reporter)
@@ -171,27 +171,53 @@ def _score(model: Loaded, inputs: Inputs, options: PredictOptions, reporter: Rep
 def _run(model: Loaded, inputs: Inputs, saved: SavedBlocks | None, reporter: Reporter) -> list[ClipResult]:
     """Compute the blocks that are not saved, and save each when it is finished."""
     results: list[ClipResult] = []
-    keys, resumed, began = ContentKeys(), 0, time.monotonic()
-    blocks = plan_blocks(inputs.seconds, model.scorer.batch_budget["audio"])
+    resumed, began = 0, time.monotonic()
+    blocks = _plan(model, inputs, saved)
     with closing(reporter.progress(len(inputs.clips), 0, "predicting", " clips")) as bar:
-        for block in blocks:
+        current = next(blocks, None)
+        while current is not None:
             check_interrupted()
-            clips = [inputs.clips[i] for i in block]
-            key = "" if saved is None else keys.key(clips)
-            found = None if saved is None else saved.find(key, len(clips))
+            upcoming = next(blocks, None)  # its audio is decoded while the current block is scored
+            found = current.saved
             if found is None:
-                found = _score_block(model, inputs, block)
+                found = _score_block(model, inputs, current.clips)
                 if saved is not None:
-                    saved.add(key, found)
+                    saved.add(current.key, found)
             else:
-                resumed += len(block)
+                resumed += len(found)
             results += found
-            bar.update(len(block))
+            bar.update(len(found))
+            current = upcoming
     if resumed:
         reporter.say(f"{resumed} of {len(results)} inputs were finished before")
     if resumed < len(results):
         _say_cost(inputs, len(results) - resumed, time.monotonic() - began, reporter)
     return results
+
+
+@dataclass(frozen=True)
+class Block:
+    """Clips that are scored together."""
+
+    clips: range
+    """Indices of the inputs."""
+    key: str
+    """Key of its results among the saved ones; empty if none are saved."""
+    saved: list[ClipResult] | None
+    """Its results, if they were saved."""
+
+
+def _plan(model: Loaded, inputs: Inputs, saved: SavedBlocks | None) -> Iterator[Block]:
+    """Yield the blocks; the audio of one that is not saved is being decoded then."""
+    keys = ContentKeys()
+    for block in plan_blocks(inputs.seconds, model.scorer.batch_budget["audio"]):
+        clips = [inputs.clips[i] for i in block]
+        key = "" if saved is None else keys.key(clips)
+        found = None if saved is None else saved.find(key, len(clips))
+        if found is None and model.transcriber is None:  # speech recognition reads the audio first
+            readable = [i for i in block if i not in inputs.faults]
+            model.scorer.read_ahead([inputs.clips[i] for i in readable], [inputs.seconds[i] for i in readable])
+        yield Block(block, key, found)
 
 
 def _score_block(model: Loaded, inputs: Inputs, block: range) -> list[ClipResult]:

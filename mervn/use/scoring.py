@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from features.audio.decode_processes import PROCESSES
 from features.audio.resampling import SAMPLE_RATE
 from features.audio.segment import AudioError
 from features.audio.segment_reader import SegmentReader
@@ -20,13 +17,13 @@ from features.device import exact_fp32, precision_context
 from features.errors import InputError
 from features.extraction.encode import encode
 from features.extraction.plan import MAX_BATCH
-from features.extraction.prefetch import Prefetch
 from features.memory import MemoryBudget, default_budget
 from features.ragged import Ragged
 from features.signals import check_interrupted
 from features.store.part import DTYPES
 from features.text.normalize import normalize_text
 from mervn.data.stored_split import EVALUATION_BATCH
+from mervn.use.clip_reader import ClipReader
 from mervn.use.clips import Clip
 from mervn.use.run_encoders import StreamEncoder
 from mervn.use.run_model import RunModel
@@ -43,17 +40,27 @@ class Scorer:
     """Computes features and probabilities of clips with a `RunModel`.
 
     A clip's numbers do not depend on the other clips. Streams that a clip lacks are empty, as those
-    of an utterance without transcript are. `workers` other processes decode files.
+    of an utterance without transcript are. `workers` other processes decode files; `close` stops
+    the threads that wait for them.
     """
 
     def __init__(self, model: RunModel, batch_seconds: float | None = None, workers: int = 0) -> None:
-        self.model, self.workers = model, workers
-        self.reader = SegmentReader()
+        self.model, self.reader = model, SegmentReader()
+        self._clips = ClipReader(workers, self.reader)
         self.batch_budget = {name: default_budget(name, model.device) for name in ("text", "audio")}
         """Maximum padded seconds of audio, or tokens, per batch of an encoder."""
         if batch_seconds is not None:
             self.batch_budget["audio"] = batch_seconds
         self._memory = {name: MemoryBudget(model.device) for name in (*model.encoders, "head")}
+
+    def read_ahead(self, clips: Sequence[Clip], seconds: Sequence[float]) -> None:
+        """Begin to decode clips of these durations that will be scored next, after those that are being read."""
+        if "audio" in self.model.modalities:
+            self._clips.prepare(clips, seconds)
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._clips.close()
 
     def score(self, clips: Sequence[Clip]) -> list[Array | AudioError]:
         """Return the probabilities (C,) float64 of each clip, or why its audio cannot be used.
@@ -69,7 +76,7 @@ class Scorer:
         """Return the features of each clip, or why they cannot be computed."""
         found: list[Features | AudioError] = [{} for _ in clips]
         samples: dict[int, Array] = {}
-        for i, read in enumerate(self._read(clips)):
+        for i, read in enumerate(self._samples(clips)):
             if isinstance(read, AudioError):
                 found[i] = read
             else:
@@ -110,27 +117,9 @@ class Scorer:
             raise InputError(f"the model {self.model.path} must give finite probabilities, found {scores.tolist()}")
         return result
 
-    def _read(self, clips: Sequence[Clip]) -> Iterator[Array | AudioError]:
-        """Yield the samples (S,) of each clip, none if the model reads no audio, or why they cannot be read."""
-        if "audio" not in self.model.modalities:
-            yield from [NO_SAMPLES] * len(clips)
-            return
-        prefetch = Prefetch[Clip, Array](self._samples, self.workers, lambda wave: wave.nbytes)
-        with closing(prefetch):
-            prefetch.add((clip, None) for clip in clips)
-            for _ in clips:
-                try:
-                    yield prefetch.take()
-                except AudioError as error:
-                    yield error
-
-    def _samples(self, clip: Clip) -> Array:
-        """Return the samples (S,) of a clip; AudioError if they cannot be read."""
-        if not self.workers or not isinstance(clip.audio, Path):
-            return clip.samples(self.reader)
-        decoded = PROCESSES.decode(clip.audio, clip.start, clip.end, clip.channel)
-        decoded.check()
-        return decoded.samples
+    def _samples(self, clips: Sequence[Clip]) -> Iterable[Array | AudioError]:
+        """Return the samples (S,) of each clip, none if the model reads no audio, or why they cannot be read."""
+        return self._clips.read(clips) if "audio" in self.model.modalities else [NO_SAMPLES] * len(clips)
 
     def _encode(self, name: str, stream: StreamEncoder, prepared: dict[int, Tensor]) -> dict[int, Tensor | AudioError]:
         """Return the features (T, D) or (T, L, D) float32 of prepared inputs, by index."""

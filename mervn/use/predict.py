@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from features.audio.segment import AudioError
+from features.audit.finding import counted
 from features.cpu_threads import set_threads
 from features.durations import duration
 from features.errors import UsageError
@@ -249,7 +250,7 @@ def _say_cost(inputs: Inputs, count: int, seconds: float, reporter: Reporter) ->
     amount = f", {duration(audio)} of audio" if audio else ""
     if count == len(inputs.clips) and audio and seconds:
         amount += f", {audio / seconds:.3g} times as fast as real time"
-    reporter.say(f"{count} inputs in {duration(seconds)}{amount}")
+    reporter.say(f"{counted(count, 'input')} in {duration(seconds)}{amount}")
 
 
 def count_reasons(failed: Sequence[Prediction]) -> dict[str, int]:

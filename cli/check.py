@@ -62,7 +62,7 @@ def _check_and_save(data: Path, options: CheckOptions, output: Output) -> tuple[
 
 def _print(found: Check, written: Mapping[str, str], seconds: float, output: Output) -> None:
     """Print the findings, what was not checked, the files that were written and the cost."""
-    from features.audit.finding import counted
+    from features.counts import counted
 
     for finding in found.findings:
         _print_finding(finding, output)

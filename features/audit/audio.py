@@ -11,8 +11,9 @@ from features.audit.audio_facts import AudioFacts
 from features.audit.chance import association, one_symbol, quantile_bins
 from features.audit.corpus import Corpus
 from features.audit.explanations import finding
-from features.audit.finding import NO_LABEL, Finding, counted
+from features.audit.finding import NO_LABEL, Finding
 from features.audit.groups import is_across
+from features.counts import counted
 from features.manifests.manifest import Utterance
 
 BEYOND_FULL_SCALE = 1.5

@@ -16,12 +16,13 @@ from features.audit.audio_pass import known_facts, measure_corpus
 from features.audit.chance import can_test
 from features.audit.corpus import Corpus
 from features.audit.corpus_summary import CorpusSummary, summarize_corpus
-from features.audit.finding import SEVERITIES, Finding, counted
+from features.audit.finding import SEVERITIES, Finding
 from features.audit.fold_files import fold_findings, read_fold_files, unknown_ids
 from features.audit.groups import group_findings
 from features.audit.labels import label_findings
 from features.audit.text import text_findings
 from features.config import SPLITS
+from features.counts import counted
 from features.errors import InputError
 from features.manifests.folds import Folds
 from features.manifests.manifest import Utterance, read_manifests

@@ -58,11 +58,6 @@ def examples_of(utterances: Sequence[Utterance]) -> tuple[str, ...]:
     return tuple(map(place, utterances[:MAX_EXAMPLES]))
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """Return a number with its noun, such as `1 speaker` or `2 speakers`."""
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
-
-
 def counts_by_split(found: Sequence[Utterance], utterances: Sequence[Utterance]) -> str:
     """Return how many of the utterances were found, by split and class: `3 of 9 in train (happy 1, sad 2)`."""
     totals = Counter(utterance.split for utterance in utterances)

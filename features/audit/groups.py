@@ -10,7 +10,8 @@ import numpy as np
 
 from features.audit.corpus import Array, Corpus
 from features.audit.explanations import finding
-from features.audit.finding import MAX_EXAMPLES, Finding, Severity, counted
+from features.audit.finding import MAX_EXAMPLES, Finding, Severity
+from features.counts import counted
 from features.manifests.manifest import Utterance
 
 MIN_SPEAKERS = 4

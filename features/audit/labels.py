@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from features.audit.chance import association, many_symbols
 from features.audit.corpus import Corpus
 from features.audit.explanations import finding
-from features.audit.finding import Finding, counted
+from features.audit.finding import Finding
+from features.counts import counted
 from features.manifests.label_names import lookalikes
 
 PARTS = re.compile(r"[^\W\d_]+|\d+")

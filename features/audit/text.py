@@ -11,8 +11,9 @@ import numpy as np
 from features.audit.chance import Association, association, one_symbol
 from features.audit.corpus import Corpus
 from features.audit.explanations import finding
-from features.audit.finding import Finding, counted, counts_by_split
+from features.audit.finding import Finding, counts_by_split
 from features.audit.groups import first_in_each_split, overlapping
+from features.counts import counted
 
 MIN_FRACTION = 0.02
 """A smaller fraction of a split changes its scores less than its uncertainty: then only info."""

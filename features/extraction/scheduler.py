@@ -15,7 +15,7 @@ from itertools import chain, compress, islice
 
 import numpy as np
 
-from features.audit.finding import counted
+from features.counts import counted
 from features.extraction.plan import Plan
 from features.extraction.unit import Unit, UnitResult
 from features.extraction.units import as_mask

@@ -7,8 +7,8 @@ from itertools import chain
 from pathlib import Path
 
 from features.audit.check import Check, quick_check
-from features.audit.finding import counted
 from features.command_lines import features_folder
+from features.counts import counted
 from features.manifests.manifest import Utterance
 from features.progress import Reporter
 

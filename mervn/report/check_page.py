@@ -9,8 +9,9 @@ from typing import Any
 
 from features.atomic_files import write_atomically
 from features.audit.corpus_summary import QUANTILES, UNLABELLED
-from features.audit.finding import NO_LABEL, counted
+from features.audit.finding import NO_LABEL
 from features.config import SPLITS
+from features.counts import counted
 from features.durations import duration
 from features.errors import InputError
 from mervn.data.saved_check import CHECK_FILE, read_check

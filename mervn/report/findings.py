@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from features.audit.finding import counted
+from features.counts import counted
 from features.errors import name_some
 from mervn.evaluation.baselines import majority_scores
 from mervn.evaluation.intervals import Interval, Units

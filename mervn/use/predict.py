@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from features.audio.segment import AudioError
-from features.audit.finding import counted
+from features.counts import counted
 from features.cpu_threads import set_threads
 from features.durations import duration
 from features.errors import UsageError

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator
+from contextlib import closing
 from functools import partial
+from itertools import chain, islice
 
 import torch
 
@@ -15,7 +16,7 @@ from features.cpu_threads import usable_cores
 from features.encoders.base import Encoder
 from features.extraction.encode import ReadBatch, gather_batch, read_or_reject
 from features.extraction.encoder_input import Input
-from features.extraction.prefetch import NoResultError, Prefetch
+from features.extraction.prefetch import NoResultError, Prefetch, PrefetchedGroups
 from features.extraction.unit import Unit
 from features.manifests.manifest import Utterance
 from features.store.rejected import Rejection
@@ -47,21 +48,15 @@ class UnitReader:
         self._encoder = encoder
         read = partial(read_or_reject, encoder, decode=PROCESSES.decode) if workers else self._read_here
         self._prefetch = Prefetch[Utterance, Input | Rejection](read, workers, _num_bytes, abandon=PROCESSES.abandon)
-        self._units: deque[list[list[Utterance]]] = deque()
-        """The batches of each unit that is being read."""
+        self._units = PrefetchedGroups(self._prefetch)
 
     def begin(self, unit: Unit) -> None:
         """Begin to read a unit, unless it is being read; drop the units before it."""
-        while self._units and self._units[0] != unit.batches:
-            self._prefetch.drop(sum(map(len, self._units.popleft())))
-        if not self._units:
-            self.prepare(unit)
+        self._units.begin(*_utterances(unit))
 
     def prepare(self, unit: Unit) -> None:
         """Read a unit after those that are being read."""
-        self._units.append(unit.batches)
-        for batch in unit.batches:
-            self._prefetch.add((utterance, unit.seconds.get(utterance.utterance_id)) for utterance in batch)
+        self._units.prepare(*_utterances(unit))
 
     def is_ready(self, count: int) -> bool:
         """Tell whether the next utterances are read, so that `batches` would not wait for them."""
@@ -69,18 +64,9 @@ class UnitReader:
 
     def batches(self, unit: Unit) -> Generator[ReadBatch, None, None]:
         """Yield the batches of a unit in order."""
-        self.begin(unit)
-        self._units.popleft()
-        left = sum(map(len, unit.batches))
-        try:
+        with closing(self._units.take(*_utterances(unit), self._take)) as results:
             for batch in unit.batches:
-                results = []
-                for utterance in batch:
-                    left -= 1
-                    results.append(self._take(utterance))
-                yield gather_batch(results)
-        finally:
-            self._prefetch.drop(left)
+                yield gather_batch(list(islice(results, len(batch))))
 
     def close(self) -> None:
         """Stop reading."""
@@ -98,6 +84,12 @@ class UnitReader:
         except NoResultError as error:
             # without a key: to compute it, the file would have to be read
             return Rejection(utterance, SYSTEM_ERROR, unreadable_now(utterance.audio_path, str(error)))
+
+
+def _utterances(unit: Unit) -> tuple[list[Utterance], list[float | None]]:
+    """Return the utterances of a unit in order, and the seconds of audio of each, None if unknown."""
+    utterances = list(chain.from_iterable(unit.batches))
+    return utterances, [unit.seconds.get(utterance.utterance_id) for utterance in utterances]
 
 
 def _num_bytes(read: Input | Rejection) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from features.audio.decode_processes import PROCESSES
 from features.audio.decoding import unreadable_now
 from features.audio.segment import SYSTEM_ERROR, AudioError
 from features.audio.segment_reader import SegmentReader
-from features.extraction.prefetch import NoResultError, Prefetch
+from features.extraction.prefetch import NoResultError, Prefetch, PrefetchedGroups
 from mervn.use.clips import Clip
 
 Array = np.ndarray[Any, Any]
@@ -28,33 +27,18 @@ class ClipReader:
         self._prefetch = Prefetch[Clip, Array](
             self._samples, workers, lambda wave: wave.nbytes, abandon=PROCESSES.abandon
         )
-        self._blocks: deque[list[Clip]] = deque()
-        """The clips of each block that is being read."""
+        self._blocks = PrefetchedGroups(self._prefetch)
 
     def prepare(self, clips: Sequence[Clip], seconds: Sequence[float]) -> None:
-        """Begin to read clips of these durations, after those that are being read; nothing with 0 workers.
+        """Begin to read clips of these durations, after those that are being read.
 
         A clip that is not read within its duration, but at least 300 s, is a fault of its audio.
         """
-        if self._workers:
-            self._blocks.append(list(clips))
-            self._prefetch.add(zip(clips, seconds, strict=True))
+        self._blocks.prepare(clips, seconds)
 
     def read(self, clips: Sequence[Clip]) -> Iterator[Array | AudioError]:
         """Yield the samples (S,) of each clip, or why they cannot be read; blocks prepared before are dropped."""
-        while self._blocks and self._blocks[0] != list(clips):
-            self._prefetch.drop(len(self._blocks.popleft()))
-        if not self._blocks:
-            self._prefetch.add((clip, None) for clip in clips)
-            self._blocks.append(list(clips))
-        self._blocks.popleft()
-        left = len(clips)
-        try:
-            for clip in clips:
-                left -= 1
-                yield self._take(clip)
-        finally:
-            self._prefetch.drop(left)
+        return self._blocks.take(clips, [None] * len(clips), self._take)
 
     def close(self) -> None:
         """Stop reading."""

@@ -53,8 +53,9 @@ def test_a_process_knows_at_once_what_others_reject(tmp_path: Path, monkeypatch:
     assert content(outer.path) == content(run(data, features_dir=tmp_path / "alone").path)
 
 
+@pytest.mark.parametrize("is_interrupted", [False, True])
 def test_what_another_process_encodes_meanwhile_is_not_rejected(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Regression test: rejected.jsonl listed stored utterances for ever after one read had failed in one process."""
     data = make_data(tmp_path / "data", {"train": 4, "valid": 1, "test": 1})
@@ -74,12 +75,18 @@ def test_what_another_process_encodes_meanwhile_is_not_rejected(
                 assert list(read_rejected(self.infos[0].path)) == [rejected.utterance.utterance_id]
                 others.append(run(data))
             yield result
+            if is_interrupted and others:
+                raise KeyboardInterrupt
 
     monkeypatch.setattr(soundfile.SoundFile, "read", flaky)
     monkeypatch.setattr(Scheduler, "run", with_another_inside)
-    outer = run(data)
-    assert outer.rejected == 0 and outer.encoded + others[0].encoded == 6 == len(FeatureStore(outer.path))
-    assert read_rejected(Path(outer.path)) == {}
+    if is_interrupted:
+        with pytest.raises(KeyboardInterrupt):
+            run(data)
+    else:
+        outer = run(data)
+        assert outer.rejected == 0 and outer.encoded + others[0].encoded == 6
+    assert len(FeatureStore(others[0].path)) == 6 and read_rejected(Path(others[0].path)) == {}
 
 
 def to(info: StoreInfo) -> Destination:

@@ -127,6 +127,8 @@ class Scheduler:
     def committed(self, number: int, utterance_ids: Sequence[str]) -> set[str]:
         """Return which of these utterances store `number` has by now, from this process or another one."""
         target, found = self.plan.targets[number], set()
+        if utterance_ids:  # an interrupted run has not looked at the end
+            self.stores[number].refresh()
         for name, i in zip(utterance_ids, self._index.find(utterance_ids).tolist(), strict=True):
             if i < 0 or i in target.settled:
                 continue

@@ -178,16 +178,23 @@ def prepare_all(corpus: Corpus, workers: int) -> float:
 
 
 def measure_overlap(corpus: Corpus, folder: Path, rounds: int) -> list[Figure]:
-    """Return the durations of extractions over their lower bounds, and the gain of a second worker."""
+    """Return the durations of extractions over their lower bounds, and the gain of a second worker.
+
+    The speed of a machine can change within a minute: the preparation is measured before and after
+    each extraction, and its mean counts.
+    """
     found: dict[str, list[float]] = {name: [] for name in RATIOS}
     scaling = []
+    before = prepare_all(corpus, 1)
     for number in range(rounds):
         for name, ratio in RATIOS.items():
-            preparation = prepare_all(corpus, 1)
-            scaling.append(preparation / prepare_all(corpus, WORKERS))
-            device = SimulatedDevice(ratio * preparation / sum(corpus.seconds))
+            device = SimulatedDevice(ratio * before / sum(corpus.seconds))
             result = extract(corpus, folder / f"{name}-{number}", WORKERS, device)
-            found[name].append(result.seconds / max(ratio * preparation, preparation / WORKERS))
+            after = prepare_all(corpus, 1)
+            found[name].append(result.seconds / max(ratio * before, (before + after) / 2 / WORKERS))
+            both = prepare_all(corpus, WORKERS)
+            before = prepare_all(corpus, 1)
+            scaling.append((after + before) / 2 / both)
     figures = []
     for name, values in found.items():
         what = f"duration / bound, device : preparation = {name.replace('to', ' : ')}, {WORKERS} workers"
@@ -274,7 +281,7 @@ def main(tiny: bool, as_json: bool) -> None:
         folder = Path(name)
         resample(np.zeros(441, np.float32), 44_100, SAMPLE_RATE)  # builds the filters
         corpus = make_corpus(folder / "audio", 12 if tiny else 1000, 0.2 if tiny else 4.0)
-        figures = measure_overlap(corpus, folder, 1 if tiny else 3)
+        figures = measure_overlap(corpus, folder, 1 if tiny else 5)
         figures += [measure_equal(corpus.first(200), folder, (2,) if tiny else (1, 2, 4)), measure_copies(folder, tiny)]
     report("feed", figures, as_json)
 

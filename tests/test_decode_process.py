@@ -12,7 +12,7 @@ import soundfile
 from tiny import wave
 
 from features.audio import decode_process
-from features.audio.decode_process import Channel, decoded, serve
+from features.audio.decode_process import Channel, decoded, request, serve
 from features.audio.decoding import decode
 
 
@@ -48,7 +48,7 @@ def test_a_server_answers_until_its_user_ends(tmp_path: Path, monkeypatch: pytes
     user = Channel(here, None)
     for path in (tmp_path / "a.wav", tmp_path / "b.wav"):
         segment = (path, 0.0, None, "mix")
-        user.send(segment)
+        user.send(request(*segment))
         answer, expected = user.receive(), decode(*segment)
         assert answer is not None
         found = decoded(*answer)

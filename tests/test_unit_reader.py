@@ -107,14 +107,14 @@ def test_a_file_that_hangs_or_ends_its_thread_is_rejected_and_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(decoding, "decode_segment", fail)
         patch.setattr(unit_reader, "PROCESSES", InThisProcess)
-        patch.setattr(prefetch, "LIMIT_S", 1.0)
+        patch.setattr(prefetch, "LIMIT_S", 2.0 if fault == "hangs" else 60.0)
         result = run(data, selector, features_dir=tmp_path, workers=2)
     release.set()
     assert len(InThisProcess.abandoned) == (fault == "hangs")
     InThisProcess.abandoned.clear()
     assert (result.encoded, result.rejected) == (11, 3)
     entry = read_rejected(Path(result.path))["train-005"]
-    cause = "it was not read within 1 s" if fault == "hangs" else "its thread ended with SystemExit"
+    cause = "it was not read within 2 s" if fault == "hangs" else "its thread ended with SystemExit"
     assert (
         entry.reason == "system_error" and cause in entry.detail and "train-005.wav cannot be read now" in entry.detail
     )

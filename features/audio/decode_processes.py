@@ -16,7 +16,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from features.audio.decode_process import NO_SAMPLES, SHARED_BYTES, Channel, decoded
+from features.audio.decode_process import NO_SAMPLES, SHARED_BYTES, Channel, decoded, request
 from features.audio.decoding import Decoded, unreadable_now
 from features.audio.file_state import UNKNOWN
 from features.audio.segment import SYSTEM_ERROR
@@ -81,7 +81,7 @@ class DecodeProcess:
         """Decode a segment; EndedError if the process ends."""
         answer = None
         with suppress(BrokenPipeError, ConnectionResetError):
-            self._channel.send((path, start, end, channel))
+            self._channel.send(request(path, start, end, channel))
             answer = self._channel.receive()
         if answer is None:
             raise EndedError(f"the process that decoded it ended with {self._end()}")

@@ -52,18 +52,15 @@ class Target:
         """All utterances to write."""
         return self.missing | self.changed
 
-    def is_uncommitted(self, index: int, utterance: Utterance, store: FeatureStore) -> bool:
-        """Tell whether an utterance is pending and not committed since."""
-        name = utterance.utterance_id
-        if index in self.changed:  # the store can lack it if its part was set aside meanwhile
-            return name not in store or store.generation(name) < self.generation
-        return index in self.missing and name not in store
-
-    def lacks(self, index: int, utterance: Utterance, store: FeatureStore, rejections: Rejections) -> bool:
-        """Tell whether an utterance is pending and neither committed nor rejected since."""
-        if not self.is_uncommitted(index, utterance, store):
-            return False
-        return rejections.settled(utterance, self.identity.modality) is None
+    def uncommitted(self, indices: Sequence[int], utterance_ids: Sequence[str], store: FeatureStore) -> list[bool]:
+        """Tell which of these utterances are pending and not committed since; they have these ids."""
+        found = []
+        for i, name, is_stored in zip(indices, utterance_ids, store.has(utterance_ids).tolist(), strict=True):
+            if i in self.changed:  # the store can lack it if its part was set aside meanwhile
+                found.append(not is_stored or store.generation(name) < self.generation)
+            else:
+                found.append(not is_stored and i in self.missing)
+        return found
 
 
 @dataclass(frozen=True)

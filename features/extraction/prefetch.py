@@ -142,7 +142,8 @@ class Prefetch(Generic[Item, Result]):
                 if not task.done:
                     self._while_waiting()
             task.abandoned = not task.done
-        self.drop(1)
+            self._remove_next()
+            self._wake_one()
         if task.abandoned:
             self._replace_thread(task)
             raise NoResultError(f"it was not read within {task.limit_s:.0f} s")
@@ -161,12 +162,7 @@ class Prefetch(Generic[Item, Result]):
         """Remove the next items, whether they are read or not."""
         with self._changed:
             for _ in range(count):
-                task = self._tasks.popleft()
-                task.removed = True
-                if task.started is not None:
-                    self._num_bytes -= task.num_bytes
-                elif self._waiting:  # with 0 workers too, it is the first one
-                    self._waiting.popleft()
+                self._remove_next()
             self._wake_one()
 
     def close(self) -> None:
@@ -177,6 +173,14 @@ class Prefetch(Generic[Item, Result]):
         deadline = time.monotonic() + CLOSE_S
         for thread in list(self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _remove_next(self) -> None:
+        task = self._tasks.popleft()
+        task.removed = True
+        if task.started is not None:
+            self._num_bytes -= task.num_bytes
+        elif self._waiting:  # with 0 workers too, it is the first one
+            self._waiting.popleft()
 
     def _replace_thread(self, task: Task[Item, Result]) -> None:
         """Start a thread in place of the one that is stuck in a task; InputError if too many are."""

@@ -16,6 +16,7 @@ from features.errors import InputError
 from features.extraction.encoder_input import transcript_of
 from features.extraction.plan import Plan, Target
 from features.manifests.manifest import Utterance
+from features.manifests.utterances import id_reader
 from features.progress import Reporter
 from features.store.reader import FeatureStore
 from features.store.rejected import Rejections
@@ -69,10 +70,12 @@ def _rejected_and_left(plan: Plan, target: Target, path: str, store: FeatureStor
         return rejected, left
     listed = Rejections(Path(path))
     # a pending utterance that is still not stored was rejected, or belongs to another shard
-    for i in target.pending:
-        if i in rejected or not target.is_uncommitted(i, plan.utterances[i], store):
+    pending = [i for i in target.pending if i not in rejected]
+    names = list(map(id_reader(plan.utterances), pending))
+    for i, name, is_uncommitted in zip(pending, names, target.uncommitted(pending, names, store), strict=True):
+        if not is_uncommitted:
             continue
-        if plan.utterances[i].utterance_id in listed:
+        if name in listed:
             rejected.add(i)
         else:
             left.add(i)

@@ -126,15 +126,16 @@ class Scheduler:
 
     def committed(self, number: int, utterance_ids: Sequence[str]) -> set[str]:
         """Return which of these utterances store `number` has by now, from this process or another one."""
-        target, found = self.plan.targets[number], set()
+        target = self.plan.targets[number]
         if utterance_ids:  # an interrupted run has not looked at the end
             self.stores[number].refresh()
+        indices, names = [], []
         for name, i in zip(utterance_ids, self._index.find(utterance_ids).tolist(), strict=True):
-            if i < 0 or i in target.settled:
-                continue
-            if not target.is_uncommitted(i, self.plan.utterances[i], self.stores[number]):
-                found.add(name)
-        return found
+            if i >= 0 and i not in target.settled:
+                indices.append(i)
+                names.append(name)
+        uncommitted = target.uncommitted(indices, names, self.stores[number])
+        return {name for name, is_uncommitted in zip(names, uncommitted, strict=True) if not is_uncommitted}
 
     def _finish(self, result: UnitResult, update: Callable[[int], object]) -> None:
         """Record the rejections of a unit, then release it: other processes must know them."""
@@ -246,14 +247,27 @@ class Scheduler:
 
     def _settle(self, number: int, utterance_ids: Sequence[str]) -> list[str]:
         """Remove utterances that a store no longer lacks; return the units that become complete."""
-        target, lacking, complete = self.plan.targets[number], self._lacking[number], []
-        for i in self._index.find(utterance_ids).tolist():
+        lacking, complete = self._lacking[number], []
+        for i in self._no_longer_lacking(number, utterance_ids):
             unit = int(self._owners[i])
-            if i < 0 or unit not in self._names or not lacking[i]:  # -1: not pending, or of another shard
-                continue
-            if not target.lacks(i, self.plan.utterances[i], self.stores[number], self.rejections[number]):
-                lacking[i] = False
-                self._num_lacking[number][unit] -= 1
-                if not any(counts[unit] for counts in self._num_lacking):
-                    complete.append(self._names[unit])
+            lacking[i] = False
+            self._num_lacking[number][unit] -= 1
+            if not any(counts[unit] for counts in self._num_lacking):
+                complete.append(self._names[unit])
         return complete
+
+    def _no_longer_lacking(self, number: int, utterance_ids: Sequence[str]) -> Iterator[int]:
+        """Yield those of these utterances that a store lacked and that are committed or rejected now."""
+        target, found = self.plan.targets[number], dict[int, str]()  # two parts can hold an utterance
+        for i, name in zip(self._index.find(utterance_ids).tolist(), utterance_ids, strict=True):
+            # -1: not pending, or of another shard
+            if i >= 0 and self._lacking[number][i] and int(self._owners[i]) in self._names:
+                found[i] = name
+        uncommitted = target.uncommitted(list(found), list(found.values()), self.stores[number])
+        for i, is_uncommitted in zip(found, uncommitted, strict=True):
+            if not is_uncommitted or self._is_rejected(number, self.plan.utterances[i]):
+                yield i
+
+    def _is_rejected(self, number: int, utterance: Utterance) -> bool:
+        """Tell whether the current input of an utterance was rejected."""
+        return self.rejections[number].settled(utterance, self.plan.modality) is not None

@@ -75,7 +75,8 @@ class UnitWriter:
 
     def is_committed(self, timeout_s: float) -> bool:
         """Tell whether all batches are committed, after `timeout_s` seconds at most."""
-        return not wait(self._pending, timeout_s).not_done
+        last = self._pending[-1]  # the executor has one thread: the others are done before
+        return last.done() or bool(timeout_s and wait([last], timeout_s).done)
 
     def add(self, finish: Callable[[], EncodedBatch], num_bytes: int) -> None:
         """Add the batch that `finish` returns; wait until few batches are unfinished, none of many bytes."""

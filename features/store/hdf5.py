@@ -100,7 +100,7 @@ def write(
         for name, column in columns.items():
             _write_column(file.id, name, _strings(column) if isinstance(column, list) else column)
         for name, value in attributes.items():
-            file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
+            _write_attribute(file.id, name, np.array(value.encode() if isinstance(value, str) else value))
     # a seek past the end leaves a gap of zeros
     with path.open("wb") as out:
         for start, piece in index.pieces:
@@ -117,6 +117,13 @@ def _write_column(file: Any, name: str, column: Array) -> None:
     kind = h5py.h5t.py_create(column.dtype, logical=True)
     dataset = h5py.h5d.create(file, name.encode(), kind, h5py.h5s.create_simple(column.shape))
     dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(column))
+
+
+def _write_attribute(file: Any, name: str, value: Array) -> None:
+    """Write a scalar attribute, likewise."""
+    kind = h5py.h5t.py_create(value.dtype, logical=True)
+    attribute = h5py.h5a.create(file, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR))
+    attribute.write(value, kind)
 
 
 def _strings(texts: list[bytes]) -> Array:

@@ -9,8 +9,9 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +45,7 @@ REWRITTEN = ".rewritten"
 """File that changes before parts are removed; a reader that sees a change lists the parts again."""
 SCANS = 10
 """Maximum number of listings while another process replaces parts."""
+_import: Callable[[str], Any] = cache(import_module)
 
 
 @dataclass(frozen=True)
@@ -274,9 +276,8 @@ def num_bytes(path: Path) -> int:
 
 def format_module(path: Path) -> Format:
     """Return the module that reads and writes the format of a part."""
-    module: Any = import_module(f"features.store.{format_of(path)}")
-    found: Format = module
-    return found
+    module: Format = _import(f"features.store.{format_of(path)}")
+    return module
 
 
 def columns_crc32(columns: Sequence[Column], start: int) -> int:

@@ -4,12 +4,12 @@
 
 The encoder stands for a device. Like a GPU, it takes batches into a queue and returns at once. The
 copy of the features to the host waits, without using a core, until a device would have computed the
-batch and those before it. The features depend on the samples and on the batch. Everything else is
-the real extraction: WAV and FLAC files at 16 and 44.1 kHz are decoded, hashed and resampled, and
-parts are written with checksums. The time of the device is 4, 1 and 1/4 times that of one worker
-that prepares the audio.
+batch and those before it. The features are samples of the batch, so they depend on which utterances
+it has, and in which order. Everything else is the real extraction: WAV and FLAC files at 16 and
+44.1 kHz are decoded, hashed and resampled, and parts are written with checksums. The time of the
+device is 4, 1 and 1/4 times that of one worker that prepares the audio.
 
-- overlap: duration / (time of the device or of the preparation by two workers, whichever is longer)
+- overlap: duration / (time of the device or of the preparation by all workers, whichever is longer)
 - scaling: utterances that two workers prepare per second / one worker
 - equal: maximum difference of stored values, parts and rejections between 0, 1, 2 and 4 workers, also
   after Ctrl-C and a second run; 1 if parts or rejections differ
@@ -40,6 +40,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from features.audio.resampling import SAMPLE_RATE, resample
+from features.cpu_threads import leave_cores
 from features.encoders.base import Encoder, Lengths, load_encoder, samples_tensor
 from features.encoders.selector import EncoderSettings, Selector, parse_selector
 from features.extraction.encode import launch
@@ -61,6 +62,9 @@ from tiny import make_whisper, wave
 RATIOS = {"4to1": 4.0, "1to1": 1.0, "1to4": 0.25}
 """Time of the device / time of one thread that prepares the audio."""
 WORKERS = 2
+OVERLAPS = [*((name, WORKERS) for name in RATIOS), ("1to4", 1)]
+"""Ratios and numbers of workers. Two fill both cores of a small machine, and the process of the encoder has
+none; one is the default on a GPU beside two cores."""
 WIDTH = 256
 BATCH_S = 40.0
 """Seconds of audio per batch, padding included."""
@@ -112,18 +116,17 @@ class SimulatedDevice(Encoder):
         return samples_tensor(raw)
 
     def get_feat_lengths(self, lengths: Lengths) -> Lengths:
-        """Return ceil(n / 320)."""
-        return -(-lengths // 320)
+        """Return floor(n / 320)."""
+        return lengths // 320
 
     def forward_layers(self, inputs: Ragged) -> list[Ragged]:
-        """Return every 320th sample, scaled by channel and by the size of the batch."""
+        """Return samples of the batch, 256 for every 320: a view, for which no core computes anything."""
         if self.num_batches >= self.interrupt_after:
             raise KeyboardInterrupt
         self.num_batches += 1
         self.busy_until = max(self.busy_until, time.monotonic()) + self.pace * inputs.total / SAMPLE_RATE
-        scale = torch.arange(1, WIDTH + 1) * (1 + 0.01 * inputs.batch_size)
-        frames = torch.cat([samples[::320] for samples in inputs.split()])
-        return [Ragged.from_lengths(frames[:, None] * scale, list(map(self.get_feat_lengths, inputs.sizes)))]
+        sizes = list(map(self.get_feat_lengths, inputs.sizes))
+        return [Ragged.from_lengths(inputs.values[: sum(sizes) * WIDTH].view(-1, WIDTH), sizes)]
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,8 @@ def extract(corpus: Corpus, folder: Path, workers: int, device: SimulatedDevice)
     """Extract the features of a corpus."""
     settings = ExtractSettings(folder, device="cpu", batch_seconds=BATCH_S, workers=workers)
     opened = mock.patch("features.extraction.extract.open_encoder", return_value=device)
-    with opened, mock.patch("features.extraction.encode.HostCopy", device.copy):
+    # like an extraction on a GPU, whose threads on the CPU need not give the numbers of an encoder there
+    with opened, mock.patch("features.extraction.encode.HostCopy", device.copy), leave_cores(workers):
         (result,) = extract_stream(corpus.utterances, parse_selector("fourier2vec", "audio"), settings, SILENT)
     return result
 
@@ -180,25 +184,29 @@ def prepare_all(corpus: Corpus, workers: int) -> float:
 def measure_overlap(corpus: Corpus, folder: Path, rounds: int) -> list[Figure]:
     """Return the durations of extractions over their lower bounds, and the gain of a second worker.
 
-    The speed of a machine can change within a minute: the preparation is measured before and after
-    each extraction, and its mean counts.
+    The speed of a machine can change within a minute: the preparation by one worker is measured before
+    and after each of them, and the mean counts.
     """
-    found: dict[str, list[float]] = {name: [] for name in RATIOS}
+    found: dict[tuple[str, int], list[float]] = {}
     scaling = []
     before = prepare_all(corpus, 1)
     for number in range(rounds):
-        for name, ratio in RATIOS.items():
-            device = SimulatedDevice(ratio * before / sum(corpus.seconds))
-            result = extract(corpus, folder / f"{name}-{number}", WORKERS, device)
+        both, after = prepare_all(corpus, WORKERS), prepare_all(corpus, 1)
+        scaling.append((before + after) / 2 / both)
+        for name, workers in OVERLAPS:
+            before = after
+            device_s = RATIOS[name] * before
+            device = SimulatedDevice(device_s / sum(corpus.seconds))
+            result = extract(corpus, folder / f"{name}-{workers}-{number}", workers, device)
             after = prepare_all(corpus, 1)
-            found[name].append(result.seconds / max(ratio * before, (before + after) / 2 / WORKERS))
-            both = prepare_all(corpus, WORKERS)
-            before = prepare_all(corpus, 1)
-            scaling.append((after + before) / 2 / both)
+            bound = max(device_s, (before + after) / 2 / workers)
+            found.setdefault((name, workers), []).append(result.seconds / bound)
+        before = after
     figures = []
-    for name, values in found.items():
-        what = f"duration / bound, device : preparation = {name.replace('to', ' : ')}, {WORKERS} workers"
-        figures.append(Figure(f"feed.overlap.{name}", what, statistics.median(values), 1.15, "lower"))
+    for (name, workers), values in found.items():
+        suffix, noun = ("", "workers") if workers == WORKERS else (".one_worker", "worker")
+        what = f"duration / bound, device : preparation = {name.replace('to', ' : ')}, {workers} {noun}"
+        figures.append(Figure(f"feed.overlap.{name}{suffix}", what, statistics.median(values), 1.15, "lower"))
     what = f"utterances prepared per second by {WORKERS} workers / by one"
     return [*figures, Figure("feed.scaling", what, statistics.median(scaling), 1.7, "higher")]
 
@@ -281,7 +289,7 @@ def main(tiny: bool, as_json: bool) -> None:
         folder = Path(name)
         resample(np.zeros(441, np.float32), 44_100, SAMPLE_RATE)  # builds the filters
         corpus = make_corpus(folder / "audio", 12 if tiny else 1000, 0.2 if tiny else 4.0)
-        figures = measure_overlap(corpus, folder, 1 if tiny else 5)
+        figures = measure_overlap(corpus, folder, 1 if tiny else 7)
         figures += [measure_equal(corpus.first(200), folder, (2,) if tiny else (1, 2, 4)), measure_copies(folder, tiny)]
     report("feed", figures, as_json)
 

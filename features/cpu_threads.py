@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 SPIN_COUNT = "1000"
 """Iterations; the default of GNU OpenMP is 300 000. benchmarks/benchmark_two_at_once.py measures
@@ -35,6 +37,23 @@ def set_threads(threads: int | None) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def leave_cores(processes: int) -> Iterator[None]:
+    """Use as many threads of torch as there are cores beside those of some busy processes, at least one.
+
+    This thread, and those that it starts, use them. An encoder that runs on the CPU must not be inside:
+    its numbers depend on the number of threads.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, usable_cores() - processes)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def usable_cores() -> int:

@@ -1,6 +1,6 @@
 """Launches: batches that are launched ahead are those of the unit's turn, within bounds, and errors wait for it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,10 +19,15 @@ class Reader:
 
     def __init__(self, num_ready: int) -> None:
         self.num_ready, self.closed = num_ready, False
+        self.awaited: int | None = -1
 
     def is_ready(self, count: int) -> bool:
         """Tell whether this number of utterances is read."""
         return count <= self.num_ready
+
+    def wait(self, count: int | None, is_over: Callable[[], bool]) -> None:
+        """Remember what is waited for."""
+        self.awaited = count
 
     def batches(self, unit: Unit) -> Iterator[ReadBatch]:
         """Yield one batch after the other."""
@@ -46,6 +51,8 @@ def test_what_was_launched_ahead_comes_first_and_is_bounded(monkeypatch: pytest.
     reader = Reader(7)
     ahead = Launches(UNIT, reader, launch)  # type: ignore[arg-type]
     assert [ahead.launch_ahead() for _ in range(4)] == [True, True, True, False]  # of the fourth, one is read
+    ahead.wait(lambda: False)
+    assert reader.awaited == 2
     assert names(ahead) == "abcdef"
     monkeypatch.setattr(launches, "AHEAD", 2)
     ahead = Launches(UNIT, Reader(100), launch)  # type: ignore[arg-type]
@@ -55,8 +62,11 @@ def test_what_was_launched_ahead_comes_first_and_is_bounded(monkeypatch: pytest.
 
 
 def test_nothing_is_launched_after_the_last_batch() -> None:
-    ahead = Launches(Unit("u", UNIT.batches[:1], [set()]), Reader(9), launch)  # type: ignore[arg-type]
+    reader = Reader(9)
+    ahead = Launches(Unit("u", UNIT.batches[:1], [set()]), reader, launch)  # type: ignore[arg-type]
     assert [ahead.launch_ahead(), ahead.launch_ahead()] == [True, False]
+    ahead.wait(lambda: False)
+    assert reader.awaited is None
     assert names(ahead) == "a"
 
 

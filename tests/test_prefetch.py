@@ -142,3 +142,41 @@ def test_nothing_is_added_after_the_end(workers: int) -> None:
         assert reader.take() == 0
     with pytest.raises(RuntimeError, match=r"after close\(\)"):  # no thread would read it
         reader.add([(1, 0.0)])
+
+
+def test_the_caller_waits_for_the_items_it_needs_or_for_something_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "POLL_S", 10.0)
+    gates = [threading.Event() for _ in range(3)]
+    over = threading.Event()
+
+    def read(item: int) -> int:
+        gates[item].wait()
+        return item
+
+    def waiting(count: int | None) -> threading.Thread:
+        thread = threading.Thread(target=reader.wait, args=(count, over.is_set))
+        thread.start()
+        return thread
+
+    def is_waiting(thread: threading.Thread) -> bool:
+        thread.join(0.05)
+        return thread.is_alive()
+
+    with reading(read, 2, 0.0, 0.0, 0.0) as reader:
+        thread = waiting(2)
+        gates[1].set()  # read before the first item
+        assert is_waiting(thread) and not reader.is_ready(2)
+        gates[0].set()
+        assert not is_waiting(thread) and reader.is_ready(2) and not reader.is_ready(3)
+        assert not is_waiting(waiting(2))  # they are read already
+        for count in (3, 4, None):  # the third item, one that does not exist, none
+            thread = waiting(count)
+            assert is_waiting(thread)
+            over.set()
+            assert is_waiting(thread)  # nobody has told it
+            reader.wake()
+            assert not is_waiting(thread)
+            over.clear()
+        gates[2].set()
+        assert not is_waiting(waiting(3))
+        assert [reader.take() for _ in range(3)] == [0, 1, 2]

@@ -35,15 +35,24 @@ class Launches:
 
         Its exception is raised in its place.
         """
-        num_bytes = sum(batch.num_bytes for batch in self._launched)
-        is_full = len(self._launched) >= AHEAD or num_bytes >= AHEAD_BYTES
-        if is_full or self._error is not None or not self._sizes or not self._reader.is_ready(self._sizes[0]):
+        if self._is_full or not self._reader.is_ready(self._sizes[0]):
             return False
         try:
             self._launched.append(self._next())
         except Exception as error:
             self._error = error
         return True
+
+    def wait(self, is_over: Callable[[], bool]) -> None:
+        """Wait until a batch can be launched ahead or `is_over`, at most for a fraction of a second."""
+        self._reader.wait(None if self._is_full else self._sizes[0], is_over)
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether no further batch is launched ahead."""
+        if self._error is not None or not self._sizes or len(self._launched) >= AHEAD:
+            return True
+        return sum(batch.num_bytes for batch in self._launched) >= AHEAD_BYTES
 
     def __iter__(self) -> Iterator[LaunchedBatch]:
         """Yield all batches, launched."""

@@ -11,9 +11,10 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from itertools import islice
+from typing import Any, Generic, TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -24,7 +25,6 @@ from features.signals import check_interrupted
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Taken = TypeVar("Taken")
 MAX_BYTES = 256 << 20
 """Bytes of samples that are read ahead; a single item may have more."""
 SAMPLE_BYTES = 4
@@ -79,6 +79,10 @@ class Task(Generic[Item, Result]):
         return self.limit_s if self.started is None else self.started + self.limit_s - time.monotonic()
 
 
+NEVER = Task[Any, Any](None, None, 0)
+"""An item that is never read."""
+
+
 class Prefetch(Generic[Item, Result]):
     """Results of a function for items, in the order of the items.
 
@@ -109,7 +113,8 @@ class Prefetch(Generic[Item, Result]):
         lock = threading.Lock()
         # two conditions, because a thread that wakes up for nothing takes Python's lock from the others
         self._changed = threading.Condition(lock)
-        """An item was read."""
+        """The item that the caller waits for was read."""
+        self._awaited: Task[Any, Any] = NEVER
         self._may_read = threading.Condition(lock)
         """There are items to read, or there is room for them."""
 
@@ -137,6 +142,7 @@ class Prefetch(Generic[Item, Result]):
             self.drop(1)
             return self._function(task.item)
         with self._changed:
+            self._awaited = task
             while not task.done and task.left_s > 0:
                 self._changed.wait(min(POLL_S, task.left_s))
                 if not task.done:
@@ -156,7 +162,20 @@ class Prefetch(Generic[Item, Result]):
     def is_ready(self, count: int) -> bool:
         """Tell whether `take` would return the next items without waiting."""
         with self._changed:
-            return len(self._tasks) >= count and all(self._tasks[i].done for i in range(count))
+            return self._first_unread(count) is None
+
+    def wait(self, count: int | None, is_over: Callable[[], bool]) -> None:
+        """Wait until the next `count` items are read or `is_over`, at most for `POLL_S` seconds.
+
+        With None, wait for `is_over` only; `wake` makes this method look at it again.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: is_over() or self._has_read(count), POLL_S)
+
+    def wake(self) -> None:
+        """Let `wait` look at its `is_over` (from any thread)."""
+        with self._changed:
+            self._changed.notify()
 
     def drop(self, count: int) -> None:
         """Remove the next items, whether they are read or not."""
@@ -173,6 +192,19 @@ class Prefetch(Generic[Item, Result]):
         deadline = time.monotonic() + CLOSE_S
         for thread in list(self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _has_read(self, count: int | None) -> bool:
+        """Tell whether the next `count` items are read, and let the thread of the first that is not notify."""
+        unread = None if count is None else self._first_unread(count)
+        self._awaited = unread or NEVER
+        return count is not None and unread is None
+
+    def _first_unread(self, count: int) -> Task[Any, Any] | None:
+        """Return the first of the next items that is not read."""
+        for task in islice(self._tasks, count):
+            if not task.done:
+                return task
+        return None if len(self._tasks) >= count else NEVER
 
     def _remove_next(self) -> None:
         task = self._tasks.popleft()
@@ -218,7 +250,8 @@ class Prefetch(Generic[Item, Result]):
                 if not task.removed:
                     self._num_bytes += size - task.num_bytes
                     task.num_bytes = size
-                self._changed.notify()
+                if self._awaited.done:
+                    self._changed.notify()
                 if task.abandoned:
                     return
 
@@ -245,38 +278,3 @@ class Prefetch(Generic[Item, Result]):
         if not self._waiting or num_begun >= MAX_ITEMS:
             return False
         return num_begun == 0 or self._num_bytes + self._waiting[0].num_bytes <= MAX_BYTES
-
-
-class PrefetchedGroups(Generic[Item, Result]):
-    """Groups of items that a `Prefetch` reads one after another; each is taken as a whole, or dropped."""
-
-    def __init__(self, prefetch: Prefetch[Item, Result]) -> None:
-        self._prefetch = prefetch
-        self._groups: deque[list[Item]] = deque()
-        """In order, the groups that are being read."""
-
-    def prepare(self, items: Sequence[Item], seconds: Sequence[float | None]) -> None:
-        """Read a group, with the seconds of audio of each item, after those that are being read."""
-        self._groups.append(list(items))
-        self._prefetch.add(zip(items, seconds, strict=True))
-
-    def begin(self, items: Sequence[Item], seconds: Sequence[float | None]) -> None:
-        """Begin to read a group, unless it is being read; drop the groups before it."""
-        while self._groups and self._groups[0] != list(items):
-            self._prefetch.drop(len(self._groups.popleft()))
-        if not self._groups:
-            self.prepare(items, seconds)
-
-    def take(
-        self, items: Sequence[Item], seconds: Sequence[float | None], take_one: Callable[[Item], Taken]
-    ) -> Generator[Taken, None, None]:
-        """Begin a group and yield `take_one` of each item, which takes its result from the prefetch."""
-        self.begin(items, seconds)
-        self._groups.popleft()
-        left = len(items)
-        try:
-            for item in items:
-                left -= 1
-                yield take_one(item)
-        finally:
-            self._prefetch.drop(left)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
 from itertools import chain, islice
@@ -16,7 +16,8 @@ from features.cpu_threads import usable_cores
 from features.encoders.base import Encoder
 from features.extraction.encode import ReadBatch, gather_batch, read_or_reject
 from features.extraction.encoder_input import Input
-from features.extraction.prefetch import NoResultError, Prefetch, PrefetchedGroups
+from features.extraction.prefetch import NoResultError, Prefetch
+from features.extraction.prefetched_groups import PrefetchedGroups
 from features.extraction.unit import Unit
 from features.manifests.manifest import Utterance
 from features.store.rejected import Rejection
@@ -45,7 +46,7 @@ class UnitReader:
             workers = 0
         if encoder.code_record is not None:
             workers = min(workers, 1)
-        self._encoder = encoder
+        self._encoder, self._reads_ahead = encoder, workers > 0
         read = partial(read_or_reject, encoder, decode=PROCESSES.decode) if workers else self._read_here
         self._prefetch = Prefetch[Utterance, Input | Rejection](read, workers, _num_bytes, abandon=PROCESSES.abandon)
         self._units = PrefetchedGroups(self._prefetch)
@@ -62,11 +63,25 @@ class UnitReader:
         """Tell whether the next utterances are read, so that `batches` would not wait for them."""
         return self._prefetch.is_ready(count)
 
+    def wait(self, count: int | None, is_over: Callable[[], bool]) -> None:
+        """Wait until the next `count` utterances are read or `is_over`, at most for a fraction of a second.
+
+        With None, wait for `is_over` only; `wake` makes this method look at it again.
+        """
+        self._prefetch.wait(count, is_over)
+
+    def wake(self) -> None:
+        """Let `wait` look at its `is_over` (from any thread)."""
+        self._prefetch.wake()
+
     def batches(self, unit: Unit) -> Generator[ReadBatch, None, None]:
         """Yield the batches of a unit in order."""
         with closing(self._units.take(*_utterances(unit), self._take)) as results:
             for batch in unit.batches:
-                yield gather_batch(list(islice(results, len(batch))))
+                first = next(results)
+                if self._reads_ahead:  # this thread wakes up once, not for each utterance
+                    self._prefetch.wait(len(batch) - 1, lambda: False)
+                yield gather_batch([first, *islice(results, len(batch) - 1)])
 
     def close(self) -> None:
         """Stop reading."""

@@ -73,10 +73,13 @@ class UnitWriter:
             self._is_committing = True
             self._pending.append(self._executor.submit(self._flush))
 
-    def is_committed(self, timeout_s: float) -> bool:
-        """Tell whether all batches are committed, after `timeout_s` seconds at most."""
-        last = self._pending[-1]  # the executor has one thread: the others are done before
-        return last.done() or bool(timeout_s and wait([last], timeout_s).done)
+    def is_committed(self) -> bool:
+        """Tell whether all batches are committed; call it after `commit`."""
+        return self._pending[-1].done()  # the executor has one thread: the others are done before
+
+    def when_committed(self, function: Callable[[], object]) -> None:
+        """Call a function as soon as all batches are committed, in some thread; call it after `commit`."""
+        self._pending[-1].add_done_callback(lambda _: function())
 
     def add(self, finish: Callable[[], EncodedBatch], num_bytes: int) -> None:
         """Add the batch that `finish` returns; wait until few batches are unfinished, none of many bytes."""

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import torch
 
+from features.cpu_threads import leave_cores
 from features.device import exact_fp32, precision_context
 from features.encoders.base import Encoder
 from features.environment import made_with
@@ -29,9 +30,6 @@ from features.memory import MemoryBudget, default_budget
 from features.signals import check_interrupted, interrupted
 from features.store.identity import StoreInfo
 from features.store.writer import StoreWriter
-
-POLL_S = 0.002
-"""Seconds between two looks for a batch that can be launched ahead."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +105,10 @@ class Worker:
     def _launch_ahead(self, unit: Unit, before: UnitWriter) -> None:
         """Launch batches of a unit until the one before is committed."""
         self._next = Launches(unit, self.reader, self._launch)
-        timeout_s = 0.0
-        while not interrupted() and not before.is_committed(timeout_s):
-            timeout_s = 0.0 if self._next.launch_ahead() else POLL_S
+        before.when_committed(self.reader.wake)
+        while not interrupted() and not before.is_committed():
+            if not self._next.launch_ahead():
+                self._next.wait(before.is_committed)
 
     def close(self) -> None:
         """Stop the threads."""
@@ -166,6 +165,9 @@ class LocalEngine:
         """Move the encoder to its device."""
         # between two units too: threads prepare inputs with these settings
         self._stack.enter_context(exact_fp32())
+        if self.device.type != "cpu" and self.encoder.modality == "audio":
+            # a thread of torch that waits for a core delays the others, and spins meanwhile
+            self._stack.enter_context(leave_cores(self.workers))
         worker = Worker(self.encoder, self.device, self.precision, destinations, token, self.workers)
         self._worker = self._stack.enter_context(closing(worker))
 

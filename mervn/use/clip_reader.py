@@ -12,7 +12,8 @@ from features.audio.decode_processes import PROCESSES
 from features.audio.decoding import unreadable_now
 from features.audio.segment import SYSTEM_ERROR, AudioError
 from features.audio.segment_reader import SegmentReader
-from features.extraction.prefetch import NoResultError, Prefetch, PrefetchedGroups
+from features.extraction.prefetch import NoResultError, Prefetch
+from features.extraction.prefetched_groups import PrefetchedGroups
 from mervn.use.clips import Clip
 
 Array = np.ndarray[Any, Any]

@@ -1,11 +1,14 @@
 """Cross-attention equals torch's attention, absorbed or not, with and without dropout."""
 
+from collections import Counter
+
 import pytest
 import torch
 from test_head import make_head
 from torch import Tensor, nn
 
 from features.ragged import Ragged
+from mervn.model import cross_attention
 from mervn.model.cross_attention import CrossAttention, MultiheadAttention
 
 TOLERANCE = 2e-5
@@ -167,3 +170,34 @@ def test_a_query_without_keys_gets_zeros() -> None:
     with_keys, without_keys = attention(queries, keys).split()
     assert with_keys.any()
     assert not without_keys.any()
+
+
+def test_both_directions_share_the_padded_audio_and_compute_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    fusion = CrossAttention(8, 2, 0.1)
+    text, audio = random_sequences(3, 1, 0, 2), random_sequences(60, 90, 17, 0)
+    pad, counts = Ragged.pad, Counter[int]()
+
+    def counting(ragged: Ragged, fill: float = 0.0) -> Tensor:
+        counts[ragged.max_length] += 1
+        return pad(ragged, fill)
+
+    def step() -> tuple[list[Tensor], int]:
+        """Return the result and all gradients, and how often audio was padded."""
+        counts.clear()
+        inputs = {name: values.replace(values.values.clone().requires_grad_()) for name, values in streams.items()}
+        torch.manual_seed(1)
+        (fused,) = fusion(inputs)
+        leaves = [*(each.values for each in inputs.values()), *fusion.parameters()]
+        weights = torch.linspace(-1, 1, fused.values.numel()).view_as(fused.values)
+        gradients = torch.autograd.grad((fused.values * weights).sum(), leaves)
+        return [fused.values, *gradients], counts[90]
+
+    streams = {"text": text, "audio": audio}
+    monkeypatch.setattr(Ragged, "pad", counting)
+    shared, once = step()
+    monkeypatch.setattr(cross_attention, "PadOnce", lambda: Ragged.pad)
+    separate, twice = step()
+    assert (once, twice) == (1, 2)
+    for found, expected in zip(shared, separate, strict=True):
+        assert torch.equal(found, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -17,6 +18,30 @@ PLAIN_COST = {torch.float32: 1.05, torch.bfloat16: 1.9}
 Both take the same time when plain attention needs 5 % fewer multiplications in fp32, and half as
 many in bf16, where torch's attention kernel gains little. On a GPU it is 1. Measured for the shapes
 of benchmarks/benchmark_attention.py and some between them."""
+
+
+def _pad(ragged: Ragged) -> Tensor:
+    return ragged.pad()
+
+
+class PadOnce:
+    """Pads values that several layers read: (B, max_length, ...), with zeros in the padding, computed once.
+
+    Each layer gets a view of its own: its gradients are summed before those of the layers, as if each
+    had padded the values itself. So the results are equal to the last bit.
+    """
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, ragged: Ragged) -> Tensor:
+        """Return the padded view of a batch."""
+        for values, padded in self._known:
+            if values is ragged.values:
+                return padded.view_as(padded)
+        padded = ragged.pad()
+        self._known.append((ragged.values, padded))
+        return padded.view_as(padded)
 
 
 class MultiheadAttention(nn.Module):
@@ -49,8 +74,11 @@ class MultiheadAttention(nn.Module):
         for bias in (self.query.bias, self.key_value.bias, self.out.bias):
             nn.init.zeros_(bias)
 
-    def forward(self, queries: Ragged, keys: Ragged) -> Ragged:
-        """Return the attention output (sum Tq, D) of queries (sum Tq, D) over keys (sum Tk, D)."""
+    def forward(self, queries: Ragged, keys: Ragged, pad: Callable[[Ragged], Tensor] = _pad) -> Ragged:
+        """Return the attention output (sum Tq, D) of queries (sum Tq, D) over keys (sum Tk, D).
+
+        `pad` returns the padded view of inputs; another layer may need it too.
+        """
         dtype = _compute_dtype(queries.values)
         # Cast once here instead of once per matrix product.
         queries = queries.replace(queries.values.to(dtype))
@@ -63,7 +91,7 @@ class MultiheadAttention(nn.Module):
         # and their output is set to zero below.
         mask = keys.mask | ~has_keys[:, None]
         methods = {"keys": self.absorb_keys, "queries": self.absorb_queries, "none": self.attend}
-        output = methods[self.absorbed_side(queries, keys)](queries, keys, mask)
+        output = methods[self.absorbed_side(queries, keys)](queries, keys, mask, pad)
         if not keys.sizes or 0 in keys.sizes:
             output = output.masked_fill(~has_keys[queries.segments][:, None], 0.0)
         return queries.replace(output)
@@ -91,10 +119,11 @@ class MultiheadAttention(nn.Module):
         }
         return min(costs, key=lambda name: costs[name])
 
-    def attend(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:
+    def attend(self, queries: Ragged, keys: Ragged, mask: Tensor, pad: Callable[[Ragged], Tensor] = _pad) -> Tensor:
         """Return the output (sum Tq, D) of plain attention: all projections run on their frames.
 
-        `mask` (B, Tk) bool is true for the keys to attend to, here and in the methods below.
+        `mask` (B, Tk) bool is true for the keys to attend to, and `pad` pads inputs, here and in the
+        methods below.
         """
         query = queries.map(self.query).pad().unflatten(-1, (self.heads, -1))  # (B, Tq, H, D / H)
         key_value = keys.map(self.key_value).pad().unflatten(-1, (2, self.heads, -1))
@@ -106,7 +135,9 @@ class MultiheadAttention(nn.Module):
         output: Tensor = self.out(queries.pack(context.transpose(1, 2).flatten(2)).values)
         return output
 
-    def absorb_keys(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:
+    def absorb_keys(
+        self, queries: Ragged, keys: Ragged, mask: Tensor, pad: Callable[[Ragged], Tensor] = _pad
+    ) -> Tensor:
         """Return the output of `attend` for few queries and many keys; the keys are not projected.
 
         Scores: q . (Wk a + bk) = (q Wk) . a + q . bk
@@ -119,7 +150,7 @@ class MultiheadAttention(nn.Module):
         weight_k, weight_v = self.key_value.weight.view(2, heads, dim // heads, dim)
         query = (queries.map(self.query).pad() * self.scale).unflatten(-1, (heads, -1))  # (B, Tq, H, D / H)
         absorbed = torch.einsum("bqhd,hde->bhqe", query, weight_k)  # (B, H, Tq, D)
-        padded = keys.pad()  # (B, Tk, D)
+        padded = pad(keys)  # (B, Tk, D)
         masked = padded.new_zeros(mask.shape).masked_fill(~mask, float("-inf"))  # (B, Tk)
         scores = dot_products(absorbed.flatten(1, 2), padded).add_(masked[:, None])  # (B, H Tq, Tk)
         weights = functional.dropout(scores.softmax(-1), self.dropout, self.training)
@@ -132,7 +163,9 @@ class MultiheadAttention(nn.Module):
         output: Tensor = self.out(queries.pack((value + bias.to(value.dtype)).flatten(2)).values)
         return output
 
-    def absorb_queries(self, queries: Ragged, keys: Ragged, mask: Tensor) -> Tensor:
+    def absorb_queries(
+        self, queries: Ragged, keys: Ragged, mask: Tensor, pad: Callable[[Ragged], Tensor] = _pad
+    ) -> Tensor:
         """Return the output of `attend` for many queries and few keys; queries are not projected.
 
         For each head:
@@ -149,7 +182,7 @@ class MultiheadAttention(nn.Module):
         absorbed = torch.einsum("bkhd,hde->bhke", key, weight_q)  # (B, H, Tk, D)
         query_bias = self.query.bias.view(heads, -1).to(key.dtype)
         bias = torch.einsum("bkhd,hd->bhk", key, query_bias).masked_fill(~mask[:, None], float("-inf"))
-        padded = queries.pad()  # (B, Tq, D)
+        padded = pad(queries)  # (B, Tq, D)
         # The keys are not the last axis: a CPU computes a softmax over a short last axis slowly.
         scores = dot_products(absorbed.flatten(1, 2), padded).add_(bias.flatten(1)[..., None])  # (B, H Tk, Tq)
         weights = functional.dropout(scores.unflatten(1, (heads, -1)).softmax(2), self.dropout, self.training)
@@ -190,9 +223,12 @@ class CrossAttentionBlock(nn.Module):
             nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)) if feed_forward else None
         )
 
-    def forward(self, x: Ragged, y: Ragged) -> Ragged:
-        """Return x' (sum Tx, D): queries x (sum Tx, D) attend to keys and values y (sum Ty, D)."""
-        output = self.attention(*self._normalize(x, y)).values
+    def forward(self, x: Ragged, y: Ragged, pad: Callable[[Ragged], Tensor] = _pad) -> Ragged:
+        """Return x' (sum Tx, D): queries x (sum Tx, D) attend to keys and values y (sum Ty, D).
+
+        `pad` returns the padded view of inputs.
+        """
+        output = self.attention(*self._normalize(x, y), pad).values
         if self.residual:
             output = x.values + output
         if self.feed_forward is not None:
@@ -226,8 +262,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, streams: dict[str, Ragged]) -> list[Ragged]:
         """Return [F], (sum (Tt + Ta), D)."""
-        text, audio = streams["text"], streams["audio"]
-        return [concatenate(self.text_to_audio(text, audio), self.audio_to_text(audio, text))]
+        text, audio, pad = streams["text"], streams["audio"], PadOnce()
+        return [concatenate(self.text_to_audio(text, audio, pad), self.audio_to_text(audio, text, pad))]
 
     def attention_weights(self, streams: dict[str, Ragged]) -> dict[str, list[Tensor]]:
         """Return the attention weights (H, Tq, Tk) of each utterance, by direction."""

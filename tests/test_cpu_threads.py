@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from features.cpu_threads import ENVIRONMENT_VARIABLES, SPIN_COUNT, bound_spinning
+from features import cpu_threads
+from features.cpu_threads import ENVIRONMENT_VARIABLES, SPIN_COUNT, bound_spinning, leave_cores
 
 SHOW = "import sys, os; sys.argv[1:] = ['--version']; from cli.main import main\ntry: main()\nexcept SystemExit: pass\n"
 
@@ -22,9 +24,21 @@ def test_the_command_line_bounds_spinning_unless_the_user_has_chosen(chosen: dic
 
 def test_nothing_is_set_once_torch_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library reads its environment when torch is loaded: later it would only mislead."""
-    import torch  # noqa: F401
 
     for name in ENVIRONMENT_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     assert not bound_spinning()
     assert "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_threads_of_torch_leave_cores_to_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        for cores, processes, expected in ((8, 3, 4), (8, 6, 2), (8, 8, 1), (2, 8, 1)):
+            monkeypatch.setattr(cpu_threads, "usable_cores", lambda cores=cores: cores)
+            with leave_cores(processes):
+                assert torch.get_num_threads() == expected
+            assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)

@@ -211,6 +211,24 @@ def test_a_reader_finds_the_new_parts_when_it_first_reads(tmp_path: Path, kind: 
     assert {part.path for part in early.parts} == set(parts(info))
 
 
+@pytest.mark.parametrize("num_mapped", [0, 2, 12])
+def test_many_utterances_are_read_at_once_also_if_their_parts_are_replaced(
+    tmp_path: Path, kind: str, num_mapped: int
+) -> None:
+    info = make_store(tmp_path)
+    for i in range(4):
+        write(info, [stored(f"{i}{j}", 3 * j, i) for j in range(3)], kind=kind)
+    store, order = FeatureStore(info.path), np.random.default_rng(0).permutation(12)
+    places = store.places([f"{i // 3}{i % 3}" for i in order])
+    first, lengths = store.first_frames(places), 3 * (order % 3)
+    assert first.any() and store.values_of(places[:0], first[:0], lengths[:0]) == []
+    store.values_of(places[:num_mapped], first[:num_mapped], lengths[:num_mapped])  # these parts stay mapped
+    compact(info.path)
+    for found, i in zip(store.values_of(places, first, lengths), order, strict=True):
+        np.testing.assert_array_equal(found, stored(f"{i // 3}{i % 3}", 3 * (i % 3), i // 3).values)
+    assert (None in store._opened.table.parts) == (num_mapped < 12)  # the control: parts had vanished
+
+
 def test_a_refresh_opens_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = make_store(tmp_path)
     for i in range(4):

@@ -49,7 +49,7 @@ class Launches:
 
     @property
     def _is_full(self) -> bool:
-        """Whether no further batch is launched ahead."""
+        """True if no further batch is launched ahead."""
         if self._error is not None or not self._sizes or len(self._launched) >= AHEAD:
             return True
         return sum(batch.num_bytes for batch in self._launched) >= AHEAD_BYTES

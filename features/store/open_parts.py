@@ -92,6 +92,18 @@ class OpenParts:
             raise KeyError(utterance_ids[position])
         return found
 
+    def first_frames(self, places: Array) -> Array:
+        """Return the index (N,) int64 of the first frame of the utterances at places (N,) among those of their part.
+
+        0 if the part was removed.
+        """
+        first = np.zeros(len(places), np.int64)
+        for group in _groups(places, np.arange(len(places))):
+            part = self.table.part_of(int(places[group[0]]))
+            if part is not None:
+                first[group] = part.offsets[places[group] & INDEX]
+        return first
+
     def moved(self, place: int) -> int:
         """Return the place of an utterance whose part was removed, in another part."""
         utterance_id = self.table.id_of(place)

@@ -79,6 +79,32 @@ class FeatureStore:
         except VanishedPartError:
             return self._opened.read(place, _values)
 
+    def first_frames(self, places: Array) -> Array:
+        """Return the index (N,) int64 of the first frame of the utterances at places (N,) among those of their part."""
+        return self._opened.first_frames(places)
+
+    def values_of(self, places: Array, first: Array, lengths: Array) -> list[Array]:
+        """Return what `values` does for each of some places (N,), in a fraction of its time.
+
+        `first` (N,) are their `first_frames`, and `lengths` (N,) their numbers of frames.
+        """
+        parts, found = dict[int, Array | None](), []
+        columns = (places.tolist(), (places >> INDEX_BITS).tolist(), first.tolist(), (first + lengths).tolist())
+        for place, number, start, end in zip(*columns, strict=True):
+            if number not in parts:
+                parts[number] = self._values_of_part(number)
+            values = parts[number]
+            found.append(self.values(place) if values is None else values[start:end])
+        return found
+
+    def _values_of_part(self, number: int) -> Array | None:
+        """Return the values (sum T, D) of a part; None if it was removed."""
+        part = self._opened.table.parts[number]
+        try:
+            return None if part is None else part.values
+        except VanishedPartError:
+            return None
+
     def has(self, utterance_ids: Sequence[str]) -> Array:
         """Return a mask (N,) of the utterances that the store has."""
         found: Array = self._opened.table.find_all(utterance_ids) >= 0

@@ -89,15 +89,18 @@ def read_batches(
 
 def _groups(streams: Streams, batches: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
     """Divide batches into groups of at most `GROUP_BATCHES`, and of `GROUP_FRAMES` frames or of one larger batch."""
-    first, frames = 0, 0
-    for i, indices in enumerate(batches):
-        own = sum(sum(layers[0].sizes_of(indices)) for layers in streams.values())
-        if i > first and (i - first == GROUP_BATCHES or frames + own > GROUP_FRAMES):
+    if not batches:
+        return
+    order = np.concatenate(list(map(np.asarray, batches)))
+    frames = sum(layers[0].sizes[order] for layers in streams.values())
+    starts = np.cumsum([0, *map(len, batches[:-1])])
+    first, total = 0, 0
+    for i, own in enumerate(np.add.reduceat(frames, starts).tolist()):
+        if i > first and (i - first == GROUP_BATCHES or total + own > GROUP_FRAMES):
             yield batches[first:i]
-            first, frames = i, 0
-        frames += own
-    if batches:
-        yield batches[first:]
+            first, total = i, 0
+        total += own
+    yield batches[first:]
 
 
 def _place(

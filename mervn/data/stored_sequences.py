@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Sequences:
         self.store, self._places, self._crc32 = store, inputs.places, inputs.crc32
         self.starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(inputs.lengths)])
         """(N + 1,) int64: index of the first frame of each sequence if all are concatenated, and their number."""
+        self._first = store.first_frames(self._places)
         self._checked = np.zeros(len(self), bool)
         self._flat: Tensor | None = None
 
@@ -57,8 +58,12 @@ class Sequences:
     def sizes_of(self, indices: Sequence[int]) -> list[int]:
         """Return T_i of the sequences at `indices`."""
         chosen = np.asarray(indices, np.int64)
-        sizes: list[int] = (self.starts[chosen + 1] - self.starts[chosen]).tolist()
+        sizes: list[int] = self._lengths_of(chosen).tolist()
         return sizes
+
+    def _lengths_of(self, chosen: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        lengths: np.ndarray[Any, Any] = self.starts[chosen + 1] - self.starts[chosen]
+        return lengths
 
     @property
     def num_bytes(self) -> int:
@@ -148,8 +153,12 @@ class Sequences:
 
     def _read(self, indices: Sequence[int]) -> list[np.ndarray[Any, Any]]:
         """Return sequences (T_i, D) from the store; the crc32 of each is checked the first time."""
-        chosen, found = np.asarray(indices, np.int64), []
-        columns = (self._places[chosen].tolist(), self._crc32[chosen].tolist(), self._checked[chosen].tolist())
+        chosen = np.asarray(indices, np.int64)
+        places, are_checked = self._places[chosen], self._checked[chosen]
+        if are_checked.all():
+            return self.store.values_of(places, self._first[chosen], self._lengths_of(chosen))
+        found = []
+        columns = (places.tolist(), self._crc32[chosen].tolist(), are_checked.tolist())
         for place, crc32, is_checked in zip(*columns, strict=True):
             found.append(self.store.values(place) if is_checked else self.store.checked(place, crc32))
         self._checked[chosen] = True
@@ -176,22 +185,29 @@ class HostBuffer:
             end = start + sum(each.sizes_of(indices)) * each.store.dim * each.store.dtype.itemsize
             ranges.append(slice(start, end))
             kinds.append((each.dtype, each.store.dim))
-        buffer = HostBuffer(torch.empty(end, dtype=torch.uint8, pin_memory=pinned), ranges, kinds)
+        num_bytes = -(-end // ALIGNMENT) * ALIGNMENT  # a multiple of the size of any value
+        buffer = HostBuffer(torch.empty(num_bytes, dtype=torch.uint8, pin_memory=pinned), ranges, kinds)
         for each, frames in zip(sequences, buffer.frames(), strict=True):
             each.gather_into(frames, indices)
         return buffer
 
     def frames(self) -> list[Tensor]:
         """Return the frames (sum T, D) of each store, as views of the block."""
-        found = []
+        return self._frames_in(self.block)
+
+    def _frames_in(self, block: Tensor) -> list[Tensor]:
+        """Return the frames of each store in a copy of the block; one operation each, besides a view of the block."""
+        found, typed = [], dict[torch.dtype, Tensor]()
         for place, (dtype, width) in zip(self.ranges, self.kinds, strict=True):
-            found.append(self.block[place].view(dtype).view(-1, width))
+            if dtype not in typed:
+                typed[dtype] = block.view(dtype)
+            count = (place.stop - place.start) // (width * dtype.itemsize)
+            found.append(typed[dtype].as_strided((count, width), (width, 1), place.start // dtype.itemsize))
         return found
 
     def floats(self, device: torch.device) -> list[Tensor]:
         """Copy the block to a device, without waiting if it is pinned; return the frames in float32."""
-        copied = replace(self, block=self.block.to(device, non_blocking=True))
-        return [frames.float() for frames in copied.frames()]
+        return [frames.float() for frames in self._frames_in(self.block.to(device, non_blocking=True))]
 
 
 def gather_all(sequences: Sequence[Sequences], indices: Sequence[int], device: torch.device) -> list[Tensor]:

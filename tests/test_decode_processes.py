@@ -196,3 +196,16 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.001)
     assert condition()
+
+
+def test_a_relative_path_is_that_of_the_folder_of_this_process_now(
+    processes: DecodeProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process kept the folder in which it had started, and found no file, or another one."""
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        soundfile.write(tmp_path / str(number) / "a.wav", wave(0.2, number), 16_000)
+    for number in (0, 1, 2, 0):
+        monkeypatch.chdir(tmp_path / str(number))
+        found = processes.decode(Path("a.wav"), 0.0, None, "mix")
+        assert found.sha256 == decode(Path("a.wav"), 0.0, None, "mix").sha256

@@ -8,6 +8,7 @@ object has built-in types only, which are pickled several times as fast as datac
 from __future__ import annotations
 
 import mmap
+import os
 import pickle
 import signal
 import socket
@@ -53,13 +54,16 @@ def serve(descriptor: int, memory: int | None) -> None:
 
 
 def request(path: Path, start: float, end: float | None, channel: AudioChannel) -> Any:
-    """Return the message that asks for a segment."""
-    return str(path), start, end, channel
+    """Return the message that asks for a segment; the folder of a relative path can change between two of them."""
+    folder = None if path.is_absolute() else str(Path.cwd())
+    return folder, str(path), start, end, channel
 
 
-def _answer(path: str, *segment: Any) -> tuple[Any, Samples]:
+def _answer(folder: str | None, path: str, *segment: Any) -> tuple[Any, Samples]:
     """Return what was found and the messages of warnings, an InputError or a traceback; and the samples."""
     try:
+        if folder is not None:
+            os.chdir(folder)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             found = decode(Path(path), *segment)

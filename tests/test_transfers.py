@@ -18,9 +18,11 @@ from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
 from features.extraction.encode import encode
 from features.ragged import Ragged, concatenate
 from features.store.reader import FeatureStore
+from mervn.data import streamed_frames
 from mervn.data.split import BatchRequest
-from mervn.data.stored_sequences import HostBuffer, Sequences, read_ahead
+from mervn.data.stored_sequences import Sequences
 from mervn.data.stored_split import StoredSplit
+from mervn.data.streamed_frames import HostBuffer, read_ahead, spans
 from mervn.model.module_checks import SHAPES, SIZES, head_factory
 from mervn.registry import FUSIONS, POOLINGS
 
@@ -107,8 +109,11 @@ def test_a_batch_goes_to_a_device_in_two_copies() -> None:
     assert x.to("cpu") is x
 
 
-@pytest.mark.parametrize("resident", [True, False])
-def test_an_epoch_of_stored_features_goes_to_a_device_in_few_copies(resident: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("resident", "num_transfers"), [(True, 0), (False, 1), (False, 2), (False, 3)])
+def test_an_epoch_of_stored_features_goes_to_a_device_in_few_copies(
+    resident: bool, num_transfers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamed_frames, "TRANSFER_BATCHES", 4 - num_transfers)
     info = make_store(tmp_path)
     write(info, [stored(name, size, size) for name, size in zip("abcd", (3, 0, 5, 2), strict=True)])
     sequences = [Sequences.of(FeatureStore(info.path), list("abcd")) for _ in range(3)]
@@ -120,31 +125,47 @@ def test_an_epoch_of_stored_features_goes_to_a_device_in_few_copies(resident: bo
             each.load(META)
     with Crossings() as crossings:
         batches = [(batch, batch.inputs()) for batch in split.batches(plan, META)]
-        # lengths and targets once for all batches, and the frames of all streams once per batch
-        assert crossings.found == ["_to_copy"] * (1 if resident else 1 + len(plan))
+        # lengths and targets once for all batches, and the frames of all streams once per transfer
+        assert crossings.found == ["_to_copy"] * (1 + num_transfers)
         batches[0][0].inputs([1])  # a part of a batch that does not fit into memory
-    assert len(crossings.found) > (1 if resident else 1 + len(plan))
+    assert len(crossings.found) > 1 + num_transfers
     for batch, inputs in batches:
         assert batch.targets.device == inputs["text"].values.device == inputs["audio"].lengths.device == META
         assert inputs["audio"].values.shape[1:] == (2, inputs["text"].values.shape[1])
         assert inputs["audio"].values.dtype == torch.float32
 
 
-def test_a_block_of_several_stores_holds_their_frames(tmp_path: Path) -> None:
+def test_a_block_of_several_stores_holds_their_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sequences = []
     for dtype, kind in (("fp16", np.float16), ("fp32", np.float32)):
         info = make_store(tmp_path / dtype, store_dtype=dtype)
         utterances = [stored("a", 3), stored("b", 5)]
         write(info, [replace(one, values=one.values.astype(kind)) for one in utterances])
         sequences.append(Sequences.of(FeatureStore(info.path), ["a", "b"]))
-    for indices in ([1, 0], [0], [1, 1, 1]):
-        for found, each in zip(HostBuffer.of(sequences, indices).frames(), sequences, strict=True):
-            assert torch.equal(found, each.gather(indices)) and found.dtype == each.dtype
-    batches = [[1, 0], [0], [1]]
-    ahead = read_ahead(sequences, batches, torch.device("cpu"))
-    for indices, buffer in zip(batches, ahead, strict=True):
-        for found, each in zip(buffer.floats(torch.device("cpu")), sequences, strict=True):
-            assert torch.equal(found, each.gather_float(indices))
+    cpu, batches = torch.device("cpu"), [[1, 0], [0], [1, 1, 1]]
+    for found, indices in zip(HostBuffer.of(sequences, batches).batches(cpu), batches, strict=True):
+        for frames, each in zip(found, sequences, strict=True):
+            assert torch.equal(frames, each.gather(indices)) and frames.dtype == each.dtype
+    for limits in ((1 << 20, 32), (1 << 20, 2), (1, 32)):
+        monkeypatch.setattr(streamed_frames, "TRANSFER_BYTES", limits[0])
+        monkeypatch.setattr(streamed_frames, "TRANSFER_BATCHES", limits[1])
+        ahead = read_ahead(sequences, batches, cpu)
+        for indices, found in zip(batches, ahead, strict=True):
+            for frames, each in zip(found, sequences, strict=True):
+                assert torch.equal(frames, each.gather(indices))
+    assert list(read_ahead(sequences, [], cpu)) == []
+
+
+def test_spans_are_bounded_and_hold_every_item_once() -> None:
+    assert list(spans([], 9, 9)) == []
+    assert list(spans([3, 3, 3, 9, 1, 99, 1], 9, 9)) == [
+        slice(0, 3),
+        slice(3, 4),
+        slice(4, 5),
+        slice(5, 6),
+        slice(6, 7),
+    ]
+    assert list(spans([0, 0, 0, 0, 0], 9, 2)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
 
 
 def test_a_layout_is_the_same_wherever_it_is_derived() -> None:

@@ -15,7 +15,8 @@ from features.device import to_device
 from features.layout import Layout, Layouts
 from features.ragged import Ragged
 from mervn.data.split import Batch
-from mervn.data.stored_sequences import HostBuffer, Sequences, gather_all, is_streamed, read_ahead
+from mervn.data.stored_sequences import Sequences
+from mervn.data.streamed_frames import concatenated, frames_by_batch, gather_all, is_streamed, read_ahead, spans
 
 GROUP_BATCHES = 1024
 """Maximum number of batches whose targets and lengths go to the device at once."""
@@ -38,8 +39,8 @@ class StoredBatch:
     """By stream, the lengths of the sequences on the device."""
     index: Mapping[str, Tensor]
     """By stream, (sum T,) int64: index of each frame in the resident tensor; empty unless all are on the GPU."""
-    buffer: HostBuffer | None
-    """The frames, if they were read ahead."""
+    frames: Sequence[Tensor] | None
+    """The frames (sum T, D) from each store, on the device, if they were read ahead."""
 
     def read(self, indices: Sequence[int]) -> dict[str, Ragged]:
         """Return float32 streams of utterances: (sum T, D), or (sum T, L, D) for L > 1 layers.
@@ -60,8 +61,8 @@ class StoredBatch:
 
     def _frames(self) -> list[Tensor]:
         """Return the frames (sum T, D) of the whole batch from each store."""
-        if self.buffer is not None:
-            return self.buffer.floats(self.device)
+        if self.frames is not None:
+            return [each.float() for each in self.frames]
         if self.index:
             return [each.take(self.index[name]).float() for name, layers in self.streams.items() for each in layers]
         return gather_all(_every(self.streams), self.indices, self.device)
@@ -76,14 +77,14 @@ def read_batches(
     computed together: a batch of resident features needs no transfer.
     """
     every = _every(streams)
-    buffers = read_ahead(every, batches, device) if is_streamed(every, device) else repeat(None)
+    frames = read_ahead(every, batches, device) if is_streamed(every, device) else repeat(None)
     for chosen in _groups(streams, batches):
         group = list(map(list, chosen))  # one group at a time: lists need much more memory than arrays
         group_targets, layouts, index = _place(streams, targets, group, device)
         for i, indices in enumerate(group):
             own_layouts = {name: of_batches[i] for name, of_batches in layouts.items()}
             own_index = {name: of_batches[i] for name, of_batches in index.items()}
-            stored = StoredBatch(streams, device, indices, own_layouts, own_index, next(buffers))
+            stored = StoredBatch(streams, device, indices, own_layouts, own_index, next(frames))
             yield Batch(indices, group_targets[i], stored.read)
 
 
@@ -91,16 +92,10 @@ def _groups(streams: Streams, batches: Sequence[Sequence[int]]) -> Iterator[Sequ
     """Divide batches into groups of at most `GROUP_BATCHES`, and of `GROUP_FRAMES` frames or of one larger batch."""
     if not batches:
         return
-    order = np.concatenate(list(map(np.asarray, batches)))
-    frames = sum(layers[0].sizes[order] for layers in streams.values())
-    starts = np.cumsum([0, *map(len, batches[:-1])])
-    first, total = 0, 0
-    for i, own in enumerate(np.add.reduceat(frames, starts).tolist()):
-        if i > first and (i - first == GROUP_BATCHES or total + own > GROUP_FRAMES):
-            yield batches[first:i]
-            first, total = i, 0
-        total += own
-    yield batches[first:]
+    first_layers = [layers[0] for layers in streams.values()]
+    frames = frames_by_batch(first_layers, batches, concatenated(batches))
+    for span in spans(frames.tolist(), GROUP_FRAMES, GROUP_BATCHES):
+        yield batches[span]
 
 
 def _place(

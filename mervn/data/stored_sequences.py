@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from features.device import to_device
-from features.extraction.prefetch import Prefetch
 from features.progress import Reporter
 from features.store.reader import FeatureStore
 from features.store.stored_inputs import StoredInputs
@@ -24,8 +20,6 @@ MEMORY_FRACTION = 0.5
 """Fraction of the free memory that features may fill if no budget is given."""
 CHUNK_BYTES = 1 << 26
 """Maximum bytes of features that are copied to a GPU at once."""
-ALIGNMENT = 64
-"""Multiple of bytes at which the frames of a store begin in a block: at least the size of a value."""
 
 
 class Sequences:
@@ -58,10 +52,11 @@ class Sequences:
     def sizes_of(self, indices: Sequence[int]) -> list[int]:
         """Return T_i of the sequences at `indices`."""
         chosen = np.asarray(indices, np.int64)
-        sizes: list[int] = self._lengths_of(chosen).tolist()
+        sizes: list[int] = self.lengths_of(chosen).tolist()
         return sizes
 
-    def _lengths_of(self, chosen: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def lengths_of(self, chosen: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return T_i of the sequences at indices (K,), (K,) int64."""
         lengths: np.ndarray[Any, Any] = self.starts[chosen + 1] - self.starts[chosen]
         return lengths
 
@@ -147,95 +142,22 @@ class Sequences:
         first, end = self.starts[chosen].tolist(), self.starts[chosen + 1].tolist()
         return [flat[i:j] for i, j in zip(first, end, strict=True)]
 
-    def gather_into(self, host: Tensor, indices: Sequence[int]) -> None:
+    def gather_into(self, host: Tensor, indices: Sequence[int] | np.ndarray[Any, Any]) -> None:
         """Copy the frames of the sequences at `indices` into a CPU tensor (sum T, D) of the store's dtype."""
         np.concatenate(self._read(indices), out=host.numpy())
 
-    def _read(self, indices: Sequence[int]) -> list[np.ndarray[Any, Any]]:
+    def _read(self, indices: Sequence[int] | np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
         """Return sequences (T_i, D) from the store; the crc32 of each is checked the first time."""
         chosen = np.asarray(indices, np.int64)
         places, are_checked = self._places[chosen], self._checked[chosen]
         if are_checked.all():
-            return self.store.values_of(places, self._first[chosen], self._lengths_of(chosen))
+            return self.store.values_of(places, self._first[chosen], self.lengths_of(chosen))
         found = []
         columns = (places.tolist(), self._crc32[chosen].tolist(), are_checked.tolist())
         for place, crc32, is_checked in zip(*columns, strict=True):
             found.append(self.store.values(place) if is_checked else self.store.checked(place, crc32))
         self._checked[chosen] = True
         return found
-
-
-@dataclass(frozen=True)
-class HostBuffer:
-    """Frames of several stores in one block of host memory, so that one copy takes them to a device."""
-
-    block: Tensor
-    """(bytes,) uint8."""
-    ranges: Sequence[slice]
-    """Where the frames of each store lie in the block."""
-    kinds: Sequence[tuple[torch.dtype, int]]
-    """Dtype and width of each store."""
-
-    @staticmethod
-    def of(sequences: Sequence[Sequences], indices: Sequence[int], pinned: bool = False) -> HostBuffer:
-        """Read the frames of the sequences at `indices` from each store; pinned memory is for a GPU."""
-        ranges, kinds, end = [], [], 0
-        for each in sequences:
-            start = -(-end // ALIGNMENT) * ALIGNMENT
-            end = start + sum(each.sizes_of(indices)) * each.store.dim * each.store.dtype.itemsize
-            ranges.append(slice(start, end))
-            kinds.append((each.dtype, each.store.dim))
-        num_bytes = -(-end // ALIGNMENT) * ALIGNMENT  # a multiple of the size of any value
-        buffer = HostBuffer(torch.empty(num_bytes, dtype=torch.uint8, pin_memory=pinned), ranges, kinds)
-        for each, frames in zip(sequences, buffer.frames(), strict=True):
-            each.gather_into(frames, indices)
-        return buffer
-
-    def frames(self) -> list[Tensor]:
-        """Return the frames (sum T, D) of each store, as views of the block."""
-        return self._frames_in(self.block)
-
-    def _frames_in(self, block: Tensor) -> list[Tensor]:
-        """Return the frames of each store in a copy of the block; one operation each, besides a view of the block."""
-        found, typed = [], dict[torch.dtype, Tensor]()
-        for place, (dtype, width) in zip(self.ranges, self.kinds, strict=True):
-            if dtype not in typed:
-                typed[dtype] = block.view(dtype)
-            count = (place.stop - place.start) // (width * dtype.itemsize)
-            found.append(typed[dtype].as_strided((count, width), (width, 1), place.start // dtype.itemsize))
-        return found
-
-    def floats(self, device: torch.device) -> list[Tensor]:
-        """Copy the block to a device, without waiting if it is pinned; return the frames in float32."""
-        return [frames.float() for frames in self._frames_in(self.block.to(device, non_blocking=True))]
-
-
-def gather_all(sequences: Sequence[Sequences], indices: Sequence[int], device: torch.device) -> list[Tensor]:
-    """Return the frames (sum T, D) of the sequences at `indices` from each store, float32 on a device.
-
-    Frames that are not resident on a GPU reach it in one transfer.
-    """
-    if is_streamed(sequences, device):
-        return HostBuffer.of(sequences, indices, pinned=device.type == "cuda").floats(device)
-    return [to_device(each.gather_float(indices), device) for each in sequences]
-
-
-def is_streamed(sequences: Sequence[Sequences], device: torch.device) -> bool:
-    """Tell whether each batch is copied from the store to a GPU."""
-    return device.type != "cpu" and not any(each.resident for each in sequences)
-
-
-def read_ahead(
-    sequences: Sequence[Sequences], batches: Sequence[Sequence[int]], device: torch.device
-) -> Iterator[HostBuffer]:
-    """Yield the frames of batches in order; a thread reads them while the device computes."""
-    read = partial(HostBuffer.of, sequences, pinned=device.type == "cuda")
-    # nothing while waiting: a training that was interrupted first completes its step
-    prefetch = Prefetch[Sequence[int], HostBuffer](read, 1, lambda buffer: buffer.block.nbytes, lambda: None)
-    with closing(prefetch):
-        prefetch.add((batch, None) for batch in batches)
-        for _ in batches:
-            yield prefetch.take()
 
 
 def make_resident(

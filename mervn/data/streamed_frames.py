@@ -1,0 +1,139 @@
+"""Frames of batches on their way from stores to a device, several batches in one transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.device import to_device
+from features.extraction.prefetch import Prefetch
+from mervn.data.stored_sequences import Sequences
+
+ALIGNMENT = 64
+"""Multiple of bytes at which the frames of a store begin in a block: at least the size of a value."""
+TRANSFER_BYTES, TRANSFER_BATCHES = 64 << 20, 32
+"""Maximum bytes and number of batches that are read and copied at once, or one larger batch: some work of Python
+is per transfer, and the thread that trains waits meanwhile."""
+
+
+@dataclass(frozen=True)
+class HostBuffer:
+    """Frames of several stores in one block of host memory, so that one copy takes them to a device."""
+
+    block: Tensor
+    """(bytes,) uint8."""
+    ranges: Sequence[slice]
+    """Where the frames of each store lie in the block."""
+    kinds: Sequence[tuple[torch.dtype, int]]
+    """Dtype and width of each store."""
+    counts: Sequence[list[int]]
+    """For each store, the number of frames of each batch."""
+
+    @staticmethod
+    def of(sequences: Sequence[Sequences], batches: Sequence[Sequence[int]], pinned: bool = False) -> HostBuffer:
+        """Read the frames of batches of sequences, by their indices, from each store; pinned memory is for a GPU."""
+        order = concatenated(batches)
+        ranges, kinds, counts, end = [], [], [], 0
+        for each in sequences:
+            counts.append(frames_by_batch([each], batches, order).tolist())
+            start = -(-end // ALIGNMENT) * ALIGNMENT
+            end = start + sum(counts[-1]) * each.store.dim * each.store.dtype.itemsize
+            ranges.append(slice(start, end))
+            kinds.append((each.dtype, each.store.dim))
+        num_bytes = -(-end // ALIGNMENT) * ALIGNMENT  # a multiple of the size of any value
+        block = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=pinned)
+        buffer = HostBuffer(block, ranges, kinds, counts)
+        for each, frames in zip(sequences, buffer.frames_in(block), strict=True):
+            each.gather_into(frames, order)
+        return buffer
+
+    def frames_in(self, block: Tensor) -> list[Tensor]:
+        """Return the frames (sum T, D) of each store, as views of the block or of a copy of it."""
+        found, typed = [], dict[torch.dtype, Tensor]()
+        for place, (dtype, width) in zip(self.ranges, self.kinds, strict=True):
+            if dtype not in typed:
+                typed[dtype] = block.view(dtype)
+            count = (place.stop - place.start) // (width * dtype.itemsize)
+            found.append(typed[dtype].as_strided((count, width), (width, 1), place.start // dtype.itemsize))
+        return found
+
+    def batches(self, device: torch.device) -> list[tuple[Tensor, ...]]:
+        """Copy the block to a device, without waiting if it is pinned; return the frames of each batch by store."""
+        frames = self.frames_in(self.block.to(device, non_blocking=True))
+        return list(zip(*map(Tensor.split, frames, self.counts), strict=True))
+
+
+def concatenated(batches: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:
+    """Return the indices of all batches, (sum B,) int64."""
+    # no list of an array: its integers would take four times the memory
+    return np.concatenate([np.asarray(batch, np.int64) for batch in batches])
+
+
+def frames_by_batch(
+    sequences: Sequence[Sequences], batches: Sequence[Sequence[int]], order: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """Return the number of frames that the sequences of each batch have in all stores, (N,) int64.
+
+    `order` (sum B,) are the indices of all batches.
+    """
+    ends = np.zeros(len(order) + 1, np.int64)
+    for each in sequences:
+        ends[1:] += each.lengths_of(order)
+    return np.diff(ends.cumsum()[np.cumsum([0, *map(len, batches)])])
+
+
+def spans(costs: Sequence[int], max_cost: float, max_count: int) -> Iterator[slice]:
+    """Divide items into ranges of at most `max_count` that cost at most `max_cost` together, or of one item."""
+    first, total = 0, 0
+    for i, cost in enumerate(costs):
+        if i > first and (i - first == max_count or total + cost > max_cost):
+            yield slice(first, i)
+            first, total = i, 0
+        total += cost
+    if costs:
+        yield slice(first, len(costs))
+
+
+def gather_all(sequences: Sequence[Sequences], indices: Sequence[int], device: torch.device) -> list[Tensor]:
+    """Return the frames (sum T, D) of the sequences at `indices` from each store, float32 on a device.
+
+    Frames that are not resident on a GPU reach it in one transfer.
+    """
+    if is_streamed(sequences, device):
+        (frames,) = HostBuffer.of(sequences, [indices], pinned=device.type == "cuda").batches(device)
+        return [each.float() for each in frames]
+    return [to_device(each.gather_float(indices), device) for each in sequences]
+
+
+def is_streamed(sequences: Sequence[Sequences], device: torch.device) -> bool:
+    """Tell whether each batch is copied from the store to a GPU."""
+    return device.type != "cpu" and not any(each.resident for each in sequences)
+
+
+def read_ahead(
+    sequences: Sequence[Sequences], batches: Sequence[Sequence[int]], device: torch.device
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the frames (sum T, D) of each batch by store, on a device in the dtype of the store.
+
+    A thread reads them while the device computes.
+    """
+    if not batches:
+        return
+    order, num_bytes = concatenated(batches), np.zeros(len(batches), np.int64)
+    for each in sequences:
+        num_bytes += frames_by_batch([each], batches, order) * each.store.dim * each.store.dtype.itemsize
+    transfers = list(spans(num_bytes.tolist(), TRANSFER_BYTES, TRANSFER_BATCHES))
+    read = partial(HostBuffer.of, sequences, pinned=device.type == "cuda")
+    # nothing while waiting: a training that was interrupted first completes its step
+    prefetch = Prefetch[Sequence[Sequence[int]], HostBuffer](read, 1, lambda buffer: buffer.block.nbytes, lambda: None)
+    with closing(prefetch):
+        prefetch.add((batches[span], None) for span in transfers)
+        for _ in transfers:
+            yield from prefetch.take().batches(device)

@@ -169,7 +169,7 @@ def extract(corpus: Corpus, folder: Path, workers: int, device: SimulatedDevice)
     """Extract the features of a corpus."""
     settings = ExtractSettings(folder, device="cpu", batch_seconds=BATCH_S, workers=workers)
     opened = mock.patch("features.extraction.extract.open_encoder", return_value=device)
-    # like an extraction on a GPU, whose threads on the CPU need not give the numbers of an encoder there
+    # as an extraction on a GPU does: no encoder's numbers depend on the threads of the CPU there
     with opened, mock.patch("features.extraction.encode.HostCopy", device.copy), leave_cores(workers):
         (result,) = extract_stream(corpus.utterances, parse_selector("fourier2vec", "audio"), settings, SILENT)
     return result

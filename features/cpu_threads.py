@@ -41,9 +41,9 @@ def set_threads(threads: int | None) -> None:
 
 @contextmanager
 def leave_cores(processes: int) -> Iterator[None]:
-    """Use as many threads of torch as there are cores beside those of some busy processes, at least one.
+    """Limit torch to the cores that this number of busy processes leave free; at least one thread.
 
-    This thread, and those that it starts, use them. An encoder that runs on the CPU must not be inside:
+    The limit holds for this thread and for those that it starts. Do not run an encoder on the CPU inside:
     its numbers depend on the number of threads.
     """
     import torch

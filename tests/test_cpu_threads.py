@@ -9,6 +9,8 @@ import torch
 
 from features import cpu_threads
 from features.cpu_threads import ENVIRONMENT_VARIABLES, SPIN_COUNT, bound_spinning, leave_cores
+from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
+from features.extraction.worker import LocalEngine
 
 SHOW = "import sys, os; sys.argv[1:] = ['--version']; from cli.main import main\ntry: main()\nexcept SystemExit: pass\n"
 
@@ -40,5 +42,19 @@ def test_threads_of_torch_leave_cores_to_other_processes(monkeypatch: pytest.Mon
             with leave_cores(processes):
                 assert torch.get_num_threads() == expected
             assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 4), ("meta", 1)])
+def test_an_extraction_leaves_cores_unless_its_encoder_runs_on_the_cpu(device: str, expected: int) -> None:
+    encoder, before = Fourier2Vec({**DEFAULTS, "dim": 16, "num_layers": 1}, ("last",)), torch.get_num_threads()
+    engine = LocalEngine(encoder, torch.device(device), "fp32", workers=cpu_threads.usable_cores())
+    try:
+        torch.set_num_threads(4)
+        engine.start([], "token")
+        assert torch.get_num_threads() == expected
+        engine.close()
+        assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)

@@ -162,21 +162,25 @@ def test_the_caller_waits_for_the_items_it_needs_or_for_something_else(monkeypat
         thread.join(0.05)
         return thread.is_alive()
 
+    def has_ended(thread: threading.Thread) -> bool:
+        thread.join(5)  # less than POLL_S, after which every wait ends
+        return not thread.is_alive()
+
     with reading(read, 2, 0.0, 0.0, 0.0) as reader:
         thread = waiting(2)
         gates[1].set()  # read before the first item
         assert is_waiting(thread) and not reader.is_ready(2)
         gates[0].set()
-        assert not is_waiting(thread) and reader.is_ready(2) and not reader.is_ready(3)
-        assert not is_waiting(waiting(2))  # they are read already
+        assert has_ended(thread) and reader.is_ready(2) and not reader.is_ready(3)
+        assert has_ended(waiting(2))  # they are read already
         for count in (3, 4, None):  # the third item, one that does not exist, none
             thread = waiting(count)
             assert is_waiting(thread)
             over.set()
             assert is_waiting(thread)  # nobody has told it
             reader.wake()
-            assert not is_waiting(thread)
+            assert has_ended(thread)
             over.clear()
         gates[2].set()
-        assert not is_waiting(waiting(3))
+        assert has_ended(waiting(3))
         assert [reader.take() for _ in range(3)] == [0, 1, 2]

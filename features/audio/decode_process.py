@@ -54,7 +54,7 @@ def serve(descriptor: int, memory: int | None) -> None:
 
 
 def request(path: Path, start: float, end: float | None, channel: AudioChannel) -> Any:
-    """Return the message that asks for a segment; the folder of a relative path can change between two of them."""
+    """Return the message that asks for a segment; a relative path needs the current folder, which can change."""
     folder = None if path.is_absolute() else str(Path.cwd())
     return folder, str(path), start, end, channel
 

@@ -53,7 +53,7 @@ class Target:
         return self.missing | self.changed
 
     def uncommitted(self, indices: Sequence[int], utterance_ids: Sequence[str], store: FeatureStore) -> list[bool]:
-        """Tell which of these utterances are pending and not committed since; they have these ids."""
+        """Tell which of these utterances are pending and not committed since; `utterance_ids` are their ids."""
         found = []
         for i, name, is_stored in zip(indices, utterance_ids, store.has(utterance_ids).tolist(), strict=True):
             if i in self.changed:  # the store can lack it if its part was set aside meanwhile

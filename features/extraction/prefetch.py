@@ -194,7 +194,7 @@ class Prefetch(Generic[Item, Result]):
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _has_read(self, count: int | None) -> bool:
-        """Tell whether the next `count` items are read, and let the thread of the first that is not notify."""
+        """Tell whether the next `count` items are read; if not, the first unread one notifies once it is."""
         unread = None if count is None else self._first_unread(count)
         self._awaited = unread or NEVER
         return count is not None and unread is None

@@ -120,7 +120,7 @@ def _write_column(file: Any, name: str, column: Array) -> None:
 
 
 def _write_attribute(file: Any, name: str, value: Array) -> None:
-    """Write a scalar attribute, likewise."""
+    """Write a scalar attribute, with the low-level interface too."""
     kind = h5py.h5t.py_create(value.dtype, logical=True)
     attribute = h5py.h5a.create(file, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR))
     attribute.write(value, kind)

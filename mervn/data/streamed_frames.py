@@ -19,8 +19,8 @@ from mervn.data.stored_sequences import Sequences
 ALIGNMENT = 64
 """Multiple of bytes at which the frames of a store begin in a block: at least the size of a value."""
 TRANSFER_BYTES, TRANSFER_BATCHES = 64 << 20, 32
-"""Maximum bytes and number of batches that are read and copied at once, or one larger batch: some work of Python
-is per transfer, and the thread that trains waits meanwhile."""
+"""Maximum bytes and number of batches per transfer; a larger batch is a transfer of its own. Each transfer takes
+some Python time, for which training waits."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def concatenated(batches: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:
 def frames_by_batch(
     sequences: Sequence[Sequences], batches: Sequence[Sequence[int]], order: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, Any]:
-    """Return the number of frames that the sequences of each batch have in all stores, (N,) int64.
+    """Return the number of frames of each batch, summed over the stores, (N,) int64.
 
     `order` (sum B,) are the indices of all batches.
     """

@@ -27,8 +27,8 @@ def _pad(ragged: Ragged) -> Tensor:
 class PadOnce:
     """Pads values that several layers read: (B, max_length, ...), with zeros in the padding, computed once.
 
-    Each layer gets a view of its own: its gradients are summed before those of the layers, as if each
-    had padded the values itself. So the results are equal to the last bit.
+    Each layer gets its own view, so autograd first sums the gradients within a layer, as if each layer had
+    padded the values itself. The results are equal to the last bit.
     """
 
     def __init__(self) -> None:

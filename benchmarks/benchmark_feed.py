@@ -19,6 +19,7 @@ device is 4, 1 and 1/4 times that of one worker that prepares the audio.
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import sys
 import tempfile
@@ -190,14 +191,16 @@ def measure_overlap(corpus: Corpus, folder: Path, rounds: int) -> list[Figure]:
     found: dict[tuple[str, int], list[float]] = {}
     scaling = []
     before = prepare_all(corpus, 1)
-    for number in range(rounds):
+    for _ in range(rounds):
         both, after = prepare_all(corpus, WORKERS), prepare_all(corpus, 1)
         scaling.append((before + after) / 2 / both)
         for name, workers in OVERLAPS:
             before = after
             device_s = RATIOS[name] * before
             device = SimulatedDevice(device_s / sum(corpus.seconds))
-            result = extract(corpus, folder / f"{name}-{workers}-{number}", workers, device)
+            result = extract(corpus, folder / "overlap", workers, device)
+            # else each store takes 100 MB that nothing has used before, which a virtual machine gets slowly
+            shutil.rmtree(folder / "overlap")
             after = prepare_all(corpus, 1)
             bound = max(device_s, (before + after) / 2 / workers)
             found.setdefault((name, workers), []).append(result.seconds / bound)

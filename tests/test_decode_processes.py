@@ -135,6 +135,35 @@ def test_a_process_that_hangs_is_ended(failing: None, files: Path, processes: De
     assert "signal 9" in found[0].fault[1] and not processes._busy
 
 
+def test_a_file_that_takes_too_long_is_a_fault_of_its_audio(
+    failing: None, files: Path, processes: DecodeProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training and pretraining, which do not know the duration before, waited forever."""
+    monkeypatch.setattr(decode_processes, "LIMIT_S", 0.5)
+    started = time.monotonic()
+    reason, message = processes.decode(files / "hangs.wav", 0.0, None, "mix").fault or ("", "")
+    assert reason == "system_error" and time.monotonic() - started < 5  # there is no second attempt
+    assert "hangs.wav cannot be read now, found: it was not decoded within 0 s." in message
+    assert not processes._busy and not processes._idle  # its process is gone
+    monkeypatch.setattr(decode_processes, "LIMIT_S", 60.0)
+    assert processes.decode(files / "a.wav", 0.0, None, "mix").fault is None
+
+
+def test_a_process_that_cannot_be_ended_is_left_behind(
+    files: Path, processes: DecodeProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that waits for a network disk ends only when the disk answers."""
+    monkeypatch.setattr(decode_processes, "CLOSE_S", 0.05)
+    processes.decode(files / "a.wav", 0.0, None, "mix")
+    (process,) = processes._idle
+    os.kill(process.pid, signal.SIGSTOP)
+    monkeypatch.setattr(process, "kill", lambda: None)
+    processes.close()
+    assert process._process.poll() is None
+    process._process.kill()
+    process._process.wait(10)
+
+
 def test_an_unexpected_exception_is_raised_with_its_traceback(
     failing: None, files: Path, processes: DecodeProcesses
 ) -> None:

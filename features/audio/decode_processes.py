@@ -25,6 +25,10 @@ from features.errors import InputError
 
 ATTEMPTS = 2
 """Processes that may end while they decode one segment; the memory of the machine may have been full."""
+LIMIT_S = 3600.0
+"""Seconds within which a process must answer. An extraction, which knows the duration, has a shorter limit."""
+CLOSE_S = 5.0
+"""Maximum number of seconds that `close` waits for a process: one that waits for a disk may not end."""
 START = """
 import sys
 sys.path[:] = {path!r}
@@ -36,6 +40,10 @@ serve({descriptors})
 
 class EndedError(Exception):
     """A process ended while it decoded a segment."""
+
+
+class TooLongError(EndedError):
+    """A process did not answer in time."""
 
 
 class DecodeProcess:
@@ -52,6 +60,7 @@ class DecodeProcess:
 
     def _start(self) -> None:
         connection, other = socket.socketpair()
+        connection.settimeout(LIMIT_S)
         memory = _shared_memory()
         passed = [other.fileno(), *memory]
         try:
@@ -78,11 +87,14 @@ class DecodeProcess:
         return self._process.pid
 
     def decode(self, path: Path, start: float, end: float | None, channel: AudioChannel) -> Decoded:
-        """Decode a segment; EndedError if the process ends."""
+        """Decode a segment; EndedError if the process ends, TooLongError after `LIMIT_S`."""
         answer = None
-        with suppress(BrokenPipeError, ConnectionResetError):
-            self._channel.send(request(path, start, end, channel))
-            answer = self._channel.receive()
+        try:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self._channel.send(request(path, start, end, channel))
+                answer = self._channel.receive()
+        except TimeoutError as error:
+            raise TooLongError(f"it was not decoded within {LIMIT_S:.0f} s") from error
         if answer is None:
             raise EndedError(f"the process that decoded it ended with {self._end()}")
         return decoded(*answer)
@@ -99,7 +111,8 @@ class DecodeProcess:
         """End the process, which decodes nothing now."""
         self.disconnect()
         self.kill()
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(CLOSE_S)
 
     def _end(self) -> str:
         code = self._process.wait()
@@ -134,7 +147,8 @@ class DecodeProcesses:
     def decode(self, path: Path, start: float, end: float | None, channel: AudioChannel) -> Decoded:
         """Decode a segment in another process; InputError if none can be started.
 
-        If that process ends, a new one tries again; if it ends too, the audio has a fault.
+        If that process ends, a new one tries again; if it ends too, or if it takes too long, the audio has
+        a fault.
         """
         thread, reason = threading.current_thread(), ""
         for _ in range(ATTEMPTS):
@@ -144,7 +158,7 @@ class DecodeProcesses:
             except EndedError as error:
                 process.close()
                 reason = str(error)
-                if thread in self._abandoned:
+                if thread in self._abandoned or isinstance(error, TooLongError):
                     break
             except BaseException:  # part of a message may be left in the socket
                 process.close()

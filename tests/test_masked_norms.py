@@ -76,3 +76,29 @@ def test_group_norm_of_half_precision_counts_and_sums_in_fp32(dtype: torch.dtype
     torch.testing.assert_close(found[0], expected[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found[1, :, :-100], expected[1], atol=1e-4, rtol=1e-4)
     assert norm.to(dtype)(x).dtype == dtype
+
+
+@pytest.mark.parametrize("lengths", [(50, 50), (50, 31)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_group_norm_and_its_gradients_are_those_of_each_utterance_alone(
+    lengths: tuple[int, int], channels_last: bool
+) -> None:
+    x = torch.randn(2, 6, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = x.transpose(1, 2).contiguous().transpose(1, 2) if channels_last else x
+    plain = torch.nn.GroupNorm(6, 6).double()
+    torch.nn.init.normal_(plain.weight, generator=torch.Generator().manual_seed(1))
+    norm = MaskedGroupNorm(plain)
+    norm.lengths, norm.has_padding = torch.tensor(lengths), lengths[0] != lengths[1]
+    padded = torch.full_like(x, float("nan"))  # not to be read
+    for i, length in enumerate(lengths):
+        padded[i, :, :length] = x[i, :, :length]
+    padded.requires_grad_()
+    found = norm(padded)
+    assert found.stride() == padded.stride()  # the next convolution would transpose it
+    for i, length in enumerate(lengths):
+        alone = x[i : i + 1, :, :length].clone().requires_grad_()
+        expected = plain(alone)[0]
+        torch.testing.assert_close(found[i, :, :length], expected, atol=1e-12, rtol=0)
+        (gradient,) = torch.autograd.grad(expected.pow(3).sum(), alone)
+        (here,) = torch.autograd.grad(found[i, :, :length].pow(3).sum(), padded, retain_graph=True)
+        torch.testing.assert_close(here[i, :, :length], gradient[0], atol=1e-10, rtol=0)

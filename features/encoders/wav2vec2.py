@@ -55,25 +55,36 @@ class MaskedGroupNorm(nn.Module):
     depend on its batch.
     """
 
+    training_numerics: ClassVar[int] = 2
+    """Raised when the last bits of its results change: see `mervn.training.checkpoint`."""
+
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
         self.lengths: Tensor | None = None
         """(B,) number of real frames of the next input; the encoder sets it before each forward."""
+        self.has_padding = True
+        """False if all of these numbers are equal, which a GPU could tell only by waiting."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T)."""
+        """(B, C, T) -> (B, C, T), with the same order in memory: see `ChannelsLastConvolution`."""
         if self.lengths is None:
             raise RuntimeError("lengths must be set before a masked group norm is used")
-        mask = padding_mask(self.lengths, x.shape[2])[:, None]  # (B, 1, T)
         # counts and sums can exceed fp16's maximum
         exact = torch.promote_types(x.dtype, torch.float32)
         count = self.lengths[:, None, None].to(exact)
-        mean = x.masked_fill(~mask, 0.0).sum(2, keepdim=True, dtype=exact) / count
-        centred = (x - mean).masked_fill(~mask, 0.0)
+        mean = self._without_padding(x).sum(2, keepdim=True, dtype=exact) / count
+        centred = self._without_padding(x - mean)
         deviation = (centred.square().sum(2, keepdim=True) / count + self.eps).sqrt()
-        normed = centred / deviation * self.weight[:, None] + self.bias[:, None]
+        normed = torch.addcmul(self.bias[:, None], centred, self.weight[:, None] / deviation)
         return normed.to(torch.promote_types(x.dtype, self.weight.dtype))
+
+    def _without_padding(self, x: Tensor) -> Tensor:
+        """Return x (B, C, T) with zeros as padding."""
+        if not self.has_padding or self.lengths is None:
+            return x
+        # not masked_fill, whose result would be contiguous over time
+        return torch.where(padding_mask(self.lengths, x.shape[2])[:, None], x, 0.0)
 
 
 class MaskedBatchNorm(nn.Module):
@@ -243,6 +254,7 @@ class WaveformTransformer(Encoder):
         norm = getattr(self.model.feature_extractor.conv_layers[0], "layer_norm", None)
         if isinstance(norm, MaskedGroupNorm):
             norm.lengths = (inputs.lengths - KERNELS[0]) // STRIDES[0] + 1
+            norm.has_padding = len(set(inputs.sizes)) > 1
         batch_norm = getattr(self.model.encoder.pos_conv_embed, "batch_norm", None)
         if isinstance(batch_norm, MaskedBatchNorm):
             batch_norm.lengths = self.get_feat_lengths(inputs.lengths)

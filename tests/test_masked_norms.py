@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny import make_wave_transformer
 
 from features.encoders.base import Encoder
-from features.encoders.wav2vec2 import MaskedGroupNorm
+from features.encoders.masked_norms import MaskedGroupNorm
 from features.ragged import Ragged
 
 
@@ -21,7 +21,7 @@ def test_group_norm_checkpoints_are_exact_too(kind: str, tmp_path: Path, monkeyp
     assert max(differences(encoder)) <= TOLERANCE
     norm = torch.nn.GroupNorm(32, 32)
     monkeypatch.setattr(  # negative control: the library's norm over the padded axis
-        "features.encoders.wav2vec2.MaskedGroupNorm.forward", lambda self, x: norm(x)
+        "features.encoders.masked_norms.MaskedGroupNorm.forward", lambda self, x: norm(x)
     )
     assert max(differences(encoder)) >= 1e-2
 

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_store import make_store, other_than, parts, stored, write
 
 from features.errors import InputError
 from features.store.faults import DamagedPartError, UnreadablePartError
 from features.store.maintenance import compact, convert, verify
-from features.store.part import SUFFIXES, columns_crc32, part_paths, read_part
+from features.store.part import SUFFIXES, columns_crc32, crc32, part_paths, read_part
 from features.store.part_writer import write_part
 from features.store.reader import FeatureStore
 from features.store.summary import describe
@@ -196,3 +197,15 @@ def test_the_crc32_of_strings_is_that_of_their_json(strings: list[str]) -> None:
     expected = zlib.crc32(json.dumps(strings).encode(), 7)
     assert columns_crc32([[string.encode() for string in strings]], 7) == expected
     assert columns_crc32([[string.encode() for string in [*strings, "b"]]], 7) != expected
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_the_crc32_of_features_is_that_of_the_standard_library(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((0, 8), (1, 1), (3, 5), (1000, 257)):
+        values = rng.standard_normal(shape).astype(dtype)
+        assert crc32(values) == zlib.crc32(values.tobytes())
+        assert crc32(values[:, ::2]) == zlib.crc32(values[:, ::2].tobytes())  # not contiguous
+    changed = values.copy()
+    changed.view(np.uint8)[500, 3] ^= 1
+    assert crc32(changed) != crc32(values)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from zlib_ng import zlib_ng
 
 from features.atomic_files import sync_folder
 from features.errors import InputError
@@ -131,7 +131,7 @@ def _verify_part(path: Path, info: StoreInfo) -> Part:
             file.seek(part.mapped.offset)
             for index, name in enumerate(part.utterance_ids):
                 stored = file.read(part.num_frames(index) * frame_bytes)
-                if zlib.crc32(stored) != columns.crc32[index]:
+                if zlib_ng.crc32(stored) != columns.crc32[index]:
                     raise damaged(path, other_crc32(name))
     except FAULTS as error:
         raise part_error(path, error) from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from zlib_ng import zlib_ng
 
 from features.atomic_files import remove_folder, write_atomically
 from features.hash_index import hashes_of_utf8
@@ -109,7 +109,7 @@ class Part:
             if not attributes:
                 return {}  # an earlier version wrote this part
             text = str(attributes["made_with"])
-            if zlib.crc32(text.encode()) != attributes["made_with_crc32"]:
+            if zlib_ng.crc32(text.encode()) != attributes["made_with_crc32"]:
                 raise ValueError("the crc32 of made_with differs from the stored one")
             made_with: dict[str, str] = json.loads(text)
         except FAULTS as error:
@@ -249,7 +249,7 @@ def read_columns(path: Path, modality: str) -> Columns:
 
 def crc32(values: Array) -> int:
     """Return the crc32 of the bytes of an utterance's features."""
-    return zlib.crc32(np.ascontiguousarray(values).data)
+    return zlib_ng.crc32(np.ascontiguousarray(values).data)
 
 
 def remove(path: Path, token: str | None = None) -> None:
@@ -286,7 +286,7 @@ def columns_crc32(columns: Sequence[Column], start: int) -> int:
     for column in columns:
         # each format stores strings and numbers in its own way, so hash a common form
         data = _json_of(column) if isinstance(column, list) else np.ascontiguousarray(column).tobytes()
-        found = zlib.crc32(data, found)
+        found = zlib_ng.crc32(data, found)
     return found
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from zlib_ng import zlib_ng
 
 from features.atomic_files import sync, sync_folder
 from features.store.faults import VanishedPartError
@@ -52,7 +52,7 @@ def write_part(
         "index_crc32": columns_crc32([columns[name] for name in INDEX], generation),
         "columns_crc32": columns_crc32(inputs, 0),
         "made_with": origin,
-        "made_with_crc32": zlib.crc32(origin.encode()),
+        "made_with_crc32": zlib_ng.crc32(origin.encode()),
     }
     path = _free_path(folder, utterances, generation, SUFFIXES[kind])
     temporary = folder / f".{path.name}.{token}.tmp"

@@ -21,7 +21,7 @@ import importlib.util
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,7 +32,7 @@ from report import Figure, report
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-import features.encoders.wav2vec2
+import features.encoders.masked_norms
 import features.encoders.whisper
 import features.ragged
 from features.device import exact_fp32
@@ -125,15 +125,10 @@ def no_mask() -> Iterator[None]:
     def everything(lengths: Tensor, size: int) -> Tensor:
         return torch.ones_like(padding_mask(lengths, size))
 
-    modules = (features.ragged, features.encoders.wav2vec2, features.encoders.whisper)
-    patches = [mock.patch.object(module, "padding_mask", everything) for module in modules]
-    for patch in patches:
-        patch.start()
-    try:
+    with ExitStack() as patches:
+        for module in (features.ragged, features.encoders.masked_norms, features.encoders.whisper):
+            patches.enter_context(mock.patch.object(module, "padding_mask", everything))
         yield
-    finally:
-        for patch in patches:
-            patch.stop()
 
 
 def make_batch(inputs: list[Tensor]) -> Ragged:

@@ -31,7 +31,7 @@ from mervn.model.head import build_head
 from mervn.model.saved_run import load_head
 from mervn.registry import FIT_IGNORES, LINEAR_IGNORES
 from mervn.run_folder import read_config
-from mervn.training.linear_fit import GRID, LinearFit, time_means
+from mervn.training.linear_fit import GRID, TOLERANCE, LinearFit, time_means
 from mervn.training.results import RunResult
 from mervn.training.seeds_and_folds import train_series
 from mervn.training.train_head import train_head
@@ -78,7 +78,7 @@ def expected(data: Path, stores: Sequence[Path], strength: float, **changes: Any
         np.nan_to_num(np.hstack([scaler.transform(m) for scaler, m in zip(scalers, means, strict=True)]))
         for means in (train, valid)
     )
-    model = LogisticRegression(C=strength, max_iter=5000, **changes).fit(design, targets)
+    model = LogisticRegression(C=strength, max_iter=5000, tol=1e-9, **changes).fit(design, targets)
     found: np.ndarray[Any, Any] = model.predict_proba(scored)
     return found
 
@@ -219,7 +219,7 @@ def test_a_class_without_features_is_never_predicted(present: tuple[int, ...]) -
     coefficients, bias = fitted._solve(design, targets, 1.0)
     logits = torch.from_numpy(design @ coefficients.T + bias)
     found = logits.softmax(1).numpy()
-    reference = LogisticRegression(C=1.0, max_iter=5000).fit(design, targets).predict_proba(design)
+    reference = LogisticRegression(C=1.0, max_iter=5000, tol=TOLERANCE).fit(design, targets).predict_proba(design)
     np.testing.assert_allclose(found[:, list(present)], reference, atol=1e-9)
     assert found[:, [c for c in range(4) if c not in present]].max() == 0
 

@@ -199,7 +199,7 @@ def measure_overlap(corpus: Corpus, folder: Path, rounds: int) -> list[Figure]:
             device_s = RATIOS[name] * before
             device = SimulatedDevice(device_s / sum(corpus.seconds))
             result = extract(corpus, folder / "overlap", workers, device)
-            # else each store takes 100 MB that nothing has used before, which a virtual machine gets slowly
+            # a virtual machine is slow to give memory that was never used: reuse the 100 MB of the page cache
             shutil.rmtree(folder / "overlap")
             after = prepare_all(corpus, 1)
             bound = max(device_s, (before + after) / 2 / workers)

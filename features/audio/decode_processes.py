@@ -26,7 +26,8 @@ from features.errors import InputError
 ATTEMPTS = 2
 """Processes that may end while they decode one segment; the memory of the machine may have been full."""
 LIMIT_S = 3600.0
-"""Seconds within which a process must answer. An extraction, which knows the duration, has a shorter limit."""
+"""Seconds within which a process must answer, also for audio of many hours. An extraction and a prediction have
+shorter limits for shorter audio."""
 CLOSE_S = 5.0
 """Maximum number of seconds that `close` waits for a process: one that waits for a disk may not end."""
 START = """
@@ -147,8 +148,8 @@ class DecodeProcesses:
     def decode(self, path: Path, start: float, end: float | None, channel: AudioChannel) -> Decoded:
         """Decode a segment in another process; InputError if none can be started.
 
-        If that process ends, a new one tries again; if it ends too, or if it takes too long, the audio has
-        a fault.
+        If that process ends, a new one tries again. If that one ends too, or if a process takes too long, the
+        audio has a fault.
         """
         thread, reason = threading.current_thread(), ""
         for _ in range(ATTEMPTS):

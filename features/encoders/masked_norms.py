@@ -27,10 +27,11 @@ class MaskedGroupNorm(nn.Module):
         self.lengths: Tensor | None = None
         """(B,) number of real frames of the next input; the encoder sets it before each forward."""
         self.has_padding = True
-        """False if all of these numbers are equal, which a GPU could tell only by waiting."""
+        """False if no sequence of the next input has padding. The encoder sets it: to compare `lengths`, a GPU would
+        make the host wait."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T), in the same order in memory: on a CPU the next convolution would copy another one."""
+        """(B, C, T) -> (B, C, T) with the strides of x: on a CPU the next convolution copies any others."""
         if self.lengths is None:
             raise RuntimeError("lengths must be set before a masked group norm is used")
         # counts and sums can exceed fp16's maximum

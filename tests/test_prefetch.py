@@ -184,3 +184,46 @@ def test_the_caller_waits_for_the_items_it_needs_or_for_something_else(monkeypat
         gates[2].set()
         assert has_ended(waiting(3))
         assert [reader.take() for _ in range(3)] == [0, 1, 2]
+
+
+def test_the_caller_wakes_up_once_for_several_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "POLL_S", 10.0)
+    gates = [threading.Event() for _ in range(20)]
+    woken: list[int] = []
+    with reading(lambda item: gates[item].wait(), 2, *[0.0] * 20) as reader:
+        monkeypatch.setattr(reader, "_while_waiting", lambda: woken.append(0))
+        notify = reader._changed.notify
+        monkeypatch.setattr(reader._changed, "notify", lambda: (woken.append(1), notify()))
+        thread = threading.Thread(target=reader.wait_for_next, args=(20,))
+        thread.start()
+        for gate in [*gates[1::2], *gates[::2]]:
+            gate.set()
+            time.sleep(0.001)
+        thread.join(5)
+        assert not thread.is_alive() and reader.is_ready(20)
+    assert woken == [1]
+
+
+def test_nobody_waits_for_items_that_are_not_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than there is room for, more than there are, none at all, and one that hangs."""
+    monkeypatch.setattr(prefetch, "MAX_BYTES", 3 * 64_000)
+    monkeypatch.setattr(prefetch, "POLL_S", 0.01)
+    with reading(lambda item: item, 2, *[1.0] * 6, size=64_000) as reader:
+        reader.wait_for_next(6)
+        assert reader.is_ready(3) and not reader.is_ready(4)
+        assert [reader.take() for _ in range(6)] == list(range(6))
+    with reading(lambda item: item, 2, 0.0, 0.0) as reader:
+        reader.wait_for_next(3)
+        assert reader.is_ready(2)
+    with reading(lambda item: item, 0, 0.0) as reader:
+        reader.wait_for_next(1)
+        assert not reader.is_ready(1)
+    monkeypatch.setattr(prefetch, "LIMIT_S", 0.3)
+    release = threading.Event()
+    with reading(lambda item: release.wait() if item == 1 else item, 2, *[0.0] * 3) as reader:
+        reader.wait_for_next(3)
+        assert reader.take() == 0
+        with pytest.raises(NoResultError):
+            reader.take()
+        assert reader.take() == 2
+        release.set()

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar
@@ -113,8 +113,9 @@ class Prefetch(Generic[Item, Result]):
         lock = threading.Lock()
         # two conditions, because a thread that wakes up for nothing takes Python's lock from the others
         self._changed = threading.Condition(lock)
-        """The item that the caller waits for was read."""
-        self._awaited: Task[Any, Any] = NEVER
+        """The items that the caller waits for were read."""
+        self._awaited: set[Task[Any, Any]] = set()
+        """Those of them that are not read yet."""
         self._may_read = threading.Condition(lock)
         """There are items to read, or there is room for them."""
 
@@ -142,11 +143,7 @@ class Prefetch(Generic[Item, Result]):
             self.drop(1)
             return self._function(task.item)
         with self._changed:
-            self._awaited = task
-            while not task.done and task.left_s > 0:
-                self._changed.wait(min(POLL_S, task.left_s))
-                if not task.done:
-                    self._while_waiting()
+            self._wait_for_next(1)
             task.abandoned = not task.done
             self._remove_next()
             self._wake_one()
@@ -159,10 +156,19 @@ class Prefetch(Generic[Item, Result]):
             raise NoResultError(f"its thread ended with {type(task.error).__name__}")
         return task.result  # type: ignore[return-value]
 
+    def wait_for_next(self, count: int) -> None:
+        """Wait until the next `count` items are read, as long as there is room and time to read them.
+
+        The caller wakes up once then, not for each item. Raises whatever `while_waiting` raises.
+        """
+        if self._workers:
+            with self._changed:
+                self._wait_for_next(count)
+
     def is_ready(self, count: int) -> bool:
         """Tell whether `take` would return the next items without waiting."""
         with self._changed:
-            return self._first_unread(count) is None
+            return not self._unread(count)
 
     def wait(self, count: int | None, is_over: Callable[[], bool]) -> None:
         """Wait until the next `count` items are read or `is_over`, at most for `POLL_S` seconds.
@@ -193,18 +199,28 @@ class Prefetch(Generic[Item, Result]):
         for thread in list(self._threads):
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _has_read(self, count: int | None) -> bool:
-        """Tell whether the next `count` items are read; if not, the first unread one notifies once it is."""
-        unread = None if count is None else self._first_unread(count)
-        self._awaited = unread or NEVER
-        return count is not None and unread is None
+    def _wait_for_next(self, count: int) -> None:
+        while self._will_read(unread := self._unread(count)):
+            self._awaited = unread
+            self._changed.wait(min(POLL_S, *(task.left_s for task in unread)))
+            if self._awaited:
+                self._while_waiting()
 
-    def _first_unread(self, count: int) -> Task[Any, Any] | None:
-        """Return the first of the next items that is not read."""
-        for task in islice(self._tasks, count):
-            if not task.done:
-                return task
-        return None if len(self._tasks) >= count else NEVER
+    def _will_read(self, unread: Collection[Task[Any, Any]]) -> bool:
+        """Tell whether a thread reads some of these items or can begin with one, and none of them took too long."""
+        if any(task.left_s <= 0 for task in unread):
+            return False
+        return any(task.started is not None for task in unread) or (bool(unread) and self._may_begin())
+
+    def _has_read(self, count: int | None) -> bool:
+        """Tell whether the next `count` items are read; if not, the last one of them to be read notifies."""
+        self._awaited = set() if count is None else self._unread(count)
+        return count is not None and not self._awaited
+
+    def _unread(self, count: int) -> set[Task[Any, Any]]:
+        """Return those of the next `count` items that are not read, with `NEVER` if fewer were added."""
+        unread = {task for task in islice(self._tasks, count) if not task.done}
+        return unread if len(self._tasks) >= count else {*unread, NEVER}
 
     def _remove_next(self) -> None:
         task = self._tasks.popleft()
@@ -250,8 +266,10 @@ class Prefetch(Generic[Item, Result]):
                 if not task.removed:
                     self._num_bytes += size - task.num_bytes
                     task.num_bytes = size
-                if self._awaited.done:
-                    self._changed.notify()
+                if task in self._awaited:
+                    self._awaited.remove(task)
+                    if not self._awaited:
+                        self._changed.notify()
                 if task.abandoned:
                     return
 

@@ -46,7 +46,7 @@ class UnitReader:
             workers = 0
         if encoder.code_record is not None:
             workers = min(workers, 1)
-        self._encoder, self._reads_ahead = encoder, workers > 0
+        self._encoder = encoder
         read = partial(read_or_reject, encoder, decode=PROCESSES.decode) if workers else self._read_here
         self._prefetch = Prefetch[Utterance, Input | Rejection](read, workers, _num_bytes, abandon=PROCESSES.abandon)
         self._units = PrefetchedGroups(self._prefetch)
@@ -76,12 +76,11 @@ class UnitReader:
 
     def batches(self, unit: Unit) -> Generator[ReadBatch, None, None]:
         """Yield the batches of a unit in order."""
+        self.begin(unit)
         with closing(self._units.take(*_utterances(unit), self._take)) as results:
             for batch in unit.batches:
-                first = next(results)
-                if self._reads_ahead:  # this thread wakes up once, not for each utterance
-                    self._prefetch.wait(len(batch) - 1, lambda: False)
-                yield gather_batch([first, *islice(results, len(batch) - 1)])
+                self._prefetch.wait_for_next(len(batch))
+                yield gather_batch(islice(results, len(batch)))
 
     def close(self) -> None:
         """Stop reading."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from report import Figure
-from timing import median_ratio
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny import wave, write_manifest
@@ -90,13 +90,21 @@ def seconds_of_extractions(start_process: Start, processes: int, selector: str, 
 
 
 def measure_two(selectors: dict[str, str], folder: Path, tiny: bool, start_process: Start) -> list[Figure]:
-    """Alternate one extraction and two at once, for each encoder, by its name and selector."""
-    count, seconds, rounds = (6, 0.3, 1) if tiny else (200, 4.2, 3)
+    """Alternate one extraction and two at once, for each encoder, by its name and selector.
+
+    The speed of a machine can change within a minute: one extraction is measured before and after each
+    two, and the mean counts.
+    """
+    count, seconds, rounds = (6, 0.3, 1) if tiny else (200, 4.2, 5)
     data = make_corpus(folder / "two", count, seconds)
     figures = []
     for name, selector in selectors.items():
         one, two = (partial(seconds_of_extractions, start_process, processes, selector, data) for processes in (1, 2))
-        ratio = 2 * median_ratio(two, one, rounds, warm_up=False)
+        ratios, before = [], one()
+        for _ in range(rounds):
+            both, after = two(), one()
+            ratios.append(4 * both / (before + after))
+            before = after
         what = f"{name}: two processes at once / half of one's time, one thread each"
-        figures.append(Figure(f"extract.two_processes.{name}", what, ratio, 1.1, "lower"))
+        figures.append(Figure(f"extract.two_processes.{name}", what, statistics.median(ratios), 1.1, "lower"))
     return figures

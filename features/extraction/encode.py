@@ -26,7 +26,7 @@ from features.extraction.encoder_input import (
     source_of,
     transcript_of,
 )
-from features.extraction.host_copy import HostCopy, Outputs
+from features.extraction.host_copy import HostCopy, Outputs, is_finite
 from features.manifests.manifest import Utterance
 from features.memory import MemoryBudget
 from features.ragged import Ragged
@@ -254,11 +254,11 @@ def collect(
 
 def _to_dtype(features: Array, dtype: np.dtype[Any], utterance_id: str) -> Array:
     """Cast features to the store's dtype; InputError if a value is too large for it."""
-    # initial: the maximum of an empty array would raise
-    peak = float(np.abs(features).max(initial=0.0))
-    if peak > float(np.finfo(dtype).max):
+    with np.errstate(over="ignore"):
+        values = features.astype(dtype)
+    if not is_finite(values):
         raise InputError(
-            f"{utterance_id!r}: features must fit into fp16 (at most 65504), found {peak:.6g}; "
+            f"{utterance_id!r}: features must fit into fp16 (at most 65504), found {np.abs(features).max():.6g}; "
             "extract with --store-dtype fp32"
         )
-    return features.astype(dtype)
+    return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from features.ragged import Ragged
@@ -22,9 +23,9 @@ class HostCopy:
         self._copied: torch.cuda.Event | None = None
         values = output.values.float()
         if values.device.type != "cuda":
-            self._values = values.cpu()
+            self._values = self._rounded = values.cpu()
             return
-        self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        self._values = self._rounded = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         self._values.copy_(values, non_blocking=True)
         self._copied = torch.cuda.Event()
         # of the device of the values, which may not be the current one
@@ -41,19 +42,20 @@ class HostCopy:
             self._copied.synchronize()
 
     def fits(self, dtype: torch.dtype) -> bool:
-        """Wait for the copy; tell whether all values are finite numbers of a dtype."""
-        self.wait()
-        if not self._values.numel():
-            return True
-        low, high = self._values.aminmax()  # NaN if any value is NaN
-        limit = torch.finfo(dtype).max
-        return bool((low >= -limit) & (high <= limit))
+        """Wait for the copy; tell whether all values are finite once they are rounded to a dtype."""
+        return is_finite(self._round(dtype).numpy())
 
     def sequences(self, dtype: torch.dtype = torch.float32) -> list[Array]:
         """Wait for the copy and return the B sequences (T_i, D), rounded to a dtype."""
+        return [sequence.numpy() for sequence in self._round(dtype).split(self._sizes)]
+
+    def _round(self, dtype: torch.dtype) -> torch.Tensor:
+        """Wait for the copy and return it in a dtype."""
         self.wait()
-        # all at once, and by torch: NumPy rounds to float16 several times slower
-        return [sequence.numpy() for sequence in self._values.to(dtype).split(self._sizes)]
+        if self._rounded.dtype != dtype:
+            # all at once, and by torch: NumPy rounds to float16 several times slower
+            self._rounded = self._values.to(dtype)
+        return self._rounded
 
 
 @dataclass(frozen=True)
@@ -69,3 +71,17 @@ class Outputs:
     def num_bytes(self) -> int:
         """Bytes on the host."""
         return sum(layer.num_bytes for layer in self.layers or ())
+
+
+def is_finite(values: Array) -> bool:
+    """Tell whether all values are finite.
+
+    Of all bit patterns of one sign, infinity and NaN are the largest: two maxima of integers take a third of
+    the time of the minimum and maximum of the numbers.
+    """
+    bits = values.dtype.itemsize * 8
+    infinity = np.array([np.inf, -np.inf], values.dtype)
+    for kind, limit in zip((f"i{bits // 8}", f"u{bits // 8}"), infinity, strict=True):
+        if values.view(kind).max(initial=0) >= limit.view(kind):
+            return False
+    return True

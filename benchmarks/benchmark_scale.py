@@ -5,7 +5,7 @@
 An exponent is the slope of log seconds over log utterances: 1 is linear growth. The stores hold two
 frames of 4 numbers per utterance, and need 2 GB of disk. An extraction claims, commits and releases
 units of 128 utterances; its seconds are those of claims and looks at the store, without writing.
-The store is then compacted to parts of 256 utterances, and opened with its files in the page cache.
+The store is then compacted to parts of 1024 utterances, and opened with its files in the page cache.
 Nothing waits for the disk (fsync).
 Memory is anonymous memory: in an epoch that reads audio and text from disk, without the manifest.
 """

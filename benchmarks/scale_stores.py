@@ -27,7 +27,7 @@ from features.store.writer import StoreWriter
 from features.text.normalize import text_sha256
 
 UNIT = 128
-"""Utterances per unit of work, half of a part that need not be compacted."""
+"""Utterances per unit of work."""
 SEGMENTS = 500
 """Utterances per recording."""
 TRANSCRIPT = "xin chào"

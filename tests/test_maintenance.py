@@ -17,6 +17,7 @@ from features.store.maintenance import compact, convert, remove_store, verify
 from features.store.part import SUFFIXES, format_of, part_paths, read_part
 from features.store.reader import FeatureStore
 from features.store.summary import describe
+from features.store.writer import PART_UTTERANCES
 
 PLAIN_SCAN = part._scan
 
@@ -79,8 +80,7 @@ def test_compacting_drops_only_superseded_features(tmp_path: Path, kind: str) ->
 
 
 def test_small_parts_become_full_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("writer", "maintenance"):
-        monkeypatch.setattr(f"features.store.{module}.PART_UTTERANCES", 32)
+    monkeypatch.setattr("features.store.maintenance.JOINED_UTTERANCES", 32)
     info = make_store(tmp_path)
     for i in range(32 + 20):
         write(info, [stored(str(i), i % 3, i)])
@@ -88,6 +88,17 @@ def test_small_parts_become_full_ones(tmp_path: Path, monkeypatch: pytest.Monkey
     assert compact(info.path).parts_after == 2 and contents(info) == before
     full = parts(info)
     assert compact(info.path).parts_after == 2 and parts(info) == full
+    write(info, [stored(f"more-{i}", 1) for i in range(16)])  # half as many are enough
+    assert compact(info.path).parts_after == 3 and parts(info) > full
+
+
+def test_the_parts_of_an_extraction_are_joined(tmp_path: Path) -> None:
+    info = make_store(tmp_path)
+    for first in range(0, 4 * PART_UTTERANCES, PART_UTTERANCES):
+        write(info, [stored(str(i), 1, i) for i in range(first, first + PART_UTTERANCES)])
+    before = contents(info)
+    assert (len(parts(info)), compact(info.path).parts_after) == (4, 1)
+    assert contents(info) == before
 
 
 def test_converting_there_and_back_changes_nothing(tmp_path: Path, kind: str) -> None:

@@ -34,8 +34,11 @@ from features.store.part import (
 from features.store.reader import FeatureStore, other_crc32
 from features.store.sources import SOURCES_FILE
 from features.store.summary import Origin, origins
-from features.store.writer import PART_BYTES, PART_UTTERANCES, StoreWriter, new_token
+from features.store.writer import PART_BYTES, StoreWriter, new_token
 
+JOINED_UTTERANCES = 1024
+"""Maximum number of utterances of a part that is written here. An extraction writes smaller ones, to lose less
+if it is killed; a store with fewer parts opens faster."""
 REMOVED = ".removed.tmp"
 """Suffix of the name of a store that is being removed."""
 
@@ -188,7 +191,7 @@ def _is_full(part: Part, num_live: int) -> bool:
     """Tell whether compacting can skip a part: no utterance was replaced, and it is large."""
     if num_live < len(part):
         return False
-    return num_live >= PART_UTTERANCES or part.mapped.nbytes >= PART_BYTES // 2
+    return num_live >= JOINED_UTTERANCES // 2 or part.mapped.nbytes >= PART_BYTES // 2
 
 
 def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
@@ -224,7 +227,7 @@ def _rewrite(
         groups.setdefault(group, []).append(live[part.path])
     written: set[Path] = set()
     for (generation, wanted, made_with), places in groups.items():
-        with StoreWriter(store.info, generation, wanted, token, json.loads(made_with)) as writer:
+        with StoreWriter(store.info, generation, wanted, token, json.loads(made_with), JOINED_UTTERANCES) as writer:
             for utterance in store.stored_utterances(np.concatenate(places)):
                 writer.add([utterance])
         written |= set(writer.parts)

@@ -34,7 +34,7 @@ def choose_format(info: StoreInfo, wanted: str | None) -> str:
 
 
 class StoreWriter:
-    """Collects utterances and commits parts: at 256 MiB, 256 utterances, 60 s, and at the end.
+    """Collects utterances and commits parts: at 256 MiB, `max_utterances` (256), 60 s, and at the end.
 
     Leaving the `with` block commits the added utterances, even after an error or Ctrl-C. Raises
     InputError if the disk is full; parts that were committed before stay.
@@ -47,12 +47,14 @@ class StoreWriter:
         kind: str = "hdf5",
         token: str | None = None,
         made_with: Mapping[str, str] | None = None,
+        max_utterances: int | None = None,
     ) -> None:
         self.info = info
         self.generation = generation
         self.kind = kind
         self.token = token or new_token()
         self.made_with = made_with or {}
+        self.max_utterances = max_utterances or PART_UTTERANCES
         self.dtype = DTYPES[info.identity.store_dtype]
         self.written: list[str] = []
         """Ids of the committed utterances."""
@@ -81,7 +83,7 @@ class StoreWriter:
         self._pending.extend(utterances)
         self._bytes += sum(utterance.values.nbytes for utterance in utterances)
         old = time.monotonic() - self._opened > PART_SECONDS
-        if len(self._pending) >= PART_UTTERANCES or self._bytes >= PART_BYTES or old:
+        if len(self._pending) >= self.max_utterances or self._bytes >= PART_BYTES or old:
             self.flush()
 
     def flush(self) -> None:

@@ -20,6 +20,8 @@ MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4096
 """Limits of file systems, for a file name and a whole path."""
 MAX_DEPTH = 32
 """Maximum nesting of the value of an extra key, which is copied into predictions."""
+MAX_REPEATED = 4096
+"""Number of labels, speakers and paths that are remembered as valid: many lines have the same ones."""
 
 
 class FieldError(Exception):
@@ -55,7 +57,8 @@ def parse_fields(document: Mapping[str, Any]) -> Fields:
     except FieldError:  # few lines have faults: all of them are looked for then
         values = _parse_each(document, misspelt, faults)
     for key, value in extra.items():
-        faults += _check_writable(key, value)
+        if type(value) is not str or not value.isascii() or not key.isascii():
+            faults += _check_writable(key, value)
     return Fields(values, extra, faults, dict(similar))
 
 
@@ -126,15 +129,15 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 def _text(document: Mapping[str, Any], field: str) -> str:
     """Return a required string; spaces other than U+0020 and control characters are faults."""
+    value = document.get(field)
+    # special spaces, control characters and lone surrogates are not printable
+    if type(value) is str and value.isprintable() and value.strip():
+        return value
     if field not in document:
         synonym = find_synonym(field, document)
         hint = f"; is it the key {synonym!r}? Rename it to {field}" if synonym else ""
         raise FieldError(f"{field} is missing{hint}")
-    value = document[field]
-    is_text = isinstance(value, str) and value.strip()
-    if is_text and value.isprintable():  # special spaces, control characters and lone surrogates are not
-        return str(value)
-    if not is_text:
+    if not isinstance(value, str) or not value.strip():
         raise FieldError(f"{field} must be a non-empty string", f", found {short_repr(value)}")
     _check_unicode(value, field)
     for character in value:
@@ -158,12 +161,26 @@ def _id(document: Mapping[str, Any], field: str) -> str:
 
 
 def _optional_id(document: Mapping[str, Any], field: str) -> str | None:
-    return None if document.get(field) is None else _id(document, field)
+    value = document.get(field)
+    if type(value) is str:
+        return _repeated_id(value, field)
+    return None if value is None else _id(document, field)
+
+
+@lru_cache(maxsize=MAX_REPEATED)
+def _repeated_id(value: str, field: str) -> str:
+    return _id({field: value}, field)
 
 
 def _path(document: Mapping[str, Any], field: str) -> str:
     """Return a required path that file systems can hold."""
-    value = _text(document, field)
+    value = document.get(field)
+    return _repeated_path(value if type(value) is str else _text(document, field), field)
+
+
+@lru_cache(maxsize=MAX_REPEATED)
+def _repeated_path(value: str, field: str) -> str:
+    _text({field: value}, field)
     encoded = value.encode()
     if len(encoded) <= MAX_NAME_BYTES:
         return value
@@ -222,7 +239,7 @@ def _emotion(document: Mapping[str, Any], field: str) -> str | None:
     return None if value is None else _text(document, field)
 
 
-@lru_cache(maxsize=4096)  # the lines of a manifest have few labels
+@lru_cache(maxsize=MAX_REPEATED)
 def _label(value: str, field: str) -> str:
     return _text({field: normalize_label(value)}, field)
 

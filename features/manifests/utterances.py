@@ -40,7 +40,7 @@ class ManifestColumns:
         self._extra_ends = array("q", [0])
         self._last_path = (-1, audio_root)
 
-    def append(self, values: Mapping[str, Any], line: int, extra: Mapping[str, Any]) -> None:
+    def append(self, values: Mapping[str, Any], line: int, extra: dict[str, Any]) -> None:
         """Add the valid fields of a line."""
         self.ids.append(values["utterance_id"])
         self.speakers.append(values["speaker_id"])
@@ -54,7 +54,7 @@ class ManifestColumns:
         self.emotions.append(values["emotion"])
         self.lines.append(line)
         if extra:
-            self._extras += marshal.dumps(dict(extra))
+            self._extras += marshal.dumps(extra)
         self._extra_ends.append(len(self._extras))
 
     def complete(self) -> None:

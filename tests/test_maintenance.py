@@ -92,6 +92,33 @@ def test_small_parts_become_full_ones(tmp_path: Path, monkeypatch: pytest.Monkey
     assert compact(info.path).parts_after == 3 and parts(info) > full
 
 
+def test_compacting_rewrites_nothing_that_it_cannot_join(tmp_path: Path) -> None:
+    """Regression test: two parts of different generations were written again by each call."""
+    info = make_store(tmp_path)
+    for generation in range(2):
+        write(info, [stored(f"{generation}-{i}", 1) for i in range(20)], generation)
+    before = {path: path.stat().st_ino for path in parts(info)}
+    assert compact(info.path).parts_after == 2
+    assert {path: path.stat().st_ino for path in parts(info)} == before
+
+
+def test_compacting_needs_room_for_one_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("features.store.maintenance.JOINED_UTTERANCES", 4)
+    info = make_store(tmp_path)
+    for i in range(11):
+        write(info, [stored(str(i), 1, i)])
+    before, sizes = contents(info), []
+    plain = part.announce_removal
+
+    def announce(store: Path) -> None:
+        sizes.append(len(parts(info)))
+        plain(store)
+
+    monkeypatch.setattr("features.store.maintenance.announce_removal", announce)
+    assert compact(info.path).parts_after == 3
+    assert sizes == [12, 9, 6] and contents(info) == before
+
+
 def test_the_parts_of_an_extraction_are_joined(tmp_path: Path) -> None:
     info = make_store(tmp_path)
     for first in range(0, 4 * PART_UTTERANCES, PART_UTTERANCES):

@@ -6,9 +6,11 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from features.errors import InputError
+from features.manifests.fields import parse_fields
 from features.manifests.manifest import read_manifests
 
 GOOD: dict[str, Any] = {
@@ -292,3 +294,14 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(data: Path) -> None:
     (data / "train.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n")
     assert len(read_manifests(data, ["train"])["train"]) == 1
     assert len(read_manifests(data, ["train"]).sha256["train"]) == 64
+
+
+@pytest.mark.parametrize("field", ["utterance_id", "speaker_id", "wav_path", "emotion"])
+def test_a_string_of_a_subclass_is_a_string(field: str) -> None:
+    """An importer may pass one."""
+    document: dict[str, Any] = {"utterance_id": "u", "speaker_id": "s", "wav_path": "u.wav", "emotion": "sad"}
+    document[field] = np.str_(document[field])
+    found = parse_fields(document)
+    assert not found.faults and found.values[field] == document[field]
+    document[field] = np.str_("a\u200b")
+    assert [fault.rule for fault in parse_fields(document).faults]

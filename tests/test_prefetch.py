@@ -207,9 +207,11 @@ def test_the_caller_wakes_up_once_for_several_items(monkeypatch: pytest.MonkeyPa
 def test_nobody_waits_for_items_that_are_not_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than there is room for, more than there are, none at all, and one that hangs."""
     monkeypatch.setattr(prefetch, "MAX_BYTES", 3 * 64_000)
-    monkeypatch.setattr(prefetch, "POLL_S", 0.01)
-    with reading(lambda item: item, 2, *[1.0] * 6, size=64_000) as reader:
+    monkeypatch.setattr(prefetch, "POLL_S", 10.0)
+    started = time.monotonic()
+    with reading(lambda item: time.sleep(0.02) or item, 2, *[1.0] * 6, size=64_000) as reader:
         reader.wait_for_next(6)
+        assert time.monotonic() - started < 5  # the last item that was read has told it
         assert reader.is_ready(3) and not reader.is_ready(4)
         assert [reader.take() for _ in range(6)] == list(range(6))
     with reading(lambda item: item, 2, 0.0, 0.0) as reader:
@@ -219,6 +221,7 @@ def test_nobody_waits_for_items_that_are_not_read_ahead(monkeypatch: pytest.Monk
         reader.wait_for_next(1)
         assert not reader.is_ready(1)
     monkeypatch.setattr(prefetch, "LIMIT_S", 0.3)
+    monkeypatch.setattr(prefetch, "POLL_S", 0.01)
     release = threading.Event()
     with reading(lambda item: release.wait() if item == 1 else item, 2, *[0.0] * 3) as reader:
         reader.wait_for_next(3)

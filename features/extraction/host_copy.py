@@ -74,14 +74,15 @@ class Outputs:
 
 
 def is_finite(values: Array) -> bool:
-    """Tell whether all values are finite.
+    """Tell whether all values, float16 or float32, are finite.
 
-    Of all bit patterns of one sign, infinity and NaN are the largest: two maxima of integers take a third of
-    the time of the minimum and maximum of the numbers.
+    Of the bit patterns of each sign, infinity and NaN are the largest. For float16, two maxima of integers take a
+    fifteenth of the time of `np.isfinite`.
     """
-    bits = values.dtype.itemsize * 8
-    infinity = np.array([np.inf, -np.inf], values.dtype)
-    for kind, limit in zip((f"i{bits // 8}", f"u{bits // 8}"), infinity, strict=True):
-        if values.view(kind).max(initial=0) >= limit.view(kind):
-            return False
-    return True
+    if values.dtype != np.float16:
+        return bool(np.isfinite(values).all())
+    infinity = np.array([np.inf, -np.inf], np.float16)
+    return bool(
+        values.view(np.int16).max(initial=0) < infinity.view(np.int16)[0]
+        and values.view(np.uint16).max(initial=0) < infinity.view(np.uint16)[1]
+    )

@@ -108,7 +108,7 @@ class Prefetch(Generic[Item, Result]):
         self._threads: set[threading.Thread] = set()
         self._num_bytes = 0
         """Bytes of the items that a thread has begun with and that were not taken."""
-        self._num_stuck = 0
+        self._num_reading, self._num_stuck = 0, 0
         self._closed = False
         lock = threading.Lock()
         # two conditions, because a thread that wakes up for nothing takes Python's lock from the others
@@ -157,13 +157,12 @@ class Prefetch(Generic[Item, Result]):
         return task.result  # type: ignore[return-value]
 
     def wait_for_next(self, count: int) -> None:
-        """Wait until the next `count` items are read, as long as there is room and time to read them.
+        """Wait until the next `count` items are read, as long as there is room and time; wake up once, not for each.
 
-        The caller wakes up once then, not for each item. Raises whatever `while_waiting` raises.
+        Raises whatever `while_waiting` raises.
         """
-        if self._workers:
-            with self._changed:
-                self._wait_for_next(count)
+        with self._changed:
+            self._wait_for_next(count if self._workers else 0)
 
     def is_ready(self, count: int) -> bool:
         """Tell whether `take` would return the next items without waiting."""
@@ -266,9 +265,10 @@ class Prefetch(Generic[Item, Result]):
                 if not task.removed:
                     self._num_bytes += size - task.num_bytes
                     task.num_bytes = size
+                self._num_reading -= 1
                 if task in self._awaited:
                     self._awaited.remove(task)
-                    if not self._awaited:
+                    if not self._awaited or not (self._num_reading or self._may_begin()):
                         self._changed.notify()
                 if task.abandoned:
                     return
@@ -282,6 +282,7 @@ class Prefetch(Generic[Item, Result]):
             task = self._waiting.popleft()
             task.started, task.thread = time.monotonic(), threading.current_thread()
             self._num_bytes += task.num_bytes
+            self._num_reading += 1
             self._wake_one()
             return task
 

@@ -131,8 +131,8 @@ def _text(document: Mapping[str, Any], field: str) -> str:
     """Return a required string; spaces other than U+0020 and control characters are faults."""
     value = document.get(field)
     # special spaces, control characters and lone surrogates are not printable
-    if type(value) is str and value.isprintable() and value.strip():
-        return value
+    if isinstance(value, str) and value.isprintable() and value.strip():
+        return str(value)
     if field not in document:
         synonym = find_synonym(field, document)
         hint = f"; is it the key {synonym!r}? Rename it to {field}" if synonym else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,28 +163,45 @@ def _maintaining(store: Path) -> Iterator[Claims]:
 
 
 def compact(store: Path) -> Compaction:
-    """Merge small parts into full ones and drop superseded features.
+    """Join small parts and drop superseded features.
 
-    New parts are committed before old parts are removed: at any moment, also after a crash, every
-    utterance is stored.
+    A new part is committed before the parts that it replaces are removed: at any moment, also after a crash,
+    every utterance is stored, and the disk needs room for one part.
     """
     with _maintaining(store) as claims:
         opened = FeatureStore(store)
-        parts = opened.parts
-        live = opened.places_by_part()
+        parts, live = opened.parts, opened.places_by_part()
         superseded = sum(map(len, parts)) - len(opened)
-        remembered = (store / SOURCES_FILE).exists()
         # if there are new source records, they are merged into the parts: rewrite all
+        remembered = (store / SOURCES_FILE).exists()
         old = [part for part in parts if remembered or not _is_full(part, len(live[part.path]))]
-        if len(old) > 1 or superseded or remembered:
-            written = _rewrite(opened, old, live, None, claims.token)
-            announce_removal(store)
-            for part in old:
-                if part.path not in written:
-                    remove(part.path, claims.token)
+        for joined in _to_join(old, live):
+            if len(joined) > 1 or remembered or len(live[joined[0].path]) < len(joined[0]):
+                _replace(opened, joined, live, None, claims.token)
+        if remembered:
             (store / SOURCES_FILE).unlink(missing_ok=True)
-            sync_folder(store)
+        sync_folder(store)
     return Compaction(len(parts), len(part_paths(store)), superseded)
+
+
+def _to_join(parts: Iterable[Part], live: Mapping[Path, Array]) -> Iterator[list[Part]]:
+    """Yield lists of parts that fit into one; all but the last of a kind are at least half as large as the limit."""
+    # a part has one generation, one format and one made_with
+    kinds: dict[tuple[int, str, str], list[Part]] = {}
+    for part in parts:
+        kind = part.generation, format_of(part.path), json.dumps(part.made_with, sort_keys=True)
+        kinds.setdefault(kind, []).append(part)
+    for same in kinds.values():
+        joined: list[Part] = []
+        count = size = 0
+        for part in same:
+            more = len(live[part.path])
+            if joined and (count + more > JOINED_UTTERANCES or size + part.mapped.nbytes > PART_BYTES):
+                yield joined
+                joined, count, size = [], 0, 0
+            joined.append(part)
+            count, size = count + more, size + part.mapped.nbytes
+        yield joined
 
 
 def _is_full(part: Part, num_live: int) -> bool:
@@ -205,33 +222,28 @@ def convert(store: Path, kind: str, update: Callable[[int], object]) -> int:
         old = [part for part in opened.parts if format_of(part.path) != kind]
         live = opened.places_by_part()
         for part in old:
-            _rewrite(opened, [part], live, kind, claims.token)
-            announce_removal(store)
-            remove(part.path, claims.token)
+            _replace(opened, [part], live, kind, claims.token)
             update(1)
         sync_folder(store)
     return len(old)
 
 
-def _rewrite(
-    store: FeatureStore, parts: Iterable[Part], live: Mapping[Path, Array], kind: str | None, token: str
-) -> set[Path]:
-    """Write the utterances at the `live` places of parts into new parts, after checking their crc32.
+def _replace(
+    store: FeatureStore, parts: Sequence[Part], live: Mapping[Path, Array], kind: str | None, token: str
+) -> None:
+    """Write the utterances at the `live` places of parts of one kind into new parts, and remove the old ones.
 
-    Returns the paths of the new parts. `kind` is their format (None: that of the old part).
+    The features are checked by their crc32 before. `kind` is the format of the new parts (None: that of the old ones).
     """
-    # a part has one generation, one format and one made_with
-    groups: dict[tuple[int, str, str], list[Array]] = {}
+    first = parts[0]
+    wanted, made_with = kind or format_of(first.path), first.made_with
+    with StoreWriter(store.info, first.generation, wanted, token, made_with, JOINED_UTTERANCES) as writer:
+        for utterance in store.stored_utterances(np.concatenate([live[part.path] for part in parts])):
+            writer.add([utterance])
+    announce_removal(store.path)
     for part in parts:
-        group = part.generation, kind or format_of(part.path), json.dumps(part.made_with, sort_keys=True)
-        groups.setdefault(group, []).append(live[part.path])
-    written: set[Path] = set()
-    for (generation, wanted, made_with), places in groups.items():
-        with StoreWriter(store.info, generation, wanted, token, json.loads(made_with), JOINED_UTTERANCES) as writer:
-            for utterance in store.stored_utterances(np.concatenate(places)):
-                writer.add([utterance])
-        written |= set(writer.parts)
-    return written
+        if part.path not in writer.parts:
+            remove(part.path, token)
 
 
 def remove_store(store: Path) -> int:

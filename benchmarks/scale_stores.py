@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import statistics
 import time
 from collections import deque
@@ -173,7 +172,7 @@ def measure_memory(folder: Path, spoken: StoreInfo, count: int, run_python: RunP
 @patch("os.fsync", lambda _: None)  # nothing needs to survive a power failure
 def measure_stores(sizes: Sequence[int], folder: Path, run_python: RunPython) -> list[Figure]:
     """Extract, compact and open stores of these sizes; the largest is also trained on."""
-    claiming, compacting, opening, num_files = [], [], [], 0.0
+    claiming, compacting, stores, num_files = [], [], [], 0.0
     for count in sizes:
         place = folder / f"stores-{count}"
         info = create_store(place, random_identity("audio", VALUES.shape[1]), {}, "benchmark")
@@ -182,9 +181,10 @@ def measure_stores(sizes: Sequence[int], folder: Path, run_python: RunPython) ->
             num_parts = len(part_paths(info.path))
             num_files = float(run_python(FILES, [str(info.path)]).split()[-1])
         compacting.append(seconds_of(lambda: compact(info.path)))  # noqa: B023
-        opening.append(statistics.median(seconds_of(lambda: FeatureStore(info.path)) for _ in range(3)))  # noqa: B023
-        if count != max(sizes):
-            shutil.rmtree(place)
+        stores.append(info.path)
+    # in turn, because the speed of a machine can change within a minute
+    rounds = [[seconds_of(lambda: FeatureStore(store)) for store in stores] for _ in range(5)]  # noqa: B023
+    opening = [statistics.median(seconds) for seconds in zip(*rounds, strict=True)]
     figures = [
         Figure("scale.open_1m", f"seconds to open a store of {count} utterances", opening[-1], 2.0, "lower"),
         Figure("scale.open.exponent", "growth of these seconds", exponent(sizes, opening), 1.1, "lower"),

@@ -76,7 +76,7 @@ class UnitReader:
 
     def batches(self, unit: Unit) -> Generator[ReadBatch, None, None]:
         """Yield the batches of a unit in order."""
-        self.begin(unit)
+        self.begin(unit)  # `take` begins when its first result is asked for, too late to wait for a whole batch
         with closing(self._units.take(*_utterances(unit), self._take)) as results:
             for batch in unit.batches:
                 self._prefetch.wait_for_next(len(batch))

@@ -57,7 +57,7 @@ def parse_fields(document: Mapping[str, Any]) -> Fields:
     except FieldError:  # few lines have faults: all of them are looked for then
         values = _parse_each(document, misspelt, faults)
     for key, value in extra.items():
-        if type(value) is not str or not value.isascii() or not key.isascii():
+        if type(value) is not str or not value.isascii() or not key.isascii():  # most are plain strings
             faults += _check_writable(key, value)
     return Fields(values, extra, faults, dict(similar))
 

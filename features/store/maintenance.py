@@ -185,7 +185,10 @@ def compact(store: Path) -> Compaction:
 
 
 def _to_join(parts: Iterable[Part], live: Mapping[Path, Array]) -> Iterator[list[Part]]:
-    """Yield lists of parts that fit into one; all but the last of a kind are at least half as large as the limit."""
+    """Yield lists of parts of one kind, each list as long as fits into one part.
+
+    If none of the parts is full, all lists but the last of a kind give a full part.
+    """
     # a part has one generation, one format and one made_with
     kinds: dict[tuple[int, str, str], list[Part]] = {}
     for part in parts:

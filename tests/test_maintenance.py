@@ -1,5 +1,6 @@
 """Stores are verified, compacted, converted and removed beside readers and extractions; no utterance is lost."""
 
+import contextlib
 import errno
 import os
 import threading
@@ -117,6 +118,33 @@ def test_compacting_needs_room_for_one_part(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("features.store.maintenance.announce_removal", announce)
     assert compact(info.path).parts_after == 3
     assert sizes == [12, 9, 6] and contents(info) == before
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_compacting_that_ends_anywhere_loses_nothing(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the new part is committed, or between the removals of the old ones."""
+    monkeypatch.setattr("features.store.maintenance.JOINED_UTTERANCES", 4)
+    info = make_store(tmp_path)
+    for i in range(6):
+        write(info, [stored(str(i), 1, i)])
+    before, left = contents(info), [steps]
+
+    def remove_some(path: Path, token: str | None = None) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        part.remove(path, token)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("features.store.maintenance.remove", remove_some)
+        ended = contextlib.suppress(KeyboardInterrupt) if steps < 6 else contextlib.nullcontext()
+        with ended:
+            compact(info.path)
+    assert contents(info) == before and left[0] == max(0, steps - 6)
+    compact(info.path)
+    assert contents(info) == before and compact(info.path).superseded == 0 and len(parts(info)) == 2
 
 
 def test_the_parts_of_an_extraction_are_joined(tmp_path: Path) -> None:

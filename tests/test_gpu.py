@@ -28,6 +28,7 @@ from features.store.reader import FeatureStore
 from features.store.rejected import read_rejected
 from mervn.config import FinetuneOptions, HeadOptions, TrainHeadOptions
 from mervn.data.split import BatchRequest
+from mervn.data.streamed_frames import TRANSFER_BATCHES
 from mervn.data.streams import StreamShape
 from mervn.finetuning.finetune import finetune
 from mervn.model.head import Head, build_head
@@ -37,7 +38,10 @@ from mervn.training.setup import open_stored_data, resolve_head_options
 from mervn.training.train_head import train_head
 from mervn.training.trainer import Trainer
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
+]
 CUDA = torch.device("cuda")
 CASES = [
     (fusion, pooling)
@@ -168,7 +172,7 @@ def test_control_waiting_within_a_step_is_an_error() -> None:
 def test_an_epoch_of_features_goes_to_the_gpu_in_few_copies(data: Path) -> None:  # noqa: F811
     options = TrainHeadOptions(device="cuda")
     split = open_stored_data(resolve_head_options(options), data, SILENT).splits["train"]
-    plan = [BatchRequest(indices) for indices in ([0, 1, 2], [3, 4], [5])]
+    plan = [BatchRequest([i % len(split)]) for i in range(2 * TRANSFER_BATCHES + 1)]
 
     def copies() -> int:
         activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
@@ -178,7 +182,7 @@ def test_an_epoch_of_features_goes_to_the_gpu_in_few_copies(data: Path) -> None:
             torch.cuda.synchronize()
         return sum(event.count for event in profile.key_averages() if "HtoD" in event.key)
 
-    assert copies() == 1 + len(plan)  # streamed: lengths and targets once, then the frames of each batch
+    assert copies() == 1 + 3  # streamed: lengths and targets once, then the frames of up to TRANSFER_BATCHES batches
     for layers in split.streams.values():
         layers[0].load(CUDA)
     assert copies() == 1

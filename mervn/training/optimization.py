@@ -131,10 +131,10 @@ class Precision:
         """Accumulate the gradients of a loss."""
         self.scaler.scale(loss).backward()
 
-    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
-        """Clip the gradients, take one optimizer step and clear the gradients."""
+    def step(self, parameters: Sequence[Tensor], optimizer: torch.optim.Optimizer, clip_norm: float) -> None:
+        """Clip the gradients of all parameters, take one optimizer step and clear the gradients."""
         self.scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        nn.utils.clip_grad_norm_(parameters, clip_norm)
         self.scaler.step(optimizer)  # fp16: skips the step if gradients are inf or NaN
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)

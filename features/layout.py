@@ -165,12 +165,12 @@ class Layouts:
         """Divide (sum T,) among the batches."""
         return list(frames.split(self._totals))
 
-    def frames_in(self, starts: Tensor) -> list[Tensor]:
-        """Return, by batch, the index (sum T,) int64 of each frame in a tensor where sequences begin at `starts`.
+    def frames_in(self, starts: Tensor) -> Tensor:
+        """Return the index (sum T,) int64 of each frame of all batches in a tensor where sequences begin at `starts`.
 
         `starts` (sum B,) int64 is the index of the first frame of each sequence.
         """
-        return self._by_batch(_count(self._owners, self._offsets - starts))
+        return _count(self._owners, self._offsets - starts)
 
 
 def _count(owners: Tensor, offsets: Tensor) -> Tensor:

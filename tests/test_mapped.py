@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_store import make_store, parts, stored, write
 
 from features.store import mapped
@@ -47,6 +48,14 @@ def check_all(store: FeatureStore) -> int:
 def open_files() -> int:
     gc.collect()
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@contextmanager
+def torch_warns_always() -> Iterator[None]:
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(before)
 
 
 def num_mapped(store: FeatureStore) -> int:
@@ -98,6 +107,23 @@ def test_parts_that_are_not_read_are_released(
     np.testing.assert_array_equal(held, stored("0-a", 1, 0).values)  # a slice keeps its pages
     assert not held.flags.writeable
     del held, store
+    gc.collect()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
+def test_a_tensor_of_an_unmarked_array_keeps_its_pages(tmp_path: Path, kind: str) -> None:
+    store = make_parts(tmp_path, 1, kind)
+    with torch_warns_always(), pytest.warns(UserWarning, match="not writable"):  # the control
+        torch.from_numpy(store["0-a"])
+    with torch_warns_always():
+        tensor = torch.from_numpy(mapped.unmarked(store["0-a"]))
+    assert tensor.data_ptr() == store["0-a"].ctypes.data and not store["0-a"].flags.writeable
+    assert len(torch.from_numpy(mapped.unmarked(store["0-a"][:0]))) == 0
+    del store
+    gc.collect()
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    np.testing.assert_array_equal(tensor.numpy(), stored("0-a", 1, 0).values)
+    del tensor
     gc.collect()
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 

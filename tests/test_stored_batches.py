@@ -1,9 +1,9 @@
 """Batches of stored features: the same wherever the features are, whatever is computed together."""
 
+import weakref
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from features.ragged import Ragged
 from features.store.reader import FeatureStore
-from mervn.data import stored_batches
+from mervn.data import resident_frames, stored_batches
+from mervn.data.resident_frames import gather_together
 from mervn.data.split import Batch, BatchRequest
 from mervn.data.stored_batches import StoredBatch, read_batches
 from mervn.data.stored_sequences import Sequences
@@ -33,6 +34,12 @@ def make_streams(folder: Path) -> dict[str, list[Sequences]]:
         write(info, [stored(each, size, number) for each, size in zip("dcba", SIZES[::-1], strict=True)])
         streams[name] = Sequences.of(FeatureStore(info.path), list("abcd"))
     return {"text": [streams["text"]], "audio": [streams["audio"], streams["audio-2"]]}
+
+
+def load(streams: dict[str, list[Sequences]]) -> None:
+    for layers in streams.values():
+        for each in layers:
+            each.load(CPU)
 
 
 def expected(indices: Sequence[int], number: int) -> Tensor:
@@ -65,9 +72,7 @@ def test_batches_are_those_of_the_stores(
     monkeypatch.setattr(stored_batches, "GROUP_FRAMES", limits[1])
     streams = make_streams(tmp_path)
     if where == "memory":
-        for layers in streams.values():
-            for each in layers:
-                each.load(CPU)
+        load(streams)
     check(list(read_batches(streams, TARGETS, PLAN, CPU)))
     assert list(read_batches(streams, TARGETS, [], CPU)) == []
 
@@ -105,28 +110,56 @@ class OnGpu:
     type = "cuda"
 
 
+@pytest.mark.parametrize(("max_bytes", "num_gathered"), [(1 << 26, 1), (16 * 18, 2), (1, 5)])
 @pytest.mark.parametrize("order", [PLAN, PLAN[::-1]])
-def test_frames_that_are_resident_on_a_gpu_are_found_by_their_index(
-    order: list[list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_frames_that_are_resident_on_a_gpu_are_gathered_together(
+    order: list[list[int]], max_bytes: int, num_gathered: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    streams, gpu = make_streams(tmp_path), OnGpu()
-    for layers in streams.values():
-        for each in layers:
-            each.load(CPU)
+    streams, gpu, take = make_streams(tmp_path), OnGpu(), Sequences.take
+    load(streams)
+    taken: list[int] = []
+    monkeypatch.setattr(Sequences, "take", lambda self, index: taken.append(len(index)) or take(self, index))
+    monkeypatch.setattr(resident_frames, "GATHER_BYTES", max_bytes)
     monkeypatch.setattr(stored_batches, "to_device", lambda tensor, device: tensor)
-    monkeypatch.setattr(stored_batches, "gather_all", lambda *_: pytest.fail("must read all streams by index"))
+    monkeypatch.setattr(stored_batches, "gather_all", lambda *_: pytest.fail("must take all frames by index"))
     batches = list(read_batches(streams, TARGETS, order, gpu))  # type: ignore[arg-type]
-    for batch in batches:
+    assert taken == []  # not before the first batch is read
+    for batch in reversed(batches):
         check_streams(batch.inputs(), batch.indices)
-    index: list[Any] = [batch.read.__self__.index for batch in batches]  # type: ignore[attr-defined]
-    assert all(set(own) == {"text", "audio"} for own in index)
+    assert len(taken) == 3 * num_gathered and sum(taken) == 3 * sum(SIZES[i] for own in PLAN for i in own)
+
+
+def test_frames_that_were_gathered_are_kept_for_their_batches_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams = make_streams(tmp_path)
+    load(streams)
+    monkeypatch.setattr(resident_frames, "GATHER_BYTES", 1)
+    index = {name: torch.arange(6) for name in streams}
+    kept = []
+    for whole in gather_together(streams, index, {name: [(3,), (0,), (2, 1)] for name in streams}):
+        frames = whole()
+        assert all(one() is None for one in kept)  # those of earlier batches
+        kept = [weakref.ref(each._base) for each in frames]
+        del frames, whole
+    assert len(kept) == 3
+
+
+def test_frames_that_inference_gathered_serve_training(tmp_path: Path) -> None:
+    streams = make_streams(tmp_path)
+    load(streams)
+    index = {name: torch.arange(3) for name in streams}
+    (frames_of,) = gather_together(streams, index, {name: [(3, 0)] for name in streams})
+    with torch.inference_mode():
+        frames_of()
+    weight = torch.ones(3, requires_grad=True)
+    (frames_of()[0] @ weight).sum().backward()
+    assert torch.equal(weight.grad, expected([0], 0).sum(0))
 
 
 def test_frames_in_memory_reach_a_gpu_without_an_index(tmp_path: Path) -> None:
     streams = make_streams(tmp_path)
-    for layers in streams.values():
-        for each in layers:
-            each.load(CPU)
+    load(streams)
     for batch in read_batches(streams, TARGETS, PLAN, torch.device("meta")):
         for stream in batch.inputs().values():
             assert stream.values.device.type == "meta" and len(stream.values) == sum(SIZES[i] for i in batch.indices)
@@ -134,11 +167,10 @@ def test_frames_in_memory_reach_a_gpu_without_an_index(tmp_path: Path) -> None:
 
 def test_control_the_index_of_another_batch_are_other_frames(tmp_path: Path) -> None:
     streams = make_streams(tmp_path)
-    for layers in streams.values():
-        for each in layers:
-            each.load(CPU)
+    load(streams)
     index = {"text": torch.tensor([0, 1, 3]), "audio": torch.tensor([0, 1, 2])}
+    (whole,) = gather_together(streams, index, {name: [(3, 0)] for name in streams})
     layouts = {name: Ragged.without_values([3, 0]).layout for name in streams}
-    found = StoredBatch(streams, CPU, [0, 1], layouts, index, None).read([0, 1])
+    found = StoredBatch(streams, CPU, [0, 1], layouts, whole).read([0, 1])
     with pytest.raises(AssertionError):
         check_streams(found, [0, 1])

@@ -29,6 +29,23 @@ _mapped: deque[weakref.ref[MappedArray]] = deque()
 """The arrays that are mapped now, in the order in which `_keep` looks at them."""
 
 
+class _Shared:
+    """An array's memory, not marked as read-only."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array  # keeps the memory
+        interface = array.__array_interface__
+        self.__array_interface__ = interface | {"data": (interface["data"][0], False)}
+
+
+def unmarked(array: Array) -> Array:
+    """Return an array that shares the memory of a read-only one and is not marked as such, for `torch.from_numpy`.
+
+    Nothing must be written to it.
+    """
+    return np.asarray(_Shared(array))
+
+
 class MappedArray:
     """A read-only array (N, D) in a file, at `offset` bytes from its start.
 

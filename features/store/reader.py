@@ -10,7 +10,7 @@ import numpy as np
 from features.errors import InputError
 from features.store.faults import VanishedPartError, damaged
 from features.store.identity import read_store_info
-from features.store.mapped import Array
+from features.store.mapped import Array, unmarked
 from features.store.open_parts import ATTEMPTS, VANISHING, OpenParts
 from features.store.part import DTYPES, Part, StoredUtterance, crc32, num_bytes
 from features.store.place_table import INDEX, INDEX_BITS
@@ -86,7 +86,8 @@ class FeatureStore:
     def values_of(self, places: Array, first: Array, lengths: Array) -> list[Array]:
         """Return what `values` returns for each of some places (N,), faster than one by one.
 
-        `first` (N,) are their `first_frames`, and `lengths` (N,) their numbers of frames.
+        `first` (N,) are their `first_frames`, and `lengths` (N,) their numbers of frames. The arrays are not marked
+        as read-only, because torch warns of those that are; nothing must be written to them.
         """
         parts, found = dict[int, Array | None](), []
         columns = (places.tolist(), (places >> INDEX_BITS).tolist(), first.tolist(), (first + lengths).tolist())
@@ -94,14 +95,14 @@ class FeatureStore:
             if number not in parts:
                 parts[number] = self._values_of_part(number)
             values = parts[number]
-            found.append(self.values(place) if values is None else values[start:end])
+            found.append(unmarked(self.values(place)) if values is None else values[start:end])
         return found
 
     def _values_of_part(self, number: int) -> Array | None:
         """Return the values (sum T, D) of a part; None if it was removed."""
         part = self._opened.table.parts[number]
         try:
-            return None if part is None else part.values
+            return None if part is None else unmarked(part.values)
         except VanishedPartError:
             return None
 

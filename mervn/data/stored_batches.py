@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice, repeat
+from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from features.device import to_device
 from features.layout import Layout, Layouts
 from features.ragged import Ragged
+from mervn.data.resident_frames import gather_together
 from mervn.data.split import Batch
 from mervn.data.stored_sequences import Sequences
 from mervn.data.streamed_frames import concatenated, frames_by_batch, gather_all, is_streamed, read_ahead, spans
@@ -37,10 +39,8 @@ class StoredBatch:
     """Indices into the split."""
     layouts: Mapping[str, Layout]
     """By stream, the lengths of the sequences on the device."""
-    index: Mapping[str, Tensor]
-    """By stream, (sum T,) int64: index of each frame in the resident tensor; empty unless all are on the GPU."""
-    frames: Sequence[Tensor] | None
-    """The frames (sum T, D) from each store, on the device, if they were read ahead."""
+    whole: Callable[[], Sequence[Tensor]]
+    """Function that returns the frames (sum T, D) of the whole batch from each store, float32 on the device."""
 
     def read(self, indices: Sequence[int]) -> dict[str, Ragged]:
         """Return float32 streams of utterances: (sum T, D), or (sum T, L, D) for L > 1 layers.
@@ -48,7 +48,7 @@ class StoredBatch:
         `indices` are those of the batch, or a part of them if the batch does not fit into memory.
         """
         is_whole = list(indices) == self.indices
-        frames = iter(self._frames() if is_whole else gather_all(_every(self.streams), indices, self.device))
+        frames = iter(self.whole() if is_whole else gather_all(_every(self.streams), indices, self.device))
         found = {}
         for name, layers in self.streams.items():
             parts = list(islice(frames, len(layers)))  # L tensors (sum T, D)
@@ -58,14 +58,6 @@ class StoredBatch:
             else:
                 found[name] = Ragged.from_lengths(values, layers[0].sizes_of(indices))
         return found
-
-    def _frames(self) -> list[Tensor]:
-        """Return the frames (sum T, D) of the whole batch from each store."""
-        if self.frames is not None:
-            return [each.float() for each in self.frames]
-        if self.index:
-            return [each.take(self.index[name]).float() for name, layers in self.streams.items() for each in layers]
-        return gather_all(_every(self.streams), self.indices, self.device)
 
 
 def read_batches(
@@ -77,15 +69,24 @@ def read_batches(
     computed together: a batch of resident features needs no transfer.
     """
     every = _every(streams)
-    frames = read_ahead(every, batches, device) if is_streamed(every, device) else repeat(None)
+    ahead = read_ahead(every, batches, device) if is_streamed(every, device) else None
     for chosen in _groups(streams, batches):
         group = list(map(list, chosen))  # one group at a time: lists need much more memory than arrays
-        group_targets, layouts, index = _place(streams, targets, group, device)
+        group_targets, layouts, resident = _place(streams, targets, group, device)
         for i, indices in enumerate(group):
             own_layouts = {name: of_batches[i] for name, of_batches in layouts.items()}
-            own_index = {name: of_batches[i] for name, of_batches in index.items()}
-            stored = StoredBatch(streams, device, indices, own_layouts, own_index, next(frames))
-            yield Batch(indices, group_targets[i], stored.read)
+            whole = next(resident) if resident else _reader(every, indices, device, ahead)
+            yield Batch(indices, group_targets[i], StoredBatch(streams, device, indices, own_layouts, whole).read)
+
+
+def _reader(
+    sequences: Sequence[Sequences], indices: list[int], device: torch.device, ahead: Iterator[Sequence[Tensor]] | None
+) -> Callable[[], Sequence[Tensor]]:
+    """Return a function that returns the frames of a batch: those that were read ahead, if any."""
+    if ahead is None:
+        return partial(gather_all, sequences, indices, device)
+    frames = next(ahead)
+    return lambda: frames
 
 
 def _groups(streams: Streams, batches: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
@@ -100,8 +101,11 @@ def _groups(streams: Streams, batches: Sequence[Sequence[int]]) -> Iterator[Sequ
 
 def _place(
     streams: Streams, targets: np.ndarray[Any, Any], group: Sequence[list[int]], device: torch.device
-) -> tuple[Sequence[Tensor], dict[str, list[Layout]], dict[str, list[Tensor]]]:
-    """Return the targets, layouts and indices of the batches of a group, by one copy to the device."""
+) -> tuple[Sequence[Tensor], dict[str, list[Layout]], Iterator[Callable[[], Sequence[Tensor]]] | None]:
+    """Return the targets and layouts of the batches of a group, by one copy to the device, and what gathers frames.
+
+    The latter is a function per batch, or None unless all streams are resident on the GPU.
+    """
     order = list(chain.from_iterable(group))
     sizes, columns = {}, [targets[order][None]]
     for name, layers in streams.items():
@@ -116,7 +120,8 @@ def _place(
         layouts[name] = places.layouts()
         if is_there:
             index[name] = places.frames_in(own[0])
-    return on_device[0].split(list(map(len, group))), layouts, index
+    resident = gather_together(streams, index, sizes) if is_there else None
+    return on_device[0].split(list(map(len, group))), layouts, resident
 
 
 def _every(streams: Streams) -> list[Sequences]:

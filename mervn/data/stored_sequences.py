@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from features.progress import Reporter
+from features.store.mapped import unmarked
 from features.store.reader import FeatureStore
 from features.store.stored_inputs import StoredInputs
 
@@ -117,7 +118,7 @@ class Sequences:
         """Return the frames (sum T, D) of the sequences at `indices`, in the store's dtype."""
         if self._flat is not None:
             return torch.cat(self._resident(self._flat, indices))
-        return torch.from_numpy(np.concatenate(self._read(indices)))
+        return torch.cat(self._read(indices))
 
     def gather_float(self, indices: Sequence[int]) -> Tensor:
         """Return the frames (sum T, D) of the sequences at `indices` in float32."""
@@ -144,18 +145,21 @@ class Sequences:
 
     def gather_into(self, host: Tensor, indices: Sequence[int] | np.ndarray[Any, Any]) -> None:
         """Copy the frames of the sequences at `indices` into a CPU tensor (sum T, D) of the store's dtype."""
-        np.concatenate(self._read(indices), out=host.numpy())
+        # not by NumPy, which would take Python's lock again for each sequence, while a GPU waits for it
+        torch.cat(self._read(indices), out=host)
 
-    def _read(self, indices: Sequence[int] | np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        """Return sequences (T_i, D) from the store; the crc32 of each is checked the first time."""
+    def _read(self, indices: Sequence[int] | np.ndarray[Any, Any]) -> list[Tensor]:
+        """Return sequences (T_i, D) in the memory of the store; the crc32 of each is checked the first time."""
         chosen = np.asarray(indices, np.int64)
         places, are_checked = self._places[chosen], self._checked[chosen]
         if are_checked.all():
-            return self.store.values_of(places, self._first[chosen], self.lengths_of(chosen))
+            sequences = self.store.values_of(places, self._first[chosen], self.lengths_of(chosen))
+            return list(map(torch.from_numpy, sequences))
         found = []
         columns = (places.tolist(), self._crc32[chosen].tolist(), are_checked.tolist())
         for place, crc32, is_checked in zip(*columns, strict=True):
-            found.append(self.store.values(place) if is_checked else self.store.checked(place, crc32))
+            values = self.store.values(place) if is_checked else self.store.checked(place, crc32)
+            found.append(torch.from_numpy(unmarked(values)))
         self._checked[chosen] = True
         return found
 

@@ -65,8 +65,8 @@ class HostBuffer:
         return found
 
     def batches(self, device: torch.device) -> list[tuple[Tensor, ...]]:
-        """Copy the block to a device, without waiting if it is pinned; return the frames of each batch by store."""
-        frames = self.frames_in(self.block.to(device, non_blocking=True))
+        """Copy the block to a device, without waiting if it is pinned; return float32 frames of each batch by store."""
+        frames = [each.float() for each in self.frames_in(self.block.to(device, non_blocking=True))]
         return list(zip(*map(Tensor.split, frames, self.counts), strict=True))
 
 
@@ -108,7 +108,7 @@ def gather_all(sequences: Sequence[Sequences], indices: Sequence[int], device: t
     """
     if is_streamed(sequences, device):
         (frames,) = HostBuffer.of(sequences, [indices], pinned=device.type == "cuda").batches(device)
-        return [each.float() for each in frames]
+        return list(frames)
     return [to_device(each.gather_float(indices), device) for each in sequences]
 
 
@@ -120,7 +120,7 @@ def is_streamed(sequences: Sequence[Sequences], device: torch.device) -> bool:
 def read_ahead(
     sequences: Sequence[Sequences], batches: Sequence[Sequence[int]], device: torch.device
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the frames (sum T, D) of each batch by store, on a device in the dtype of the store.
+    """Yield the frames (sum T, D) of each batch by store, float32 on a device.
 
     A thread reads them while the device computes.
     """

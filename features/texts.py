@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Self
 
+import numpy as np
+
 WIDER = {"H": "I", "I": "Q"}
 """The next larger type code of the ends: of 2, 4 and 8 bytes."""
 
@@ -52,6 +54,15 @@ class Texts:
         except OverflowError:
             self._ends = array(WIDER[self._ends.typecode], self._ends)
             self._ends.append(len(self._utf8))
+
+    def extend(self, other: Texts) -> None:
+        """Add the strings of another column at the end."""
+        before = len(self._utf8)
+        self._utf8 += other._utf8
+        while len(self._utf8) >> 8 * self._ends.itemsize:
+            self._ends = array(WIDER[self._ends.typecode], self._ends)
+        ends = np.frombuffer(other._ends, other._ends.typecode)[1:].astype(np.uint64) + np.uint64(before)
+        self._ends.frombytes(ends.astype(self._ends.typecode).tobytes())
 
     def __len__(self) -> int:
         return len(self._ends) - 1

@@ -9,7 +9,8 @@ import pytest
 
 from features.errors import InputError
 from features.manifests.manifest import Utterance
-from features.manifests.utterances import ManifestColumns, Utterances
+from features.manifests.manifest_columns import ManifestColumns
+from features.manifests.utterances import Utterances
 from mervn.config import LabelOptions
 from mervn.data.labels import apply_labels, emotions_of
 

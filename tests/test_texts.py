@@ -31,3 +31,18 @@ def test_offsets_become_wider_when_they_must() -> None:
     assert texts._ends.typecode == "H"
     texts.append("b")
     assert texts._ends.typecode == module.WIDER["H"] and texts == ["a" * 0xFFFF, "b"]
+
+
+@pytest.mark.parametrize("size", [1, 300, 0x8000, 0xFFFF])
+def test_texts_are_joined_also_if_offsets_become_wider(size: int) -> None:
+    parts = [["ừ" * (size // 3), "", "a"], [], ["b" * size], ["", "\u2028"]]
+    texts = Texts()
+    for part in parts:
+        added = Texts()
+        for string in part:
+            added.append(string)
+        texts.extend(added)
+    texts.extend(Texts(["c", ""]))
+    texts.append("d")
+    assert texts == [*(string for part in parts for string in part), "c", "", "d"]
+    assert texts._ends.typecode == ("H" if size <= 300 else "I" if size == 0xFFFF else texts._ends.typecode)

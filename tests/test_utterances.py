@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from features.manifests.manifest import Utterance
+from features.manifests.manifest_columns import ManifestColumns
 from features.manifests.utterances import (
-    ManifestColumns,
     Utterances,
     emotion_codes,
     id_at,
@@ -42,6 +42,14 @@ def make(split: str, count: int) -> tuple[Utterances, list[Utterance]]:
         expected.append(Utterance(**values, audio_path=Path("/root") / values["wav_path"], **made))
     columns.complete()
     return Utterances([columns]), expected
+
+
+def test_columns_that_follow_others_are_added_with_their_lines() -> None:
+    (first, in_first), (second, in_second) = make("train", 5), make("train", 7)
+    (columns,), (following,) = first.manifests, second.manifests
+    columns.extend(following, 100)
+    columns.extend(make("train", 0)[0].manifests[0], 200)
+    assert list(Utterances([columns])) == in_first + [replace(each, line=each.line + 100) for each in in_second]
 
 
 def test_lines_slices_and_joined_manifests_are_those_that_were_added() -> None:

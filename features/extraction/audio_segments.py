@@ -12,7 +12,8 @@ import numpy as np
 from features.extraction.audio_files import AudioFiles, Paths
 from features.manifests.columns import Array
 from features.manifests.manifest import Utterance
-from features.manifests.utterances import MIX, UNTIL_END, Utterances
+from features.manifests.manifest_columns import MIX, UNTIL_END
+from features.manifests.utterances import Utterances
 
 
 class FilePaths:

@@ -39,16 +39,22 @@ class RepeatedTexts:
 
     def append(self, text: str | None) -> None:
         """Add a string or None at the end."""
-        if text is None:
-            self.codes.append(NONE)
-            return
+        self.codes.append(NONE if text is None else self._code(text))
+
+    def extend(self, other: RepeatedTexts) -> None:
+        """Add the strings of another column at the end, in its order."""
+        codes = np.array([*map(self._code, other.values), NONE], np.int32)  # NONE is the index of the last
+        self.codes.frombytes(codes[np.frombuffer(other.codes, np.int32)].tobytes())
+
+    def _code(self, text: str) -> int:
+        """Return the code of a string, a new one if none is known."""
         code = self._known.get(text)
         if code is None:
             if len(self._known) == MAX_KNOWN:  # each entry takes 150 bytes
                 self._known.clear()
             code = self._known[text] = len(self.values)
             self.values.append(text)
-        self.codes.append(code)
+        return code
 
     def complete(self) -> None:
         """Release what only adding needs."""

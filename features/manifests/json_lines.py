@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from typing import Any
 
 from features.manifests.fields import short_repr
@@ -60,29 +59,26 @@ def parse_json(text: str) -> Any:
     return json.loads(text, object_pairs_hook=object_without_duplicates)
 
 
-def numbered_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file with their numbers, from 1, without blank ones.
+def line_blocks(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the bytes of a file in blocks of whole lines, without a byte order mark.
 
-    The blocks are those of the file, one after the other. A byte order mark is left out. Lines end
-    as for `bytes.splitlines`.
+    The blocks are those of the file, one after the other. A line ends with a line feed here, so that
+    what `bytes.splitlines` takes for the end of a line lies within a block.
     """
-    number, begun = 0, [b""]  # the pieces of a line that the next block continues
-    for lines in chain(_whole_lines(blocks, begun), [begun]):
-        for line in b"".join(lines).splitlines():
-            number += 1
-            if number == 1:
-                line = line.removeprefix(BYTE_ORDER_MARK)
-            if line.strip():
-                yield number, line
+    mark = BYTE_ORDER_MARK
+    for pieces in _whole_lines(blocks):
+        yield b"".join(pieces).removeprefix(mark)
+        mark = b""
 
 
-def _whole_lines(blocks: Iterable[bytes], begun: list[bytes]) -> Iterator[list[bytes]]:
-    """Yield blocks that end with a line; `begun` keeps what follows the last one."""
+def _whole_lines(blocks: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield the pieces of blocks that end with a line, and last what follows the last line."""
+    begun: list[bytes] = []  # the pieces of a line that the next block continues
     for block in blocks:
         end = block.rfind(b"\n") + 1
         if end:
-            whole = [*begun, block[:end]]
-            begun[:] = [block[end:]]
-            yield whole
+            yield [*begun, block[:end]]
+            begun = [block[end:]]
         else:
             begun.append(block)
+    yield begun

@@ -290,7 +290,7 @@ def measure(folder: Path, trials: int, utterances: int, flags: list[str], update
 @click.command()
 @click.option("--trials", type=int, help="Number of kills; default 20, with --tiny 2.")
 @click.option("--format", "kind", type=click.Choice(["hdf5", "zarr"]), default="hdf5", show_default=True)
-@click.option("--workers", type=int, default=2, show_default=True, help="Threads that read audio in an extraction.")
+@click.option("--workers", type=int, default=2, show_default=True, help="Processes that read audio in an extraction.")
 @click.option("--update", is_flag=True, help="Kill updates of complete stores.")
 @click.option("--beside", is_flag=True, help="Compact and convert the stores at the same time.")
 @click.option("--tiny", is_flag=True, help="Smoke test with few utterances.")

@@ -95,7 +95,7 @@ def measure_two(selectors: dict[str, str], folder: Path, tiny: bool, start_proce
     The speed of a machine can change within a minute: one extraction is measured before and after each
     two, and the mean counts.
     """
-    count, seconds, rounds = (6, 0.3, 1) if tiny else (200, 4.2, 5)
+    count, seconds, rounds = (6, 0.3, 1) if tiny else (200, 4.2, 9)
     data = make_corpus(folder / "two", count, seconds)
     figures = []
     for name, selector in selectors.items():

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from features import regular_files
 from features.errors import InputError
-from features.manifests import line_processes
+from features.manifests import line_processes, manifest_file
 from features.manifests.line_processes import LineProcess
 from features.manifests.manifest import read_manifests
 from features.manifests.parsed_lines import ParsedLines
@@ -79,7 +80,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list["subprocess.Popen[
     monkeypatch.setattr(line_processes, "MIN_BYTES", 0)
     monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: found.append(popen(*args, **kwargs)) or found[-1])
     yield found
-    assert all(process.returncode is not None and process.stdout.closed for process in found)
+    assert all(process.returncode is not None for process in found)
 
 
 def read(data: Path) -> tuple[list[Utterance] | str, str, list[str]]:
@@ -149,6 +150,62 @@ def test_a_small_manifest_starts_no_process(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "train.jsonl").write_bytes(b"\n".join(good_lines().values()))
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("must start no process"))
     assert len(read(tmp_path)[0]) == 201
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_lines_before_a_read_error_count(
+    count: int, tmp_path: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train.jsonl").write_bytes(b"\n".join(bad_lines().values()))
+    blocks = regular_files.read_blocks
+
+    def failing(path: Path) -> Iterator[bytes]:
+        for number, block in enumerate(blocks(path)):
+            if number == 30:
+                raise OSError(5, "Input/output error")
+            yield block
+
+    monkeypatch.setattr(manifest_file, "read_blocks", failing)
+    monkeypatch.setattr(line_processes, "usable_cores", lambda: count)
+    found = str(read(tmp_path)[0])
+    assert (
+        "Input/output error" in found and "start must be" not in found and "train.jsonl:21: must be one JSON" in found
+    )
+    monkeypatch.setattr(line_processes, "usable_cores", lambda: 1)
+    assert read(tmp_path)[0] == found
+
+
+def test_what_python_is_told_reaches_the_processes(
+    tmp_path: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = list(good_lines().values())
+    lines[150] = line(150)[:-1] + b', "big": ' + b"9" * 5000 + b"}"
+    (tmp_path / "train.jsonl").write_bytes(b"\n".join(lines))
+    before = sys.get_int_max_str_digits()
+    try:
+        assert "Exceeds the limit" in read(tmp_path)[0]
+        sys.set_int_max_str_digits(0)
+        assert len(read(tmp_path)[0]) == 201
+    finally:
+        sys.set_int_max_str_digits(before)
+
+
+@pytest.mark.parametrize("executable", [None, "", "/bin/false", "noisy"])
+def test_programs_that_are_no_python_are_not_needed(
+    data: Path,
+    expected: Any,
+    started: list[Any],
+    executable: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if executable == "noisy":
+        wrapper = tmp_path / "python"
+        wrapper.write_text(f'#!/bin/sh\necho hello\nexec {sys.executable} "$@"\n')
+        wrapper.chmod(0o755)
+        executable = str(wrapper)
+    monkeypatch.setattr(sys, "executable", executable)
+    assert read(data) == expected
 
 
 def test_control_lines_are_numbered_within_the_file(

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from features.ragged import Ragged
 from features.store.reader import FeatureStore
-from mervn.data import resident_frames, stored_batches
-from mervn.data.resident_frames import gather_together
+from mervn.data import frames_together, stored_batches, streamed_frames
+from mervn.data.frames_together import FramesTogether, gather_together
 from mervn.data.split import Batch, BatchRequest
 from mervn.data.stored_batches import StoredBatch, read_batches
 from mervn.data.stored_sequences import Sequences
 from mervn.data.stored_split import StoredSplit
+from mervn.data.streamed_frames import HostBuffer
 
 CPU = torch.device("cpu")
 SIZES = (3, 0, 5, 2)
@@ -119,7 +120,7 @@ def test_frames_that_are_resident_on_a_gpu_are_gathered_together(
     load(streams)
     taken: list[int] = []
     monkeypatch.setattr(Sequences, "take", lambda self, index: taken.append(len(index)) or take(self, index))
-    monkeypatch.setattr(resident_frames, "GATHER_BYTES", max_bytes)
+    monkeypatch.setattr(frames_together, "GATHER_BYTES", max_bytes)
     monkeypatch.setattr(stored_batches, "to_device", lambda tensor, device: tensor)
     monkeypatch.setattr(stored_batches, "gather_all", lambda *_: pytest.fail("must take all frames by index"))
     batches = list(read_batches(streams, TARGETS, order, gpu))  # type: ignore[arg-type]
@@ -134,11 +135,11 @@ def test_frames_that_were_gathered_are_kept_for_their_batches_only(
 ) -> None:
     streams = make_streams(tmp_path)
     load(streams)
-    monkeypatch.setattr(resident_frames, "GATHER_BYTES", 1)
+    monkeypatch.setattr(frames_together, "GATHER_BYTES", 1)
     index = {name: torch.arange(6) for name in streams}
     kept = []
     for whole in gather_together(streams, index, {name: [(3,), (0,), (2, 1)] for name in streams}):
-        frames = whole()
+        frames = whole.read()
         assert all(one() is None for one in kept)  # those of earlier batches
         kept = [weakref.ref(each._base) for each in frames]
         del frames, whole
@@ -149,12 +150,66 @@ def test_frames_that_inference_gathered_serve_training(tmp_path: Path) -> None:
     streams = make_streams(tmp_path)
     load(streams)
     index = {name: torch.arange(3) for name in streams}
-    (frames_of,) = gather_together(streams, index, {name: [(3, 0)] for name in streams})
+    (whole,) = gather_together(streams, index, {name: [(3, 0)] for name in streams})
     with torch.inference_mode():
-        frames_of()
+        whole.read()
     weight = torch.ones(3, requires_grad=True)
-    (frames_of()[0] @ weight).sum().backward()
+    (whole.read()[0] @ weight).sum().backward()
     assert torch.equal(weight.grad, expected([0], 0).sum(0))
+
+
+@pytest.mark.parametrize("where", ["resident", "streamed"])
+@pytest.mark.parametrize("max_frames", [7, 4])
+def test_a_part_is_read_alone_if_memory_does_not_suffice(
+    where: str, max_frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams, cast = make_streams(tmp_path), Tensor.float
+    if where == "resident":
+        load(streams)
+    cast_frames: list[weakref.ref[Tensor]] = []
+
+    def limited(self: Tensor) -> Tensor:
+        if len(self) > max_frames:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        cast_frames.append(weakref.ref(found := cast(self)))
+        return found
+
+    monkeypatch.setattr(stored_batches, "to_device", lambda tensor, device: tensor)
+    monkeypatch.setattr(streamed_frames, "to_device", lambda tensor, device: tensor)
+    monkeypatch.setattr(Tensor, "float", limited)
+    of, copy = HostBuffer.of, HostBuffer.batches
+    monkeypatch.setattr(HostBuffer, "of", lambda sequences, batches, pinned: of(sequences, batches))
+    monkeypatch.setattr(HostBuffer, "batches", lambda self, device: copy(self, CPU))
+    for batch in read_batches(streams, TARGETS, PLAN, OnGpu()):  # type: ignore[arg-type]
+        if sum(SIZES[i] for i in batch.indices) > max_frames:
+            with pytest.raises(torch.OutOfMemoryError):
+                batch.inputs()
+            cast_frames.clear()
+            for index in batch.indices:
+                if SIZES[index] <= max_frames:
+                    check_streams(batch.inputs([index]), [index])
+        else:
+            check_streams(batch.inputs(), batch.indices)  # alone: all batches together do not fit
+            kept = [each for each in cast_frames if each() is not None]
+            assert kept == []
+    assert cast_frames
+
+
+def test_frames_are_released_if_a_part_of_a_batch_is_read() -> None:
+    sources = [lambda places: torch.arange(9.0)[places, None].clone()]
+    together = FramesTogether(sources, [[2, 0, 7]])
+    before = weakref.ref(together.read(0)[0]._base)
+    together.separate()
+    assert before() is None
+    assert [together.read(number)[0][:, 0].tolist() for number in range(3)] == [[0, 1], [], [2, 3, 4, 5, 6, 7, 8]]
+
+
+def test_other_errors_than_full_memory_are_not_hidden() -> None:
+    def fail(places: slice) -> Tensor:
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        FramesTogether([fail], [[2]]).read(0)
 
 
 def test_frames_in_memory_reach_a_gpu_without_an_index(tmp_path: Path) -> None:

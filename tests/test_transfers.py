@@ -19,10 +19,11 @@ from features.extraction.encode import encode
 from features.ragged import Ragged, concatenate
 from features.store.reader import FeatureStore
 from mervn.data import streamed_frames
+from mervn.data.frames_together import spans
 from mervn.data.split import BatchRequest
 from mervn.data.stored_sequences import Sequences
 from mervn.data.stored_split import StoredSplit
-from mervn.data.streamed_frames import HostBuffer, read_ahead, spans
+from mervn.data.streamed_frames import HostBuffer, read_ahead
 from mervn.model.module_checks import SHAPES, SIZES, head_factory
 from mervn.registry import FUSIONS, POOLINGS
 
@@ -144,14 +145,14 @@ def test_a_block_of_several_stores_holds_their_frames(tmp_path: Path, monkeypatc
         sequences.append(Sequences.of(FeatureStore(info.path), ["a", "b"]))
     cpu, batches = torch.device("cpu"), [[1, 0], [0], [1, 1, 1]]
     for found, indices in zip(HostBuffer.of(sequences, batches).batches(cpu), batches, strict=True):
-        for frames, each in zip(found, sequences, strict=True):
+        for frames, each in zip(found.read(), sequences, strict=True):
             assert torch.equal(frames, each.gather_float(indices)) and frames.dtype == torch.float32
     for limits in ((1 << 20, 32), (1 << 20, 2), (1, 32)):
         monkeypatch.setattr(streamed_frames, "TRANSFER_BYTES", limits[0])
         monkeypatch.setattr(streamed_frames, "TRANSFER_BATCHES", limits[1])
         ahead = read_ahead(sequences, batches, cpu)
         for indices, found in zip(batches, ahead, strict=True):
-            for frames, each in zip(found, sequences, strict=True):
+            for frames, each in zip(found.read(), sequences, strict=True):
                 assert torch.equal(frames, each.gather_float(indices))
     assert list(read_ahead(sequences, [], cpu)) == []
 

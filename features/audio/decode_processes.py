@@ -11,7 +11,6 @@ import atexit
 import os
 import socket
 import subprocess
-import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from features.audio.decoding import Decoded, unreadable_now
 from features.audio.file_state import UNKNOWN
 from features.audio.segment import SYSTEM_ERROR
 from features.audio.segment import Channel as AudioChannel
+from features.child_python import python_command
 from features.errors import InputError
 
 ATTEMPTS = 2
@@ -31,8 +31,6 @@ shorter limits for shorter audio."""
 CLOSE_S = 5.0
 """Maximum number of seconds that `close` waits for a process: one that waits for a disk may not end."""
 START = """
-import sys
-sys.path[:] = {path!r}
 from features.audio.decode_process import serve
 serve({descriptors})
 """
@@ -66,9 +64,9 @@ class DecodeProcess:
         passed = [other.fileno(), *memory]
         try:
             self._channel = Channel(connection, memory[0] if memory else None)
-            code = START.format(path=sys.path, descriptors=", ".join(map(str, passed)) + ", None" * (2 - len(passed)))
+            code = START.format(descriptors=", ".join(map(str, passed)) + ", None" * (2 - len(passed)))
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", code],
+                python_command(code),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=passed,

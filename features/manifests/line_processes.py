@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import pickle
 import signal
+import socket
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from io import BufferedRWPair
 from itertools import cycle
-from typing import IO, Any
+from typing import Any
 
+from features.child_python import python_command
 from features.cpu_threads import usable_cores
 from features.manifests.parsed_lines import ParsedLines
 
@@ -24,10 +27,9 @@ MAX_PROCESSES = 8
 SIZE = struct.Struct("<Q")
 """Bytes of a message, which follow."""
 START = """
-import sys
-sys.path[:] = {path!r}
+sys.set_int_max_str_digits({digits})
 from features.manifests.line_processes import serve
-serve()
+serve({descriptor})
 """
 """Code of a process."""
 
@@ -39,16 +41,22 @@ def parse_blocks(blocks: Iterator[bytes], parsed: ParsedLines, num_bytes: int) -
         for block in blocks:
             parsed.parse(block)
         return
+    fault: OSError | None = None
     with ExitStack() as stack:
         processes = [stack.enter_context(LineProcess(parsed)) for _ in range(count)]
         for process in cycle(processes):  # a process has one block, and the blocks are added in their order
             if process.is_busy:
                 parsed.extend(process.receive())
-            following = next(blocks, None)
+            try:
+                following = next(blocks, None)
+            except OSError as error:  # what was read counts
+                fault, following = error, None
             if following is not None:
                 process.send(following)
             elif not any(each.is_busy for each in processes):
-                return
+                break
+    if fault is not None:
+        raise fault
 
 
 class LineProcess:
@@ -61,20 +69,31 @@ class LineProcess:
         self._before = before
         self._block: bytes | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._stream: BufferedRWPair | None = None
 
     def __enter__(self) -> LineProcess:
         with suppress(OSError):
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", START.format(path=sys.path)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+            self._start()
             self._send(self._before.like())
         return self
 
+    def _start(self) -> None:
+        connection, other = socket.socketpair()
+        with connection, other:
+            code = START.format(digits=sys.get_int_max_str_digits(), descriptor=other.fileno())
+            self._process = subprocess.Popen(
+                python_command(code), pass_fds=[other.fileno()],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            self._stream = connection.makefile("rwb")  # which keeps the connection open
+
     def __exit__(self, *_: object) -> None:
+        if self._stream is not None:
+            with suppress(OSError):
+                self._stream.close()
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()  # closes the pipes
+            self._process.wait()
 
     @property
     def is_busy(self) -> bool:
@@ -90,8 +109,9 @@ class LineProcess:
     def receive(self) -> ParsedLines:
         """Return the result of the block that was sent."""
         block, self._block, found = self._block, None, None
-        if self._process is not None and self._process.stdout is not None:
-            found = read_message(self._process.stdout)
+        if self._stream is not None:
+            with suppress(OSError):
+                found = read_message(self._stream)
         if isinstance(found, ParsedLines):
             return found
         parsed = self._before.like()
@@ -99,22 +119,23 @@ class LineProcess:
         return parsed
 
     def _send(self, message: object) -> None:
-        if self._process is not None and self._process.stdin is not None:
-            write_message(self._process.stdin, message)
+        if self._stream is not None:
+            write_message(self._stream, message)
 
 
-def serve() -> None:
-    """Parse the blocks that come in, until there are no more."""
+def serve(descriptor: int) -> None:
+    """Parse the blocks that come in on a socket, until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it goes to a whole process group; the other process ends this one
-    before = read_message(sys.stdin.buffer)
-    while (block := read_message(sys.stdin.buffer)) is not None:
-        parsed = before.like()
-        parsed.parse(block)
-        parsed.columns.complete()
-        write_message(sys.stdout.buffer, parsed)
+    with socket.socket(fileno=descriptor) as connection, connection.makefile("rwb") as stream:
+        before = read_message(stream)
+        while (block := read_message(stream)) is not None:
+            parsed = before.like()
+            parsed.parse(block)
+            parsed.columns.complete()
+            write_message(stream, parsed)
 
 
-def write_message(stream: IO[bytes], message: object) -> None:
+def write_message(stream: BufferedRWPair, message: object) -> None:
     """Write an object, for `read_message`."""
     pickled = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     stream.write(SIZE.pack(len(pickled)))
@@ -122,7 +143,7 @@ def write_message(stream: IO[bytes], message: object) -> None:
     stream.flush()
 
 
-def read_message(stream: IO[bytes]) -> Any:
+def read_message(stream: BufferedRWPair) -> Any:
     """Return the next object; None if the other process has ended."""
     header = stream.read(SIZE.size)
     if len(header) < SIZE.size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,15 +55,15 @@ class ManifestFile:
         """Add the utterances of all lines; OSError if the file cannot be read."""
         blocks = line_blocks(self._blocks())
         for block in blocks:
-            lines = block.splitlines()
-            first = next((number for number, line in enumerate(lines) if line.strip()), None)
-            if first is None:
-                self._parsed.num_lines += len(lines)
+            written = block.lstrip()
+            blank = block[: len(block) - len(written)]  # what precedes the first line that is not blank, and its spaces
+            if not written:
+                self._parsed.num_lines += len(blank.splitlines())
                 continue
-            form = other_format(lines[first].strip())
+            form = other_format(re.split(rb"[\r\n]", written, maxsplit=1)[0].strip())
             if form is not None:
                 rule = f"must be JSON Lines, one JSON object per line; this looks like {form}"
-                self._fault(self._parsed.num_lines + first + 1, rule)
+                self._fault(self._parsed.num_lines + len((blank + b"{").splitlines()), rule)
                 return
             self._parsed.parse(block)
             break

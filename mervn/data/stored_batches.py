@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,10 @@ from torch import Tensor
 from features.device import to_device
 from features.layout import Layout, Layouts
 from features.ragged import Ragged
-from mervn.data.resident_frames import gather_together
+from mervn.data.frames_together import BatchFrames, gather_together, spans
 from mervn.data.split import Batch
 from mervn.data.stored_sequences import Sequences
-from mervn.data.streamed_frames import concatenated, frames_by_batch, gather_all, is_streamed, read_ahead, spans
+from mervn.data.streamed_frames import concatenated, frames_by_batch, gather_all, is_streamed, read_ahead
 
 GROUP_BATCHES = 1024
 """Maximum number of batches whose targets and lengths go to the device at once."""
@@ -39,8 +38,8 @@ class StoredBatch:
     """Indices into the split."""
     layouts: Mapping[str, Layout]
     """By stream, the lengths of the sequences on the device."""
-    whole: Callable[[], Sequence[Tensor]]
-    """Function that returns the frames (sum T, D) of the whole batch from each store, float32 on the device."""
+    whole: BatchFrames | None
+    """The frames of the whole batch, if they are on the device or on their way."""
 
     def read(self, indices: Sequence[int]) -> dict[str, Ragged]:
         """Return float32 streams of utterances: (sum T, D), or (sum T, L, D) for L > 1 layers.
@@ -48,7 +47,12 @@ class StoredBatch:
         `indices` are those of the batch, or a part of them if the batch does not fit into memory.
         """
         is_whole = list(indices) == self.indices
-        frames = iter(self.whole() if is_whole else gather_all(_every(self.streams), indices, self.device))
+        if is_whole and self.whole is not None:
+            frames = iter(self.whole.read())
+        else:
+            if self.whole is not None:
+                self.whole.together.separate()  # memory does not suffice
+            frames = iter(gather_all(_every(self.streams), indices, self.device))
         found = {}
         for name, layers in self.streams.items():
             parts = list(islice(frames, len(layers)))  # L tensors (sum T, D)
@@ -73,20 +77,10 @@ def read_batches(
     for chosen in _groups(streams, batches):
         group = list(map(list, chosen))  # one group at a time: lists need much more memory than arrays
         group_targets, layouts, resident = _place(streams, targets, group, device)
-        for i, indices in enumerate(group):
+        frames: Iterator[BatchFrames | None] = resident or ahead or repeat(None)
+        for i, (indices, whole) in enumerate(zip(group, frames, strict=False)):
             own_layouts = {name: of_batches[i] for name, of_batches in layouts.items()}
-            whole = next(resident) if resident else _reader(every, indices, device, ahead)
             yield Batch(indices, group_targets[i], StoredBatch(streams, device, indices, own_layouts, whole).read)
-
-
-def _reader(
-    sequences: Sequence[Sequences], indices: list[int], device: torch.device, ahead: Iterator[Sequence[Tensor]] | None
-) -> Callable[[], Sequence[Tensor]]:
-    """Return a function that returns the frames of a batch: those that were read ahead, if any."""
-    if ahead is None:
-        return partial(gather_all, sequences, indices, device)
-    frames = next(ahead)
-    return lambda: frames
 
 
 def _groups(streams: Streams, batches: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
@@ -101,10 +95,10 @@ def _groups(streams: Streams, batches: Sequence[Sequence[int]]) -> Iterator[Sequ
 
 def _place(
     streams: Streams, targets: np.ndarray[Any, Any], group: Sequence[list[int]], device: torch.device
-) -> tuple[Sequence[Tensor], dict[str, list[Layout]], Iterator[Callable[[], Sequence[Tensor]]] | None]:
-    """Return the targets and layouts of the batches of a group, by one copy to the device, and what gathers frames.
+) -> tuple[Sequence[Tensor], dict[str, list[Layout]], Iterator[BatchFrames] | None]:
+    """Return the targets and layouts of the batches of a group, by one copy to the device, and their frames.
 
-    The latter is a function per batch, or None unless all streams are resident on the GPU.
+    The latter are None unless all streams are resident on the GPU.
     """
     order = list(chain.from_iterable(group))
     sizes, columns = {}, [targets[order][None]]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from features.device import to_device
 from features.extraction.prefetch import Prefetch
+from mervn.data.frames_together import BatchFrames, FramesTogether, Source, spans
 from mervn.data.stored_sequences import Sequences
 
 ALIGNMENT = 64
@@ -64,10 +65,15 @@ class HostBuffer:
             found.append(typed[dtype].as_strided((count, width), (width, 1), place.start // dtype.itemsize))
         return found
 
-    def batches(self, device: torch.device) -> list[tuple[Tensor, ...]]:
-        """Copy the block to a device, without waiting if it is pinned; return float32 frames of each batch by store."""
-        frames = [each.float() for each in self.frames_in(self.block.to(device, non_blocking=True))]
-        return list(zip(*map(Tensor.split, frames, self.counts), strict=True))
+    def batches(self, device: torch.device) -> Iterator[BatchFrames]:
+        """Copy the block to a device, without waiting if it is pinned; yield the frames of each batch by store."""
+        frames = self.frames_in(self.block.to(device, non_blocking=True))
+        return FramesTogether(list(map(_copied, frames)), self.counts).batches()
+
+
+def _copied(frames: Tensor) -> Source:
+    """Return the source of frames (sum T, D) that are on the device."""
+    return lambda places: frames[places].float()
 
 
 def concatenated(batches: Sequence[Sequence[int]]) -> np.ndarray[Any, Any]:
@@ -89,18 +95,6 @@ def frames_by_batch(
     return np.diff(ends.cumsum()[np.cumsum([0, *map(len, batches)])])
 
 
-def spans(costs: Sequence[int], max_cost: float, max_count: int) -> Iterator[slice]:
-    """Divide items into ranges of at most `max_count` that cost at most `max_cost` together, or of one item."""
-    first, total = 0, 0
-    for i, cost in enumerate(costs):
-        if i > first and (i - first == max_count or total + cost > max_cost):
-            yield slice(first, i)
-            first, total = i, 0
-        total += cost
-    if costs:
-        yield slice(first, len(costs))
-
-
 def gather_all(sequences: Sequence[Sequences], indices: Sequence[int], device: torch.device) -> list[Tensor]:
     """Return the frames (sum T, D) of the sequences at `indices` from each store, float32 on a device.
 
@@ -108,7 +102,7 @@ def gather_all(sequences: Sequence[Sequences], indices: Sequence[int], device: t
     """
     if is_streamed(sequences, device):
         (frames,) = HostBuffer.of(sequences, [indices], pinned=device.type == "cuda").batches(device)
-        return list(frames)
+        return frames.read()
     return [to_device(each.gather_float(indices), device) for each in sequences]
 
 
@@ -119,8 +113,8 @@ def is_streamed(sequences: Sequence[Sequences], device: torch.device) -> bool:
 
 def read_ahead(
     sequences: Sequence[Sequences], batches: Sequence[Sequence[int]], device: torch.device
-) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the frames (sum T, D) of each batch by store, float32 on a device.
+) -> Iterator[BatchFrames]:
+    """Yield the frames of each batch by store, on a device.
 
     A thread reads them while the device computes.
     """

@@ -66,12 +66,16 @@ class HashIndex:
     def __len__(self) -> int:
         return len(self.hashes)
 
-    def find(self, texts: Sequence[str]) -> Array:
-        """Return the first number of each string, (N,) int64; -1 if it is unknown."""
+    def find(self, texts: Sequence[str], hashes: Array | None = None) -> Array:
+        """Return the first number of each string, (N,) int64; -1 if it is unknown.
+
+        `hashes` (N,) uint32 are those of the strings, if they were computed.
+        """
         found = np.full(len(texts), -1, np.int64)
         if not len(self):
             return found
-        hashes = hashes_of(texts)
+        if hashes is None:
+            hashes = hashes_of(texts)
         places = np.minimum(np.searchsorted(self.hashes, hashes), len(self) - 1)
         hits = np.flatnonzero(self.hashes[places] == hashes)
         numbers = self.numbers[places[hits]]

@@ -94,7 +94,7 @@ class CorpusComparison:
         parts = sorted(store.parts, key=lambda part: (part.generation, part.path.name))
         owners, places = np.full(len(skipped), -1, np.int32), np.zeros(len(skipped), np.int32)
         for number, part in enumerate(parts):  # of parts that hold one utterance, the last one counts
-            indices = self.index.find(list(part.utterance_ids))
+            indices = self.index.find(list(part.utterance_ids), part.hashes)
             held = np.flatnonzero(indices >= 0)
             owners[indices[held]], places[indices[held]] = number, held
         owners[skipped] = -1
@@ -109,15 +109,15 @@ class CorpusComparison:
         self, columns: Columns, indices: list[int], places: list[int], newer: Mapping[SourceKey, str], found: Compared
     ) -> None:
         """Compare utterances with one part; `newer` are the sources of sources.jsonl."""
-        same = []
+        same, digests, sources = [], columns.input_sha256, list(columns.source)  # one by one takes five times as long
         for i, place in zip(indices, places, strict=True):
-            digest, source = columns.input_sha256[place], columns.source[place]
+            source = sources[place]
             if newer:
-                source = newer.get((id_at(self.utterances, i), digest), source)
+                source = newer.get((id_at(self.utterances, i), digests[place]), source)
             if self._sources is not None and self._sources[i] == source:
                 same.append(i)
             else:
-                self._compare_one(i, StoredInput(digest, source), found)
+                self._compare_one(i, StoredInput(digests[place], source), found)
         found.is_stored[same] = True
 
     def _compare_one(self, i: int, stored: StoredInput, found: Compared) -> None:

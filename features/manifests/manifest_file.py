@@ -55,12 +55,12 @@ class ManifestFile:
         """Add the utterances of all lines; OSError if the file cannot be read."""
         blocks = line_blocks(self._blocks())
         for block in blocks:
-            written = block.lstrip()
-            blank = block[: len(block) - len(written)]  # what precedes the first line that is not blank, and its spaces
-            if not written:
+            content = block.lstrip()
+            blank = block[: len(block) - len(content)]  # blank lines, and spaces at the start of the first other line
+            if not content:
                 self._parsed.num_lines += len(blank.splitlines())
                 continue
-            form = other_format(re.split(rb"[\r\n]", written, maxsplit=1)[0].strip())
+            form = other_format(re.split(rb"[\r\n]", content, maxsplit=1)[0].strip())
             if form is not None:
                 rule = f"must be JSON Lines, one JSON object per line; this looks like {form}"
                 self._fault(self._parsed.num_lines + len((blank + b"{").splitlines()), rule)

@@ -19,15 +19,17 @@ class ParsedLines:
     """
 
     def __init__(self, columns: ManifestColumns, require_emotion: bool) -> None:
-        self.columns, self.require_emotion = columns, require_emotion
+        self.require_emotion = require_emotion
+        self.columns = columns
         """The valid utterances."""
         self.faults: list[Fault] = []
         self.similar: dict[tuple[str, str], list[int]] = {}
         """(optional field, key that may be a misspelling of it) -> lines with that key."""
         self.num_lines = 0
+        """Lines that were parsed, blank ones included."""
 
     def like(self) -> ParsedLines:
-        """Return the same without lines, for those that follow."""
+        """Return an empty object for the lines of another block of this manifest."""
         return ParsedLines(ManifestColumns("", self.columns.file, Path()), self.require_emotion)
 
     def parse(self, block: bytes) -> None:

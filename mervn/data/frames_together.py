@@ -50,7 +50,7 @@ class FramesTogether:
         self._frames, self._is_together = None, False
 
     def batches(self) -> Iterator[BatchFrames]:
-        """Yield the frames of each batch; what is computed is kept for the batches that the caller keeps."""
+        """Yield the frames of each batch; they stay in memory as long as the caller refers to one of these."""
         for number in range(len(self._counts[0])):
             yield BatchFrames(self, number)
 
@@ -69,7 +69,7 @@ class FramesTogether:
 
 @dataclass(frozen=True)
 class BatchFrames:
-    """The frames of one of some batches."""
+    """The frames of one batch, which are computed together with those of others."""
 
     together: FramesTogether
     number: int

@@ -5,17 +5,13 @@ Python parses one line at a time per process, and a million lines take it 10 to 
 
 from __future__ import annotations
 
-import pickle
 import signal
-import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from io import BufferedRWPair
 from itertools import cycle
-from typing import Any
+from multiprocessing.connection import Connection, Pipe
 
 from features.child_python import python_command
 from features.cpu_threads import usable_cores
@@ -24,8 +20,6 @@ from features.manifests.parsed_lines import ParsedLines
 MIN_BYTES = 16 << 20
 """Size of a file from which processes save more time than they take to start."""
 MAX_PROCESSES = 8
-SIZE = struct.Struct("<Q")
-"""Bytes of a message, which follow."""
 START = """
 sys.set_int_max_str_digits({digits})
 from features.manifests.line_processes import serve
@@ -69,7 +63,7 @@ class LineProcess:
         self._before = before
         self._block: bytes | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._stream: BufferedRWPair | None = None
+        self._connection: Connection | None = None
 
     def __enter__(self) -> LineProcess:
         with suppress(OSError):
@@ -78,19 +72,17 @@ class LineProcess:
         return self
 
     def _start(self) -> None:
-        connection, other = socket.socketpair()
-        with connection, other:
+        self._connection, other = Pipe()
+        with other:
             code = START.format(digits=sys.get_int_max_str_digits(), descriptor=other.fileno())
             self._process = subprocess.Popen(
                 python_command(code), pass_fds=[other.fileno()],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
-            self._stream = connection.makefile("rwb")  # which keeps the connection open
 
     def __exit__(self, *_: object) -> None:
-        if self._stream is not None:
-            with suppress(OSError):
-                self._stream.close()
+        if self._connection is not None:
+            self._connection.close()
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -108,46 +100,27 @@ class LineProcess:
 
     def receive(self) -> ParsedLines:
         """Return the result of the block that was sent."""
-        block, self._block, found = self._block, None, None
-        if self._stream is not None:
-            with suppress(OSError):
-                found = read_message(self._stream)
-        if isinstance(found, ParsedLines):
-            return found
+        block, self._block = self._block, None
+        if self._connection is not None:
+            with suppress(OSError, EOFError):
+                found: ParsedLines = self._connection.recv()
+                return found
         parsed = self._before.like()
         parsed.parse(block or b"")
         return parsed
 
     def _send(self, message: object) -> None:
-        if self._stream is not None:
-            write_message(self._stream, message)
+        if self._connection is not None:
+            self._connection.send(message)
 
 
 def serve(descriptor: int) -> None:
-    """Parse the blocks that come in on a socket, until there are no more."""
+    """Parse the blocks that come in on a connection, until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it goes to a whole process group; the other process ends this one
-    with socket.socket(fileno=descriptor) as connection, connection.makefile("rwb") as stream:
-        before = read_message(stream)
-        while (block := read_message(stream)) is not None:
+    with Connection(descriptor) as connection, suppress(EOFError):
+        before: ParsedLines = connection.recv()
+        while True:
             parsed = before.like()
-            parsed.parse(block)
+            parsed.parse(connection.recv())
             parsed.columns.complete()
-            write_message(stream, parsed)
-
-
-def write_message(stream: BufferedRWPair, message: object) -> None:
-    """Write an object, for `read_message`."""
-    pickled = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
-    stream.write(SIZE.pack(len(pickled)))
-    stream.write(pickled)
-    stream.flush()
-
-
-def read_message(stream: BufferedRWPair) -> Any:
-    """Return the next object; None if the other process has ended."""
-    header = stream.read(SIZE.size)
-    if len(header) < SIZE.size:
-        return None
-    (size,) = SIZE.unpack(header)
-    pickled = stream.read(size)
-    return pickle.loads(pickled) if len(pickled) == size else None
+            connection.send(parsed)

@@ -36,8 +36,9 @@ def extract(options: ExtractOptions, output: Output) -> None:
 
     with_audio = any(selector.modality == "audio" for selector in selectors)
     manifests = read_manifests(
-        data, options.splits, audio_root=options.audio_root, require_emotion=False, check_audio=with_audio
-    )
+        data, options.splits, audio_root=options.audio_root, require_emotion=False, check_audio=with_audio,
+        reporter=output,
+    )  # fmt: skip
     utterances = Utterances.join([split[: options.limit] for split in manifests.values()])
     number, count = map(int, (options.shard or "1/1").split("/"))
     settings = replace(

@@ -19,6 +19,7 @@ from features.manifests.line_processes import LineProcess
 from features.manifests.manifest import read_manifests
 from features.manifests.parsed_lines import ParsedLines
 from features.manifests.utterance import Utterance
+from features.progress import Silent
 
 BLOCK_BYTES = 400
 
@@ -221,3 +222,37 @@ def test_control_lines_are_numbered_within_the_file(
 
     monkeypatch.setattr(ParsedLines, "extend", forget)
     assert read(tmp_path)[0] != before[0]
+
+
+class Bars(Silent):
+    """Reporter that keeps its progress bars: what each is for, its unit, its total, its steps and the bar."""
+
+    def __init__(self) -> None:
+        self.bars: list[tuple[str, str, int, list[int | str], Any]] = []
+
+    def progress(self, total: int, done: int, what: str = "", unit: str = " utterances") -> Any:
+        bar, steps = super().progress(total, done, what, unit), list[int | str]()
+        self.bars.append((what, unit, total, steps, bar))
+        bar.update = steps.append
+        bar.close = lambda: steps.append("closed")
+        return bar
+
+
+@pytest.mark.parametrize("min_bytes", [0, 1 << 60], ids=["processes", "one process"])
+def test_the_progress_of_a_large_manifest_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, min_bytes: int
+) -> None:
+    monkeypatch.setattr(line_processes, "MIN_BYTES", min_bytes)
+    monkeypatch.setattr(manifest_file, "MB", 100)
+    size = (tmp_path / "train.jsonl").write_bytes(b"\n".join(good_lines().values()))
+    (tmp_path / "valid.jsonl").write_bytes(b"")
+    total = round(size / 100)
+    monkeypatch.setattr(manifest_file, "SHOWN_BYTES", size)
+    shown = Bars()
+    with pytest.warns(UserWarning, match="not a field"), pytest.raises(InputError, match="at least one utterance"):
+        read_manifests(tmp_path, ["train", "valid"], require_emotion=False, check_audio=False, reporter=shown)
+    (bar,) = shown.bars  # none of the small one
+    assert bar[:3] == ("reading train.jsonl", " MB", total)
+    *steps, last, end = bar[3]
+    assert {*steps} == {BLOCK_BYTES // 100} and len(steps) == size // BLOCK_BYTES
+    assert sum(map(int, [*steps, last])) == total and end == "closed"

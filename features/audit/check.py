@@ -91,7 +91,9 @@ def check_data(
         names = ", ".join(f"{split}.jsonl" for split in SPLITS)
         raise InputError(f"{data} must hold at least one of {names}, found none")
     with _without_collections():
-        manifests = read_manifests(data, splits, audio_root=audio_root, require_emotion=False, check_audio=False)
+        manifests = read_manifests(
+            data, splits, audio_root=audio_root, require_emotion=False, check_audio=False, reporter=reporter
+        )
         utterances = list(manifests.all_utterances())
         folds = read_fold_files(data)  # before the audio is decoded
         facts: Sequence[AudioFacts | None]

@@ -60,8 +60,9 @@ def import_features(source: Path, options: StoreImportOptions, data: Path, repor
     features = open_features(source)
     audio = options.modality == "audio"
     manifests = read_manifests(
-        data, options.splits, audio_root=options.audio_root, require_emotion=False, check_audio=audio
-    )
+        data, options.splits, audio_root=options.audio_root, require_emotion=False, check_audio=audio,
+        reporter=reporter,
+    )  # fmt: skip
     utterances = list(chain.from_iterable(manifests.values()))
     checked = check_features(features, utterances, options, source, reporter)
     identity = _identity(options, checked)

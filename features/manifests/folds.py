@@ -16,6 +16,7 @@ from typing import Any
 from features.config import SPLITS, SplitName
 from features.errors import MAX_NAMED, InputError, UsageError, name_some
 from features.manifests.manifest import Utterance, read_manifests
+from features.progress import SILENT, Reporter
 from features.regular_files import read_regular
 
 SCHEMA = 1
@@ -124,6 +125,7 @@ def read_fold(
     splits: Sequence[SplitName],
     audio_root: Path | None,
     task_label: Callable[[str], str | None] = str,
+    reporter: Reporter = SILENT,
 ) -> tuple[dict[str, list[Utterance]], dict[str, str]]:
     """Return the utterances of some splits of a fold, and the hashes of the manifests read.
 
@@ -137,8 +139,9 @@ def read_fold(
     # first without test.jsonl
     for manifests in (SPLITS[:2], SPLITS):
         read = read_manifests(
-            data, manifests, audio_root=audio_root, check_audio=False, labels_of_train=False, task_label=task_label
-        )
+            data, manifests, audio_root=audio_root, check_audio=False, labels_of_train=False, task_label=task_label,
+            reporter=reporter,
+        )  # fmt: skip
         known = read.by_id()
         missing = [utterance_id for utterance_id in split_of if utterance_id not in known]
         if not missing:

@@ -17,6 +17,7 @@ from features.manifests.label_names import lookalikes
 from features.manifests.manifest_file import ManifestFile
 from features.manifests.utterance import Utterance as Utterance
 from features.manifests.utterances import Utterances, id_reader, iterate_ids
+from features.progress import SILENT, Reporter
 from features.regular_files import other_kind
 
 
@@ -45,10 +46,12 @@ def read_manifests(
     check_audio: bool = True,
     labels_of_train: bool = True,
     task_label: Callable[[str], str | None] = str,
+    reporter: Reporter = SILENT,
 ) -> Manifests:
     """Read the manifests of these splits, and no others; return their utterances and hashes.
 
-    `task_label` maps an emotion to the label of the task, or to None to leave it out.
+    `task_label` maps an emotion to the label of the task, or to None to leave it out. `reporter`
+    shows the progress of large manifests.
 
     Raises UsageError if a folder does not exist. Raises one InputError, which lists every fault of
     every file with its line: an empty or missing manifest, invalid JSON, missing, misspelt or
@@ -62,7 +65,7 @@ def read_manifests(
     manifests = Manifests()
     for split in splits:
         file = ManifestFile(data / f"{split}.jsonl", split, audio_root or data, require_emotion, faults)
-        manifests[split], manifests.sha256[split] = file.read(), file.sha256
+        manifests[split], manifests.sha256[split] = file.read(reporter), file.sha256
     _check_ids(manifests, faults)
     if require_emotion:
         labelled = {split: _Labelled(utterances, task_label) for split, utterances in manifests.items()}

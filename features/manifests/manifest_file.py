@@ -6,7 +6,9 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from features.manifests.faults import Fault
 from features.manifests.field_names import find_synonym
@@ -16,8 +18,12 @@ from features.manifests.line_processes import parse_blocks
 from features.manifests.manifest_columns import ManifestColumns
 from features.manifests.parsed_lines import ParsedLines
 from features.manifests.utterances import Utterances
+from features.progress import SILENT, Reporter
 from features.regular_files import read_blocks
 
+MB = 1e6
+SHOWN_BYTES = 16 << 20
+"""Size of a file from which a progress bar shows how much was read."""
 OFTEN_RENAMED = ("speaker_id", "transcript")
 """Optional fields for which a warning suggests a synonym that all lines have instead."""
 
@@ -35,10 +41,13 @@ class ManifestFile:
         """Hex digest of the bytes of the file."""
         return self._digest.hexdigest()
 
-    def read(self) -> Utterances:
+    def read(self, reporter: Reporter = SILENT) -> Utterances:
         """Return the valid utterances, warn of suspicious keys and record the faults."""
         try:
-            self._read_lines()
+            size = self.path.stat().st_size
+            shown = reporter if size >= SHOWN_BYTES else SILENT
+            with closing(shown.progress(round(size / MB), 0, f"reading {self.path.name}", " MB")) as bar:
+                self._read_lines(size, bar)
         except FileNotFoundError:
             self._fault(0, f"{self.path} does not exist")
         except OSError as error:
@@ -51,9 +60,9 @@ class ManifestFile:
         self._warn_of_similar_keys()
         return utterances
 
-    def _read_lines(self) -> None:
-        """Add the utterances of all lines; OSError if the file cannot be read."""
-        blocks = line_blocks(self._blocks())
+    def _read_lines(self, size: int, bar: Any) -> None:
+        """Add the utterances of all lines; OSError if the file cannot be read. `size` is in bytes."""
+        blocks = line_blocks(self._blocks(bar))
         for block in blocks:
             content = block.lstrip()
             blank = block[: len(block) - len(content)]  # blank lines, and spaces at the start of the first other line
@@ -70,13 +79,16 @@ class ManifestFile:
         else:
             self._fault(0, "must hold at least one utterance, found none")
             return
-        parse_blocks(blocks, self._parsed, self.path.stat().st_size)
+        parse_blocks(blocks, self._parsed, size)
 
-    def _blocks(self) -> Iterator[bytes]:
+    def _blocks(self, bar: Any) -> Iterator[bytes]:
         """Read the file in blocks and hash them: the whole of a large file would take most of the memory."""
+        done = 0
         for block in read_blocks(self.path):
             self._digest.update(block)
             yield block
+            before, done = done, done + len(block)
+            bar.update(round(done / MB) - round(before / MB))
 
     def _warn_of_synonyms(self, utterances: Utterances) -> None:
         """Warn if no line has an optional field, but all lines have the same synonym of it."""

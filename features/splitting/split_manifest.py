@@ -111,7 +111,7 @@ def plan_split(file: Path, options: SplitOptions, reporter: Reporter = SILENT) -
     if not file.exists():
         raise UsageError(f"the manifest must be a file .jsonl, but {file} does not exist")
     manifests = read_manifests(
-        file.parent, [file.stem], audio_root=options.audio_root, check_audio=AUDIO in options.group
+        file.parent, [file.stem], audio_root=options.audio_root, check_audio=AUDIO in options.group, reporter=reporter
     )
     utterances = sorted(manifests.all_utterances(), key=lambda utterance: utterance.utterance_id)
     if options.balance is not None:

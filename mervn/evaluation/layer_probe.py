@@ -65,7 +65,8 @@ def probe_layers(
     Imported features are read from their stores, one store per layer. Test is not read. InputError
     if a split has features of fewer than two emotions.
     """
-    manifests = read_manifests(data, SPLITS, audio_root=audio_root, check_audio=selector.modality == "audio")
+    is_audio = selector.modality == "audio"
+    manifests = read_manifests(data, SPLITS, audio_root=audio_root, check_audio=is_audio, reporter=reporter)
     utterances = list(chain.from_iterable(manifests.values()))
     probed = _stores(selector, DataPlace(data, settings.features_dir, audio_root), utterances, settings, reporter)
     labels = sorted({str(utterance.emotion) for utterance in manifests["train"]})

@@ -111,7 +111,7 @@ def open_run(run: Path, options: EvaluateOptions, reporter: Reporter) -> OpenedR
     device = resolve_device(options.device, float64=True)
     data = options.data or Path(config.options["data"])
     label_options = options_of(run, config.options, LabelOptions)
-    utterances, sources, manifests = _read(config, options, data, task_label(label_options))
+    utterances, sources, manifests = _read(config, options, data, task_label(label_options), reporter)
     labelled = apply_labels({options.split: utterances}, label_options, require_all=False)
     loaded = _load(run, config, options, labelled.utterances[options.split], reporter)
     is_own = _is_own(config, data, manifests, loaded.split)
@@ -183,6 +183,7 @@ def _read(
     options: EvaluateOptions,
     data: Path,
     label_of: Callable[[str], str | None],
+    reporter: Reporter,
 ) -> tuple[Sequence[Utterance], dict[str, Any], dict[str, str]]:
     """Return the utterances of the split, their sources, and the hashes of the manifests by name.
 
@@ -193,12 +194,14 @@ def _read(
     root = options.audio_root or config.options.get("audio_root")
     audio_root = Path(root) if root else None
     if fold is None or options.data is not None:  # folds apply only to the run's own data
-        read = read_manifests(data, (split,), audio_root=audio_root, check_audio=False, task_label=label_of)
+        read = read_manifests(
+            data, (split,), audio_root=audio_root, check_audio=False, task_label=label_of, reporter=reporter
+        )
         return read[split], {"manifest_sha256": read.sha256[split]}, read.sha256
     folds = read_folds(Path(config.options["fold_file"]))
     if folds.sha256 != config.inputs["folds"]["sha256"]:
         raise InputError(f"{folds.path} must hold the folds that this run was trained on, but it has changed since")
-    utterances, manifests = read_fold(data, folds, int(fold), (split,), audio_root, label_of)
+    utterances, manifests = read_fold(data, folds, int(fold), (split,), audio_root, label_of, reporter)
     if not utterances[split]:
         raise InputError(f"{folds.path}: fold {fold} has no {split} utterances")
     return utterances[split], {"fold": int(fold), "folds_sha256": folds.sha256}, manifests

@@ -116,7 +116,7 @@ def finetune(options: FinetuneOptions, data: Path | None, reporter: Reporter = S
 def _read(resolved: Resolved[FinetuneOptions], init: InitHead | None, processes: Processes, reporter: Reporter) -> Job:
     """Read manifests, load encoders, decode all audio once, and check that it can be trained on."""
     options = resolved.options
-    labelled = read_labelled(options, Path(str(options.data)))
+    labelled = read_labelled(options, Path(str(options.data)), reporter)
     encoders = _load_encoders(resolved, init)
     splits = {}
     for name, utterances in labelled.utterances.items():

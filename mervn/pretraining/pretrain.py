@@ -84,7 +84,7 @@ def pretrain(options: PretrainOptions, data: Path, reporter: Reporter = SILENT) 
     Raises UsageError if the folder holds another configuration, InputError for invalid data.
     """
     device = resolve_device(options.device, float64=True)
-    manifests = read_manifests(data, SPLITS, audio_root=options.audio_root, require_emotion=False)
+    manifests = read_manifests(data, SPLITS, audio_root=options.audio_root, require_emotion=False, reporter=reporter)
     document = _document(options, data, manifests)
     folder = options.output or Path("checkpoints") / f"{data.resolve().name}-fourier2vec-{_hash(document)}"
     with locked(folder, PRETRAIN_FILE, "pretrained encoder"):

@@ -16,7 +16,7 @@ from features.device import resolve_device
 from features.errors import InputError, UsageError
 from features.manifests.folds import find_folds, read_fold
 from features.manifests.manifest import Utterance, read_manifests
-from features.progress import Reporter
+from features.progress import SILENT, Reporter
 from mervn.config import FinetuneOptions, TrainHeadOptions, TrainingOptions
 from mervn.data.data_check import check_training_data
 from mervn.data.labels import apply_labels, emotions_of, task_label
@@ -132,7 +132,7 @@ def resolve_head_options(options: TrainHeadOptions) -> Resolved[TrainHeadOptions
 def open_stored_data(resolved: Resolved[TrainHeadOptions], folder: Path, reporter: Reporter) -> StoredData:
     """Read train and valid and open their features; raises the errors of `train_head`."""
     options = resolved.options
-    labelled = read_labelled(options, folder)
+    labelled = read_labelled(options, folder, reporter)
     streams = open_streams(options, folder, resolved.fusion.streams)
     splits = {}
     for name, utterances in labelled.utterances.items():
@@ -152,12 +152,12 @@ def open_stored_data(resolved: Resolved[TrainHeadOptions], folder: Path, reporte
     return StoredData(folder, labelled, streams, splits, check)
 
 
-def read_labelled(options: TrainHeadOptions | FinetuneOptions, data: Path) -> LabelledData:
+def read_labelled(options: TrainHeadOptions | FinetuneOptions, data: Path, reporter: Reporter = SILENT) -> LabelledData:
     """Read train and valid with the labels of the task.
 
     InputError if train has fewer than two labels.
     """
-    utterances, sources, fold_file = _read(options, data)
+    utterances, sources, fold_file = _read(options, data, reporter)
     labelled = apply_labels(utterances, options)
     labels = sorted(emotions_of(labelled.utterances["train"]))
     if len(labels) < 2:
@@ -167,19 +167,21 @@ def read_labelled(options: TrainHeadOptions | FinetuneOptions, data: Path) -> La
 
 
 def _read(
-    options: TrainHeadOptions | FinetuneOptions, data: Path
+    options: TrainHeadOptions | FinetuneOptions, data: Path, reporter: Reporter
 ) -> tuple[Mapping[str, Sequence[Utterance]], Sources, Path | None]:
     """Return train and valid, the hashes of their files, and the fold file or None."""
     root = options.audio_root
     if options.fold is None:
         if options.fold_file is not None:
             raise UsageError(f"--fold-file {options.fold_file} needs --fold K or --fold all")
-        manifests = read_manifests(data, SPLITS[:2], audio_root=root, check_audio=False, task_label=task_label(options))
+        manifests = read_manifests(
+            data, SPLITS[:2], audio_root=root, check_audio=False, task_label=task_label(options), reporter=reporter
+        )
         return manifests, {"manifests": manifests.sha256}, None
     if options.fold == "all":
         raise ValueError("fold must be a number here, found 'all'; train_series trains on all folds")
     folds = find_folds(data, options.fold_file)
-    kept, hashes = read_fold(data, folds, int(options.fold), SPLITS[:2], root, task_label(options))
+    kept, hashes = read_fold(data, folds, int(options.fold), SPLITS[:2], root, task_label(options), reporter)
     return kept, {"manifests": hashes, "folds": folds.as_json()}, folds.path
 
 

@@ -43,7 +43,7 @@ def read_inputs(
     folder without audio, and for a manifest or list of segments that is not valid. Audio that
     cannot be read is no error here.
     """
-    clips = _named_clips(paths, options)
+    clips = _named_clips(paths, options, reporter)
     reads_audio = "audio" in modalities
     if not reads_audio:
         _refuse_audio_only(clips, options)
@@ -65,12 +65,12 @@ def read_inputs(
     return Inputs(found, seconds, faults)
 
 
-def _named_clips(paths: Sequence[Path], options: PredictOptions) -> list[Clip]:
+def _named_clips(paths: Sequence[Path], options: PredictOptions, reporter: Reporter) -> list[Clip]:
     """Return one clip per file, utterance or segment, not yet cut into windows or speech."""
     if options.manifest is not None:
         if paths:
             raise UsageError(f"--manifest names the audio files itself; leave out {paths[0]}")
-        return [_from_utterance(one, options) for one in _read_manifest(options)]
+        return [_from_utterance(one, options) for one in _read_manifest(options, reporter)]
     files = _expand(paths)
     channel: Channel = "mix" if options.channel == "mix" else int(options.channel)
     if options.segments is not None:
@@ -110,7 +110,7 @@ def _expand(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _read_manifest(options: PredictOptions) -> Sequence[Utterance]:
+def _read_manifest(options: PredictOptions, reporter: Reporter) -> Sequence[Utterance]:
     """Return the utterances of the manifest; raises the errors of `read_manifests`."""
     path = options.manifest
     if path is None or path.suffix != ".jsonl":
@@ -118,8 +118,9 @@ def _read_manifest(options: PredictOptions) -> Sequence[Utterance]:
     if not path.is_file():
         raise UsageError(f"--manifest must be a file, but {path} does not exist")
     read = read_manifests(
-        path.parent, (path.stem,), audio_root=options.audio_root, require_emotion=False, check_audio=False
-    )
+        path.parent, (path.stem,), audio_root=options.audio_root, require_emotion=False, check_audio=False,
+        reporter=reporter,
+    )  # fmt: skip
     return read[path.stem]
 
 

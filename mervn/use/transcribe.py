@@ -114,7 +114,9 @@ def transcribe_corpus(data: Path, options: TranscribeOptions, reporter: Reporter
     changed. UsageError if the output folder is that of another transcription.
     """
     output = _check_output(data, options.output)
-    manifests = read_manifests(data, options.splits, audio_root=options.audio_root, require_emotion=False)
+    manifests = read_manifests(
+        data, options.splits, audio_root=options.audio_root, require_emotion=False, reporter=reporter
+    )
     _refuse_key(manifests)
     set_threads(options.threads)
     recognizer = load_recognizer(options.model, options.language, options.device, options.amp)

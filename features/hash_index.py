@@ -80,8 +80,8 @@ class HashIndex:
         hits = np.flatnonzero(self.hashes[places] == hashes)
         numbers = self.numbers[places[hits]]
         found[hits] = numbers
-        for i, number in zip(hits.tolist(), numbers.tolist(), strict=True):
-            if self._text_of(number) != texts[i]:
+        for i, text in zip(hits.tolist(), map(self._text_of, numbers.tolist()), strict=True):
+            if text != texts[i]:
                 found[i] = self.find_one(texts[i])
         return found
 

@@ -191,7 +191,20 @@ def test_a_flipped_bit_in_the_versions_is_damage(tmp_path: Path, kind: str) -> N
 
 
 @pytest.mark.parametrize(
-    "strings", [[], [""], ["a", " ~", ""], ["ừ", "a"], ['"', "a"], ["a\\", "b"], ["\x7f"], ['", "']]
+    "strings",
+    [
+        [],
+        [""],
+        ["a", " ~", ""],
+        ["ừ", "a"],
+        ['"', "a"],
+        ["a\\", "b"],
+        ["\x7f"],
+        ['", "'],
+        ["a\0b", "c"],
+        ["\0"],
+        ['c"\\"', "\\"],
+    ],
 )
 def test_the_crc32_of_strings_is_that_of_their_json(strings: list[str]) -> None:
     expected = zlib.crc32(json.dumps(strings).encode(), 7)

@@ -109,16 +109,17 @@ class CorpusComparison:
         self, columns: Columns, indices: list[int], places: list[int], newer: Mapping[SourceKey, str], found: Compared
     ) -> None:
         """Compare utterances with one part; `newer` are the sources of sources.jsonl."""
-        same, digests, sources = [], columns.input_sha256, list(columns.source)  # one by one takes five times as long
-        for i, place in zip(indices, places, strict=True):
-            source = sources[place]
-            if newer:
-                source = newer.get((id_at(self.utterances, i), digests[place]), source)
-            if self._sources is not None and self._sources[i] == source:
-                same.append(i)
+        digests, stored = columns.input_sha256, list(columns.source)  # one by one takes five times as long
+        sources = [stored[place] for place in places]
+        if newer:
+            pairs = zip(indices, places, sources, strict=True)
+            sources = [newer.get((id_at(self.utterances, i), digests[place]), source) for i, place, source in pairs]
+        current = [None] * len(indices) if self._sources is None else self._sources.of(indices)
+        for i, place, source, now in zip(indices, places, sources, current, strict=True):
+            if source == now:
+                found.is_stored[i] = True
             else:
                 self._compare_one(i, StoredInput(digests[place], source), found)
-        found.is_stored[same] = True
 
     def _compare_one(self, i: int, stored: StoredInput, found: Compared) -> None:
         utterance = self.utterances[i]

@@ -26,8 +26,8 @@ from features.texts import Texts
 
 Column = Array | list[bytes]
 """One entry per utterance: numbers, or strings as UTF-8."""
-PLAIN = bytes(set(range(0x20, 0x7F)) - set(b'"\\'))
-"""Characters that JSON does not escape."""
+PRINTABLE = bytes(range(0x20, 0x7F))
+"""Characters that JSON keeps, except that it escapes quotes and backslashes."""
 DTYPES: dict[str, np.dtype[Any]] = {"fp16": np.dtype(np.float16), "fp32": np.dtype(np.float32)}
 """NumPy dtype of the values of each `store_dtype`."""
 INDEX = ("offsets", "utterance_id")
@@ -292,7 +292,8 @@ def columns_crc32(columns: Sequence[Column], start: int) -> int:
 
 def _json_of(strings: list[bytes]) -> bytes:
     """Return the JSON of a list of strings, as `json.dumps` writes it."""
-    joined = b'", "'.join(strings)
-    if strings and len(joined.translate(None, PLAIN)) == 2 * (len(strings) - 1):
-        return b'["' + joined + b'"]'  # nothing to escape: only the quotes between the strings are left
+    joined = b"\0".join(strings)
+    if strings and len(joined.translate(None, PRINTABLE)) == len(strings) - 1:  # what is left separates the strings
+        escaped = joined.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+        return b'["' + escaped.replace(b"\0", b'", "') + b'"]'
     return json.dumps([string.decode() for string in strings]).encode()

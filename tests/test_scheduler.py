@@ -103,6 +103,7 @@ def plan_of(count: int, store: StoreInfo) -> Plan:
     return Plan(
         modality="text", utterances=utterances, targets=[target], sizes=costs, costs=costs, num_frames=num_frames,
         frame_bytes=4, units=units, rejected={}, end_clipped=0, truncated=0, token_counts=None, budget=8.0,
+        empty=(), keep=tuple,
     )  # fmt: skip
 
 

@@ -86,6 +86,18 @@ class Encoder(nn.Module, ABC):
         """Tell whether a transcript exceeds the maximum length, so that `prepare` truncates it."""
         return False
 
+    def num_tokens(self, transcript: str) -> int:
+        """Return the length of what `prepare` returns for a normalized transcript."""
+        return int(self.prepare(transcript).shape[0])
+
+    @property
+    def tokenization(self) -> dict[str, Any] | None:
+        """Everything that decides the tokens of a transcript.
+
+        None if it is not known, or if counting tokens takes no time.
+        """
+        return None
+
     def count_tokens(self, transcripts: Iterable[str]) -> TokenCounts | None:
         """Count tokens of normalized transcripts.
 

@@ -118,6 +118,10 @@ class HashedNgrams(Encoder):
             tokens.append(indices + [0] * (slots - len(indices)))
         return torch.tensor(tokens, dtype=torch.int64).reshape(len(tokens), slots)
 
+    def num_tokens(self, transcript: str) -> int:
+        """Return the number of syllables of a normalized transcript."""
+        return len(syllables(transcript))
+
     def token_texts(self, transcript: str) -> list[str]:
         """Return [CLS] and the syllables of a normalized transcript; nothing for an empty one."""
         tokens = syllables(transcript)

@@ -50,6 +50,15 @@ class LayerMeans(Encoder):
         """Tell whether the wrapped encoder truncates this input."""
         return self.inner.is_truncated(raw)
 
+    def num_tokens(self, transcript: str) -> int:
+        """Return the number of tokens of the wrapped encoder."""
+        return self.inner.num_tokens(transcript)
+
+    @property
+    def tokenization(self) -> dict[str, Any] | None:
+        """That of the wrapped encoder."""
+        return self.inner.tokenization
+
     def count_tokens(self, transcripts: Iterable[str]) -> TokenCounts | None:
         """Count tokens with the wrapped encoder."""
         return self.inner.count_tokens(transcripts)

@@ -6,8 +6,8 @@ They return one feature vector per token, [CLS] first if there is one. Nguyen an
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,10 +30,11 @@ from features.encoders.pretrained import (
     save_weights,
 )
 from features.encoders.selector import EncoderSettings, Layer, Selector
+from features.encoders.transcript_tokens import TranscriptTokens
 from features.errors import InputError
 from features.ragged import Ragged
-from features.text.normalize import TokenCounts, apply_tone_style, is_segmented
-from features.text.segmenters import load_segmenter
+from features.text.normalize import TokenCounts
+from features.text.segmenters import segmenter_sha256
 
 MIN_VOCABULARY = 16
 """Minimum number of tokens, besides special ones, in a real vocabulary."""
@@ -78,19 +79,17 @@ class TextTransformer(Encoder):
         self.dim = int(model.config.hidden_size)
         self.tokenizer = tokenizer
         self.max_length = max_tokens(model.config, tokenizer)
-        self.segment, segmenter = load_segmenter(settings.segmenter or self.default_segmenter)
-        self.tone_style = settings.tone_style or self.default_tone_style
+        self._transcripts = TranscriptTokens(
+            tokenizer, settings.segmenter or self.default_segmenter, settings.tone_style or self.default_tone_style
+        )
         self.config = {
             "model": config_identity(model.config),
             "tokenizer_sha256": tokenizer_sha256(tokenizer),
-            "segmenter": segmenter,
-            "tone_style": self.tone_style,
+            "segmenter": self._transcripts.segmenter,
+            "tone_style": self._transcripts.tone_style,
             "longest": self.max_length,
         }
         self.model = model
-        self._words: dict[str, str] = {}
-        self._tokens: dict[str, list[int]] = {}
-        """By transcript, which planning, counting and encoding need again."""
 
     @classmethod
     def load(cls, selector: Selector, settings: EncoderSettings) -> TextTransformer:
@@ -152,42 +151,27 @@ class TextTransformer(Encoder):
 
     def words(self, text: str) -> str:
         """Return a normalized transcript as this encoder reads it: segmented, in its tone style."""
-        if text not in self._words:
-            # before segmentation, so that both styles are segmented alike
-            styled = apply_tone_style(text, self.tone_style)
-            segmented = styled if is_segmented(text) else self.segment(styled)
-            # again after it: underthesea changes new to old
-            self._words[text] = apply_tone_style(segmented, self.tone_style)
-        return self._words[text]
+        return self._transcripts.words(text)
 
     def tokens(self, text: str) -> list[int]:
         """Return all token ids of a normalized transcript, including special tokens."""
-        if text not in self._tokens:
-            encoding = self.tokenizer(self.words(text), truncation=False, verbose=False)
-            self._tokens[text] = list(encoding["input_ids"])
-        return self._tokens[text]
+        return self._transcripts.tokens(text)
+
+    @property
+    def tokenization(self) -> dict[str, Any]:
+        """Everything that decides the tokens of a transcript: settings, files and versions."""
+        settings = ("tokenizer_sha256", "segmenter", "tone_style", "longest")
+        return {
+            **{name: self.config[name] for name in settings},
+            "segmenter_sha256": segmenter_sha256(self.config["segmenter"].split()[0]),
+            "is_causal": self.causal,
+            "numerics_version": self.numerics_version,
+            "packages": {name: version(name) for name in ("transformers", "tokenizers")},
+        }
 
     def count_tokens(self, transcripts: Iterable[str]) -> TokenCounts:
         """Count tokens and words of normalized transcripts, and those in the vocabulary."""
-        texts = [text for text in transcripts if text]
-        special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
-        tokens: Counter[int] = Counter()
-        words: Counter[str] = Counter()
-        for text in texts:
-            tokens.update(token for token in self.tokens(text) if token not in special)
-            words.update(self.words(text).split())
-        has_segmenter = self.config["segmenter"] != "none"
-        return TokenCounts(
-            tokens=tokens.total(),
-            unknown=tokens[self.tokenizer.unk_token_id],
-            words=words.total(),
-            single_token=sum(count for word, count in words.items() if self._is_single_token(word)),
-            segmented=sum(map(is_segmented, texts)) if has_segmenter else 0,
-        )
-
-    def _is_single_token(self, word: str) -> bool:
-        ids = self.tokenizer.convert_tokens_to_ids(self.tokenizer.tokenize(word))
-        return len(ids) == 1 and ids[0] != self.tokenizer.unk_token_id
+        return self._transcripts.count(transcripts)
 
     def is_truncated(self, raw: Any) -> bool:
         """Tell whether a transcript has more tokens than the model has positions."""

@@ -12,6 +12,7 @@ from features.audio.segment import AudioError
 from features.errors import InputError
 from features.extraction.audio_segments import SourceTexts
 from features.extraction.encoder_input import InputComparison
+from features.extraction.transcripts import TranscriptHashes
 from features.hash_index import HashIndex
 from features.manifests.columns import Array
 from features.manifests.manifest import Utterance
@@ -52,19 +53,19 @@ class Compared:
 class CorpusComparison:
     """Compares utterances with stores.
 
-    `sources` are the current sources of the audio; None for text.
+    `current` are the sources of the audio or the hashes of the transcripts now.
     """
 
     def __init__(
         self,
         utterances: Sequence[Utterance],
         comparison: InputComparison,
-        sources: SourceTexts | None,
+        current: SourceTexts | TranscriptHashes | None,
         reporter: Reporter = SILENT,
     ) -> None:
         self.utterances, self.comparison, self.reporter = utterances, comparison, reporter
-        # equal sources need no other comparison, unless the audio is to be decoded anyway
-        self._sources = None if comparison.decode else sources
+        # what is equal needs no other comparison, unless the audio is to be decoded anyway
+        self._current = None if comparison.decode else current
         self.index = HashIndex.of(iterate_ids(utterances), id_reader(utterances))
 
     def compare(self, store: FeatureStore, skipped: Array) -> Compared:
@@ -109,17 +110,19 @@ class CorpusComparison:
         self, columns: Columns, indices: list[int], places: list[int], newer: Mapping[SourceKey, str], found: Compared
     ) -> None:
         """Compare utterances with one part; `newer` are the sources of sources.jsonl."""
-        digests, stored = columns.input_sha256, list(columns.source)  # one by one takes five times as long
-        sources = [stored[place] for place in places]
-        if newer:
-            pairs = zip(indices, places, sources, strict=True)
-            sources = [newer.get((id_at(self.utterances, i), digests[place]), source) for i, place, source in pairs]
-        current = [None] * len(indices) if self._sources is None else self._sources.of(indices)
-        for i, place, source, now in zip(indices, places, sources, current, strict=True):
-            if source == now:
+        hashes, is_text = columns.input_sha256, isinstance(self._current, TranscriptHashes)
+        strings = list(hashes if is_text else columns.source)  # one by one would take five times as long
+        stored = [strings[place] for place in places]
+        if newer and not is_text:
+            triples = zip(indices, places, stored, strict=True)
+            stored = [newer.get((id_at(self.utterances, i), hashes[place]), source) for i, place, source in triples]
+        current: Sequence[str | None] = [None] * len(indices) if self._current is None else self._current.of(indices)
+        for i, place, before, now in zip(indices, places, stored, current, strict=True):
+            if before == now:
                 found.is_stored[i] = True
             else:
-                self._compare_one(i, StoredInput(digests[place], source), found)
+                source = columns.source[place] if is_text else before
+                self._compare_one(i, StoredInput(hashes[place], source), found)
 
     def _compare_one(self, i: int, stored: StoredInput, found: Compared) -> None:
         utterance = self.utterances[i]

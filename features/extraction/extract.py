@@ -59,8 +59,7 @@ def extract_stream(
         if settings.plan_only:
             return [_planned_result(plan, target, settings.features_dir) for target in plan.targets]
         destinations = _make_destinations(plan, encoder, selector, settings, engine.device)
-        if plan.audio_files is not None:
-            plan.audio_files.keep()
+        plan.keep()
         infos = [destination.info for destination in destinations]
         with Claims([info.path for info in infos]) as claims:
             if wanted is not None:

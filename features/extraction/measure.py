@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,21 +12,48 @@ from features.audio.segment import AudioError, inspect_segment
 from features.encoders.base import Encoder
 from features.extraction.audio_files import AudioFiles, read_files
 from features.extraction.audio_segments import Segments, SourceTexts
-from features.extraction.encoder_input import transcript_of
 from features.extraction.settings import ExtractSettings
+from features.extraction.transcripts import TranscriptHashes, measure_transcripts
 from features.manifests.columns import Array
 from features.manifests.manifest import Utterance
 from features.progress import SILENT, Reporter
 from features.store.rejected import Rejection
+from features.text.normalize import TokenCounts
 
 MAX_LENGTH = 1 << 44
 """Length in samples from which on a product with the sample rate may not fit into 64 bits."""
-REPORTED = 4096
-"""Number of transcripts between two updates of the progress bar."""
 
 
-@dataclass
-class Measurements:
+def _nothing() -> None:
+    """Do nothing: all that is known is in its file."""
+
+
+@dataclass(kw_only=True)
+class _Found:
+    """What headers and transcripts tell of the inputs of N utterances."""
+
+    lengths: Array
+    """(N,) int64: samples at 16 kHz or tokens; 0 if the utterance is rejected."""
+    rejected: dict[int, Rejection] = field(default_factory=dict)
+    """By index of the utterance."""
+    end_clipped: int = 0
+    """Number of segments that end slightly after the end of the file."""
+    truncated: int = 0
+    """Number of transcripts that are longer than the encoder's maximum length."""
+    empty: Sequence[int] = ()
+    """Utterances with a missing or empty transcript; none for audio."""
+    token_counts: TokenCounts | None = None
+    """Counts of the transcripts' tokens; None for audio, and without a subword tokenizer."""
+    sources: SourceTexts | None = None
+    """Sources of the audio; None for text."""
+    hashes: TranscriptHashes | None = None
+    """Hashes of the transcripts; None for audio."""
+    keep: Callable[[], object] = _nothing
+    """Writes what is new into its file in the features folder, if that did not exist yet."""
+
+
+@dataclass(kw_only=True)
+class Measurements(_Found):
     """Size, cost and number of frames of N utterances, from file headers and transcripts."""
 
     utterances: Sequence[Utterance]
@@ -37,25 +63,6 @@ class Measurements:
     """(N,) float64: seconds or tokens that the encoder computes, with the padding of its own windows."""
     num_frames: Array
     """(N,) int64: frames or tokens of the features."""
-    rejected: dict[int, Rejection] = field(default_factory=dict)
-    """By index of the utterance."""
-    end_clipped: int = 0
-    """Number of segments that end slightly after the end of the file."""
-    truncated: int = 0
-    """Number of transcripts that are longer than the encoder's maximum length."""
-    sources: SourceTexts | None = None
-    """Sources of the audio; None for text."""
-
-
-@dataclass
-class _Lengths:
-    """Samples or tokens of N utterances, and what was found out with them."""
-
-    lengths: Array
-    rejected: dict[int, Rejection] = field(default_factory=dict)
-    end_clipped: int = 0
-    truncated: int = 0
-    sources: SourceTexts | None = None
 
 
 def measure(
@@ -65,7 +72,7 @@ def measure(
     if encoder.modality == "audio":
         unit, found = SAMPLE_RATE, _measure_audio(utterances, settings, reporter)
     else:
-        unit, found = 1, _measure_text(utterances, encoder, reporter)
+        unit, found = 1, _measure_text(utterances, encoder, settings, reporter)
     # many utterances have the same length, and an encoder may count one length at a time
     lengths, places = np.unique(found.lengths, return_inverse=True)
     padded = np.array([encoder.get_padded_length(length) for length in lengths.tolist()], np.int64)
@@ -75,29 +82,26 @@ def measure(
         sizes=found.lengths / unit,
         costs=(padded / unit)[places],
         num_frames=num_frames.astype(np.int64)[places],
-        rejected=found.rejected,
-        end_clipped=found.end_clipped,
-        truncated=found.truncated,
-        sources=found.sources,
+        **vars(found),
     )
 
 
-def _measure_text(utterances: Sequence[Utterance], encoder: Encoder, reporter: Reporter) -> _Lengths:
+def _measure_text(
+    utterances: Sequence[Utterance], encoder: Encoder, settings: ExtractSettings, reporter: Reporter
+) -> _Found:
     """Count the tokens of each transcript."""
-    found = _Lengths(np.zeros(len(utterances), np.int64))
-    with closing(reporter.progress(len(utterances), 0, "transcripts")) as bar:
-        for i, utterance in enumerate(utterances):
-            transcript = transcript_of(utterance)
-            if encoder.is_truncated(transcript):
-                found.truncated += 1
-            found.lengths[i] = encoder.prepare(transcript).shape[0]
-            if i % REPORTED == REPORTED - 1:
-                bar.update(REPORTED)
-        bar.update(len(utterances) % REPORTED)
-    return found
+    found = measure_transcripts(utterances, encoder, settings, reporter)
+    return _Found(
+        lengths=found.lengths,
+        truncated=found.num_truncated,
+        empty=np.flatnonzero(found.is_empty).tolist(),
+        token_counts=found.token_counts,
+        hashes=found.hashes,
+        keep=found.keep,
+    )
 
 
-def _measure_audio(utterances: Sequence[Utterance], settings: ExtractSettings, reporter: Reporter) -> _Lengths:
+def _measure_audio(utterances: Sequence[Utterance], settings: ExtractSettings, reporter: Reporter) -> _Found:
     """Count the samples at 16 kHz of each segment, from the headers of the files."""
     segments = Segments.of(utterances)
     files = read_files(
@@ -107,7 +111,7 @@ def _measure_audio(utterances: Sequence[Utterance], settings: ExtractSettings, r
         threads=settings.threads,
         reporter=reporter,
     )
-    found = _Lengths(segment_lengths(segments, files), sources=SourceTexts(segments, files))
+    found = _Found(lengths=segment_lengths(segments, files), sources=SourceTexts(segments, files), keep=files.keep)
     for i in np.flatnonzero(found.lengths < 0).tolist():
         utterance = utterances[i]
         found.lengths[i] = 0

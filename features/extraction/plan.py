@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import chain
@@ -13,9 +13,8 @@ import numpy as np
 
 from features.encoders.base import Encoder
 from features.errors import InputError, name_some
-from features.extraction.audio_files import AudioFiles
 from features.extraction.comparison import CorpusComparison
-from features.extraction.encoder_input import InputComparison, transcript_of
+from features.extraction.encoder_input import InputComparison
 from features.extraction.measure import Measurements, measure
 from features.extraction.settings import ExtractSettings
 from features.extraction.units import MAX_BATCH as MAX_BATCH
@@ -96,8 +95,10 @@ class Plan:
     """Counts of the transcripts' tokens; None for audio."""
     budget: float
     """Maximum padded cost of a batch."""
-    audio_files: AudioFiles | None = None
-    """The files of the audio; None for text."""
+    empty: Sequence[int]
+    """Utterances with a missing or empty transcript; none for audio."""
+    keep: Callable[[], object]
+    """Writes what was measured into its file in the features folder, if that did not exist yet."""
 
     @property
     def pending(self) -> Set[int]:
@@ -172,7 +173,7 @@ def make_plan(
     measured = measure(utterances, encoder, settings, reporter)
     modality = encoder.modality
     inputs = InputComparison(modality, reporter, decode=settings.verify_inputs)
-    comparison = CorpusComparison(utterances, inputs, measured.sources, reporter)
+    comparison = CorpusComparison(utterances, inputs, measured.sources or measured.hashes, reporter)
     targets = [_make_target(measured, identity, comparison, settings) for identity in identities]
     frame_bytes = encoder.dim * (2 if identities[0].store_dtype == "fp16" else 4)
     return Plan(
@@ -187,9 +188,10 @@ def make_plan(
         rejected=measured.rejected,
         end_clipped=measured.end_clipped,
         truncated=measured.truncated,
-        token_counts=encoder.count_tokens(map(transcript_of, utterances)) if modality == "text" else None,
+        token_counts=measured.token_counts,
         budget=budget,
-        audio_files=measured.sources.audio_files if measured.sources else None,
+        empty=measured.empty,
+        keep=measured.keep,
     )
 
 

@@ -13,9 +13,7 @@ from features.audit.finding import counts_by_split
 from features.encoders.base import Encoder
 from features.encoders.selector import Selector
 from features.errors import InputError
-from features.extraction.encoder_input import transcript_of
 from features.extraction.plan import Plan, Target
-from features.manifests.manifest import Utterance
 from features.manifests.utterances import id_reader
 from features.progress import Reporter
 from features.store.reader import FeatureStore
@@ -104,7 +102,7 @@ def make_result(
         left=len(left),
         end_clipped=plan.end_clipped,
         truncated=plan.truncated,
-        empty=len(_without_transcript(plan)),
+        empty=len(plan.empty),
         unk_fraction=counts.unk_fraction if counts else None,
         single_token_fraction=counts.single_token_fraction if counts else None,
         segmented=counts.segmented if counts else 0,
@@ -113,13 +111,6 @@ def make_result(
         gb_per_hour=plan.gb_per_hour if plan.modality == "audio" else None,
         padding=plan.padding,
     )
-
-
-def _without_transcript(plan: Plan) -> list[Utterance]:
-    """Return the utterances with a missing or empty transcript; none for audio."""
-    if plan.modality != "text":
-        return []
-    return [utterance for utterance in plan.utterances if not transcript_of(utterance)]
 
 
 def announce(
@@ -144,7 +135,8 @@ def announce(
         f"{kept} kept, {rejected} rejected; "
         f"{plan.num_bytes / 1e6:.1f} MB to write, {free / 1e9:.1f} GB free"
     )
-    if empty := _without_transcript(plan):
+    if plan.empty:
+        empty = [plan.utterances[i] for i in plan.empty]
         reporter.say(f"  {len(empty)} without transcript: {counts_by_split(empty, plan.utterances)}")
     if plan.num_bytes + FREE_DISK_MARGIN > free:
         raise InputError(

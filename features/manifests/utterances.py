@@ -87,6 +87,11 @@ class Utterances(Sequence[Utterance]):
         manifest, line = self._place(index)
         return manifest.ids[line]
 
+    def transcript(self, index: int) -> str:
+        """Return the transcript of an utterance, empty if it has none, without making the utterance."""
+        manifest, line = self._place(index)
+        return manifest.transcripts[line]
+
     @property
     def is_one_manifest(self) -> bool:
         """True if these are all utterances of one manifest, in its order."""
@@ -196,3 +201,10 @@ def with_emotions(utterances: Sequence[Utterance], emotions: Sequence[str]) -> S
     if isinstance(utterances, Utterances) and None not in before:
         return utterances.with_emotions(emotions)
     return [replace(each, emotion=emotions[code]) for each, code in zip(utterances, codes.tolist(), strict=True)]
+
+
+def iterate_transcripts(utterances: Sequence[Utterance]) -> Iterator[str]:
+    """Iterate over the transcripts of utterances, empty for those that have none."""
+    if isinstance(utterances, Utterances):
+        return map(utterances.transcript, range(len(utterances)))
+    return (utterance.transcript or "" for utterance in utterances)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ZERO_WIDTH = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))
 """Invisible characters, which would make two spellings of one word; they are removed."""
@@ -74,8 +74,7 @@ def segmented_message(count: int) -> str:
     )
 
 
-@dataclass(frozen=True)
-class TokenCounts:
+class TokenCounts(NamedTuple):
     """Token statistics of transcripts."""
 
     tokens: int

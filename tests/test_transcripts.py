@@ -1,0 +1,185 @@
+"""Transcripts: measured once, with the lengths and counts that the encoder alone gives."""
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny import Recorder, make_phobert
+
+from features.encoders import transcript_tokens
+from features.encoders.base import Encoder, load_encoder
+from features.encoders.layer_means import LayerMeans
+from features.encoders.selector import EncoderSettings, parse_selector
+from features.encoders.transcript_tokens import TranscriptTokens
+from features.extraction import transcripts as module
+from features.extraction.settings import ExtractSettings
+from features.extraction.transcripts import Transcripts, measure_transcripts
+from features.manifests.manifest import Utterance
+from features.text.normalize import TokenCounts, is_segmented, normalize_text, text_sha256
+
+WORDS = ("hôm nay", "tôi", "vui", "lắm", "sinh viên", "sinh_viên", "hòa", "hoà", "xyz", "😀", "\u200b")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_phobert(tmp_path_factory.mktemp("models") / "phobert")
+
+
+def load(name: str, checkpoint: Path, **settings: str) -> Encoder:
+    text = "hashed_ngrams" if name == "hashed_ngrams" else f"phobert={checkpoint}"
+    encoder = load_encoder(parse_selector(text, "text"), EncoderSettings(**settings))
+    return LayerMeans(encoder) if name == "means" else encoder
+
+
+@pytest.fixture
+def utterances() -> list[Utterance]:
+    """Transcripts that repeat, are missing, empty, decomposed, too long, or cannot be told apart by their length."""
+    generator, found = np.random.default_rng(0), []
+    for i in range(150):
+        text: str | None = " ".join(generator.choice(WORDS, generator.integers(1, 9)))
+        if i % 10 == 0:
+            text = (None, "", " \u200b ", "tôi " * 400, unicodedata.normalize("NFD", "hôm nay"))[i // 10 % 5]
+        found.append(Utterance(f"u{i}", None, "a.wav", Path("a.wav"), 0.0, None, "mix", text, None, "t", "-", i, {}))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 32)
+
+
+def measure(utterances: Sequence[Utterance], encoder: Encoder, folder: Path, plan_only: bool = False) -> Transcripts:
+    return measure_transcripts(utterances, encoder, ExtractSettings(folder, plan_only=plan_only), Recorder())
+
+
+def content(found: Transcripts) -> tuple[Any, ...]:
+    indices = range(len(found.lengths))
+    return (found.lengths.tolist(), found.is_empty.tolist(), found.num_truncated, found.token_counts,
+            found.hashes.of(indices))  # fmt: skip
+
+
+def alone(utterances: Sequence[Utterance], encoder: Encoder) -> tuple[Any, ...]:
+    """Return what the encoder says of each transcript."""
+    texts = [normalize_text(one.transcript or "") for one in utterances]
+    return (
+        [len(encoder.prepare(text)) for text in texts],
+        [text == "" for text in texts],
+        sum(map(encoder.is_truncated, texts)),
+        encoder.count_tokens(texts),
+        list(map(text_sha256, texts)),
+    )
+
+
+@pytest.mark.parametrize("name", ["hashed_ngrams", "phobert", "means"])
+def test_transcripts_have_the_lengths_and_counts_of_their_encoder(
+    name: str, checkpoint: Path, utterances: list[Utterance], tmp_path: Path
+) -> None:
+    expected = alone(utterances, load(name, checkpoint))
+    assert content(measure(utterances, load(name, checkpoint), tmp_path)) == expected
+    assert len(list(tmp_path.iterdir())) == (0 if name == "hashed_ngrams" else 1)
+    assert content(measure(utterances, load(name, checkpoint), tmp_path)) == expected
+    assert (expected[2], expected[3] is None) == ((0, True) if name == "hashed_ngrams" else (3, False))
+
+
+def test_known_transcripts_are_not_tokenized_again(
+    checkpoint: Path, utterances: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, read = content(measure(utterances, load("phobert", checkpoint), tmp_path)), []
+    tokens = TranscriptTokens.tokens
+    monkeypatch.setattr(TranscriptTokens, "tokens", lambda self, text: read.append(text) or tokens(self, text))
+    assert content(measure(utterances, load("phobert", checkpoint), tmp_path)) == expected and not read
+    changed = [
+        replace(utterances[0], transcript="tôi vui lắm"),
+        *utterances[1:],
+        replace(utterances[0], transcript="a"),
+    ]
+    found = content(measure(changed, load("phobert", checkpoint), tmp_path))
+    assert set(read) == {"tôi vui lắm", "a"} and found != expected
+    assert found == alone(changed, load("phobert", checkpoint))
+
+
+@pytest.mark.parametrize("settings", [{"segmenter": "none"}, {"tone_style": "old"}])
+def test_another_tokenization_reads_the_transcripts_itself(
+    checkpoint: Path, utterances: list[Utterance], tmp_path: Path, settings: dict[str, str]
+) -> None:
+    before = content(measure(utterances, load("phobert", checkpoint), tmp_path))
+    other = load("phobert", checkpoint, **settings)
+    found = content(measure(utterances, other, tmp_path))
+    assert found == alone(utterances, load("phobert", checkpoint, **settings))
+    assert found != before and len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_tokenization_changes_with_the_tokenizer_and_its_packages(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load("phobert", checkpoint)
+    assert first.tokenization == load("means", checkpoint).tokenization
+    json.dumps(first.tokenization)
+    other = load("phobert", make_phobert(tmp_path / "other", words=("một", "hai", "ba")))
+    assert other.tokenization != first.tokenization
+    before = first.tokenization
+    monkeypatch.setattr("features.encoders.transformer_text.segmenter_sha256", lambda name: "0" * 64)
+    assert first.tokenization != before
+
+
+def test_a_plan_writes_nothing_and_a_new_folder_is_waited_for(
+    checkpoint: Path, utterances: list[Utterance], tmp_path: Path
+) -> None:
+    measure(utterances, load("phobert", checkpoint), tmp_path, plan_only=True).keep()
+    assert not list(tmp_path.iterdir())
+    found = measure(utterances, load("phobert", checkpoint), tmp_path / "stores")
+    assert not (tmp_path / "stores").exists()
+    found.keep()
+    assert len(list((tmp_path / "stores").iterdir())) == 1
+
+
+def test_what_was_measured_before_an_interruption_is_kept(
+    checkpoint: Path, utterances: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    calls: list[int] = []
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(module, "check_interrupted", interrupt)
+        measure(utterances, load("phobert", checkpoint), tmp_path)
+    tokens, read = TranscriptTokens.tokens, []
+    monkeypatch.setattr(TranscriptTokens, "tokens", lambda self, text: read.append(text) or tokens(self, text))
+    measure(utterances, load("phobert", checkpoint), tmp_path)
+    first, rest = (
+        {normalize_text(one.transcript or "") for one in part} for part in (utterances[:64], utterances[64:])
+    )
+    assert set(read) - {""} == rest - first - {""}
+
+
+def counted(encoder: Any, texts: Sequence[str]) -> TokenCounts:
+    """Count tokens and words of all transcripts together."""
+    tokenizer = encoder.tokenizer
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    tokens = Counter(token for text in texts for token in encoder.tokens(text) if token not in special)
+    words = Counter(word for text in texts for word in encoder.words(text).split())
+    ids = {word: tokenizer.convert_tokens_to_ids(tokenizer.tokenize(word)) for word in words}
+    single = [words[word] for word in words if len(ids[word]) == 1 and ids[word] != [tokenizer.unk_token_id]]
+    segmented = sum(map(is_segmented, texts))
+    return TokenCounts(tokens.total(), tokens[tokenizer.unk_token_id], words.total(), sum(single), segmented)
+
+
+@pytest.mark.parametrize("max_known", [3, 1000])
+def test_tokens_are_counted_also_if_few_are_remembered(
+    checkpoint: Path, utterances: list[Utterance], monkeypatch: pytest.MonkeyPatch, max_known: int
+) -> None:
+    texts = [text for one in utterances if (text := normalize_text(one.transcript or ""))]
+    expected = counted(load("phobert", checkpoint), texts)
+    assert 0 < expected.unknown < expected.tokens and 0 < expected.single_token < expected.words and expected.segmented
+    monkeypatch.setattr(transcript_tokens, "MAX_KNOWN", max_known)
+    encoder: Any = load("phobert", checkpoint)
+    assert encoder.count_tokens(texts) == expected == counted(encoder, texts)
+    assert len(encoder._transcripts._tokens) <= max_known

@@ -1,9 +1,12 @@
 """Transcripts: measured once, with the lengths and counts that the encoder alone gives."""
 
 import json
+import os
+import signal
+import subprocess
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,13 @@ from features.encoders import transcript_tokens
 from features.encoders.base import Encoder, load_encoder
 from features.encoders.layer_means import LayerMeans
 from features.encoders.selector import EncoderSettings, parse_selector
-from features.encoders.transcript_tokens import TranscriptTokens
+from features.encoders.transcript_tokens import TranscriptCounter, TranscriptTokens
 from features.extraction import transcripts as module
+from features.extraction.known_transcripts import KnownTranscripts
 from features.extraction.settings import ExtractSettings
-from features.extraction.transcripts import Transcripts, measure_transcripts
+from features.extraction.transcripts import Transcripts, _digests, measure_transcripts
 from features.manifests.manifest import Utterance
+from features.process_map import WorkProcess
 from features.text.normalize import TokenCounts, is_segmented, normalize_text, text_sha256
 
 WORDS = ("hôm nay", "tôi", "vui", "lắm", "sinh viên", "sinh_viên", "hòa", "hoà", "xyz", "😀", "\u200b")
@@ -144,20 +149,91 @@ def test_what_was_measured_before_an_interruption_is_kept(
 ) -> None:
     def interrupt() -> None:
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 7:  # five times while all are hashed, and once after 32 were counted
             raise KeyboardInterrupt
 
     calls: list[int] = []
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(module, "check_interrupted", interrupt)
         measure(utterances, load("phobert", checkpoint), tmp_path)
-    tokens, read = TranscriptTokens.tokens, []
-    monkeypatch.setattr(TranscriptTokens, "tokens", lambda self, text: read.append(text) or tokens(self, text))
+    texts = sorted({normalize_text(one.transcript or "") for one in utterances})
+    known = KnownTranscripts(tmp_path, load("phobert", checkpoint).tokenization).find(_digests(texts))[1]
+    assert known.sum() == 32
+    compact, read = TranscriptTokens.compact, []
+    monkeypatch.setattr(TranscriptTokens, "compact", lambda self, text: read.append(text) or compact(self, text))
     measure(utterances, load("phobert", checkpoint), tmp_path)
-    first, rest = (
-        {normalize_text(one.transcript or "") for one in part} for part in (utterances[:64], utterances[64:])
+    assert set(read) == {text for text, is_known in zip(texts, known, strict=True) if text and not is_known}
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """The processes that count; all have ended when the test ends."""
+    popen, found = subprocess.Popen, []
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: found.append(popen(*args, **kwargs)) or found[-1])
+    monkeypatch.setattr(module, "AT_ONCE", 16)
+    monkeypatch.setattr(module, "MIN_NEW", 50)
+    monkeypatch.setattr(module, "usable_cores", lambda: 2)
+    yield found
+    assert all(process.returncode is not None for process in found)
+
+
+@pytest.mark.parametrize("kills", [False, True])
+def test_several_processes_count_what_one_counts(
+    checkpoint: Path, utterances: list[Utterance], tmp_path: Path, started: list[Any], kills: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    send, sent, encoder = WorkProcess.send, [], load("phobert", checkpoint)
+
+    def kill(self: WorkProcess[list[str], Any]) -> None:
+        sent.append(1)
+        if kills and len(sent) > 2 and self._process is not None:
+            os.kill(self._process.pid, signal.SIGKILL)
+        send(self)
+
+    monkeypatch.setattr(WorkProcess, "send", kill)
+    if not kills:
+        monkeypatch.setattr(TranscriptCounter, "__call__", None)  # of this process
+    assert content(measure(utterances, encoder, tmp_path)) == alone(utterances, load("phobert", checkpoint))
+    assert len(started) == 2 and len(sent) > 5
+    texts, other = [normalize_text(one.transcript or "") for one in utterances], load("phobert", checkpoint)
+    expected = [other.prepare(text).tolist() for text in texts]
+    monkeypatch.setattr(TranscriptTokens, "words", None)  # all tokens are remembered
+    assert [encoder.prepare(text).tolist() for text in texts] == expected
+
+
+@pytest.mark.parametrize("reason", ["few", "workers", "cores", "pickle", "java", "hashed_ngrams"])
+def test_no_process_is_started_without_need(
+    checkpoint: Path, utterances: list[Utterance], tmp_path: Path, started: list[Any], reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    encoder: Any = load("hashed_ngrams" if reason == "hashed_ngrams" else "phobert", checkpoint)
+    settings = ExtractSettings(tmp_path, workers=0 if reason == "workers" else None)
+    if reason == "few":
+        monkeypatch.setattr(module, "MIN_NEW", 1000)
+    elif reason == "cores":
+        monkeypatch.setattr(module, "usable_cores", lambda: 1)
+    elif reason == "pickle":
+        encoder.tokenizer.hook = lambda: None
+    elif reason == "java":
+        encoder._transcripts.segmenter = "vncorenlp 1.2"
+    found = measure_transcripts(utterances, encoder, settings, Recorder())
+    assert not started and found.lengths.any()
+
+
+def test_a_tokenizer_that_changes_when_it_is_copied_is_not_copied(checkpoint: Path) -> None:
+    encoder: Any = load("phobert", checkpoint)
+    assert encoder.transcript_counter.can_be_copied()
+    encoder.tokenizer.__class__ = type(
+        "Other", (type(encoder.tokenizer),), {"__reduce_ex__": lambda self, _: (changed_tokenizer, (str(checkpoint),))}
     )
-    assert set(read) - {""} == rest - first - {""}
+    assert not encoder.transcript_counter.can_be_copied()
+
+
+def changed_tokenizer(folder: str) -> Any:
+    """Return the tokenizer of a checkpoint with one token more."""
+    tokenizer: Any = load("phobert", Path(folder))
+    tokenizer.tokenizer.add_tokens(["thêm"])
+    return tokenizer.tokenizer
 
 
 def counted(encoder: Any, texts: Sequence[str]) -> TokenCounts:

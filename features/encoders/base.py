@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from features.encoders.finetuned import FineTuning, find_fine_tuning
 from features.encoders.model_source import ModelSource, find_source
 from features.encoders.selector import DEFAULT_SETTINGS, EncoderSettings, Layer, Selector, expand_layers
+from features.encoders.transcript_tokens import TranscriptCounter
 from features.errors import InputError
 from features.lazy_import import import_target
 from features.ragged import Ragged
@@ -89,6 +90,11 @@ class Encoder(nn.Module, ABC):
     def num_tokens(self, transcript: str) -> int:
         """Return the length of what `prepare` returns for a normalized transcript."""
         return int(self.prepare(transcript).shape[0])
+
+    @property
+    def transcript_counter(self) -> TranscriptCounter | None:
+        """What counts the tokens of transcripts without the encoder; None if only the encoder can do it."""
+        return None
 
     @property
     def tokenization(self) -> dict[str, Any] | None:

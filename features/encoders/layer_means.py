@@ -11,6 +11,7 @@ from torch import Tensor
 
 from features.encoders.base import Encoder, Lengths
 from features.encoders.selector import MEANS, EncoderSettings, Selector
+from features.encoders.transcript_tokens import TranscriptCounter
 from features.ragged import Ragged, segment_mean
 from features.text.normalize import TokenCounts
 
@@ -53,6 +54,11 @@ class LayerMeans(Encoder):
     def num_tokens(self, transcript: str) -> int:
         """Return the number of tokens of the wrapped encoder."""
         return self.inner.num_tokens(transcript)
+
+    @property
+    def transcript_counter(self) -> TranscriptCounter | None:
+        """That of the wrapped encoder."""
+        return self.inner.transcript_counter
 
     @property
     def tokenization(self) -> dict[str, Any] | None:

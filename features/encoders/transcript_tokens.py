@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import pickle
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from operator import add
 from typing import Any
 
+import numpy as np
+
+from features.encoders.config_fields import tokenizer_sha256
+from features.manifests.columns import Array
 from features.text.normalize import TokenCounts, apply_tone_style, is_segmented
 from features.text.segmenters import load_segmenter
 
-MAX_KNOWN = 1 << 18
-"""Maximum number of transcripts, and of words, that are remembered: each transcript takes some 300 bytes."""
+MAX_KNOWN = 1 << 20
+"""Maximum number of transcripts, and of words, that are remembered: each transcript takes some 250 bytes."""
+FACTS = ("length", "is_truncated", *TokenCounts._fields)
+"""Facts of a transcript: the tokens that an encoder reads, 1 if these are not all, and its counts."""
 
 
 class TranscriptTokens:
@@ -19,6 +27,7 @@ class TranscriptTokens:
 
     def __init__(self, tokenizer: Any, segmenter: str, tone_style: str) -> None:
         self.tokenizer, self.tone_style = tokenizer, tone_style
+        self._made_of = tokenizer, segmenter, tone_style
         self._segment, self.segmenter = load_segmenter(segmenter)
         """The name of the segmenter with its version."""
         self._unknown_id = tokenizer.unk_token_id
@@ -28,6 +37,10 @@ class TranscriptTokens:
         self._tokens: dict[str, array[int]] = {}
         self._is_single: dict[str, bool] = {}
         """Whether a word is a single token of the vocabulary."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle it without what it remembers."""
+        return TranscriptTokens, self._made_of
 
     def words(self, text: str) -> str:
         """Return the words of a normalized transcript, in the tone style and separated by spaces."""
@@ -41,12 +54,20 @@ class TranscriptTokens:
 
     def tokens(self, text: str) -> list[int]:
         """Return all token ids of a normalized transcript, including special tokens."""
+        return self.compact(text).tolist()
+
+    def compact(self, text: str) -> array[int]:
+        """Return the token ids of a normalized transcript as they are remembered."""
         known = self._tokens.get(text)
         if known is None:
             encoding = self.tokenizer(self.words(text), truncation=False, verbose=False)
             known = array("i", encoding["input_ids"])
-            _remember(self._tokens, text, known)
-        return known.tolist()
+            self.remember(text, known)
+        return known
+
+    def remember(self, text: str, tokens: array[int]) -> None:
+        """Remember the token ids of a transcript."""
+        _remember(self._tokens, text, tokens)
 
     def count(self, transcripts: Iterable[str]) -> TokenCounts:
         """Count tokens and words of normalized transcripts, and those in the vocabulary."""
@@ -70,6 +91,36 @@ class TranscriptTokens:
             known = len(ids) == 1 and ids[0] != self._unknown_id
             _remember(self._is_single, word, known)
         return known
+
+
+@dataclass(frozen=True)
+class TranscriptCounter:
+    """Finds the facts of transcripts, also as a copy in another process."""
+
+    source: TranscriptTokens
+    max_length: int
+    """Tokens that the encoder reads at most."""
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Array, list[array[int]]]:
+        """Return the facts (N, 7) int32 of normalized transcripts, see `FACTS`, and their token ids."""
+        facts = np.zeros((len(texts), len(FACTS)), np.int32)
+        tokens = [self.source.compact(text) if text else array("i") for text in texts]
+        for i, (text, ids) in enumerate(zip(texts, tokens, strict=True)):
+            facts[i] = min(len(ids), self.max_length), len(ids) > self.max_length, *self.source.count([text])
+        return facts, tokens
+
+    def can_be_copied(self) -> bool:
+        """Tell whether other processes can count with a copy.
+
+        Each would start a Java machine of its own for VnCoreNLP, and some tokenizers cannot be pickled.
+        """
+        if self.source.segmenter.startswith("vncorenlp"):
+            return False
+        try:
+            copy = pickle.loads(pickle.dumps(self.source.tokenizer))
+        except Exception:  # many types
+            return False
+        return tokenizer_sha256(copy) == tokenizer_sha256(self.source.tokenizer)
 
 
 def _remember(known: dict[str, Any], text: str, value: Any) -> None:

@@ -30,7 +30,7 @@ from features.encoders.pretrained import (
     save_weights,
 )
 from features.encoders.selector import EncoderSettings, Layer, Selector
-from features.encoders.transcript_tokens import TranscriptTokens
+from features.encoders.transcript_tokens import TranscriptCounter, TranscriptTokens
 from features.errors import InputError
 from features.ragged import Ragged
 from features.text.normalize import TokenCounts
@@ -156,6 +156,11 @@ class TextTransformer(Encoder):
     def tokens(self, text: str) -> list[int]:
         """Return all token ids of a normalized transcript, including special tokens."""
         return self._transcripts.tokens(text)
+
+    @property
+    def transcript_counter(self) -> TranscriptCounter:
+        """What counts tokens without the encoder."""
+        return TranscriptCounter(self._transcripts, self.max_length)
 
     @property
     def tokenization(self) -> dict[str, Any]:

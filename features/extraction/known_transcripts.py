@@ -17,13 +17,12 @@ import numpy as np
 
 from features.atomic_files import write_atomically
 from features.canonical import canonical_json
+from features.encoders.transcript_tokens import FACTS
 from features.manifests.columns import Array
 from features.progress import Reporter
 from features.regular_files import read_regular
 
 SCHEMA = 1
-FACTS = ("length", "is_truncated", "tokens", "unknown", "words", "single_token", "segmented")
-"""Tokens that the encoder reads, 1 if it reads fewer than there are, and the fields of `TokenCounts`."""
 RECORD = np.dtype([("hash", "<u8", 2), ("facts", "<i4", len(FACTS))])
 """The first 16 bytes of the SHA-256 of a normalized transcript, and its facts."""
 
@@ -47,7 +46,7 @@ class KnownTranscripts:
 
         `digests` (N, 32) uint8 are the SHA-256 of the normalized transcripts.
         """
-        hashes = _hashes(digests)
+        hashes = short_hashes(digests)
         facts = np.zeros((len(hashes), len(FACTS)), np.int32)
         if not len(self._records):
             return facts, np.zeros(len(hashes), bool)
@@ -62,7 +61,7 @@ class KnownTranscripts:
         if self._tokenization is None or not len(digests):
             return
         added = np.empty(len(digests), RECORD)
-        added["hash"], added["facts"] = _hashes(digests), facts
+        added["hash"], added["facts"] = short_hashes(digests), facts
         self._new.append(added)
 
     @property
@@ -73,10 +72,7 @@ class KnownTranscripts:
     def save(self, reporter: Reporter) -> None:
         """Write all transcripts, those of the file too; the next command reads them again if that fails."""
         records = np.concatenate([self._records, *self._new])
-        hashes = records["hash"]
-        order = np.lexsort((hashes[:, 1], hashes[:, 0]))
-        is_first = np.append(True, (hashes[order[1:]] != hashes[order[:-1]]).any(axis=1))  # a text can occur twice
-        body = records[order[is_first]].tobytes()
+        body = records[distinct(records["hash"])[0]].tobytes()  # sorted; the file may have been one of others before
         head = {"schema": SCHEMA, "tokenization": self._tokenization, "facts": FACTS, "sha256": _sha256(body)}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +93,17 @@ class KnownTranscripts:
             return nothing
 
 
-def _hashes(digests: Array) -> Array:
+def distinct(hashes: Array) -> tuple[Array, Array]:
+    """Return the places of the distinct hashes (N, 2) uint64, sorted by hash, and for each hash its number there."""
+    order = np.lexsort((hashes[:, 1], hashes[:, 0]))
+    is_first = np.ones(len(hashes), bool)
+    is_first[1:] = (hashes[order[1:]] != hashes[order[:-1]]).any(axis=1)
+    numbers = np.empty(len(hashes), np.int64)
+    numbers[order] = np.cumsum(is_first) - 1
+    return order[is_first], numbers
+
+
+def short_hashes(digests: Array) -> Array:
     """Return the first 16 bytes of digests (N, 32) uint8 as integers (N, 2) uint64."""
     return np.ascontiguousarray(digests[:, :16]).view("<u8")
 

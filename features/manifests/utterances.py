@@ -205,6 +205,11 @@ def with_emotions(utterances: Sequence[Utterance], emotions: Sequence[str]) -> S
 
 def iterate_transcripts(utterances: Sequence[Utterance]) -> Iterator[str]:
     """Iterate over the transcripts of utterances, empty for those that have none."""
+    return map(transcript_reader(utterances), range(len(utterances)))
+
+
+def transcript_reader(utterances: Sequence[Utterance]) -> Callable[[int], str]:
+    """Return a function from the index of an utterance to its transcript, empty if it has none."""
     if isinstance(utterances, Utterances):
-        return map(utterances.transcript, range(len(utterances)))
-    return (utterance.transcript or "" for utterance in utterances)
+        return utterances.transcript
+    return lambda index: utterances[index].transcript or ""

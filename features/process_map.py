@@ -62,11 +62,11 @@ class WorkProcess(Generic[ItemT, ResultT]):
         """The item that was sent and whose result was not received, if any."""
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._knows_work = False
 
     def __enter__(self) -> WorkProcess[ItemT, ResultT]:
         with suppress(OSError):
             self._start()
-            self._send(self._work)
         return self
 
     def _start(self) -> None:
@@ -87,8 +87,13 @@ class WorkProcess(Generic[ItemT, ResultT]):
 
     def send(self) -> None:
         """Let the process compute the result of `pending`."""
+        if self._connection is None:
+            return
         with suppress(OSError):
-            self._send(self.pending[0])
+            if not self._knows_work:  # now, because it may wait until the process reads, and so all are started before
+                self._connection.send(self._work)
+                self._knows_work = True
+            self._connection.send(self.pending[0])
 
     def receive(self) -> ResultT:
         """Return the result of `pending`."""
@@ -98,10 +103,6 @@ class WorkProcess(Generic[ItemT, ResultT]):
                 found: ResultT = self._connection.recv()
                 return found
         return self._work(item)
-
-    def _send(self, message: object) -> None:
-        if self._connection is not None:
-            self._connection.send(message)
 
 
 def serve(descriptor: int) -> None:

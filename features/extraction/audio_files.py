@@ -60,7 +60,7 @@ class AudioFiles:
         self._fingerprints = bytearray()
         self._rates, self._frames = array("i"), array("q")
         self._channels = array("i")
-        self.keep: Callable[[], object] = _nothing
+        self.keep: Callable[[], object] = nothing
         """Writes new headers into the file of facts, if that waits for the features folder."""
 
     def append(self, state: FileState, header: AudioHeader) -> None:
@@ -91,8 +91,8 @@ class AudioFiles:
         return np.asarray(self._rates), np.asarray(self._frames), np.asarray(self._channels)
 
 
-def _nothing() -> None:
-    """Do nothing: there are no new headers."""
+def nothing() -> None:
+    """Do nothing: there is nothing new to keep."""
 
 
 class KnownFiles:

@@ -10,7 +10,7 @@ import numpy as np
 from features.audio.resampling import SAMPLE_RATE
 from features.audio.segment import AudioError, inspect_segment
 from features.encoders.base import Encoder
-from features.extraction.audio_files import AudioFiles, read_files
+from features.extraction.audio_files import AudioFiles, nothing, read_files
 from features.extraction.audio_segments import Segments, SourceTexts
 from features.extraction.settings import ExtractSettings
 from features.extraction.transcripts import TranscriptHashes, measure_transcripts
@@ -22,10 +22,6 @@ from features.text.normalize import TokenCounts
 
 MAX_LENGTH = 1 << 44
 """Length in samples from which on a product with the sample rate may not fit into 64 bits."""
-
-
-def _nothing() -> None:
-    """Do nothing: all that is known is in its file."""
 
 
 @dataclass(kw_only=True)
@@ -48,7 +44,7 @@ class _Found:
     """Sources of the audio; None for text."""
     hashes: TranscriptHashes | None = None
     """Hashes of the transcripts; None for audio."""
-    keep: Callable[[], object] = _nothing
+    keep: Callable[[], object] = nothing
     """Writes what is new into its file in the features folder, if that did not exist yet."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -15,6 +14,7 @@ import numpy as np
 from features.cpu_threads import usable_cores
 from features.encoders.base import Encoder
 from features.encoders.transcript_tokens import FACTS, TranscriptCounter
+from features.extraction.audio_files import nothing
 from features.extraction.known_transcripts import KnownTranscripts, distinct, short_hashes
 from features.extraction.settings import ExtractSettings
 from features.manifests.columns import Array
@@ -23,7 +23,7 @@ from features.manifests.utterances import iterate_transcripts, transcript_reader
 from features.process_map import MAX_PROCESSES, map_in_processes
 from features.progress import Reporter
 from features.signals import check_interrupted
-from features.text.normalize import TokenCounts, normalize_text
+from features.text.normalize import TokenCounts, normalize_text, text_digest
 
 AT_ONCE = 1024
 """Number of transcripts between two updates of the progress bar."""
@@ -54,7 +54,7 @@ class Transcripts:
         self.hashes = TranscriptHashes(np.zeros((count, 32), np.uint8))
         self.facts = np.zeros((count, len(FACTS)), np.int32)
         """(N, 7), see `FACTS`."""
-        self.keep: Callable[[], object] = tuple
+        self.keep: Callable[[], object] = nothing
         """Writes new facts into their file, if that waits for the features folder."""
         self._has_counts = has_counts
 
@@ -114,8 +114,7 @@ def _find_known(utterances: Sequence[Utterance], known: KnownTranscripts, measur
 
 def _digests(texts: Iterable[str]) -> Array:
     """Return the digests of `text_sha256` of normalized transcripts, (N, 32) uint8."""
-    digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+    return np.frombuffer(b"".join(map(text_digest, texts)), np.uint8).reshape(-1, 32)
 
 
 def _count_new(

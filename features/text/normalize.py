@@ -36,7 +36,12 @@ def syllables(text: str) -> list[str]:
 
 def text_sha256(text: str) -> str:
     """Return the SHA-256 of a normalized transcript."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return text_digest(text).hex()
+
+
+def text_digest(text: str) -> bytes:
+    """Return the 32 bytes of `text_sha256`."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def apply_tone_style(text: str, style: str) -> str:

@@ -118,7 +118,7 @@ def test_blocks_of_processes_that_have_ended_are_parsed_here(
 
     def kill(self: WorkProcess[bytes, ParsedLines]) -> None:
         sent.append(self.pending)
-        if len(sent) > after and self._process is not None:
+        if len(sent) > after and self._process is not None and self._process.poll() is None:
             os.kill(self._process.pid, signal.SIGKILL)
         send(self)
 

@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import Recorder, make_phobert
+from tiny import Recorder, make_phobert, make_videberta
 
+from features import process_map
 from features.encoders import transcript_tokens
 from features.encoders.base import Encoder, load_encoder
 from features.encoders.layer_means import LayerMeans
 from features.encoders.selector import EncoderSettings, parse_selector
 from features.encoders.transcript_tokens import TranscriptCounter, TranscriptTokens
+from features.encoders.transformer_text import TextTransformer
 from features.extraction import transcripts as module
 from features.extraction.known_transcripts import KnownTranscripts
 from features.extraction.settings import ExtractSettings
@@ -129,8 +131,23 @@ def test_the_tokenization_changes_with_the_tokenizer_and_its_packages(
     other = load("phobert", make_phobert(tmp_path / "other", words=("một", "hai", "ba")))
     assert other.tokenization != first.tokenization
     before = first.tokenization
-    monkeypatch.setattr("features.encoders.transformer_text.segmenter_sha256", lambda name: "0" * 64)
-    assert first.tokenization != before
+    with monkeypatch.context() as patched:
+        patched.setattr("features.encoders.transformer_text.segmenter_sha256", lambda name: "0" * 64)
+        assert first.tokenization != before
+    with monkeypatch.context() as patched:
+        patched.setattr("features.encoders.transformer_text.package_version", lambda name: "0")
+        assert first.tokenization != before
+    assert first.tokenization == before
+
+
+@pytest.mark.parametrize("option", [{"extra_special_tokens": ["tôi"]}, {"split_special_tokens": True}])
+def test_the_tokenization_changes_with_every_option_of_the_tokenizer(
+    checkpoint: Path, tmp_path: Path, option: dict[str, Any]
+) -> None:
+    other = make_phobert(tmp_path / "other")
+    assert load("phobert", other).tokenization == load("phobert", checkpoint).tokenization  # in another folder
+    (other / "tokenizer_config.json").write_text(json.dumps(option))
+    assert load("phobert", other).tokenization != load("phobert", checkpoint).tokenization
 
 
 def test_a_plan_writes_nothing_and_a_new_folder_is_waited_for(
@@ -186,7 +203,7 @@ def test_several_processes_count_what_one_counts(
 
     def kill(self: WorkProcess[list[str], Any]) -> None:
         sent.append(1)
-        if kills and len(sent) > 2 and self._process is not None:
+        if kills and len(sent) > 2 and self._process is not None and self._process.poll() is None:
             os.kill(self._process.pid, signal.SIGKILL)
         send(self)
 
@@ -201,7 +218,7 @@ def test_several_processes_count_what_one_counts(
     assert [encoder.prepare(text).tolist() for text in texts] == expected
 
 
-@pytest.mark.parametrize("reason", ["few", "workers", "cores", "pickle", "java", "hashed_ngrams"])
+@pytest.mark.parametrize("reason", ["few", "workers", "cores", "class", "folder", "java", "hashed_ngrams"])
 def test_no_process_is_started_without_need(
     checkpoint: Path, utterances: list[Utterance], tmp_path: Path, started: list[Any], reason: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -212,28 +229,72 @@ def test_no_process_is_started_without_need(
         monkeypatch.setattr(module, "MIN_NEW", 1000)
     elif reason == "cores":
         monkeypatch.setattr(module, "usable_cores", lambda: 1)
-    elif reason == "pickle":
-        encoder.tokenizer.hook = lambda: None
+    elif reason == "class":
+        encoder.tokenizer.__class__ = type("Local", (type(encoder.tokenizer),), {})
+    elif reason == "folder":
+        encoder.tokenizer.name_or_path = "no/folder"
     elif reason == "java":
         encoder._transcripts.segmenter = "vncorenlp 1.2"
     found = measure_transcripts(utterances, encoder, settings, Recorder())
     assert not started and found.lengths.any()
 
 
-def test_a_tokenizer_that_changes_when_it_is_copied_is_not_copied(checkpoint: Path) -> None:
-    encoder: Any = load("phobert", checkpoint)
-    assert encoder.transcript_counter.can_be_copied()
-    encoder.tokenizer.__class__ = type(
-        "Other", (type(encoder.tokenizer),), {"__reduce_ex__": lambda self, _: (changed_tokenizer, (str(checkpoint),))}
-    )
-    assert not encoder.transcript_counter.can_be_copied()
+@pytest.mark.parametrize("name", ["phobert", "videberta"])
+def test_processes_have_the_tokenizer_of_their_encoder_or_do_nothing(
+    name: str, checkpoint: Path, utterances: list[Utterance], tmp_path: Path, started: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    folder = checkpoint if name == "phobert" else make_videberta(tmp_path / "videberta")
+    encoder: Any = load_encoder(parse_selector(f"{name}={folder}", "text"))
+    expected, call, here = alone(utterances, encoder), TranscriptCounter.__call__, []
+    monkeypatch.setattr(TranscriptCounter, "__call__", lambda self, texts: here.append(1) or call(self, texts))
+    assert content(measure(utterances, encoder, tmp_path / "first")) == expected
+    assert len(started) == 2 and not here
+    encoder.tokenizer.add_tokens(["xyz", "lắm"])
+    encoder._transcripts._tokens.clear()
+    changed = alone(utterances, encoder)
+    assert content(measure(utterances, encoder, tmp_path / "second")) == changed != expected
+    assert len(started) == 4 and len(here) > 5
 
 
-def changed_tokenizer(folder: str) -> Any:
-    """Return the tokenizer of a checkpoint with one token more."""
-    tokenizer: Any = load("phobert", Path(folder))
-    tokenizer.tokenizer.add_tokens(["thêm"])
-    return tokenizer.tokenizer
+@pytest.mark.parametrize("answer", ["time.sleep(60)", "1 / 0"])
+def test_processes_that_hang_or_fail_at_their_start_are_not_waited_for(
+    checkpoint: Path, utterances: list[Utterance], tmp_path: Path, started: list[Any], answer: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(process_map, "START", "import time\n" + answer + "# {digits} {descriptor}")
+    monkeypatch.setattr(process_map, "START_LIMIT_S", 0.3)
+    encoder = load("phobert", checkpoint)
+    assert content(measure(utterances, encoder, tmp_path)) == alone(utterances, load("phobert", checkpoint))
+    assert len(started) == 2
+
+
+def test_ctrl_c_ends_the_wait_for_a_process(
+    checkpoint: Path, utterances: list[Utterance], tmp_path: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    calls: list[int] = []
+    monkeypatch.setattr(process_map, "START", "import time\ntime.sleep(60)  # {digits} {descriptor}")
+    monkeypatch.setattr(process_map, "check_interrupted", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        measure(utterances, load("phobert", checkpoint), tmp_path)
+    assert len(started) == 2
+
+
+def test_a_transcript_is_segmented_once(
+    checkpoint: Path, utterances: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, segmented = load("phobert", checkpoint), list[str]()
+    assert isinstance(encoder, TextTransformer)
+    segment = encoder._transcripts._segment
+    monkeypatch.setattr(encoder._transcripts, "_segment", lambda text: segmented.append(text) or segment(text))
+    measure(utterances, encoder, tmp_path)
+    texts = {normalize_text(one.transcript or "") for one in utterances} - {""}
+    assert len(segmented) == len([text for text in texts if not is_segmented(text)]) > 50
 
 
 def counted(encoder: Any, texts: Sequence[str]) -> TokenCounts:

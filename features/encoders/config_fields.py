@@ -14,6 +14,8 @@ CAUSAL = "causal"
 """Key in the config of a decoder-only text model, and so in the identity of its stores."""
 CODE = "code_sha256"
 """Key of the file's hash in the config of a custom encoder, and in the identity of its stores."""
+PLACES = ("name_or_path", "vocab_file", "merges_file", "tokenizer_file", "spm_file")
+"""Options of a tokenizer that say where its files are."""
 DEFAULT_MAX_LENGTH = 512
 """Maximum number of tokens if neither the tokenizer nor the model declares one."""
 POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text")
@@ -79,6 +81,21 @@ def max_tokens(config: Any, tokenizer: Any) -> int:
     if config.model_type in POSITIONS_AFTER_PADDING:
         positions -= config.pad_token_id + 1
     return min(int(positions), int(min(tokenizer.model_max_length, 1 << 20)))
+
+
+def tokenizer_settings(tokenizer: Any) -> dict[str, Any]:
+    """Return everything that decides the tokens of a text, besides the code.
+
+    More than `tokenizer_sha256`, which is in the identity of stores and cannot change.
+    """
+    options = {name: value for name, value in tokenizer.init_kwargs.items() if name not in PLACES}
+    return {
+        "tokenizer_sha256": tokenizer_sha256(tokenizer),
+        "options": hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest(),
+        "special_ids": sorted(set(tokenizer.all_special_ids)),
+        "unknown_id": tokenizer.unk_token_id,
+        "splits_special_tokens": bool(getattr(tokenizer, "split_special_tokens", False)),
+    }
 
 
 def tokenizer_sha256(tokenizer: Any) -> str:

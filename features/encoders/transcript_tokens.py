@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pickle
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import add
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from features.encoders.config_fields import tokenizer_sha256
+from features.encoders.config_fields import tokenizer_settings
 from features.manifests.columns import Array
 from features.text.normalize import TokenCounts, apply_tone_style, is_segmented
 from features.text.segmenters import load_segmenter
@@ -27,7 +28,7 @@ class TranscriptTokens:
 
     def __init__(self, tokenizer: Any, segmenter: str, tone_style: str) -> None:
         self.tokenizer, self.tone_style = tokenizer, tone_style
-        self._made_of = tokenizer, segmenter, tone_style
+        self._segmenter_name = segmenter
         self._segment, self.segmenter = load_segmenter(segmenter)
         """The name of the segmenter with its version."""
         self._unknown_id = tokenizer.unk_token_id
@@ -39,18 +40,20 @@ class TranscriptTokens:
         """Whether a word is a single token of the vocabulary."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle it without what it remembers."""
-        return TranscriptTokens, self._made_of
+        """Pickle where the tokenizer was loaded from: a pickled tokenizer can have other scores in the last digit."""
+        made_of = type(self.tokenizer), self.tokenizer.name_or_path, tokenizer_settings(self.tokenizer)
+        return _load, (*made_of, self._segmenter_name, self.tone_style)
 
     def words(self, text: str) -> str:
         """Return the words of a normalized transcript, in the tone style and separated by spaces."""
-        if text != self._last_words[0]:
+        last = self._last_words
+        if text != last[0]:
             # before segmentation, so that both styles are segmented alike
             styled = apply_tone_style(text, self.tone_style)
             segmented = styled if is_segmented(text) else self._segment(styled)
             # again after it: underthesea changes new to old
-            self._last_words = text, apply_tone_style(segmented, self.tone_style)
-        return self._last_words[1]
+            last = self._last_words = text, apply_tone_style(segmented, self.tone_style)
+        return last[1]
 
     def tokens(self, text: str) -> list[int]:
         """Return all token ids of a normalized transcript, including special tokens."""
@@ -103,24 +106,32 @@ class TranscriptCounter:
 
     def __call__(self, texts: Sequence[str]) -> tuple[Array, list[array[int]]]:
         """Return the facts (N, 7) int32 of normalized transcripts, see `FACTS`, and their token ids."""
-        facts = np.zeros((len(texts), len(FACTS)), np.int32)
-        tokens = [self.source.compact(text) if text else array("i") for text in texts]
-        for i, (text, ids) in enumerate(zip(texts, tokens, strict=True)):
+        facts, tokens = np.zeros((len(texts), len(FACTS)), np.int32), []
+        for i, text in enumerate(texts):  # one after the other: only the words of the last one are remembered
+            ids = self.source.compact(text) if text else array("i")
             facts[i] = min(len(ids), self.max_length), len(ids) > self.max_length, *self.source.count([text])
+            tokens.append(ids)
         return facts, tokens
 
     def can_be_copied(self) -> bool:
-        """Tell whether other processes can count with a copy.
-
-        Each would start a Java machine of its own for VnCoreNLP, and some tokenizers cannot be pickled.
-        """
-        if self.source.segmenter.startswith("vncorenlp"):
+        """Tell whether other processes can count: each would start a Java machine of its own for VnCoreNLP."""
+        if self.source.segmenter.startswith("vncorenlp") or not Path(self.source.tokenizer.name_or_path).is_dir():
             return False
         try:
-            copy = pickle.loads(pickle.dumps(self.source.tokenizer))
-        except Exception:  # many types
+            pickle.dumps(self)
+        except Exception:  # for example a class of this process alone; many types
             return False
-        return tokenizer_sha256(copy) == tokenizer_sha256(self.source.tokenizer)
+        return True
+
+
+def _load(
+    tokenizer_class: Any, folder: str, settings: Mapping[str, Any], segmenter: str, tone_style: str
+) -> TranscriptTokens:
+    """Load a tokenizer once more; ValueError if it has other settings now."""
+    tokenizer = tokenizer_class.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer_settings(tokenizer) != settings:
+        raise ValueError(f"{folder} holds another tokenizer now")
+    return TranscriptTokens(tokenizer, segmenter, tone_style)
 
 
 def _remember(known: dict[str, Any], text: str, value: Any) -> None:

@@ -7,9 +7,9 @@ They return one feature vector per token, [CLS] first if there is one. Nguyen an
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
+from unicodedata import unidata_version
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,14 @@ from features.device import exact_fp32
 from features.encoders.base import Encoder, Lengths, blocks_needed, capture_hidden_states, forward_each, resolve_layers
 from features.encoders.batch_probe import depends_on_batch, mismatched_layers, probe_tokens
 from features.encoders.checkpoint_files import require_files
-from features.encoders.config_fields import CAUSAL, NUMERIC_FIELDS, config_identity, max_tokens, tokenizer_sha256
+from features.encoders.config_fields import (
+    CAUSAL,
+    NUMERIC_FIELDS,
+    config_identity,
+    max_tokens,
+    tokenizer_settings,
+    tokenizer_sha256,
+)
 from features.encoders.language_models import is_causal, readable_token, truncate_causal
 from features.encoders.pretrained import (
     check_config,
@@ -31,11 +38,14 @@ from features.encoders.pretrained import (
 )
 from features.encoders.selector import EncoderSettings, Layer, Selector
 from features.encoders.transcript_tokens import TranscriptCounter, TranscriptTokens
+from features.environment import package_version
 from features.errors import InputError
 from features.ragged import Ragged
 from features.text.normalize import TokenCounts
 from features.text.segmenters import segmenter_sha256
 
+TOKENIZING = ("transformers", "tokenizers", "sentencepiece", "underthesea_core", "python-crfsuite", "sklearn-crfsuite")
+"""Packages whose code decides the words and tokens of a transcript, besides the segmenters."""
 MIN_VOCABULARY = 16
 """Minimum number of tokens, besides special ones, in a real vocabulary."""
 
@@ -165,13 +175,12 @@ class TextTransformer(Encoder):
     @property
     def tokenization(self) -> dict[str, Any]:
         """Everything that decides the tokens of a transcript: settings, files and versions."""
-        settings = ("tokenizer_sha256", "segmenter", "tone_style", "longest")
         return {
-            **{name: self.config[name] for name in settings},
+            **{name: self.config[name] for name in ("segmenter", "tone_style", "longest")},
+            **tokenizer_settings(self.tokenizer),
             "segmenter_sha256": segmenter_sha256(self.config["segmenter"].split()[0]),
-            "is_causal": self.causal,
             "numerics_version": self.numerics_version,
-            "packages": {name: version(name) for name in ("transformers", "tokenizers")},
+            "versions": {name: package_version(name) for name in TOKENIZING} | {"unicode": unidata_version},
         }
 
     def count_tokens(self, transcripts: Iterable[str]) -> TokenCounts:

@@ -198,6 +198,8 @@ def test_workers_read_what_is_written(tmp_path: Path, method: str) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
         with context.Pool(2) as pool:
             assert pool.map(checked, stores * 3, chunksize=1) == list(map(checked, stores * 3))
+            pool.close()  # not by SIGTERM, for which an imported library may have set a handler
+            pool.join()
 
 
 def test_a_reader_finds_the_new_parts_when_it_first_reads(tmp_path: Path, kind: str) -> None:

@@ -93,7 +93,7 @@ class Encoder(nn.Module, ABC):
 
     @property
     def transcript_counter(self) -> TranscriptCounter | None:
-        """What counts the tokens of transcripts without the encoder; None if only the encoder can do it."""
+        """The counter of tokens that works without the encoder; None if only the encoder can count."""
         return None
 
     @property

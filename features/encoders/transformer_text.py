@@ -169,7 +169,7 @@ class TextTransformer(Encoder):
 
     @property
     def transcript_counter(self) -> TranscriptCounter:
-        """What counts tokens without the encoder."""
+        """The counter of tokens that works without the encoder."""
         return TranscriptCounter(self._transcripts, self.max_length)
 
     @property

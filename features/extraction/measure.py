@@ -26,7 +26,7 @@ MAX_LENGTH = 1 << 44
 
 @dataclass(kw_only=True)
 class _Found:
-    """What headers and transcripts tell of the inputs of N utterances."""
+    """Findings from headers and transcripts about the inputs of N utterances."""
 
     lengths: Array
     """(N,) int64: samples at 16 kHz or tokens; 0 if the utterance is rejected."""

@@ -125,7 +125,7 @@ def _count_new(
     chosen, repeats = new[places], np.bincount(numbers)
     facts, transcript, end = np.zeros((len(chosen), len(FACTS)), np.int32), transcript_reader(utterances), 0
     parts = (chosen[first : first + AT_ONCE].tolist() for first in range(0, len(chosen), AT_ONCE))
-    blocks = ([normalize_text(transcript(i)) for i in part] for part in parts)
+    blocks = (list(map(normalize_text, map(transcript, part))) for part in parts)
     with closing(count(blocks, len(chosen))) as counted:
         for found in counted:
             check_interrupted()

@@ -139,8 +139,8 @@ def read_fold(
     # first without test.jsonl
     for manifests in (SPLITS[:2], SPLITS):
         read = read_manifests(
-            data, manifests, audio_root=audio_root, check_audio=False, labels_of_train=False, task_label=task_label,
-            reporter=reporter,
+            data, manifests, audio_root=audio_root, check_audio=False, task_label=task_label,
+            require_emotion="in any split", reporter=reporter,
         )  # fmt: skip
         known = read.by_id()
         missing = [utterance_id for utterance_id in split_of if utterance_id not in known]

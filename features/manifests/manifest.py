@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -42,9 +43,8 @@ def read_manifests(
     splits: Sequence[str],
     *,
     audio_root: Path | None = None,
-    require_emotion: bool = True,
+    require_emotion: bool | Literal["in any split"] = True,
     check_audio: bool = True,
-    labels_of_train: bool = True,
     task_label: Callable[[str], str | None] = str,
     reporter: Reporter = SILENT,
 ) -> Manifests:
@@ -57,20 +57,20 @@ def read_manifests(
     every file with its line: an empty or missing manifest, invalid JSON, missing, misspelt or
     ill-typed fields, times that are not finite, negative or out of order, duplicate ids, extra keys
     that cannot be written into predictions, missing audio files (if `check_audio`). If
-    `require_emotion`, also different labels that look the same, and (if `labels_of_train` and train
-    is read) labels that train does not have.
+    `require_emotion`, also lines without emotion, different labels that look the same and, unless it is
+    "in any split" and if train is read, labels that train does not have.
     """
     _check_folders(data, audio_root)
     faults: list[Fault] = []
     manifests = Manifests()
     for split in splits:
-        file = ManifestFile(data / f"{split}.jsonl", split, audio_root or data, require_emotion, faults)
+        file = ManifestFile(data / f"{split}.jsonl", split, audio_root or data, bool(require_emotion), faults)
         manifests[split], manifests.sha256[split] = file.read(reporter), file.sha256
     _check_ids(manifests, faults)
     if require_emotion:
         labelled = {split: _Labelled(utterances, task_label) for split, utterances in manifests.items()}
         same = _check_lookalikes(labelled, faults)
-        if labels_of_train:
+        if require_emotion is True:
             _check_labels(labelled, same, faults)
     if check_audio:
         _check_audio(manifests, faults)

@@ -82,7 +82,9 @@ def _read(
     root, label_of = options.audio_root, task_label(options)
     if not numbers:
         return [
-            read_manifests(data, splits, audio_root=root, check_audio=False, labels_of_train=False, task_label=label_of)
+            read_manifests(
+                data, splits, audio_root=root, check_audio=False, require_emotion="in any split", task_label=label_of
+            )
         ]
     folds = find_folds(data, options.fold_file)
     return [read_fold(data, folds, number, splits, root, label_of)[0] for number in numbers]

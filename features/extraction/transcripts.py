@@ -29,7 +29,6 @@ AT_ONCE = 1024
 """Number of transcripts between two updates of the progress bar."""
 MIN_NEW = 20_000
 """Number of new transcripts from which processes save more time than they take to start."""
-Count = Callable[[Iterator[list[str]], int], Generator[Array, None, None]]
 
 
 class TranscriptHashes:
@@ -87,8 +86,7 @@ def measure_transcripts(
     try:
         with closing(reporter.progress(len(utterances), 0, "transcripts")) as bar:
             new = _find_known(utterances, known, measured, bar)
-            count = _counting(encoder, settings.workers)
-            _count_new(utterances, new, count, known, measured, bar)
+            _count_new(utterances, new, encoder, settings.workers, known, measured, bar)
     finally:
         if known.has_new and not settings.plan_only:
             if settings.features_dir.is_dir():
@@ -118,7 +116,13 @@ def _digests(texts: Iterable[str]) -> Array:
 
 
 def _count_new(
-    utterances: Sequence[Utterance], new: Array, count: Count, known: KnownTranscripts, measured: Transcripts, bar: Any
+    utterances: Sequence[Utterance],
+    new: Array,
+    encoder: Encoder,
+    workers: int | None,
+    known: KnownTranscripts,
+    measured: Transcripts,
+    bar: Any,
 ) -> None:
     """Find the facts of the transcripts at the indices `new`, of equal ones once."""
     places, numbers = distinct(short_hashes(measured.hashes.digests[new]))
@@ -126,7 +130,7 @@ def _count_new(
     facts, transcript, end = np.zeros((len(chosen), len(FACTS)), np.int32), transcript_reader(utterances), 0
     parts = (chosen[first : first + AT_ONCE].tolist() for first in range(0, len(chosen), AT_ONCE))
     blocks = (list(map(normalize_text, map(transcript, part))) for part in parts)
-    with closing(count(blocks, len(chosen))) as counted:
+    with closing(_count(encoder, blocks, len(chosen), workers)) as counted:
         for found in counted:
             check_interrupted()
             block = slice(end, end + len(found))
@@ -136,21 +140,19 @@ def _count_new(
     measured.facts[new] = facts[numbers]
 
 
-def _counting(encoder: Encoder, workers: int | None) -> Count:
-    """Return what finds the facts (N, 7) of blocks of normalized transcripts, given the number of all of them."""
+def _count(
+    encoder: Encoder, blocks: Iterator[list[str]], total: int, workers: int | None
+) -> Generator[Array, None, None]:
+    """Yield the facts (N, 7) of blocks of normalized transcripts, of which there are `total`."""
     counter, processes = encoder.transcript_counter, min(usable_cores() if workers is None else workers, MAX_PROCESSES)
-
-    def count(blocks: Iterator[list[str]], total: int) -> Generator[Array, None, None]:
-        if counter is None:
-            for block in blocks:
-                yield np.array([_facts(encoder, text) for text in block], np.int32)
-        elif total < MIN_NEW or processes < 2 or not counter.can_be_copied():
-            for block in blocks:
-                yield counter(block)[0]
-        else:
-            yield from _count_in_processes(counter, blocks, processes)
-
-    return count
+    if counter is None:
+        for block in blocks:
+            yield np.array([_facts(encoder, text) for text in block], np.int32)
+    elif total < MIN_NEW or processes < 2 or not counter.can_be_copied():
+        for block in blocks:
+            yield counter(block)[0]
+    else:
+        yield from _count_in_processes(counter, blocks, processes)
 
 
 def _count_in_processes(

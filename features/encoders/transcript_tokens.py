@@ -20,7 +20,7 @@ from features.text.segmenters import load_segmenter
 MAX_KNOWN = 1 << 20
 """Maximum number of transcripts, and of words, that are remembered: each transcript takes some 250 bytes."""
 FACTS = ("length", "is_truncated", *TokenCounts._fields)
-"""Facts of a transcript: the tokens that an encoder reads, 1 if these are not all, and its counts."""
+"""Facts of a transcript: the number of tokens that the encoder reads, 1 if it has more, and its `TokenCounts`."""
 
 
 class TranscriptTokens:

@@ -72,11 +72,10 @@ class KnownTranscripts:
     def save(self, reporter: Reporter) -> None:
         """Write all transcripts, those of the file too; the next command reads them again if that fails."""
         records = np.concatenate([self._records, *self._new])
-        body = records[distinct(records["hash"])[0]].tobytes()  # sorted; the file may have been one of others before
-        head = {"schema": SCHEMA, "tokenization": self._tokenization, "facts": FACTS, "sha256": _sha256(body)}
+        body = records[distinct(records["hash"])[0]].tobytes()  # in the order of `find`
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, canonical_json(head).encode() + b"\n" + body)
+            write_atomically(self.path, self._head(body).encode() + b"\n" + body)
         except OSError as error:
             reporter.say(f"the lengths of the transcripts are not kept, the next command reads them again: {error}")
 
@@ -85,12 +84,15 @@ class KnownTranscripts:
         nothing = np.empty(0, RECORD)
         try:
             first, _, body = read_regular(self.path).partition(b"\n")
-            head = json.loads(first)
-            expected = {"schema": SCHEMA, "tokenization": self._tokenization, "facts": FACTS, "sha256": _sha256(body)}
-            is_valid = canonical_json(head) == canonical_json(expected)
+            is_valid = canonical_json(json.loads(first)) == self._head(body)
             return np.frombuffer(body, RECORD) if is_valid else nothing
         except (OSError, ValueError, TypeError, RecursionError):
             return nothing
+
+    def _head(self, body: bytes) -> str:
+        """Return the first line of a file with these records."""
+        digest = hashlib.sha256(body).hexdigest()
+        return canonical_json({"schema": SCHEMA, "tokenization": self._tokenization, "facts": FACTS, "sha256": digest})
 
 
 def distinct(hashes: Array) -> tuple[Array, Array]:
@@ -106,7 +108,3 @@ def distinct(hashes: Array) -> tuple[Array, Array]:
 def short_hashes(digests: Array) -> Array:
     """Return the first 16 bytes of digests (N, 32) uint8 as integers (N, 2) uint64."""
     return np.ascontiguousarray(digests[:, :16]).view("<u8")
-
-
-def _sha256(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()

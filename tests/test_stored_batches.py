@@ -178,7 +178,7 @@ def test_a_part_is_read_alone_if_memory_does_not_suffice(
     monkeypatch.setattr(streamed_frames, "to_device", lambda tensor, device: tensor)
     monkeypatch.setattr(Tensor, "float", limited)
     of, copy = HostBuffer.of, HostBuffer.batches
-    monkeypatch.setattr(HostBuffer, "of", lambda sequences, batches, pinned: of(sequences, batches))
+    monkeypatch.setattr(HostBuffer, "of", lambda sequences, indices, counts, pinned: of(sequences, indices, counts))
     monkeypatch.setattr(HostBuffer, "batches", lambda self, device: copy(self, CPU))
     for batch in read_batches(streams, TARGETS, PLAN, OnGpu()):  # type: ignore[arg-type]
         if sum(SIZES[i] for i in batch.indices) > max_frames:

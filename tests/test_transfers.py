@@ -144,7 +144,9 @@ def test_a_block_of_several_stores_holds_their_frames(tmp_path: Path, monkeypatc
         write(info, [replace(one, values=one.values.astype(kind)) for one in utterances])
         sequences.append(Sequences.of(FeatureStore(info.path), ["a", "b"]))
     cpu, batches = torch.device("cpu"), [[1, 0], [0], [1, 1, 1]]
-    for found, indices in zip(HostBuffer.of(sequences, batches).batches(cpu), batches, strict=True):
+    counts = [[sum(each.sizes_of(indices)) for indices in batches] for each in sequences]
+    block = HostBuffer.of(sequences, np.array([1, 0, 0, 1, 1, 1]), counts)
+    for found, indices in zip(block.batches(cpu), batches, strict=True):
         for frames, each in zip(found.read(), sequences, strict=True):
             assert torch.equal(frames, each.gather_float(indices)) and frames.dtype == torch.float32
     for limits in ((1 << 20, 32), (1 << 20, 2), (1, 32)):

@@ -59,6 +59,7 @@ class MappedArray:
         self.nbytes = shape[0] * shape[1] * dtype.itemsize
         self._version = _version(file.stat())
         self._array: Array | None = None if self.nbytes else np.zeros(shape, dtype)
+        self._unmarked: Array | None = None
         self._used = False
         needed, size = offset + self.nbytes, self._version[1]
         if self.nbytes and size < needed:
@@ -69,6 +70,15 @@ class MappedArray:
         found = self._array
         if found is None:
             found = self._map()
+        self._used = True
+        return found
+
+    def unmarked(self) -> Array:
+        """Return `unmarked` of the array; it is made once per mapping."""
+        found = self._unmarked
+        if found is None:
+            with _lock:  # not while another thread releases the mapping
+                found = self._unmarked = unmarked(self.array())
         self._used = True
         return found
 
@@ -148,7 +158,7 @@ def _keep(count: int) -> None:
             oldest._used = False
             _mapped.append(weakref.ref(oldest))
         else:
-            oldest._array = None
+            oldest._array = oldest._unmarked = None
 
 
 def _renew_lock() -> None:

@@ -89,8 +89,17 @@ class Part:
 
         Raises PartError if they cannot be mapped any more.
         """
+        return self._read(self.mapped.array)
+
+    @property
+    def unmarked_values(self) -> Array:
+        """`values` as an array that is not marked as read-only, see `unmarked`."""
+        return self._read(self.mapped.unmarked)
+
+    def _read(self, mapped: Callable[[], Array]) -> Array:
+        """Return the result of a function that maps the values; raises PartError if they cannot be mapped any more."""
         try:
-            return self.mapped.array()
+            return mapped()
         except FileNotFoundError as error:
             raise vanished(self.path) from error
         except OSError as error:

@@ -102,7 +102,7 @@ class FeatureStore:
         """Return the values (sum T, D) of a part; None if it was removed."""
         part = self._opened.table.parts[number]
         try:
-            return None if part is None else unmarked(part.values)
+            return None if part is None else part.unmarked_values
         except VanishedPartError:
             return None
 

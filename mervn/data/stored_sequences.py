@@ -64,7 +64,12 @@ class Sequences:
     @property
     def num_bytes(self) -> int:
         """Bytes of all sequences."""
-        return int(self.starts[-1]) * self.store.dim * self.store.dtype.itemsize
+        return int(self.starts[-1]) * self.frame_bytes
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a frame (D,)."""
+        return self.store.dim * self.store.dtype.itemsize
 
     @property
     def dtype(self) -> torch.dtype:
@@ -107,7 +112,7 @@ class Sequences:
 
     def _chunks(self) -> Iterator[tuple[int, int]]:
         """Yield ranges (first, end) of sequences of at most CHUNK_BYTES, or of one larger one."""
-        max_frames = CHUNK_BYTES // max(1, self.store.dim * self.store.dtype.itemsize)
+        max_frames = CHUNK_BYTES // max(1, self.frame_bytes)
         first = 0
         for end in range(1, len(self) + 1):
             if end == len(self) or self.starts[end + 1] - self.starts[first] > max_frames:

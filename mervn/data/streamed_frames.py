@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,21 +37,27 @@ class HostBuffer:
     """For each store, the number of frames of each batch."""
 
     @staticmethod
-    def of(sequences: Sequence[Sequences], batches: Sequence[Sequence[int]], pinned: bool = False) -> HostBuffer:
-        """Read the frames of batches of sequences, by their indices, from each store; pinned memory is for a GPU."""
-        order = concatenated(batches)
-        ranges, kinds, counts, end = [], [], [], 0
-        for each in sequences:
-            counts.append(frames_by_batch([each], batches, order).tolist())
+    def of(
+        sequences: Sequence[Sequences],
+        indices: np.ndarray[Any, Any],
+        counts: Sequence[list[int]],
+        pinned: bool = False,
+    ) -> HostBuffer:
+        """Read the frames of the sequences at `indices` (sum B,) of several batches from each store.
+
+        `counts` are the frames of each batch, by store; pinned memory is for a GPU.
+        """
+        ranges, kinds, end = [], [], 0
+        for each, frames in zip(sequences, map(sum, counts), strict=True):
             start = -(-end // ALIGNMENT) * ALIGNMENT
-            end = start + sum(counts[-1]) * each.store.dim * each.store.dtype.itemsize
+            end = start + frames * each.frame_bytes
             ranges.append(slice(start, end))
             kinds.append((each.dtype, each.store.dim))
         num_bytes = -(-end // ALIGNMENT) * ALIGNMENT  # a multiple of the size of any value
         block = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=pinned)
         buffer = HostBuffer(block, ranges, kinds, counts)
-        for each, frames in zip(sequences, buffer.frames_in(block), strict=True):
-            each.gather_into(frames, order)
+        for each, place in zip(sequences, buffer.frames_in(block), strict=True):
+            each.gather_into(place, indices)
         return buffer
 
     def frames_in(self, block: Tensor) -> list[Tensor]:
@@ -101,7 +106,9 @@ def gather_all(sequences: Sequence[Sequences], indices: Sequence[int], device: t
     Frames that are not resident on a GPU reach it in one transfer.
     """
     if is_streamed(sequences, device):
-        (frames,) = HostBuffer.of(sequences, [indices], pinned=device.type == "cuda").batches(device)
+        counts = [[sum(each.sizes_of(indices))] for each in sequences]
+        buffer = HostBuffer.of(sequences, np.asarray(indices, np.int64), counts, pinned=device.type == "cuda")
+        (frames,) = buffer.batches(device)
         return frames.read()
     return [to_device(each.gather_float(indices), device) for each in sequences]
 
@@ -109,6 +116,19 @@ def gather_all(sequences: Sequence[Sequences], indices: Sequence[int], device: t
 def is_streamed(sequences: Sequence[Sequences], device: torch.device) -> bool:
     """Tell whether each batch is copied from the store to a GPU."""
     return device.type != "cpu" and not any(each.resident for each in sequences)
+
+
+def _transfers(num_bytes: Sequence[int]) -> list[slice]:
+    """Divide batches of these sizes into transfers.
+
+    The first ones hold 1, 2, 4, ... batches: training waits for the first batch, and for no more than that.
+    """
+    found, first, count = [], 0, 1
+    while first < len(num_bytes):
+        span = next(spans(num_bytes[first : first + count], TRANSFER_BYTES, count))
+        found.append(slice(first, first + span.stop))
+        first, count = first + span.stop, min(2 * count, TRANSFER_BATCHES)
+    return found
 
 
 def read_ahead(
@@ -120,14 +140,19 @@ def read_ahead(
     """
     if not batches:
         return
-    order, num_bytes = concatenated(batches), np.zeros(len(batches), np.int64)
-    for each in sequences:
-        num_bytes += frames_by_batch([each], batches, order) * each.store.dim * each.store.dtype.itemsize
-    transfers = list(spans(num_bytes.tolist(), TRANSFER_BYTES, TRANSFER_BATCHES))
-    read = partial(HostBuffer.of, sequences, pinned=device.type == "cuda")
+    order, ends = concatenated(batches), np.cumsum([0, *map(len, batches)])
+    # for all batches at once: a call of NumPy takes as long for one transfer
+    counts = np.stack([frames_by_batch([each], batches, order) for each in sequences])  # (stores, batches)
+    num_bytes = np.array([each.frame_bytes for each in sequences]) @ counts
+    transfers = _transfers(num_bytes.tolist())
+
+    def read(span: slice) -> HostBuffer:
+        indices = order[ends[span.start] : ends[span.stop]]
+        return HostBuffer.of(sequences, indices, counts[:, span].tolist(), pinned=device.type == "cuda")
+
     # nothing while waiting: a training that was interrupted first completes its step
-    prefetch = Prefetch[Sequence[Sequence[int]], HostBuffer](read, 1, lambda buffer: buffer.block.nbytes, lambda: None)
+    prefetch = Prefetch[slice, HostBuffer](read, 1, lambda buffer: buffer.block.nbytes, lambda: None)
     with closing(prefetch):
-        prefetch.add((batches[span], None) for span in transfers)
+        prefetch.add((span, None) for span in transfers)
         for _ in transfers:
             yield from prefetch.take().batches(device)

@@ -40,7 +40,8 @@ import soundfile
 from report import Figure, report
 
 from features.store.claims import FOLDER, MAINTENANCE
-from features.store.part import part_paths, read_part
+from features.store.part import read_part
+from features.store.part_files import part_paths
 from features.store.reader import FeatureStore
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

@@ -54,7 +54,7 @@ from features.extraction.unit_reader import UnitReader
 from features.manifests.manifest import Utterance
 from features.progress import SILENT
 from features.ragged import Ragged
-from features.store.part import part_paths
+from features.store.part_files import part_paths
 from features.store.reader import FeatureStore
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))

@@ -184,7 +184,7 @@ def measure(device: str, counts: tuple[int, int, int], tiny: bool) -> Iterator[F
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         utterances = make_utterances(folder / "audio", max(counts[:2]))
-        yield from measure_training(folder, counts[2], torch.device(device), 1 if tiny else 9)
+        yield from measure_training(folder, counts[2], torch.device(device), 1 if tiny else 21)
         whisper = make_base_whisper(folder / "whisper", tiny)
         wav2vec2 = make_wave_transformer(folder / "wav2vec2", **({} if tiny else LARGE_SIZES))
         for encoder, model, count in (("whisper", whisper, counts[0]), ("wav2vec2", wav2vec2, counts[1])):

@@ -42,7 +42,7 @@ from store_layouts import (
 from timing import seconds_of, time_ratio
 
 from features.store.maintenance import convert
-from features.store.part import num_bytes, part_paths
+from features.store.part_files import num_bytes, part_paths
 from features.store.reader import FeatureStore
 
 

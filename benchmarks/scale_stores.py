@@ -20,7 +20,8 @@ from features.extraction.scheduler import ROUNDS
 from features.store.claims import Claims
 from features.store.identity import StoreInfo, create_store
 from features.store.maintenance import compact
-from features.store.part import StoredUtterance, part_paths
+from features.store.part import StoredUtterance
+from features.store.part_files import part_paths
 from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
 from features.text.normalize import text_sha256

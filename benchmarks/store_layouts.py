@@ -14,7 +14,8 @@ from random_corpus import random_identity
 from timing import time_ratio
 
 from features.store.identity import StoreInfo, create_store
-from features.store.part import StoredUtterance, part_paths
+from features.store.part import StoredUtterance
+from features.store.part_files import part_paths
 from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
 

@@ -82,7 +82,7 @@ def verify(store: Path, options: StoreVerifyOptions, output: Output) -> int:
     """
     from features.store.identity import read_store_info
     from features.store.maintenance import verify as verify_store
-    from features.store.part import part_paths
+    from features.store.part_files import part_paths
 
     read_store_info(store)
     bar = output.progress(len(part_paths(store)), 0, unit=" parts")
@@ -136,7 +136,7 @@ def convert(store: Path, options: StoreConvertOptions, output: Output) -> None:
     """Convert the parts of a store to HDF5 or Zarr, in place; repeat the command to resume it."""
     from features.store.identity import read_store_info
     from features.store.maintenance import convert as convert_store
-    from features.store.part import format_of, part_paths
+    from features.store.part_files import format_of, part_paths
 
     read_store_info(store)
     parts = part_paths(store)

@@ -11,16 +11,17 @@ import pytest
 from tiny_store import contents, damage, make_store, other_than, parts, stored, write
 
 from features.errors import InputError
-from features.store import part
+from features.store import part_files
 from features.store.claims import FOLDER, MAINTENANCE, REMOVAL, Claims
 from features.store.index import list_stores
 from features.store.maintenance import compact, convert, remove_store, verify
-from features.store.part import SUFFIXES, format_of, part_paths, read_part
+from features.store.part import read_part
+from features.store.part_files import SUFFIXES, format_of, part_paths
 from features.store.reader import FeatureStore
 from features.store.summary import describe
 from features.store.writer import PART_UTTERANCES
 
-PLAIN_SCAN = part._scan
+PLAIN_SCAN = part_files._scan
 
 
 def test_verify_names_damaged_parts_and_sets_them_aside(tmp_path: Path, kind: str) -> None:
@@ -109,7 +110,7 @@ def test_compacting_needs_room_for_one_part(tmp_path: Path, monkeypatch: pytest.
     for i in range(11):
         write(info, [stored(str(i), 1, i)])
     before, sizes = contents(info), []
-    plain = part.announce_removal
+    plain = part_files.announce_removal
 
     def announce(store: Path) -> None:
         sizes.append(len(parts(info)))
@@ -135,7 +136,7 @@ def test_compacting_that_ends_anywhere_loses_nothing(
         if not left[0]:
             raise KeyboardInterrupt
         left[0] -= 1
-        part.remove(path, token)
+        part_files.remove(path, token)
 
     with monkeypatch.context() as patch:
         patch.setattr("features.store.maintenance.remove", remove_some)
@@ -203,15 +204,15 @@ def test_a_scan_that_misses_old_and_new_parts_is_repeated(
         write(info, [stored(str(i), 3, i)], kind=kind)
 
     def converted_meanwhile(folder: Path) -> list[str]:
-        monkeypatch.setattr(part, "_scan", PLAIN_SCAN)
+        monkeypatch.setattr(part_files, "_scan", PLAIN_SCAN)
         before = PLAIN_SCAN(folder)
         convert(info.path, other_than(kind), lambda _: None)
         return [name for name in before if (folder / name).exists()]  # new parts came behind the cursor, old ones went
 
-    monkeypatch.setattr(part, "_scan", converted_meanwhile)
+    monkeypatch.setattr(part_files, "_scan", converted_meanwhile)
     assert len(part_paths(info.path)) == 3
     convert(info.path, kind, lambda _: None)
-    monkeypatch.setattr(part, "_scan", converted_meanwhile)
+    monkeypatch.setattr(part_files, "_scan", converted_meanwhile)
     assert sorted(FeatureStore(info.path)) == ["0", "1", "2"]
 
 

@@ -18,7 +18,8 @@ from tiny_store import make_store, other_than, parts, stored, write
 from features.errors import InputError
 from features.store.faults import DamagedPartError, UnreadablePartError
 from features.store.maintenance import compact, convert, verify
-from features.store.part import SUFFIXES, columns_crc32, crc32, part_paths, read_part
+from features.store.part import columns_crc32, crc32, read_part
+from features.store.part_files import SUFFIXES, part_paths
 from features.store.part_writer import write_part
 from features.store.reader import FeatureStore
 from features.store.summary import describe

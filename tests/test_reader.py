@@ -20,7 +20,8 @@ from features.errors import InputError
 from features.store import open_parts
 from features.store.identity import StoreInfo
 from features.store.maintenance import compact, convert, verify
-from features.store.part import SUFFIXES, StoredUtterance, read_part, remove
+from features.store.part import StoredUtterance, read_part
+from features.store.part_files import SUFFIXES, remove
 from features.store.part_writer import write_part
 from features.store.reader import FeatureStore
 

@@ -23,7 +23,7 @@ from mervn.data.frames_together import spans
 from mervn.data.split import BatchRequest
 from mervn.data.stored_sequences import Sequences
 from mervn.data.stored_split import StoredSplit
-from mervn.data.streamed_frames import HostBuffer, read_ahead
+from mervn.data.streamed_frames import HostBuffer, read_ahead, transfer_spans
 from mervn.model.module_checks import SHAPES, SIZES, head_factory
 from mervn.registry import FUSIONS, POOLINGS
 
@@ -110,11 +110,11 @@ def test_a_batch_goes_to_a_device_in_two_copies() -> None:
     assert x.to("cpu") is x
 
 
-@pytest.mark.parametrize(("resident", "num_transfers"), [(True, 0), (False, 1), (False, 2), (False, 3)])
+@pytest.mark.parametrize(("resident", "max_batches", "num_transfers"), [(True, 3, 0), (False, 3, 2), (False, 1, 3)])
 def test_an_epoch_of_stored_features_goes_to_a_device_in_few_copies(
-    resident: bool, num_transfers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    resident: bool, max_batches: int, num_transfers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streamed_frames, "TRANSFER_BATCHES", 4 - num_transfers)
+    monkeypatch.setattr(streamed_frames, "TRANSFER_BATCHES", max_batches)
     info = make_store(tmp_path)
     write(info, [stored(name, size, size) for name, size in zip("abcd", (3, 0, 5, 2), strict=True)])
     sequences = [Sequences.of(FeatureStore(info.path), list("abcd")) for _ in range(3)]
@@ -157,6 +157,20 @@ def test_a_block_of_several_stores_holds_their_frames(tmp_path: Path, monkeypatc
             for frames, each in zip(found.read(), sequences, strict=True):
                 assert torch.equal(frames, each.gather_float(indices))
     assert list(read_ahead(sequences, [], cpu)) == []
+
+
+def test_training_waits_for_the_first_batch_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sizes(num_bytes: list[int]) -> list[int]:
+        spans_of = transfer_spans(num_bytes)
+        assert [i for span in spans_of for i in range(len(num_bytes))[span]] == list(range(len(num_bytes)))
+        return [span.stop - span.start for span in spans_of]
+
+    monkeypatch.setattr(streamed_frames, "TRANSFER_BATCHES", 8)
+    monkeypatch.setattr(streamed_frames, "TRANSFER_BYTES", 100)
+    assert sizes([]) == []
+    assert sizes([1] * 25) == [1, 2, 4, 8, 8, 2]
+    assert sizes([40] * 7) == [1, 2, 2, 2]  # at most 100 bytes
+    assert sizes([1, 999, 1, 1, 99, 2, 1]) == [1, 1, 2, 1, 2]  # a larger batch is a transfer of its own
 
 
 def test_spans_are_bounded_and_hold_every_item_once() -> None:

@@ -19,7 +19,8 @@ from features.extraction import prefetch, unit_reader
 from features.extraction.unit import Unit
 from features.extraction.unit_reader import UnitReader, default_workers
 from features.manifests.manifest import Utterance
-from features.store.part import part_paths, read_columns, read_part
+from features.store.part import read_columns, read_part
+from features.store.part_files import part_paths
 from features.store.rejected import read_rejected
 
 

@@ -10,7 +10,7 @@ from tiny_extraction import small_encoders
 
 from features.errors import InputError
 from features.store import hdf5
-from features.store.part import part_paths
+from features.store.part_files import part_paths
 
 
 @pytest.mark.parametrize(("workers", "where"), [(0, "within a unit"), (2, "within a unit"), (2, "at its end")])

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from features.store.identity import StoreIdentity, StoreInfo, create_store
-from features.store.part import SUFFIXES, StoredUtterance, part_paths
+from features.store.part import StoredUtterance
+from features.store.part_files import SUFFIXES, part_paths
 from features.store.reader import FeatureStore
 from features.store.writer import StoreWriter
 

@@ -19,7 +19,7 @@ from types import TracebackType
 
 from features.errors import InputError
 from features.store.claim_owner import Owner, machine_digest, process_has_ended
-from features.store.part import remove
+from features.store.part_files import remove
 from features.store.writer import new_token
 
 FOLDER = "claims"

@@ -20,17 +20,8 @@ from features.store.faults import FAULTS, DamagedPartError, PartError, VanishedP
 from features.store.identity import StoreInfo, read_store_info
 from features.store.mapped import Array
 from features.store.open_parts import check_shape
-from features.store.part import (
-    DAMAGED,
-    DTYPES,
-    Part,
-    announce_removal,
-    format_of,
-    part_paths,
-    read_columns,
-    read_part,
-    remove,
-)
+from features.store.part import DTYPES, Part, read_columns, read_part
+from features.store.part_files import DAMAGED, announce_removal, format_of, part_paths, remove
 from features.store.reader import FeatureStore, other_crc32
 from features.store.sources import SOURCES_FILE
 from features.store.summary import Origin, origins

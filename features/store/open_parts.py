@@ -13,7 +13,8 @@ from features.errors import InputError
 from features.store.faults import VanishedPartError, damaged
 from features.store.identity import StoreInfo
 from features.store.mapped import Array
-from features.store.part import DTYPES, Columns, Part, file_names, is_part_name, read_columns, read_part
+from features.store.part import DTYPES, Columns, Part, read_columns, read_part
+from features.store.part_files import file_names, is_part_name
 from features.store.place_table import INDEX, INDEX_BITS, PlaceTable
 from features.store.sources import SourceKey, append_sources, read_sources
 

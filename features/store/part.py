@@ -6,8 +6,6 @@ A part is committed by a rename, and its values are memory-mapped to read them.
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 from zlib_ng import zlib_ng
 
-from features.atomic_files import remove_folder, write_atomically
 from features.hash_index import hashes_of_utf8
 from features.store.faults import FAULTS, part_error, vanished
 from features.store.mapped import Array, MappedArray
+from features.store.part_files import format_of
 from features.texts import Texts
 
 Column = Array | list[bytes]
@@ -35,16 +33,6 @@ INDEX = ("offsets", "utterance_id")
 INDEX_ATTRIBUTES = {"generation": int, "index_crc32": int}
 NUM_INPUTS = {"audio": "num_samples", "text": "num_characters"}
 """Name of the column with the length of the inputs, by modality."""
-FORMATS = {".h5": "hdf5", ".zarr": "zarr"}
-"""Part format of each file name suffix."""
-SUFFIXES = {"hdf5": ".h5", "zarr": ".zarr"}
-"""File name suffix of each part format. The module of a format is features.store.<format>."""
-DAMAGED = ".damaged"
-"""Suffix added to the name of a damaged part that was set aside."""
-REWRITTEN = ".rewritten"
-"""File that changes before parts are removed; a reader that sees a change lists the parts again."""
-SCANS = 10
-"""Maximum number of listings while another process replaces parts."""
 _import: Callable[[str], Any] = cache(import_module)
 
 
@@ -158,62 +146,6 @@ class Format(Protocol):
         """Read columns, and attributes (if they exist) by their type; locate the values if `with_values`."""
 
 
-def format_of(path: Path) -> str:
-    """Return the format of a part, or of its temporary file such as .part-1.h5.TOKEN.tmp."""
-    for suffix in path.suffixes:
-        if suffix in FORMATS:
-            return FORMATS[suffix]
-    raise ValueError(f"a part must have one of the suffixes {', '.join(FORMATS)}, found {path}")
-
-
-def part_paths(store: Path) -> list[Path]:
-    """Return the committed parts of a store, sorted by name; one may no longer exist."""
-    return [store / name for name in sorted(filter(is_part_name, file_names(store)))]
-
-
-def file_names(store: Path) -> set[str]:
-    """Return the names of the files of a store; its parts among them hold every committed utterance.
-
-    One scan of a folder can miss both an old part and the new one that replaces it. The scan is
-    therefore repeated if `announce_removal` was called meanwhile. A file may no longer exist.
-    """
-    seen: set[str] = set()
-    for _ in range(SCANS):
-        before = _rewritten(store)
-        found = set(_scan(store))
-        if _rewritten(store) == before:
-            return found
-        seen |= found
-    return seen
-
-
-def _scan(store: Path) -> list[str]:
-    """Return the names that one scan of a folder finds."""
-    # many parts are listed often: a Path for each of them would take ten times as long
-    return os.listdir(store)  # noqa: PTH208
-
-
-def is_part_name(name: str) -> bool:
-    """Tell whether a file name is that of a committed part."""
-    return name.startswith("part-") and name.endswith(tuple(FORMATS))
-
-
-def announce_removal(store: Path) -> None:
-    """Tell readers that parts will be removed now.
-
-    Their utterances must already be committed in other parts.
-    """
-    write_atomically(store / REWRITTEN, secrets.token_hex(8))
-
-
-def _rewritten(store: Path) -> bytes | None:
-    """Return the content of `REWRITTEN`, which tells whether parts were removed since."""
-    try:
-        return (store / REWRITTEN).read_bytes()
-    except FileNotFoundError:
-        return None
-
-
 def read_part(path: Path) -> Part:
     """Open a part: read and check its index, and locate its values.
 
@@ -259,28 +191,6 @@ def read_columns(path: Path, modality: str) -> Columns:
 def crc32(values: Array) -> int:
     """Return the crc32 of the bytes of an utterance's features."""
     return zlib_ng.crc32(np.ascontiguousarray(values).data)
-
-
-def remove(path: Path, token: str | None = None) -> None:
-    """Remove a part or a temporary file.
-
-    A folder is renamed first, to a temporary name of `token` if given.
-    """
-    if path.is_dir() and not path.is_symlink():
-        remove_folder(path.rename(path.with_name(f".{path.name}.{token}.tmp")) if token else path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def num_bytes(path: Path) -> int:
-    """Return the size of a part on disk, in bytes; raises FileNotFoundError if it is missing."""
-    path.lstat()  # raises FileNotFoundError; rglob of a missing folder would return nothing
-    if path.is_file():
-        return path.stat().st_size
-    total = 0
-    for file in path.rglob("*"):
-        total += file.stat().st_size if file.is_file() else 0
-    return total
 
 
 def format_module(path: Path) -> Format:

@@ -15,15 +15,14 @@ from features.store.faults import VanishedPartError
 from features.store.part import (
     INDEX,
     NUM_INPUTS,
-    SUFFIXES,
     Column,
     StoredUtterance,
     columns_crc32,
     crc32,
     format_module,
     read_part,
-    remove,
 )
+from features.store.part_files import SUFFIXES, remove
 
 NAME_DIGITS = (16, 32, 64)
 """Hex digits of a part's name; more are used only if other utterances have the shorter name."""

@@ -12,7 +12,8 @@ from features.store.faults import VanishedPartError, damaged
 from features.store.identity import read_store_info
 from features.store.mapped import Array, unmarked
 from features.store.open_parts import ATTEMPTS, VANISHING, OpenParts
-from features.store.part import DTYPES, Part, StoredUtterance, crc32, num_bytes
+from features.store.part import DTYPES, Part, StoredUtterance, crc32
+from features.store.part_files import num_bytes
 from features.store.place_table import INDEX, INDEX_BITS
 from features.store.sources import SourceKey
 from features.store.stored_inputs import StoredInputs

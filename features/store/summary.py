@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from features.store.faults import VanishedPartError
-from features.store.part import Part, format_of
+from features.store.part import Part
+from features.store.part_files import format_of
 from features.store.reader import FeatureStore
 
 

@@ -13,7 +13,8 @@ from types import TracebackType
 
 from features.errors import InputError
 from features.store.identity import StoreInfo
-from features.store.part import DTYPES, StoredUtterance, format_of, part_paths
+from features.store.part import DTYPES, StoredUtterance
+from features.store.part_files import format_of, part_paths
 from features.store.part_writer import write_part
 
 PART_BYTES = 256 << 20

@@ -18,9 +18,9 @@ from mervn.data.stored_sequences import Sequences
 
 ALIGNMENT = 64
 """Multiple of bytes at which the frames of a store begin in a block: at least the size of a value."""
-TRANSFER_BYTES, TRANSFER_BATCHES = 64 << 20, 32
-"""Maximum bytes and number of batches per transfer; a larger batch is a transfer of its own. Each transfer takes
-some Python time, for which training waits."""
+TRANSFER_BYTES, TRANSFER_BATCHES = 128 << 20, 32
+"""Maximum bytes and number of batches per transfer; a larger batch is a transfer of its own. Training waits for the
+Python of a transfer, which takes a quarter less per batch of 16 MB in one of 128 MB than in two of 64 MB."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def is_streamed(sequences: Sequence[Sequences], device: torch.device) -> bool:
     return device.type != "cpu" and not any(each.resident for each in sequences)
 
 
-def _transfers(num_bytes: Sequence[int]) -> list[slice]:
+def transfer_spans(num_bytes: Sequence[int]) -> list[slice]:
     """Divide batches of these sizes into transfers.
 
     The first ones hold 1, 2, 4, ... batches: training waits for the first batch, and for no more than that.
@@ -144,7 +144,7 @@ def read_ahead(
     # for all batches at once: a call of NumPy takes as long for one transfer
     counts = np.stack([frames_by_batch([each], batches, order) for each in sequences])  # (stores, batches)
     num_bytes = np.array([each.frame_bytes for each in sequences]) @ counts
-    transfers = _transfers(num_bytes.tolist())
+    transfers = transfer_spans(num_bytes.tolist())
 
     def read(span: slice) -> HostBuffer:
         indices = order[ends[span.start] : ends[span.stop]]

@@ -111,6 +111,30 @@ def test_parts_that_are_not_read_are_released(
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
+def test_parts_that_are_read_together_are_released_as_others(
+    tmp_path: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mapped, "MAX_MAPPED", 3)
+    store = make_parts(tmp_path, 10, kind)
+    names = [f"{i}-a" for i in range(10)]
+    places = store.places(names)
+    first, lengths = store.first_frames(places), np.array([1 + i % 3 for i in range(10)])
+    for _ in range(2):
+        for i, found in enumerate(store.values_of(places, first, lengths)):
+            np.testing.assert_array_equal(found, stored(names[i], 1 + i % 3, i).values)
+            assert found.flags.writeable  # not marked; the pages are read-only all the same
+        del found
+        assert num_mapped(store) <= 4
+    one = store.parts[0]
+    held = one.unmarked_values
+    assert held is one.unmarked_values and held is not one.values  # made once per mapping
+    check_all(store)
+    assert one.unmarked_values is not held
+    np.testing.assert_array_equal(one.unmarked_values, held)
+
+
 def test_a_tensor_of_an_unmarked_array_keeps_its_pages(tmp_path: Path, kind: str) -> None:
     store = make_parts(tmp_path, 1, kind)
     with torch_warns_always(), pytest.warns(UserWarning, match="not writable"):  # the control

@@ -55,6 +55,20 @@ def test_new_transcripts_are_added_to_those_of_the_file(path: Path) -> None:
     assert is_known.all() and np.array_equal(found, facts(0, 110))
 
 
+def test_two_commands_that_count_at_once_keep_what_both_have_counted(path: Path) -> None:
+    first, second = (KnownTranscripts(path.parent, TOKENIZATION) for _ in range(2))
+    first.add(digests(100, 110), facts(100, 110))
+    second.add(digests(105, 120), facts(105, 120))
+    first.save(Recorder())
+    second.save(Recorder())
+    found, is_known = find(path, 0, 120)
+    assert is_known.all() and np.array_equal(found, facts(0, 120))
+    path.unlink()  # what a command has read is not lost with the file
+    second.save(Recorder())
+    found, is_known = find(path, 0, 120)
+    assert is_known.tolist() == [True] * 100 + [False] * 5 + [True] * 15
+
+
 def test_transcripts_with_equal_first_eight_bytes_are_told_apart(tmp_path: Path) -> None:
     known, pair = KnownTranscripts(tmp_path, TOKENIZATION), digests(0, 2).copy()
     pair[1, :8] = pair[0, :8]

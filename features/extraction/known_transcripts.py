@@ -71,7 +71,8 @@ class KnownTranscripts:
 
     def save(self, reporter: Reporter) -> None:
         """Write all transcripts, those of the file too; the next command reads them again if that fails."""
-        records = np.concatenate([self._records, *self._new])
+        # the file is read again: another command may have added to it meanwhile
+        records = np.concatenate([self._records, self._read(), *self._new])
         body = records[distinct(records["hash"])[0]].tobytes()  # in the order of `find`
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -119,6 +119,19 @@ def test_an_interrupted_call_resumes_to_the_same_manifests(
     assert manifests(output) == manifests(data.parent / "asr")
 
 
+def test_processes_that_decode_ahead_change_nothing(data: Path, model: str, capsys: Captured) -> None:
+    spoil(data, "train-002")
+    (data / "test-000.wav").write_bytes(b"no audio")
+    found = []
+    for workers in ("0", "2"):
+        assert transcribe(data, model, "--workers", workers, "--batch-size", "3", output=f"asr-{workers}") == 1
+        assert "0 kept, 2 rejected" in capsys.readouterr().out
+        output = data.parent / f"asr-{workers}"
+        files = [(output / name).read_bytes() for name in (TRANSCRIPTS_FILE, "rejected.jsonl")]
+        found.append((manifests(output), files))
+    assert found[0] == found[1]
+
+
 def test_changed_audio_alone_is_transcribed_again(
     data: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -25,7 +26,7 @@ MAX_LENGTH = 1 << 44
 
 
 @dataclass(kw_only=True)
-class _Found:
+class Findings:
     """Findings from headers and transcripts about the inputs of N utterances."""
 
     lengths: Array
@@ -49,7 +50,7 @@ class _Found:
 
 
 @dataclass(kw_only=True)
-class Measurements(_Found):
+class Measurements(Findings):
     """Size, cost and number of frames of N utterances, from file headers and transcripts."""
 
     utterances: Sequence[Utterance]
@@ -66,7 +67,16 @@ def measure(
 ) -> Measurements:
     """Measure every utterance; those whose audio cannot be used are rejected."""
     if encoder.modality == "audio":
-        unit, found = SAMPLE_RATE, _measure_audio(utterances, settings, reporter)
+        unit, found = (
+            SAMPLE_RATE,
+            measure_audio(
+                utterances,
+                settings.features_dir,
+                save=not settings.plan_only,
+                threads=settings.threads,
+                reporter=reporter,
+            ),
+        )
     else:
         unit, found = 1, _measure_text(utterances, encoder, settings, reporter)
     # many utterances have the same length, and an encoder may count one length at a time
@@ -84,10 +94,10 @@ def measure(
 
 def _measure_text(
     utterances: Sequence[Utterance], encoder: Encoder, settings: ExtractSettings, reporter: Reporter
-) -> _Found:
+) -> Findings:
     """Count the tokens of each transcript."""
     found = measure_transcripts(utterances, encoder, settings, reporter)
-    return _Found(
+    return Findings(
         lengths=found.lengths,
         truncated=found.num_truncated,
         empty=np.flatnonzero(found.is_empty).tolist(),
@@ -97,17 +107,16 @@ def _measure_text(
     )
 
 
-def _measure_audio(utterances: Sequence[Utterance], settings: ExtractSettings, reporter: Reporter) -> _Found:
-    """Count the samples at 16 kHz of each segment, from the headers of the files."""
+def measure_audio(
+    utterances: Sequence[Utterance], folder: Path, *, save: bool, threads: int | None, reporter: Reporter
+) -> Findings:
+    """Count the samples at 16 kHz of each segment, from the headers of the files.
+
+    Headers that the file of facts in `folder` has are not read again; with `save`, it gets the others.
+    """
     segments = Segments.of(utterances)
-    files = read_files(
-        segments.paths,
-        settings.features_dir,
-        save=not settings.plan_only,
-        threads=settings.threads,
-        reporter=reporter,
-    )
-    found = _Found(lengths=segment_lengths(segments, files), sources=SourceTexts(segments, files), keep=files.keep)
+    files = read_files(segments.paths, folder, save=save, threads=threads, reporter=reporter)
+    found = Findings(lengths=segment_lengths(segments, files), sources=SourceTexts(segments, files), keep=files.keep)
     for i in np.flatnonzero(found.lengths < 0).tolist():
         utterance = utterances[i]
         found.lengths[i] = 0

@@ -6,21 +6,26 @@ import hashlib
 import importlib.util
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from features.atomic_files import read_object, write_atomically, write_json, write_jsonl
 from features.audio.resampling import SAMPLE_RATE, Samples
-from features.audio.segment import AudioError, inspect_segment
+from features.audio.segment import AudioError
 from features.batching import plan_batches
 from features.canonical import canonical_json
 from features.cpu_threads import set_threads
 from features.device import resolve_device
 from features.environment import made_with
 from features.errors import MAX_NAMED, InputError, UsageError
-from features.extraction.encoder_input import InputComparison, audio_source, read_audio
+from features.extraction.audio_reader import AudioReader
+from features.extraction.encoder_input import InputComparison, source_of
+from features.extraction.measure import measure_audio
+from features.extraction.unit_reader import default_workers
 from features.manifests.manifest import Manifests, Utterance, read_manifests
 from features.manifests.rewrite import copy_manifests
 from features.progress import SILENT, Reporter
@@ -125,8 +130,8 @@ def transcribe_corpus(data: Path, options: TranscribeOptions, reporter: Reporter
     with locked(output, TRANSCRIPTION_FILE, "transcription"), interruptible():
         document = _begin(data, output, config)
         model = hashlib.sha256(canonical_json(identity).encode()).hexdigest()
-        work = _Work(recognizer, model, Transcription(output), reporter)
-        work.run(list(manifests.all_utterances()), options.batch_size)
+        work = _Work(recognizer, model, Transcription(output), options.workers, reporter)
+        work.run(list(manifests.all_utterances()), options.batch_size, options.threads)
         done = work.done
         done.files = copy_manifests(
             manifests, data, output, ASR_KEY, done.texts, move_audio=options.audio_root is None
@@ -143,23 +148,27 @@ def transcribe_corpus(data: Path, options: TranscribeOptions, reporter: Reporter
 class _Work:
     """Transcribes the utterances that have no text yet."""
 
-    def __init__(self, recognizer: SpeechRecognizer, model: str, done: Transcription, reporter: Reporter) -> None:
+    def __init__(
+        self, recognizer: SpeechRecognizer, model: str, done: Transcription, workers: int | None, reporter: Reporter
+    ) -> None:
         self.recognizer, self.model, self.done, self.reporter = recognizer, model, done, reporter
+        self.workers = default_workers(recognizer.device) if workers is None else workers
 
-    def run(self, utterances: Sequence[Utterance], batch_size: int | None) -> None:
+    def run(self, utterances: Sequence[Utterance], batch_size: int | None, threads: int | None) -> None:
         """Keep valid texts, transcribe the other utterances, and collect those that cannot be read."""
         started = time.perf_counter()
         self._keep(utterances)
-        pending, seconds = self._measure([one for one in utterances if one.utterance_id not in self.done.texts])
+        pending, seconds = self._measure([u for u in utterances if u.utterance_id not in self.done.texts], threads)
         size = batch_size or BATCH_SIZE.get(self.recognizer.device.type, 1)
+        batches = plan_batches(seconds, math.inf, size)
+        reader, order = AudioReader(self.workers), list(chain.from_iterable(batches))
         bar = self.reporter.progress(len(self.done.texts) + len(pending), len(self.done.texts), "transcribe")
-        try:
-            for batch in plan_batches(seconds, math.inf, size):
+        with closing(bar), closing(reader):
+            reader.prepare([pending[i] for i in order], [seconds[i] for i in order])
+            for batch in batches:
                 check_interrupted()
-                self._transcribe([pending[i] for i in batch])
+                self._transcribe([pending[i] for i in batch], reader)
                 bar.update(len(batch))
-        finally:
-            bar.close()
         self.done.seconds = time.perf_counter() - started
 
     def _keep(self, utterances: Sequence[Utterance]) -> None:
@@ -182,47 +191,39 @@ class _Work:
         if changed:
             self.reporter.say(f"{changed} utterances are transcribed again: their audio changed")
 
-    def _measure(self, utterances: Sequence[Utterance]) -> tuple[list[Utterance], list[float]]:
+    def _measure(self, utterances: Sequence[Utterance], threads: int | None) -> tuple[list[Utterance], list[float]]:
         """Return the utterances whose audio can be opened, and their seconds; reject the others."""
+        measured = measure_audio(utterances, self.done.output, save=False, threads=threads, reporter=self.reporter)
+        self.done.rejected += measured.rejected.values()
         found, seconds = [], []
-        for utterance in utterances:
-            try:
-                info = inspect_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
-            except AudioError as error:
-                self.done.rejected.append(Rejection(utterance, error.reason, str(error)))
-                continue
-            found.append(utterance)
-            seconds.append(info.num_samples / SAMPLE_RATE)
+        for i, length in enumerate(measured.lengths.tolist()):
+            if i not in measured.rejected:
+                found.append(utterances[i])
+                seconds.append(length / SAMPLE_RATE)
         return found, seconds
 
-    def _transcribe(self, utterances: Sequence[Utterance]) -> None:
-        """Transcribe one batch, and append its texts to the file."""
-        inputs = list(self._read(utterances))
-        found = self.recognizer.recognize([wave for _, wave, _, _ in inputs])
+    def _transcribe(self, utterances: Sequence[Utterance], reader: AudioReader) -> None:
+        """Transcribe the batch that `reader` reads next, and append its texts to the file."""
+        inputs = []
+        for utterance, read in zip(utterances, reader.read(utterances), strict=True):
+            if isinstance(read, AudioError):
+                self.done.rejected.append(Rejection(utterance, read.reason, str(read)))
+            else:
+                inputs.append((utterance, read))
+        found = self.recognizer.recognize([decoded.samples for _, decoded in inputs])
         transcripts = []
-        for (utterance, wave, sha256, source), one in zip(inputs, found, strict=True):
-            seconds = len(wave) / SAMPLE_RATE
+        for (utterance, decoded), one in zip(inputs, found, strict=True):
+            seconds = len(decoded.samples) / SAMPLE_RATE
             if one is None:
                 detail = f"{seconds:.1f} s of audio do not fit into memory: cut it by start and end"
                 self.done.rejected.append(Rejection(utterance, "out_of_memory", detail))
                 continue
             self.done.audio_seconds += seconds
-            name = utterance.utterance_id
-            transcripts.append(Transcript(name, one.text, one.truncated, sha256, source, self.model))
+            name, source = utterance.utterance_id, source_of(utterance, decoded.state).json_text()
+            transcripts.append(Transcript(name, one.text, one.truncated, decoded.sha256, source, self.model))
         append_transcripts(self.done.output, transcripts)
         for transcript in transcripts:
             self._add(transcript)
-
-    def _read(self, utterances: Sequence[Utterance]) -> Iterator[tuple[Utterance, Samples, str, str]]:
-        """Yield utterance, waveform, hash of the samples and source; reject what cannot be decoded."""
-        for utterance in utterances:
-            source = audio_source(utterance).json_text()  # before reading: the file can change
-            try:
-                wave, sha256 = read_audio(utterance)
-            except AudioError as error:
-                self.done.rejected.append(Rejection(utterance, error.reason, str(error)))
-                continue
-            yield utterance, wave, sha256, source
 
     def _add(self, transcript: Transcript) -> None:
         self.done.texts[transcript.utterance_id] = transcript.text

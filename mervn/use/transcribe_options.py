@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
-from features.config import SPLITS, CorpusOptions, DeviceOptions, Group, SplitName
+from features.config import ADVANCED, SPLITS, CorpusOptions, DeviceOptions, Group, SplitName
 from features.encoders.selector import Selector
 from features.errors import UsageError
 
@@ -34,6 +34,11 @@ class TranscribeOptions(CorpusOptions, DeviceOptions):
     )
     batch_size: Annotated[PositiveInt | None, Group.MODEL] = Field(
         None, description="Utterances per batch; changes the speed, not the text [default: 4 on CPU, 32 on GPU]."
+    )
+    workers: Annotated[NonNegativeInt | None, Group.GENERAL, ADVANCED] = Field(
+        None,
+        description="Processes that decode audio ahead of the model [default: on a GPU the number of cores less one, "
+        "at most 8; on a CPU 0].",
     )
 
 

@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from features.audio.segment import decode_segment
 from features.audio.segment_reader import SegmentReader
 from features.audit import audio_pass
 from features.audit.audio_pass import FACTS_FILE, known_facts, measure_corpus
+from features.extraction import prefetch
 from features.manifests.manifest import Utterance
 
 
@@ -79,17 +82,21 @@ def test_a_changed_file_is_decoded_again_even_with_the_same_size_and_time(
 def test_what_was_measured_before_an_interruption_is_kept(
     utterances: list[Utterance], decoded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = audio_pass.measure_audio
+    measure, main = audio_pass.measure_audio, threading.main_thread().ident
+    assert main is not None
 
     def interrupt(utterance: Utterance, reader: SegmentReader) -> Any:
         if utterance.utterance_id.startswith("b"):
-            raise KeyboardInterrupt
+            signal.pthread_kill(main, signal.SIGINT)  # Ctrl-C while a thread measures the second file
+            time.sleep(0.5)
         return measure(utterance, reader)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     monkeypatch.setattr(audio_pass, "measure_audio", interrupt)
     monkeypatch.setattr(audio_pass, "TASK_UTTERANCES", 4)
     with pytest.raises(KeyboardInterrupt):
         measure_corpus(utterances, tmp_path, threads=1)
+    signal.signal(signal.SIGINT, before)
     decoded.clear()
     monkeypatch.setattr(audio_pass, "measure_audio", measure)
     measure_corpus(utterances, tmp_path)
@@ -125,6 +132,57 @@ def test_ctrl_c_does_not_wait_for_the_end_of_a_long_file(
     with pytest.raises(KeyboardInterrupt):
         measure_corpus(utterances, tmp_path, threads=2)
     assert {"a3", "b1"} <= set(ids) and "b2" not in ids
+
+
+@pytest.mark.parametrize("fault", ["hangs", "dies"])
+def test_a_file_that_hangs_or_ends_its_thread_is_named_and_the_others_are_measured(
+    utterances: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    expected = measure_corpus(utterances, tmp_path / "before")
+    release, measure = threading.Event(), audio_pass.measure_audio
+
+    def fail(utterance: Utterance, reader: SegmentReader) -> Any:
+        if utterance.utterance_id == "a2":
+            if fault == "dies":
+                raise SystemExit
+            release.wait()
+        return measure(utterance, reader)
+
+    monkeypatch.setattr(audio_pass, "measure_audio", fail)
+    monkeypatch.setattr(audio_pass, "LIMIT_S", 0.5 if fault == "hangs" else 60.0)
+    found = measure_corpus(utterances, tmp_path / "stores", threads=1)  # both files are one task
+    release.set()
+    assert found[:2] == expected[:2] and found[5:] == expected[5:]
+    assert {fact.problem for fact in found[2:5]} == {"system_error"}
+    cause = "it was not read within 0 s" if fault == "hangs" else "its thread ended with SystemExit"
+    assert cause in found[2].detail and "a.wav cannot be read now" in found[2].detail
+    assert str(tmp_path) not in found[2].detail
+    monkeypatch.setattr(audio_pass, "measure_audio", measure)
+    assert measure_corpus(utterances, tmp_path / "stores") == expected  # what failed once is not kept
+
+
+def test_ctrl_c_does_not_wait_for_a_file_that_hangs(
+    utterances: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool of threads waited for it, and no Ctrl-C could end the command."""
+    release, measure, main = threading.Event(), audio_pass.measure_audio, threading.main_thread().ident
+    assert main is not None
+
+    def hang(utterance: Utterance, reader: SegmentReader) -> Any:
+        if utterance.utterance_id == "a2":
+            signal.pthread_kill(main, signal.SIGINT)
+            release.wait()
+        return measure(utterance, reader)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(audio_pass, "measure_audio", hang)
+    monkeypatch.setattr(prefetch, "CLOSE_S", 0.2)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        measure_corpus(utterances, tmp_path, threads=1)
+    signal.signal(signal.SIGINT, before)
+    release.set()
+    assert time.monotonic() - began < 20
 
 
 def test_a_long_compressed_file_is_decoded_once_and_needs_no_copy(

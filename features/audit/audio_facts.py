@@ -63,8 +63,7 @@ def measure_audio(utterance: Utterance, reader: SegmentReader) -> AudioFacts:
         frames, info = reader.read_channels(path, utterance.start, utterance.end, channel)
         samples = select_channel(path, frames, channel, info.first)
     except AudioError as error:
-        detail = str(error).replace(str(path), utterance.wav_path)  # equal in every copy of the corpus
-        return AudioFacts(0.0, 0, 0, 0.0, 0.0, 0.0, None, "", False, error.reason, detail)
+        return unusable(error.reason, utterance, str(error))
     low, high = float(samples.min()), float(samples.max())
     return AudioFacts(
         seconds=len(samples) / info.file_rate,
@@ -79,6 +78,12 @@ def measure_audio(utterance: Utterance, reader: SegmentReader) -> AudioFacts:
         problem=None,
         detail="",
     )
+
+
+def unusable(reason: str, utterance: Utterance, message: str) -> AudioFacts:
+    """Return the facts of audio that cannot be used."""
+    detail = message.replace(str(utterance.audio_path), utterance.wav_path)  # equal in every copy of the corpus
+    return AudioFacts(0.0, 0, 0, 0.0, 0.0, 0.0, None, "", False, reason, detail)
 
 
 def _clipped_fraction(frames: Array) -> float:

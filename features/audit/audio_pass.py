@@ -1,23 +1,27 @@
 """One pass over the audio of a corpus, in threads; the file of facts keeps what it measured.
 
-A changed file is measured again.
+A changed file is measured again. A file that does not answer stops neither the pass nor Ctrl-C.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from threading import Event
 
+from features.audio.decoding import unreadable_now
 from features.audio.facts_file import FACTS_FILE, read_section, write_section
-from features.audio.file_state import FileState, file_state
+from features.audio.file_state import UNKNOWN, FileState, file_state
+from features.audio.segment import SYSTEM_ERROR
 from features.audio.segment_reader import SegmentReader
-from features.audit.audio_facts import AudioFacts, measure_audio
+from features.audit.audio_facts import AudioFacts, measure_audio, unusable
+from features.extraction.prefetch import NoResultError, Prefetch
 from features.manifests.manifest import Utterance
 from features.progress import SILENT, Reporter
 
@@ -27,6 +31,8 @@ FIELDS = ["wav_path", "start", "end", "channel", "size", "mtime_ns", "fingerprin
 NUM_KEY, NUM_STATE = 4, 3
 TASK_UTTERANCES = 8
 """Minimum number of utterances that a thread measures at once: whole files, one after the other."""
+LIMIT_S = 3600.0
+"""Seconds within which a thread must measure its utterances, also those of audio of many hours."""
 SAVE_INTERVAL_S = 30.0
 """Seconds between saves, so that an interrupted pass continues where it stopped."""
 Segment = tuple[str, float, float | None, int | str]
@@ -68,23 +74,74 @@ def measure_corpus(
     """
     path = features_dir / FACTS_FILE
     known, saver = _read(path), _Saver(path, reporter)
-    facts = dict(known)
-    tasks, stop = _tasks(utterances), Event()
-    # not with `with`: Ctrl-C must not wait for all tasks
-    executor = ThreadPoolExecutor(threads or os.cpu_count() or 1)
+    facts, tasks = dict(known), _tasks(utterances)
+    measuring = _Pass(known, threads or os.cpu_count() or 1)
     try:
-        done = executor.map(lambda task: _measure(task, known, stop), tasks)
         with closing(reporter.progress(sum(map(len, tasks)), 0, "audio")) as bar:
-            for task, found in zip(tasks, done, strict=True):
+            for found in measuring.run(tasks):
                 facts.update(found)
-                bar.update(len(task))
+                bar.update(len(found))
                 saver.save_sometimes(facts)
     finally:
-        stop.set()
-        executor.shutdown(wait=True, cancel_futures=True)
+        measuring.close()
         if facts != known:
             saver.save(facts)
     return [facts[segment_of(utterance)][1] for utterance in utterances]
+
+
+class _Pass:
+    """Measures utterances in threads; a file that cannot be read in time is left behind, with its thread."""
+
+    def __init__(self, known: Known, threads: int) -> None:
+        self._known, self._stop = known, Event()
+        self._begun: dict[int, tuple[Path, Known]] = {}
+        """By `id` of the task that a thread works on, the file that it reads and what it found before."""
+        self._prefetch = Prefetch[list[Utterance], Known](
+            self._measure, threads, lambda found: 0, unknown_limit_s=LIMIT_S
+        )
+
+    def run(self, tasks: Sequence[list[Utterance]]) -> Iterator[Known]:
+        """Yield what was found about the utterances of each task; each file is in one task."""
+        waiting = deque(tasks)
+        self._prefetch.add((task, None) for task in tasks)
+        while waiting:
+            task = waiting.popleft()
+            try:
+                found = self._prefetch.take()
+            except NoResultError as error:
+                path, before = self._begun[id(task)]
+                left = [utterance for utterance in task if segment_of(utterance) not in before]
+                problem = partial(unusable, SYSTEM_ERROR, message=unreadable_now(path, str(error)))
+                stuck = {segment_of(u): (UNKNOWN, problem(u)) for u in left if u.audio_path == path}
+                others = [utterance for utterance in left if utterance.audio_path != path]
+                if others:
+                    waiting.append(others)
+                    self._prefetch.add([(others, None)])
+                found = before | stuck
+            self._begun.pop(id(task), None)
+            yield found
+
+    def close(self) -> None:
+        """Stop the threads before their next segment."""
+        self._stop.set()
+        self._prefetch.close()
+
+    def _measure(self, task: list[Utterance]) -> Known:
+        """Measure utterances, file by file, except those whose file has not changed (in a thread)."""
+        found: Known = {}
+        reader = SegmentReader()
+        for path, of_file in groupby(task, key=lambda utterance: utterance.audio_path):
+            self._begun[id(task)] = path, found
+            # before decoding: the file can change meanwhile
+            state = file_state(path)
+            for utterance in of_file:
+                if self._stop.is_set():
+                    return found
+                segment = segment_of(utterance)
+                entry = self._known.get(segment)
+                is_same = state.fingerprint is not None and entry is not None and entry[0] == state
+                found[segment] = entry if entry is not None and is_same else (state, measure_audio(utterance, reader))
+        return found
 
 
 def _tasks(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
@@ -102,23 +159,6 @@ def _tasks(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
             tasks.append([])
         tasks[-1] += sorted(segments.values(), key=lambda utterance: utterance.start)
     return tasks
-
-
-def _measure(task: Sequence[Utterance], known: Known, stop: Event) -> Known:
-    """Measure utterances, file by file, except those whose file has not changed; end early after `stop`."""
-    found: Known = {}
-    reader = SegmentReader()
-    for path, of_file in groupby(task, key=lambda utterance: utterance.audio_path):
-        # before decoding: the file can change meanwhile
-        state = file_state(path)
-        for utterance in of_file:
-            if stop.is_set():
-                return found
-            segment = segment_of(utterance)
-            entry = known.get(segment)
-            is_same = state.fingerprint is not None and entry is not None and entry[0] == state
-            found[segment] = entry if entry is not None and is_same else (state, measure_audio(utterance, reader))
-    return found
 
 
 def _size_and_mtime(path: Path) -> tuple[int, int] | None:

@@ -52,8 +52,8 @@ class Task(Generic[Item, Result]):
     """An item, and its result once there is one."""
 
     item: Item
-    seconds: float | None
-    """Seconds of audio; None if unknown: then there is no limit of time."""
+    limit_s: float
+    """Seconds within which it must be read."""
     num_bytes: int
     """Estimated bytes of the result, and the real ones once it is there."""
     started: float | None = None
@@ -69,17 +69,12 @@ class Task(Generic[Item, Result]):
     """It was taken or dropped."""
 
     @property
-    def limit_s(self) -> float:
-        """Seconds within which it must be read."""
-        return math.inf if self.seconds is None else max(LIMIT_S, self.seconds)
-
-    @property
     def left_s(self) -> float:
         """Seconds that are left to read it."""
         return self.limit_s if self.started is None else self.started + self.limit_s - time.monotonic()
 
 
-NEVER = Task[Any, Any](None, None, 0)
+NEVER = Task[Any, Any](None, math.inf, 0)
 """An item that is never read."""
 
 
@@ -88,7 +83,7 @@ class Prefetch(Generic[Item, Result]):
 
     `workers` threads call it ahead of `take`; with 0, `take` calls it. The items that are read ahead
     are bounded in number and in bytes, which `size_of` a result tells. `abandon` receives a thread
-    that is left behind.
+    that is left behind. An item without a duration must be read within `unknown_limit_s`.
     """
 
     def __init__(
@@ -98,9 +93,10 @@ class Prefetch(Generic[Item, Result]):
         size_of: Callable[[Result], int],
         while_waiting: Callable[[], object] = check_interrupted,
         abandon: Callable[[threading.Thread], object] = lambda thread: None,
+        unknown_limit_s: float = math.inf,
     ) -> None:
         self._function, self._workers, self._size_of = function, workers, size_of
-        self._while_waiting, self._abandon = while_waiting, abandon
+        self._while_waiting, self._abandon, self._unknown_limit_s = while_waiting, abandon, unknown_limit_s
         self._tasks: deque[Task[Item, Result]] = deque()
         """In order, what was added and not taken."""
         self._waiting: deque[Task[Item, Result]] = deque()
@@ -125,7 +121,8 @@ class Prefetch(Generic[Item, Result]):
             raise RuntimeError("nothing can be read after close()")
         with self._changed:
             for item, seconds in items:
-                task: Task[Item, Result] = Task(item, seconds, round((seconds or 0) * SAMPLE_RATE) * SAMPLE_BYTES)
+                limit_s = self._unknown_limit_s if seconds is None else max(LIMIT_S, seconds)
+                task: Task[Item, Result] = Task(item, limit_s, round((seconds or 0) * SAMPLE_RATE) * SAMPLE_BYTES)
                 self._tasks.append(task)
                 self._waiting.append(task)
             self._may_read.notify_all()
@@ -237,7 +234,7 @@ class Prefetch(Generic[Item, Result]):
         self._num_stuck += 1
         if self._num_stuck > MAX_STUCK:
             raise InputError(
-                f"{self._num_stuck} files were not read within {LIMIT_S:.0f} s each: the disk or the network file "
+                f"{self._num_stuck} files were not read within {task.limit_s:.0f} s each: the disk or the network file "
                 "system does not answer. Finished work is kept, and the same command resumes"
             )
         self._start_thread()

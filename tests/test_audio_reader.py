@@ -76,7 +76,7 @@ def test_the_next_batches_are_decoded_while_the_caller_computes(
             deadline = time.monotonic() + 20
             while len(decoded) < num_decoded and time.monotonic() < deadline:
                 time.sleep(0.01)
-            assert len(decoded) == num_decoded  # without workers, only what was asked for
+            assert len(decoded) == num_decoded  # without workers, only the batch that was read
 
 
 def test_audio_for_which_memory_was_short_is_decoded_again_alone(

@@ -161,6 +161,23 @@ def test_a_file_that_hangs_or_ends_its_thread_is_named_and_the_others_are_measur
     assert measure_corpus(utterances, tmp_path / "stores") == expected  # what failed once is not kept
 
 
+def test_files_that_are_slow_together_are_all_measured(
+    utterances: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, measure, ids = measure_corpus(utterances, tmp_path / "before"), audio_pass.measure_audio, []
+
+    def slow(utterance: Utterance, reader: SegmentReader) -> Any:
+        time.sleep(0.3)
+        ids.append(utterance.utterance_id)
+        return measure(utterance, reader)
+
+    monkeypatch.setattr(audio_pass, "measure_audio", slow)
+    monkeypatch.setattr(audio_pass, "LIMIT_S", 0.7)
+    monkeypatch.setattr(prefetch, "MAX_STUCK", 1)  # none of them counts as a file that hangs
+    assert measure_corpus(utterances, tmp_path / "stores", threads=1) == expected
+    assert len(ids) > 9  # the control: several were too slow, and were measured again
+
+
 def test_ctrl_c_does_not_wait_for_a_file_that_hangs(
     utterances: list[Utterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

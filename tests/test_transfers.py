@@ -157,6 +157,7 @@ def test_a_block_of_several_stores_holds_their_frames(tmp_path: Path, monkeypatc
             for frames, each in zip(found.read(), sequences, strict=True):
                 assert torch.equal(frames, each.gather_float(indices))
     assert list(read_ahead(sequences, [], cpu)) == []
+    assert [len(found.read()[0]) for found in read_ahead(sequences, [[0], [], [1, 0]], cpu)] == [3, 0, 8]
 
 
 def test_training_waits_for_the_first_batch_only(monkeypatch: pytest.MonkeyPatch) -> None:

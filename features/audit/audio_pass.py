@@ -1,6 +1,6 @@
 """One pass over the audio of a corpus, in threads; the file of facts keeps what it measured.
 
-A changed file is measured again. A file that does not answer stops neither the pass nor Ctrl-C.
+A changed file is measured again. Neither the pass nor Ctrl-C waits for a file that does not answer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from threading import Event
@@ -31,8 +30,8 @@ FIELDS = ["wav_path", "start", "end", "channel", "size", "mtime_ns", "fingerprin
 NUM_KEY, NUM_STATE = 4, 3
 TASK_UTTERANCES = 8
 """Minimum number of utterances that a thread measures at once: whole files, one after the other."""
-LIMIT_S = 3600.0
-"""Seconds within which a thread must measure its utterances, also those of audio of many hours."""
+LIMIT_S = 1800.0
+"""Seconds within which a thread must measure one segment. Of several, what is left is then tried once more."""
 SAVE_INTERVAL_S = 30.0
 """Seconds between saves, so that an interrupted pass continues where it stopped."""
 Segment = tuple[str, float, float | None, int | str]
@@ -90,7 +89,7 @@ def measure_corpus(
 
 
 class _Pass:
-    """Measures utterances in threads; a file that cannot be read in time is left behind, with its thread."""
+    """Measures utterances in threads; a file that does not answer is left behind, with its thread."""
 
     def __init__(self, known: Known, threads: int) -> None:
         self._known, self._stop = known, Event()
@@ -109,16 +108,19 @@ class _Pass:
             try:
                 found = self._prefetch.take()
             except NoResultError as error:
-                path, before = self._begun[id(task)]
-                left = [utterance for utterance in task if segment_of(utterance) not in before]
-                problem = partial(unusable, SYSTEM_ERROR, message=unreadable_now(path, str(error)))
-                stuck = {segment_of(u): (UNKNOWN, problem(u)) for u in left if u.audio_path == path}
-                others = [utterance for utterance in left if utterance.audio_path != path]
-                if others:
-                    waiting.append(others)
-                    self._prefetch.add([(others, None)])
-                found = before | stuck
-            self._begun.pop(id(task), None)
+                path, found = self._begun.pop(id(task))
+                found = found.copy()  # the thread may still add to it
+                left = [utterance for utterance in task if segment_of(utterance) not in found]
+                of_file = [utterance for utterance in left if utterance.audio_path == path]
+                if found or len(of_file) < len(left):
+                    # several files, or a long one, may only be slow: the next task tells
+                    again = list(filter(None, (of_file, [u for u in left if u.audio_path != path])))
+                    waiting += again
+                    self._prefetch.forgive()
+                    self._prefetch.add((one, None) for one in again)
+                else:
+                    message = unreadable_now(path, str(error))
+                    found = {segment_of(u): (UNKNOWN, unusable(SYSTEM_ERROR, u, message)) for u in of_file}
             yield found
 
     def close(self) -> None:
@@ -131,6 +133,8 @@ class _Pass:
         found: Known = {}
         reader = SegmentReader()
         for path, of_file in groupby(task, key=lambda utterance: utterance.audio_path):
+            if found and id(task) not in self._begun:
+                return found  # it took too long, and another thread measures the rest
             self._begun[id(task)] = path, found
             # before decoding: the file can change meanwhile
             state = file_state(path)

@@ -67,18 +67,11 @@ def measure(
 ) -> Measurements:
     """Measure every utterance; those whose audio cannot be used are rejected."""
     if encoder.modality == "audio":
-        unit, found = (
-            SAMPLE_RATE,
-            measure_audio(
-                utterances,
-                settings.features_dir,
-                save=not settings.plan_only,
-                threads=settings.threads,
-                reporter=reporter,
-            ),
-        )
+        save, threads = not settings.plan_only, settings.threads
+        found = measure_audio(utterances, settings.features_dir, save=save, threads=threads, reporter=reporter)
     else:
-        unit, found = 1, _measure_text(utterances, encoder, settings, reporter)
+        found = _measure_text(utterances, encoder, settings, reporter)
+    unit = SAMPLE_RATE if encoder.modality == "audio" else 1
     # many utterances have the same length, and an encoder may count one length at a time
     lengths, places = np.unique(found.lengths, return_inverse=True)
     padded = np.array([encoder.get_padded_length(length) for length in lengths.tolist()], np.int64)

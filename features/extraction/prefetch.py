@@ -1,7 +1,7 @@
 """Prefetch: threads call a function on items ahead of the caller, who gets the results in order.
 
-A thread has a process that decodes for it, and waits for it without Python's lock: several threads
-read audio at once. A thread that waits forever for a file is left behind, and another one takes its
+A thread may have a process that decodes for it, and waits for it without Python's lock: several
+threads read audio at once. A thread that waits forever for a file is left behind, and another one takes its
 place.
 """
 
@@ -105,8 +105,7 @@ class Prefetch(Generic[Item, Result]):
         self._num_bytes = 0
         """Bytes of the items that a thread has begun with and that were not taken."""
         self._num_reading, self._num_stuck = 0, 0
-        self._closed = False
-        lock = threading.Lock()
+        self._closed, lock = False, threading.Lock()
         # two conditions, because a thread that wakes up for nothing takes Python's lock from the others
         self._changed = threading.Condition(lock)
         """The items that the caller waits for were read."""
@@ -185,6 +184,10 @@ class Prefetch(Generic[Item, Result]):
             for _ in range(count):
                 self._remove_next()
             self._wake_one()
+
+    def forgive(self) -> None:
+        """Do not count the last item that was not read among those that are too many."""
+        self._num_stuck -= 1
 
     def close(self) -> None:
         """Stop the threads; those that are stuck stay behind."""

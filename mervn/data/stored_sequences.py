@@ -151,7 +151,8 @@ class Sequences:
     def gather_into(self, host: Tensor, indices: Sequence[int] | np.ndarray[Any, Any]) -> None:
         """Copy the frames of the sequences at `indices` into a CPU tensor (sum T, D) of the store's dtype."""
         # not by NumPy, which would take Python's lock again for each sequence, while a GPU waits for it
-        torch.cat(self._read(indices), out=host)
+        if len(indices):
+            torch.cat(self._read(indices), out=host)
 
     def _read(self, indices: Sequence[int] | np.ndarray[Any, Any]) -> list[Tensor]:
         """Return sequences (T_i, D) in the memory of the store; the crc32 of each is checked the first time."""

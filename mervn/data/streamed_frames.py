@@ -20,7 +20,7 @@ ALIGNMENT = 64
 """Multiple of bytes at which the frames of a store begin in a block: at least the size of a value."""
 TRANSFER_BYTES, TRANSFER_BATCHES = 128 << 20, 32
 """Maximum bytes and number of batches per transfer; a larger batch is a transfer of its own. Training waits for the
-Python of a transfer, which takes a quarter less per batch of 16 MB in one of 128 MB than in two of 64 MB."""
+Python of a transfer: with batches of 16 MB, it takes a quarter less per batch at 128 MB than at 64 MB."""
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def test_a_file_that_hangs_is_named_and_the_others_are_read(
     expected = read(utterances, 0)
     monkeypatch.setattr(audio_reader, "PROCESSES", InThisProcess)
     monkeypatch.setattr(decoding, "decode_segment", hang)
-    monkeypatch.setattr(prefetch, "LIMIT_S", 1.0)
+    monkeypatch.setattr(prefetch, "LIMIT_S", 3.0)
     found = read(utterances, 2)
     release.set()
     assert len(InThisProcess.abandoned) == 1

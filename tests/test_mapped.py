@@ -37,6 +37,12 @@ def make_parts(folder: Path, count: int, kind: str) -> FeatureStore:
     return FeatureStore(info.path)
 
 
+def ten_parts(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
+    """Return a store of ten parts, of which at most three stay mapped; no fixture, which would keep the store."""
+    monkeypatch.setattr(mapped, "MAX_MAPPED", 3)
+    return make_parts(folder, 10, kind)
+
+
 def check_all(store: FeatureStore) -> int:
     for name in sorted(store):
         number, _, letter = name.partition("-")
@@ -90,13 +96,8 @@ def test_more_parts_than_descriptors_are_read(tmp_path: Path, kind: str) -> None
         store.utterance_info("0-a")
 
 
-def test_parts_that_are_not_read_are_released(
-    tmp_path: Path,
-    kind: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(mapped, "MAX_MAPPED", 3)
-    store = make_parts(tmp_path, 10, kind)
+def test_parts_that_are_not_read_are_released(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ten_parts(tmp_path, kind, monkeypatch)
     assert num_mapped(store) == 0
     held = store["0-a"]
     for i in range(10):
@@ -112,12 +113,9 @@ def test_parts_that_are_not_read_are_released(
 
 
 def test_parts_that_are_read_together_are_released_as_others(
-    tmp_path: Path,
-    kind: str,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mapped, "MAX_MAPPED", 3)
-    store = make_parts(tmp_path, 10, kind)
+    store = ten_parts(tmp_path, kind, monkeypatch)
     names = [f"{i}-a" for i in range(10)]
     places = store.places(names)
     first, lengths = store.first_frames(places), np.array([1 + i % 3 for i in range(10)])

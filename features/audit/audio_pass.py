@@ -31,7 +31,8 @@ NUM_KEY, NUM_STATE = 4, 3
 TASK_UTTERANCES = 8
 """Minimum number of utterances that a thread measures at once: whole files, one after the other."""
 LIMIT_S = 1800.0
-"""Seconds within which a thread must measure one segment. Of several, what is left is then tried once more."""
+"""Seconds after which a thread is left behind. If it has measured a segment or has more files, the rest is tried again;
+otherwise its file does not answer."""
 SAVE_INTERVAL_S = 30.0
 """Seconds between saves, so that an interrupted pass continues where it stopped."""
 Segment = tuple[str, float, float | None, int | str]

@@ -54,13 +54,11 @@ def info(tmp_path: Path, utterances: list[Utterance]) -> StoreInfo:
 
 def one_by_one(utterances: list[Utterance], store: FeatureStore, decode: bool) -> dict[int, str]:
     """Return, for each utterance, what the comparison with its stored input says."""
-    comparison, found = InputComparison("audio", Messages(), decode=decode), {}
+    comparison, found = InputComparison("audio", Messages(), decode=decode), dict[int, str]()
     for i, one in enumerate(utterances):
         if one.utterance_id in store:
-            try:
-                found[i] = str(comparison.compare(one, store.utterance_info(one.utterance_id)))
-            except AudioError as error:
-                found[i] = error.reason
+            ((_, freshness),) = comparison.compare([(i, one, store.utterance_info(one.utterance_id))])
+            found[i] = freshness.reason if isinstance(freshness, AudioError) else freshness
     return found
 
 
@@ -99,7 +97,7 @@ def test_an_equal_source_needs_no_other_comparison(
     store = FeatureStore(info.path)
     assert store.utterance_info("u2").source != audio_source(utterances[2]).json_text()
     store.remember_sources({one.utterance_id: audio_source(one).json_text() for one in utterances[:-2]})
-    monkeypatch.setattr(InputComparison, "compare", None)
+    monkeypatch.setattr(InputComparison, "_without_decoding", None)
     assert in_columns(utterances, store, decode=False) == dict.fromkeys(range(COUNT - 2), "same")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,15 @@ def test_training_says_where_its_features_are(data: Path, tmp_path: Path) -> Non
 def test_a_touched_file_is_decoded_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     for path in data.rglob("*.wav"):
         os.utime(path, (1, 1))
-    found: list[str] = []
+    found: list[object] = []
     compare = InputComparison.compare
-    monkeypatch.setattr(InputComparison, "compare", lambda *a: found.append(compare(*a)) or found[-1])  # type: ignore[func-returns-value]
+
+    def recorded(self: InputComparison, inputs: Any) -> Iterator[tuple[Any, Any]]:
+        for item, freshness in compare(self, inputs):
+            found.append(freshness)
+            yield item, freshness
+
+    monkeypatch.setattr(InputComparison, "compare", recorded)
     train(data, tmp_path / "one")
     assert found.count("moved") >= 1
     found.clear()

@@ -14,6 +14,8 @@ from tiny import make_data, make_whisper_asr, read_jsonl, wave, write_manifest
 from tiny_extraction import spoil
 
 from cli.main import run as mervn
+from features.audio.decoding import segment_sha256
+from features.extraction import segment_hashes
 from features.manifests.manifest import read_manifests
 from mervn.run_folder import LEDGER_FILE
 from mervn.use.speech_recognizer import SpeechRecognizer
@@ -73,6 +75,29 @@ def counting(monkeypatch: pytest.MonkeyPatch, stop_after: int | None = None) -> 
 
 def manifests(folder: Path) -> dict[str, bytes]:
     return {split: (folder / f"{split}.jsonl").read_bytes() for split in COUNTS}
+
+
+def test_a_file_that_was_only_touched_is_decoded_once_and_keeps_its_text(
+    data: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, sizes, decoded = manifests(data.parent / "asr"), counting(monkeypatch), []
+    for path in data.glob("*.wav"):
+        os.utime(path, (1, 1))
+    spoil(data, "train-000")  # cannot be compared: it is rejected, and its text stays in the file
+
+    def recorded(*segment: Any) -> str:
+        decoded.append(segment)
+        return segment_sha256(*segment)
+
+    monkeypatch.setattr(segment_hashes, "segment_sha256", recorded)
+    for count in (sum(COUNTS.values()), 1):
+        assert transcribe(data, model) == 1  # because of the rejected one
+        assert sizes == [0] and len(decoded) == count
+        sizes.clear(), decoded.clear()
+    assert (data.parent / "asr" / "rejected.jsonl").read_text("utf-8").count("non_finite") == 1
+    shutil.copy(data / "train-001.wav", data / "train-000.wav")
+    assert transcribe(data, model) == 0
+    assert sizes == [1] and manifests(data.parent / "asr") != expected
 
 
 def test_new_manifests_keep_every_key_and_add_the_text(prepared: Path) -> None:

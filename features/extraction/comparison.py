@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from features.audio.segment import AudioError
 from features.errors import InputError
 from features.extraction.audio_segments import SourceTexts
-from features.extraction.encoder_input import InputComparison
+from features.extraction.encoder_input import Freshness, InputComparison
 from features.extraction.transcripts import TranscriptHashes
 from features.hash_index import HashIndex
 from features.manifests.columns import Array
@@ -83,12 +84,25 @@ class CorpusComparison:
 
     def _compare_parts(self, store: FeatureStore, skipped: Array, found: Compared) -> None:
         """Compare utterances with each part; raises VanishedPartError if one was removed."""
-        newer = read_sources(store.path)
         with closing(self.reporter.progress(len(skipped), 0, "stored inputs")) as bar:
-            for part, indices, places in self._by_part(store, skipped):
-                columns = read_columns(part.path, store.info.modality)
-                self._compare_part(columns, indices, places, newer, found)
-                bar.update(len(indices))
+            unequal = self._unequal(store, skipped, found, bar)
+            with closing(self.comparison.compare(unequal)) as compared:
+                for i, freshness in compared:
+                    self._record(i, freshness, found)
+                    bar.update(1)
+
+    def _unequal(
+        self, store: FeatureStore, skipped: Array, found: Compared, bar: Any
+    ) -> Iterator[tuple[int, Utterance, StoredInput]]:
+        """Record utterances whose source or transcript is that of the store; yield the others."""
+        newer = read_sources(store.path)
+        for part, indices, places in self._by_part(store, skipped):
+            columns = read_columns(part.path, store.info.modality)
+            count = 0
+            for i, stored in self._unequal_of(columns, indices, places, newer, found):
+                count += 1
+                yield i, self.utterances[i], stored
+            bar.update(len(indices) - count)
 
     def _by_part(self, store: FeatureStore, skipped: Array) -> Iterator[tuple[Part, list[int], list[int]]]:
         """Yield the parts that hold utterances, with the indices of these and their places in the part."""
@@ -106,10 +120,10 @@ class CorpusComparison:
             if len(indices):
                 yield part, indices.tolist(), places[indices].tolist()
 
-    def _compare_part(
+    def _unequal_of(
         self, columns: Columns, indices: list[int], places: list[int], newer: Mapping[SourceKey, str], found: Compared
-    ) -> None:
-        """Compare utterances with one part; `newer` are the sources of sources.jsonl."""
+    ) -> Iterator[tuple[int, StoredInput]]:
+        """Do the work of `_unequal` for one part; `newer` are the sources of sources.jsonl."""
         hashes, is_text = columns.input_sha256, isinstance(self._current, TranscriptHashes)
         strings = list(hashes if is_text else columns.source)  # one by one would take five times as long
         stored = [strings[place] for place in places]
@@ -121,15 +135,13 @@ class CorpusComparison:
             if before == now:
                 found.is_stored[i] = True
             else:
-                source = columns.source[place] if is_text else before
-                self._compare_one(i, StoredInput(hashes[place], source), found)
+                yield i, StoredInput(hashes[place], columns.source[place] if is_text else before)
 
-    def _compare_one(self, i: int, stored: StoredInput, found: Compared) -> None:
+    def _record(self, i: int, freshness: Freshness | AudioError, found: Compared) -> None:
+        """Record the comparison of one utterance."""
         utterance = self.utterances[i]
-        try:
-            freshness = self.comparison.compare(utterance, stored)
-        except AudioError as error:
-            found.unusable[i] = Rejection(utterance, error.reason, str(error))
+        if isinstance(freshness, AudioError):
+            found.unusable[i] = Rejection(utterance, freshness.reason, str(freshness))
             return
         if freshness == "moved":
             found.moved[i] = self.comparison.source(utterance).json_text()

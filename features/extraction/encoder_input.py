@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor
 
-from features.audio.decoding import Decode, Decoded, decode, out_of_memory, segment_sha256
+from features.audio.decoding import Decode, Decoded, decode, out_of_memory
 from features.audio.file_state import FileState, file_state
 from features.audio.resampling import Samples
+from features.audio.segment import AudioError
+from features.extraction.segment_hashes import SegmentHashes
 from features.manifests.manifest import Utterance
 from features.progress import SILENT, Reporter
 from features.text.normalize import normalize_text, text_sha256
 
+Item = TypeVar("Item")
 Freshness = Literal["same", "moved", "changed"]
 """State of a stored utterance's input: unchanged, unchanged content in a touched or moved file, or
 changed."""
@@ -132,8 +136,8 @@ class InputComparison:
     Transcripts are compared by hash. Audio is compared by start, end, channel and the size, mtime
     and fingerprint of its file. It is decoded and compared by hash if the file was touched or
     moved, if no fingerprint was recorded, or if `decode`. If the file cannot be read, `offline`
-    compares only start, end and channel; otherwise AudioError is raised. Each file is fingerprinted
-    once and each utterance is decoded once, for any number of stores.
+    compares only start, end and channel. Each file is fingerprinted once and each segment is decoded once, for any
+    number of stores.
     """
 
     def __init__(
@@ -143,29 +147,51 @@ class InputComparison:
         self._reporter = reporter
         self._announced = False
         self._states: dict[Path, FileState] = {}
-        self._sha256: dict[tuple[Path, float, float | None, int | str], str] = {}
+        self._hashes = SegmentHashes()
 
-    def compare(self, utterance: Utterance, stored: KnownInput) -> Freshness:
-        """Compare one utterance with the input of its stored features."""
+    def compare(
+        self, inputs: Iterable[tuple[Item, Utterance, KnownInput]]
+    ) -> Generator[tuple[Item, Freshness | AudioError], None, None]:
+        """Yield each item, in order, with the comparison of its utterance and stored input, or why it cannot be read.
+
+        Threads decode several utterances at once.
+        """
+        for (item, found, then), digest in self._hashes.of(map(self._without_decoding, inputs)):
+            if isinstance(digest, AudioError):
+                yield item, digest
+            elif digest is not None and digest != then:
+                yield item, "changed"
+            else:
+                yield item, found
+
+    def _without_decoding(
+        self, given: tuple[Item, Utterance, KnownInput]
+    ) -> tuple[tuple[Item, Freshness, str], Utterance | None]:
+        """Return an item, its comparison and the hash of its stored input.
+
+        Also return the utterance if its samples decide: the comparison is then that of equal samples.
+        """
+        item, utterance, stored = given
         if self.modality == "text":
-            return "same" if text_sha256(transcript_of(utterance)) == stored.input_sha256 else "changed"
+            is_same = text_sha256(transcript_of(utterance)) == stored.input_sha256
+            return (item, "same" if is_same else "changed", ""), None
         then = json.loads(stored.source)  # an earlier version may have stored no fingerprint
         source = self.source(utterance)
         now = vars(source)  # asdict copies each value, 28 us in all
-        if then == now and not self.decode:
-            return "same"
+        is_same = then == now
+        if is_same and not self.decode:
+            return (item, "same", ""), None
         if source.fingerprint is None and self.offline and not self.decode:
-            return "same" if all(then[key] == now[key] for key in ("start", "end", "channel")) else "changed"
+            is_same = all(then[key] == now[key] for key in ("start", "end", "channel"))
+            return (item, "same" if is_same else "changed", ""), None
         if "fingerprint" not in then and not self._announced:
             self._announced = True
             self._reporter.say(
                 "these features were stored without fingerprints of the audio files: decoding and "
                 "comparing the audio now, then recording the fingerprints"
             )
-        # the file differs in size, mtime or fingerprint: only its samples decide
-        if self._input_sha256(utterance) != stored.input_sha256:
-            return "changed"
-        return "same" if then == now else "moved"
+        # if the file differs in size, mtime or fingerprint, only its samples decide
+        return (item, "same" if is_same else "moved", stored.input_sha256), utterance
 
     def source(self, utterance: Utterance) -> AudioSource:
         """Return `audio_source`, with the fingerprint of each file computed once."""
@@ -173,9 +199,3 @@ class InputComparison:
         if path not in self._states:
             self._states[path] = file_state(path)
         return source_of(utterance, self._states[path])
-
-    def _input_sha256(self, utterance: Utterance) -> str:
-        segment = (utterance.audio_path, utterance.start, utterance.end, utterance.channel)
-        if segment not in self._sha256:
-            self._sha256[segment] = segment_sha256(*segment)
-        return self._sha256[segment]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from features.audio.decoding import segment_sha256
+from features.audio.resampling import SAMPLE_RATE
 from features.audio.segment import AudioError, inspect_segment
 from features.errors import InputError, name_some
 from features.extraction.encoder_input import audio_source, transcript_of
 from features.extraction.feature_files import Array
 from features.extraction.import_options import StoreImportOptions
+from features.extraction.segment_hashes import SegmentHashes
 from features.manifests.manifest import Utterance
 from features.progress import Reporter
 from features.store.part import DTYPES, StoredUtterance, crc32
@@ -104,19 +106,48 @@ def _hash_all(
     reporter: Reporter,
 ) -> str:
     """Record the input and the checksum of each utterance; return the hash of all features and inputs."""
-    digest = hashlib.sha256()
-    bar = reporter.progress(len(utterances), 0, what="checking features")
-    for one in sorted(utterances, key=lambda one: one.utterance_id):
-        bar.update(1)
-        name = one.utterance_id
-        values = stored_values(features, name, checked)
-        about = _described(one, values, options, checked, faults)
-        if about is not None:
-            checked.inputs[name], checked.checksums[name] = about, crc32(values)
-            digest.update(f"{len(name)}|{name}|{values.shape}|{about.input_sha256}|".encode())
-            digest.update(values.data)
-    bar.close()
+    digest, in_order = hashlib.sha256(), sorted(utterances, key=lambda one: one.utterance_id)
+    inputs = _inputs(in_order, options.modality == "audio")
+    with closing(reporter.progress(len(utterances), 0, what="checking features")) as bar, closing(inputs):
+        for one, about in inputs:
+            bar.update(1)
+            name = one.utterance_id
+            values = stored_values(features, name, checked)
+            if isinstance(about, AudioError):
+                faults.add("the audio of each utterance must be readable", str(about))
+            elif _is_finite(name, values, checked, faults):
+                if options.modality == "audio":
+                    _check_duration(about, values, options.hz, faults)
+                else:
+                    _check_tokens(about, values, checked, faults)
+                checked.inputs[name], checked.checksums[name] = about, crc32(values)
+                digest.update(f"{len(name)}|{name}|{values.shape}|{about.input_sha256}|".encode())
+                digest.update(values.data)
     return digest.hexdigest()
+
+
+def _inputs(
+    utterances: Sequence[Utterance], is_audio: bool
+) -> Generator[tuple[Utterance, StoredUtterance | AudioError], None, None]:
+    """Yield each utterance with what is stored about it, without values, or why its audio cannot be used."""
+    nothing = np.zeros((0, 1), np.float32)
+    if not is_audio:
+        for one in utterances:
+            text = transcript_of(one)
+            yield one, StoredUtterance(one.utterance_id, nothing, len(text), text_sha256(text), "{}")
+        return
+    # the source first: the file can change while it is decoded
+    hashes = SegmentHashes().of(((one, audio_source(one)), one) for one in utterances)
+    with closing(hashes):
+        for (one, source), found in hashes:
+            try:
+                info = inspect_segment(one.audio_path, one.start, one.end, one.channel)
+            except AudioError as error:
+                found = error
+            if isinstance(found, str):
+                yield one, StoredUtterance(one.utterance_id, nothing, info.num_samples, found, source.json_text())
+            elif found is not None:
+                yield one, found
 
 
 def stored_values(features: Mapping[str, Array], name: str, checked: Checked) -> Array:
@@ -167,37 +198,33 @@ def _check_arrays(
     checked.store_dtype = options.store_dtype or ("fp16" if halves else "fp32")
 
 
-def _described(
-    one: Utterance, values: Array, options: StoreImportOptions, checked: Checked, faults: Faults
-) -> StoredUtterance | None:
-    """Return what is stored about an utterance, without its values; None if it has a fault."""
-    name = one.utterance_id
+def _is_finite(name: str, values: Array, checked: Checked, faults: Faults) -> bool:
+    """Tell whether all values are finite; otherwise add a fault."""
     finite = np.isfinite(values)
-    if not finite.all():
-        frame, column = np.argwhere(~finite)[0].tolist()
+    for frame, column in np.argwhere(~finite)[:1].tolist():
         rule = f"features must be finite numbers in {checked.store_dtype}"
         faults.add(rule, f"{values[frame, column]} in {name!r} at frame {frame}, column {column}")
-        return None
-    nothing = values[:0]
-    if options.modality == "text":
-        text = transcript_of(one)
-        if len(values) and not text:
-            faults.add("an utterance without transcript must have no features", f"{len(values)} tokens of {name!r}")
-        if not len(values) and text:
-            faults.add("an utterance with a transcript must have features", f"no tokens of {name!r}")
-        checked.empty += not text
-        return StoredUtterance(name, nothing, len(text), text_sha256(text), "{}")
-    try:
-        source = audio_source(one)
-        info = inspect_segment(one.audio_path, one.start, one.end, one.channel)
-        digest = segment_sha256(one.audio_path, one.start, one.end, one.channel)
-    except AudioError as error:
-        faults.add("the audio of each utterance must be readable", str(error))
-        return None
-    if options.hz is not None:
-        seconds = info.num_samples / 16_000
-        expected = seconds * options.hz
-        if abs(len(values) - expected) > max(MIN_FRAMES, MIN_SECONDS * options.hz, RELATIVE * expected):
-            rule = f"the number of frames must be the duration times --hz {options.hz:g}"
-            faults.add(rule, f"{len(values)} frames of {name!r} for {seconds:.2f} s ({expected:.0f} expected)")
-    return StoredUtterance(name, nothing, info.num_samples, digest, source.json_text())
+    return bool(finite.all())
+
+
+def _check_tokens(about: StoredUtterance, values: Array, checked: Checked, faults: Faults) -> None:
+    """Add a fault unless the features of a transcript have tokens if and only if it has characters."""
+    name, is_empty = about.utterance_id, not about.num_inputs
+    if len(values) and is_empty:
+        faults.add("an utterance without transcript must have no features", f"{len(values)} tokens of {name!r}")
+    if not len(values) and not is_empty:
+        faults.add("an utterance with a transcript must have features", f"no tokens of {name!r}")
+    checked.empty += is_empty
+
+
+def _check_duration(about: StoredUtterance, values: Array, hz: float | None, faults: Faults) -> None:
+    """Add a fault unless the number of frames is the duration times the frame rate."""
+    if hz is None:
+        return
+    seconds = about.num_inputs / SAMPLE_RATE
+    expected = seconds * hz
+    if abs(len(values) - expected) > max(MIN_FRAMES, MIN_SECONDS * hz, RELATIVE * expected):
+        rule = f"the number of frames must be the duration times --hz {hz:g}"
+        faults.add(
+            rule, f"{len(values)} frames of {about.utterance_id!r} for {seconds:.2f} s ({expected:.0f} expected)"
+        )

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from features.audio.decoding import segment_sha256
 from features.audio.segment import AudioError
 from features.audit.corpus import text_keys
 from features.errors import UsageError
+from features.extraction.segment_hashes import SegmentHashes
 from features.manifests.manifest import Utterance
 from features.progress import Reporter
 from features.text.normalize import normalize_text
@@ -108,15 +109,14 @@ def _audio_values(
 ) -> list[str | None]:
     """Return the hash of each utterance's samples; None and an entry in `unreadable` without."""
     values: list[str | None] = []
-    bar = reporter.progress(len(utterances), 0, what="comparing audio")
-    for one in utterances:
-        try:
-            values.append(segment_sha256(one.audio_path, one.start, one.end, one.channel))
-        except AudioError as error:
-            unreadable.append(error)
-            values.append(None)
-        bar.update(1)
-    bar.close()
+    hashes = SegmentHashes().of((one, one) for one in utterances)
+    with closing(reporter.progress(len(utterances), 0, what="comparing audio")) as bar, closing(hashes):
+        for _, digest in hashes:
+            if isinstance(digest, AudioError):
+                unreadable.append(digest)
+                digest = None
+            values.append(digest)
+            bar.update(1)
     return values
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
-from features.audio.segment import AudioError
+from features.audio.segment import SYSTEM_ERROR, AudioError
 from features.errors import MAX_NAMED, InputError, name_some
 from features.extraction.encoder_input import InputComparison
 from features.manifests.manifest import Utterance
@@ -124,18 +125,22 @@ def _find_stale(
     comparison = InputComparison(stream.modality, reporter, offline=True, decode=decode)
     places = stream.first.places(iterate_ids(utterances))
     # part by part: every part is read once, and nothing of it is kept
-    for position, info in stream.first.utterance_infos(places):
-        utterance = utterances[position]
-        try:
-            change = comparison.compare(utterance, info)
-        except AudioError:
-            change = "changed"  # it was readable when it was extracted
-            unusable.add(utterance.utterance_id)
-        if change == "changed":
-            positions.append(position)
-        elif change == "moved":
-            # The same audio under another path: record the path, so that the next check is fast.
-            moved[utterance.utterance_id] = comparison.source(utterance).json_text()
+    infos = stream.first.utterance_infos(places)
+    compared = comparison.compare((i, utterances[i], info) for i, info in infos)
+    with closing(reporter.progress(len(places), 0, "stored inputs")) as bar, closing(compared):
+        for position, change in compared:
+            bar.update(1)
+            utterance = utterances[position]
+            if isinstance(change, AudioError):  # it was readable when it was extracted
+                if change.reason == SYSTEM_ERROR:
+                    raise change
+                unusable.add(utterance.utterance_id)
+                positions.append(position)
+            elif change == "changed":
+                positions.append(position)
+            elif change == "moved":
+                # The same audio under another path: record the path, so that the next check is fast.
+                moved[utterance.utterance_id] = comparison.source(utterance).json_text()
     if moved:
         for store in stream.stores:
             store.remember_sources(moved)

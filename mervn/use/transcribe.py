@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -174,19 +174,22 @@ class _Work:
     def _keep(self, utterances: Sequence[Utterance]) -> None:
         """Take the texts of an earlier call whose audio is the same."""
         known = read_transcripts(self.done.output, self.model)
-        comparison = InputComparison("audio", self.reporter)
-        changed = 0
-        for utterance in utterances:
-            transcript = known.get(utterance.utterance_id)
-            if transcript is None:
-                continue
-            try:
-                if comparison.compare(utterance, transcript) == "changed":
+        kept = [one for one in utterances if one.utterance_id in known]
+        if not kept:
+            return
+        comparison, changed, moved = InputComparison("audio", self.reporter), 0, list[Transcript]()
+        compared = comparison.compare((one, one, known[one.utterance_id]) for one in kept)
+        with closing(self.reporter.progress(len(kept), 0, "kept transcripts")) as bar, closing(compared):
+            for utterance, found in compared:
+                bar.update(1)
+                transcript = known[utterance.utterance_id]
+                if found == "changed":
                     changed += 1
-                    continue
-            except AudioError:
-                continue  # rejected below, with the reason
-            self._add(transcript)
+                elif not isinstance(found, AudioError):  # an error is met again below, and explained
+                    self._add(transcript)
+                if found == "moved":  # its source is recorded, so that it is not decoded again
+                    moved.append(replace(transcript, source=comparison.source(utterance).json_text()))
+        append_transcripts(self.done.output, moved)
         self.done.kept = len(self.done.texts)
         if changed:
             self.reporter.say(f"{changed} utterances are transcribed again: their audio changed")

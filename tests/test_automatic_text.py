@@ -1,6 +1,7 @@
 """Text of speech recognition: inputs without text get it, it is kept with the results, and scored like any text."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +16,12 @@ from tiny_extraction import spoil
 
 from cli.main import run as mervn
 from features.errors import UsageError
+from mervn.use import scoring
+from mervn.use.clip_reader import ClipReader
+from mervn.use.clips import Clip
 from mervn.use.predict import predict
 from mervn.use.predict_options import PredictOptions
+from mervn.use.scoring import Scorer
 
 __all__ = ["made"]  # fixture
 HEARD = "hôm nay tôi vui lắm"
@@ -73,3 +78,49 @@ def test_a_model_of_text_hears_and_a_model_of_audio_refuses(made: Path, tmp_path
     audio = train(made, made.parent / "deaf", fusion="audio").path
     with pytest.raises(UsageError, match="reads no text; leave it out"):
         predict(audio, [tmp_path / "a.wav"], options)
+
+
+@pytest.mark.parametrize("fusion", ["text", "xattn"])
+def test_each_clip_is_read_once_and_ahead_of_the_model(
+    made: Path, tmp_path: Path, heard: list[int], monkeypatch: pytest.MonkeyPatch, fusion: str
+) -> None:
+    run = train(made, made.parent / f"ahead-{fusion}", fusion=fusion).path
+    monkeypatch.setattr(scoring, "BLOCK_S", 1.0)
+    (tmp_path / "audio").mkdir()
+    for i in range(6):
+        soundfile.write(tmp_path / "audio" / f"{i}.wav", wave(0.5 + 0.01 * i, i), 16_000)
+    spoil(tmp_path / "audio", "3")
+    lines = [f"audio/{i}.wav,0,{0.5 + 0.01 * i},{'tôi buồn' if i == 1 else ''}" for i in range(6)]
+    (tmp_path / "s.csv").write_text("\n".join(["file,start,end,text", *lines]), "utf-8")
+    read: list[str] = []
+    samples, score = ClipReader._samples, Scorer.score
+    read_before: list[int] = []
+
+    def counted(self: ClipReader, clip: Clip) -> Any:
+        read.append(clip.file)
+        return samples(self, clip)
+
+    def slow(self: Scorer, *arguments: Any) -> Any:
+        time.sleep(0.5)  # the thread reads the next block meanwhile
+        read_before.append(len(read))
+        return score(self, *arguments)
+
+    monkeypatch.setattr(ClipReader, "_samples", counted)
+    monkeypatch.setattr(Scorer, "score", slow)
+    found = {}
+    for workers in (0, 2):
+        read.clear(), heard.clear(), read_before.clear()
+        options = PredictOptions(
+            segments=tmp_path / "s.csv", transcribe="whisper=a", device="cpu", workers=workers, batch_seconds=0.5
+        )
+        predictions = predict(run, [], options).predictions
+        found[workers] = [(one.clip.text, one.fault is None, one.probabilities) for one in predictions]
+        ends = [sum(i != 1 or fusion != "text" for i in range(end)) for end in range(8)]  # text has no use for 1.wav
+        assert len(set(read)) == len(read) == ends[6]
+        assert sorted(heard) == [round(16_000 * (0.5 + 0.01 * i)) for i in (0, 2, 4, 5)]
+        is_ahead = [count >= min(ends[6], ends[block + 2]) for block, count in enumerate(read_before)]
+        assert is_ahead == [True] * 6 if workers else False in is_ahead
+    expected = [(HEARD, True), ("tôi buồn", True), (HEARD, True), ("", False), (HEARD, True), (HEARD, True)]
+    assert [one[:2] for one in found[0]] == [one[:2] for one in found[2]] == expected
+    for (*_, first), (*_, second) in zip(found[0], found[2], strict=True):
+        assert np.array_equal(first, second) if first is not None else second is None

@@ -140,11 +140,14 @@ def test_a_killed_prediction_resumes_to_the_same_bytes(
     counts: list[int] = []
     score = Scorer.score
 
-    def stopping(self: Scorer, clips: Any) -> Any:
+    def counted(self: Scorer, clips: Any, samples: Any) -> Any:
+        counts.append(len(clips))
+        return score(self, clips, samples)
+
+    def stopping(self: Scorer, clips: Any, samples: Any) -> Any:
         if len(counts) == 2:
             raise KilledError
-        counts.append(len(clips))
-        return score(self, clips)
+        return counted(self, clips, samples)
 
     output = tmp_path / "killed.json"
     monkeypatch.setattr(Scorer, "score", stopping)
@@ -155,7 +158,7 @@ def test_a_killed_prediction_resumes_to_the_same_bytes(
     content = state.read_bytes()
     state.write_bytes(content[:-20])  # the last line was cut by the crash
     counts.clear()
-    monkeypatch.setattr(Scorer, "score", lambda self, clips: counts.append(len(clips)) or score(self, clips))
+    monkeypatch.setattr(Scorer, "score", counted)
     call(head, recording, output=output, **options)
     assert sum(counts) == 6  # the first block was kept, the second had lost a line
     assert output.read_bytes() == (tmp_path / "whole.json").read_bytes()
@@ -280,9 +283,9 @@ def test_a_recording_of_many_segments_is_decoded_with_bounded_memory(
     sizes: list[float] = []
     features = Scorer.features
 
-    def measured(self: Scorer, clips: Any) -> Any:
-        sizes.append(sum(clip.seconds() for clip in clips))
-        return features(self, clips)
+    def measured(self: Scorer, clips: Any, samples: Any) -> Any:
+        sizes.append(sum(map(len, samples)) / RATE)
+        return features(self, clips, samples)
 
     monkeypatch.setattr(Scorer, "features", measured)
     found = call(head, path, window=1.0, hop=0.5, batch_seconds=2.0)

@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from features.audio.resampling import Samples
-from features.audio.segment import AudioError
-from features.audio.segment_reader import SegmentReader
 from features.signals import check_interrupted
 from mervn.use.clips import Clip
 
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
     from mervn.use.speech_recognizer import SpeechRecognizer
 
 AT_ONCE = 32
-"""Number of clips that are decoded and transcribed together."""
+"""Number of clips that are transcribed between looks at Ctrl-C."""
 
 
 class Transcriber:
@@ -27,30 +25,25 @@ class Transcriber:
         from mervn.use.transcribe import load_recognizer  # imports transformers
 
         self._recognizer: SpeechRecognizer = load_recognizer(model, device=device, option="--transcribe")
-        self._reader = SegmentReader()
 
     def identity(self) -> dict[str, Any]:
         """Return everything that changes the text besides the audio."""
         return self._recognizer.identity()
 
-    def add_texts(self, clips: Sequence[Clip]) -> list[Clip | AudioError]:
-        """Return the clips, those without text with the one that is recognised.
+    def lacks_text(self, clip: Clip) -> bool:
+        """Tell whether a clip has audio and no text."""
+        return clip.audio is not None and not (clip.text or "").strip()
 
-        In place of a clip whose audio cannot be read, return the reason.
-        """
+    def add_texts(self, clips: Sequence[Clip], samples: Sequence[Samples]) -> list[Clip]:
+        """Return the clips, those without text with the one that is recognised in their samples (S,)."""
         from mervn.use.transcribe import transcribe
 
-        found: list[Clip | AudioError] = list(clips)
-        lacking = [i for i, clip in enumerate(clips) if clip.audio is not None and not (clip.text or "").strip()]
+        found = list(clips)
+        lacking = [i for i, clip in enumerate(clips) if self.lacks_text(clip)]
         for first in range(0, len(lacking), AT_ONCE):
             check_interrupted()
-            waves: dict[int, Samples] = {}
-            for i in lacking[first : first + AT_ONCE]:
-                try:
-                    waves[i] = clips[i].samples(self._reader)
-                except AudioError as error:
-                    found[i] = error
-            texts = transcribe(list(waves.values()), self._recognizer)
-            for i, text in zip(waves, texts, strict=True):
+            places = lacking[first : first + AT_ONCE]
+            texts = transcribe([samples[i] for i in places], self._recognizer)
+            for i, text in zip(places, texts, strict=True):
                 found[i] = replace(clips[i], text=text)
         return found

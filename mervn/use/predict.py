@@ -26,7 +26,7 @@ from mervn.use.predict_options import PredictOptions
 from mervn.use.result_files import Prediction, write_results
 from mervn.use.run_model import RunModel, open_run_model
 from mervn.use.saved_blocks import ClipResult, ContentKeys, SavedBlocks, state_path
-from mervn.use.scoring import Scorer, plan_blocks
+from mervn.use.scoring import NO_SAMPLES, Scorer, plan_blocks
 
 LONG_S = 60.0
 """Duration above which an input is no utterance, which is said."""
@@ -46,6 +46,10 @@ class Loaded:
         modalities = self.model.modalities
         is_added = self.transcriber is not None and "audio" not in modalities
         return (*modalities, "audio") if is_added else modalities
+
+    def is_read(self, clip: Clip) -> bool:
+        """Tell whether the audio of a clip is read, by the model or by speech recognition."""
+        return "audio" in self.model.modalities or (self.transcriber is not None and self.transcriber.lacks_text(clip))
 
     def identity(self) -> dict[str, Any]:
         """Return everything besides the inputs that changes the results on the labels of the model."""
@@ -215,27 +219,33 @@ def _plan(model: Loaded, inputs: Inputs, saved: SavedBlocks | None) -> Iterator[
         clips = [inputs.clips[i] for i in block]
         key = "" if saved is None else keys.key(clips)
         found = None if saved is None else saved.find(key, len(clips))
-        if found is None and model.transcriber is None:  # speech recognition reads the audio first
-            readable = [i for i in block if i not in inputs.faults]
-            model.scorer.read_ahead([inputs.clips[i] for i in readable], [inputs.seconds[i] for i in readable])
+        if found is None:
+            read = _to_read(model, inputs, block)
+            model.scorer.read_ahead([inputs.clips[i] for i in read], [inputs.seconds[i] for i in read])
         yield Block(block, key, found)
+
+
+def _to_read(model: Loaded, inputs: Inputs, block: range) -> list[int]:
+    """Return the clips of a block whose audio is read: a fault in the header is known before."""
+    return [i for i in block if i not in inputs.faults and model.is_read(inputs.clips[i])]
 
 
 def _score_block(model: Loaded, inputs: Inputs, block: range) -> list[ClipResult]:
     """Transcribe and score the clips of a block; those whose header already tells a fault are not read."""
-    found = {i: ClipResult(None, fault) for i, fault in inputs.faults.items() if i in block}
-    readable = [i for i in block if i not in inputs.faults]
-    before = [inputs.clips[i] for i in readable]
-    complete: Sequence[Clip | AudioError] = before
-    if model.transcriber is not None:
-        complete = model.transcriber.add_texts(before)
-    ready: dict[int, Clip] = {}
-    for i, clip in zip(readable, complete, strict=True):
-        if isinstance(clip, AudioError):
-            found[i] = ClipResult(None, clip)
+    faults = {i: fault for i, fault in inputs.faults.items() if i in block}
+    samples = {i: NO_SAMPLES for i in block if i not in faults}
+    to_read = _to_read(model, inputs, block)
+    for i, read in zip(to_read, model.scorer.read([inputs.clips[i] for i in to_read]), strict=True):
+        if isinstance(read, AudioError):
+            faults[i] = read
+            del samples[i]
         else:
-            ready[i] = clip
-    for (i, clip), scores in zip(ready.items(), model.scorer.score(list(ready.values())), strict=True):
+            samples[i] = read
+    waves, clips = list(samples.values()), [inputs.clips[i] for i in samples]
+    if model.transcriber is not None:
+        clips = model.transcriber.add_texts(clips, waves)
+    found = {i: ClipResult(None, fault) for i, fault in faults.items()}
+    for i, clip, scores in zip(samples, clips, model.scorer.score(clips, waves), strict=True):
         text = clip.text if clip is not inputs.clips[i] else None
         if isinstance(scores, AudioError):
             found[i] = ClipResult(None, scores, text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,35 +54,39 @@ class Scorer:
         self._memory = {name: MemoryBudget(model.device) for name in (*model.encoders, "head")}
 
     def read_ahead(self, clips: Sequence[Clip], seconds: Sequence[float]) -> None:
-        """Begin to decode clips of these durations that will be scored next, after those that are being read."""
-        if "audio" in self.model.modalities:
-            self._clips.prepare(clips, seconds)
+        """Begin to decode clips of these durations that will be read next, after those that are being read."""
+        self._clips.prepare(clips, seconds)
+
+    def read(self, clips: Sequence[Clip]) -> Iterator[Array | AudioError]:
+        """Yield the samples (S,) of each clip, or why they cannot be read."""
+        return self._clips.read(clips)
 
     def close(self) -> None:
         """Stop reading."""
         self._clips.close()
 
-    def score(self, clips: Sequence[Clip]) -> list[Array | AudioError]:
+    def score(self, clips: Sequence[Clip], samples: Sequence[Array] | None = None) -> list[Array | AudioError]:
         """Return the probabilities (C,) float64 of each clip, or why its audio cannot be used.
 
-        Inputs that are too long for the memory are such a reason too.
+        Inputs that are too long for the memory are such a reason too. `samples` (S,) of each clip are given if they
+        were read before.
         """
-        features = self.features(clips)
+        features = self.features(clips, samples)
         usable = [one for one in features if not isinstance(one, AudioError)]
         scores = iter(self.classify(usable))
         return [one if isinstance(one, AudioError) else next(scores) for one in features]
 
-    def features(self, clips: Sequence[Clip]) -> list[Features | AudioError]:
-        """Return the features of each clip, or why they cannot be computed."""
+    def features(self, clips: Sequence[Clip], samples: Sequence[Array] | None = None) -> list[Features | AudioError]:
+        """Return the features of each clip, or why they cannot be computed; `samples` as for `score`."""
         found: list[Features | AudioError] = [{} for _ in clips]
-        samples: dict[int, Array] = {}
-        for i, read in enumerate(self._samples(clips)):
+        waves: dict[int, Array] = {}
+        for i, read in enumerate(self._samples(clips) if samples is None else samples):
             if isinstance(read, AudioError):
                 found[i] = read
             else:
-                samples[i] = read
+                waves[i] = read
         for name, stream in self.model.encoders.items():
-            prepared = {i: _prepare(stream, wave, clips[i]) for i, wave in samples.items()}
+            prepared = {i: _prepare(stream, wave, clips[i]) for i, wave in waves.items()}
             for i, values in self._encode(name, stream, prepared).items():
                 features = found[i]
                 if isinstance(values, AudioError):
@@ -119,7 +123,7 @@ class Scorer:
 
     def _samples(self, clips: Sequence[Clip]) -> Iterable[Array | AudioError]:
         """Return the samples (S,) of each clip, none if the model reads no audio, or why they cannot be read."""
-        return self._clips.read(clips) if "audio" in self.model.modalities else [NO_SAMPLES] * len(clips)
+        return self.read(clips) if "audio" in self.model.modalities else [NO_SAMPLES] * len(clips)
 
     def _encode(self, name: str, stream: StreamEncoder, prepared: dict[int, Tensor]) -> dict[int, Tensor | AudioError]:
         """Return the features (T, D) or (T, L, D) float32 of prepared inputs, by index."""

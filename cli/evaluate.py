@@ -21,7 +21,9 @@ def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> Non
     """
     from mervn.evaluation.evaluate import evaluate
     from mervn.evaluation.evaluate_series import evaluate_series
+    from mervn.evaluation.own_data import with_own_data
     from mervn.evaluation.series import is_series
+    from mervn.run_folder import read_config
 
     set_threads(options.threads)
     if is_series(run):
@@ -31,8 +33,8 @@ def evaluate_command(run: Path, options: EvaluateOptions, output: Output) -> Non
         metrics = evaluate(run, options, output)
         _print_run(metrics, options.split, output)
         # the page shows valid or test of the run's own data, with all modalities and the original transcripts
-        own = options.data is None and options.without is None and options.corrupt is None
-        if options.report and options.split != "train" and own:
+        is_own = with_own_data(read_config(run), options).data is None
+        if options.report and options.split != "train" and is_own and options.change is None:
             add_report(run, output)
     if "corrupt" in metrics:
         scores = metrics[options.split]

@@ -43,6 +43,8 @@ class RunMetrics(TypedDict):
     """Number of utterances left out by --drop-label, by split and label."""
     features: dict[str, str]
     """Origin of the encoder's weights, by stream."""
+    content_sha256: NotRequired[Mapping[str, str]]
+    """Hash of the audio and of the transcripts of valid, by modality; earlier versions recorded none."""
     layer_weights: Mapping[str, Mapping[str, float]]
     valid: dict[str, Any]
     """`Metrics.as_json`, and the number of missing utterances."""

@@ -81,8 +81,11 @@ def test_one_seed_of_several_folds_has_no_deviation(data: Path, tmp_path: Path) 
     found = evaluate_series(series(data, tmp_path / "all", fold="all"), EvaluateOptions())
     assert found["valid"]["macro_f1"]["std"] is None and len(found["runs"]) == 3
     assert not (data / "test_access.jsonl").exists()
+    assert evaluate_series(tmp_path / "all", EvaluateOptions(data=data)) == found
+    other = Path(shutil.copytree(data, tmp_path / "other"))
+    write_manifest(other / "valid.jsonl", read_jsonl(data / "valid.jsonl")[:6])
     with pytest.raises(UsageError, match="--data cannot be given for the folds of .*all; evaluate their runs one by"):
-        evaluate_series(tmp_path / "all", EvaluateOptions(data=data))
+        evaluate_series(tmp_path / "all", EvaluateOptions(data=other))
 
 
 def test_other_data_replace_nothing_and_faults_come_before_the_look(data: Path, tmp_path: Path) -> None:

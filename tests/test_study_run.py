@@ -10,10 +10,10 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import soundfile
 from test_extract import run as extract
 from tiny import Recorder, make_data, read_jsonl, write_manifest
 from tiny_extraction import small_encoders, spoil
@@ -24,10 +24,11 @@ from features.atomic_files import write_json
 from features.errors import InputError, UsageError
 from features.progress import SILENT, Reporter
 from features.store.reader import FeatureStore
-from mervn.config import AblateOptions
+from mervn.config import AblateOptions, EvaluateOptions
+from mervn.evaluation.evaluate import evaluate
 from mervn.report.study_page import write_study_report
 from mervn.study import search
-from mervn.study.ablate import StudyResult, ablate, was_evaluated
+from mervn.study.ablate import StudyResult, ablate
 from mervn.study.cell_worker import CellTrainer
 from mervn.study.study_run import OneProcess
 
@@ -183,12 +184,29 @@ def test_folds_are_pooled(data: Path, tmp_path: Path) -> None:
     assert len(read_jsonl(data / "test_access.jsonl")) == 8
 
 
-def test_predictions_on_other_data_are_not_those_of_a_fold(data: Path, tmp_path: Path) -> None:
-    cell: Any = SimpleNamespace(run=tmp_path, fold=2)
-    (tmp_path / "predictions-test-0123abcd.jsonl").write_text("")
-    for recorded, expected in (({"manifest_sha256": "1"}, False), ({"fold": 1}, False), ({"fold": 2}, True)):
-        write_json(tmp_path / "metrics-test-0123abcd.json", recorded)
-        assert was_evaluated(cell, data) is expected
+def test_test_is_scored_again_if_its_inputs_or_the_weights_have_changed(data: Path, tmp_path: Path) -> None:
+    text = GRID.replace('"xattn", ', "").replace("heads = 2\n", "")
+    result = study(tmp_path, data, text, test=True)
+    (run, *_) = sorted((result.output / "runs").iterdir())
+    files = {path: path.read_bytes() for path in result.output.rglob("*test*.json*")}
+    times = {path: path.stat().st_mtime_ns for path in files}
+    study(tmp_path, data, text, test=True)
+    assert {path: path.stat().st_mtime_ns for path in files} == times  # nothing was scored again
+    for path in data.glob("test-*.wav"):
+        samples, rate = soundfile.read(path)
+        soundfile.write(path, samples[::-1], rate)
+    with pytest.raises(InputError, match="audio features of 12 utterances"):  # older than the audio
+        study(tmp_path, data, text, test=True)
+    assert {path: path.read_bytes() for path in files} == files
+    extract(data, small_encoders(tmp_path)[0], update=True)
+    study(tmp_path, data, text, test=True)
+    expected = evaluate(run, EvaluateOptions(split="test"))
+    scores = json.loads((run / "metrics-test.json").read_text())
+    before = json.loads(files[run / "metrics-test.json"])
+    assert scores["test"] == expected["test"] and scores["inputs_sha256"] != before["inputs_sha256"]
+    (run / "predictions-test.jsonl").unlink()
+    study(tmp_path, data, text, test=True)
+    assert (run / "predictions-test.jsonl").is_file()
 
 
 def wait_for_cells(process: WarmProcess, output: Path, count: int) -> None:

@@ -67,6 +67,11 @@ class ChangedSplit(ABC):
         """Hash of the inputs of the other split and of the change."""
         return hashlib.sha256(f"{self.split.inputs_sha256}|{self.change}".encode()).hexdigest()
 
+    @property
+    def content_sha256(self) -> Mapping[str, str]:
+        """Hash of the audio and of the transcripts of the other split."""
+        return self.split.content_sha256
+
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:
         """Return the batches of the other split, as indices."""
         return self.split.evaluation_batches(device)

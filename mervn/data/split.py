@@ -6,7 +6,8 @@ with `for batch in split.batches(plan, device)`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from features.manifests.manifest import Utterance
+from features.manifests.utterances import iterate_ids
 from features.ragged import Ragged
 from mervn.data.augmentation import SpecMask
 
@@ -93,11 +95,23 @@ class Split(Protocol):
     def inputs_sha256(self) -> str:
         """Hash over the ids and inputs of the utterances used."""
 
+    @property
+    def content_sha256(self) -> Mapping[str, str]:
+        """Result of `hash_content` by modality that is read: equal for equal audio or transcripts."""
+
     def evaluation_batches(self, device: torch.device) -> list[list[int]]:
         """Return batches of utterances of similar cost, as indices; each utterance is in one."""
 
     def batches(self, plan: Sequence[BatchRequest], device: torch.device) -> Iterator[Batch]:
         """Yield the batches of a plan in its order; an implementation may read ahead."""
+
+
+def hash_content(utterances: Sequence[Utterance], hashes: Iterable[str]) -> str:
+    """Hash the id and the hash of the samples or of the transcript of each utterance, in any order."""
+    digest = hashlib.sha256()
+    for utterance_id, sha256 in sorted(zip(iterate_ids(utterances), hashes, strict=True)):
+        digest.update(f"{utterance_id}|{sha256}\n".encode())
+    return digest.hexdigest()
 
 
 def read_batch(split: Split, indices: Sequence[int], device: torch.device) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -21,10 +21,10 @@ from features.store.stored_inputs import StoredInputs
 from features.text.normalize import syllables
 from mervn.data.feature_checks import refuse_changed, refuse_missing, refuse_training_utterances
 from mervn.data.labels import describe_emotions
-from mervn.data.split import Batch, BatchRequest, Lengths
+from mervn.data.split import Batch, BatchRequest, Lengths, hash_content
 from mervn.data.stored_batches import read_batches
 from mervn.data.stored_sequences import Sequences
-from mervn.data.streams import Stream
+from mervn.data.streams import Stream, modality_of
 
 EVALUATION_BATCH = 64
 """Maximum number of utterances per batch when a split is scored."""
@@ -53,6 +53,8 @@ class StoredSplit:
     """(N,) int64; zeros if no stream is text."""
     inputs_sha256: str
     """Hash over the ids, input hashes and generations of the N utterances."""
+    content_sha256: Mapping[str, str] = field(default_factory=dict)
+    """Result of `hash_content` by modality that is read."""
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -134,6 +136,10 @@ def _join(
         audio_seconds=_audio_seconds(streams, inputs, len(kept)),
         syllables=_count_syllables(kept) if "text" in streams else np.zeros(len(kept), np.int64),
         inputs_sha256=_inputs_sha256(kept, inputs),
+        content_sha256={
+            modality_of(name): hash_content(kept, map(bytes.decode, found[0].input_sha256.tolist()))
+            for name, found in inputs.items()
+        },
     )
 
 

@@ -1,7 +1,6 @@
 """WaveformSplit: decoded waveforms and tokenized transcripts, for training without stored features.
 
-Other processes decode audio a bounded number of batches ahead. Every utterance is read once before
-training, so that unusable audio is reported at the start and not in the middle of an epoch.
+Other processes decode audio ahead. Every utterance is read once before training, to report unusable audio at the start.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from features.ragged import Ragged
 from features.store.rejected import Rejection
 from features.text.normalize import segmented_message, syllables, text_sha256
 from mervn.data.augmentation import SpecMask
-from mervn.data.split import Batch, BatchRequest
+from mervn.data.split import Batch, BatchRequest, hash_content
 from mervn.data.stored_split import index_targets
 from mervn.data.streams import modality_of
 from mervn.distributed import SINGLE_PROCESS, Processes
@@ -171,9 +170,14 @@ class WaveformSplit:
         """Hash over the ids and input hashes of the N utterances."""
         digest = hashlib.sha256()
         for name in sorted(self.encoders):
-            for utterance, sha256 in zip(self.utterances, self.stream_sha256(name), strict=True):
-                digest.update(f"{name}|{utterance.utterance_id}|{sha256}\n".encode())
+            for one, sha256 in zip(self.utterances, self.stream_sha256(name), strict=True):
+                digest.update(f"{name}|{one.utterance_id}|{sha256}\n".encode())
         return digest.hexdigest()
+
+    @property
+    def content_sha256(self) -> Mapping[str, str]:
+        """Hash of the audio and of the transcripts, by modality that is read."""
+        return {modality_of(one): hash_content(self.utterances, self.stream_sha256(one)) for one in self.encoders}
 
     @property
     def costs(self) -> list[float]:

@@ -21,10 +21,11 @@ from mervn.evaluation.leak_baselines import leak_predictions, leak_scores, open_
 from mervn.evaluation.ledger import record_look
 from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.open_run import OpenedRun, open_run
+from mervn.evaluation.own_data import with_own_data
 from mervn.evaluation.predict import predict, prediction_entries
 from mervn.evaluation.saved_predictions import evaluate_command, predictions_path, read_predictions
 from mervn.evaluation.shuffled_labels import shuffled_predictions, shuffled_scores
-from mervn.run_folder import SCHEMA, write_json, write_jsonl
+from mervn.run_folder import SCHEMA, read_config, write_json, write_jsonl
 
 Array = np.ndarray[Any, Any]
 
@@ -73,6 +74,7 @@ def evaluate(run: Path, options: EvaluateOptions, reporter: Reporter = SILENT) -
     of two that the run reads. Raises InputError if the run is incomplete or the features it was
     trained on are missing.
     """
+    options = with_own_data(read_config(run), options)
     opened = open_run(run, options, reporter)
     preparation = prepare(opened, options, reporter)
     # record the look before any score exists, so that none can go unrecorded
@@ -130,6 +132,8 @@ def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOpti
         "dropped": opened.dropped,
         **({} if opened.without is None else {"without": opened.without}),
         **opened.sources,
+        "inputs_sha256": opened.look.inputs_sha256,
+        "content_sha256": dict(opened.original.content_sha256),
         "model_sha256": opened.model_sha256,
         split.name: {"missing": len(split.missing), **scores.as_json()},
         **evidence([utterances], labels),

@@ -21,6 +21,7 @@ from mervn.evaluation.intervals import METRICS, score
 from mervn.evaluation.leak_baselines import leak_scores
 from mervn.evaluation.ledger import Look, record_look
 from mervn.evaluation.open_run import OpenedRun, open_run, results_name
+from mervn.evaluation.own_data import has_same_manifests, with_own_data
 from mervn.evaluation.series import Key, Series, read_series
 from mervn.evaluation.shuffled_labels import shuffled_scores
 from mervn.run_folder import SCHEMA, write_json
@@ -36,7 +37,9 @@ def evaluate_series(folder: Path, options: EvaluateOptions, reporter: Reporter =
     with other data, where every fold would be scored on the same utterances.
     """
     series = read_series(folder)
-    if options.data is not None and len(series.folds) > 1:
+    options = with_own_data(series.first, options)
+    is_other = options.data is not None and not has_same_manifests(series.first, options.data)
+    if is_other and len(series.folds) > 1:
         raise UsageError(f"--data cannot be given for the folds of {folder}; evaluate their runs one by one")
     opened = {key: open_run(run, options, reporter) for key, run in series.runs.items()}
     _refuse_other_utterances(series, opened)

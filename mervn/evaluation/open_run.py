@@ -15,7 +15,7 @@ import torch
 from features.canonical import canonical_json
 from features.device import resolve_device
 from features.errors import InputError, UsageError
-from features.manifests.folds import read_fold, read_folds
+from features.manifests.folds import read_fold
 from features.manifests.manifest import Utterance, read_manifests
 from features.progress import Reporter, WithoutBars
 from mervn.config import EvaluateOptions, LabelOptions
@@ -29,6 +29,7 @@ from mervn.data.streams import modality_of
 from mervn.data.waveform_split import WaveformSplit, refuse_rejected
 from mervn.data.withheld import WithheldModality, refuse_withholding
 from mervn.evaluation.ledger import Look
+from mervn.evaluation.own_data import folds_of, refuse_seen, with_own_data
 from mervn.model.end_to_end import EndToEnd
 from mervn.model.saved_run import data_and_streams, load_head, load_tuned
 from mervn.model.trainable import Trainable
@@ -109,12 +110,14 @@ def open_run(run: Path, options: EvaluateOptions, reporter: Reporter) -> OpenedR
     if options.corrupt is not None:
         refuse_corruption(run, config.streams, options.corrupt)
     device = resolve_device(options.device, float64=True)
+    options = with_own_data(config, options)
     data = options.data or Path(config.options["data"])
     label_options = options_of(run, config.options, LabelOptions)
     utterances, sources, manifests = _read(config, options, data, task_label(label_options), reporter)
+    refuse_seen(run, config, options, utterances, reporter)
     labelled = apply_labels({options.split: utterances}, label_options, require_all=False)
     loaded = _load(run, config, options, labelled.utterances[options.split], reporter)
-    is_own = _is_own(config, data, manifests, loaded.split)
+    is_own = _is_own(config, options.data is None or "fold" in sources, manifests, loaded.split)
     original, corruption = loaded.split, None
     if options.without is not None:
         loaded = replace(loaded, split=WithheldModality(original, options.without))
@@ -190,21 +193,19 @@ def _read(
     The sources are recorded in metrics.json. A run that was trained on a fold is scored
     on that fold of its own data.
     """
-    fold, split = config.options.get("fold"), options.split
+    folds, split = folds_of(config, options), options.split
     root = options.audio_root or config.options.get("audio_root")
     audio_root = Path(root) if root else None
-    if fold is None or options.data is not None:  # folds apply only to the run's own data
+    if folds is None:
         read = read_manifests(
             data, (split,), audio_root=audio_root, check_audio=False, task_label=label_of, reporter=reporter
         )
         return read[split], {"manifest_sha256": read.sha256[split]}, read.sha256
-    folds = read_folds(Path(config.options["fold_file"]))
-    if folds.sha256 != config.inputs["folds"]["sha256"]:
-        raise InputError(f"{folds.path} must hold the folds that this run was trained on, but it has changed since")
-    utterances, manifests = read_fold(data, folds, int(fold), (split,), audio_root, label_of, reporter)
+    fold = int(config.options["fold"])
+    utterances, manifests = read_fold(data, folds, fold, (split,), audio_root, label_of, reporter)
     if not utterances[split]:
         raise InputError(f"{folds.path}: fold {fold} has no {split} utterances")
-    return utterances[split], {"fold": int(fold), "folds_sha256": folds.sha256}, manifests
+    return utterances[split], {"fold": fold, "folds_sha256": folds.sha256}, manifests
 
 
 def _weights_sha256(run: Path, loaded: LoadedModel) -> str:
@@ -220,10 +221,10 @@ def _inputs_sha256(sources: Mapping[str, Any], split: Split) -> str:
     return hashlib.sha256(canonical_json({**sources, "read": split.inputs_sha256}).encode()).hexdigest()
 
 
-def _is_own(config: RunConfig, data: Path, manifests: Mapping[str, str], split: Split) -> bool:
+def _is_own(config: RunConfig, is_own_data: bool, manifests: Mapping[str, str], split: Split) -> bool:
     """Tell whether a split is the run's own: for train and valid, the one that training read.
 
-    Training did not read test. Its own test split is the whole split of the data of the run.
+    Training did not read test. Its own test split is that of the data of the run.
     """
     recorded, features = config.inputs.get("manifests"), config.inputs.get("features")
     if not isinstance(recorded, dict) or not isinstance(features, dict):
@@ -231,6 +232,4 @@ def _is_own(config: RunConfig, data: Path, manifests: Mapping[str, str], split: 
     # a manifest that training did not read, such as test, has no recorded hash
     if any(recorded.get(name, sha256) != sha256 for name, sha256 in manifests.items()):
         return False
-    if split.name != "test":
-        return bool(features.get(split.name) == split.inputs_sha256)
-    return data.resolve() == Path(config.options["data"]) and not split.missing
+    return is_own_data if split.name == "test" else bool(features.get(split.name) == split.inputs_sha256)

@@ -11,7 +11,7 @@ import numpy as np
 
 from features.errors import InputError, UsageError
 from features.suggestions import did_you_mean
-from mervn.evaluation.saved_predictions import SavedPredictions, evaluate_command, read_predictions
+from mervn.evaluation.saved_predictions import CONTENT, SavedPredictions, evaluate_command, read_predictions
 from mervn.evaluation.series import Key, Series
 
 Array = np.ndarray[Any, Any]
@@ -161,12 +161,14 @@ def _joined(
 
 def require_same_source(first: SavedPredictions, other: SavedPredictions) -> None:
     """Raise InputError if two files hold predictions for other versions of a split."""
-    for key in first.sources.keys() | other.sources.keys():
+    for key in sorted(first.sources.keys() | other.sources.keys()):
         one, two = first.sources.get(key), other.sources.get(key)
+        if key.startswith(CONTENT) and (one is None or two is None):
+            continue  # one of them does not read this modality, or an earlier version wrote it
         if first.sources and other.sources and one != two:
             raise InputError(
                 f"all predictions must be for the same data, but {first.path} and {other.path} differ in {key} "
-                f"({one} and {two}); evaluate both again"
+                f"({one} and {two}); evaluate both again, or train again what was trained on the older valid split"
             )
 
 

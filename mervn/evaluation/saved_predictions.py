@@ -19,6 +19,8 @@ from features.regular_files import read_regular
 from mervn.run_folder import METRICS_FILE, MODEL_FILE, RunConfig
 
 Array = np.ndarray[Any, Any]
+CONTENT = "content of the "
+"""Beginning of the keys of the hashes of audio and transcripts in the sources of predictions."""
 SUM_TOLERANCE = 1e-3
 """Maximum distance from 1 of the sum of an utterance's probabilities."""
 
@@ -37,7 +39,7 @@ class SavedPredictions:
     probabilities: Array
     """(N, C) float64."""
     sources: Mapping[str, Any]
-    """Hash of the manifest, or number and hash of the fold; empty if none is recorded."""
+    """Hash of the manifest, or number and hash of the fold; hashes of audio and transcripts; as far as recorded."""
 
 
 def predictions_path(run: Path, split: str) -> Path:
@@ -184,9 +186,13 @@ def _sources(path: Path, config: RunConfig, split: str) -> dict[str, Any]:
     For the valid split of a training, they are in config.json.
     """
     document, is_of_training = _metrics_beside(path, split)
+    content = document.get("content_sha256")
+    found = (
+        {f"{CONTENT}{modality}": sha256 for modality, sha256 in content.items()} if isinstance(content, dict) else {}
+    )
     if is_of_training:
-        return _trained_on(config)
-    return {key: document[key] for key in ("manifest_sha256", "fold", "folds_sha256") if key in document}
+        return found | _trained_on(config)
+    return found | {key: document[key] for key in ("manifest_sha256", "fold", "folds_sha256") if key in document}
 
 
 def _trained_on(config: RunConfig) -> dict[str, Any]:

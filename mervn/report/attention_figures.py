@@ -43,7 +43,9 @@ def draw_attention(
     `with_tokens`, tokens have their text if the encoder gives it. Raises the errors of `open_run`
     and `read_attention`.
     """
-    opened = open_run(data.path, EvaluateOptions(split=data.split, device="cpu", trust_code=trust_code), SILENT)
+    opened = open_run(
+        data.path, EvaluateOptions(split=data.split, device="cpu", trust_code=trust_code, allow_missing=True), SILENT
+    )
     saved = {str(entry["utterance_id"]): entry["probabilities"] for entry in chosen}
     encoder = _text_encoder(opened) if with_tokens else None
     utterances = {utterance.utterance_id: utterance for utterance in opened.split.utterances}

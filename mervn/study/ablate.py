@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from features.atomic_files import read_object
 from features.cpu_threads import set_threads
 from features.progress import SILENT, Reporter, WithoutBars
 from mervn.config import AblateOptions, EvaluateOptions
 from mervn.evaluation.evaluate import evaluate
+from mervn.evaluation.open_run import open_run
+from mervn.evaluation.saved_predictions import predictions_path
 from mervn.report.study_page import write_study_report
 from mervn.result_folder import locked
-from mervn.run_folder import METRICS_FILE
+from mervn.run_folder import METRICS_FILE, MODEL_FILE
 from mervn.study.cell_training import CellTraining
 from mervn.study.cells import Cell
 from mervn.study.missing_features import extract_missing
-from mervn.study.pooled_scores import predictions_file
 from mervn.study.recipe_table import RecipeTable, compare_with_paper, open_recipe
 from mervn.study.search import import_optuna, search, settings_json
 from mervn.study.study_plan import Plan, announce, announce_cost, find_complete, grid_json, make_plan, most_cells
@@ -126,10 +127,10 @@ def _finish(plan: Plan, state: State, reporter: Reporter) -> Tables:
     elif plan.options.test:
         split = "test"
         set_threads(plan.options.threads or 1)  # as in training
-        once = _OncePerLine(reporter)
+        evaluations = _Evaluations(plan, _OncePerLine(reporter))
         for number in range(len(plan.rows)):
             for cell in study.of(number, study.choose(number)):
-                _evaluate(cell, plan, once)
+                evaluations.evaluate(cell)
     tables = make_tables(study, split, state.failed)
     write_tables(study, tables, plan.output)
     write_study_report(plan.output)
@@ -150,24 +151,34 @@ class _OncePerLine(WithoutBars):
             super().say(text)
 
 
-def _evaluate(cell: Cell, plan: Plan, reporter: Reporter) -> None:
-    """Evaluate a chosen cell on test, unless its predictions on this test split exist."""
-    if was_evaluated(cell, plan.data):
-        return
-    options = EvaluateOptions(
-        split="test", features_dir=cell.options.features_dir, audio_root=cell.options.audio_root,
-        allow_missing=cell.options.allow_missing, device=plan.options.device, trust_code=plan.options.trust_code,
-    )  # fmt: skip
-    evaluate(cell.run, options, reporter)
+class _Evaluations:
+    """Evaluates chosen cells on test, except those whose predictions are of the same weights and inputs."""
 
+    def __init__(self, plan: Plan, reporter: Reporter) -> None:
+        self._plan, self._reporter = plan, reporter
+        self._inputs: dict[str, str] = {}
+        """Hash of the inputs of test, by `Cell.features`."""
 
-def was_evaluated(cell: Cell, data: Path) -> bool:
-    """Tell whether a cell has predictions on the test split of its data, or of its fold."""
-    path = predictions_file(cell.run, "test")
-    metrics = path.with_name(path.name.replace("predictions", "metrics")).with_suffix(".json") if path else None
-    if metrics is None or not metrics.is_file():
-        return False
-    recorded = json.loads(metrics.read_text("utf-8"))
-    if cell.fold is not None:  # training has checked the folds and the manifests; other data have no fold
-        return bool(recorded.get("fold") == cell.fold)
-    return bool(recorded["manifest_sha256"] == hashlib.sha256((data / "test.jsonl").read_bytes()).hexdigest())
+    def evaluate(self, cell: Cell) -> None:
+        """Evaluate a cell if its predictions are missing, or of other weights or inputs."""
+        path = cell.run / "metrics-test.json"
+        if path.is_file() and predictions_path(cell.run, "test").is_file():
+            recorded = read_object(path, "the metrics of a run")
+            model_sha256 = hashlib.sha256((cell.run / MODEL_FILE).read_bytes()).hexdigest()
+            if (recorded.get("inputs_sha256"), recorded.get("model_sha256")) == (self._present(cell), model_sha256):
+                return
+        evaluate(cell.run, self._options(cell), self._reporter)
+
+    def _present(self, cell: Cell) -> str:
+        """Return the hash of the inputs of test as they are now; cells that read the same share it."""
+        if cell.features not in self._inputs:
+            opened = open_run(cell.run, self._options(cell), self._reporter)
+            self._inputs[cell.features] = opened.look.inputs_sha256
+        return self._inputs[cell.features]
+
+    def _options(self, cell: Cell) -> EvaluateOptions:
+        options = self._plan.options
+        return EvaluateOptions(
+            split="test", features_dir=cell.options.features_dir, audio_root=cell.options.audio_root,
+            allow_missing=cell.options.allow_missing, device=options.device, trust_code=options.trust_code,
+        )  # fmt: skip

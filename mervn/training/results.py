@@ -139,6 +139,7 @@ def score_best(
         "empty": {train.name: count_empty(train), valid.name: count_empty(valid)},
         "dropped": dropped,
         "features": dict(weights),
+        "content_sha256": dict(valid.content_sha256),
         "layer_weights": layer_weights,
         "valid": {"missing": len(valid.missing), **scores.as_json()},
     }

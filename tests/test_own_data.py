@@ -1,0 +1,170 @@
+"""The data of a run: its fold and its splits, however they are named, and nothing that it was trained on."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_folds import write_folds
+from test_train_head import data, made, train
+from tiny import read_jsonl, write_manifest
+
+from cli.main import run as mervn
+from features.errors import InputError
+from mervn.config import CompareOptions, EvaluateOptions
+from mervn.evaluation.compare import compare
+from mervn.evaluation.evaluate import evaluate
+
+__all__ = ["data", "made"]  # fixtures
+Captured = pytest.CaptureFixture[str]
+
+
+def ids(run: Path, name: str = "test") -> list[str]:
+    return [entry["utterance_id"] for entry in read_jsonl(run / f"predictions-{name}.jsonl")]
+
+
+def with_toml(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    (folder / "mervn.toml").write_text(text)
+    monkeypatch.chdir(folder)
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+@pytest.mark.parametrize("way", ["nothing", "option", "relative", "toml", "moved"])
+def test_a_run_of_a_fold_is_scored_on_its_fold(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, way: str, split: str
+) -> None:
+    (fold, *_) = json.loads(write_folds(data, splits=("train", "valid", "test")).read_text())["folds"]
+    run = train(data, tmp_path / "run", fold="1", epochs=1).path
+    arguments = ["evaluate", str(run), "--split", split]
+    monkeypatch.chdir(tmp_path)
+    if way == "option":
+        arguments += ["--data", str(data)]
+    elif way == "relative":
+        arguments += ["--data", "../" + tmp_path.name + "/data"]
+    elif way == "toml":
+        with_toml(tmp_path, monkeypatch, 'data = "data"\n')
+    elif way == "moved":
+        data.rename(tmp_path / "moved")
+        config = (run / "config.json").read_text()
+        assert str(data) in config
+        arguments += ["--data", "moved", "--features-dir", "moved/stores"]
+    assert mervn(arguments) == 0, capsys.readouterr().err
+    assert sorted(ids(run, split)) == sorted(fold[split])
+    assert (run / f"metrics-{split}.json").is_file() and not list(run.glob(f"metrics-{split}-*"))
+    assert json.loads((run / f"metrics-{split}.json").read_text())["fold"] == 1
+
+
+def test_the_data_of_a_run_have_priority_over_mervn_toml(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    run = train(data, tmp_path / "run", epochs=1).path
+    expected = evaluate(run, EvaluateOptions(split="test"))["test"]
+    other = Path(shutil.copytree(data, tmp_path / "other"))
+    lines = read_jsonl(other / "train.jsonl")
+    write_manifest(other / "test.jsonl", lines[:5])
+    write_manifest(other / "train.jsonl", lines[5:])
+    with_toml(tmp_path, monkeypatch, 'data = "other"\nfeatures-dir = "nowhere"\naudio-root = "nowhere"\n')
+    assert mervn(["evaluate", str(run), "--split", "test"]) == 0
+    assert json.loads((run / "metrics-test.json").read_text())["test"] == expected
+    assert not list(run.glob("metrics-test-*"))
+    capsys.readouterr()
+    shutil.rmtree(data)  # the folder of mervn.toml is all that is left, and cannot be compared
+    assert (
+        mervn(["evaluate", str(run), "--split", "test", "--features-dir", "other/stores", "--audio-root", "other"]) == 0
+    )
+    assert "warning: other cannot be compared with the data that" in capsys.readouterr().err
+    assert len(list(run.glob("metrics-test-*.json"))) == 1
+
+
+@pytest.mark.parametrize("fold", [None, "1"])
+def test_utterances_that_a_run_was_trained_on_are_no_test(data: Path, tmp_path: Path, fold: str | None) -> None:
+    write_folds(data)
+    run = train(data, tmp_path / "run", epochs=1, fold=fold).path
+    trained = read_jsonl(data / "train.jsonl")
+    chosen = read_jsonl(data / "valid.jsonl")
+    if fold is not None:
+        folds = json.loads((data / "folds-3.json").read_text())["folds"][0]
+        by_id = {line["utterance_id"]: line for line in trained + chosen}
+        trained, chosen = ([by_id[name] for name in folds[split]] for split in ("train", "valid"))
+    unseen = read_jsonl(data / "test.jsonl")
+    other = Path(shutil.copytree(data, tmp_path / "other"))
+
+    def score(split: str, lines: list[dict[str, Any]], **changes: Any) -> Any:
+        for name in ("train", "valid", "test"):
+            write_manifest(other / f"{name}.jsonl", lines if name == split else unseen[:1])
+        options = EvaluateOptions(**{"split": split, "data": other, "audio_root": data, **changes})
+        return evaluate(run, options)[split]["n"]
+
+    assert score("test", unseen[1:]) == score("valid", unseen[1:]) == 7
+    for split, seen, count in (("test", trained, 1), ("test", chosen, 2), ("valid", trained, 2)):
+        with pytest.raises(InputError, match=f"which hold {count} of the {7 + count} utterances of {split}"):
+            score(split, [*unseen[1:], *seen[:count]])
+    assert score("valid", [*unseen[1:], chosen[0]]) == 8  # the epoch is chosen on it, as on the run's own valid
+    assert score("train", [*unseen[1:], trained[0]]) == 8
+    # a copy of the audio is another segment, but has the same id and transcript
+    (spoken, *_) = [line for line in trained if line["transcript"]]
+    with pytest.raises(InputError, match="which hold 1 of the 8"):
+        score("test", [*unseen[1:], spoken], audio_root=other)
+
+
+def test_an_utterance_without_features_leaves_test_the_own_one(data: Path, tmp_path: Path, capsys: Captured) -> None:
+    line = read_jsonl(data / "test.jsonl")[0]
+    shutil.copy(data / "test-000.wav", data / "new.wav")
+    lines = [*read_jsonl(data / "test.jsonl"), {**line, "utterance_id": "new", "wav_path": "new.wav"}]
+    write_manifest(data / "test.jsonl", lines)
+    runs = [train(data, tmp_path / name, epochs=1, seed=seed).path for seed, name in enumerate("ab")]
+    for run in runs:
+        with pytest.raises(InputError, match="1 utterances have no features"):
+            evaluate(run, EvaluateOptions(split="test"))
+        assert evaluate(run, EvaluateOptions(split="test", allow_missing=True))["test"]["missing"] == 1
+        assert not list(run.glob("metrics-test-*"))
+    assert compare(*runs, CompareOptions()).n == 8
+    assert mervn(["ensemble", *map(str, runs), "--split", "test", "--output", str(tmp_path / "both")]) == 0
+
+
+def test_predictions_of_other_audio_or_transcripts_are_not_compared(data: Path, tmp_path: Path) -> None:
+    write_folds(data)
+    runs = [train(data, tmp_path / name, epochs=1, fold="1", seed=seed).path for seed, name in enumerate("ab")]
+    for run in runs:
+        evaluate(run, EvaluateOptions(split="test"))
+    compare(*runs, CompareOptions())
+    path = runs[0] / "metrics-test.json"
+    document = json.loads(path.read_text())
+    assert document["content_sha256"].keys() == {"audio", "text"}
+    for modality in ("audio", "text"):
+        content = {**document["content_sha256"], modality: "0" * 64}
+        path.write_text(json.dumps({**document, "content_sha256": content}))
+        with pytest.raises(InputError, match=f"differ in content of the {modality}"):
+            compare(*runs, CompareOptions())
+        del content[modality]  # a run that does not read it
+        path.write_text(json.dumps({**document, "content_sha256": content}))
+        compare(*runs, CompareOptions())
+    del document["content_sha256"]  # of an earlier version
+    path.write_text(json.dumps(document))
+    compare(*runs, CompareOptions())
+
+
+def test_the_content_changes_with_the_audio_and_the_transcripts_alone(data: Path, tmp_path: Path) -> None:
+    def content(run: Path, split: str) -> Any:
+        name = "metrics.json" if split == "valid" else f"metrics-{split}.json"
+        return json.loads((run / name).read_text())["content_sha256"]
+
+    found = {}
+    for name, changes in {"a": {}, "b": {"seed": 1}, "audio": {"fusion": "audio"}}.items():
+        run = train(data, tmp_path / name, epochs=1, **changes).path
+        evaluate(run, EvaluateOptions(split="test"))
+        found[name] = {split: content(run, split) for split in ("valid", "test")}
+    assert found["a"] == found["b"] and found["a"]["valid"] != found["a"]["test"]
+    assert found["audio"] == {split: {"audio": one["audio"]} for split, one in found["a"].items()}
+
+
+def test_an_own_report_is_renewed_whatever_names_the_data(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    run = train(data, tmp_path / "run", epochs=1).path
+    with_toml(tmp_path, monkeypatch, 'data = "data"\n')
+    for options in ([], ["--data", "data"]):
+        assert mervn(["evaluate", str(run), "--split", "test", *options]) == 0
+        assert re.search("^report: ", capsys.readouterr().err, re.MULTILINE)

@@ -60,11 +60,23 @@ def test_few_or_unknown_or_unequal_speakers_are_said() -> None:
 
 def test_what_weakens_a_result_is_said() -> None:
     found = predictions(np.tile([0, 1], 100), [f"s{i // 20}" for i in range(200)], 0.9)
-    data = run_of(found, features={"audio": "random, seed 0"}, dropped={"test": {"neutral": 3}}, selected_epoch=3)
+    data = run_of(
+        found,
+        features={"audio": "random, seed 0"},
+        dropped={"test": {"neutral": 3}},
+        selected_epoch=3,
+        missing={"train": 5, "valid": 0},
+    )
     units = speakers(found)
     said = "\n".join(warnings(data, units, {}))
-    for part in ("audio encoder has random weights", "Left out of test: 3 neutral", "chosen epoch is the last one"):
+    for part in (
+        "audio encoder has random weights",
+        "Left out of test: 3 neutral",
+        "chosen epoch is the last one",
+        "5 utterances of train left out, because features are missing",
+    ):
         assert part in said
+    assert "of valid left out" not in said
 
 
 def test_faults_of_the_data_are_named_and_infos_are_not() -> None:

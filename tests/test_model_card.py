@@ -33,7 +33,12 @@ def results() -> dict[str, Any]:
     interval = {"low": 0.4, "high": 0.7, "unit": "speaker_id", "groups": 5, "effective_groups": 4.5}
     finding = {"id": "speaker_overlap", "severity": "error", "message": "2 speakers are in\ntrain and test"}
     return {
-        METRICS_FILE: {"valid": scores(0.9), "selected_epoch": 4, "dropped": {"train": {"fear": 2}}},
+        METRICS_FILE: {
+            "valid": scores(0.9),
+            "selected_epoch": 4,
+            "dropped": {"train": {"fear": 2}},
+            "missing": {"train": 5, "valid": 0},
+        },
         "check.json": {"splits": {"train": 20}, "findings": [finding, {**finding, "severity": "info", "id": "no"}]},
         "metrics-test.json": {
             "test": scores(0.55),
@@ -54,6 +59,7 @@ def test_the_card_holds_scores_intervals_protocol_warnings_and_licences() -> Non
     assert "| UAR | 0.550 | no interval: it needs at least 4 units, found 5 speakers |" in text
     assert "Always answering `sad | angry` has a macro-F1 of 0.385" in text
     assert "- Scored on test 3 times" in text and "epoch 4, chosen by macro-F1 on valid" in text
+    assert "- Left out of train, because features are missing: 5 utterances" in text and "Left out of valid" not in text
     assert "- Left out of train: 2 fear" in text and "- Utterances: 20 in train" in text
     assert "- error `speaker_overlap`: 2 speakers are in train and test\n" in text and "`no`" not in text
     assert "BSD-3-Clause (PhoWhisper)" in text and "text encoder has random weights" in text

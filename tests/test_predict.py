@@ -266,6 +266,12 @@ def test_wrong_usage_ends_before_any_work(head: Path, made: Path, recording: Pat
     assert message in captured.err and "Traceback" not in captured.err
 
 
+def test_a_model_of_audio_refuses_text_alone(made: Path, tmp_path: Path) -> None:
+    run = train(made, tmp_path / "audio", fusion="audio", epochs=1).path
+    with pytest.raises(UsageError, match="the model reads only audio, but no input has any; give audio files"):
+        predict(run, [], PredictOptions(text="vui", device="cpu"))
+
+
 def test_text_alone_and_missing_text_are_said(head: Path, recording: Path, capsys: Captured) -> None:
     assert mervn(["predict", str(head), "--text", "hôm nay tôi vui lắm", "--device", "cpu"]) == 0
     captured = capsys.readouterr()

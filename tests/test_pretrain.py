@@ -1,12 +1,15 @@
 """Pretraining lowers the loss, does not leak masked frames, is repeatable and can be resumed after a kill."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from test_extract import run as extract
 from tiny import make_data, read_jsonl, wave
@@ -17,6 +20,7 @@ from features.encoders.base import load_encoder
 from features.encoders.fourier2vec import DEFAULTS, Fourier2Vec
 from features.encoders.selector import parse_selector
 from features.errors import InputError, UsageError
+from features.extraction import segment_hashes
 from features.manifests.manifest import read_manifests
 from features.progress import SILENT
 from features.ragged import Ragged
@@ -216,6 +220,38 @@ def test_a_complete_result_is_printed_again_and_another_configuration_is_rejecte
     assert document["inputs"]["manifests"].keys() == {"train", "valid"}
 
 
+def test_a_complete_result_is_of_the_present_audio(data: Path, tmp_path: Path) -> None:
+    own = Path(shutil.copytree(data, tmp_path / "data"))
+    (own / "train-003.wav").write_bytes(b"no audio")
+    out = tmp_path / "out"
+    assert train(own, out, epochs=1).trained
+    before = content(out)
+    shutil.copy(own / "train-000.wav", own / "kept")
+    for path in own.glob("*.wav"):
+        os.utime(path, (1, 1))
+    assert not train(own, out, epochs=1).trained  # only touched
+    touched = content(out)
+    assert touched.pop("pretrain.json") != before.pop("pretrain.json") and touched == before
+    decoded: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment_hashes, "segment_sha256", lambda *segment: decoded.append(segment))
+        assert not train(own, out, epochs=1).trained and not decoded  # and remembered
+    soundfile.write(own / "train-000.wav", soundfile.read(own / "train-000.wav")[0][::-1], 16_000)
+    with pytest.raises(InputError, match="the audio of train has changed since the encoder in .*out was pretrained; p"):
+        train(own, out, epochs=1)
+    shutil.copy(own / "kept", own / "train-000.wav")
+    assert not train(own, out, epochs=1).trained
+    shutil.copy(own / "kept", own / "train-003.wav")  # rejected before
+    with pytest.raises(InputError, match="for example that of 'train-003'"):
+        train(own, out, epochs=1)
+    (own / "train-003.wav").write_bytes(b"still no audio")
+    assert not train(own, out, epochs=1).trained
+    (own / "valid-001.wav").write_bytes(b"no audio any more")
+    with pytest.raises(InputError, match="audio of valid has changed .* that of 'valid-001'"):
+        train(own, out, epochs=1)
+    assert train(own, out, epochs=1, force=True).trained
+
+
 def test_minutes_end_the_training(data: Path, tmp_path: Path) -> None:
     result = train(data, tmp_path / "out", epochs=None, minutes=0.005).result
     assert result["epochs"] >= 1 and result["steps"] >= 1
@@ -228,8 +264,6 @@ def test_minutes_end_the_training(data: Path, tmp_path: Path) -> None:
 
 def test_long_utterances_are_cropped(data: Path, tmp_path: Path, model: MaskedFrames) -> None:
     long = make_data(tmp_path / "long", {"train": 2, "valid": 1, "test": 1})
-    import soundfile
-
     soundfile.write(long / "train-000.wav", wave(3.0, 0), 16_000)
     frames, _ = read_frames(read_manifests(long, ("train",))["train"], model.encoder, tmp_path / "f", SILENT)
     trainer = Pretrainer(model, frames, frames, PretrainOptions(max_seconds=1.0), torch.device("cpu"))

@@ -62,8 +62,12 @@ def test_only_corrected_differences_are_claimed() -> None:
     assert study_verdict([line("late"), doubtful], ["fusion"]).startswith("No row is shown to differ")
     few = [line("late", groups="6"), *(line(name, -0.3, 0.094, groups="6") for name in ("a", "b", "c"))]
     assert "with 6 units of evidence and 3 tests, the smallest corrected p is 0.09" in study_verdict(few, ["fusion"])
-    untested = study_verdict([line("late"), line("xattn", 0.1)], ["fusion"])
+    untested = study_verdict([line("late"), {**line("xattn", 0.1), "difference": "0.1"}], ["fusion"])
     assert untested.startswith("No row could be tested against late")
+    assert study_verdict([line("late"), line("xattn", 0.1, n="235")], ["fusion"]) == (
+        "Not compared with the reference (240 utterances), because their utterances, labels or seeds are others: "
+        "xattn (235)."
+    )
     assert "no complete cells" in study_verdict([line("xattn", 0.1, 0.01)], ["fusion"])
 
 

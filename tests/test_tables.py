@@ -23,7 +23,8 @@ from mervn.evaluation.intervals import METRICS, PairedDifference, group_units, p
 from mervn.study.cells import Candidate, Cell, Row
 from mervn.study.study_baselines import label_key
 from mervn.study.study_scores import Study, marginal_effects
-from mervn.study.tables import make_tables, table_lines, write_tables
+from mervn.study.table_files import write_tables
+from mervn.study.tables import make_tables, table_lines
 from mervn.training.setup import resolve_head_options
 
 LABELS = ("angry", "happy", "sad")
@@ -381,6 +382,28 @@ def test_the_caption_says_whether_there_are_intervals(tmp_path: Path, monkeypatc
     assert "95 % intervals: delete-one-unit jackknife over 8 speakers, " in tables.caption
     monkeypatch.setattr("mervn.study.tables.MIN_INTERVAL_UNITS", SPEAKERS + 1)
     assert "No intervals over 8 speakers, " in tables.caption and "jackknife" not in tables.caption
+
+
+def test_rows_with_other_utterances_are_named_and_not_compared(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.5], "xattn": [0.8], "text": [0.9]})
+    assert "Not compared" not in make_tables(study, "valid", {}).caption
+    for cell in study.of(2, 0):  # one utterance of text is missing in all seeds
+        path = cell.run / "predictions-valid.jsonl"
+        kept = path.read_text().splitlines(keepends=True)[:-1]
+        path.write_text("".join(kept))
+        document = json.loads((cell.run / "metrics.json").read_text())
+        scored = list(map(json.loads, kept))
+        counts = [[sum((one["label"], one["prediction"]) == (a, b) for one in scored) for b in LABELS] for a in LABELS]
+        document["valid"] |= {"n": len(kept), "confusion": counts}
+        (cell.run / "metrics.json").write_text(json.dumps(document))
+    study = Study(study.rows, study.cells, study.complete)
+    tables = make_tables(study, "valid", {})
+    assert [scores.difference is None for scores in tables.scores] == [True, False, True]
+    count = len(kept)
+    assert (
+        f"Not compared with the reference ({count + 1} utterances), because their utterances, labels or seeds are "
+        f"others: {tables.scores[2].row} ({count})."
+    ) in tables.caption
 
 
 def test_table_csv_is_a_pure_function_of_the_predictions(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def _segment_overlap(corpus: Corpus) -> Iterator[Finding]:
             if len(examples) < MAX_EXAMPLES:
                 examples += corpus.at(pairs[chosen][:MAX_EXAMPLES].ravel().tolist())
     if count:
-        message = f"{counted(count, 'pair')} of utterances with more than half of their seconds in common"
+        message = f"{counted(count, 'pair')} of utterances that share more than half of the seconds of the shorter one"
         message += f", {num_across} of them in two splits"
         severity: Severity = "error" if across else "warning"
         yield finding("segment_overlap", severity, count, message, across or within)

@@ -145,9 +145,8 @@ class WaveformSplit:
             if encoder.modality == "text":
                 self.tokens[stream] = list(map(encoder.prepare, self.transcripts))
         self.audio_seconds = self.num_samples / SAMPLE_RATE
-        self.syllables = np.zeros(len(self.utterances), np.int64)
-        if self.tokens:
-            self.syllables[:] = [len(syllables(transcript)) for transcript in self.transcripts]
+        counts = (len(syllables(transcript)) if self.tokens else 0 for transcript in self.transcripts)
+        self.syllables = np.fromiter(counts, np.int64, len(self.utterances))
 
     def __len__(self) -> int:
         return len(self.utterances)

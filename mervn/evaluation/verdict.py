@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from features.counts import counted
+from features.errors import name_some
 from mervn.evaluation.compare import Comparison, UnitDifference
 from mervn.evaluation.intervals import INDEPENDENT, MIN_INTERVAL_UNITS, MIN_TEST_UNITS
 
@@ -84,6 +86,20 @@ def interval_text(interval: Mapping[str, Any] | None, units: Sequence[Mapping[st
 def comparison_needs(units: str) -> str:
     """Return why there is no test; `units` are the units found, in words."""
     return f"a test needs at least {MIN_TEST_UNITS} units, found {units}"
+
+
+def not_compared(rows: Sequence[tuple[str, int]], reference: int) -> str:
+    """Return that rows, each with its number of utterances, are not compared with a reference of so many.
+
+    Empty without rows.
+    """
+    if not rows:
+        return ""
+    names = name_some([f"{name} ({count})" for name, count in rows], "; ")
+    return (
+        f"Not compared with the reference ({counted(reference, 'utterance')}), because their utterances, labels or "
+        f"seeds are others: {names}."
+    )
 
 
 def weak_units(unit: str, num: int, effective: float, independent: bool) -> str | None:

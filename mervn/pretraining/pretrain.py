@@ -28,6 +28,7 @@ from features.torch_seed import seeded
 from mervn.config import PretrainOptions
 from mervn.pretraining.log_mel_cache import Frames, read_frames
 from mervn.pretraining.masked_frames import MIN_MEL, MaskedFrames
+from mervn.pretraining.pretrained_audio import files_sha256, refuse_other_audio
 from mervn.pretraining.pretrainer import Pretrainer, PretrainScores
 from mervn.result_folder import clear, locked, require_same
 
@@ -35,6 +36,8 @@ SCHEMA = 1
 PRETRAIN_FILE = "pretrain.json"
 SCORES = ("l1", "mean_l1", "ratio")
 SPLITS = ("train", "valid")
+AUDIO_FILES = "audio_files_sha256"
+"""Key of `files_sha256` in pretrain.json; earlier versions wrote none."""
 
 
 class PretrainOutcome(TypedDict):
@@ -62,6 +65,7 @@ class PretrainDocument(TypedDict):
     options: dict[str, Any]
     inputs: Mapping[str, Mapping[str, str]]
     versions: NotRequired[dict[str, str]]
+    audio_files_sha256: NotRequired[str]
     result: NotRequired[PretrainOutcome]
 
 
@@ -89,7 +93,9 @@ def pretrain(options: PretrainOptions, data: Path, reporter: Reporter = SILENT) 
     folder = options.output or Path("checkpoints") / f"{data.resolve().name}-fourier2vec-{_hash(document)}"
     with locked(folder, PRETRAIN_FILE, "pretrained encoder"):
         existing = _prepare(folder, document, options.force)
+        audio_files = files_sha256(manifests)  # before they are read: they can change meanwhile
         if existing is not None:
+            _check_audio(folder, existing, manifests, audio_files, reporter)
             reporter.say(f"complete already: {folder} (--force trains again)")
             return PretrainResult(folder, existing, trained=False)
         with seeded(device, options.seed), precision_context(device, "fp32"):
@@ -100,7 +106,8 @@ def pretrain(options: PretrainOptions, data: Path, reporter: Reporter = SILENT) 
         note = f"pretrained, masked frames, {frames['train'].seconds / 3600:.2g} h of {data.resolve().name}"
         result = _result(trainer, frames, rejected, note)
         _save(folder, trainer, note)
-        write_json(folder / PRETRAIN_FILE, {**document, "versions": package_versions(), "result": result})
+        about = {"versions": package_versions(), AUDIO_FILES: audio_files}
+        write_json(folder / PRETRAIN_FILE, {**document, **about, "result": result})
         shutil.rmtree(folder / "frames")
     return PretrainResult(folder, result, trained=True)
 
@@ -151,10 +158,26 @@ def _prepare(folder: Path, document: PretrainDocument, force: bool) -> PretrainO
     return None
 
 
+def _check_audio(
+    folder: Path,
+    result: PretrainOutcome,
+    manifests: Mapping[str, Sequence[Utterance]],
+    audio_files: str,
+    reporter: Reporter,
+) -> None:
+    """Raise InputError if the audio has changed since the result; files that were only touched are remembered."""
+    path = folder / PRETRAIN_FILE
+    document = read_object(path, "a pretraining")
+    if document.get(AUDIO_FILES) != audio_files:
+        refuse_other_audio(folder, result["audio_sha256"], manifests, reporter)
+        write_json(path, {**document, AUDIO_FILES: audio_files})
+
+
 def _check_result(result: Mapping[str, Any]) -> None:
     """Raise KeyError or TypeError if a field that is read later is missing or not a number."""
-    if "weights" not in result:
-        raise KeyError("weights")
+    for key in ("weights", "audio_sha256"):
+        if key not in result:
+            raise KeyError(key)
     for number in (result["selected_epoch"], *map(result["valid"].__getitem__, SCORES)):
         if not isinstance(number, int | float):
             raise TypeError(f"selected_epoch and scores must be numbers, found {number!r}")

@@ -19,6 +19,7 @@ from mervn.evaluation.verdict import (
     comparison_needs,
     count_units,
     flag_of,
+    not_compared,
 )
 from mervn.report.figures import plot_rows
 from mervn.report.page import REPORT_FILE, render
@@ -47,12 +48,14 @@ def write_study_report(study: Path) -> Path:
     added = [line for line in table if is_baseline(line)]
     linear = ("against linear",) if any(line.get("against_linear") for line in rows) else ()
     failed = [line for line in cells if line["status"] == "failed"]
+    verdict = " ".join(filter(None, (study_verdict(rows, axes), linear_verdict(rows, axes))))
+    others = other_rows(rows, axes)
     page = render(
         "study.html",
         title=study.resolve().name,
         split=table[0]["split"],
-        verdict=" ".join(filter(None, (study_verdict(rows, axes), linear_verdict(rows, axes)))),
-        warnings=study_warnings(rows, failed),
+        verdict=verdict,
+        warnings=[*study_warnings(rows, failed), *([others] if others and others not in verdict else [])],
         header=(*axes, "seeds", "macro-F1", "95 % interval", *DIFFERENCE_HEADER, *linear),
         lines=[[*_line(line, axes), *([_against_linear(line)] if linear else [])] for line in rows],
         baselines_header=("baseline", *axes, "macro-F1", "95 % interval", "difference", "95 % interval"),
@@ -116,6 +119,8 @@ def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
                 side = better if float(line["difference"]) > 0 else worse
                 (side if excludes_zero(line, "difference_seeds") else changing).append(name_of(line, axes))
     split = table[0]["split"]
+    if not tested and (others := other_rows(table, axes)):
+        return others
     if not tested:
         units = count_units(table[0]["unit"], int(table[0]["groups"]))
         return f"No row could be tested against {reference} on {split}: {comparison_needs(units)}."
@@ -136,6 +141,18 @@ def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
         why = "because the difference changes with the seed"
         parts.append(f"Not shown to differ from {reference}, {why}: {name_some(changing, '; ')}.")
     return " ".join(parts)
+
+
+def other_rows(table: Sequence[Line], axes: Sequence[str]) -> str:
+    """Return which rows are not compared with the reference, because they scored other utterances, or nothing."""
+    reference = next((line for line in table if line["reference"] == "true" and line.get("n")), None)
+    if reference is None:
+        return ""
+    others = []
+    for line in table:
+        if line is not reference and line.get("n") and not line["difference"]:
+            others.append((name_of(line, axes), int(line["n"])))
+    return not_compared(others, int(reference["n"]))
 
 
 def excludes_zero(line: Line, key: str) -> bool:
@@ -213,7 +230,7 @@ def _baseline(line: Line, axes: Sequence[str]) -> list[str]:
 
 def _effect(line: Line) -> list[str]:
     """Return what the table of marginal effects shows of a line."""
-    difference = _number(line["difference"], "+.3f") or "reference"
+    difference = _number(line["difference"], "+.3f") or ("reference" if line["pairs"] == "0" else "")
     return [line["axis"], line["value"], _number(line["macro_f1_mean"], ".3f"), difference, *_evidence(line)]
 
 

@@ -25,7 +25,8 @@ from mervn.study.search import import_optuna, search, settings_json
 from mervn.study.study_plan import Plan, announce, announce_cost, find_complete, grid_json, make_plan, most_cells
 from mervn.study.study_run import STATE_FILE, State
 from mervn.study.study_scores import Study
-from mervn.study.tables import Tables, make_tables, write_tables
+from mervn.study.table_files import write_tables
+from mervn.study.tables import Tables, make_tables
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ def read_inputs(
     """
     clips = _named_clips(paths, options, reporter)
     reads_audio = "audio" in modalities
+    if "text" not in modalities and all(clip.audio is None for clip in clips):
+        raise UsageError("the model reads only audio, but no input has any; give audio files, --manifest or --segments")
     if not reads_audio:
         _refuse_audio_only(clips, options)
         return Inputs(clips, [0.0] * len(clips), {})

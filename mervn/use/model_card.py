@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from features.counts import counted
 from mervn.data.saved_check import CHECK_FILE
 from mervn.data.streams import modality_of
 from mervn.evaluation.verdict import CHOSEN_ON_VALID, METRIC_NAMES, describe_units, interval_text, weak_units
@@ -124,6 +125,9 @@ def _protocol(config: RunConfig, results: Results) -> str:
     if options.get("fold"):
         lines.append(f"Fold {options['fold']} of {_code(options.get('fold_file'))}: trained and scored on that fold")
     lines.append(_chosen(metrics))
+    for split, count in metrics.get("missing", {}).items():
+        if count:
+            lines.append(f"Left out of {split}, because features are missing: {counted(count, 'utterance')}")
     for split, dropped in metrics.get("dropped", {}).items():
         if dropped:
             lines.append(f"Left out of {split}: " + ", ".join(f"{count} {label}" for label, count in dropped.items()))

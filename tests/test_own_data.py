@@ -146,6 +146,24 @@ def test_predictions_of_other_audio_or_transcripts_are_not_compared(data: Path, 
     compare(*runs, CompareOptions())
 
 
+def test_a_fold_has_no_predictions_of_the_whole_test_manifest(data: Path, tmp_path: Path) -> None:
+    write_folds(data)
+    runs = [train(data, tmp_path / name, epochs=1, fold="1", seed=seed).path for seed, name in enumerate("ab")]
+    for run in runs:
+        evaluate(run, EvaluateOptions(split="test"))
+        path = run / "metrics-test.json"
+        document = json.loads(path.read_text())
+        assert document.pop("fold") == 1 and document.pop("folds_sha256")
+        path.write_text(json.dumps({**document, "manifest_sha256": "0" * 64}))  # as an earlier version wrote it
+    with pytest.raises(
+        InputError, match="must be of fold 1, but an earlier version scored test.jsonl; evaluate the run"
+    ):
+        compare(*runs, CompareOptions())
+    for run in runs:
+        evaluate(run, EvaluateOptions(split="test"))
+    compare(*runs, CompareOptions())
+
+
 def test_the_content_changes_with_the_audio_and_the_transcripts_alone(data: Path, tmp_path: Path) -> None:
     def content(run: Path, split: str) -> Any:
         name = "metrics.json" if split == "valid" else f"metrics-{split}.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +28,8 @@ VANISHING = "its parts are removed before they can be read; is another process r
 class OpenParts:
     """The parts of a store, and the places of their utterances.
 
-    A read of a part that another process has removed is repeated on the part that replaced it.
+    A read of a part that another process has removed is repeated on the part that replaced it. Threads may share the
+    object: one of them at a time updates it, and adds parts before it drops those that they replace.
     """
 
     def __init__(self, path: Path, info: StoreInfo) -> None:
@@ -36,10 +38,15 @@ class OpenParts:
         self._columns: dict[str, Columns] = {}
         """The columns that are kept, by the file name of the part."""
         self._sources: dict[SourceKey, str] | None = None
+        self._lock = threading.RLock()
         self.update()
 
     def update(self) -> None:
         """Open parts that were added and drop parts that were removed."""
+        with self._lock:
+            self._update()
+
+    def _update(self) -> None:
         for _ in range(ATTEMPTS):
             names, known = self._list(), self.table.numbers
             unknown = names.difference(known)
@@ -110,6 +117,9 @@ class OpenParts:
         utterance_id = self.table.id_of(place)
         found = self.table.find(utterance_id)
         if found is None:
+            with self._lock:  # another thread may have dropped the part, and be about to open the one that replaced it
+                found = self.table.find(utterance_id)
+        if found is None:
             raise InputError(
                 f"{self.path} no longer holds {utterance_id!r}: its part was set aside or removed; extract it again"
             )
@@ -126,10 +136,18 @@ class OpenParts:
                 try:
                     return read(part, place & INDEX)
                 except VanishedPartError:
-                    self._forget([part.path.name])
-                    self.update()
+                    self._replace(part)
             place = self.moved(place)
         raise InputError(f"{self.path}: {VANISHING}")
+
+    def _replace(self, part: Part) -> None:
+        """Open the parts that replaced one that has vanished, then drop it."""
+        with self._lock:
+            if part.path.name in self.table.numbers:  # unless another thread did
+                self.update()
+            if part.path.name in self.table.numbers:  # another file has its name, or it is listed but gone
+                self._forget([part.path.name])
+                self.update()
 
     def by_part(self, places: Array) -> Iterator[tuple[Array, Part, Columns]]:
         """Yield each part of some places (N,), with its columns and the positions of its places.

@@ -64,12 +64,18 @@ def read_predictions(run: Path, config: RunConfig, split: str, command: str) -> 
         entries = read_entries(path, split, command, config.labels)
     except FileNotFoundError as error:
         raise InputError(f"{run} has no predictions for {split}; evaluate it first:\n  {command}") from error
+    sources = _sources(path, config, split)
+    if config.options.get("fold") is not None and "manifest_sha256" in sources:
+        raise InputError(
+            f"{path} must be of fold {config.options['fold']}, but an earlier version scored {split}.jsonl; "
+            f"evaluate the run again:\n  {command}"
+        )
     targets = np.array([index[entry["label"]] for entry in entries], np.int64)
     predictions = np.array([index[entry["prediction"]] for entry in entries], np.int64)
     probabilities = np.empty((len(entries), len(index)))
     for number, entry in enumerate(entries):
         probabilities[number] = [entry["probabilities"][label] for label in index]
-    return SavedPredictions(path, entries, targets, predictions, probabilities, _sources(path, config, split))
+    return SavedPredictions(path, entries, targets, predictions, probabilities, sources)
 
 
 def read_entries(path: Path, split: str, command: str, labels: Sequence[str] | None = None) -> list[dict[str, Any]]:

@@ -45,6 +45,8 @@ class RunMetrics(TypedDict):
     """Origin of the encoder's weights, by stream."""
     content_sha256: NotRequired[Mapping[str, str]]
     """Hash of the audio and of the transcripts of valid, by modality; earlier versions recorded none."""
+    trained_model_sha256: NotRequired[str]
+    """Hash of model.safetensors as the training wrote it; earlier versions recorded none."""
     layer_weights: Mapping[str, Mapping[str, float]]
     valid: dict[str, Any]
     """`Metrics.as_json`, and the number of missing utterances."""

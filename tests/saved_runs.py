@@ -54,7 +54,9 @@ def write_run(
     write_json(run / "config.json", RunConfig("train-head", values, list(LABELS), inputs, streams).as_json())
     found = with_predictions(entries, predicted)
     write_jsonl(run / f"predictions-{split}.jsonl", found)
-    metrics = {"schema": 1, "manifest_sha256": "2", split: {"n": len(found)}}
+    fold = values["fold"]
+    sources = {"manifest_sha256": "2"} if fold is None else {"fold": int(str(fold)), "folds_sha256": "f"}
+    metrics = {"schema": 1, **sources, split: {"n": len(found)}}
     write_json(run / f"metrics-{split}.json", metrics)
     return run
 

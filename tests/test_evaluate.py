@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 from test_train_head import data, made, train
-from tiny import read_jsonl, write_manifest
+from tiny import Messages, read_jsonl, write_manifest
 
 from cli.main import run as mervn
 from features.errors import InputError, UsageError
@@ -153,6 +153,14 @@ def test_the_weights_are_recorded_with_the_scores(data: Path, tmp_path: Path) ->
     (run / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
     with pytest.raises(InputError, match="must be of the weights in"):
         compare(run, run, CompareOptions())
+    messages = Messages()
+    evaluate(run, EvaluateOptions(split="test"), messages)
+    assert messages.said[0] == (
+        f"warning: {run / 'model.safetensors'} is not what the training wrote: these are scores of other weights"
+    )
+    messages.said.clear()
+    evaluate(tmp_path / "other", EvaluateOptions(split="test"), messages)
+    assert not any(line.startswith("warning: ") for line in messages.said)
 
 
 def test_a_label_that_does_not_occur_counts_neither_for_macro_f1_nor_for_uar(

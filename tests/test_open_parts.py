@@ -1,5 +1,8 @@
 """OpenParts: places, lengths and columns stay right while another process converts and compacts the parts."""
 
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -46,3 +49,38 @@ def test_features_that_were_replaced_are_not_damaged(tmp_path: Path) -> None:
     damage(parts(info)[0], stored("a", 4, 1).values[2])
     with pytest.raises(InputError, match="features of 'a' whose crc32 differs from the stored one"):
         store.checked(place, before)
+
+
+def test_threads_share_a_store_while_it_is_compacted_and_converted(tmp_path: Path) -> None:
+    info = make_store(tmp_path)
+    names = list(map(str, range(40)))
+    interval = sys.getswitchinterval()
+    found: list[object] = []
+    sys.setswitchinterval(1e-6)
+    try:
+        for generation in range(3):
+            for i, name in enumerate(names):
+                write(info, [stored(name, 1 + i % 5, i)], generation=generation)
+            store, done = FeatureStore(info.path), threading.Event()
+            expected = {name: store[name].tobytes() for name in names}
+
+            def read(store: FeatureStore, expected: dict[str, bytes], done: threading.Event) -> None:
+                while not done.is_set():
+                    for name in names:
+                        try:
+                            assert store[name].tobytes() == expected[name]
+                            store.refresh()
+                        except (AssertionError, InputError, KeyError) as error:
+                            found.append(error)
+
+            with ThreadPoolExecutor(6) as pool:
+                tasks = [pool.submit(read, store, expected, done) for _ in range(6)]
+                compact(info.path)
+                convert(info.path, other_than("hdf5"), lambda _: None)
+                compact(info.path)
+                done.set()
+                for task in tasks:
+                    task.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not found

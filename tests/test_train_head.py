@@ -422,15 +422,17 @@ def test_scores_of_other_inputs_replace_nothing(data: Path, tmp_path: Path) -> N
     assert results(run).items() >= before.items() and len(results(run)) == 9
 
 
-def test_scores_without_some_utterances_replace_nothing(data: Path, tmp_path: Path) -> None:
+def test_scores_without_some_utterances_are_those_of_test_and_no_others_of_valid(data: Path, tmp_path: Path) -> None:
     run = train(data, tmp_path / "run").path
     before = results(run)
     for split in ("valid", "test"):
         entries = read_jsonl(data / f"{split}.jsonl")
         write_manifest(data / f"{split}.jsonl", [*entries, {**entries[0], "utterance_id": f"{split}-new"}])
         evaluate(run, EvaluateOptions(split=split, allow_missing=True))
-        assert len(list(run.glob(f"metrics-{split}-*.json"))) == 1
-    assert results(run).items() >= before.items()
+    assert results(run).items() >= before.items()  # training has not seen this valid
+    assert len(list(run.glob("metrics-valid-*.json"))) == 1
+    assert json.loads((run / "metrics-test.json").read_text())["test"]["missing"] == 1
+    assert not list(run.glob("metrics-test-*.json"))
 
 
 def test_labels_that_only_look_different_are_one_or_refused(data: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from mervn.evaluation.own_data import folds_of, refuse_seen, with_own_data
 from mervn.model.end_to_end import EndToEnd
 from mervn.model.saved_run import data_and_streams, load_head, load_tuned
 from mervn.model.trainable import Trainable
-from mervn.run_folder import MODEL_FILE, RunConfig, options_of, read_config
+from mervn.run_folder import MODEL_FILE, RunConfig, options_of, read_config, read_metrics
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,8 @@ def open_run(run: Path, options: EvaluateOptions, reporter: Reporter) -> OpenedR
         loaded = replace(loaded, split=CorruptedText(original, corruption, text))
     # a score of changed inputs says something new about the split, so it is another look
     model_sha256 = hashlib.sha256((run / MODEL_FILE).read_bytes()).hexdigest()
+    if read_metrics(run).get("trained_model_sha256", model_sha256) != model_sha256:
+        reporter.say(f"warning: {run / MODEL_FILE} is not what the training wrote: these are scores of other weights")
     look = Look(config.hash, _weights_sha256(run, loaded), _inputs_sha256(sources, loaded.split))
     return OpenedRun(
         run, config, data, loaded, device, sources, labelled.dropped, look, is_own, original, model_sha256,

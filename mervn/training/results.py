@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import resource
 import shutil
 import subprocess
@@ -155,11 +156,12 @@ def write_weights(run: Path, head: Head) -> None:
 
 
 def write_results(run: Path, trainer: Trained, scores: ValidScores, environment: RunEnvironment) -> None:
-    """Write all results except the weights; metrics.json is last and marks the run as complete."""
+    """Write all results beside the weights, which are there; metrics.json is last and marks the run as complete."""
     write_jsonl(
         run / "predictions-valid.jsonl", prediction_entries(trainer.valid, scores.probabilities, trainer.labels)
     )
     write_json(run / ENVIRONMENT_FILE, environment)
+    scores.metrics["trained_model_sha256"] = hashlib.sha256((run / MODEL_FILE).read_bytes()).hexdigest()
     write_json(run / METRICS_FILE, scores.metrics)
     # a complete run is not resumed
     shutil.rmtree(run / CHECKPOINTS_FOLDER, ignore_errors=True)

@@ -99,6 +99,9 @@ def main() -> None:
 
     An error that the user can cause ends in a message, not in a traceback.
     """
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":  # names of files and of labels could not be written as they are
+        sys.exit(f"error: Python must use UTF-8 for file names, found {encoding}: set PYTHONUTF8=1, or LC_ALL=C.UTF-8")
     # a cluster sends SIGTERM before it kills a job: save a checkpoint, then end
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     bound_spinning()  # before torch is imported, which reads it once

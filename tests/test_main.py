@@ -182,6 +182,14 @@ def test_without_data_both_ways_to_give_it_are_named(
     assert "--data DIR" in error and "mervn.toml" in error
 
 
+def test_a_locale_without_utf_8_is_a_message(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from cli.main import main; main()", "--version"]
+    for utf8, code, said in (("0", 1, "error: Python must use UTF-8 for file names, found "), ("1", 0, "")):
+        environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": utf8}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == code and done.stderr.startswith(said) and bool(done.stderr) == bool(said)
+
+
 def test_values_come_from_flag_then_config_then_toml_then_default(folder: Path, capsys: Captured) -> None:
     (folder / "mervn.toml").write_text(
         'data = "data"\n[train-head]\ndropout = 0.3\nepochs = 7\nbatch-size = 9\n[extract]\nstore-dtype = "fp32"\n'

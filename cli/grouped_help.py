@@ -31,28 +31,27 @@ class GroupedOption(click.Option):
 class GroupedCommand(click.Command):
     """Click command that lists its options in the order of `Group`.
 
-    It has `--help-all` if any option is advanced.
+    `--help` names `--help-all` if any option is advanced.
     """
 
     def __init__(self, name: str, **attributes: Any) -> None:
         settings = {"help_option_names": ["-h", "--help"], "max_content_width": WIDTH}
         super().__init__(name, context_settings=settings, **attributes)
         self.shows_all = not any(isinstance(param, GroupedOption) and param.advanced for param in self.params)
-        if not self.shows_all:
-            self.params.append(
-                GroupedOption(
-                    ["--help-all"], is_flag=True, expose_value=False, is_eager=True, callback=self._show_all,
-                    help="Show all options, of which --help shows the common ones.",
-                )
-            )  # fmt: skip
+        self.params.append(
+            GroupedOption(
+                ["--help-all"], is_flag=True, expose_value=False, is_eager=True, callback=self._show_all,
+                help="Show all options, of which --help shows the common ones.", hidden=self.shows_all,
+            )
+        )  # fmt: skip
 
     def _show_all(self, ctx: click.Context, _: click.Parameter, value: bool) -> None:
         if value and not ctx.resilient_parsing:
-            self.shows_all = True  # and not longer: the command can be called again in this process
+            before, self.shows_all = self.shows_all, True  # not longer: the command can be called again
             try:
                 click.echo(ctx.get_help())
             finally:
-                self.shows_all = False
+                self.shows_all = before
             ctx.exit()
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

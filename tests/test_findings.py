@@ -73,7 +73,7 @@ def test_what_weakens_a_result_is_said() -> None:
         "audio encoder has random weights",
         "Left out of test: 3 neutral",
         "chosen epoch is the last one",
-        "5 utterances of train left out, because features are missing",
+        "5 utterances of train left out: without features or usable audio",
     ):
         assert part in said
     assert "of valid left out" not in said

@@ -2,14 +2,19 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
 import torch
+from test_folds import write_folds
 from test_train_head import data, made, outcome, train  # noqa: F401
 from tiny import (
+    Messages,
     make_data,
     make_phobert,
     make_vggish,
@@ -365,7 +370,7 @@ def test_a_tuned_encoder_extracts_but_not_what_it_saw(tuned: Path, data: Path, t
     for split in ("train", "valid", "test"):
         write_manifest(other / f"{split}.jsonl", [line | {"utterance_id": split}])
     strangers = read_manifests(other, ("test",))["test"]
-    with pytest.raises(InputError, match=r"was fine-tuned on 1 utterances of test: test.jsonl:1 'test'"):
+    with pytest.raises(InputError, match=r"was fine-tuned on at least 1 utterances of test: test.jsonl:1 'test'"):
         extract_stream(strangers, selector, settings, SILENT)
 
 
@@ -428,3 +433,58 @@ def test_no_crash_leaves_tuned_weights_without_what_they_learned_from(
     (run / "encoders" / "audio" / "tuned.json").unlink()
     with pytest.raises(AssertionError):  # the check can fail
         guarded(run, set(seen))
+
+
+def test_test_that_an_earlier_fine_tuning_saw_is_refused(made: Path, tmp_path: Path) -> None:  # noqa: F811
+    data = Path(shutil.copytree(made, tmp_path / "data", copy_function=shutil.copy2))  # noqa: F811
+    for split in ("valid", "test"):  # those of the tiny data are what train has
+        for i, path in enumerate(sorted(data.glob(f"{split}-*.wav"))):
+            soundfile.write(path, wave(0.4, ord(split[0]) * 100 + i), 16_000)
+    options = {"dim": 16, "mlp": (8,), "epochs": 1, "fusion": "audio"}
+    first = tune(None, tmp_path / "first", data=data, audio_encoder="fourier2vec@1", **options).path
+    evaluate(first, EvaluateOptions(split="test", device="cpu"))  # it has not seen its own test
+    turned = Path(shutil.copytree(data, tmp_path / "turned", copy_function=shutil.copy2))
+    for split, of in (("train", "test"), ("test", "train")):
+        shutil.copy(data / f"{of}.jsonl", turned / f"{split}.jsonl")
+    second = tune(None, tmp_path / "second", data=turned, audio_encoder=f"fourier2vec={first}", **options).path
+    with pytest.raises(InputError, match="was fine-tuned on 24 utterances of test"):
+        evaluate(second, EvaluateOptions(split="test", device="cpu"))
+    evaluate(second, EvaluateOptions(split="train", device="cpu"))
+    evaluate(second, EvaluateOptions(split="valid", device="cpu"))
+    with (turned / "train.jsonl").open("a") as file:
+        file.write("\n")
+    messages = Messages()
+    evaluate(second, EvaluateOptions(split="test", device="cpu"), messages)
+    assert any("cannot be told from what its encoders have seen" in line for line in messages.said)
+
+
+def test_a_fold_file_that_was_found_is_recorded(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    path = write_folds(data)
+    options = {"dim": 16, "mlp": (8,), "epochs": 1, "fusion": "audio", "fold": "1"}
+    run = tune(None, tmp_path / "run", data=data, audio_encoder="fourier2vec@1", **options).path
+    assert read_config(run).options["fold_file"] == str(path.resolve())
+    assert not tune(None, run, data=data, audio_encoder="fourier2vec@1", **options).trained
+    assert evaluate(run, EvaluateOptions(split="valid", device="cpu"))["fold"] == 1
+
+
+def test_the_data_of_the_head_have_priority_over_mervn_toml(
+    head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "mervn.toml").write_text('data = "other"\nfeatures-dir = "other"\naudio-root = "other"\n')
+    monkeypatch.chdir(tmp_path)
+    arguments = ["finetune", "--init-head", str(head), "--epochs", "1", "--device", "cpu", "--output", "run"]
+    assert mervn([*arguments, "--workers", "0"]) == 0, capsys.readouterr().err
+    assert read_config(tmp_path / "run").options["data"] == read_config(head).options["data"]
+    assert mervn([*arguments, "--data", "other"]) == 2
+    assert "--data: the run has" in capsys.readouterr().err
+
+
+def test_adapters_need_no_torchaudio() -> None:
+    code = (
+        "import features.encoders.fourier2vec as f; from mervn.config import FinetuneOptions;"
+        "from mervn.model.end_to_end import _add_lora;"
+        "print(len(_add_lora(f.Fourier2Vec({**f.DEFAULTS, 'num_layers': 1}), FinetuneOptions(), 2)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and int(done.stdout) > 0, done.stderr

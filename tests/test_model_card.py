@@ -59,8 +59,9 @@ def test_the_card_holds_scores_intervals_protocol_warnings_and_licences() -> Non
     assert "| UAR | 0.550 | no interval: it needs at least 4 units, found 5 speakers |" in text
     assert "Always answering `sad | angry` has a macro-F1 of 0.385" in text
     assert "- Scored on test 3 times" in text and "epoch 4, chosen by macro-F1 on valid" in text
-    assert "- Left out of train, because features are missing: 5 utterances" in text and "Left out of valid" not in text
-    assert "- Left out of train: 2 fear" in text and "- Utterances: 20 in train" in text
+    assert "- Left out of train, without features or usable audio: 5 utterances" in text
+    assert "Left out of valid" not in text
+    assert "- Left out of train: 2 fear" in text and "- Utterances in the manifests: 20 in train" in text
     assert "- error `speaker_overlap`: 2 speakers are in train and test\n" in text and "`no`" not in text
     assert "BSD-3-Clause (PhoWhisper)" in text and "text encoder has random weights" in text
     assert "Only test counts for a claim" in text and "ONNX" not in text.replace("onnx/", "")

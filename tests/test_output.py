@@ -80,8 +80,8 @@ def test_help_all_shows_every_option_and_help_the_common_ones(command: str, caps
     common = flags_in(shown(command, "--help", capsys))
     assert common & names.keys() == names.keys() - advanced
     assert ("--help-all" in common) == bool(advanced)
-    if advanced:
-        assert names.keys() <= flags_in(shown(command, "--help-all", capsys))
+    assert names.keys() <= flags_in(shown(command, "--help-all", capsys))
+    assert flags_in(shown(command, "--help", capsys)) == common  # as before
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_folds import write_folds
 from test_train_head import data, made, train
-from tiny import read_jsonl, write_manifest
+from tiny import Messages, read_jsonl, write_manifest
 
 from cli.main import run as mervn
 from features.errors import InputError
@@ -107,6 +107,106 @@ def test_utterances_that_a_run_was_trained_on_are_no_test(data: Path, tmp_path: 
     (spoken, *_) = [line for line in trained if line["transcript"]]
     with pytest.raises(InputError, match="which hold 1 of the 8"):
         score("test", [*unseen[1:], spoken], audio_root=other)
+
+
+def folds_with_test_apart(data: Path) -> Path:
+    """Write two folds of train and valid whose test is that of test.jsonl, which training does not read."""
+    names = [line["utterance_id"] for split in ("train", "valid") for line in read_jsonl(data / f"{split}.jsonl")]
+    test = [line["utterance_id"] for line in read_jsonl(data / "test.jsonl")]
+    parts = names[:17], names[17:]
+    folds = [{"train": parts[k], "valid": parts[1 - k], "test": test} for k in range(2)]
+    path = data / "folds-2.json"
+    path.write_text(json.dumps({"schema": 1, "folds": folds}))
+    return path
+
+
+def test_a_copy_with_another_test_manifest_is_other_data(data: Path, tmp_path: Path) -> None:
+    folds_with_test_apart(data)
+    run = train(data, tmp_path / "run", epochs=1, fold="1").path
+    evaluate(run, EvaluateOptions(split="test"))
+    before = (run / "metrics-test.json").read_bytes()
+    copy = Path(shutil.copytree(data, tmp_path / "copy", copy_function=shutil.copy2))
+    lines = read_jsonl(copy / "test.jsonl")
+    for line in lines:
+        line["emotion"] = "happy"
+    write_manifest(copy / "test.jsonl", lines)
+    evaluate(run, EvaluateOptions(split="test", data=copy))
+    assert (run / "metrics-test.json").read_bytes() == before and len(list(run.glob("metrics-test-*.json"))) == 1
+    trained = set(json.loads((data / "folds-2.json").read_text())["folds"][0]["train"])
+    seen = [line for line in read_jsonl(copy / "train.jsonl") if line["utterance_id"] in trained][: len(lines)]
+    write_manifest(copy / "test.jsonl", [{**a, "utterance_id": b["utterance_id"]} for a, b in zip(seen, lines)])
+    with pytest.raises(InputError, match=f"which hold {len(lines)} of the {len(lines)} utterances of test"):
+        evaluate(run, EvaluateOptions(split="test", data=copy, audio_root=data))
+
+
+@pytest.mark.parametrize("fold", [None, "1"])
+def test_training_in_a_copy_and_training_that_has_changed_are_no_test(
+    data: Path, tmp_path: Path, fold: str | None
+) -> None:
+    folds_with_test_apart(data)
+    run = train(data, tmp_path / "run", epochs=1, fold=fold).path
+    copy = Path(shutil.copytree(data, tmp_path / "copy", copy_function=shutil.copy2))
+    trained = read_jsonl(data / "train.jsonl")
+    if fold is None:  # with a fold, test has the ids of the fold alone
+        write_manifest(copy / "test.jsonl", trained)
+        with pytest.raises(InputError, match="which hold 24 of the 24 utterances of test"):
+            evaluate(run, EvaluateOptions(split="test", data=copy))
+    other = Path(shutil.copytree(data, tmp_path / "other", copy_function=shutil.copy2))
+    write_manifest(other / "train.jsonl", trained[:2])
+    write_manifest(other / "test.jsonl", trained[2:])
+    options = EvaluateOptions(split="test", data=other)
+    with pytest.raises(InputError, match="which hold"):
+        evaluate(run, options)
+    write_manifest(data / "train.jsonl", trained[:2])  # the own folder says no longer what was trained on
+    messages = Messages()
+    evaluate(run, options, messages)
+    assert any("cannot be compared" in line and "or have changed since" in line for line in messages.said)
+
+
+def test_the_folds_of_a_moved_folder_are_found(data: Path, tmp_path: Path, capsys: Captured) -> None:
+    path = write_folds(data, splits=("train", "valid", "test"))
+    (fold, *_) = json.loads(path.read_text())["folds"]
+    run = train(data, tmp_path / "run", epochs=1, fold="1").path
+    moved = data.rename(tmp_path / "moved")
+    path.parent.mkdir()
+    path.write_text("{}")
+    arguments = ["evaluate", str(run), "--split", "test", "--data", str(moved), "--leak-baselines"]
+    assert mervn(arguments) == 0, capsys.readouterr().err
+    assert sorted(ids(run)) == sorted(fold["test"])
+    assert "leak_baselines" in json.loads((run / "metrics-test.json").read_text())
+
+
+def test_changed_labels_of_a_fold_are_another_look(data: Path, tmp_path: Path) -> None:
+    folds_with_test_apart(data)
+    run = train(data, tmp_path / "run", epochs=1, fold="1").path
+    first = evaluate(run, EvaluateOptions(split="test"))
+    assert evaluate(run, EvaluateOptions(split="test"))["inputs_sha256"] == first["inputs_sha256"]
+    lines = read_jsonl(data / "test.jsonl")
+    lines[0]["emotion"] = {"happy": "sad", "sad": "happy"}[lines[0]["emotion"]]
+    write_manifest(data / "test.jsonl", lines)
+    again = evaluate(run, EvaluateOptions(split="test"))
+    assert again["inputs_sha256"] != first["inputs_sha256"] and again["test_looks"] == 2
+
+
+def test_valid_predictions_of_other_weights_are_refused_until_they_are_scored(data: Path, tmp_path: Path) -> None:
+    runs = [train(data, tmp_path / name, epochs=1, seed=seed).path for seed, name in enumerate("ab")]
+    options = CompareOptions(split="valid")
+    compare(*runs, options)
+    third = train(data, tmp_path / "c", epochs=1, seed=2).path
+    (runs[0] / "model.safetensors").write_bytes((third / "model.safetensors").read_bytes())
+    with pytest.raises(InputError, match="must be of the weights in"):
+        compare(*runs, options)
+    assert evaluate(runs[0], EvaluateOptions(split="test"))["calibration"] is None
+    evaluate(runs[0], EvaluateOptions(split="valid"))
+    compare(*runs, options)
+    assert evaluate(runs[0], EvaluateOptions(split="test"))["calibration"] is not None
+
+
+def test_one_model_counts_once_in_an_ensemble(data: Path, tmp_path: Path, capsys: Captured) -> None:
+    runs = [str(train(data, tmp_path / name, epochs=1, seed=seed).path) for name, seed in zip("abc", (0, 0, 1))]
+    assert mervn(["ensemble", *runs, "--output", str(tmp_path / "all")]) == 2
+    assert f"each model must be given once, but {runs[0]} and {runs[1]} are the same" in capsys.readouterr().err
+    assert mervn(["ensemble", runs[0], runs[2], "--output", str(tmp_path / "two")]) == 0
 
 
 def test_an_utterance_without_features_leaves_test_the_own_one(data: Path, tmp_path: Path, capsys: Captured) -> None:

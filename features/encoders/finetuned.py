@@ -7,7 +7,7 @@ utterances in valid and test.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -96,14 +96,18 @@ class FineTuning:
             return input_sha256 in self._hashes
         return self.seen.get(utterance_id) == input_sha256
 
+    def without(self, utterance_ids: Collection[str]) -> FineTuning:
+        """Return the record of the other training utterances."""
+        return replace(self, seen={name: sha256 for name, sha256 in self.seen.items() if name not in utterance_ids})
+
     @cached_property
     def _hashes(self) -> frozenset[str]:
         return frozenset(self.seen.values())
 
-    def refuse_training_utterances(self, utterances: Iterable[tuple[Utterance, str]]) -> None:
+    def refuse_training_utterances(self, utterances: Iterable[tuple[Utterance, str]], are_all: bool = True) -> None:
         """Raise InputError if valid or test contain an utterance that the encoder was trained on.
 
-        Each utterance comes with the SHA-256 of its input.
+        Each utterance comes with the SHA-256 of its input. If not `are_all`, others may follow.
         """
         leaked = []
         for utterance, sha256 in utterances:
@@ -114,7 +118,8 @@ class FineTuning:
         splits = " and ".join(dict.fromkeys(utterance.split for utterance in leaked))
         places = name_some([f"{u.file}:{u.line} {u.utterance_id!r}" for u in leaked])
         raise InputError(
-            f"{self.encoder}={self.run} was fine-tuned on {len(leaked)} utterances of {splits}: "
+            f"{self.encoder}={self.run} was fine-tuned on {'' if are_all else 'at least '}{len(leaked)} utterances of "
+            f"{splits}: "
             f"{places}; its features would leak the labels of these utterances. "
             "Use a run that was not trained on them"
         )

@@ -145,7 +145,8 @@ def launch_batch(
     InputError if the encoder was trained on an utterance of valid or test.
     """
     if encoder.fine_tuning is not None:
-        encoder.fine_tuning.refuse_training_utterances((item.utterance, item.input_sha256) for item in read.inputs)
+        pairs = ((item.utterance, item.input_sha256) for item in read.inputs)
+        encoder.fine_tuning.refuse_training_utterances(pairs, are_all=False)
     return LaunchedBatch(read, launch([item.prepared for item in read.inputs], encoder, device, budget))
 
 

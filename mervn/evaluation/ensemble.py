@@ -26,7 +26,7 @@ from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.paired_predictions import order_of, require_same_source, unit_values
 from mervn.evaluation.saved_predictions import SavedPredictions, evaluate_command, read_predictions
 from mervn.evaluation.series import read_series
-from mervn.run_folder import SCHEMA, RunConfig, write_json, write_jsonl
+from mervn.run_folder import MODEL_FILE, SCHEMA, RunConfig, write_json, write_jsonl
 
 Array = np.ndarray[Any, Any]
 ENSEMBLE_FILE = "ensemble.json"
@@ -102,9 +102,22 @@ def read_candidates(paths: Sequence[Path]) -> list[Candidate]:
                 f"all runs must have the same labels, but {found[0].path} has {', '.join(found[0].config.labels)} "
                 f"and {one.path} has {', '.join(one.config.labels)}"
             )
+    _refuse_equal(found)
     if len(found) < 2:
         raise UsageError(f"an ensemble must have two or more runs, found {len(found)}")
     return found
+
+
+def _refuse_equal(runs: Sequence[Candidate]) -> None:
+    """Raise UsageError if two runs are one model: the mean would count it twice."""
+    known: dict[tuple[str, str], Path] = {}
+    for one in runs:
+        model = one.path / MODEL_FILE
+        if model.is_file():
+            key = one.config.hash, hashlib.sha256(model.read_bytes()).hexdigest()
+            if key in known:
+                raise UsageError(f"each model must be given once, but {known[key]} and {one.path} are the same")
+            known[key] = one.path
 
 
 def join(runs: Sequence[Candidate], split: str, units: Sequence[str]) -> Joined:

@@ -93,7 +93,9 @@ def prepare(opened: OpenedRun, options: EvaluateOptions, reporter: Reporter) -> 
     """
     units = {key: values_of(opened.split, key, "--unit") for key in options.unit}
     temperature = None
-    if not _is_own_valid(opened) and predictions_path(opened.run, "valid").is_file():
+    # those of the training are of other weights, if the weights have changed since
+    is_valid_scored = opened.is_trained or (opened.run / "metrics-valid.json").is_file()
+    if is_valid_scored and not _is_own_valid(opened) and predictions_path(opened.run, "valid").is_file():
         command = evaluate_command(opened.run, "valid")
         valid = read_predictions(opened.run, opened.config, "valid", command)
         temperature = fit_temperature(valid.targets, valid.probabilities)

@@ -22,6 +22,8 @@ from mervn.evaluation.breakdown import seconds_of
 from mervn.evaluation.evidence import ScoredUtterances, evidence
 from mervn.evaluation.intervals import METRICS, TIE, score
 from mervn.evaluation.open_run import open_run
+from mervn.evaluation.own_data import has_same_manifests
+from mervn.run_folder import read_config
 
 Array = np.ndarray[Any, Any]
 
@@ -53,7 +55,10 @@ def open_train(run: Path, options: EvaluateOptions, reporter: Reporter) -> Split
     """
     changes: dict[str, Any] = {"split": "train", "data": None, "without": None, "corrupt": None, "verify_inputs": False}
     if options.data is not None:
-        changes |= {"features_dir": None, "audio_root": None}
+        if has_same_manifests(read_config(run), options.data):
+            del changes["data"]  # a copy, perhaps the only one that is left
+        else:
+            changes |= {"features_dir": None, "audio_root": None}
     train = open_run(run, options.model_copy(update={**changes, "allow_missing": True}), reporter)
     if not train.is_own:
         raise InputError(

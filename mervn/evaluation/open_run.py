@@ -29,7 +29,7 @@ from mervn.data.streams import modality_of
 from mervn.data.waveform_split import WaveformSplit, refuse_rejected
 from mervn.data.withheld import WithheldModality, refuse_withholding
 from mervn.evaluation.ledger import Look
-from mervn.evaluation.own_data import folds_of, refuse_seen, with_own_data
+from mervn.evaluation.own_data import folds_of, refuse_seen, trained_ids, with_own_data
 from mervn.model.end_to_end import EndToEnd
 from mervn.model.saved_run import data_and_streams, load_head, load_tuned
 from mervn.model.trainable import Trainable
@@ -73,6 +73,8 @@ class OpenedRun:
     """The split before a change of its inputs."""
     model_sha256: str
     """Hash of model.safetensors, which the results record."""
+    is_trained: bool = True
+    """Whether model.safetensors is what the training wrote, as far as it is recorded."""
     change: str | None = None
     """The change of the inputs, such as without-text or corrupt-tones."""
     without: str | None = None
@@ -117,7 +119,7 @@ def open_run(run: Path, options: EvaluateOptions, reporter: Reporter) -> OpenedR
     refuse_seen(run, config, options, utterances, reporter)
     labelled = apply_labels({options.split: utterances}, label_options, require_all=False)
     loaded = _load(run, config, options, labelled.utterances[options.split], reporter)
-    is_own = _is_own(config, options.data is None or "fold" in sources, manifests, loaded.split)
+    is_own = _is_own(config, options.data is None, manifests, loaded.split)
     original, corruption = loaded.split, None
     if options.without is not None:
         loaded = replace(loaded, split=WithheldModality(original, options.without))
@@ -127,11 +129,12 @@ def open_run(run: Path, options: EvaluateOptions, reporter: Reporter) -> OpenedR
         loaded = replace(loaded, split=CorruptedText(original, corruption, text))
     # a score of changed inputs says something new about the split, so it is another look
     model_sha256 = hashlib.sha256((run / MODEL_FILE).read_bytes()).hexdigest()
-    if read_metrics(run).get("trained_model_sha256", model_sha256) != model_sha256:
+    is_trained = read_metrics(run).get("trained_model_sha256", model_sha256) == model_sha256
+    if not is_trained:
         reporter.say(f"warning: {run / MODEL_FILE} is not what the training wrote: these are scores of other weights")
     look = Look(config.hash, _weights_sha256(run, loaded), _inputs_sha256(sources, loaded.split))
     return OpenedRun(
-        run, config, data, loaded, device, sources, labelled.dropped, look, is_own, original, model_sha256,
+        run, config, data, loaded, device, sources, labelled.dropped, look, is_own, original, model_sha256, is_trained,
         options.change, options.without, corruption,
     )  # fmt: skip
 
@@ -172,10 +175,11 @@ def _load_finetuned(
     workers = config.options["workers"]
     split = WaveformSplit(options.split, utterances, config.labels, encoders, workers, reporter)
     refuse_rejected({options.split: split}, options.allow_missing)
+    own = trained_ids(run, config, options, reporter) if options.data is None else frozenset()
     for name, encoder in encoders.items():
-        # the run's own data needs no check: its manifests separate the splits
-        if encoder.fine_tuning is not None and options.data is not None:
-            encoder.fine_tuning.refuse_training_utterances(
+        # the run's own manifests separate its splits, but the encoder may have been fine-tuned before, on other splits
+        if encoder.fine_tuning is not None and own is not None:
+            encoder.fine_tuning.without(own).refuse_training_utterances(
                 zip(split.utterances, split.stream_sha256(name), strict=True)
             )
     hashes = {name: encoder.weights_sha256 for name, encoder in encoders.items()}
@@ -207,7 +211,9 @@ def _read(
     utterances, manifests = read_fold(data, folds, fold, (split,), audio_root, label_of, reporter)
     if not utterances[split]:
         raise InputError(f"{folds.path}: fold {fold} has no {split} utterances")
-    return utterances[split], {"fold": fold, "folds_sha256": folds.sha256}, manifests
+    # another look, if labels or speakers change: the hashes of the inputs have neither
+    read_sha256 = hashlib.sha256(canonical_json(manifests).encode()).hexdigest()
+    return utterances[split], {"fold": fold, "folds_sha256": folds.sha256, "manifests_sha256": read_sha256}, manifests
 
 
 def _weights_sha256(run: Path, loaded: LoadedModel) -> str:
@@ -226,7 +232,8 @@ def _inputs_sha256(sources: Mapping[str, Any], split: Split) -> str:
 def _is_own(config: RunConfig, is_own_data: bool, manifests: Mapping[str, str], split: Split) -> bool:
     """Tell whether a split is the run's own: for train and valid, the one that training read.
 
-    Training did not read test. Its own test split is that of the data of the run.
+    Training did not read test, unless it is made of folds. Its own test split is that of the data of the run, or of a
+    copy if training has read all of its manifests.
     """
     recorded, features = config.inputs.get("manifests"), config.inputs.get("features")
     if not isinstance(recorded, dict) or not isinstance(features, dict):
@@ -234,4 +241,6 @@ def _is_own(config: RunConfig, is_own_data: bool, manifests: Mapping[str, str], 
     # a manifest that training did not read, such as test, has no recorded hash
     if any(recorded.get(name, sha256) != sha256 for name, sha256 in manifests.items()):
         return False
-    return is_own_data if split.name == "test" else bool(features.get(split.name) == split.inputs_sha256)
+    if split.name == "test":
+        return is_own_data or manifests.keys() <= recorded.keys()
+    return bool(features.get(split.name) == split.inputs_sha256)

@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from features.config import SplitName
 from features.errors import InputError, UsageError
 from features.extraction.encoder_input import transcript_of
 from features.manifests.folds import Folds, read_fold, read_folds
@@ -16,14 +17,15 @@ from features.manifests.manifest import Utterance, read_manifests
 from features.progress import Reporter
 from features.regular_files import read_regular
 from features.store.index import features_folder
-from mervn.config import EvaluateOptions
+from mervn.config import EvaluateOptions, FinetuneOptions
 from mervn.run_folder import RunConfig
 
-BEFORE: Mapping[str, tuple[str, ...]] = {"train": (), "valid": ("train",), "test": ("train", "valid")}
+Given = TypeVar("Given", EvaluateOptions, FinetuneOptions)
+BEFORE: Mapping[str, tuple[SplitName, ...]] = {"train": (), "valid": ("train",), "test": ("train", "valid")}
 """By split, the splits of the run's own data whose utterances it must not have."""
 
 
-def with_own_data(config: RunConfig, options: EvaluateOptions) -> EvaluateOptions:
+def with_own_data(config: RunConfig, options: Given) -> Given:
     """Return options whose `data`, `features_dir` and `audio_root` are None where they are the run's own.
 
     `data` that names the folder of the run is no other data. What mervn.toml sets is the default of commands that
@@ -43,7 +45,7 @@ def with_own_data(config: RunConfig, options: EvaluateOptions) -> EvaluateOption
 
 
 def folds_of(config: RunConfig, options: EvaluateOptions) -> Folds | None:
-    """Return the folds of a run if the data of the options are its own, at another place perhaps; else None.
+    """Return the folds of a run if the manifests that it was trained on are in the data of the options; else None.
 
     InputError if the file has changed since the training.
     """
@@ -53,11 +55,17 @@ def folds_of(config: RunConfig, options: EvaluateOptions) -> Folds | None:
     if options.data is not None:
         if not has_same_manifests(config, options.data):
             return None
-        path = path if path.is_file() else options.data / path.name
+        beside = options.data / path.name  # the folder may have been moved or copied
+        path = path if not beside.is_file() or _has_folds(config, path) else beside
     folds = read_folds(path)
     if folds.sha256 != config.inputs["folds"]["sha256"]:
         raise InputError(f"{folds.path} must hold the folds that this run was trained on, but it has changed since")
     return folds
+
+
+def _has_folds(config: RunConfig, path: Path) -> bool:
+    """Tell whether a file holds the folds of a run."""
+    return path.is_file() and _sha256(path) == config.inputs["folds"]["sha256"]
 
 
 def has_same_manifests(config: RunConfig, data: Path) -> bool:
@@ -88,10 +96,10 @@ def refuse_seen(
     Copies under other names are not found.
     """
     before = BEFORE[options.split]
-    if options.data is None or not before or has_same_manifests(config, options.data):
-        return  # the manifests separate the splits
+    if options.data is None or not before:
+        return
     try:
-        known = _utterances_of(config, before, reporter)
+        known = _trained_on(config, options, before, reporter)
     except (InputError, UsageError) as error:
         reporter.say(f"warning: {options.data} cannot be compared with the data that {run} was trained on: {error}")
         return
@@ -106,13 +114,31 @@ def refuse_seen(
         )
 
 
-def _utterances_of(config: RunConfig, splits: tuple[str, ...], reporter: Reporter) -> list[Utterance]:
-    """Return the utterances of some splits of the run's own data."""
+def trained_ids(run: Path, config: RunConfig, options: EvaluateOptions, reporter: Reporter) -> frozenset[str] | None:
+    """Return the ids of train and valid of a run; None, after a warning, if they have changed since the training."""
+    try:
+        return frozenset(one.utterance_id for one in _trained_on(config, options, BEFORE["test"], reporter))
+    except (InputError, UsageError) as error:
+        reporter.say(f"warning: what {run} was trained on cannot be told from what its encoders have seen: {error}")
+        return None
+
+
+def _trained_on(
+    config: RunConfig, options: EvaluateOptions, splits: tuple[SplitName, ...], reporter: Reporter
+) -> list[Utterance]:
+    """Return the utterances of some splits of a run, from a copy that the options name, or from its folder.
+
+    InputError if both have changed since the training.
+    """
     data, root = Path(config.options["data"]), config.options.get("audio_root")
-    audio_root, fold = Path(root) if root else None, config.options.get("fold")
-    if fold is not None:
-        folds = read_folds(Path(config.options["fold_file"]))
-        read, _ = read_fold(data, folds, int(fold), splits, audio_root, str, reporter)  # type: ignore[arg-type]
+    if options.data is not None and has_same_manifests(config, options.data):
+        data, root = options.data, options.audio_root
+    elif not has_same_manifests(config, data):
+        raise InputError(f"the manifests in {config.options['data']} are missing, or have changed since")
+    audio_root = Path(root) if root else None
+    folds = folds_of(config, options.model_copy(update={"data": data}))
+    if folds is not None:
+        read, _ = read_fold(data, folds, int(config.options["fold"]), splits, audio_root, str, reporter)
         return [one for of_split in read.values() for one in of_split]
     manifests = read_manifests(
         data, splits, audio_root=audio_root, check_audio=False, require_emotion=False, reporter=reporter

@@ -104,8 +104,8 @@ def read_entries(path: Path, split: str, command: str, labels: Sequence[str] | N
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}:{number}: {error}; evaluate the run again:\n  {command}") from error
         entries.append(entry)
-    document, _ = _metrics_beside(path, split)
-    _refuse_other_model(path, document, command)
+    document, is_of_training = _metrics_beside(path, split)
+    _refuse_other_model(path, document.get("trained_model_sha256" if is_of_training else "model_sha256"), command)
     scores = document.get(split)
     recorded = scores if isinstance(scores, dict) else {}
     expected = recorded.get("n") if isinstance(recorded.get("n"), int) else None
@@ -117,12 +117,12 @@ def read_entries(path: Path, split: str, command: str, labels: Sequence[str] | N
     return entries
 
 
-def _refuse_other_model(path: Path, document: Mapping[str, Any], command: str) -> None:
-    """Raise InputError if the metrics record other weights than those of the run.
+def _refuse_other_model(path: Path, recorded: str | None, command: str) -> None:
+    """Raise InputError if predictions are of other weights than those of the run, by the hash that is recorded.
 
     An evaluation that ended after the run was trained again leaves such files.
     """
-    model, recorded = path.with_name(MODEL_FILE), document.get("model_sha256")
+    model = path.with_name(MODEL_FILE)
     if recorded is not None and model.is_file() and recorded != hashlib.sha256(model.read_bytes()).hexdigest():
         raise InputError(
             f"{path} must be of the weights in {model}, but these have changed since; "

@@ -190,6 +190,7 @@ def _configuration(
     paths = {"features_dir", "audio_root", "init_head", "fold_file"}
     recorded = recorded_options(resolved, paths, {"trust_code"})
     recorded["data"] = str(Path(str(resolved.options.data)).resolve())
+    recorded["fold_file"] = str(labelled.fold_file.resolve()) if labelled.fold_file else None
     for name in ("audio_encoder", "text_encoder", "segmenter", "tone_style", "whisper_mode"):
         if recorded.get(name):
             recorded[name] = str(recorded[name])

@@ -16,6 +16,7 @@ from features.store.index import StoreQuery
 from features.store.models import KEPT_ENCODER
 from mervn.config import EvaluateOptions, FinetuneOptions, FoldOptions, HeadOptions, LabelOptions
 from mervn.data.streams import Stream, modality_of
+from mervn.evaluation.own_data import with_own_data
 from mervn.model.custom_module import CustomModule
 from mervn.model.head import Head
 from mervn.model.saved_run import data_and_streams, load_head_with, modules_of
@@ -66,9 +67,11 @@ def take_head(options: FinetuneOptions) -> tuple[FinetuneOptions, InitHead | Non
     config = read_config(run)
     if config.command != "train-head":
         raise UsageError(f"--init-head must be a run of train-head, {run} is one of {config.command}")
+    options = with_own_data(config, options)
     custom = modules_of(run, config, options.trust_code)
     head = load_head_with(run, config, custom)
-    _, streams = data_and_streams(config, EvaluateOptions(features_dir=options.features_dir))
+    own = with_own_data(config, options.model_copy(update={"data": None}))
+    _, streams = data_and_streams(config, EvaluateOptions(features_dir=own.features_dir))
     imported = [stream.encoder for stream in streams.values() if stream.imported]
     if imported:
         raise UsageError(
@@ -95,6 +98,8 @@ def _option_conflicts(options: FinetuneOptions, of_run: FinetuneOptions, taken: 
     conflicts = []
     for name in sorted(TAKEN & options.model_fields_set):
         in_run, found = getattr(of_run, name), getattr(options, name)
+        if name in ("data", "audio_root") and found is None:
+            continue  # those of the run
         # An option that the run does not record counts only if the user gave it.
         if (name in taken or name in options.given) and _plain(found) != _plain(in_run):
             conflicts.append(f"  --{name.replace('_', '-')}: the run has {in_run}, found {found}")

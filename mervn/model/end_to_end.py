@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from features.audio.torchaudio_import import import_torchaudio
 from features.encoders import ENCODERS
 from features.encoders.base import Encoder
 from features.errors import UsageError
@@ -198,6 +199,7 @@ def _add_lora(encoder: Encoder, options: FinetuneOptions, rank: int) -> list[nn.
 
     LoRA (Hu et al. 2021, arXiv 2106.09685). UsageError if peft is not installed.
     """
+    import_torchaudio()  # before peft, which imports transformers, which imports torchaudio and could fail
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:

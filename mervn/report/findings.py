@@ -58,7 +58,7 @@ def warnings(data: RunData, units: Units, intervals: Mapping[str, Interval | Non
         found.append(f"{data.scores['missing']} utterances of {split} have no features and are not scored.")
     for name, count in data.metrics.get("missing", {}).items():
         if count and name != split:
-            found.append(f"{counted(count, 'utterance')} of {name} left out, because features are missing.")
+            found.append(f"{counted(count, 'utterance')} of {name} left out: without features or usable audio.")
     for name, counts in data.metrics.get("dropped", {}).items():
         if counts:
             left_out = ", ".join(f"{count} {label}" for label, count in counts.items())

@@ -121,13 +121,13 @@ def _protocol(config: RunConfig, results: Results) -> str:
     lines = [f"Data folder: {_code(options['data'])}"]
     counts = [f"{count} in {split}" for split, count in check.get("splits", {}).items()]
     if counts:
-        lines.append(f"Utterances: {', '.join(counts)}")
+        lines.append(f"Utterances in the manifests: {', '.join(counts)}")
     if options.get("fold"):
         lines.append(f"Fold {options['fold']} of {_code(options.get('fold_file'))}: trained and scored on that fold")
     lines.append(_chosen(metrics))
     for split, count in metrics.get("missing", {}).items():
         if count:
-            lines.append(f"Left out of {split}, because features are missing: {counted(count, 'utterance')}")
+            lines.append(f"Left out of {split}, without features or usable audio: {counted(count, 'utterance')}")
     for split, dropped in metrics.get("dropped", {}).items():
         if dropped:
             lines.append(f"Left out of {split}: " + ", ".join(f"{count} {label}" for label, count in dropped.items()))

@@ -12,7 +12,12 @@ from test_train_head import data, made, train
 from tiny import Messages, read_jsonl, write_manifest
 
 from cli.main import run as mervn
+from features.encoders.selector import parse_selector
 from features.errors import InputError
+from features.extraction.extract import extract_stream
+from features.extraction.settings import ExtractSettings
+from features.manifests.manifest import read_manifests
+from features.progress import SILENT
 from mervn.config import CompareOptions, EvaluateOptions
 from mervn.evaluation.compare import compare
 from mervn.evaluation.evaluate import evaluate
@@ -161,6 +166,33 @@ def test_training_in_a_copy_and_training_that_has_changed_are_no_test(
     messages = Messages()
     evaluate(run, options, messages)
     assert any("cannot be compared" in line and "or have changed since" in line for line in messages.said)
+
+
+def test_a_copy_is_compared_where_its_audio_is_read(data: Path, tmp_path: Path) -> None:
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for path in data.glob("*.wav"):
+        path.rename(audio / path.name)
+    run = train(data, tmp_path / "run", epochs=1, audio_root=audio).path
+    copy = Path(shutil.copytree(data, tmp_path / "copy", copy_function=shutil.copy2))
+    trained = read_jsonl(data / "train.jsonl")
+    write_manifest(copy / "test.jsonl", [{**line, "utterance_id": f"new-{i}"} for i, line in enumerate(trained)])
+    for root in (None, audio):
+        with pytest.raises(InputError, match="which hold 24 of the 24 utterances of test"):
+            evaluate(run, EvaluateOptions(split="test", data=copy, audio_root=root))
+
+
+def test_leak_baselines_read_train_where_the_run_did(data: Path, made: Path, tmp_path: Path) -> None:
+    run = train(data, tmp_path / "run", epochs=1).path
+    expected = evaluate(run, EvaluateOptions(split="test", leak_baselines=True))["leak_baselines"]
+    copy = Path(shutil.copytree(data, tmp_path / "copy", copy_function=shutil.copy2))
+    shutil.rmtree(copy / "stores")
+    settings = ExtractSettings(features_dir=copy / "stores", batch_seconds=2.0)
+    for name, modality in (("fourier2vec", "audio"), ("hashed_ngrams", "text")):  # features of test alone
+        selector = parse_selector(f"{name}={made.parent / name}", modality)
+        extract_stream(read_manifests(copy, ("test",))["test"], selector, settings, SILENT)
+    found = evaluate(run, EvaluateOptions(split="test", data=copy, leak_baselines=True))
+    assert found["leak_baselines"] == expected
 
 
 def test_the_folds_of_a_moved_folder_are_found(data: Path, tmp_path: Path, capsys: Captured) -> None:

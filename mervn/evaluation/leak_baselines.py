@@ -55,8 +55,10 @@ def open_train(run: Path, options: EvaluateOptions, reporter: Reporter) -> Split
     """
     changes: dict[str, Any] = {"split": "train", "data": None, "without": None, "corrupt": None, "verify_inputs": False}
     if options.data is not None:
-        if has_same_manifests(read_config(run), options.data):
-            del changes["data"]  # a copy, perhaps the only one that is left
+        config = read_config(run)
+        is_there = has_same_manifests(config, Path(config.options["data"]))
+        if not is_there and has_same_manifests(config, options.data):
+            del changes["data"]  # a copy, the only one that is left
         else:
             changes |= {"features_dir": None, "audio_root": None}
     train = open_run(run, options.model_copy(update={**changes, "allow_missing": True}), reporter)

@@ -132,7 +132,7 @@ def _trained_on(
     """
     data, root = Path(config.options["data"]), config.options.get("audio_root")
     if options.data is not None and has_same_manifests(config, options.data):
-        data, root = options.data, options.audio_root
+        data, root = options.data, options.audio_root or root  # as the scored utterances are read
     elif not has_same_manifests(config, data):
         raise InputError(f"the manifests in {config.options['data']} are missing, or have changed since")
     audio_root = Path(root) if root else None

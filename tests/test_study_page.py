@@ -174,3 +174,13 @@ def test_missing_and_damaged_tables_are_named(tmp_path: Path) -> None:
     study = make_study(tmp_path / "other", [{"name": "x"}])
     with pytest.raises(InputError, match=r"table\.csv must be the table of a study, but lacks tuned, split"):
         write_study_report(study)
+
+
+def test_rows_that_are_not_compared_are_named_once(tmp_path: Path) -> None:
+    compared_too = make_study(tmp_path / "both", [line("late"), line("xattn", 0.1, 0.2), line("text", 0.1, n="235")])
+    alone = make_study(tmp_path / "alone", [line("late"), line("text", 0.1, n="235")])
+    complete = make_study(tmp_path / "complete", [line("late"), line("xattn", 0.1, 0.2)])
+    counts = [
+        write_study_report(study).read_text().count("Not compared with") for study in (compared_too, alone, complete)
+    ]
+    assert counts == [1, 1, 0]  # as a warning, as the verdict, and not at all

@@ -131,12 +131,7 @@ def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOpti
     metrics: dict[str, Any] = {
         "schema": SCHEMA,
         "labels": list(labels),
-        "dropped": opened.dropped,
-        **({} if opened.without is None else {"without": opened.without}),
-        **opened.sources,
-        "inputs_sha256": opened.look.inputs_sha256,
-        "content_sha256": dict(opened.original.content_sha256),
-        "model_sha256": opened.model_sha256,
+        **_origin(opened),
         split.name: {"missing": len(split.missing), **scores.as_json()},
         **evidence([utterances], labels),
         "calibration": None if temperature is None else calibrate(split.targets, probabilities, temperature).as_json(),
@@ -156,6 +151,18 @@ def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOpti
     write_jsonl(opened.run / f"predictions-{name}.jsonl", entries)
     write_json(path, metrics)
     return ScoredRun(metrics, utterances, leaks, shuffled, original, opened.corruption)
+
+
+def _origin(opened: OpenedRun) -> dict[str, Any]:
+    """Return what the metrics record about the inputs and the weights."""
+    return {
+        "dropped": opened.dropped,
+        **({} if opened.without is None else {"without": opened.without}),
+        **opened.sources,
+        "inputs_sha256": opened.look.inputs_sha256,
+        "content_sha256": dict(opened.original.content_sha256),
+        "model_sha256": opened.model_sha256,
+    }
 
 
 def _score_original(opened: OpenedRun, utterances: ScoredUtterances) -> ScoredUtterances | None:

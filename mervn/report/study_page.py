@@ -49,13 +49,12 @@ def write_study_report(study: Path) -> Path:
     linear = ("against linear",) if any(line.get("against_linear") for line in rows) else ()
     failed = [line for line in cells if line["status"] == "failed"]
     verdict = " ".join(filter(None, (study_verdict(rows, axes), linear_verdict(rows, axes))))
-    others = other_rows(rows, axes)
     page = render(
         "study.html",
         title=study.resolve().name,
         split=table[0]["split"],
         verdict=verdict,
-        warnings=[*study_warnings(rows, failed), *([others] if others and others not in verdict else [])],
+        warnings=_warnings(rows, failed, axes, verdict),
         header=(*axes, "seeds", "macro-F1", "95 % interval", *DIFFERENCE_HEADER, *linear),
         lines=[[*_line(line, axes), *([_against_linear(line)] if linear else [])] for line in rows],
         baselines_header=("baseline", *axes, "macro-F1", "95 % interval", "difference", "95 % interval"),
@@ -73,6 +72,12 @@ def write_study_report(study: Path) -> Path:
     path = study / REPORT_FILE
     write_atomically(path, page.encode())
     return path
+
+
+def _warnings(rows: Sequence[Line], failed: Sequence[Line], axes: Sequence[str], verdict: str) -> list[str]:
+    """Return what weakens the study, with the rows that are not compared unless the verdict names them."""
+    others = other_rows(rows, axes)
+    return [*study_warnings(rows, failed), *([others] if others and others not in verdict else [])]
 
 
 def _read(path: Path) -> list[Line]:

@@ -63,3 +63,25 @@ class WithoutBars:
     def epoch(self, entry: Mapping[str, Any]) -> None:
         """Report a finished epoch."""
         self._reporter.epoch(entry)
+
+
+class OncePerLine:
+    """Reporter that passes each message on once: many evaluations say the same."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._said: set[str] = set()
+
+    def say(self, text: str) -> None:
+        """Print one status line, without a repetition."""
+        if text not in self._said:
+            self._said.add(text)
+            self._reporter.say(text)
+
+    def progress(self, total: int, done: int, what: str = "", unit: str = " utterances") -> Any:
+        """Return a progress bar."""
+        return self._reporter.progress(total, done, what, unit)
+
+    def epoch(self, entry: Mapping[str, Any]) -> None:
+        """Report a finished epoch."""
+        self._reporter.epoch(entry)

@@ -84,11 +84,22 @@ def test_a_damaged_file_is_one_message(change: object, message: str, tmp_path: P
         write_check_report(tmp_path)
 
 
-def test_findings_of_a_run_are_read_or_missing_or_damaged(tmp_path: Path) -> None:
-    assert read_findings(tmp_path) is None
-    (tmp_path / CHECK_FILE).write_text('{"findings": [{"severity": "error"}]}')
+@pytest.mark.parametrize(("name", "key"), [(CHECK_FILE, "findings"), ("metrics-test.json", "overlap")])
+def test_findings_of_a_run_are_read_or_missing_or_damaged(tmp_path: Path, name: str, key: str) -> None:
+    assert read_findings(tmp_path, "test") == []
+    one = dict.fromkeys(("id", "message", "why", "fix"), "x") | {"severity": "error", "examples": []}
+    (tmp_path / name).write_text(json.dumps({key: [one]}))
+    assert read_findings(tmp_path, "test") == [one]
+    assert read_findings(tmp_path, "valid") == ([one] if name == CHECK_FILE else [])
+    (tmp_path / name).write_text(json.dumps({key: [{"severity": "error"}]}))
     with pytest.raises(InputError, match="must hold a list of findings, but does not; remove it to write a report"):
-        read_findings(tmp_path)
+        read_findings(tmp_path, "test")
+
+
+def test_scores_of_an_earlier_version_and_of_unknown_training_have_no_findings(tmp_path: Path) -> None:
+    for content in ("{}", '{"overlap": null}'):
+        (tmp_path / "metrics-test.json").write_text(content)
+        assert read_findings(tmp_path, "test") == []
 
 
 def test_the_verdict_is_that_of_the_most_severe_finding() -> None:

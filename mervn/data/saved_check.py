@@ -73,15 +73,24 @@ def read_check(folder: Path) -> dict[str, Any]:
     return saved
 
 
-def read_findings(run: Path) -> Sequence[Mapping[str, Any]] | None:
-    """Return the findings about the data of a run; None if the run has no check.json.
+def read_findings(run: Path, split: str) -> Sequence[Mapping[str, Any]]:
+    """Return the findings about the data of a run, and about what its test split shares with the training.
 
-    InputError if the file is damaged.
+    They are those of check.json, and for `split` test those of metrics-test.json; a file that does not exist has none.
+    InputError if a file is damaged.
     """
     path = run / CHECK_FILE
-    if not path.is_file():
-        return None
-    findings: Any = read_object(path, "the findings about the data of a run").get("findings")
+    found = _findings_of(path, "findings") if path.is_file() else []
+    scores = run / f"metrics-{split}.json"
+    if split == "test" and scores.is_file():  # valid is in check.json
+        found += _findings_of(scores, "overlap")
+    return found
+
+
+def _findings_of(path: Path, key: str) -> list[Mapping[str, Any]]:
+    """Return the findings at a key of a file; metrics may have none there."""
+    document = read_object(path, "findings about the data of a run")
+    findings: Any = document.get(key) if key == "findings" else document.get(key) or []
     if not _are_findings(findings):
         raise InputError(f"{path} must hold a list of findings, but does not; remove it to write a report without them")
     return list(findings)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from features.audit.finding import Finding
 from features.progress import SILENT, Reporter
 from mervn.config import EvaluateOptions
 from mervn.data.corrupted import Corruption
@@ -21,6 +22,7 @@ from mervn.evaluation.leak_baselines import leak_predictions, leak_scores, open_
 from mervn.evaluation.ledger import record_look
 from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.open_run import OpenedRun, open_run
+from mervn.evaluation.overlap import training_overlap
 from mervn.evaluation.own_data import with_own_data
 from mervn.evaluation.predict import predict, prediction_entries
 from mervn.evaluation.saved_predictions import evaluate_command, predictions_path, read_predictions
@@ -44,6 +46,8 @@ class Preparation:
     """Predictions (N,) int64 of each baseline of --leak-baselines; empty without this option."""
     shuffled: Sequence[Array]
     """Predictions (N,) int64 for each shuffle of the labels of train; empty if there are none."""
+    overlap: Sequence[Finding] | None
+    """What the split shares with the training; None if that cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,8 @@ def prepare(opened: OpenedRun, options: EvaluateOptions, reporter: Reporter) -> 
         leaks = leak_predictions(traits_of(train), traits_of(opened.split))
         if opened.config.command != "finetune":  # it stores no features
             shuffled = shuffled_predictions(train, opened.original, len(opened.config.labels))
-    return Preparation(units, breakdown_values(opened.split, options.by), temperature, leaks, shuffled)
+    overlap = training_overlap(opened, options, reporter)
+    return Preparation(units, breakdown_values(opened.split, options.by), temperature, leaks, shuffled, overlap)
 
 
 def _is_own_valid(opened: OpenedRun) -> bool:
@@ -134,6 +139,7 @@ def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOpti
         **_origin(opened),
         split.name: {"missing": len(split.missing), **scores.as_json()},
         **evidence([utterances], labels),
+        "overlap": None if preparation.overlap is None else [each.as_json() for each in preparation.overlap],
         "calibration": None if temperature is None else calibrate(split.targets, probabilities, temperature).as_json(),
     }
     leaks, shuffled = _answers(utterances, preparation)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from features.errors import InputError, UsageError
-from features.progress import SILENT, Reporter
+from features.progress import SILENT, OncePerLine, Reporter
 from mervn.config import EvaluateOptions
 from mervn.data.split import Split
 from mervn.evaluation.corruption import corruption_scores, describe_corruption
@@ -43,7 +43,8 @@ def evaluate_series(folder: Path, options: EvaluateOptions, reporter: Reporter =
         raise UsageError(f"--data cannot be given for the folds of {folder}; evaluate their runs one by one")
     opened = {key: open_run(run, options, reporter) for key, run in series.runs.items()}
     _refuse_other_utterances(series, opened)
-    preparations = {key: prepare(run, options, reporter) for key, run in opened.items()}
+    once = OncePerLine(reporter)
+    preparations = {key: prepare(run, options, once) for key, run in opened.items()}
     members = [run.look for run in opened.values()]
     look, looks = _joined(members), None
     if options.split == "test":

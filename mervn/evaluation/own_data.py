@@ -99,7 +99,7 @@ def refuse_seen(
     if options.data is None or not before:
         return
     try:
-        known = _trained_on(config, options, before, reporter)
+        known = trained_on(config, options, before, reporter)
     except (InputError, UsageError) as error:
         reporter.say(f"warning: {options.data} cannot be compared with the data that {run} was trained on: {error}")
         return
@@ -117,13 +117,13 @@ def refuse_seen(
 def trained_ids(run: Path, config: RunConfig, options: EvaluateOptions, reporter: Reporter) -> frozenset[str] | None:
     """Return the ids of train and valid of a run; None, after a warning, if they have changed since the training."""
     try:
-        return frozenset(one.utterance_id for one in _trained_on(config, options, BEFORE["test"], reporter))
+        return frozenset(one.utterance_id for one in trained_on(config, options, BEFORE["test"], reporter))
     except (InputError, UsageError) as error:
         reporter.say(f"warning: what {run} was trained on cannot be told from what its encoders have seen: {error}")
         return None
 
 
-def _trained_on(
+def trained_on(
     config: RunConfig, options: EvaluateOptions, splits: tuple[SplitName, ...], reporter: Reporter
 ) -> list[Utterance]:
     """Return the utterances of some splits of a run, from a copy that the options name, or from its folder.

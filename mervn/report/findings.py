@@ -70,8 +70,8 @@ def warnings(data: RunData, units: Units, intervals: Mapping[str, Interval | Non
 
 
 def _faults_of_data(data: RunData) -> list[str]:
-    """Return a warning if the check before the training found errors or warnings."""
-    severe = [each for each in data.findings or () if each["severity"] != "info"]
+    """Return a warning if there are errors or warnings about the data."""
+    severe = [each for each in data.findings if each["severity"] != "info"]
     if not severe:
         return []
     counts = Counter(str(each["severity"]) for each in severe)

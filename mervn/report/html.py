@@ -58,7 +58,7 @@ def render_run(data: RunData, options: ReportOptions = DEFAULTS) -> str:
         groups=group_rows(data.predictions),
         with_transcripts=options.transcripts,
         **_mistakes_and_media(data, options),
-        findings=data.findings or (),
+        findings=data.findings,
         settings=settings(data),
         environment_rows=environment_rows(data),
         command=shlex.join(["mervn", data.config.command, "--config", str(data.path / "config.json")]),

@@ -38,8 +38,8 @@ class RunData:
     predictions: SavedPredictions
     test_looks: int | None
     """Number of looks at test that the run records; None if the split is not test."""
-    findings: Sequence[Mapping[str, Any]] | None = None
-    """Findings about the data of the training; None if it was not checked."""
+    findings: Sequence[Mapping[str, Any]] = ()
+    """Findings about the data of the training, and about what test shares with it."""
 
 
 def read_run(run: Path, split: str | None = None) -> RunData:
@@ -64,7 +64,7 @@ def read_run(run: Path, split: str | None = None) -> RunData:
     looks = len(_read_lines(run / "test_access.jsonl")) if split == "test" else None
     command = evaluate_command(run, split)
     predictions = read_predictions(run, config, split, command)
-    findings = read_findings(run)
+    findings = read_findings(run, split)
     return RunData(run, config, metrics, scores, history, environment, split, predictions, looks, findings)
 
 

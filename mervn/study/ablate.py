@@ -9,7 +9,7 @@ from pathlib import Path
 
 from features.atomic_files import read_object
 from features.cpu_threads import set_threads
-from features.progress import SILENT, Reporter, WithoutBars
+from features.progress import SILENT, OncePerLine, Reporter, WithoutBars
 from mervn.config import AblateOptions, EvaluateOptions
 from mervn.evaluation.evaluate import evaluate
 from mervn.evaluation.open_run import open_run
@@ -128,7 +128,7 @@ def _finish(plan: Plan, state: State, reporter: Reporter) -> Tables:
     elif plan.options.test:
         split = "test"
         set_threads(plan.options.threads or 1)  # as in training
-        evaluations = _Evaluations(plan, _OncePerLine(reporter))
+        evaluations = _Evaluations(plan, OncePerLine(WithoutBars(reporter)))
         for number in range(len(plan.rows)):
             for cell in study.of(number, study.choose(number)):
                 evaluations.evaluate(cell)
@@ -136,20 +136,6 @@ def _finish(plan: Plan, state: State, reporter: Reporter) -> Tables:
     write_tables(study, tables, plan.output)
     write_study_report(plan.output)
     return tables
-
-
-class _OncePerLine(WithoutBars):
-    """Reporter that passes each message on once: many evaluations say the same."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        super().__init__(reporter)
-        self._said: set[str] = set()
-
-    def say(self, text: str) -> None:
-        """Print one status line, without a repetition."""
-        if text not in self._said:
-            self._said.add(text)
-            super().say(text)
 
 
 class _Evaluations:

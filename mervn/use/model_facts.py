@@ -138,7 +138,7 @@ def _warnings(model: RunModel, split: str, units: Sequence[Mapping[str, Any]]) -
     for stream, one in model.encoders.items():
         if one.encoder.is_random:
             found.append(f"The {stream.replace('_', ' ')} encoder has random weights: a baseline.")
-    for finding in read_findings(model.path) or []:
+    for finding in read_findings(model.path, split):
         if finding["severity"] != "info":
             found.append(f"The data has a fault ({finding['id']}): {finding['message']}.")
     return found

@@ -1,0 +1,137 @@
+"""What test shares with the training is said, recorded and shown; nothing is said about new speech."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+from test_folds import write_folds
+from test_train_head import data, made, train
+from tiny import RATE, Messages, read_jsonl, wave, write_manifest
+
+from features.config import SPLITS
+from features.encoders.selector import parse_selector
+from features.extraction.extract import extract_stream
+from features.extraction.settings import ExtractSettings
+from features.manifests.manifest import read_manifests
+from features.progress import SILENT
+from mervn.config import EvaluateOptions
+from mervn.evaluation import overlap
+from mervn.evaluation.evaluate import evaluate
+from mervn.report.html import render_run
+from mervn.report.run_data import read_run
+
+__all__ = ["data", "made"]  # fixtures
+Change = Callable[[Path, dict[str, Any]], None]
+
+
+def of_speaker(_data: Path, line: dict[str, Any]) -> None:
+    line["speaker_id"] = "train-speaker-0"
+
+
+def of_recording(_data: Path, line: dict[str, Any]) -> None:
+    line |= {"wav_path": "train-000.wav", "start": 0.2}
+
+
+def of_segment(_data: Path, line: dict[str, Any]) -> None:
+    line |= {"wav_path": "train-000.wav", "start": 0.01}
+
+
+def of_samples(data: Path, line: dict[str, Any]) -> None:
+    shutil.copy(data / "train-001.wav", data / line["wav_path"])
+
+
+def of_text(_data: Path, line: dict[str, Any]) -> None:
+    line["transcript"] = "Câu, train 0!"
+
+
+def of_nobody(_data: Path, line: dict[str, Any]) -> None:
+    """Change nothing."""
+
+
+def change_test(data: Path, selector: str, change: Change) -> None:
+    """Give each utterance samples and a sentence of its own, change the first one of test, and extract all again."""
+    for first, split in enumerate(SPLITS):
+        lines = read_jsonl(data / f"{split}.jsonl")
+        for number, line in enumerate(lines):
+            soundfile.write(data / line["wav_path"], wave(0.4, 100 * first + number), RATE)
+            line["transcript"] = f"câu {split} {number}"
+        if split == "train":  # so that a third of this file is a segment
+            lines[0]["end"] = 0.15
+        if split == "test":
+            change(data, lines[0])
+        write_manifest(data / f"{split}.jsonl", lines)
+    settings = ExtractSettings(features_dir=data / "stores", batch_seconds=2.0, update=True)
+    utterances = list(read_manifests(data, SPLITS).all_utterances())
+    extract_stream(utterances, parse_selector(selector, "audio"), settings, SILENT)
+
+
+def score(run: Path, **options: Any) -> tuple[dict[str, dict[str, Any]], str]:
+    """Return the findings by id, and the warning that was said."""
+    messages = Messages()
+    found = evaluate(run, EvaluateOptions(**{"split": "test", **options}), messages)["overlap"]
+    return {each["id"]: each for each in found}, "\n".join(text for text in messages.said if "warning" in text)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (of_nobody, []),
+        (of_speaker, ["speaker_overlap"]),
+        (of_recording, ["recording_overlap"]),
+        (of_segment, ["recording_overlap", "segment_overlap"]),
+        (of_samples, ["duplicate_audio"]),
+        (of_text, ["transcript_overlap"]),
+    ],
+)
+def test_what_test_shares_with_the_training_is_said_and_recorded(
+    data: Path, made: Path, tmp_path: Path, change: Change, expected: list[str]
+) -> None:
+    change_test(data, f"fourier2vec={made.parent / 'fourier2vec'}", change)
+    run = train(data, tmp_path / "run", epochs=1, fusion="audio").path
+    found, said = score(run)
+    assert list(found) == expected
+    assert bool(said) == bool(expected) and all(f": {name}: test and the training: 1" in said for name in expected)
+    assert list(score(run, split="valid")[0]) == list(score(run, split="train")[0]) == []
+    # the page of the run and the card of its model show it
+    assert [each["id"] for each in read_run(run).findings if "test and the training" in each["message"]] == expected
+    assert ("test and the training" in render_run(read_run(run))) == bool(expected)
+
+
+def test_a_fold_is_compared_with_its_own_training(data: Path, made: Path, tmp_path: Path) -> None:
+    change_test(data, f"fourier2vec={made.parent / 'fourier2vec'}", of_nobody)
+    write_folds(data, splits=SPLITS)
+    write_manifest(data / "train.jsonl", [line | {"speaker_id": "one"} for line in read_jsonl(data / "train.jsonl")])
+    run = train(data, tmp_path / "run", epochs=1, fusion="audio", fold="1").path
+    found, said = score(run)
+    assert list(found) == ["speaker_overlap"] and "error: speaker_overlap: test and the training: " in said
+    write_manifest(data / "train.jsonl", [line | {"take": 0} for line in read_jsonl(data / "train.jsonl")])
+    messages = Messages()
+    assert evaluate(run, EvaluateOptions(split="test"), messages)["overlap"] is None
+    assert any("what test shares with the training cannot be told" in text for text in messages.said)
+
+
+def test_copies_under_other_names_are_found_in_other_data(data: Path, made: Path, tmp_path: Path) -> None:
+    selector = f"fourier2vec={made.parent / 'fourier2vec'}"
+    change_test(data, selector, of_nobody)
+    run = train(data, tmp_path / "run", epochs=1, fusion="audio").path
+    other = tmp_path / "other"
+    other.mkdir()
+    lines = []
+    for number, (seen, new) in enumerate(zip(read_jsonl(data / "train.jsonl")[1:], read_jsonl(data / "test.jsonl"))):
+        # ids of the training with other samples, and samples of the training with other ids
+        line = (
+            {**seen, "utterance_id": f"new-{number}"} if number < 3 else {**new, "utterance_id": seen["utterance_id"]}
+        )
+        shutil.copy(data / line["wav_path"], other / f"{number}.wav")
+        lines.append({**line, "speaker_id": f"new-{number}", "transcript": str(number), "wav_path": f"{number}.wav"})
+    write_manifest(other / "test.jsonl", lines)
+    settings = ExtractSettings(features_dir=other / "stores", batch_seconds=2.0)
+    extract_stream(read_manifests(other, ("test",))["test"], parse_selector(selector, "audio"), settings, SILENT)
+    found, _ = score(run, data=other)
+    assert found["duplicate_audio"]["count"] == 3 and len(found) == 1
+    overlap._KNOWN.clear()
+    shutil.rmtree(data / "stores")  # other data can be scored without the stores of the training
+    assert score(run, data=other)[0] == {}

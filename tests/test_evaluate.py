@@ -18,6 +18,7 @@ from mervn.evaluation.calibration import calibrate, fit_temperature
 from mervn.evaluation.compare import compare
 from mervn.evaluation.evaluate import evaluate
 from mervn.evaluation.intervals import METRICS
+from mervn.report.run_data import read_run
 
 __all__ = ["data", "made"]  # fixtures
 Captured = pytest.CaptureFixture[str]
@@ -158,6 +159,9 @@ def test_the_weights_are_recorded_with_the_scores(data: Path, tmp_path: Path) ->
     assert messages.said[0] == (
         f"warning: {run / 'model.safetensors'} is not what the training wrote: these are scores of other weights"
     )
+    valid = evaluate(run, EvaluateOptions(split="valid"))["valid"]
+    shown = read_run(run, "valid")  # scores and predictions of the same weights
+    assert shown.scores == valid != shown.metrics["valid"]
     messages.said.clear()
     evaluate(tmp_path / "other", EvaluateOptions(split="test"), messages)
     assert not any("what the training wrote" in line for line in messages.said)

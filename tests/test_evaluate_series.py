@@ -104,6 +104,19 @@ def test_other_data_replace_nothing_and_faults_come_before_the_look(data: Path, 
     assert not (data / "test_access.jsonl").exists() and not (folder / "seed-0" / "metrics-test.json").exists()
 
 
+def test_a_series_that_is_trained_again_has_no_scores_of_the_one_before(data: Path, tmp_path: Path) -> None:
+    folder = series(data, tmp_path / "seeds", num_seeds=2)
+    scores = folder / "metrics-test.json"
+    evaluate_series(folder, TEST)
+    series(data, folder, num_seeds=2)
+    assert scores.is_file()  # nothing was trained
+    series(data, folder, num_seeds=2, force=True)
+    assert not scores.exists()
+    evaluate_series(folder, TEST)
+    series(data, folder, num_seeds=3)
+    assert not scores.exists() and (folder / "seed-0" / "metrics-test.json").is_file()
+
+
 def test_the_commands_train_evaluate_and_compare_a_series(data: Path, tmp_path: Path, capsys: Captured) -> None:
     small = ["--data", str(data), "--epochs", "1", "--dim", "16", "--mlp", "8", "--num-seeds", "2"]
     folders = [str(tmp_path / "a b"), str(tmp_path / "late")]

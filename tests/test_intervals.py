@@ -1,5 +1,6 @@
 import itertools
 import math
+import unicodedata
 from collections.abc import Callable
 
 import numpy as np
@@ -100,6 +101,11 @@ def test_units_are_speakers_with_their_effective_number() -> None:
     assert units.effective == pytest.approx(25 / 11)
     assert group_units(["x", "y"] * 4, "film").name == "film"
     assert group_units(["x", "y"] * 4).effective == pytest.approx(2)
+
+
+def test_a_unit_in_two_unicode_forms_is_one() -> None:
+    units = group_units(["Huế", "Vinh", unicodedata.normalize("NFD", "Huế"), " Vinh"])
+    assert units.num == 2 and units.index.tolist() == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("values", [[None, None, None], ["", None, ""], ["a", "b", "c"], [1, 2, None]])

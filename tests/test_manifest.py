@@ -240,6 +240,12 @@ def test_an_unknown_speaker_is_none(data: Path) -> None:
     assert [u.speaker_id for u in read_manifests(data, ["train"])["train"]] == [None, None, "s"]
 
 
+def test_a_speaker_in_two_unicode_forms_is_one(data: Path) -> None:
+    names = ["Đà Nẵng", unicodedata.normalize("NFD", "Đà Nẵng"), " Đà  Nẵng"]
+    write(data, "train", *({"speaker_id": name} for name in names))
+    assert {u.speaker_id for u in read_manifests(data, ["train"])["train"]} == {"Đà Nẵng"}
+
+
 def test_a_key_that_every_line_has_in_place_of_a_field_is_warned_about(data: Path) -> None:
     write(data, "train", *[{"transcript": ..., "text": "xin chào"}] * 2)
     with pytest.warns(UserWarning, match="train.jsonl: no line has transcript, but all have 'text'; did you mean"):

@@ -1,4 +1,4 @@
-"""What test shares with the training is said, recorded and shown; nothing is said about new speech."""
+"""The overlap of test with the training is said, recorded and shown; nothing is said about new speech."""
 
 import shutil
 from collections.abc import Callable

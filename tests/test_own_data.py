@@ -278,6 +278,26 @@ def test_predictions_of_other_audio_or_transcripts_are_not_compared(data: Path, 
     compare(*runs, CompareOptions())
 
 
+def test_other_folds_and_other_utterances_are_named_before_their_content(
+    data: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    write_folds(data)
+    folds = [str(train(data, tmp_path / f"fold-{fold}", epochs=1, fold=fold).path) for fold in "12"]
+    assert mervn(["ensemble", *folds, "--split", "valid"]) == 1
+    assert "must be for one fold, but" in capsys.readouterr().err
+    runs = [train(data, tmp_path / name, epochs=1).path for name in "ab"]
+    lines = read_jsonl(runs[1] / "predictions-valid.jsonl")
+    (runs[1] / "predictions-valid.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[1:]))
+    document = json.loads((runs[1] / "metrics.json").read_text())
+    document["valid"] = {"n": len(lines) - 1}
+    document["content_sha256"] = dict.fromkeys(document["content_sha256"], "0" * 64)
+    (runs[1] / "metrics.json").write_text(json.dumps(document))
+    with pytest.raises(
+        InputError, match=f"same utterances, but only .* has 1 of them, such as {lines[0]['utterance_id']!r}"
+    ):
+        compare(*runs, CompareOptions(split="valid"))
+
+
 def test_a_fold_has_no_predictions_of_the_whole_test_manifest(data: Path, tmp_path: Path) -> None:
     write_folds(data)
     runs = [train(data, tmp_path / name, epochs=1, fold="1", seed=seed).path for seed, name in enumerate("ab")]

@@ -96,6 +96,20 @@ def test_a_long_table_has_figures_that_fit_a_page(monkeypatch: pytest.MonkeyPatc
     assert plot_rows([]) == []
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_first_row_or_a_reference_without_complete_cells_leaves_the_others_shown(tmp_path: Path, number: int) -> None:
+    nothing = dict.fromkeys(key for key in LINE if key not in ("fusion", "split", "reference", "tuned", "seeds"))
+    table = [line("late"), line("xattn"), line("text")]
+    table[1]["reference"] = table[2]["reference"] = "false"
+    table[number] |= dict.fromkeys(nothing, "") | {"seeds": "0"}
+    table = table if number == 0 else [table[1], table[0], table[2]]
+    page = write_study_report(make_study(tmp_path / "study", table)).read_text("utf-8")
+    assert ("The reference has no complete cells, so nothing is compared." in page) == (number == 0)
+    assert "jackknife, t(19), 20 units (speaker_id), 18.5 effective" in page
+    failed = [line("late") | dict.fromkeys(nothing, "")]
+    assert "has no complete cells" in write_study_report(make_study(tmp_path / "none", failed)).read_text("utf-8")
+
+
 def test_seeds_failures_and_valid_scores_are_said() -> None:
     table = [line("late", split="valid"), line("xattn", 0.1, 0.2, seeds="1")]
     said = " ".join(study_warnings(table, [CELL]))

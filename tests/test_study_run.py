@@ -209,6 +209,20 @@ def test_test_is_scored_again_if_its_inputs_or_the_weights_have_changed(data: Pa
     assert (run / "predictions-test.jsonl").is_file()
 
 
+def test_weights_that_no_training_of_the_study_wrote_are_refused(data: Path, tmp_path: Path) -> None:
+    text = GRID.replace('"xattn", ', "").replace("heads = 2\n", "")
+    result = study(tmp_path, data, text)
+    table = (result.output / "table.csv").read_text()
+    first, second, *_ = sorted((result.output / "runs").iterdir())
+    shutil.copy(second / "model.safetensors", first / "model.safetensors")
+    evaluate(first, EvaluateOptions(split="valid"))
+    with pytest.raises(InputError, match="must hold the weights that the training wrote, but they have changed"):
+        study(tmp_path, data, text)
+    shutil.rmtree(first)
+    study(tmp_path, data, text)
+    assert (result.output / "table.csv").read_text() == table
+
+
 def wait_for_cells(process: WarmProcess, output: Path, count: int) -> None:
     deadline = time.monotonic() + 60
     while len(times(output)) < count:

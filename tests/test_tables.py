@@ -255,6 +255,23 @@ def test_marginal_effects_compare_rows_that_differ_in_one_axis(tmp_path: Path) -
     assert [effect.pairs for effect in marginal_effects(three)] == [0, 1, 0, 1]
 
 
+def test_pairs_with_other_numbers_of_classes_are_not_pooled(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"a": [0.5], "b": [0.7], "c": [0.6], "d": [0.8]})
+    for cell in study.cells[6:]:  # the last two rows read two labels
+        path = cell.run / "predictions-valid.jsonl"
+        lines = [json.loads(line.replace('"angry"', '"sad"')) for line in path.read_text().splitlines()]
+        for line in lines:
+            line["probabilities"] = {label: float(label == line["prediction"]) for label in LABELS[1:]}
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    axes = [{"label-map": labels, "fusion": fusion} for labels in ("3", "2") for fusion in ("x", "y")]
+    rows = [Row(values, row.candidates, row.is_reference) for values, row in zip(axes, study.rows, strict=True)]
+    effects = marginal_effects(Study(rows, study.cells, study.complete).scores("valid"))
+    assert [(effect.axis, effect.pairs) for effect in effects] == [
+        ("label-map", 0), ("label-map", 2), ("fusion", 0), ("fusion", 2)
+    ]  # fmt: skip
+    assert all(effect.difference is None for effect in effects)
+
+
 def test_a_seed_counts_only_if_all_its_folds_are_complete(tmp_path: Path) -> None:
     study = make_study(tmp_path, {"late": [0.6], "xattn": [0.7]}, folds=[1, 2], incomplete=["xattn-0-2-1"])
     scores = study.scores("valid")

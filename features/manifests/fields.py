@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from features.manifests.field_names import find_synonym, other_keys
 from features.manifests.label_names import normalize_label
+from features.text.normalize import normalize_text
 
 MAX_ID_LENGTH = 256
 MAX_SECONDS = 1e9
@@ -160,16 +161,17 @@ def _id(document: Mapping[str, Any], field: str) -> str:
     return value
 
 
-def _optional_id(document: Mapping[str, Any], field: str) -> str | None:
+def _speaker(document: Mapping[str, Any], field: str) -> str | None:
+    """Return an optional speaker in normal form: one name in two Unicode forms is one speaker."""
     value = document.get(field)
     if type(value) is str:
-        return _repeated_id(value, field)
+        return _repeated_speaker(value, field)
     return None if value is None else _id(document, field)
 
 
 @lru_cache(maxsize=MAX_REPEATED)
-def _repeated_id(value: str, field: str) -> str:
-    return _id({field: value}, field)
+def _repeated_speaker(value: str, field: str) -> str:
+    return normalize_text(_id({field: value}, field))
 
 
 def _path(document: Mapping[str, Any], field: str) -> str:
@@ -247,7 +249,7 @@ def _label(value: str, field: str) -> str:
 # each parser takes the whole line and the name of its field
 _PARSERS = {
     "utterance_id": _id,
-    "speaker_id": _optional_id,
+    "speaker_id": _speaker,
     "wav_path": _path,
     "start": _start,
     "end": _time,

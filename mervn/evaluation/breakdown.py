@@ -12,6 +12,7 @@ from features.manifests.manifest import Utterance
 from features.suggestions import did_you_mean
 from features.text.normalize import syllables
 from mervn.data.split import Split
+from mervn.evaluation.intervals import unit_name
 
 DURATION, TRANSCRIPT_LENGTH = "duration", "transcript_length"
 UNKNOWN = "unknown"
@@ -87,7 +88,7 @@ def breakdown_values(split: Split, keys: Sequence[str]) -> dict[str, list[str]]:
 
 def _name(value: Any) -> str:
     """Return the name of a value of a manifest."""
-    return UNKNOWN if value is None or value == "" else str(value)
+    return unit_name(value) or UNKNOWN
 
 
 def seconds_of(split: Split) -> list[float]:

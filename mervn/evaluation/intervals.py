@@ -16,6 +16,7 @@ import numpy as np
 from scipy import stats
 
 from features.random_streams import Purpose, generator
+from features.text.normalize import normalize_text
 from mervn.evaluation.metrics import ratio
 
 Array = np.ndarray[Any, Any]
@@ -87,6 +88,11 @@ class PairedDifference:
         return asdict(self)
 
 
+def unit_name(value: object) -> str:
+    """Return the name of a value of a manifest key; empty for None. One text in two Unicode forms has one name."""
+    return "" if value is None else normalize_text(str(value))
+
+
 def group_units(values: Sequence[object], name: str = "speaker_id") -> Units:
     """Group N utterances by the values of a manifest key.
 
@@ -94,7 +100,7 @@ def group_units(values: Sequence[object], name: str = "speaker_id") -> Units:
     its own unit and is assumed independent. If some are unknown, these utterances are one unit
     together: joining independent units keeps an interval valid, dividing dependent ones does not.
     """
-    keys = np.array(["" if value is None else str(value) for value in values], dtype=object)
+    keys = np.array(list(map(unit_name, values)), dtype=object)
     known, index, counts = np.unique(keys, return_inverse=True, return_counts=True)
     if not len(keys):
         raise ValueError("units need at least one utterance, found none")

@@ -1,4 +1,4 @@
-"""What the utterances that a run is scored on share with those that it was trained on."""
+"""Overlap of a scored split with the training: speakers, recordings, copies of audio, sentences."""
 
 from __future__ import annotations
 

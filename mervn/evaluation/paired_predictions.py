@@ -11,6 +11,7 @@ import numpy as np
 
 from features.errors import InputError, UsageError
 from features.suggestions import did_you_mean
+from mervn.evaluation.intervals import unit_name
 from mervn.evaluation.saved_predictions import CONTENT, SavedPredictions, evaluate_command, read_predictions
 from mervn.evaluation.series import Key, Series
 
@@ -160,11 +161,19 @@ def _joined(
 
 
 def require_same_source(first: SavedPredictions, other: SavedPredictions) -> None:
-    """Raise InputError if two files hold predictions for other versions of a split."""
+    """Raise InputError if two files hold predictions for other folds or other versions of a split."""
+    folds = first.sources.get("fold"), other.sources.get("fold")
+    if None not in folds and folds[0] != folds[1]:
+        raise InputError(
+            f"all predictions must be for one fold, but {first.path} is of fold {folds[0]} and {other.path} of fold "
+            f"{folds[1]}"
+        )
+    same_ids = _ids(first) == _ids(other)
     for key in sorted(first.sources.keys() | other.sources.keys()):
         one, two = first.sources.get(key), other.sources.get(key)
-        if key.startswith(CONTENT) and (one is None or two is None):
-            continue  # one of them does not read this modality, or an earlier version wrote it
+        if key.startswith(CONTENT) and (one is None or two is None or not same_ids):
+            # one of them does not read this modality, or an earlier version wrote it; `order_of` names other utterances
+            continue
         if first.sources and other.sources and one != two:
             raise InputError(
                 f"all predictions must be for the same data, but {first.path} and {other.path} differ in {key} "
@@ -172,11 +181,16 @@ def require_same_source(first: SavedPredictions, other: SavedPredictions) -> Non
             )
 
 
+def _ids(predictions: SavedPredictions) -> set[str]:
+    """Return the ids of the utterances."""
+    return {entry["utterance_id"] for entry in predictions.entries}
+
+
 def order_of(first: SavedPredictions, other: SavedPredictions, units: Sequence[str]) -> Array:
     """Return the position in `other` of each utterance of `first`, (N,) int64."""
     position = {entry["utterance_id"]: number for number, entry in enumerate(other.entries)}
     missing = [entry["utterance_id"] for entry in first.entries if entry["utterance_id"] not in position]
-    known = {entry["utterance_id"] for entry in first.entries}
+    known = _ids(first)
     added = [name for name in position if name not in known]
     if missing or added:
         raise InputError(
@@ -187,7 +201,7 @@ def order_of(first: SavedPredictions, other: SavedPredictions, units: Sequence[s
     for entry, number in zip(first.entries, order.tolist(), strict=True):
         same = other.entries[number]
         for key in ("label", *units):
-            if entry.get(key) != same.get(key):
+            if unit_name(entry.get(key)) != unit_name(same.get(key)):
                 raise InputError(
                     f"all predictions must have the same {key} of each utterance, but {entry['utterance_id']!r} has "
                     f"{entry.get(key)!r} in {first.path} and {same.get(key)!r} in {other.path}"

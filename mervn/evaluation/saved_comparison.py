@@ -13,7 +13,7 @@ from features.atomic_files import read_object, write_json
 from features.errors import InputError
 from mervn.config import CompareOptions
 from mervn.evaluation.compare import Comparison, UnitDifference, seed_scores, unit_difference
-from mervn.evaluation.intervals import METRICS, Units, group_units, score, unit_confusions
+from mervn.evaluation.intervals import METRICS, Units, group_units, score, unit_confusions, unit_name
 from mervn.evaluation.paired_predictions import PairedPredictions
 from mervn.evaluation.series import Series, read_series
 from mervn.evaluation.verdict import document
@@ -141,7 +141,7 @@ def unit_values(found: Comparison) -> list[dict[str, Any]]:
         return []
     paired = found.paired
     a, b = (_unit_confusions(paired, seeds, units) for seeds in (paired.a, paired.b))  # (S, G, C, C)
-    names = sorted({"" if value is None else str(value) for value in paired.units[found.decisive.key]})
+    names = sorted(set(map(unit_name, paired.units[found.decisive.key])))
     entries = []
     for number, name in enumerate(names):
         counts_a, counts_b = a[:, number], b[:, number]  # (S, C, C)

@@ -53,12 +53,13 @@ def read_run(run: Path, split: str | None = None) -> RunData:
     metrics = read_metrics(run)
     if split is None:
         split = "test" if (run / "predictions-test.jsonl").is_file() else "valid"
-    scores = metrics["valid"]
-    if split != "valid":
-        path = run / f"metrics-{split}.json"
-        if not path.is_file():
-            raise InputError(f"{path} does not exist; evaluate it first:\n  {evaluate_command(run, split)}")
+    path = run / f"metrics-{split}.json"
+    if path.is_file():  # of valid too, if it was evaluated: the predictions are those of this file
         scores = read_object(path, "the metrics of a split")[split]
+    elif split == "valid":
+        scores = metrics["valid"]
+    else:
+        raise InputError(f"{path} does not exist; evaluate it first:\n  {evaluate_command(run, split)}")
     environment = read_object(run / ENVIRONMENT_FILE, "the environment of a run")
     history = _read_lines(run / "history.jsonl")
     looks = len(_read_lines(run / "test_access.jsonl")) if split == "test" else None

@@ -48,6 +48,7 @@ def write_study_report(study: Path) -> Path:
     added = [line for line in table if is_baseline(line)]
     linear = ("against linear",) if any(line.get("against_linear") for line in rows) else ()
     failed = [line for line in cells if line["status"] == "failed"]
+    scored = next((line for line in table if line["groups"]), table[0])  # a row without complete cells has no units
     verdict = " ".join(filter(None, (study_verdict(rows, axes), linear_verdict(rows, axes))))
     page = render(
         "study.html",
@@ -66,7 +67,7 @@ def write_study_report(study: Path) -> Path:
         effects=[_effect(line) for line in effects],
         cells=[_cell(line) for line in cells],
         failed=[(line["run"], line["error"]) for line in failed],
-        units={**table[0], "effective_groups": _number(table[0]["effective_groups"], ".1f")},
+        units={**scored, "effective_groups": _number(scored["effective_groups"], ".1f")},
         command=shlex.join(["mervn", "report", str(study)]),
     )
     path = study / REPORT_FILE
@@ -110,9 +111,10 @@ def name_of(line: Line, axes: Sequence[str]) -> str:
 
 def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
     """Return the sentence that says which differences to the reference the data shows."""
-    reference = next((name_of(line, axes) for line in table if line["reference"] == "true"), None)
+    reference = next((line for line in table if line["reference"] == "true" and line["groups"]), None)
     if reference is None:
         return "The reference has no complete cells, so nothing is compared."
+    name, groups = name_of(reference, axes), int(reference["groups"])
     better: list[str] = []
     worse: list[str] = []
     changing: list[str] = []
@@ -123,28 +125,28 @@ def study_verdict(table: Sequence[Line], axes: Sequence[str]) -> str:
             if float(line["p_holm"]) <= LEVEL and excludes_zero(line, "difference"):
                 side = better if float(line["difference"]) > 0 else worse
                 (side if excludes_zero(line, "difference_seeds") else changing).append(name_of(line, axes))
-    split = table[0]["split"]
+    split = reference["split"]
     if not tested and (others := other_rows(table, axes)):
         return others
     if not tested:
-        units = count_units(table[0]["unit"], int(table[0]["groups"]))
-        return f"No row could be tested against {reference} on {split}: {comparison_needs(units)}."
-    if (least := len(tested) * 2.0 ** (1 - int(table[0]["groups"]))) > LEVEL:
+        units = count_units(reference["unit"], groups)
+        return f"No row could be tested against {name} on {split}: {comparison_needs(units)}."
+    if (least := len(tested) * 2.0 ** (1 - groups)) > LEVEL:
         return (
-            f"No difference to {reference} can be shown on {split}: with {table[0]['groups']} units of evidence and "
+            f"No difference to {name} can be shown on {split}: with {groups} units of evidence and "
             f"{len(tested)} tests, the smallest corrected p is {least:.2f}. More speakers or fewer rows are needed."
         )
     if not better and not worse and not changing:
         smallest = [float(line["smallest_difference"]) for line in tested if line["smallest_difference"]]
         could = f" A difference of {min(smallest):.3f} to {max(smallest):.3f} could be shown." if smallest else ""
-        return f"No row is shown to differ from {reference} on {split}.{could}"
+        return f"No row is shown to differ from {name} on {split}.{could}"
     parts = []
     for names, word in ((better, "better"), (worse, "worse")):
         if names:
-            parts.append(f"Shown to be {word} than {reference} on {split}: {name_some(names, '; ')}.")
+            parts.append(f"Shown to be {word} than {name} on {split}: {name_some(names, '; ')}.")
     if changing:
         why = "because the difference changes with the seed"
-        parts.append(f"Not shown to differ from {reference}, {why}: {name_some(changing, '; ')}.")
+        parts.append(f"Not shown to differ from {name}, {why}: {name_some(changing, '; ')}.")
     return " ".join(parts)
 
 
@@ -193,7 +195,7 @@ def study_warnings(table: Sequence[Line], failed: Sequence[Line]) -> list[str]:
         found.append("There is one seed for each row: a difference can be that of the seed.")
     elif len(seeds) > 1:
         found.append(f"The rows have {min(seeds)} to {max(seeds)} seeds; differences use the seeds of both.")
-    if table[0]["method"].endswith("independent utterances"):
+    if any(line["method"].endswith("independent utterances") for line in table):
         found.append(UNKNOWN_UNITS)
     return found
 
@@ -235,7 +237,7 @@ def _baseline(line: Line, axes: Sequence[str]) -> list[str]:
 
 def _effect(line: Line) -> list[str]:
     """Return what the table of marginal effects shows of a line."""
-    difference = _number(line["difference"], "+.3f") or ("reference" if line["pairs"] == "0" else "")
+    difference = _number(line["difference"], "+.3f") or ("reference" if line["pairs"] == "0" else "not compared")
     return [line["axis"], line["value"], _number(line["macro_f1_mean"], ".3f"), difference, *_evidence(line)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from features.atomic_files import read_object
 from features.errors import InputError
+from features.regular_files import read_regular
 from mervn.evaluation.intervals import Units, group_units, score, unit_confusions
 from mervn.evaluation.saved_predictions import evaluate_command, read_entries
-from mervn.run_folder import ENVIRONMENT_FILE, METRICS_FILE
+from mervn.run_folder import ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE
 from mervn.study.cells import Cell
 
 Array = np.ndarray[Any, Any]
@@ -44,6 +47,10 @@ class Pooled:
 
     def _counts(self, seed: int) -> Array:
         return self.confusions[seed] if self.has_seeds else next(iter(self.confusions.values()))
+
+    def is_like(self, other: Pooled) -> bool:
+        """Tell whether both scored the same utterances, with the same number of classes."""
+        return self.keys == other.keys and len(self.labels) == len(other.labels)
 
     def comparable(self, other: Pooled) -> list[int]:
         """Return the seeds that both have; none if they scored other utterances.
@@ -123,7 +130,16 @@ def predictions_file(run: Path, split: str) -> Path | None:
 
 
 def read_predictions(run: Path, split: str) -> list[dict[str, Any]]:
-    """Read the predictions of a run on a split; InputError if they are missing or damaged."""
+    """Read the predictions of a run on a split.
+
+    InputError if they are missing or damaged, or if the run no longer has the weights that its training wrote.
+    """
+    trained = read_object(run / METRICS_FILE, "the metrics of a run").get("trained_model_sha256")
+    if trained is not None and hashlib.sha256(read_regular(run / MODEL_FILE)).hexdigest() != trained:
+        raise InputError(
+            f"{run / MODEL_FILE} must hold the weights that the training wrote, but they have changed since; remove "
+            f"{run} to train it again"
+        )
     path = predictions_file(run, split)
     if path is None:
         raise InputError(f"{run} must hold predictions-{split}.jsonl, but it does not exist")

@@ -217,7 +217,7 @@ def _difference(
 ) -> tuple[PairedDifference | None, SeedDifferences | None]:
     """Compare the first of all pairs with the second, on the seeds that both have: by units, and by seeds.
 
-    None if a pair scored other utterances.
+    None if a pair scored other utterances, or another number of classes than the other pairs.
     """
     first: list[Array] = []
     second: list[Array] = []
@@ -226,7 +226,7 @@ def _difference(
     for a, b in pairs:
         pooled, other = a.pooled, b.pooled if b is not None else None
         known = known or pooled
-        if known is None or pooled is None or other is None or pooled.keys != known.keys:
+        if known is None or pooled is None or other is None or not pooled.is_like(known):
             return None, None
         seeds = pooled.comparable(other)
         if not seeds:

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from features.atomic_files import read_object
 from features.manifests.folds import find_folds
 from features.progress import SILENT, Reporter
 from mervn.config import TrainHeadOptions
@@ -65,6 +66,8 @@ def train_series(options: TrainHeadOptions, data: Path, reporter: Reporter = SIL
     for fold in folds:
         chosen = resolved.with_options(fold=fold)
         opened = open_stored_data(chosen, data, reporter)
+        if fold == folds[0] and series.parts(fold, options.seed):
+            _drop_old_scores(series.folder(chosen, opened), list(seeds), len(folds), options.force)
         for seed in seeds:
             parts = series.parts(fold, seed)
             reporter.say(", ".join(part.replace("-", " ") for part in parts) + ":")
@@ -80,6 +83,14 @@ def train_series(options: TrainHeadOptions, data: Path, reporter: Reporter = SIL
     path = [all_runs[0].path, *all_runs[0].path.parents][len(series.parts(folds[0], seeds[0]))]
     write_json(path / SUMMARY_FILE, summary)
     return SeriesResult(path, all_runs, summary)
+
+
+def _drop_old_scores(folder: Path, seeds: list[int], num_folds: int, force: bool) -> None:
+    """Remove the scores of a series that is trained again, or with other seeds or folds."""
+    summary = read_object(folder / SUMMARY_FILE, "a summary") if (folder / SUMMARY_FILE).is_file() else {}
+    if force or summary.get("seeds") != seeds or len(summary.get("folds", [None])) != num_folds:
+        for path in folder.glob("metrics-*.json"):
+            path.unlink()
 
 
 class _Series:

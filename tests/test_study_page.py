@@ -8,6 +8,7 @@ import pytest
 from test_html import Elements
 
 from cli.main import run as mervn
+from features.atomic_files import write_json
 from features.errors import InputError
 from mervn.report.figures import plot_rows
 from mervn.report.study_page import linear_verdict, name_of, study_verdict, study_warnings, write_study_report
@@ -108,6 +109,18 @@ def test_a_first_row_or_a_reference_without_complete_cells_leaves_the_others_sho
     assert "jackknife, t(19), 20 units (speaker_id), 18.5 effective" in page
     failed = [line("late") | dict.fromkeys(nothing, "")]
     assert "has no complete cells" in write_study_report(make_study(tmp_path / "none", failed)).read_text("utf-8")
+
+
+def test_test_speakers_of_the_training_are_said(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "study", [line("late")])
+    run = folder / CELL["run"]
+    run.mkdir(parents=True)
+    one = dict.fromkeys(("message", "why", "fix"), "") | {"examples": []}
+    found = [{"id": name, "severity": severity, **one} for name, severity in (("a_b", "error"), ("c_d", "info"))]
+    for overlap, is_said in (([], False), (found, True), (None, False)):
+        write_json(run / "metrics-test.json", {"overlap": overlap})
+        page = write_study_report(folder).read_text("utf-8")
+        assert ("test is not all new to the models: a_b. mervn check explains it." in page) == is_said
 
 
 def test_seeds_failures_and_valid_scores_are_said() -> None:

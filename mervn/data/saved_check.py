@@ -81,10 +81,16 @@ def read_findings(run: Path, split: str) -> Sequence[Mapping[str, Any]]:
     """
     path = run / CHECK_FILE
     found = _findings_of(path, "findings") if path.is_file() else []
-    scores = run / f"metrics-{split}.json"
-    if split == "test" and scores.is_file():  # valid is in check.json
-        found += _findings_of(scores, "overlap")
-    return found
+    return found + read_overlap(run) if split == "test" else found  # valid is in check.json
+
+
+def read_overlap(run: Path) -> list[Mapping[str, Any]]:
+    """Return the findings about what test shares with the training, from metrics-test.json; none without this file.
+
+    InputError if the file is damaged.
+    """
+    path = run / "metrics-test.json"
+    return _findings_of(path, "overlap") if path.is_file() else []
 
 
 def _findings_of(path: Path, key: str) -> list[Mapping[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from features.atomic_files import write_atomically
 from features.errors import InputError, name_some
+from mervn.data.saved_check import read_overlap
 from mervn.evaluation.verdict import (
     BASELINES_NOTE,
     BEATS,
@@ -35,8 +36,8 @@ Line = Mapping[str, str]
 def write_study_report(study: Path) -> Path:
     """Write report.html into the folder of a study and return its path.
 
-    Everything is taken from table.csv, effects.csv and cells.csv. InputError if a file is missing
-    or damaged.
+    Everything is taken from table.csv, effects.csv and cells.csv, and what test shares with the training from the
+    scored cells. InputError if a file is missing or damaged.
     """
     table, effects, cells = [_read(study / name) for name in (TABLE_FILE, EFFECTS_FILE, CELLS_FILE)]
     missing = [name for name in REQUIRED if table and name not in table[0]]
@@ -55,7 +56,7 @@ def write_study_report(study: Path) -> Path:
         title=study.resolve().name,
         split=table[0]["split"],
         verdict=verdict,
-        warnings=_warnings(rows, failed, axes, verdict),
+        warnings=[*_warnings(rows, failed, axes, verdict), *_overlap(study, table[0]["split"], cells)],
         header=(*axes, "seeds", "macro-F1", "95 % interval", *DIFFERENCE_HEADER, *linear),
         lines=[[*_line(line, axes), *([_against_linear(line)] if linear else [])] for line in rows],
         baselines_header=("baseline", *axes, "macro-F1", "95 % interval", "difference", "95 % interval"),
@@ -79,6 +80,16 @@ def _warnings(rows: Sequence[Line], failed: Sequence[Line], axes: Sequence[str],
     """Return what weakens the study, with the rows that are not compared unless the verdict names them."""
     others = other_rows(rows, axes)
     return [*study_warnings(rows, failed), *([others] if others and others not in verdict else [])]
+
+
+def _overlap(study: Path, split: str, cells: Sequence[Line]) -> list[str]:
+    """Return a warning if a scored cell says that test shares speakers or other things with the training."""
+    kinds: dict[str, None] = {}
+    for cell in cells if split == "test" else []:
+        for each in read_overlap(study / cell["run"]):
+            if each["severity"] != "info":
+                kinds[each["id"]] = None
+    return [f"test is not all new to the models: {', '.join(kinds)}. mervn check explains it."] if kinds else []
 
 
 def _read(path: Path) -> list[Line]:

@@ -36,8 +36,7 @@ Line = Mapping[str, str]
 def write_study_report(study: Path) -> Path:
     """Write report.html into the folder of a study and return its path.
 
-    Everything is taken from table.csv, effects.csv and cells.csv, and what test shares with the training from the
-    scored cells. InputError if a file is missing or damaged.
+    Reads table.csv, effects.csv, cells.csv and the overlap of scored cells. InputError if one is missing or damaged.
     """
     table, effects, cells = [_read(study / name) for name in (TABLE_FILE, EFFECTS_FILE, CELLS_FILE)]
     missing = [name for name in REQUIRED if table and name not in table[0]]

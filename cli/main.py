@@ -28,12 +28,20 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 GROUPS = {"store": "List, check and convert feature stores."}
 
 
+def _show_help(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module only when the command is called."""
 
     def __init__(self, prefix: str = "", **attributes: Any) -> None:
         super().__init__(**attributes)
         self.prefix = prefix
+        shows_all = click.Option(["--help-all"], is_flag=True, expose_value=False, hidden=True, callback=_show_help)
+        self.params.append(shows_all)  # as its commands have it
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands, and of the groups, in this group."""

@@ -84,6 +84,15 @@ def test_help_all_shows_every_option_and_help_the_common_ones(command: str, caps
     assert flags_in(shown(command, "--help", capsys)) == common  # as before
 
 
+@pytest.mark.parametrize("group", [[], ["store"]])
+def test_groups_have_help_all_as_their_commands_have_it(group: list[str], capsys: Captured) -> None:
+    texts = []
+    for flag in ("--help", "--help-all"):
+        assert run([*group, flag]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] and "Commands:" in texts[0]
+
+
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 def test_every_option_declares_its_group_and_a_description(model: type[Options]) -> None:
     for name, info in model.model_fields.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,3 +46,15 @@ def other_kind(path: Path) -> str | None:
     """
     mode = path.stat().st_mode
     return None if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "no regular file")
+
+
+def other_form(path: Path) -> str:
+    """Return the end of a message if a path that does not exist has a twin in another Unicode form, else nothing.
+
+    Archives from macOS hold such names (NFD): they look the same as what is typed (NFC).
+    """
+    for form in ("NFC", "NFD"):
+        twin = Path(unicodedata.normalize(form, str(path)))
+        if twin != path and twin.exists():
+            return f"; the same name in Unicode form {form} does: write it in this form, or rename the file"
+    return ""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from features.audio.segment import AudioError, inspect_segment
 from features.errors import InputError
 from features.manifests.fields import parse_fields
 from features.manifests.manifest import read_manifests
@@ -63,6 +64,18 @@ def test_audio_is_looked_for_below_the_root_given(data: Path, tmp_path: Path) ->
     assert f"but {root / 'a.wav'} does not exist" in fault(data, audio_root=root)
     (root / "a.wav").write_bytes(b"")
     assert read_manifests(data, ["train"], audio_root=root)["train"][0].audio_path == root / "a.wav"
+
+
+@pytest.mark.parametrize(("typed", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_in_another_unicode_form_is_said_to_be_there(data: Path, typed: str, on_disk: str) -> None:
+    write(data, "train", {"wav_path": unicodedata.normalize(typed, "Huế/Đà.wav")})
+    assert "Unicode form" not in fault(data)
+    path = data / unicodedata.normalize(on_disk, "Huế/Đà.wav")
+    path.parent.mkdir()
+    path.write_bytes(b"")
+    assert f"does not exist; the same name in Unicode form {on_disk} does: write it in this form" in fault(data)
+    with pytest.raises(AudioError, match=f"does not exist; the same name in Unicode form {on_disk} does"):
+        inspect_segment(data / unicodedata.normalize(typed, "Huế/Đà.wav"), 0.0, None, "mix")
 
 
 FAULTS: list[tuple[dict[str, Any], str]] = [

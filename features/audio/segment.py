@@ -17,6 +17,7 @@ from features.audio.container import CONTAINERS, SAMPLE_BYTES, declared_frames, 
 from features.audio.decoded_copies import COPIES
 from features.audio.resampling import SAMPLE_RATE, Samples, resample, resampled_length
 from features.errors import InputError
+from features.regular_files import other_form
 
 Channel = int | Literal["mix"]
 END_TOLERANCE_S = 0.05
@@ -184,7 +185,7 @@ def _open(path: Path) -> Iterator[AudioFile]:
     """Open an audio file; errors until it is closed are those of `_explained`."""
     with _explained(path):
         if not path.exists():
-            raise AudioError(NOT_FOUND, f"{path} must be an audio file, but it does not exist")
+            raise AudioError(NOT_FOUND, f"{path} must be an audio file, but it does not exist{other_form(path)}")
         if not path.is_file():
             raise AudioError(NOT_FOUND, f"{path} must be an audio file, but it is a folder, a pipe or a device")
         with AudioFile(path) as file:

@@ -19,7 +19,7 @@ from features.manifests.manifest_file import ManifestFile
 from features.manifests.utterance import Utterance as Utterance
 from features.manifests.utterances import Utterances, id_reader, iterate_ids
 from features.progress import SILENT, Reporter
-from features.regular_files import other_kind
+from features.regular_files import other_form, other_kind
 
 
 class Manifests(dict[str, Utterances]):
@@ -179,7 +179,7 @@ def _audio_problem(path: Path) -> str | None:
     try:
         kind = other_kind(path)
     except FileNotFoundError:
-        return f"but {path} does not exist"
+        return f"but {path} does not exist{other_form(path)}"
     except OSError as error:
         return f"found {error}"
     return f"found {kind}: {path}" if kind else None

@@ -81,6 +81,19 @@ def test_the_card_says_what_is_not_known() -> None:
     assert "Scored on test" not in text
 
 
+def test_the_card_says_what_test_shares_with_the_training() -> None:
+    found = results()
+    remark = "test not read: nothing is said about overlap with it"
+    found["check.json"]["remarks"] = [remark]
+    assert remark in model_card(BUNDLE, CONFIG, found, None)  # scores of an earlier version
+    shared = {"id": "recording_overlap", "severity": "error", "message": "test and the training: 1 audio file"}
+    for overlap, is_said in (([], False), ([shared], True)):
+        found["metrics-test.json"]["overlap"] = overlap
+        text = model_card(BUNDLE, CONFIG, found, None)
+        assert remark not in text
+        assert ("- error `recording_overlap`: test and the training: 1 audio file" in text) == is_said
+
+
 @pytest.mark.parametrize(("difference", "expected"), [(2e-6, "at most 2.0e-06 apart"), (None, "no `model.onnx`: why")])
 def test_the_card_describes_the_onnx_files(difference: float | None, expected: str) -> None:
     files = OnnxFiles(1e-7, difference, "why" if difference is None else None)

@@ -180,16 +180,18 @@ def _split_scores(split: str, document: Mapping[str, Any]) -> str:
 
 
 def _warnings(bundle: Bundle, results: Results) -> list[str]:
-    """Return the errors and warnings of the check of the data, and faults of the encoders."""
+    """Return the errors and warnings about the data and the overlap with test, and faults of the encoders."""
     found = []
-    check = results.get(CHECK_FILE)
+    check, overlap = results.get(CHECK_FILE), results.get("metrics-test.json", {}).get("overlap")
     if check is None:
         found.append("The data was not checked for overlap of speakers or recordings and for shortcuts: `mervn check`")
-    else:
-        for finding in check.get("findings", []):
-            if finding["severity"] != "info":
-                found.append(f"{finding['severity']} {_code(finding['id'])}: {finding['message']}")
-        found += map(str, check.get("remarks", []))
+        check = {}
+    for finding in [*check.get("findings", []), *(overlap or [])]:
+        if finding["severity"] != "info":
+            found.append(f"{finding['severity']} {_code(finding['id'])}: {finding['message']}")
+    for remark in map(str, check.get("remarks", [])):
+        if overlap is None or not remark.startswith("test not read"):  # else `evaluate` has compared it
+            found.append(remark)
     for name, entry in bundle.encoders.items():
         if entry.weights.startswith("random"):
             found.append(f"The {name} encoder has random weights: a baseline")

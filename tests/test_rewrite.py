@@ -38,6 +38,22 @@ def test_paths_below_an_audio_root_and_absolute_paths_stay(tmp_path: Path) -> No
     assert moved_path("b.wav", data, output) == "../data/b.wav"
 
 
+@pytest.mark.parametrize("path", ["rec/../wav/x.wav", "rec/../wav/link.wav", "rec/../link/x.wav"])
+def test_a_path_that_leaves_a_linked_folder_names_the_file_of_the_system(tmp_path: Path, path: str) -> None:
+    real, data, output = tmp_path / "real" / "rec", tmp_path / "data", tmp_path / "deep" / "copy"
+    for folder in (real / "sub", real / "wav", data / "wav", output):
+        folder.mkdir(parents=True)
+    (data / "rec").symlink_to("../real/rec/sub")
+    (real / "wav" / "x.wav").write_text("right")
+    (data / "wav" / "x.wav").write_text("wrong")
+    (real / "wav" / "link.wav").symlink_to("x.wav")
+    (real / "link").symlink_to("wav")
+    assert (data / path).read_text() == "right"
+    # links after the last .. keep their names
+    assert moved_path(path, data, output) == "../../real/" + path.replace("/..", "")
+    assert moved_path(path.replace("../", "..//"), data, output) == moved_path(path, data, output)
+
+
 def test_a_manifest_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", {"train": 2, "test": 2})
     manifests = read_manifests(data, ("train", "test"))

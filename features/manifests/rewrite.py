@@ -44,7 +44,9 @@ def moved_path(path: str, before: Path, after: Path) -> str:
     """Return a path relative to one folder as a path relative to another; an absolute one stays."""
     if Path(path).is_absolute() or before.resolve() == after.resolve():
         return path
-    return os.path.relpath(before.resolve() / path, after.resolve())
+    # after a link, only the file system knows where ".." leads; links behind the last ".." keep their names
+    folder, dots, rest = Path(path).as_posix().rpartition("../")
+    return os.path.relpath((before / (folder + dots)).resolve() / rest, after.resolve())
 
 
 def _documents(manifests: Manifests, data: Path, split: str, utterances: Sequence[Utterance]) -> list[dict[str, Any]]:

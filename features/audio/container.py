@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from features.audio.second_stream import last_ogg_page
+
 UNKNOWN_SIZES = (0, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
 """Sizes that writers put into the header of a stream whose size they did not know."""
 STREAMED_RIFF = 0x7FFFF000 - 64
 """A RIFF size from here on that exceeds the file means a stream: sox and others write a size of
 about 2 GB."""
-OGG_TAIL = 1 << 17
-"""Bytes at the end within which the last page begins: a page has at most 65 307."""
 OGG_LAST = 4
 """Header flag of the last page of a stream."""
 NIST_SIZES = ("sample_count", "channel_count", "sample_n_bytes")
@@ -172,14 +172,11 @@ def _nist(file: BinaryIO, size: int) -> Extent | None:
 
 def _ogg(file: BinaryIO, size: int) -> str | None:
     """Check Ogg (RFC 3533): the last page must be complete and have the flag of a last page."""
-    first = max(0, size - OGG_TAIL)
-    file.seek(first)
-    tail = file.read()
-    page = tail.rfind(b"OggS")
+    page = last_ogg_page(file, size)
     # a page header: 26 bytes, the number of segments, then the size of each segment
-    segments = tail[page + 27 : page + 27 + tail[page + 26]] if 0 <= page < len(tail) - 26 else b""
-    complete = bool(segments) and page + 27 + len(segments) + sum(segments) <= len(tail)
-    ends = complete and tail[page + 5] & OGG_LAST
+    segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    complete = bool(segments) and 27 + len(segments) + sum(segments) <= len(page)
+    ends = complete and page[5] & OGG_LAST
     return None if ends else "the last page of the stream is missing"
 
 

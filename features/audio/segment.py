@@ -16,6 +16,7 @@ from features.audio.audio_file import AudioFile, Header, mix_channels
 from features.audio.container import CONTAINERS, SAMPLE_BYTES, declared_frames, find_truncation
 from features.audio.decoded_copies import COPIES
 from features.audio.resampling import SAMPLE_RATE, Samples, resample, resampled_length
+from features.audio.second_stream import find_second_stream
 from features.errors import InputError
 from features.regular_files import other_form
 
@@ -73,8 +74,8 @@ def inspect_segment(
     """Convert times (seconds) to a segment in samples, from the file's header alone.
 
     AudioError if the file cannot be read, the channel does not exist, the segment has no samples or
-    ends more than 0.05 s past the file, or if it reaches the end of a file that is truncated or
-    does not declare its length.
+    ends more than 0.05 s past the file, or if it reaches the end of a file that is truncated, has
+    a second stream of audio, or does not declare its length.
     """
     with _open(path) as file:
         return _segment(path, file, start, end, channel, sample_rate)
@@ -228,10 +229,7 @@ def _is_system_error(error: Exception) -> bool:
 
 
 def _open_error(path: Path) -> OSError | None:
-    """Return the error of opening a file, which libsndfile does not report.
-
-    None if it can be opened.
-    """
+    """Return the error of opening a file, which libsndfile does not report; None if it can be opened."""
     try:
         path.open("rb").close()
     except OSError as error:
@@ -268,7 +266,7 @@ def _segment(
 
 
 def _check_length(path: Path, file: AudioFile | Header) -> None:
-    """Raise AudioError unless the file ends where its header says.
+    """Raise AudioError unless the file ends where its header says, with its only stream of audio.
 
     Otherwise a segment up to the end of the file would silently be shorter.
     """
@@ -281,6 +279,9 @@ def _check_length(path: Path, file: AudioFile | Header) -> None:
         missing = f"the header says {file.frames} samples, too many for its bytes"
     if missing is not None:
         raise AudioError("truncated", f"{path} must hold all of its audio: {missing}")
+    second = find_second_stream(path, file.format)
+    if second is not None:
+        raise AudioError("second_stream", f"{path} must be one stream of audio, found two: {second}; write it as one")
     # the header of FLAC declares samples, not bytes
     if isinstance(file, AudioFile) and file.format == "FLAC" and file.frames and not _has_last_sample(file):
         raise AudioError("truncated", f"{path} must have the {file.frames} samples its header says, found fewer")

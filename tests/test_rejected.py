@@ -246,6 +246,23 @@ def test_what_was_rejected_while_encoding_is_not_tried_again(tmp_path: Path, mon
     assert set(read_rejected(Path(first.path))) == {"valid-002"}
 
 
+@pytest.mark.parametrize("retry", [False, True])
+def test_a_stored_utterance_whose_audio_is_restored_is_no_longer_rejected(tmp_path: Path, retry: bool) -> None:
+    """Its features were never lost, so that no command removed its rejection."""
+    data = make_data(tmp_path / "data", SMALL)
+    store = Path(run(data).path)
+    paths = [data / "train-001.wav", data / "train-002.wav"]
+    whole = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.write_bytes(b"")
+    broken = run(data)
+    assert (broken.kept, broken.rejected) == (4, 2) and set(read_rejected(store)) == {"train-001", "train-002"}
+    paths[0].write_bytes(whole[0])
+    partly = run(data, retry_rejected=retry)
+    assert (partly.encoded, partly.kept, partly.rejected) == (0, 5, 1)
+    assert set(read_rejected(store)) == {"train-002"}
+
+
 def test_a_rejection_that_lies_in_the_machine_is_not_settled(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
     path = Path(run(data).path) / REJECTED_FILE

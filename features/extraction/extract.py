@@ -105,6 +105,8 @@ def _make_destinations(
 class StoreProgress:
     """Ids of the utterances of one store that this process has committed or rejected."""
 
+    recovered: Set[str]
+    """Utterances whose earlier rejection no longer counts."""
     written: set[str] = field(default_factory=set)
     rejected: dict[str, Rejection] = field(default_factory=dict)
 
@@ -116,7 +118,7 @@ class StoreProgress:
     def record(self, info: StoreInfo, committed: Set[str]) -> None:
         """Update rejected.jsonl of the store; what another process has committed meanwhile is not rejected."""
         rejected = [rejection for name, rejection in self.rejected.items() if name not in committed]
-        record_rejected(info, self.written | self.rejected.keys(), rejected)
+        record_rejected(info, self.recovered | self.written | self.rejected.keys(), rejected)
 
 
 def _forget_rejections(plan: Plan, destinations: Sequence[Destination], shard: tuple[int, int]) -> None:
@@ -140,8 +142,8 @@ def _run(
     """Encode and commit the pending units. The rejections are recorded even if this raises."""
     started = time.perf_counter()
     progress = []
-    for _ in destinations:
-        done = StoreProgress()
+    for target in plan.targets:
+        done = StoreProgress(target.recovered)
         done.add_rejected(plan.rejected.values())
         progress.append(done)
     if settings.retry_rejected:

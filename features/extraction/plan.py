@@ -45,6 +45,8 @@ class Target:
     """Missing or changed, but an earlier extraction has rejected the same input."""
     opened: FeatureStore | None = None
     """The store, if it exists: opening it takes seconds if it is large."""
+    recovered: Set[str] = frozenset()
+    """Ids of utterances whose current input is stored, although an earlier extraction rejected another one."""
 
     @property
     def pending(self) -> Set[int]:
@@ -213,34 +215,32 @@ def _make_target(
     skipped[list(found.unusable)] = True
     if found.moved:
         store.remember_sources({id_at(measured.utterances, i): source for i, source in found.moved.items()})
+    rejections = Rejections(info.path)
+    listed = [i for i in sorted(comparison.index.find(list(rejections)).tolist()) if i >= 0 and not skipped[i]]
+    recovered = frozenset(id_at(measured.utterances, i) for i in listed if found.is_stored[i])
     settled: dict[int, Rejection] = {}
     if not settings.retry_rejected:
-        settled = _find_settled(measured.utterances, identity, comparison, info, skipped | found.is_stored)
+        lacking = [i for i in listed if not found.is_stored[i]]
+        settled = _find_settled(measured.utterances, identity.modality, rejections, lacking)
         skipped[list(settled)] = True
     missing = IndexSet(~(skipped | found.is_stored | found.is_changed))
     changed = IndexSet(found.is_changed & ~skipped)
     if not changed:
-        return Target(identity, info, missing, changed, 0, settled, store)
+        return Target(identity, info, missing, changed, 0, settled, store, recovered)
     if not settings.update:
         raise _changed_error(measured.utterances, changed, store)
     # written under a higher generation, the new features replace the stored ones
     newest = max([store.generation(id_at(measured.utterances, i)) for i in changed])
-    return Target(identity, info, missing, changed, newest + 1, settled, store)
+    return Target(identity, info, missing, changed, newest + 1, settled, store, recovered)
 
 
 def _find_settled(
-    utterances: Sequence[Utterance],
-    identity: StoreIdentity,
-    comparison: CorpusComparison,
-    info: StoreInfo,
-    skipped: Array,
+    utterances: Sequence[Utterance], modality: str, rejections: Rejections, indices: Sequence[int]
 ) -> dict[int, Rejection]:
-    """Return the rejections of utterances that are not `skipped`, if their input is the rejected one."""
-    rejections = Rejections(info.path)
-    indices = comparison.index.find(list(rejections))
+    """Return the rejections of utterances whose input is the rejected one."""
     settled = {}
-    for i in sorted(indices[indices >= 0].tolist()):
-        rejection = None if skipped[i] else rejections.settled(utterances[i], identity.modality)
+    for i in indices:
+        rejection = rejections.settled(utterances[i], modality)
         if rejection is not None:
             settled[i] = rejection
     return settled

@@ -1,5 +1,6 @@
 """Claims: several processes share the work on a store, and claims of ended processes expire."""
 
+import errno
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from warm_process import WarmProcess, run_warm
 
 from features.encoders.base import load_encoder
 from features.encoders.selector import parse_selector
+from features.errors import InputError
 from features.extraction.plan import make_plan
 from features.extraction.scheduler import Scheduler
 from features.extraction.settings import ExtractSettings
@@ -50,6 +52,21 @@ def test_a_unit_is_held_in_every_store_or_in_none(tmp_path: Path) -> None:
         assert not both.take("u") and not claim_of(stores[0], "u").exists()
         other.release("u")
         assert both.take("u") and not other.take("u")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_store_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(path: Path, *rest: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", refuse)
+        with pytest.raises(InputError, match=f"{tmp_path} must be writable, found: .*{FOLDER}"), Claims([tmp_path]):
+            pass
+    (tmp_path / FOLDER).mkdir()
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(InputError, match=f"{tmp_path} must be writable, found: .*{FOLDER}/.clock"), Claims([tmp_path]):
+        pass
 
 
 def test_a_refreshed_claim_lives_and_others_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

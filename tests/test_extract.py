@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -259,6 +260,30 @@ def test_a_plan_writes_nothing_and_a_small_disk_is_refused(tmp_path: Path, monke
     with pytest.raises(InputError, match="GB free; give another --features-dir"):
         run(data)
     assert not (data / "stores").exists()
+
+
+def test_the_size_of_a_small_disk_is_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(tmp_path / "data", {"train": 2, "valid": 1, "test": 1})
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=66_912_345))
+    with pytest.raises(InputError, match=r"need 0.\d MB and must leave 67.1 MB free, but .* has 66.9 MB free"):
+        run(data, plan_only=True)
+
+
+def test_a_complete_store_is_not_written_and_needs_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An extraction with nothing to encode failed on a full disk, and in a store that is read-only."""
+    data = make_data(tmp_path / "data", {"train": 4, "valid": 1, "test": 1})
+    (data / "train-001.wav").write_bytes(b"")
+    run(data)
+
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in [data / "stores", *(data / "stores").rglob("*")]}
+
+    before = times()
+    monkeypatch.setattr("features.extraction.report.FREE_DISK_MARGIN", 1 << 60)
+    for changes in ({}, {"plan_only": True}, {"batch_seconds": None}, {"shard": (1, 2)}, {"retry_rejected": True}):
+        result = run(data, **changes)
+        assert (result.encoded, result.kept, result.rejected) == (0, 5, 1)
+        assert times() == before
 
 
 def test_the_plan_announces_exact_bytes(tmp_path: Path) -> None:

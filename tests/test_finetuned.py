@@ -25,6 +25,9 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     assert read_fine_tuning(tmp_path) is None
     tuned = write(tmp_path)
     assert read_fine_tuning(tmp_path) == tuned
+    before = (tmp_path / "tuned.json").stat()
+    write(tmp_path)  # the same again: a store may be read-only
+    assert (tmp_path / "tuned.json").stat() == before
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """StoreWriter: parts close in time, and a failure keeps what was committed."""
 
+import os
 import resource
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from tiny_store import make_store, parts, stored, write
 
 from features.errors import InputError
 from features.store.reader import FeatureStore
-from features.store.writer import PART_UTTERANCES, StoreWriter
+from features.store.writer import PART_UTTERANCES, READ_ONLY, StoreWriter, disk_error
 
 
 def test_a_part_closes_after_256_utterances_and_equal_utterances_are_one_part(tmp_path: Path, kind: str) -> None:
@@ -43,6 +44,12 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
         write(info, [stored("b", 2)], kind=kind)
     assert sorted(path.suffix for path in info.path.iterdir()) == [".h5", ".json"]
     assert list(FeatureStore(info.path)) == ["a"]
+
+
+@pytest.mark.parametrize("number", READ_ONLY)
+def test_a_store_that_cannot_be_written_is_said(tmp_path: Path, number: int) -> None:
+    error = disk_error(make_store(tmp_path), OSError(number, os.strerror(number)))
+    assert "it must be writable, found: " in str(error) and "Make it writable" in str(error)
 
 
 @pytest.mark.parametrize("limit", [0, 1000, 4500])

@@ -125,12 +125,15 @@ class FineTuning:
         )
 
     def save(self, folder: Path) -> None:
-        """Write tuned.json."""
+        """Write tuned.json, unless the folder has the same one."""
         # the folder is not recorded, so that a run can be moved
         document: dict[str, Any] = asdict(self) | {"schema": SCHEMA, "seen": dict(self.seen)}
         del document["folder"]
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / RECORD_FILE, json.dumps(document, ensure_ascii=False) + "\n")
+        content = json.dumps(document, ensure_ascii=False) + "\n"
+        path = folder / RECORD_FILE
+        if not path.is_file() or path.read_bytes() != content.encode():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, content)
 
 
 def read_fine_tuning(folder: Path) -> FineTuning | None:

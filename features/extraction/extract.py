@@ -53,7 +53,8 @@ def extract_stream(
     with closing(_open_engine(encoder, selector, settings, identities, reporter)) as engine:
         # --batch-seconds has no meaning for text, whose budget counts tokens
         wanted = settings.batch_seconds if encoder.modality == "audio" else None
-        budget = wanted or recorded_budget(settings.features_dir, identities) or engine.default_budget
+        recorded = recorded_budget(settings.features_dir, identities)
+        budget = wanted or recorded or engine.default_budget
         plan = make_plan(utterances, encoder, identities, budget, settings, reporter)
         announce(plan, selector, encoder, engine.device, settings.features_dir, reporter)
         if settings.plan_only:
@@ -61,7 +62,10 @@ def extract_stream(
         destinations = _make_destinations(plan, encoder, selector, settings, engine.device)
         plan.keep()
         infos = [destination.info for destination in destinations]
-        with Claims([info.path for info in infos]) as claims:
+        claims = Claims([info.path for info in infos])
+        if not plan.pending and wanted in (None, recorded):  # nothing to write: the stores may be read-only
+            return _run(plan, destinations, engine, claims, settings, reporter)
+        with claims:
             if wanted is not None:
                 refuse_other_budget(infos[0], wanted, claims)
             # another process may have recorded its budget since the plan was made

@@ -133,17 +133,21 @@ def announce(
     reporter.say(
         f"  {len(plan.utterances)} utterances{hours}: {len(plan.pending)} to encode on {device}, "
         f"{kept} kept, {rejected} rejected; "
-        f"{plan.num_bytes / 1e6:.1f} MB to write, {free / 1e9:.1f} GB free"
+        f"{plan.num_bytes / 1e6:.1f} MB to write, {_readable(free)} free"
     )
     if plan.empty:
         empty = [plan.utterances[i] for i in plan.empty]
         reporter.say(f"  {len(empty)} without transcript: {counts_by_split(empty, plan.utterances)}")
-    if plan.num_bytes + FREE_DISK_MARGIN > free:
+    if plan.pending and plan.num_bytes + FREE_DISK_MARGIN > free:
         raise InputError(
-            f"the features need {plan.num_bytes / 1e9:.2f} GB and must leave {FREE_DISK_MARGIN / 1e9:.2f} GB free, "
-            f"but {folder} has {free / 1e9:.2f} GB free; give another --features-dir, or encode less with --splits "
+            f"the features need {_readable(plan.num_bytes)} and must leave {_readable(FREE_DISK_MARGIN)} free, "
+            f"but {folder} has {_readable(free)} free; give another --features-dir, or encode less with --splits "
             "or --limit"
         )
+
+
+def _readable(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def _announce_tokens(counts: TokenCounts, encoder: Encoder, reporter: Reporter) -> None:

@@ -20,7 +20,7 @@ from types import TracebackType
 from features.errors import InputError
 from features.store.claim_owner import Owner, machine_digest, process_has_ended
 from features.store.part_files import remove
-from features.store.writer import new_token
+from features.store.writer import READ_ONLY, new_token
 
 FOLDER = "claims"
 REMOVAL = "removal"
@@ -199,10 +199,16 @@ class Claims:
         # the file also tells other processes who owns this token
         path = store / FOLDER / f".clock-{self.token}"
         while True:
-            _make_folder(store)
-            with suppress(FileNotFoundError):  # another process has just removed the empty folder
+            try:
+                _make_folder(store)
                 path.write_text(self._owner, "utf-8")
                 return path.stat().st_mtime
+            except FileNotFoundError:  # another process has just removed the empty folder
+                continue
+            except OSError as error:
+                if error.errno not in READ_ONLY:
+                    raise
+                raise InputError(f"{store} must be writable, found: {error}") from error
 
 
 def _make_folder(store: Path) -> None:

@@ -180,20 +180,27 @@ def record_rejected(info: StoreInfo, tried: Collection[str], rejections: Sequenc
     be written.
     """
     path = info.path / REJECTED_FILE
-    with store_lock(info.path):
-        before = read_rejected(info.path)
-        after = {name: entry for name, entry in before.items() if name not in tried}
-        for rejection in rejections:
-            entry = rejection.entry
-            after[entry.utterance_id] = _with_known_input(entry, before.get(entry.utterance_id))
-        content = "".join(map(_line, after.values()))
-        if not path.exists() and not after:
+    try:
+        if _changed_content(path, tried, rejections) is None:  # without the lock: the store may be read-only
             return
-        try:
-            if not path.exists() or path.read_bytes() != content.encode():
+        with store_lock(info.path):
+            content = _changed_content(path, tried, rejections)
+            if content is not None:
                 write_atomically(path, content)
-        except OSError as error:
-            raise disk_error(info, error) from error
+    except OSError as error:
+        raise disk_error(info, error) from error
+
+
+def _changed_content(path: Path, tried: Collection[str], rejections: Sequence[Rejection]) -> str | None:
+    """Return the new content of rejected.jsonl; None if it stays as it is."""
+    before = read_rejected(path.parent)
+    after = {name: entry for name, entry in before.items() if name not in tried}
+    for rejection in rejections:
+        entry = rejection.entry
+        after[entry.utterance_id] = _with_known_input(entry, before.get(entry.utterance_id))
+    content = "".join(map(_line, after.values()))
+    current = path.read_bytes() if path.exists() else b""
+    return None if current == content.encode() else content
 
 
 def _with_known_input(entry: RejectedEntry, known: RejectedEntry | None) -> RejectedEntry:

@@ -22,6 +22,9 @@ PART_UTTERANCES = 256
 PART_SECONDS = 60.0
 """Limits of a part: bytes of values, utterances, and seconds since the first one was added."""
 
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Error numbers of a folder or file system that this process may not write."""
+
 
 def new_token() -> str:
     """Return a unique name, PID-RANDOM, for the temporary files and claims of this process."""
@@ -109,6 +112,8 @@ def disk_error(info: StoreInfo, error: OSError) -> InputError:
         why, hint = "a file would be larger than this process may write", "Raise the limit (ulimit -f)"
     elif error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space" in str(error):
         why = "the disk is full"
+    elif error.errno in READ_ONLY:
+        why, hint = f"it must be writable, found: {error}", "Make it writable"
     else:
         why = f"writing failed: {error}"
     return InputError(f"{info.path}: {why}; finished work is kept. {hint} and run the same command again")

@@ -114,7 +114,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     bound_spinning()  # before torch is imported, which reads it once
     warnings.showwarning = lambda message, *_: echo(f"warning: {message}")
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # a second one, while the first one was reported
+        code = 1
+    # from here on, Ctrl-C would only change the exit code
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

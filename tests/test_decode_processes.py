@@ -208,6 +208,27 @@ def test_signals_of_the_group_do_not_end_a_process_but_its_user_does(files: Path
     processes._idle.clear()
 
 
+def test_ctrl_c_while_the_processes_end_leaves_none_and_prints_nothing(
+    processes: DecodeProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a second Ctrl-C, the atexit callback ended in a traceback, and the other processes were not killed."""
+    killed = []
+
+    class Slow:
+        def kill(self) -> None:
+            killed.append(self)
+
+        def close(self) -> None:
+            raise KeyboardInterrupt
+
+    pool = [Slow(), Slow(), Slow()]
+    monkeypatch.setattr(processes, "_idle", pool.copy())
+    monkeypatch.setattr(processes, "_busy", {threading.current_thread(): Slow()})
+    monkeypatch.setattr(decode_processes, "PROCESSES", processes)
+    decode_processes._end_all()
+    assert len(killed) == 4 and set(pool) < set(killed)
+
+
 def test_a_fork_starts_processes_of_its_own(files: Path, processes: DecodeProcesses) -> None:
     processes.decode(files / "a.wav", 0.0, None, "mix")
     with warnings.catch_warnings():

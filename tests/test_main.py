@@ -190,6 +190,27 @@ def test_a_locale_without_utf_8_is_a_message(tmp_path: Path) -> None:
         assert done.returncode == code and done.stderr.startswith(said) and bool(done.stderr) == bool(said)
 
 
+PRESS = """
+import atexit, signal
+from cli import main as module
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+atexit.register(signal.raise_signal, signal.SIGINT)
+def run(arguments):
+    if arguments == ["again"]:
+        signal.raise_signal(signal.SIGINT)
+    return int(arguments[0])
+module.run = run
+module.main()
+"""
+
+
+@pytest.mark.parametrize(("argument", "code"), [("0", 0), ("2", 2), ("again", 1)])
+def test_a_second_ctrl_c_changes_no_exit_code(argument: str, code: int) -> None:
+    """While the processes that decode were ended, it was a traceback, and then a death by signal 2."""
+    done = subprocess.run([sys.executable, "-c", PRESS, argument], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
 def test_values_come_from_flag_then_config_then_toml_then_default(folder: Path, capsys: Captured) -> None:
     (folder / "mervn.toml").write_text(
         'data = "data"\n[train-head]\ndropout = 0.3\nepochs = 7\nbatch-size = 9\n[extract]\nstore-dtype = "fp32"\n'

@@ -179,7 +179,7 @@ class DecodeProcesses:
 
     def close(self) -> None:
         """End all processes."""
-        for process in list(self._busy.values()):
+        for process in [*self._busy.values(), *self._idle]:  # all of them, before the first one is waited for
             process.kill()
         while self._idle:
             self._idle.pop().close()
@@ -200,7 +200,12 @@ class DecodeProcesses:
         return process
 
 
+def _end_all() -> None:
+    with suppress(KeyboardInterrupt):  # it comes while this process ends
+        PROCESSES.close()
+
+
 PROCESSES = DecodeProcesses()
 """The processes of this one; they stay until it ends."""
-atexit.register(PROCESSES.close)
+atexit.register(_end_all)
 os.register_at_fork(after_in_child=PROCESSES.forget)

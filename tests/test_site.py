@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import tomllib
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from functools import cache
@@ -19,7 +20,7 @@ from test_docs import LINKED, ROOT, TRANSLATIONS, Block, read_blocks, run_block,
 from cli.commands import COMMANDS
 from cli.main import run
 from features import ragged
-from mervn.demo import corpus
+from mervn.demo import corpus, known_answers
 
 __all__ = ["small_defaults"]  # a fixture
 DOCS = ROOT / "docs"
@@ -146,6 +147,15 @@ def test_the_tutorial_runs_as_written(tutorial: Path, capsys: pytest.CaptureFixt
         if block.runs:
             run_block(block, {}, capsys)
     assert (tutorial / "runs" / "late" / "metrics-test.json").is_file()
+
+
+def test_the_tutorial_trains_as_the_demo_with_more_patience() -> None:
+    """With seeds 0 to 9, up to 9 epochs pass without a better score on valid before `late` learns `both`."""
+    (block,) = [block for block in read_blocks(DOCS / "tutorial.md") if block.language == "toml"]
+    settings = {name.replace("-", "_"): value for name, value in tomllib.loads(block.text)["train-head"].items()}
+    assert settings.pop("patience") >= 15
+    expected = {name: known_answers.SETTINGS[name] for name in known_answers.SETTINGS.keys() - {"patience", "amp"}}
+    assert settings == expected | {"mlp": list(expected["mlp"])}
 
 
 def test_the_notebook_runs_after_the_tutorial_and_trains_nothing_again(

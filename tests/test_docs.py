@@ -327,6 +327,21 @@ def test_blocks_that_do_not_run_are_listed_with_a_reason() -> None:
         assert block.language != "text" or not shown_command, f"{block.page}:{block.line}: a command, so ```bash"
 
 
+def test_no_page_reads_an_utterance_that_only_the_corpus_of_the_tests_has() -> None:
+    named = re.compile(r'"(train|valid|test)-\d-\d{4}"')
+    blocks = [block for block in BLOCKS if block.language == "python" and named.search(block.text)]
+    assert [f"{block.page}:{block.line}" for block in blocks] == []
+
+
+def test_pages_that_train_into_the_same_folder_from_python_use_the_same_options() -> None:
+    """The README trained `runs/from-python` for 5 epochs and docs/python-api.md for 3, which is an error after it."""
+    options: dict[str, set[str]] = {}
+    for block in BLOCKS:
+        for line in re.findall(r"^options = TrainHeadOptions\(.*", block.text, re.MULTILINE):
+            options.setdefault(line.split("output=")[1], set()).add(line)
+    assert options and [lines for lines in options.values() if len(lines) > 1] == []
+
+
 def test_every_option_that_a_page_names_exists() -> None:
     known = BUILT_IN | FOREIGN
     for spec in COMMANDS.values():

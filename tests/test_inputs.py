@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from tiny import wave, write_manifest
 
+from features.audio.segment_reader import SegmentReader
 from features.errors import InputError, UsageError
 from features.progress import SILENT
 from mervn.use import inputs
@@ -57,6 +59,24 @@ def test_a_segment_past_the_end_of_its_file_is_a_fault_of_this_segment(calls: Pa
     (calls / "s.csv").write_text("file,start,end\na.wav,0,1\na.wav,1,9\nnone.wav,0,1\n")
     found = read(segments=calls / "s.csv")
     assert {i: fault.reason for i, fault in found.faults.items()} == {1: "end_past_file", 2: "not_found"}
+
+
+def test_each_channel_of_a_recording_is_read_as_its_list_names_it(calls: Path) -> None:
+    soundfile.write(calls / "two.wav", np.stack([wave(1.0, 1), wave(1.0, 2)], 1), 16_000)
+    lines = "SPEAKER two 1 0 1 <NA> <NA> an <NA> <NA>\nSPEAKER two {} 0 1 <NA> <NA> ba <NA> <NA>\n"
+    (calls / "s.rttm").write_text(lines.format(2))
+    first, second = read(calls / "two.wav", segments=calls / "s.rttm").clips
+    reader = SegmentReader()
+    for clip, channel in ((first, 0), (second, 1)):
+        assert np.array_equal(clip.samples(reader), reader.read(calls / "two.wav", 0.0, 1.0, channel))
+    assert not np.array_equal(first.samples(reader), second.samples(reader))  # negative control
+    (calls / "s.csv").write_text("file,start,end,channel\ntwo.wav,0,1,1\n")
+    assert read(segments=calls / "s.csv").clips[0].channel == 1
+    with pytest.raises(UsageError, match=r"s.csv:2 names the channel of the segment itself; leave out --channel 0"):
+        read(segments=calls / "s.csv", channel="0")
+    (calls / "s.rttm").write_text(lines.format(1))
+    assert [one.channel for one in read(calls / "two.wav", segments=calls / "s.rttm").clips] == ["mix"] * 2
+    assert [one.channel for one in read(calls / "two.wav", segments=calls / "s.rttm", channel="1").clips] == [1] * 2
 
 
 def test_a_manifest_gives_texts_of_its_own_or_another_key(calls: Path) -> None:

@@ -39,9 +39,33 @@ def test_rttm_has_the_speaker(tmp_path: Path) -> None:
     assert (found.file, found.start, found.end, found.extra) == ("call", 0.5, 1.75, {"speaker": "an"})
 
 
+def test_a_csv_has_the_channels_of_a_manifest(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("start,end,channel\n0,1,0\n0,1, 1\n0,1,mix\n0,1,\n")
+    found = read_segments(path)
+    assert [one.channel for one in found] == [0, 1, "mix", "mix"]
+    assert found[0].extra == {"channel": "0"}  # further columns stay in the results
+    path.write_text("start,end\n0,1\n")
+    assert read_segments(path)[0].channel is None
+
+
+def test_rttm_names_channels_from_1_if_a_file_has_several(tmp_path: Path) -> None:
+    path = tmp_path / "a.rttm"
+    names = [("call", "1"), ("call", "2"), ("call", "<NA>"), ("mono", "1"), ("mono", "<NA>"), ("zero", "0"), ("b", "2")]
+    path.write_text("".join(f"SPEAKER {file} {name} 0 1 <NA> <NA> an <NA> <NA>\n" for file, name in names))
+    assert [one.channel for one in read_segments(path)] == [0, 1, None, None, None, None, 1]
+
+
+TWO_CHANNELS = "SPEAKER a 1 0 1 <NA> <NA> x\nSPEAKER a {} 0 1 <NA> <NA> y\n"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("a.csv", "start,channel\n0,left\n", "a.csv:2: channel must be 0, 1, ... or mix, found 'left'"),
+        ("a.csv", "start,channel\n0,-1\n", "a.csv:2: channel must be 0, 1, ... or mix, found '-1'"),
+        ("a.rttm", TWO_CHANNELS.format("0"), "a.rttm:2: channel must be 1, 2, ... or <NA>, found '0'"),
+        ("a.rttm", TWO_CHANNELS.format("B"), "a.rttm:2: channel must be 1, 2, ... or <NA>, found 'B'"),
         ("a.csv", "file,begin\na.wav,1\n", "must have the columns file, start and end, found file, begin"),
         ("a.csv", "file,start,end\na.wav,2,1\n", "a.csv:2: end must be greater than start, found start=2 end=1"),
         ("a.csv", "file,start\na.wav,soon\n", "a.csv:2: a time must be seconds, or of the form .*found 'soon'"),

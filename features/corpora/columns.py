@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from features.config import SplitName
 from features.corpora.items import Item
@@ -100,7 +100,7 @@ def make_item(
         transcript=texts.get("transcript"),
         start=_seconds(texts.get("start"), "start", place),
         end=_seconds(texts.get("end"), "end", place),
-        channel=_channel(texts.get("channel"), place),
+        channel=parse_channel(texts.get("channel"), place),
         split=_split(texts["split"], place) if "split" in texts else None,
         group=texts.get("group"),
         extra=extra,
@@ -112,6 +112,17 @@ def as_text(value: Any) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     return str(value).strip() or None
+
+
+def parse_channel(text: str | None, place: str) -> int | Literal["mix"] | None:
+    """Return the channel of a table, 0, 1, ... or mix; None for None. InputError for another text."""
+    if text is None:
+        return None
+    if text == "mix":
+        return "mix"
+    if not text.isdecimal():
+        raise InputError(f"{place}: channel must be 0, 1, ... or mix, found {text!r}")
+    return int(text)
 
 
 def _plain(value: Any) -> Any:
@@ -137,14 +148,6 @@ def _seconds(text: str | None, field: str, place: str) -> float | None:
         return float(text)
     except ValueError:
         raise InputError(f"{place}: {field} must be a number of seconds, found {text!r}") from None
-
-
-def _channel(text: str | None, place: str) -> int | str | None:
-    if text is None or text == "mix":
-        return text
-    if not text.isdecimal():
-        raise InputError(f"{place}: channel must be 0, 1, ... or mix, found {text!r}")
-    return int(text)
 
 
 def _split(text: str | None, place: str) -> SplitName:

@@ -145,9 +145,13 @@ def _from_segments(
 ) -> list[Clip]:
     """Return the clips of a list of segments.
 
-    Recordings are the given files, or else relative to the folder of the list. InputError lists the
-    segments whose recording is not among the files.
+    Recordings are the given files, or else relative to the folder of the list. Segments without a
+    channel get `channel`. InputError lists the segments whose recording is not among the files.
+    UsageError if the list and --channel both name channels.
     """
+    named = next((segment.place for segment in segments if segment.channel is not None), None)
+    if named is not None and "channel" in options.given:
+        raise UsageError(f"{named} names the channel of the segment itself; leave out --channel {options.channel}")
     by_name: dict[str, set[Path]] = {}
     for path in files:
         for name in {str(path), path.name, path.stem}:
@@ -165,7 +169,8 @@ def _from_segments(
             unknown.append(f"{segment.place} {segment.file or 'without the column file'} ({len(matching)} files)")
             continue
         (path,) = matching
-        clips.append(Clip(path, segment.start, segment.end, channel, segment.text, str(path), segment.extra))
+        read = channel if segment.channel is None else segment.channel
+        clips.append(Clip(path, segment.start, segment.end, read, segment.text, str(path), segment.extra))
     if unknown:
         raise InputError(f"each segment must be of one of the given files, not so: {name_some(unknown)}")
     return clips

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from features.audio.segment import Channel
+from features.corpora.columns import as_text, parse_channel
 from features.corpora.csv_table import read_table
 from features.errors import InputError
 from features.regular_files import read_regular
 
-FILE, START, END = "file", "start", "end"
+FILE, START, END, CHANNEL = "file", "start", "end", "channel"
 TEXT_COLUMNS = ("transcript", "text")
+NO_CHANNEL = "<NA>"
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 TIME = re.compile(r"(?:(?P<days>\d+) days? )?(?:\+)?(?P<hours>\d+):(?P<minutes>\d\d):(?P<seconds>\d\d(?:\.\d+)?)")
 """Form of a time that is not a number, as pandas and audformat write it."""
@@ -31,6 +35,8 @@ class Segment:
     text: str | None
     place: str
     """Name and line of the list, for messages."""
+    channel: Channel | None = None
+    """None: the list does not name it."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -70,7 +76,10 @@ def read_segments(path: Path) -> list[Segment]:
 
 
 def _read_csv(path: Path) -> list[Segment]:
-    """Read a table with the columns file, start and end; all but start are optional."""
+    """Read a table with the columns file, start, end and channel; all but start are optional.
+
+    An empty channel is "mix", as in a manifest; the column also stays among the further ones.
+    """
     header, *records = read_table(path, DELIMITERS[path.suffix.lower()])
     names = header[1]
     if START not in names:
@@ -87,6 +96,7 @@ def _read_csv(path: Path) -> list[Segment]:
                 parse_time(record.get(END, ""), place),
                 record[text] if text is not None else None,
                 place,
+                parse_channel(as_text(record[CHANNEL]) or "mix", place) if CHANNEL in names else None,
                 extra,
             )
         )
@@ -95,6 +105,22 @@ def _read_csv(path: Path) -> list[Segment]:
 
 def _read_rttm(path: Path) -> list[Segment]:
     """Read the SPEAKER lines of an RTTM file; the name of the speaker becomes a key of the results."""
+    lines = _speaker_lines(path)
+    channels = defaultdict(set)
+    for _, fields in lines:
+        channels[fields[1]].add(fields[2])
+    found = []
+    for place, fields in lines:
+        start, duration = parse_time(fields[3], place), parse_time(fields[4], place)
+        if start is None or duration is None:
+            raise InputError(f"{place}: start and duration must be seconds, found {fields[3]} and {fields[4]}")
+        end, channel = round(start + duration, 6), _rttm_channel(fields[2], channels[fields[1]], place)
+        found.append(Segment(fields[1], start, end, None, place, channel, {"speaker": fields[7]}))
+    return found
+
+
+def _speaker_lines(path: Path) -> list[tuple[str, list[str]]]:
+    """Return the place and the fields of each SPEAKER line; InputError for one with too few fields."""
     try:
         lines = read_regular(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -108,11 +134,20 @@ def _read_rttm(path: Path) -> list[Segment]:
             raise InputError(
                 f"{place}: must be SPEAKER FILE CHANNEL START DURATION <NA> <NA> NAME, found {len(fields)} fields"
             )
-        start, duration = parse_time(fields[3], place), parse_time(fields[4], place)
-        if start is None or duration is None:
-            raise InputError(f"{place}: start and duration must be seconds, found {fields[3]} and {fields[4]}")
-        found.append(Segment(fields[1], start, round(start + duration, 6), None, place, {"speaker": fields[7]}))
+        found.append((place, fields))
     return found
+
+
+def _rttm_channel(text: str, of_file: Collection[str], place: str) -> Channel | None:
+    """Return channel k of RTTM, from 1, as k - 1; None for <NA>, and if 1 or 0 is the only one of its file.
+
+    Many tools write 1, some 0, whatever the audio is. InputError for a text that is no channel.
+    """
+    if text == NO_CHANNEL or set(of_file) - {NO_CHANNEL} in ({"1"}, {"0"}):
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"{place}: channel must be 1, 2, ... or {NO_CHANNEL}, found {text!r}")
+    return int(text) - 1
 
 
 def parse_time(text: str, place: str) -> float | None:

@@ -70,6 +70,17 @@ def test_another_model_another_file_and_a_second_process_are_refused(tmp_path: P
     assert path.read_text() == "my notes\n"
 
 
+def test_force_discards_every_block(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with closing(saved(path)) as blocks:
+        blocks.add("k", RESULTS)
+    with closing(SavedBlocks(path, MODEL, force=True)) as blocks:
+        assert blocks.find("k", 2) is None
+        blocks.add("n", RESULTS)
+    with closing(saved(path)) as blocks:
+        assert blocks.find("k", 2) is None and blocks.find("n", 2) is not None
+
+
 def test_a_key_changes_with_content_segment_and_text(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(b"1234")

@@ -71,7 +71,7 @@ class PredictOptions(TrustOptions, DeviceOptions):
         False, description="Also write OUTPUT.html: timeline, waveforms, attention, contribution of each modality."
     )
     force: Annotated[bool, Group.OUTPUT] = Field(
-        False, description="Predict again, and replace the results of another model or other options."
+        False, description="Predict everything again, and replace the results of another model or other options."
     )
 
     @field_validator("labels")

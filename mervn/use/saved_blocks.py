@@ -75,7 +75,7 @@ class SavedBlocks:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], force: bool = False) -> None:
-        """Open or create the file and lock it.
+        """Open or create the file and lock it; `force` discards everything in it.
 
         UsageError if it holds results of another model or other options and `force` is not set.
         InputError if another process is writing to it, or if it cannot be written.
@@ -141,7 +141,7 @@ class SavedBlocks:
             raise UsageError(f"{self.path} must hold results of mervn predict, found another content; move it away")
         if header is not None and header != identity and not force:
             raise UsageError(self._difference(header, identity))
-        if header != identity:
+        if force or header != identity:
             position = 0
         else:
             for line in self._file:

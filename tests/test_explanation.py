@@ -9,9 +9,13 @@ from test_train_head import made, train
 from tiny import read_jsonl, wave
 
 from cli.main import run as mervn
+from features.errors import UsageError
 from mervn.config import EvaluateOptions
 from mervn.evaluation.evaluate import evaluate
 from mervn.use.explanation import envelope
+from mervn.use.explanation_page import is_page
+from mervn.use.predict import predict
+from mervn.use.predict_options import PredictOptions
 from mervn.use.recognizer import load
 
 __all__ = ["made"]  # fixture
@@ -63,6 +67,24 @@ def test_the_page_has_the_timeline_and_what_was_left_out(made: Path, tmp_path: P
         page.count("<svg") == 1 + (1 + 2 + 1) + (1 + 1) and page.count("left out in turn") == 1
     )  # the second has no text
     assert "&lt;call&gt;.wav" in page and "<call>" not in page and "<b>" not in page
+
+
+def test_a_page_is_replaced_only_if_explain_has_written_it(made: Path, tmp_path: Path) -> None:
+    run = train(made, made.parent / "explained-attn", pooling="attn").path
+    soundfile.write(tmp_path / "a.wav", wave(0.5, 0), 16_000)
+    page = tmp_path / "out.html"
+    page.write_text("<p>my page</p>")
+
+    def call(**options: bool) -> None:
+        predict(run, [tmp_path / "a.wav"], PredictOptions(device="cpu", output=tmp_path / "out.json", **options))
+
+    call()  # writes the state, but no page
+    with pytest.raises(UsageError, match=r"out.html exists and was not written by mervn predict"):
+        call(explain=True)
+    assert page.read_text() == "<p>my page</p>"
+    call(explain=True, force=True)
+    assert is_page(page)
+    call(explain=True)
 
 
 def test_a_head_without_attention_has_contributions_and_no_weights(made: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from features.atomic_files import write_atomically
+from features.regular_files import read_regular
 from features.signals import check_interrupted
 from mervn.report.attention_figures import BLUE, WIDTH, plot_cross, plot_pooling
 from mervn.report.page import render
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from mervn.use.predict import Predictions
 
 Array = np.ndarray[Any, Any]
+NOTE = (
+    "The probabilities are those of the model. Whether they are right on your recordings, only labelled recordings of "
+    "yours can tell."
+)
+"""Sentences of every page, by which a page is recognised."""
 MAX_EXPLAINED = 20
 """Number of inputs that the page explains; all are in the results and in the timelines."""
 MAX_TIMELINES = 20
@@ -45,6 +51,7 @@ def write_page(found: Predictions, scorer: Scorer, output: Path) -> Path:
     page = render(
         "prediction.html",
         title=output.name,
+        note=NOTE,
         run=str(found.model.path),
         modalities=" and ".join(found.model.modalities),
         labels=found.labels,
@@ -57,6 +64,11 @@ def write_page(found: Predictions, scorer: Scorer, output: Path) -> Path:
     path = output.with_suffix(".html")
     write_atomically(path, page.encode("utf-8", "replace"))
     return path
+
+
+def is_page(path: Path) -> bool:
+    """Tell whether a file is a page of `mervn predict --explain`; raises OSError if it cannot be read."""
+    return NOTE.encode() in read_regular(path)
 
 
 def timelines(predictions: Sequence[Prediction], labels: Sequence[str]) -> list[tuple[str, str]]:

@@ -127,8 +127,8 @@ def _load(run: Path, options: PredictOptions) -> Loaded:
 def _check_output(options: PredictOptions) -> None:
     """Raise UsageError unless the output can be written without a loss.
 
-    It must not exist, or be a result of this command, or be replaced by `force`. It is never a
-    folder or one of the inputs.
+    It and the page of --explain must not exist, or be results of this command, or be replaced by
+    `force`. They are never a folder or one of the inputs.
     """
     output = options.output
     if output is None:
@@ -141,11 +141,26 @@ def _check_output(options: PredictOptions) -> None:
         source = getattr(options, name)
         if source is not None and source.resolve() == output.resolve():
             raise UsageError(f"--output must not be the file of --{name}, found {output} for both")
-    written = [output, output.with_suffix(".html")] if options.explain else [output]
     is_result = options.force or state_path(output).is_file()
-    for path in written:
-        if path.is_dir() or (path.exists() and not is_result):
-            raise UsageError(f"{path} exists and was not written by mervn predict; choose another --output, or --force")
+    _refuse_existing(output, is_result)
+    if options.explain:
+        _refuse_existing(output.with_suffix(".html"), options.force or (is_result and _is_page(output)))
+
+
+def _refuse_existing(path: Path, is_result: bool) -> None:
+    """Raise UsageError for a folder, and for an existing file that is no result of this command."""
+    if path.is_dir() or (path.exists() and not is_result):
+        raise UsageError(f"{path} exists and was not written by mervn predict; choose another --output, or --force")
+
+
+def _is_page(output: Path) -> bool:
+    """Tell whether the page of an output exists and was written by --explain."""
+    from mervn.use.explanation_page import is_page
+
+    try:
+        return is_page(output.with_suffix(".html"))
+    except OSError:
+        return False
 
 
 def _say_unusual(loaded: Loaded, inputs: Inputs, reporter: Reporter) -> None:

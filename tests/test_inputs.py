@@ -99,6 +99,14 @@ def test_a_model_of_text_needs_text(calls: Path) -> None:
     assert read(text="vui", modalities=("text",)).clips[0].text == "vui"
 
 
+def test_every_window_has_samples(calls: Path) -> None:
+    soundfile.write(calls / "low.wav", wave(1.0, 0, rate=4_000), 4_000)
+    for window in (0.333333, 0.49994):  # the rests are 0.004 and 0.48 samples
+        found = read(calls / "low.wav", window=window)
+        assert len(found.clips) == round(1 / window) and not found.faults
+        assert all(clip.samples(SegmentReader()).size for clip in found.clips)
+
+
 def test_speech_is_cut_into_windows(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [(0.25, 0.75), (1.0, 2.0)]
     monkeypatch.setattr(inputs, "open_detector", lambda: None)

@@ -9,11 +9,18 @@ from mervn.use.segments import format_time, parse_time, read_segments, windows
 
 
 def test_windows_cover_the_recording_and_the_last_one_ends_with_it() -> None:
-    assert windows(0.0, 10.0, 4.0, 2.0) == [(0.0, 4.0), (2.0, 6.0), (4.0, 8.0), (6.0, 10.0)]
-    assert windows(0.0, 9.0, 4.0, 2.0)[-1] == (6.0, 9.0)
-    assert windows(1.5, 3.0, 4.0, 4.0) == [(1.5, 3.0)]
-    found = windows(0.0, 7200.0, 0.3, 0.1)
+    assert windows(0.0, 10.0, 4.0, 2.0, 16_000) == [(0.0, 4.0), (2.0, 6.0), (4.0, 8.0), (6.0, 10.0)]
+    assert windows(0.0, 9.0, 4.0, 2.0, 16_000)[-1] == (6.0, 9.0)
+    assert windows(1.5, 3.0, 4.0, 4.0, 16_000) == [(1.5, 3.0)]
+    found = windows(0.0, 7200.0, 0.3, 0.1, 16_000)
     assert found[12_345] == (1234.5, 1234.8) and len(found) == 71_998  # rounding errors do not add up
+
+
+def test_a_rest_of_less_than_a_sample_is_no_window() -> None:
+    assert windows(0.0, 1.0, 0.333333, 0.333333, 16_000)[-1] == (0.666666, 0.999999)
+    assert len(windows(0.0, 1.0, 0.333333, 0.333333, 768_000)) == 3
+    assert len(windows(0.0, 1.0001, 0.5, 0.5, 8_000)) == 2
+    assert windows(0.0, 1.0001, 0.5, 0.5, 16_000)[-1] == (1.0, 1.0001)  # negative control: 1.6 samples
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1.5, 59.999999, 60.0, 3661.25, 90_000.000001])

@@ -54,12 +54,15 @@ class Clip:
 
     def seconds(self) -> float:
         """Return the duration from the header of the file; 0 without audio. AudioError if it cannot be read."""
-        if self.audio is None:
-            return 0.0
+        length, rate = self.measure()
+        return length / rate
+
+    def measure(self) -> tuple[int, int]:
+        """Return the length in samples and the rate in Hz; AudioError if the header of the file cannot be read."""
         if isinstance(self.audio, Path):
             info = inspect_segment(self.audio, self.start, self.end, self.channel)
-            return (info.last - info.first) / info.file_rate
-        return len(self.audio) / SAMPLE_RATE
+            return info.last - info.first, info.file_rate
+        return 0 if self.audio is None else len(self.audio), SAMPLE_RATE
 
 
 def from_array(audio: Any, sample_rate: int | None) -> Samples:

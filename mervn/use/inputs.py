@@ -57,8 +57,9 @@ def read_inputs(
     faults: dict[int, AudioError] = {}
     for clip in clips:
         try:
-            duration = clip.seconds()
-            parts = _cut(clip, duration, options) if clip.audio is not None else [clip]
+            length, rate = clip.measure()
+            duration = length / rate
+            parts = _cut(clip, duration, rate, options) if clip.audio is not None else [clip]
         except AudioError as error:
             faults[len(found)] = error
             parts, duration = [clip], 0.0
@@ -197,15 +198,12 @@ def _speech(clips: Sequence[Clip], options: PredictOptions, reporter: Reporter) 
     return found
 
 
-def _cut(clip: Clip, seconds: float, options: PredictOptions) -> list[Clip]:
-    """Return the windows of a clip; the clip itself without --window."""
+def _cut(clip: Clip, seconds: float, rate: int, options: PredictOptions) -> list[Clip]:
+    """Return the windows of a clip of `seconds` at a rate in Hz; the clip itself without --window."""
     if options.window is None:
         return [clip]
-    end = clip.start + seconds
-    return [
-        replace(clip, start=first, end=last)
-        for first, last in windows(clip.start, end, options.window, options.hop or options.window)
-    ]
+    end, hop = clip.start + seconds, options.hop or options.window
+    return [replace(clip, start=first, end=last) for first, last in windows(clip.start, end, options.window, hop, rate)]
 
 
 def _length(part: Clip, seconds: float) -> float:

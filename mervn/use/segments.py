@@ -40,14 +40,14 @@ class Segment:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def windows(start: float, end: float, length: float, hop: float) -> list[tuple[float, float]]:
+def windows(start: float, end: float, length: float, hop: float, sample_rate: int) -> list[tuple[float, float]]:
     """Return the windows (start, end) in seconds of a part of a recording.
 
-    Window k begins at start + k * hop. The last one is the first that reaches `end`; it can be
-    shorter than the others.
+    Window k begins at start + k * hop. The last one is the first that reaches `end`, to less than a
+    sample at `sample_rate` (Hz); it can be shorter than the others.
     """
     found: list[tuple[float, float]] = []
-    while not found or found[-1][1] < end:
+    while not found or (end - found[-1][1]) * sample_rate >= 1:
         first = round(start + len(found) * hop, 6)  # a product, so that rounding errors do not add up
         found.append((first, min(round(first + length, 6), end)))
     return found

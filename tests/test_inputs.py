@@ -1,5 +1,7 @@
 """Inputs of a prediction: segments are matched with recordings, and each kind of input says what it lacks."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,33 @@ def test_a_folder_is_its_audio_files_in_order_each_once(calls: Path) -> None:
     found = read(calls, calls / "a.wav")
     assert [clip.file for clip in found.clips] == [str(calls / name) for name in ("a.wav", "b/a.wav", "b/c.flac")]
     assert found.seconds == [2.0] * 3
+
+
+def test_linked_folders_are_read_once_and_loops_end(calls: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "deep").mkdir(parents=True)
+    for name in ("x.wav", "deep/y.wav"):
+        soundfile.write(other / name, wave(0.5, 0), 16_000)
+    (calls / "a-link").symlink_to(calls / "b")  # a folder below: its own path stays
+    (calls / "link").symlink_to(other)
+    (calls / "second").symlink_to(other)
+    (other / "up").symlink_to(calls)
+    (other / "self").symlink_to(other / "self")
+    names = ("a.wav", "b/a.wav", "b/c.flac", "link/deep/y.wav", "link/x.wav")
+    assert [clip.file for clip in read(calls).clips] == [str(calls / name) for name in names]
+
+
+def test_a_folder_that_cannot_be_read_is_named(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def denied(path: Any) -> Any:
+        if Path(path) == calls / "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(InputError, match=r"calls/b must be readable, as all below .*calls, found: Permission denied"):
+        read(calls)
 
 
 def test_segments_are_matched_with_files_by_path_name_or_stem(calls: Path) -> None:

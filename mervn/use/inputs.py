@@ -10,16 +10,12 @@ from features.audio.segment import AudioError, Channel
 from features.errors import InputError, UsageError, name_some
 from features.manifests.manifest import Utterance, read_manifests
 from features.progress import Reporter
+from mervn.use.audio_folders import find_audio_files
 from mervn.use.clips import Clip
 from mervn.use.predict_options import PredictOptions
 from mervn.use.segments import Segment, read_segments, windows
 from mervn.use.speech import find_speech, open_detector
 
-AUDIO_SUFFIXES = (
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64",
-    ".sph",
-)  # fmt: skip
-"""Suffixes of the files that are read from a folder; a file that is named itself may have any."""
 KEPT_FIELDS = ("utterance_id", "speaker_id")
 
 
@@ -101,11 +97,7 @@ def _expand(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in AUDIO_SUFFIXES]
-            visible = [file for file in inside if file.is_file() and not file.name.startswith(".")]
-            if not visible:
-                raise InputError(f"{path} must hold audio files ({', '.join(AUDIO_SUFFIXES)}), found none")
-            found += visible
+            found += find_audio_files(path)
         elif path.exists():
             found.append(path)
         else:

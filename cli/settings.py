@@ -66,7 +66,7 @@ def _drop_replaced(
     given: dict[str, Setting], source: Mapping[str, Setting], exclusive: tuple[tuple[str, ...], ...]
 ) -> None:
     """Remove the options that exclude an option of a source with higher priority."""
-    chosen = {name for name, setting in source.items() if setting.value is not None}
+    chosen = {name for name, setting in source.items() if setting.value is not None and setting.value is not False}
     for names in exclusive:
         if chosen.intersection(names):
             for name in names:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -226,11 +227,13 @@ def test_values_come_from_flag_then_config_then_toml_then_default(folder: Path, 
     assert settings["gamma"] == {"value": 2.0, "from": "default"}
 
 
-def test_a_flag_displaces_what_a_file_gives_in_its_place(folder: Path, capsys: Captured) -> None:
-    def shown(command: str, *flags: str) -> dict[str, object]:
-        assert run([command, *flags, "--print-config", "--json"]) == 0
-        return {name: found["value"] for name, found in last_json(capsys.readouterr().out).items()}  # type: ignore[index]
+def values(capsys: Captured, command: str, *flags: str) -> dict[str, object]:
+    assert run([command, *flags, "--print-config", "--json"]) == 0
+    return {name: found["value"] for name, found in last_json(capsys.readouterr().out).items()}  # type: ignore[index]
 
+
+def test_a_flag_displaces_what_a_file_gives_in_its_place(folder: Path, capsys: Captured) -> None:
+    shown = partial(values, capsys)
     (folder / "run.json").write_text('{"batch_size": 32, "frame_budget": null}')
     found = shown("train-head", "--config", "run.json", "--frame-budget", "2000")
     assert (found["batch_size"], found["frame_budget"]) == (None, 2000)
@@ -241,6 +244,22 @@ def test_a_flag_displaces_what_a_file_gives_in_its_place(folder: Path, capsys: C
     assert (found["epochs"], found["minutes"]) == (2, None)
     assert run(["train-head", "--batch-size", "8", "--frame-budget", "900"]) == 2
     assert "give --batch-size or --frame-budget" in capsys.readouterr().err
+
+
+def test_predict_takes_the_parts_of_the_command_line_instead_of_those_in_a_file(folder: Path, capsys: Captured) -> None:
+    shown = partial(values, capsys)
+    (folder / "mervn.toml").write_text("[predict]\nwindow = 0.5\nhop = 0.25\n")
+    for flags in (["--segments", "t.csv"], ["--manifest", "m.jsonl"], ["--text", "vui"]):
+        found = shown("predict", "run", *flags)
+        assert found[flags[0][2:]] == flags[1] and (found["window"], found["hop"]) == (None, None)
+    for flag in ("--vad", "--no-vad"):  # goes with windows
+        assert shown("predict", "run", flag)["window"] == 0.5
+    (folder / "mervn.toml").write_text('[predict]\nsegments = "t.csv"\n')
+    assert shown("predict", "run", "--vad")["segments"] is None
+    assert shown("predict", "run", "--no-vad")["segments"] == "t.csv"
+    (folder / "mervn.toml").write_text('[predict]\nsegments = "t.csv"\nwindow = 0.5\n')
+    assert run(["predict", "run"]) == 2
+    assert "--window and --segments exclude each other" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,12 @@ SUFFIXES = (".json", ".jsonl", ".csv")
 
 class PredictOptions(TrustOptions, DeviceOptions):
     """Options of `mervn predict RUN PATH...`."""
+
+    exclusive = (
+        *product(("segments", "manifest"), ("window", "hop", "vad")),
+        *product(("text",), ("window", "hop", "vad", "segments", "manifest")),
+        ("segments", "manifest"),
+    )
 
     text: Annotated[str | None, Group.DATA] = Field(
         None, description="Transcript of the one PATH, or without PATH the input itself."

@@ -78,6 +78,10 @@ def test_a_model_of_text_hears_and_a_model_of_audio_refuses(made: Path, tmp_path
     audio = train(made, made.parent / "deaf", fusion="audio").path
     with pytest.raises(UsageError, match="reads no text; leave it out"):
         predict(audio, [tmp_path / "a.wav"], options)
+    soundfile.write(tmp_path / "a.wav", wave(1.0, 0), 16_000)
+    count = len(heard)
+    in_toml = predict(audio, [tmp_path / "a.wav"], options.with_general(["transcribe"]))  # ignored in mervn.toml
+    assert len(in_toml.predictions) == 2 and not in_toml.failed and len(heard) == count
 
 
 @pytest.mark.parametrize("fusion", ["text", "xattn"])

@@ -136,6 +136,50 @@ def test_every_window_has_samples(calls: Path) -> None:
         assert all(clip.samples(SegmentReader()).size for clip in found.clips)
 
 
+UNREAD: dict[str, tuple[tuple[str, ...], bool, dict[str, Any], str]] = {
+    "channel beside a manifest": (BOTH, False, {"manifest": "m.jsonl", "channel": "1"}, "--channel: a manifest names"),
+    "key without a manifest": (BOTH, True, {"transcript_key": "asr"}, "--transcript-key: only --manifest has keys"),
+    "root without a list": (BOTH, True, {"audio_root": "."}, "--audio-root: only the paths in --manifest"),
+    "root of given files": (BOTH, True, {"segments": "s.csv", "audio_root": "."}, "--audio-root: only the paths"),
+    "text of audio": (("audio",), True, {"text": "vui"}, "--text: the model reads only audio"),
+    "key of audio": (
+        ("audio",),
+        False,
+        {"manifest": "m.jsonl", "transcript_key": "asr"},
+        "--transcript-key: the model",
+    ),
+    "channel of text": (("text",), False, {"text": "vui", "channel": "1"}, "--channel: the model reads only text"),
+    "windows of text": (("text",), True, {"window": 1.0}, "--window: the model reads only text"),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_options_that_nothing_reads_are_errors_if_they_are_given(calls: Path, name: str) -> None:
+    modalities, has_path, options, message = UNREAD[name]
+    write_manifest(calls / "m.jsonl", [{"utterance_id": "u", "wav_path": "a.wav", "transcript": "vui", "asr": "vui"}])
+    (calls / "s.csv").write_text("start,end\n0,1\n")
+    places = {key: calls / options[key] for key in ("manifest", "segments") if key in options}
+    made = PredictOptions(**{**options, **places})
+    paths = [calls / "a.wav"] if has_path else []
+    with pytest.raises(UsageError, match=f"these options have no effect here; leave them out:\n  {message}"):
+        read_inputs(paths, made, modalities, SILENT)
+    if name != "windows of text":  # which needs another input
+        assert read_inputs(paths, made.with_general(options), modalities, SILENT).clips  # as if mervn.toml had them
+
+
+def test_a_transcript_key_that_no_line_has_is_an_error(calls: Path) -> None:
+    lines = [{"utterance_id": f"u{i}", "wav_path": "a.wav", **({"asr_text": None} if i else {})} for i in range(2)]
+    write_manifest(calls / "m.jsonl", lines)
+    assert len(read(manifest=calls / "m.jsonl", transcript_key="asr_text").clips) == 2
+    with pytest.raises(UsageError, match=r"m.jsonl besides the .*, found 'asr_txt'; did you mean asr_text\?"):
+        read(manifest=calls / "m.jsonl", transcript_key="asr_txt")
+
+
+def test_paths_replace_a_manifest_of_a_file(calls: Path) -> None:
+    options = PredictOptions(manifest=calls / "none.jsonl").with_general(["manifest"])
+    assert [clip.audio for clip in read_inputs([calls / "a.wav"], options, BOTH, SILENT).clips] == [calls / "a.wav"]
+
+
 def test_speech_is_cut_into_windows(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = [(0.25, 0.75), (1.0, 2.0)]
     monkeypatch.setattr(inputs, "open_detector", lambda: None)

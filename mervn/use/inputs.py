@@ -10,6 +10,8 @@ from features.audio.segment import AudioError, Channel
 from features.errors import InputError, UsageError, name_some
 from features.manifests.manifest import Utterance, read_manifests
 from features.progress import Reporter
+from features.suggestions import did_you_mean
+from mervn.unread_options import refuse_unread
 from mervn.use.audio_folders import find_audio_files
 from mervn.use.clips import Clip
 from mervn.use.predict_options import PredictOptions
@@ -33,18 +35,23 @@ class Inputs:
 def read_inputs(
     paths: Sequence[Path], options: PredictOptions, modalities: Sequence[str], reporter: Reporter
 ) -> Inputs:
-    """Return the clips that paths and options name.
+    """Return the clips that paths and options name; paths replace a manifest of mervn.toml.
 
-    Raises UsageError for a path that does not exist, and without any input. Raises InputError for a
-    folder without audio, and for a manifest or list of segments that is not valid. Audio that
-    cannot be read is no error here.
+    Raises UsageError for a path that does not exist, without any input, and for given options that
+    these inputs or a model of these modalities do not read. Raises InputError for a folder without
+    audio, and for a manifest or list of segments that is not valid. Audio that cannot be read is no
+    error here.
     """
-    clips = _named_clips(paths, options, reporter)
+    if paths and "manifest" not in options.given:
+        options = options.model_copy(update={"manifest": None})
+    refuse_unread(_unread_options(paths, options, modalities), options.given)
+    clips = _named_clips(paths, options, modalities, reporter)
     reads_audio = "audio" in modalities
     if "text" not in modalities and all(clip.audio is None for clip in clips):
         raise UsageError("the model reads only audio, but no input has any; give audio files, --manifest or --segments")
     if not reads_audio:
-        _refuse_audio_only(clips, options)
+        if all(clip.text is None for clip in clips):
+            raise UsageError("the model reads only text, but no input has any; give --text, --manifest or --segments")
         return Inputs(clips, [0.0] * len(clips), {})
     if options.vad:
         clips = _speech(clips, options, reporter)
@@ -64,12 +71,17 @@ def read_inputs(
     return Inputs(found, seconds, faults)
 
 
-def _named_clips(paths: Sequence[Path], options: PredictOptions, reporter: Reporter) -> list[Clip]:
+def _named_clips(
+    paths: Sequence[Path], options: PredictOptions, modalities: Sequence[str], reporter: Reporter
+) -> list[Clip]:
     """Return one clip per file, utterance or segment, not yet cut into windows or speech."""
     if options.manifest is not None:
         if paths:
             raise UsageError(f"--manifest names the audio files itself; leave out {paths[0]}")
-        return [_from_utterance(one, options) for one in _read_manifest(options, reporter)]
+        utterances = _read_manifest(options, reporter)
+        if "text" in modalities:
+            _check_key(utterances, options)
+        return [_from_utterance(one, options) for one in utterances]
     files = _expand(paths)
     channel: Channel = "mix" if options.channel == "mix" else int(options.channel)
     if options.segments is not None:
@@ -84,12 +96,22 @@ def _named_clips(paths: Sequence[Path], options: PredictOptions, reporter: Repor
     return [Clip(path, channel=channel, file=str(path)) for path in files]
 
 
-def _refuse_audio_only(clips: Sequence[Clip], options: PredictOptions) -> None:
-    """Raise UsageError if a model that reads only text gets none."""
-    if all(clip.text is None for clip in clips):
-        raise UsageError("the model reads only text, but no input has any; give --text, --manifest or --segments")
-    if options.window is not None or options.vad:
-        raise UsageError("the model reads only text, which --window and --vad do not give")
+def _unread_options(paths: Sequence[Path], options: PredictOptions, modalities: Sequence[str]) -> dict[str, str]:
+    """Return the options that these inputs or this model do not read, each with the reason."""
+    unread: dict[str, str] = {}
+    if options.manifest is not None:
+        unread["channel"] = "a manifest names the channels itself"
+    else:
+        unread["transcript_key"] = "only --manifest has keys"
+        if options.segments is None or paths:
+            unread["audio_root"] = "only the paths in --manifest, or in --segments without PATHS, are relative to it"
+    if "audio" not in modalities:
+        unread |= dict.fromkeys(("channel", "window", "hop", "vad"), "the model reads only text")
+    if "text" not in modalities:
+        unread["transcript_key"] = "the model reads only audio"
+        if paths:  # alone, --text is no input for this model, which is said
+            unread["text"] = "the model reads only audio"
+    return unread
 
 
 def _expand(paths: Iterable[Path]) -> list[Path]:
@@ -117,6 +139,18 @@ def _read_manifest(options: PredictOptions, reporter: Reporter) -> Sequence[Utte
         reporter=reporter,
     )  # fmt: skip
     return read[path.stem]
+
+
+def _check_key(utterances: Sequence[Utterance], options: PredictOptions) -> None:
+    """Raise UsageError if no utterance has the key of --transcript-key."""
+    key = options.transcript_key
+    if key == "transcript" or any(key in one.extra for one in utterances):
+        return
+    known = dict.fromkeys(name for one in utterances for name in one.extra)
+    raise UsageError(
+        f"--transcript-key must be a key of {options.manifest} besides the fields of manifests, found {key!r}"
+        + did_you_mean(key, known)
+    )
 
 
 def _from_utterance(utterance: Utterance, options: PredictOptions) -> Clip:

@@ -120,7 +120,9 @@ def _load(run: Path, options: PredictOptions) -> Loaded:
     if options.transcribe is None:
         return Loaded(model, scorer, None)
     if "text" not in model.modalities:
-        raise UsageError(f"--transcribe has no effect, because {run} reads no text; leave it out")
+        if "transcribe" in options.given:
+            raise UsageError(f"--transcribe has no effect, because {run} reads no text; leave it out")
+        return Loaded(model, scorer, None)
     return Loaded(model, scorer, Transcriber(options.transcribe, options.device))
 
 

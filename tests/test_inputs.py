@@ -116,7 +116,7 @@ def test_a_manifest_gives_texts_of_its_own_or_another_key(calls: Path) -> None:
     write_manifest(calls / "new.jsonl", lines)  # type: ignore[arg-type]
     first, second = read(manifest=calls / "new.jsonl").clips
     assert (first.text, second.text, second.start, second.end) == ("vui", "", 0.5, 1.0)
-    assert first.extra == {"utterance_id": "u1", "speaker_id": "s"}
+    assert first.extra == {"utterance_id": "u1", "speaker_id": "s", "asr": "vui vẻ"}
     assert read(manifest=calls / "new.jsonl", transcript_key="asr").clips[0].text == "vui vẻ"
     with pytest.raises(UsageError, match="--manifest names the audio files itself"):
         read(calls, manifest=calls / "new.jsonl")

@@ -162,6 +162,7 @@ def _from_utterance(utterance: Utterance, options: PredictOptions) -> Clip:
             place = f"{utterance.file}:{utterance.line}"
             raise InputError(f"{place}: {options.transcript_key} must be a string, found {text!r}")
     extra = {name: getattr(utterance, name) for name in KEPT_FIELDS if getattr(utterance, name) is not None}
+    extra |= utterance.extra
     return Clip(
         utterance.audio_path, utterance.start, utterance.end, utterance.channel, text or "", utterance.wav_path, extra
     )

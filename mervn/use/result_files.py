@@ -19,6 +19,8 @@ from mervn.use.recognizer import ranked
 from mervn.use.segments import format_time
 
 Array = np.ndarray[Any, Any]
+KEYS = ("file", "start", "end", "text", "error", "prediction", "scores")
+"""Keys of a JSON object; keys of the input with these names are left out, even where ours is missing."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,7 @@ class Prediction:
         else:
             scores = ranked(labels, self.probabilities)
             entry |= {"prediction": scores[0]["label"], "scores": scores}
-        for key, value in clip.extra.items():
-            entry.setdefault(key, value)  # keys of the input never replace ours
-        return entry
+        return entry | {key: value for key, value in clip.extra.items() if key not in KEYS}
 
 
 def write_results(path: Path, labels: Sequence[str], predictions: Sequence[Prediction]) -> None:
@@ -85,6 +85,13 @@ def csv_text(labels: Sequence[str], predictions: Sequence[Prediction]) -> str:
         if one.clip.audio is not None:
             times = [format_time(one.clip.start), "" if one.end is None else format_time(one.end)]
         scores = [""] * len(labels) if one.probabilities is None else one.probabilities.tolist()
-        extra = [one.clip.extra.get(key, "") for key in further]
+        extra = [_cell(one.clip.extra.get(key)) for key in further]
         writer.writerow([one.clip.file, *times, *scores, *extra])
     return buffer.getvalue()
+
+
+def _cell(value: Any) -> str:
+    """Return a further value as text: a string as it is, empty for None, else JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -88,9 +88,9 @@ def test_the_card_says_what_test_shares_with_the_training() -> None:
     assert remark in model_card(BUNDLE, CONFIG, found, None)  # scores of an earlier version
     shared = {"id": "recording_overlap", "severity": "error", "message": "test and the training: 1 audio file"}
     for overlap, is_said in (([], False), ([shared], True)):
-        found["metrics-test.json"]["overlap"] = overlap
+        found["metrics-test.json"]["overlap"] = {"findings": overlap, "remarks": ["some were not compared"]}
         text = model_card(BUNDLE, CONFIG, found, None)
-        assert remark not in text
+        assert remark not in text and "- Overlap of test with the training: some were not compared" in text
         assert ("- error `recording_overlap`: test and the training: 1 audio file" in text) == is_said
 
 

@@ -1,16 +1,19 @@
 """The overlap of test with the training is said, recorded and shown; nothing is said about new speech."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 from test_folds import write_folds
 from test_train_head import data, made, train
 from tiny import RATE, Messages, read_jsonl, wave, write_manifest
 
+from features.audit.check import check_data
 from features.config import SPLITS
 from features.encoders.selector import parse_selector
 from features.extraction.extract import extract_stream
@@ -18,7 +21,6 @@ from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import read_manifests
 from features.progress import SILENT
 from mervn.config import EvaluateOptions
-from mervn.evaluation import overlap
 from mervn.evaluation.evaluate import evaluate
 from mervn.report.html import render_run
 from mervn.report.run_data import read_run
@@ -68,11 +70,19 @@ def change_test(data: Path, selector: str, change: Change) -> None:
     extract_stream(utterances, parse_selector(selector, "audio"), settings, SILENT)
 
 
+def extract_text(data: Path, made: Path) -> None:
+    settings = ExtractSettings(features_dir=data / "stores", update=True)
+    selector = parse_selector(f"hashed_ngrams={made.parent / 'hashed_ngrams'}", "text")
+    extract_stream(list(read_manifests(data, SPLITS).all_utterances()), selector, settings, SILENT)
+
+
 def score(run: Path, **options: Any) -> tuple[dict[str, dict[str, Any]], str]:
     """Return the findings by id, and the warning that was said."""
     messages = Messages()
     found = evaluate(run, EvaluateOptions(**{"split": "test", **options}), messages)["overlap"]
-    return {each["id"]: each for each in found}, "\n".join(text for text in messages.said if "warning" in text)
+    said = "\n".join(text for text in messages.said if "warning" in text or "overlap" in text)
+    assert all(remark in said for remark in found["remarks"])
+    return {each["id"]: each for each in found["findings"]}, said
 
 
 @pytest.mark.parametrize(
@@ -132,6 +142,62 @@ def test_copies_under_other_names_are_found_in_other_data(data: Path, made: Path
     extract_stream(read_manifests(other, ("test",))["test"], parse_selector(selector, "audio"), settings, SILENT)
     found, _ = score(run, data=other)
     assert found["duplicate_audio"]["count"] == 3 and len(found) == 1
-    overlap._KNOWN.clear()
     shutil.rmtree(data / "stores")  # other data can be scored without the stores of the training
+    found, said = score(run, data=other)
+    assert found == {} and "copies of 34 utterances of it were not looked for: no store has its features" in said
+
+
+def test_a_copy_of_the_data_without_features_of_train_is_compared_with_the_stores_of_the_run(
+    data: Path, made: Path, tmp_path: Path
+) -> None:
+    selector = f"fourier2vec={made.parent / 'fourier2vec'}"
+    change_test(data, selector, of_samples)
+    run = train(data, tmp_path / "run", epochs=1, fusion="audio").path
+    copy = Path(shutil.copytree(data, tmp_path / "copy", copy_function=shutil.copy2))
+    shutil.rmtree(copy / "stores")
+    settings = ExtractSettings(features_dir=copy / "stores", batch_seconds=2.0)
+    extract_stream(read_manifests(copy, ("test",))["test"], parse_selector(selector, "audio"), settings, SILENT)
+    assert list(score(run, data=copy)[0]) == ["duplicate_audio"]
+
+
+def test_silence_is_no_copy_and_what_a_label_leaves_out_is_no_training(data: Path, made: Path, tmp_path: Path) -> None:
+    selector = f"fourier2vec={made.parent / 'fourier2vec'}"
+
+    def silent(data: Path, line: dict[str, Any]) -> None:
+        for name in (line["wav_path"], "train-001.wav"):
+            soundfile.write(data / name, np.zeros(RATE // 4), RATE)
+
+    change_test(data, selector, silent)
+    lines = read_jsonl(data / "train.jsonl")
+    extra = {**lines[0], "utterance_id": "left-out", "emotion": "angry", "speaker_id": "test-speaker-0", "start": 0.01}
+    write_manifest(data / "train.jsonl", [*lines, extra])
+    run = train(data, tmp_path / "run", epochs=1, fusion="audio", drop_label=("angry",)).path
+    assert score(run)[0] == {}
+
+
+def test_audio_is_compared_as_far_as_the_check_has_measured_it_for_either_corpus(
+    data: Path, made: Path, tmp_path: Path
+) -> None:
+    change_test(data, f"fourier2vec={made.parent / 'fourier2vec'}", of_samples)
+    extract_text(data, made)
+    run = train(data, tmp_path / "run", epochs=1, fusion="text").path
+    assert score(run)[0] == {}
+    check_data(data, data / "stores")
+    assert list(score(run)[0]) == ["duplicate_audio"]  # in the same process
+    other = Path(shutil.copytree(data, tmp_path / "other", copy_function=shutil.copy2))
+    lines = read_jsonl(other / "test.jsonl")[1:]
+    for number, line in enumerate(lines):  # other sounds under the names of the training
+        line |= {"utterance_id": f"new-{number}", "transcript": f"mới {number}", "wav_path": f"train-{number:03d}.wav"}
+        soundfile.write(other / line["wav_path"], wave(0.4, 900 + number), RATE)
+        for folder in (data, other):
+            os.utime(folder / line["wav_path"], (0, 10**9))
+    write_manifest(other / "test.jsonl", lines)
+    extract_text(other, made)
+    for name in ("train", "valid"):
+        (other / f"{name}.jsonl").unlink()
+    for folder in (data, other):
+        check_data(folder, folder / "stores")
     assert score(run, data=other)[0] == {}
+    shutil.copy(data / "valid-003.wav", other / lines[0]["wav_path"])
+    check_data(other, other / "stores")
+    assert list(score(run, data=other)[0]) == ["duplicate_audio"]

@@ -88,10 +88,15 @@ def test_a_damaged_file_is_one_message(change: object, message: str, tmp_path: P
 def test_findings_of_a_run_are_read_or_missing_or_damaged(tmp_path: Path, name: str, key: str) -> None:
     assert read_findings(tmp_path, "test") == []
     one = dict.fromkeys(("id", "message", "why", "fix"), "x") | {"severity": "error", "examples": []}
-    (tmp_path / name).write_text(json.dumps({key: [one]}))
+
+    def write(found: list[dict[str, object]]) -> None:
+        document = {"findings": found}
+        (tmp_path / name).write_text(json.dumps(document if key == "findings" else {key: document}))
+
+    write([one])
     assert read_findings(tmp_path, "test") == [one]
     assert read_findings(tmp_path, "valid") == ([one] if name == CHECK_FILE else [])
-    (tmp_path / name).write_text(json.dumps({key: [{"severity": "error"}]}))
+    write([{"severity": "error"}])
     with pytest.raises(InputError, match="must hold a list of findings, but does not; remove it to write a report"):
         read_findings(tmp_path, "test")
 

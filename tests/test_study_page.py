@@ -118,7 +118,8 @@ def test_test_speakers_of_the_training_are_said(tmp_path: Path) -> None:
     one = dict.fromkeys(("message", "why", "fix"), "") | {"examples": []}
     found = [{"id": name, "severity": severity, **one} for name, severity in (("a_b", "error"), ("c_d", "info"))]
     for overlap, is_said in (([], False), (found, True), (None, False)):
-        write_json(run / "metrics-test.json", {"overlap": overlap})
+        written = None if overlap is None else {"findings": overlap, "remarks": []}
+        write_json(run / "metrics-test.json", {"overlap": written})
         page = write_study_report(folder).read_text("utf-8")
         assert ("test is not all new to the models: a_b. mervn check explains it." in page) == is_said
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence, Set
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -63,7 +63,9 @@ def extract_stream(
         plan.keep()
         infos = [destination.info for destination in destinations]
         claims = Claims([info.path for info in infos])
-        if not plan.pending and wanted in (None, recorded):  # nothing to write: the stores may be read-only
+        if not plan.pending and wanted in (None, recorded):  # nothing to write
+            with suppress(InputError, OSError), claims:  # read-only stores and full disks keep what was left there
+                pass
             return _run(plan, destinations, engine, claims, settings, reporter)
         with claims:
             if wanted is not None:

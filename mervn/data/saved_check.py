@@ -80,7 +80,9 @@ def read_findings(run: Path, split: str) -> Sequence[Mapping[str, Any]]:
     InputError if a file is damaged.
     """
     path = run / CHECK_FILE
-    found = _findings_of(path, "findings") if path.is_file() else []
+    found: list[Mapping[str, Any]] = []
+    if path.is_file():
+        found = _findings_of(path, read_object(path, "the findings about the data of a run"))
     return found + read_overlap(run) if split == "test" else found  # valid is in check.json
 
 
@@ -90,13 +92,15 @@ def read_overlap(run: Path) -> list[Mapping[str, Any]]:
     InputError if the file is damaged.
     """
     path = run / "metrics-test.json"
-    return _findings_of(path, "overlap") if path.is_file() else []
+    if not path.is_file():
+        return []
+    overlap = read_object(path, "the metrics of a split").get("overlap")  # an earlier version did not write it
+    return [] if overlap is None else _findings_of(path, overlap)
 
 
-def _findings_of(path: Path, key: str) -> list[Mapping[str, Any]]:
-    """Return the findings at a key of a file; metrics may have none there."""
-    document = read_object(path, "findings about the data of a run")
-    findings: Any = document.get(key) if key == "findings" else document.get(key) or []
+def _findings_of(path: Path, document: Any) -> list[Mapping[str, Any]]:
+    """Return the findings of an object of a file."""
+    findings: Any = document.get("findings") if isinstance(document, dict) else None
     if not _are_findings(findings):
         raise InputError(f"{path} must hold a list of findings, but does not; remove it to write a report without them")
     return list(findings)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from features.audit.finding import Finding
 from features.progress import SILENT, Reporter
 from mervn.config import EvaluateOptions
 from mervn.data.corrupted import Corruption
@@ -22,7 +21,7 @@ from mervn.evaluation.leak_baselines import leak_predictions, leak_scores, open_
 from mervn.evaluation.ledger import record_look
 from mervn.evaluation.metrics import compute_metrics
 from mervn.evaluation.open_run import OpenedRun, open_run
-from mervn.evaluation.overlap import training_overlap
+from mervn.evaluation.overlap import Overlap, training_overlap
 from mervn.evaluation.own_data import with_own_data
 from mervn.evaluation.predict import predict, prediction_entries
 from mervn.evaluation.saved_predictions import evaluate_command, predictions_path, read_predictions
@@ -46,7 +45,7 @@ class Preparation:
     """Predictions (N,) int64 of each baseline of --leak-baselines; empty without this option."""
     shuffled: Sequence[Array]
     """Predictions (N,) int64 for each shuffle of the labels of train; empty if there are none."""
-    overlap: Sequence[Finding] | None
+    overlap: Overlap | None
     """What the split shares with the training; None if that cannot be told."""
 
 
@@ -139,7 +138,7 @@ def score_run(opened: OpenedRun, preparation: Preparation, options: EvaluateOpti
         **_origin(opened),
         split.name: {"missing": len(split.missing), **scores.as_json()},
         **evidence([utterances], labels),
-        "overlap": None if preparation.overlap is None else [each.as_json() for each in preparation.overlap],
+        "overlap": None if preparation.overlap is None else preparation.overlap.as_json(),
         "calibration": None if temperature is None else calibrate(split.targets, probabilities, temperature).as_json(),
     }
     leaks, shuffled = _answers(utterances, preparation)

@@ -21,6 +21,7 @@ from mervn.evaluation.intervals import METRICS, score
 from mervn.evaluation.leak_baselines import leak_scores
 from mervn.evaluation.ledger import Look, record_look
 from mervn.evaluation.open_run import OpenedRun, open_run, results_name
+from mervn.evaluation.overlap import shared_overlaps
 from mervn.evaluation.own_data import has_same_manifests, with_own_data
 from mervn.evaluation.series import Key, Series, read_series
 from mervn.evaluation.shuffled_labels import shuffled_scores
@@ -44,7 +45,8 @@ def evaluate_series(folder: Path, options: EvaluateOptions, reporter: Reporter =
     opened = {key: open_run(run, options, reporter) for key, run in series.runs.items()}
     _refuse_other_utterances(series, opened)
     once = OncePerLine(reporter)
-    preparations = {key: prepare(run, options, once) for key, run in opened.items()}
+    with shared_overlaps():
+        preparations = {key: prepare(run, options, once) for key, run in opened.items()}
     members = [run.look for run in opened.values()]
     look, looks = _joined(members), None
     if options.split == "test":

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import chain, compress
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from features.audit.audio import duplicate_findings
+from features.audio.segment import AudioError, decode_segment
+from features.audit.audio import SILENT_PEAK, duplicate_findings
+from features.audit.audio_facts import AudioFacts
 from features.audit.audio_pass import known_facts
 from features.audit.corpus import Corpus
 from features.audit.explanations import finding
@@ -22,74 +26,109 @@ from features.command_lines import features_folder
 from features.counts import counted
 from features.errors import InputError, UsageError
 from features.manifests.manifest import Utterance
-from features.manifests.utterances import iterate_ids, select
+from features.manifests.utterances import iterate_ids
 from features.progress import Reporter
-from mervn.config import EvaluateOptions
+from mervn.config import EvaluateOptions, LabelOptions
+from mervn.data.labels import task_label
 from mervn.data.split import Split
-from mervn.data.streams import Stream
+from mervn.data.streams import Stream, modality_of
 from mervn.evaluation.open_run import OpenedRun
 from mervn.evaluation.own_data import BEFORE, has_same_manifests, trained_on
 from mervn.model.saved_run import data_and_streams
-from mervn.run_folder import RunConfig
+from mervn.run_folder import RunConfig, options_of
 
 Array = np.ndarray[Any, Any]
 AT_ANY_SEVERITY = ("speaker_overlap", "recording_overlap", "transcript_overlap")
 AS_ERRORS = ("segment_overlap", "duplicate_audio")
 """Within one split they are warnings."""
-_KNOWN: dict[str, list[Finding]] = {}
-"""Findings of this process by `_key`: the seeds of a series and the cells of a study share them."""
 
 
-def training_overlap(opened: OpenedRun, options: EvaluateOptions, reporter: Reporter) -> list[Finding] | None:
-    """Return the findings about what a split shares with the utterances that a run was trained on, and say them.
+@dataclass(frozen=True)
+class Overlap:
+    """The findings about what a scored split shares with the training."""
 
-    They are the findings of `mervn check` about speakers, recordings, segments, copies of audio and sentences. No audio
-    is opened: copies are found in the stores of a head, otherwise by what `mervn check` has measured. Utterances of
-    valid count as trained on when test is scored. None, after a message, if the manifests of the training are missing
-    or have changed.
+    findings: Sequence[Finding]
+    remarks: Sequence[str]
+    """Sentences about what could not be compared."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the value of `overlap` in metrics-<split>.json."""
+        return {"findings": [each.as_json() for each in self.findings], "remarks": list(self.remarks)}
+
+
+_KNOWN: ContextVar[dict[str, Overlap] | None] = ContextVar("known overlaps", default=None)
+
+
+@contextmanager
+def shared_overlaps() -> Iterator[None]:
+    """Compare a split with a training once for all runs that share both and are evaluated in this block."""
+    token = _KNOWN.set({})
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
+
+
+def training_overlap(opened: OpenedRun, options: EvaluateOptions, reporter: Reporter) -> Overlap | None:
+    """Return what a split shares with the utterances that a run was trained on, and say it.
+
+    The findings are those of `mervn check` about speakers, recordings, segments, copies of audio and sentences. Copies
+    are found by the hashes in the stores of a head, otherwise by what `mervn check` has measured. Utterances of valid
+    count as trained on when test is scored. None, after a message, if the manifests of the training are missing or have
+    changed.
     """
-    name = opened.split.name
+    name, known = opened.split.name, _KNOWN.get()
     key = _key(opened, options)
-    if key not in _KNOWN:
+    found = None if known is None else known.get(key)
+    if found is None:
         try:
-            _KNOWN[key] = list(_find(opened, options, reporter))
+            found = _find(opened, options, reporter)
         except (InputError, UsageError) as error:
             reporter.say(f"warning: what {name} shares with the training cannot be told: {error}")
             return None
-    found = _KNOWN[key]
-    lines = [f"  {each.severity}: {each.id}: {each.message}" for each in found if each.severity != "info"]
+        if known is not None:
+            known[key] = found
+    lines = [f"  {each.severity}: {each.id}: {each.message}" for each in found.findings if each.severity != "info"]
     if lines:
         head = f"warning: {name} is not all new to the model, so its scores may be too high; `mervn check` explains it:"
         reporter.say("\n".join([head, *lines]))
+    for remark in found.remarks:
+        reporter.say(f"overlap of {name} with the training: {remark}")
     return found
 
 
 def _key(opened: OpenedRun, options: EvaluateOptions) -> str:
     """Return a text that is equal for runs of one training set and one scored split."""
-    recorded = {name: opened.config.options.get(name) for name in ("data", "audio_root", "features_dir", "fold")}
+    names = ("data", "audio_root", "features_dir", "fold", "drop_label", "label_map")
+    recorded = {name: opened.config.options.get(name) for name in names}
     given = [str(path) for path in (options.data, options.audio_root, options.features_dir)]
-    return canonical_json([opened.config.command, opened.config.inputs, recorded, given, opened.look.inputs_sha256])
+    run = [opened.config.command, opened.config.inputs, recorded]
+    return canonical_json([run, given, opened.split.name, opened.look.inputs_sha256])
 
 
-def _find(opened: OpenedRun, options: EvaluateOptions, reporter: Reporter) -> Iterator[Finding]:
-    """Yield the findings; InputError or UsageError if the manifests of the training are missing or have changed."""
+def _find(opened: OpenedRun, options: EvaluateOptions, reporter: Reporter) -> Overlap:
+    """Compare; InputError or UsageError if the manifests of the training are missing or have changed."""
     config, split = opened.config, opened.original
     if not BEFORE[split.name]:
-        return
-    trained = trained_on(config, options, BEFORE[split.name], reporter)
-    copies = _copies(config, options, trained, split)
-    together = [*(replace(one, split="train") for one in trained), *split.utterances]
-    of_corpus = _across(Corpus(together, known_facts(together, _features_folder(config, options))))
-    for each in chain([] if copies is None else [copies], of_corpus):
-        if each is copies or copies is None or each.id != copies.id:
-            yield replace(each, message=f"{split.name} and the training: {each.message}")
-
-
-def _features_folder(config: RunConfig, options: EvaluateOptions) -> Path:
-    """Return the folder of the stores, where `mervn check` keeps what it has measured."""
-    recorded = config.options.get("features_dir")
-    own = Path(recorded) if recorded and options.data is None else None
-    return features_folder(options.features_dir or own, options.data or Path(config.options["data"]))
+        return Overlap([], [])
+    label_of = task_label(options_of(opened.run, config.options, LabelOptions))
+    trained = []
+    for one in trained_on(config, options, BEFORE[split.name], reporter):
+        if one.emotion is not None and label_of(one.emotion) is not None:  # not left out by --drop-label
+            trained.append(replace(one, split="train"))
+    scored_facts = known_facts(split.utterances, _facts_folder(config, options))
+    facts = [*known_facts(trained, _facts_folder(config, _where_trained(config, options))), *scored_facts]
+    corpus = Corpus([*trained, *split.utterances], facts)
+    found, remarks = list(_across(corpus)), []
+    if any(modality_of(name) == "audio" for name in config.streams):
+        copies = _Copies(config, options, split, trained)
+        if copies.is_known:
+            found = [*(each for each in found if each.id != "duplicate_audio"), *copies.find()]
+            remarks = copies.remarks
+        else:
+            remarks = _unmeasured(facts)
+    named = [replace(each, message=f"{split.name} and the training: {each.message}") for each in found]
+    return Overlap(named, remarks)
 
 
 def _across(corpus: Corpus) -> Iterator[Finding]:
@@ -100,36 +139,96 @@ def _across(corpus: Corpus) -> Iterator[Finding]:
                 yield each
 
 
-def _copies(config: RunConfig, options: EvaluateOptions, trained: Sequence[Utterance], split: Split) -> Finding | None:
-    """Return the finding about utterances with the samples of one of the training, as the stores record them.
-
-    None if there are none, or if no store of audio tells it.
-    """
-    if config.command == "finetune":  # it has no stores
-        return None
-    try:
-        _, streams = data_and_streams(config, options)
-        _, own = data_and_streams(config, _where_trained(config, options))
-    except (InputError, UsageError):  # other data, where the stores of the training are gone
-        return None
-    if "audio" not in streams or streams["audio"].imported:
-        return None
-    is_copy = np.isin(_hashes(streams["audio"], split.utterances), _hashes(own["audio"], trained))
-    copies = select(split.utterances, is_copy)
-    if not len(copies):
-        return None
-    message = f"{counted(len(copies), 'utterance')} of {split.name} with the samples of one that the model has seen"
-    return finding("duplicate_audio", "error", len(copies), message, copies)
+def _unmeasured(facts: Sequence[AudioFacts | None]) -> list[str]:
+    """Return the remark about audio that `mervn check` has not measured."""
+    lacking = sum(fact is None for fact in facts)
+    if not lacking:
+        return []
+    return [f"copies of {counted(lacking, 'utterance')} were not looked for; `mervn check` measures their audio"]
 
 
 def _where_trained(config: RunConfig, options: EvaluateOptions) -> EvaluateOptions:
-    """Return the options that find the stores of the training: its own, or those of a copy of its data."""
+    """Return the options that name the data of the training: a copy of them, or the run's own."""
     if options.data is None or has_same_manifests(config, options.data):
         return options
     return options.model_copy(update={"data": None, "features_dir": None})
 
 
-def _hashes(stream: Stream, utterances: Sequence[Utterance]) -> Array:
-    """Return the hash of the samples (N,) bytes of each utterance that a stream has."""
-    store, ids = stream.first, list(iterate_ids(utterances))
-    return store.inputs(store.places(compress(ids, store.has(ids)))).input_sha256
+def _facts_folder(config: RunConfig, options: EvaluateOptions) -> Path:
+    """Return the folder of the stores, where `mervn check` keeps what it has measured."""
+    recorded = config.options.get("features_dir")
+    own = Path(recorded) if recorded and options.data is None else None
+    return features_folder(options.features_dir or own, options.data or Path(config.options["data"]))
+
+
+class _Copies:
+    """Utterances of a split with the samples of one of the training, by the hashes in the stores of a head."""
+
+    def __init__(self, config: RunConfig, options: EvaluateOptions, split: Split, trained: Sequence[Utterance]) -> None:
+        self._split = split
+        self._scored: dict[str, str] = {}
+        self._trained: dict[str, str] = {}
+        places = [options, options.model_copy(update={"data": None, "features_dir": None})]
+        streams = [_audio_stream(config, place) for place in places]
+        self.is_known = streams[0] is not None
+        """False without stores, as for a run of `finetune`, and for imported features."""
+        if streams[0] is not None:
+            self._scored = _hashes(streams[0], list(iterate_ids(split.utterances)))
+        if _where_trained(config, options) is not options:  # other data may have the same ids
+            streams = streams[1:]
+        for stream in streams:
+            if stream is not None:
+                ids = [one.utterance_id for one in trained if one.utterance_id not in self._trained]
+                self._trained |= _hashes(stream, ids)
+        self._lacking = len(trained) - len(self._trained)
+
+    @property
+    def remarks(self) -> list[str]:
+        """The remark about utterances of the training that are not in the stores."""
+        if not self._lacking:
+            return []
+        return [f"copies of {counted(self._lacking, 'utterance')} of it were not looked for: no store has its features"]
+
+    def find(self) -> list[Finding]:
+        """Return the finding, if there are copies; silence is none."""
+        seen, is_silent = set(self._trained.values()), {}
+        copies = []
+        for one in self._split.utterances:
+            sha256 = self._scored.get(one.utterance_id)
+            if sha256 in seen:
+                if sha256 not in is_silent:
+                    is_silent[sha256] = _is_silent(one)
+                if not is_silent[sha256]:
+                    copies.append(one)
+        if not copies:
+            return []
+        message = f"{counted(len(copies), 'utterance')} of {self._split.name} with samples that the model has seen"
+        return [finding("duplicate_audio", "error", len(copies), message, copies)]
+
+
+def _audio_stream(config: RunConfig, options: EvaluateOptions) -> Stream | None:
+    """Return the stream of audio of a head; None if there are no stores, or features that were imported."""
+    if config.command == "finetune":
+        return None
+    try:
+        _, streams = data_and_streams(config, options)
+    except (InputError, UsageError):  # other data, where the stores of the training are gone
+        return None
+    audio = streams.get("audio")
+    return None if audio is None or audio.imported else audio
+
+
+def _hashes(stream: Stream, ids: Sequence[str]) -> dict[str, str]:
+    """Return the hash of the samples of each utterance that a stream has, by id."""
+    store = stream.first
+    stored = list(compress(ids, store.has(ids)))
+    return dict(zip(stored, map(bytes.decode, store.inputs(store.places(stored)).input_sha256.tolist()), strict=True))
+
+
+def _is_silent(utterance: Utterance) -> bool:
+    """Tell whether no sample of an utterance can be heard; False if its audio is gone."""
+    try:
+        samples, _ = decode_segment(utterance.audio_path, utterance.start, utterance.end, utterance.channel)
+    except AudioError:
+        return False
+    return float(np.abs(samples).max()) < SILENT_PEAK

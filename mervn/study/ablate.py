@@ -13,6 +13,7 @@ from features.progress import SILENT, OncePerLine, Reporter, WithoutBars
 from mervn.config import AblateOptions, EvaluateOptions
 from mervn.evaluation.evaluate import evaluate
 from mervn.evaluation.open_run import open_run
+from mervn.evaluation.overlap import shared_overlaps
 from mervn.evaluation.saved_predictions import predictions_path
 from mervn.report.study_page import write_study_report
 from mervn.result_folder import locked
@@ -129,9 +130,10 @@ def _finish(plan: Plan, state: State, reporter: Reporter) -> Tables:
         split = "test"
         set_threads(plan.options.threads or 1)  # as in training
         evaluations = _Evaluations(plan, OncePerLine(WithoutBars(reporter)))
-        for number in range(len(plan.rows)):
-            for cell in study.of(number, study.choose(number)):
-                evaluations.evaluate(cell)
+        with shared_overlaps():
+            for number in range(len(plan.rows)):
+                for cell in study.of(number, study.choose(number)):
+                    evaluations.evaluate(cell)
     tables = make_tables(study, split, state.failed)
     write_tables(study, tables, plan.output)
     write_study_report(plan.output)

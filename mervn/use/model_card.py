@@ -186,12 +186,14 @@ def _warnings(bundle: Bundle, results: Results) -> list[str]:
     if check is None:
         found.append("The data was not checked for overlap of speakers or recordings and for shortcuts: `mervn check`")
         check = {}
-    for finding in [*check.get("findings", []), *(overlap or [])]:
+    for finding in [*check.get("findings", []), *(overlap or {}).get("findings", [])]:
         if finding["severity"] != "info":
             found.append(f"{finding['severity']} {_code(finding['id'])}: {finding['message']}")
     for remark in map(str, check.get("remarks", [])):
         if overlap is None or not remark.startswith("test not read"):  # else `evaluate` has compared it
             found.append(remark)
+    for remark in (overlap or {}).get("remarks", []):
+        found.append(f"Overlap of test with the training: {remark}")
     for name, entry in bundle.encoders.items():
         if entry.weights.startswith("random"):
             found.append(f"The {name} encoder has random weights: a baseline")

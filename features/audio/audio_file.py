@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from features.audio.mpeg import count_frames
 from features.audio.resampling import Samples
 
 BLOCK_S = 10.0
@@ -37,6 +40,13 @@ class AudioFile(soundfile.SoundFile):  # type: ignore[misc]
     def seekable(self) -> bool:
         """Return False, so that `read` does not seek; `seek` can be called all the same."""
         return False
+
+    @cached_property
+    def frames(self) -> int:
+        """Number of samples per channel; libsndfile guesses it if an MP3 does not declare it, so they are counted."""
+        guess = int(super().frames)
+        counted = count_frames(Path(self.name)) if self.format == "MP3" else None
+        return guess if counted is None else min(guess, counted.num_samples)
 
     @property
     def header(self) -> Header:

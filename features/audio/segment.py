@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import soundfile
 
+from features.audio import mpeg
 from features.audio.audio_file import AudioFile, Header, mix_channels
 from features.audio.container import CONTAINERS, SAMPLE_BYTES, declared_frames, find_truncation
 from features.audio.decoded_copies import COPIES
@@ -30,8 +31,6 @@ SEEKABLE_SUBTYPES = SAMPLE_BYTES.keys()
 gives."""
 MIN_RATE, MAX_RATE = 1_000, 768_000
 """Hz; a rate outside this range means a damaged header."""
-MP3_SAMPLES_PER_BYTE = 32
-"""Upper bound for plausible MP3 files: the maximum is 24 (8 kbit/s at 24 kHz)."""
 SYSTEM_ERROR, NOT_FOUND = "system_error", "not_found"
 """Rejection reasons that say nothing about the content of a file."""
 LIBSNDFILE_SYSTEM_ERROR = 2
@@ -270,13 +269,14 @@ def _check_length(path: Path, file: AudioFile | Header) -> None:
 
     Otherwise a segment up to the end of the file would silently be shorter.
     """
-    if file.frames == UNKNOWN_FRAMES:
-        raise AudioError(
-            "unknown_length", f"{path}: the header must say how many samples there are, found 0; encode the file again"
-        )
+    unknown = "found 0" if file.frames == UNKNOWN_FRAMES else None
     missing = find_truncation(path, file.format)
-    if file.format == "MP3" and file.frames > MP3_SAMPLES_PER_BYTE * path.stat().st_size:
-        missing = f"the header says {file.frames} samples, too many for its bytes"
+    if file.format == "MP3":
+        missing = mpeg.find_truncation(path, file.frames)
+        unknown = mpeg.find_unread(path, file.frames) if missing is None else None
+    if unknown is not None:
+        rule = "the header must say how many samples there are"
+        raise AudioError("unknown_length", f"{path}: {rule}, {unknown}; encode the file again")
     if missing is not None:
         raise AudioError("truncated", f"{path} must hold all of its audio: {missing}")
     second = find_second_stream(path, file.format)

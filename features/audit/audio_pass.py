@@ -204,8 +204,10 @@ def _read(path: Path) -> Known:
     try:
         for entry in read_section(path, SECTION, FIELDS):
             wav_path, start, end, channel, size, mtime_ns, digest = entry[:first]
-            state = FileState(size, mtime_ns, digest)
-            known[wav_path, start, end, channel] = state, AudioFacts._make(entry[first:])
+            facts = AudioFacts._make(entry[first:])
+            # an earlier version called an MP3 truncated that does not declare its length
+            if facts.problem != "truncated" or not wav_path.lower().endswith(".mp3"):
+                known[wav_path, start, end, channel] = FileState(size, mtime_ns, digest), facts
     except (ValueError, TypeError, RecursionError):
         return {}
     return known

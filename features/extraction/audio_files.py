@@ -25,8 +25,8 @@ from features.signals import check_interrupted
 from features.texts import Texts
 
 SECTION = "files"
-FIELDS = ["wav_path", "size", "mtime_ns", "fingerprint", "rate", "num_frames", "num_channels"]
-"""Columns of the file of facts: the file, its state, its header."""
+FIELDS = ["wav_path", "size", "mtime_ns", "fingerprint", "rate", "num_samples", "num_channels"]
+"""Columns of the file of facts: the file, its state, its header. Other names than before make headers be read again."""
 TASK_FILES = 64
 """Number of files that a thread reads at once."""
 

@@ -1,5 +1,6 @@
 """Extraction: every utterance is stored or rejected with a reason, and changed inputs are noticed."""
 
+import errno
 import json
 import os
 import unicodedata
@@ -26,6 +27,7 @@ from features.extraction.settings import ExtractSettings
 from features.manifests.manifest import read_manifests
 from features.progress import SILENT
 from features.ragged import Ragged
+from features.store.claims import Claims
 from features.store.reader import FeatureStore
 from features.store.rejected import read_rejected
 
@@ -276,10 +278,20 @@ def test_a_complete_store_is_not_written_and_needs_no_disk(tmp_path: Path, monke
     run(data)
 
     def times() -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in [data / "stores", *(data / "stores").rglob("*")]}
+        return {path: path.stat().st_mtime_ns for path in (data / "stores").rglob("*") if path.is_file()}
+
+    def read_only(*_: object) -> float:
+        raise InputError("must be writable")
+
+    def full(*_: object) -> float:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     before = times()
     monkeypatch.setattr("features.extraction.report.FREE_DISK_MARGIN", 1 << 60)
+    run(data)
+    for fault in (read_only, full):
+        monkeypatch.setattr(Claims, "_file_system_time", fault)
+        assert run(data).kept == 5
     for changes in ({}, {"plan_only": True}, {"batch_seconds": None}, {"shard": (1, 2)}, {"retry_rejected": True}):
         result = run(data, **changes)
         assert (result.encoded, result.kept, result.rejected) == (0, 5, 1)

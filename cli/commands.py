@@ -86,7 +86,7 @@ COMMANDS: dict[str, CommandSpec] = {
     "store rm": CommandSpec("cli.store:remove", "features.config:StoreRemoveOptions", "Remove a store."),
     "transcribe": CommandSpec(
         "cli.transcribe:transcribe_command",
-        "mervn.use.transcribe_options:TranscribeOptions",
+        "mervn.transcription.transcribe_options:TranscribeOptions",
         "Transcribe a corpus with Whisper or PhoWhisper into new manifests.",
     ),
     "train-head": CommandSpec(
@@ -132,7 +132,7 @@ COMMANDS: dict[str, CommandSpec] = {
     ),
     "serve": CommandSpec(
         "cli.serve:serve_command",
-        "mervn.use.serve_options:ServeOptions",
+        "mervn.serving.serve_options:ServeOptions",
         "Serve a trained model as a web page on this machine.",
     ),
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cli.options import command
 from cli.output import Output
-from mervn.use.serve_options import ServeOptions
+from mervn.serving.serve_options import ServeOptions
 
 
 @command("serve", argument="run")
@@ -16,7 +16,7 @@ def serve_command(run: Path, options: ServeOptions, output: Output) -> None:
     RUN is a run of train-head or finetune, or a bundle. The page can be opened on this machine only, unless
     --host says otherwise. Nothing that visitors send is kept. Ctrl-C ends it.
     """
-    from mervn.use.serve import serve
+    from mervn.serving.serve import serve
 
     def started(url: str) -> None:
         output.result(f"{run} is served at {url} (Ctrl-C ends it)")

@@ -9,11 +9,11 @@ from cli.options import command
 from cli.output import Output
 from cli.settings import resolve_data
 from features.errors import UsageError, name_some
-from mervn.use.transcribe_options import TranscribeOptions
+from mervn.transcription.transcribe_options import TranscribeOptions
 
 if TYPE_CHECKING:
-    from mervn.use.transcribe import Transcription
-    from mervn.use.word_errors import WordErrors
+    from mervn.transcription.transcribe import Transcription
+    from mervn.transcription.word_errors import WordErrors
 
 
 @command("transcribe", argument="folder", optional=True)
@@ -29,7 +29,7 @@ def transcribe_command(folder: Path | None, options: TranscribeOptions, output: 
         raise UsageError(f"give the data folder once, found {folder} and --data {options.data}")
     data = resolve_data(folder if folder is not None else options.data)
 
-    from mervn.use.transcribe import transcribe_corpus
+    from mervn.transcription.transcribe import transcribe_corpus
 
     done = transcribe_corpus(data, options, output)
     if done.word_errors is None:

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from tiny import ASR_TOKENS, make_whisper, make_whisper_asr, wave
 
 from features.errors import InputError, UsageError
-from mervn.use.asr_checkpoint import load_checkpoint
-from mervn.use.transcribe import load_recognizer
-from mervn.use.transcribe_options import parse_model
+from mervn.transcription.asr_checkpoint import load_checkpoint
+from mervn.transcription.transcribe import load_recognizer
+from mervn.transcription.transcribe_options import parse_model
 
 
 @pytest.fixture(scope="module")

@@ -40,8 +40,8 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         assert option == "--transcribe"  # messages name it
         return SimpleNamespace(identity=lambda: {"model": model})
 
-    monkeypatch.setattr("mervn.use.transcribe.load_recognizer", load)
-    monkeypatch.setattr("mervn.use.transcribe.transcribe", transcribe)
+    monkeypatch.setattr("mervn.transcription.transcribe.load_recognizer", load)
+    monkeypatch.setattr("mervn.transcription.transcribe.transcribe", transcribe)
     return lengths
 
 

@@ -31,10 +31,8 @@ from mervn.config import EvaluateOptions
 from mervn.evaluation.evaluate import evaluate
 from mervn.evaluation.verdict import CHOSEN_ON_VALID
 from mervn.report.page import render
-from mervn.use.answers import Answers, fault
-from mervn.use.model_facts import LIKE_TRAINING, read_facts
-from mervn.use.recognizer import EmotionRecognizer
-from mervn.use.serve import (
+from mervn.serving.answers import Answers, fault
+from mervn.serving.serve import (
     OPEN_TO_OTHERS,
     address,
     is_loopback,
@@ -44,9 +42,11 @@ from mervn.use.serve import (
     require_gradio,
     serve,
 )
-from mervn.use.serve_options import ServeOptions
-from mervn.use.transcribe import transcribe
-from mervn.use.uploads import KEPT_S, Uploads, private_uploads
+from mervn.serving.serve_options import ServeOptions
+from mervn.serving.uploads import KEPT_S, Uploads, private_uploads
+from mervn.transcription.transcribe import transcribe
+from mervn.use.model_facts import LIKE_TRAINING, read_facts
+from mervn.use.recognizer import EmotionRecognizer
 
 __all__ = ["made"]  # a fixture
 CHROMIUM = shutil.which("chromium")
@@ -92,7 +92,7 @@ def served(run: Path) -> Iterator[Served]:
         closing(listen("127.0.0.1", 0)) as listener,
         private_uploads() as uploads,
     ):
-        patch.setattr("mervn.use.serve.GRACE_S", 0)  # for connections of tests that have ended
+        patch.setattr("mervn.serving.serve.GRACE_S", 0)  # for connections of tests that have ended
         server = prepare(run, options, uploads, messages)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -202,7 +202,7 @@ def test_equal_uploads_are_deleted_when_the_last_is_answered() -> None:
 
 
 def test_files_that_nobody_asks_about_are_deleted_by_age(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mervn.use.uploads.SWEEP_S", 0.01)
+    monkeypatch.setattr("mervn.serving.uploads.SWEEP_S", 0.01)
     with private_uploads() as uploads:
         old, new, unfinished = (
             uploads.folder / "a" / "old.wav",
@@ -338,7 +338,7 @@ def test_only_uploads_are_read_and_only_routes_of_the_page_exist(served: Served,
     files = f"{served.url}/gradio_api/file="
     assert [ask(files + path) for path in (*outside, "%2e%2e/%2e%2e/etc/passwd")] == [404] * 6
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mervn.use.uploads.MAX_FILES", 1)
+        patch.setattr("mervn.serving.uploads.MAX_FILES", 1)
         assert ask(f"{served.url}/gradio_api/upload", "x") == 503
     assert ask(f"{served.url}/gradio_api/upload", "x") == 400  # no form with a file
     assert ask(f"{served.url}/gradio_api/upload", "x" * 300_000) == 413

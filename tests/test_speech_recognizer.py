@@ -11,9 +11,9 @@ from tiny import make_whisper_asr, wave
 
 from features.errors import InputError
 from features.text.normalize import normalize_text
-from mervn.use import speech_recognizer
-from mervn.use.speech_recognizer import Recognition, SpeechRecognizer
-from mervn.use.transcribe import load_recognizer, transcribe
+from mervn.transcription import speech_recognizer
+from mervn.transcription.speech_recognizer import Recognition, SpeechRecognizer
+from mervn.transcription.transcribe import load_recognizer, transcribe
 
 WAVES = [wave(0.2 + 0.23 * i, i, pitch=120.0 + 90 * i) for i in range(12)]
 """Up to 2.7 s; the window of the tiny model has 3 s."""

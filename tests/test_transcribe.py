@@ -18,8 +18,8 @@ from features.audio.decoding import segment_sha256
 from features.extraction import segment_hashes
 from features.manifests.manifest import read_manifests
 from mervn.run_folder import LEDGER_FILE
-from mervn.use.speech_recognizer import SpeechRecognizer
-from mervn.use.transcripts import TRANSCRIPTS_FILE
+from mervn.transcription.speech_recognizer import SpeechRecognizer
+from mervn.transcription.transcripts import TRANSCRIPTS_FILE
 
 COUNTS = {"train": 6, "valid": 3, "test": 3}
 Captured = pytest.CaptureFixture[str]

@@ -9,7 +9,7 @@ from scipy import stats
 from tiny_extraction import utterance
 
 from mervn.data.corrupted import edit_distance
-from mervn.use.word_errors import comparable_text, count_word_errors
+from mervn.transcription.word_errors import comparable_text, count_word_errors
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Use of models on new data: predictions, transcripts by speech recognition, and bundles of trained models."""
+"""Use of models on new data: predictions, and bundles of trained models."""

@@ -11,7 +11,7 @@ from features.signals import check_interrupted
 from mervn.use.clips import Clip
 
 if TYPE_CHECKING:
-    from mervn.use.speech_recognizer import SpeechRecognizer
+    from mervn.transcription.speech_recognizer import SpeechRecognizer
 
 AT_ONCE = 32
 """Number of clips that are transcribed between looks at Ctrl-C."""
@@ -22,7 +22,7 @@ class Transcriber:
 
     def __init__(self, model: str, device: str) -> None:
         """Load a model; `model` is whisper=MODEL."""
-        from mervn.use.transcribe import load_recognizer  # imports transformers
+        from mervn.transcription.transcribe import load_recognizer  # imports transformers
 
         self._recognizer: SpeechRecognizer = load_recognizer(model, device=device, option="--transcribe")
 
@@ -36,7 +36,7 @@ class Transcriber:
 
     def add_texts(self, clips: Sequence[Clip], samples: Sequence[Samples]) -> list[Clip]:
         """Return the clips, those without text with the one that is recognised in their samples (S,)."""
-        from mervn.use.transcribe import transcribe
+        from mervn.transcription.transcribe import transcribe
 
         found = list(clips)
         lacking = [i for i, clip in enumerate(clips) if self.lacks_text(clip)]

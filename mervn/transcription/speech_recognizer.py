@@ -16,7 +16,7 @@ from features.encoders.pretrained import quiet_transformers
 from features.errors import InputError
 from features.memory import MemoryBudget
 from features.text.normalize import normalize_text
-from mervn.use.asr_checkpoint import AsrCheckpoint
+from mervn.transcription.asr_checkpoint import AsrCheckpoint
 
 NUMERICS_VERSION = 1
 """Increased by every change of the text that the same model gives."""

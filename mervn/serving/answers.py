@@ -13,12 +13,12 @@ from features.audio.segment import AudioError
 from features.errors import InputError
 from features.progress import Reporter
 from mervn.report.page import render
+from mervn.serving.serve_options import ServeOptions
+from mervn.serving.uploads import Uploads
 from mervn.use.clips import Clip
 from mervn.use.explanation import Explanation
 from mervn.use.explanation_page import plot_waveform, shaded_tokens
 from mervn.use.recognizer import EmotionRecognizer, ranked
-from mervn.use.serve_options import ServeOptions
-from mervn.use.uploads import Uploads
 
 MAX_CHARACTERS = 2000
 """Maximum length of a text."""

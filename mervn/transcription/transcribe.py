@@ -34,11 +34,11 @@ from features.store.rejected import REJECTED_FILE, Rejection
 from mervn.data.corrupted import ASR_KEY
 from mervn.result_folder import locked, require_same
 from mervn.run_folder import LEDGER_FILE
-from mervn.use.asr_checkpoint import load_checkpoint
-from mervn.use.speech_recognizer import SpeechRecognizer
-from mervn.use.transcribe_options import TranscribeOptions, parse_model
-from mervn.use.transcripts import Transcript, append_transcripts, read_transcripts
-from mervn.use.word_errors import WordErrors, count_word_errors
+from mervn.transcription.asr_checkpoint import load_checkpoint
+from mervn.transcription.speech_recognizer import SpeechRecognizer
+from mervn.transcription.transcribe_options import TranscribeOptions, parse_model
+from mervn.transcription.transcripts import Transcript, append_transcripts, read_transcripts
+from mervn.transcription.word_errors import WordErrors, count_word_errors
 
 TRANSCRIPTION_FILE = "transcription.json"
 """Configuration of a transcription, written first; its results are added at the end."""

@@ -9,11 +9,11 @@ import gradio as gr
 from fastapi import FastAPI
 
 from mervn.report.page import TEMPLATES, render
-from mervn.use.answers import MAX_CHARACTERS, Answers
+from mervn.serving.answers import MAX_CHARACTERS, Answers
+from mervn.serving.serve_options import ServeOptions
+from mervn.serving.serving_guard import Guard
+from mervn.serving.uploads import KEPT_S
 from mervn.use.model_facts import ModelFacts
-from mervn.use.serve_options import ServeOptions
-from mervn.use.serving_guard import Guard
-from mervn.use.uploads import KEPT_S
 
 MB = 2**20
 """Bytes, as gradio counts them in its messages."""

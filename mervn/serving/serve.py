@@ -15,11 +15,11 @@ from features.audio.resampling import Samples
 from features.cpu_threads import set_threads
 from features.errors import UsageError
 from features.progress import Reporter
-from mervn.use.answers import Answers, Transcriber
+from mervn.serving.answers import Answers, Transcriber
+from mervn.serving.serve_options import ServeOptions
+from mervn.serving.uploads import Uploads, private_uploads
 from mervn.use.model_facts import read_facts
 from mervn.use.recognizer import EmotionRecognizer
-from mervn.use.serve_options import ServeOptions
-from mervn.use.uploads import Uploads, private_uploads
 
 GRACE_S = 2
 """Seconds that open connections get when the server ends."""
@@ -57,7 +57,7 @@ def prepare(path: Path, options: ServeOptions, uploads: Uploads, reporter: Repor
     """Load the model and return a server of its page that does not run yet."""
     import uvicorn
 
-    from mervn.use.serving_app import build_app
+    from mervn.serving.serving_app import build_app
 
     recognizer = EmotionRecognizer.from_pretrained(
         path, device=options.device, features_dir=options.features_dir, trust_code=options.trust_code
@@ -85,7 +85,7 @@ def load_transcriber(options: ServeOptions) -> Transcriber | None:
     """Load the model of --transcribe; None without one."""
     if options.transcribe is None:
         return None
-    from mervn.use.transcribe import load_recognizer, transcribe  # imports transformers
+    from mervn.transcription.transcribe import load_recognizer, transcribe  # imports transformers
 
     recognizer = load_recognizer(options.transcribe, options.language, options.device, option="--transcribe")
 

@@ -1,0 +1,1 @@
+"""`mervn serve`: a local page that answers with the probabilities of a model."""

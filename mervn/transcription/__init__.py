@@ -1,0 +1,1 @@
+"""`mervn transcribe`: transcripts by speech recognition, and word error rates."""

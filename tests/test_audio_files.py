@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from tiny import Recorder, wave
 
-from features.audio.facts_file import FACTS_FILE, read_section, write_section
+from features.audio.facts_file import FACTS_FILE, read_known, read_section, write_section
 from features.audio.file_state import file_state
 from features.errors import InputError
 from features.extraction import audio_files, prefetch
@@ -152,3 +152,13 @@ def test_a_folder_that_cannot_be_written_is_said(data: Path) -> None:
     assert headers(files) == EXPECTED and not recorder.lines
     files.keep()
     assert "the headers of the audio are not kept" in recorder.lines[0]
+
+
+def test_what_an_earlier_version_kept_about_mp3_and_ogg_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / FACTS_FILE
+    names = ["a.wav", "b.MP3", "c.ogg", "d.flac"]
+    entries = [[name, 10, 20, "x", 8000, 1600, 1] for name in names]
+    for fields, expected in ((audio_files.FIELDS, names), (audio_files.EARLIER_FIELDS, ["a.wav", "d.flac"])):
+        write_section(path, "files", fields, entries)
+        found = read_known(path, "files", audio_files.FIELDS, audio_files.EARLIER_FIELDS)
+        assert [entry[0] for entry in found] == expected

@@ -113,8 +113,15 @@ def test_a_series_that_is_trained_again_has_no_scores_of_the_one_before(data: Pa
     series(data, folder, num_seeds=2, force=True)
     assert not scores.exists()
     evaluate_series(folder, TEST)
+    with pytest.raises(UsageError, match="another configuration"):
+        series(data, folder, num_seeds=3, dim=32)
+    assert scores.is_file()
     series(data, folder, num_seeds=3)
     assert not scores.exists() and (folder / "seed-0" / "metrics-test.json").is_file()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "metrics-test.json").write_text("{}")  # of something else
+    series(data, tmp_path / "other", num_seeds=2)
+    assert (tmp_path / "other" / "metrics-test.json").is_file()
 
 
 def test_the_commands_train_evaluate_and_compare_a_series(data: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import unicodedata
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mervn.config import EvaluateOptions, ReportOptions
 from mervn.evaluation.attention import read_attention
 from mervn.evaluation.evaluate import evaluate
 from mervn.evaluation.open_run import open_run
-from mervn.report.html import MAX_MISTAKES, confident_mistakes, mistakes, render_run, write_report
+from mervn.report.html import MAX_MISTAKES, confident_mistakes, group_rows, mistakes, render_run, write_report
 from mervn.report.lengths import lengths_caption, padding, read_lengths
 from mervn.report.page import TEMPLATES
 from mervn.report.run_data import read_run
@@ -309,3 +310,12 @@ def test_a_browser_shows_it_without_errors_or_sideways_scrolling(finished: Path,
     assert title is not None
     found = json.loads(title[1])
     assert found["wide"] <= 380 and found["tables"] > 10
+
+
+def test_a_group_in_two_unicode_forms_is_one(data: Path, tmp_path: Path) -> None:
+    lines = read_jsonl(data / "valid.jsonl")
+    for number, line in enumerate(lines):
+        line["region"] = ("Huế", unicodedata.normalize("NFD", "Huế"), "Vinh")[number % 3]
+    write_manifest(data / "valid.jsonl", lines)
+    rows = group_rows(read_run(train(data, tmp_path / "run", epochs=1).path).predictions)
+    assert [(value, number) for key, value, number, _ in rows if key == "region"] == [("Huế", 7), ("Vinh", 3)]

@@ -65,6 +65,10 @@ def change_test(data: Path, selector: str, change: Change) -> None:
         if split == "test":
             change(data, lines[0])
         write_manifest(data / f"{split}.jsonl", lines)
+    extract_all(data, selector)
+
+
+def extract_all(data: Path, selector: str) -> None:
     settings = ExtractSettings(features_dir=data / "stores", batch_seconds=2.0, update=True)
     utterances = list(read_manifests(data, SPLITS).all_utterances())
     extract_stream(utterances, parse_selector(selector, "audio"), settings, SILENT)
@@ -158,6 +162,29 @@ def test_a_copy_of_the_data_without_features_of_train_is_compared_with_the_store
     settings = ExtractSettings(features_dir=copy / "stores", batch_seconds=2.0)
     extract_stream(read_manifests(copy, ("test",))["test"], parse_selector(selector, "audio"), settings, SILENT)
     assert list(score(run, data=copy)[0]) == ["duplicate_audio"]
+
+
+def test_pairs_within_the_training_are_not_counted(data: Path, made: Path, tmp_path: Path) -> None:
+    selector = f"fourier2vec={made.parent / 'fourier2vec'}"
+    change_test(data, selector, of_segment)
+    lines = read_jsonl(data / "train.jsonl")
+    again = [{**line, "utterance_id": f"again-{i}", "start": 0.02} for i, line in enumerate(lines[2:9])]
+    write_manifest(data / "train.jsonl", [*lines, *again])
+    extract_all(data, selector)
+    run = train(data, tmp_path / "run", epochs=1, fusion="audio").path
+    assert score(run)[0]["segment_overlap"]["count"] == 1
+
+
+def test_what_was_left_out_for_want_of_audio_is_no_training(data: Path, made: Path, tmp_path: Path) -> None:
+    selector = f"fourier2vec={made.parent / 'fourier2vec'}"
+    change_test(data, selector, of_nobody)
+    lines = read_jsonl(data / "train.jsonl")
+    (data / "broken.wav").write_bytes(b"")
+    broken = {**lines[1], "utterance_id": "broken", "wav_path": "broken.wav", "speaker_id": "test-speaker-0"}
+    write_manifest(data / "train.jsonl", [*lines, broken | {"transcript": "khác"}])
+    extract_all(data, selector)
+    run = train(data, tmp_path / "run", epochs=1, fusion="audio", allow_missing=True).path
+    assert score(run) == ({}, "")
 
 
 def test_silence_is_no_copy_and_what_a_label_leaves_out_is_no_training(data: Path, made: Path, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ TWO_CHANNELS = "SPEAKER a 1 0 1 <NA> <NA> x\nSPEAKER a {} 0 1 <NA> <NA> y\n"
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("a.csv", "start,channel\n0,1.5\n", "a.csv:2: channel must be 0, 1, ... or mix, found '1.5'"),
         ("a.csv", "start,channel\n0,left\n", "a.csv:2: channel must be 0, 1, ... or mix, found 'left'"),
         ("a.csv", "start,channel\n0,-1\n", "a.csv:2: channel must be 0, 1, ... or mix, found '-1'"),
         ("a.rttm", TWO_CHANNELS.format("0"), "a.rttm:2: channel must be 1, 2, ... or <NA>, found '0'"),

@@ -122,6 +122,7 @@ def test_test_speakers_of_the_training_are_said(tmp_path: Path) -> None:
         write_json(run / "metrics-test.json", {"overlap": written})
         page = write_study_report(folder).read_text("utf-8")
         assert ("test is not all new to the models: a_b. mervn check explains it." in page) == is_said
+        assert ("not compared, because the manifests of the training are missing" in page) == (overlap is None)
 
 
 def test_seeds_failures_and_valid_scores_are_said() -> None:

@@ -272,6 +272,18 @@ def test_pairs_with_other_numbers_of_classes_are_not_pooled(tmp_path: Path) -> N
     assert all(effect.difference is None for effect in effects)
 
 
+def test_a_run_whose_weights_were_deleted_stays_in_the_table(tmp_path: Path) -> None:
+    study = make_study(tmp_path, {"late": [0.5]})
+    expected = study.scores("valid")[0].mean()
+    for cell in study.cells:
+        path = cell.run / "metrics.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "trained_model_sha256": "0" * 64}))
+    assert Study(study.rows, study.cells, study.complete).scores("valid")[0].mean() == expected
+    (study.cells[0].run / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(InputError, match="must hold the weights that the training wrote"):
+        Study(study.rows, study.cells, study.complete).scores("valid")
+
+
 def test_a_seed_counts_only_if_all_its_folds_are_complete(tmp_path: Path) -> None:
     study = make_study(tmp_path, {"late": [0.6], "xattn": [0.7]}, folds=[1, 2], incomplete=["xattn-0-2-1"])
     scores = study.scores("valid")

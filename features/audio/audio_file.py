@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from features.audio.mpeg import count_frames
+from features.audio.mpeg import LongFile, count_frames
 from features.audio.resampling import Samples
 
 BLOCK_S = 10.0
@@ -37,16 +36,31 @@ class AudioFile(soundfile.SoundFile):  # type: ignore[misc]
     the decoder, and the samples after it are not those of a sequential decoder.
     """
 
-    def seekable(self) -> bool:
-        """Return False, so that `read` does not seek; `seek` can be called all the same."""
-        return False
+    def __init__(self, path: Path) -> None:
+        """Open a file; raises the errors of soundfile."""
+        self._source: LongFile | None = None
+        super().__init__(path)
+        self._counted = count_frames(path) if self.format == "MP3" else None
+        if self._counted is not None and self._counted.num_samples > super().frames:
+            super().close()
+            self._source = LongFile(path, self._counted)
+            super().__init__(self._source)
 
-    @cached_property
+    @property
     def frames(self) -> int:
         """Number of samples per channel; libsndfile guesses it if an MP3 does not declare it, so they are counted."""
         guess = int(super().frames)
-        counted = count_frames(Path(self.name)) if self.format == "MP3" else None
-        return guess if counted is None else min(guess, counted.num_samples)
+        return guess if self._counted is None else min(guess, self._counted.num_samples)
+
+    def close(self) -> None:
+        """Close the file."""
+        super().close()
+        if self._source is not None:
+            self._source.close()
+
+    def seekable(self) -> bool:
+        """Return False, so that `read` does not seek; `seek` can be called all the same."""
+        return False
 
     @property
     def header(self) -> Header:

@@ -27,6 +27,8 @@ NO_SECTIONS = {"files": b"", "facts": b""}
 """Content of the sections, by name and in their order, if nothing is known."""
 MIDDLE = b'\n], "facts": [\n'
 """Line between the two sections."""
+READ_AGAIN = (".mp3", ".ogg", ".oga", ".opus")
+"""Suffixes of files that an earlier version may have read in part."""
 END = b"\n]}\n"
 """Last line of the file."""
 
@@ -43,6 +45,18 @@ def read_section(path: Path, name: str, fields: list[str]) -> Iterator[list[Any]
     lines = BytesIO(sections[name])
     while chunk := list(islice(lines, CHUNK)):  # together: a call for each line would take longer
         yield from json.loads(b"[" + b"".join(chunk).rstrip(b",\n") + b"]")
+
+
+def read_known(path: Path, name: str, fields: list[str], earlier: list[str]) -> Iterator[list[Any]]:
+    """Yield the entries of a section as `read_section` does, or those that a version with other fields wrote.
+
+    The first field is a path. An earlier version did not count the frames of MP3 files and did not look for a second
+    stream of audio: what it wrote about such files is left out.
+    """
+    yield from read_section(path, name, fields)
+    for entry in read_section(path, name, earlier):
+        if not str(entry[0]).lower().endswith(READ_AGAIN):
+            yield entry
 
 
 def write_section(path: Path, name: str, fields: list[str], entries: Iterable[Iterable[Any]]) -> None:

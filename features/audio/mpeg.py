@@ -1,19 +1,26 @@
-"""Frames of MP3 files: libsndfile reads as many as the Xing header declares, and without one as many as it guesses."""
+"""MP3 files that do not declare their length: libsndfile guesses it from the first frame, and reads no further."""
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 XING = re.compile(rb"\0*(\xff.{3})(?:.{9}|.{17}|.{32})(?:Xing|Info)(.{4})(.{4})(.{4})", re.DOTALL)
 """First frame of an MP3: its header, and flags, number of frames and number of bytes of the stream."""
 XING_BYTES = 4096
 """Bytes in which this frame must be; a frame has at most 1 441."""
-DECLARED = re.compile(rb"\0*\xff.{3}(?:.{9}|.{17}|.{32})(?:Xing|Info|VBRI)", re.DOTALL)
-"""First frame that can declare the length."""
+INFO = re.compile(rb".{4}(?:.{9}|.{17}|.{32})(?:Xing|Info|VBRI)(.{4})(.{4})", re.DOTALL)
+"""First frame that holds facts about the file, and no audio; of Xing and Info, its flags and number of frames."""
+RESYNC_BYTES = 1 << 16
+"""Bytes without a frame after which the audio is over, or has not begun."""
+MAX_RATIO = 64
+"""More than the ratio of the largest and the smallest frame of a file, which is 40."""
+CHAIN = 3
+"""Number of frames, one after the other, that other bytes do not look like."""
 KBPS_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 KBPS_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 """Bit rates of layer III in MPEG-1, and in MPEG-2 and 2.5."""
@@ -21,23 +28,25 @@ RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 1
 """Hz, by the bits of the version: MPEG-1, 2 and 2.5."""
 SAMPLES_PER_BYTE = 32
 """Upper bound for plausible MP3 files: the maximum is 24 (8 kbit/s at 24 kHz)."""
-FRAME_SAMPLES = 1152
-"""Maximum number of samples of a frame: a guess can be off by less for a constant bit rate."""
 MAX_TAGS = 8
 """Maximum number of tags between two frames."""
 
 
 class Frames(NamedTuple):
-    """All frames of an MP3 without a header that declares its length."""
+    """The frames of an MP3 that does not declare its length."""
 
+    first: int
+    """Offset of the first one."""
+    end: int
+    """Offset after the last complete one."""
     num_samples: int
-    """Samples per channel of the complete frames."""
+    """Samples per channel."""
     is_cut: bool
-    """Whether the last frame is incomplete."""
+    """Whether an incomplete frame follows."""
 
 
 def count_frames(path: Path) -> Frames | None:
-    """Count the frames of an MP3; None if a header declares the length, or for bytes that are neither frame nor tag.
+    """Find all frames of an MP3; None if it declares their number, or has none.
 
     Raises OSError if the file cannot be read.
     """
@@ -48,23 +57,97 @@ def count_frames(path: Path) -> Frames | None:
 @lru_cache(maxsize=64)
 def _count(path: Path, size: int, _mtime_ns: int) -> Frames | None:
     with path.open("rb") as file:
-        start = after_tag(file, 0)
-        file.seek(start)
-        head = file.read(XING_BYTES)
-        if DECLARED.match(head) or not frame_bytes(head[:4]):
+        file.seek(after_tag(file, 0))
+        declared = XING.match(file.read(XING_BYTES))
+        if declared is not None and declared[2][3] & 1 and any(declared[3]):
             return None
-        samples, end = 0, start
+        found = list(_all_frames(file))
+        if found and _is_info(file, found[0][0]):
+            found = found[1:]
+        complete = [(at, header) for at, header in found if at + frame_bytes(header) <= size]
+        if not complete:
+            return None
+        last, header = complete[-1]
+        samples = sum(1152 if each[1] >> 3 & 3 == 3 else 576 for _, each in complete)
+        end = last + frame_bytes(header)
+        return Frames(complete[0][0], end, samples, len(complete) < len(found))
+
+
+def _is_info(file: BinaryIO, offset: int) -> bool:
+    """Tell whether a frame holds facts about the file in place of audio."""
+    file.seek(offset)
+    return INFO.match(file.read(64)) is not None
+
+
+def _all_frames(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield the offset and the header of each frame of a file, whatever stands before, between and after them."""
+    end = 0
+    while (start := _next_frame(file, end)) is not None:
         for offset, header in frames(file, start):
+            yield offset, header
             end = offset + frame_bytes(header)
-            if end > size:
-                return Frames(samples, True)
-            samples += 1152 if header[1] >> 3 & 3 == 3 else 576
-        for _ in range(MAX_TAGS):
-            end = after_tag(file, end)
-        file.seek(end)
-        if size - end in (1, 2, 3) and file.read(1) == b"\xff":  # a part of a header
-            return Frames(samples, True)
-        return Frames(samples, False) if end >= size else None
+
+
+def _next_frame(file: BinaryIO, offset: int) -> int | None:
+    """Return the offset of the next frame that others follow; None if there is none."""
+    for _ in range(MAX_TAGS):
+        offset = after_tag(file, offset)
+    file.seek(offset)
+    block = file.read(RESYNC_BYTES)
+    place = block.find(b"\xff")
+    while place >= 0:
+        chain = []
+        for _, header in frames(file, offset + place):
+            chain.append((header[1], header[2] & 12))  # version, layer and rate
+            if len(chain) == CHAIN:
+                break
+        if len(chain) == CHAIN and len(set(chain)) == 1:
+            return offset + place
+        place = block.find(b"\xff", place + 1)
+    return None
+
+
+class LongFile(io.RawIOBase):
+    """The frames of an MP3, as the start of a file that seems to be long enough for all of them.
+
+    libsndfile divides the size of a file by that of its first frame, and reads no more frames than this.
+    """
+
+    def __init__(self, path: Path, found: Frames) -> None:
+        """Open the file; raises OSError."""
+        self.name = str(path)
+        self._file = path.open("rb", buffering=0)
+        self._first, self._length = found.first, found.end - found.first
+        self._size = MAX_RATIO * self._length
+        self._at = 0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to an offset from the start, the current place or the end that the file seems to have."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Read bytes of frames, or of no tag at the end, into a buffer and return their number."""
+        self._file.seek(self._first + self._at)
+        data = self._file.read(max(0, min(len(buffer), self._length - self._at)))
+        if self._at >= self._size - 128:
+            data = bytes(min(len(buffer), self._size - self._at))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def find_truncation(path: Path, num_samples: int) -> str | None:
@@ -73,14 +156,6 @@ def find_truncation(path: Path, num_samples: int) -> str | None:
         return f"the header says {num_samples} samples, too many for its bytes"
     counted = count_frames(path)
     return "the last frame is incomplete" if counted is not None and counted.is_cut else None
-
-
-def find_unread(path: Path, num_samples: int) -> str | None:
-    """Describe the frames of an MP3 that are left out if only this many samples per channel are read."""
-    counted = count_frames(path)
-    if counted is None or counted.num_samples - num_samples < FRAME_SAMPLES:
-        return None
-    return f"found none, and {counted.num_samples} samples where the first frame lets expect {num_samples}"
 
 
 def frames(file: BinaryIO, offset: int) -> Iterator[tuple[int, bytes]]:

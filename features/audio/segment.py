@@ -269,14 +269,12 @@ def _check_length(path: Path, file: AudioFile | Header) -> None:
 
     Otherwise a segment up to the end of the file would silently be shorter.
     """
-    unknown = "found 0" if file.frames == UNKNOWN_FRAMES else None
-    missing = find_truncation(path, file.format)
-    if file.format == "MP3":
-        missing = mpeg.find_truncation(path, file.frames)
-        unknown = mpeg.find_unread(path, file.frames) if missing is None else None
-    if unknown is not None:
-        rule = "the header must say how many samples there are"
-        raise AudioError("unknown_length", f"{path}: {rule}, {unknown}; encode the file again")
+    if file.frames == UNKNOWN_FRAMES:
+        raise AudioError(
+            "unknown_length", f"{path}: the header must say how many samples there are, found 0; encode the file again"
+        )
+    is_mp3 = file.format == "MP3"
+    missing = mpeg.find_truncation(path, file.frames) if is_mp3 else find_truncation(path, file.format)
     if missing is not None:
         raise AudioError("truncated", f"{path} must hold all of its audio: {missing}")
     second = find_second_stream(path, file.format)

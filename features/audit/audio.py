@@ -30,7 +30,7 @@ Measured = list[tuple[int, Utterance, AudioFacts]]
 
 def audio_findings(corpus: Corpus) -> Iterator[Finding]:
     """Yield the findings about audio that was measured, and about durations."""
-    facts, usable = _measured(corpus), _usable(corpus)
+    facts, usable = _measured(corpus), usable_audio(corpus)
     yield from _unusable(facts)
     yield from _levels(usable)
     yield from duplicate_findings(corpus)
@@ -48,7 +48,7 @@ def _measured(corpus: Corpus) -> Measured:
     return found
 
 
-def _usable(corpus: Corpus) -> Measured:
+def usable_audio(corpus: Corpus) -> Measured:
     """Return the utterances whose audio was measured and can be used."""
     return [entry for entry in _measured(corpus) if entry[2].problem is None]
 
@@ -89,7 +89,7 @@ def _levels(usable: Measured) -> Iterator[Finding]:
 
 def duplicate_findings(corpus: Corpus) -> Iterator[Finding]:
     """Yield the finding about equal samples; silence of equal length is no copy."""
-    groups = [members for members in _same_audio(_usable(corpus)) if len(members) > 1]
+    groups = [members for members in same_audio(usable_audio(corpus)) if len(members) > 1]
     if groups:
         across = [members for members in groups if is_across(corpus, members)]
         copies = sum(map(len, groups)) - len(groups)
@@ -103,7 +103,7 @@ def duplicate_findings(corpus: Corpus) -> Iterator[Finding]:
         yield finding("duplicate_audio", "error" if across else "warning", copies, message, examples)
 
 
-def _same_audio(usable: Measured) -> list[list[int]]:
+def same_audio(usable: Measured) -> list[list[int]]:
     """Return groups of utterances with equal samples that are not silent."""
     by_content: dict[str, list[int]] = {}
     for index, _, fact in usable:
@@ -114,7 +114,7 @@ def _same_audio(usable: Measured) -> list[list[int]]:
 
 def _conflicting_labels(corpus: Corpus, usable: Measured) -> Iterator[Finding]:
     """Find equal samples, or the same segment if it was not measured, with several labels."""
-    groups = _same_audio(usable)
+    groups = same_audio(usable)
     by_segment: dict[object, list[int]] = {}
     shared = np.bincount(corpus.files) > 1
     for index in np.flatnonzero(shared[corpus.files]).tolist():

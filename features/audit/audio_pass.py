@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Event
 
 from features.audio.decoding import unreadable_now
-from features.audio.facts_file import FACTS_FILE, read_section, write_section
+from features.audio.facts_file import FACTS_FILE, read_known, write_section
 from features.audio.file_state import UNKNOWN, FileState, file_state
 from features.audio.segment import SYSTEM_ERROR
 from features.audio.segment_reader import SegmentReader
@@ -25,7 +25,9 @@ from features.manifests.manifest import Utterance
 from features.progress import SILENT, Reporter
 
 SECTION = "facts"
-FIELDS = ["wav_path", "start", "end", "channel", "size", "mtime_ns", "fingerprint", *AudioFacts._fields]
+KEY = ["wav_path", "start", "end", "channel", "size", "mtime_ns"]
+FIELDS = [*KEY, "state", *AudioFacts._fields]
+EARLIER_FIELDS = [*KEY, "fingerprint", *AudioFacts._fields]
 """Columns of the file: the segment, the state of its file, the facts."""
 NUM_KEY, NUM_STATE = 4, 3
 TASK_UTTERANCES = 8
@@ -202,12 +204,10 @@ def _read(path: Path) -> Known:
     known: Known = {}
     first = NUM_KEY + NUM_STATE
     try:
-        for entry in read_section(path, SECTION, FIELDS):
+        for entry in read_known(path, SECTION, FIELDS, EARLIER_FIELDS):
             wav_path, start, end, channel, size, mtime_ns, digest = entry[:first]
-            facts = AudioFacts._make(entry[first:])
-            # an earlier version called an MP3 truncated that does not declare its length
-            if facts.problem != "truncated" or not wav_path.lower().endswith(".mp3"):
-                known[wav_path, start, end, channel] = FileState(size, mtime_ns, digest), facts
+            state = FileState(size, mtime_ns, digest)
+            known[wav_path, start, end, channel] = state, AudioFacts._make(entry[first:])
     except (ValueError, TypeError, RecursionError):
         return {}
     return known

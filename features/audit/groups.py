@@ -28,8 +28,8 @@ MIN_OVERLAP = 0.5
 
 def group_findings(corpus: Corpus) -> Iterator[Finding]:
     """Yield the findings about speakers, recordings and segments."""
-    yield from _speaker_overlap(corpus)
-    yield from _recording_overlap(corpus)
+    yield from speaker_overlap(corpus)
+    yield from recording_overlap(corpus)
     yield from _segment_overlap(corpus)
     yield from _speaker_is_utterance(corpus)
     yield from _counts_of_speakers(corpus)
@@ -61,7 +61,8 @@ def first_in_each_split(corpus: Corpus, groups: list[list[int]]) -> list[Utteran
     return found
 
 
-def _speaker_overlap(corpus: Corpus) -> Iterator[Finding]:
+def speaker_overlap(corpus: Corpus) -> Iterator[Finding]:
+    """Yield the finding about speakers in several splits."""
     shared = overlapping(corpus, [utterance.speaker_id for utterance in corpus.utterances])
     if shared:
         names = ", ".join(map(repr, list(shared)[:3])) + (", ..." if len(shared) > 3 else "")
@@ -71,7 +72,8 @@ def _speaker_overlap(corpus: Corpus) -> Iterator[Finding]:
         yield finding("speaker_overlap", "error", len(shared), message, examples)
 
 
-def _recording_overlap(corpus: Corpus) -> Iterator[Finding]:
+def recording_overlap(corpus: Corpus) -> Iterator[Finding]:
+    """Yield the finding about audio files in several splits."""
     shared = overlapping(corpus, corpus.files.tolist())
     if shared:
         size = sum(map(len, shared.values()))
@@ -84,7 +86,7 @@ def _segment_overlap(corpus: Corpus) -> Iterator[Finding]:
     count, num_across = 0, 0
     within: list[Utterance] = []
     across: list[Utterance] = []
-    for pairs in _same_seconds(corpus):
+    for pairs in overlapping_segments(corpus):
         splits = corpus.split_index[pairs]  # (P, 2)
         differs = splits[:, 0] != splits[:, 1]
         count, num_across = count + len(pairs), num_across + int(differs.sum())
@@ -98,7 +100,7 @@ def _segment_overlap(corpus: Corpus) -> Iterator[Finding]:
         yield finding("segment_overlap", severity, count, message, across or within)
 
 
-def _same_seconds(corpus: Corpus) -> Iterator[Array]:
+def overlapping_segments(corpus: Corpus) -> Iterator[Array]:
     """Yield pairs (P, 2) of utterances of one file, with a channel in common, that overlap."""
     ends = np.array([math.inf if u.end is None else u.end for u in corpus.utterances])
     by_file: dict[int, list[int]] = {}

@@ -120,6 +120,7 @@ def parse_channel(text: str | None, place: str) -> int | Literal["mix"] | None:
         return None
     if text == "mix":
         return "mix"
+    text = text.removesuffix(".0")  # as pandas writes a column of numbers with empty cells
     if not text.isdecimal():
         raise InputError(f"{place}: channel must be 0, 1, ... or mix, found {text!r}")
     return int(text)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from features.audio.facts_file import FACTS_FILE, read_section, write_section
+from features.audio.facts_file import FACTS_FILE, read_known, write_section
 from features.audio.file_state import FileState, file_state
 from features.audio.segment import AudioError, inspect_segment
 from features.errors import InputError
@@ -26,7 +26,8 @@ from features.texts import Texts
 
 SECTION = "files"
 FIELDS = ["wav_path", "size", "mtime_ns", "fingerprint", "rate", "num_samples", "num_channels"]
-"""Columns of the file of facts: the file, its state, its header. Other names than before make headers be read again."""
+"""Columns of the file of facts: the file, its state, its header."""
+EARLIER_FIELDS = [*FIELDS[:5], "num_frames", FIELDS[6]]
 TASK_FILES = 64
 """Number of files that a thread reads at once."""
 
@@ -102,7 +103,7 @@ class KnownFiles:
         self.path = features_dir / FACTS_FILE
         self._set()
         try:
-            for wav_path, size, mtime_ns, digest, *header in read_section(self.path, SECTION, FIELDS):
+            for wav_path, size, mtime_ns, digest, *header in read_known(self.path, SECTION, FIELDS, EARLIER_FIELDS):
                 self._files.append(FileState(size, mtime_ns, digest), AudioHeader(*header))
                 self._paths.append(wav_path)
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):

@@ -98,6 +98,21 @@ def read_overlap(run: Path) -> list[Mapping[str, Any]]:
     return [] if overlap is None else _findings_of(path, overlap)
 
 
+def overlap_remarks(run: Path) -> list[str]:
+    """Return what could not be compared of test and the training; none if test was not scored."""
+    path = run / "metrics-test.json"
+    if not path.is_file():
+        return []
+    document = read_object(path, "the metrics of a split")
+    if "overlap" not in document:
+        return ["not compared, because an earlier version scored test; evaluate it again"]
+    overlap = document["overlap"]
+    if overlap is None:
+        return ["not compared, because the manifests of the training are missing or had changed"]
+    remarks = overlap.get("remarks") if isinstance(overlap, dict) else None
+    return list(map(str, remarks)) if isinstance(remarks, list) else []
+
+
 def _findings_of(path: Path, document: Any) -> list[Mapping[str, Any]]:
     """Return the findings of an object of a file."""
     findings: Any = document.get("findings") if isinstance(document, dict) else None

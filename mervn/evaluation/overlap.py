@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from features.audio.segment import AudioError, decode_segment
-from features.audit.audio import SILENT_PEAK, duplicate_findings
+from features.audit.audio import SILENT_PEAK, same_audio, usable_audio
 from features.audit.audio_facts import AudioFacts
 from features.audit.audio_pass import known_facts
 from features.audit.corpus import Corpus
 from features.audit.explanations import finding
-from features.audit.finding import Finding
-from features.audit.groups import group_findings
+from features.audit.finding import MAX_EXAMPLES, Finding
+from features.audit.groups import is_across, overlapping_segments, recording_overlap, speaker_overlap
 from features.audit.text import overlap_findings
 from features.canonical import canonical_json
 from features.command_lines import features_folder
@@ -35,12 +35,9 @@ from mervn.data.streams import Stream, modality_of
 from mervn.evaluation.open_run import OpenedRun
 from mervn.evaluation.own_data import BEFORE, has_same_manifests, trained_on
 from mervn.model.saved_run import data_and_streams
-from mervn.run_folder import RunConfig, options_of
+from mervn.run_folder import RunConfig, options_of, read_metrics
 
 Array = np.ndarray[Any, Any]
-AT_ANY_SEVERITY = ("speaker_overlap", "recording_overlap", "transcript_overlap")
-AS_ERRORS = ("segment_overlap", "duplicate_audio")
-"""Within one split they are warnings."""
 
 
 @dataclass(frozen=True)
@@ -111,32 +108,63 @@ def _find(opened: OpenedRun, options: EvaluateOptions, reporter: Reporter) -> Ov
     config, split = opened.config, opened.original
     if not BEFORE[split.name]:
         return Overlap([], [])
-    label_of = task_label(options_of(opened.run, config.options, LabelOptions))
-    trained = []
-    for one in trained_on(config, options, BEFORE[split.name], reporter):
-        if one.emotion is not None and label_of(one.emotion) is not None:  # not left out by --drop-label
-            trained.append(replace(one, split="train"))
+    trained = _trained(opened, options, reporter)
+    reads_audio = any(modality_of(name) == "audio" for name in config.streams)
+    copies = _Copies(config, options, split, trained)
+    if copies.lacking and len(copies.lacking) == sum(read_metrics(opened.run).get("missing", {}).values()):
+        trained = [one for one in trained if one.utterance_id not in copies.lacking]  # --allow-missing left them out
+        copies.lacking = set()
     scored_facts = known_facts(split.utterances, _facts_folder(config, options))
     facts = [*known_facts(trained, _facts_folder(config, _where_trained(config, options))), *scored_facts]
     corpus = Corpus([*trained, *split.utterances], facts)
-    found, remarks = list(_across(corpus)), []
-    if any(modality_of(name) == "audio" for name in config.streams):
-        copies = _Copies(config, options, split, trained)
-        if copies.is_known:
-            found = [*(each for each in found if each.id != "duplicate_audio"), *copies.find()]
-            remarks = copies.remarks
-        else:
-            remarks = _unmeasured(facts)
+    found = [*speaker_overlap(corpus), *recording_overlap(corpus), *_segments(corpus)]
+    found += _copied(split, copies.find() if copies.is_known else _same_audio(corpus))
+    found += overlap_findings(corpus)
+    remarks = copies.remarks if copies.is_known else _unmeasured(facts)
     named = [replace(each, message=f"{split.name} and the training: {each.message}") for each in found]
-    return Overlap(named, remarks)
+    return Overlap(named, remarks if reads_audio else [])
 
 
-def _across(corpus: Corpus) -> Iterator[Finding]:
-    """Yield the findings about what several splits share."""
-    for family in (group_findings, duplicate_findings, overlap_findings):
-        for each in family(corpus):
-            if each.id in AT_ANY_SEVERITY or (each.id in AS_ERRORS and each.severity == "error"):
-                yield each
+def _trained(opened: OpenedRun, options: EvaluateOptions, reporter: Reporter) -> list[Utterance]:
+    """Return what the run was trained on, without the labels of --drop-label, as one split."""
+    config = opened.config
+    label_of = task_label(options_of(opened.run, config.options, LabelOptions))
+    trained = []
+    for one in trained_on(config, options, BEFORE[opened.original.name], reporter):
+        if one.emotion is not None and label_of(one.emotion) is not None:
+            trained.append(replace(one, split="train"))
+    return trained
+
+
+def _segments(corpus: Corpus) -> Iterator[Finding]:
+    """Yield the finding about seconds of a recording that two splits share."""
+    count = 0
+    examples: list[Utterance] = []
+    for pairs in overlapping_segments(corpus):
+        splits = corpus.split_index[pairs]  # (P, 2)
+        across = pairs[splits[:, 0] != splits[:, 1]]
+        count += len(across)
+        if len(examples) < MAX_EXAMPLES:
+            examples += corpus.at(across[:MAX_EXAMPLES].ravel().tolist())
+    if count:
+        message = f"{counted(count, 'pair')} of utterances that share more than half of the seconds of the shorter one"
+        yield finding("segment_overlap", "error", count, message, examples)
+
+
+def _same_audio(corpus: Corpus) -> list[Utterance]:
+    """Return the utterances of the scored split with samples of another one, as far as they were measured."""
+    copies = []
+    for members in same_audio(usable_audio(corpus)):
+        if is_across(corpus, members):
+            copies += [one for one in corpus.at(members) if one.split != "train"]
+    return copies
+
+
+def _copied(split: Split, copies: Sequence[Utterance]) -> Iterator[Finding]:
+    """Yield the finding about copies of audio, if there are any."""
+    if copies:
+        message = f"{counted(len(copies), 'utterance')} of {split.name} with samples that the model has seen"
+        yield finding("duplicate_audio", "error", len(copies), message, copies)
 
 
 def _unmeasured(facts: Sequence[AudioFacts | None]) -> list[str]:
@@ -180,18 +208,21 @@ class _Copies:
             if stream is not None:
                 ids = [one.utterance_id for one in trained if one.utterance_id not in self._trained]
                 self._trained |= _hashes(stream, ids)
-        self._lacking = len(trained) - len(self._trained)
+        self.lacking = {one.utterance_id for one in trained} - self._trained.keys() if self.is_known else set()
+        """Utterances of the training that are not in the stores."""
 
     @property
     def remarks(self) -> list[str]:
         """The remark about utterances of the training that are not in the stores."""
-        if not self._lacking:
+        if not self.lacking:
             return []
-        return [f"copies of {counted(self._lacking, 'utterance')} of it were not looked for: no store has its features"]
+        number = counted(len(self.lacking), "utterance")
+        return [f"copies of {number} of it were not looked for: no store has its features"]
 
-    def find(self) -> list[Finding]:
-        """Return the finding, if there are copies; silence is none."""
-        seen, is_silent = set(self._trained.values()), {}
+    def find(self) -> list[Utterance]:
+        """Return the utterances that are copies; silence is none."""
+        seen = set(self._trained.values())
+        is_silent: dict[str, bool] = {}
         copies = []
         for one in self._split.utterances:
             sha256 = self._scored.get(one.utterance_id)
@@ -200,10 +231,7 @@ class _Copies:
                     is_silent[sha256] = _is_silent(one)
                 if not is_silent[sha256]:
                     copies.append(one)
-        if not copies:
-            return []
-        message = f"{counted(len(copies), 'utterance')} of {self._split.name} with samples that the model has seen"
-        return [finding("duplicate_audio", "error", len(copies), message, copies)]
+        return copies
 
 
 def _audio_stream(config: RunConfig, options: EvaluateOptions) -> Stream | None:

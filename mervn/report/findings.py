@@ -47,6 +47,7 @@ def warnings(data: RunData, units: Units, intervals: Mapping[str, Interval | Non
     if split == "valid":
         found.append(CHOSEN_ON_VALID)
     found += _faults_of_data(data)
+    found += [f"Overlap of test with the training: {remark}." for remark in data.remarks]
     found += _weak_evidence(units.name, units.num, units.effective, units.independent)
     found += _small_split(split, len(predictions.entries))
     if data.test_looks is not None and data.test_looks > 1:

@@ -13,7 +13,7 @@ from features.atomic_files import write_atomically
 from features.manifests.manifest import Utterance
 from mervn.config import ReportOptions
 from mervn.evaluation.baselines import baselines
-from mervn.evaluation.intervals import Interval, Units, jackknife_interval
+from mervn.evaluation.intervals import Interval, Units, jackknife_interval, unit_name
 from mervn.evaluation.saved_predictions import SavedPredictions
 from mervn.report.embedded_audio import EmbeddedAudio, embed_audio
 from mervn.report.figures import NAMES, plot_bars, plot_confusion, plot_curves, plot_reliability, plot_units
@@ -115,7 +115,7 @@ def group_rows(predictions: SavedPredictions) -> list[tuple[str, str, int, str]]
     right = predictions.predictions == predictions.targets
     rows = []
     for key in group_keys(predictions):
-        values = np.array([str(entry.get(key)) for entry in predictions.entries])
+        values = np.array([unit_name(entry.get(key)) for entry in predictions.entries])
         for value in sorted(set(values.tolist())):
             chosen = values == value
             rows.append((key, value, int(chosen.sum()), f"{right[chosen].mean():.3f}"))

@@ -12,8 +12,8 @@ import numpy as np
 
 from features.atomic_files import read_object
 from features.errors import InputError
-from mervn.data.saved_check import read_findings
-from mervn.evaluation.intervals import Units, group_units, unit_confusions
+from mervn.data.saved_check import overlap_remarks, read_findings
+from mervn.evaluation.intervals import Units, group_units, unit_confusions, unit_name
 from mervn.evaluation.saved_predictions import SavedPredictions, evaluate_command, read_predictions
 from mervn.run_folder import ENVIRONMENT_FILE, RunConfig, read_config, read_metrics
 
@@ -40,6 +40,8 @@ class RunData:
     """Number of looks at test that the run records; None if the split is not test."""
     findings: Sequence[Mapping[str, Any]] = ()
     """Findings about the data of the training, and about what test shares with it."""
+    remarks: Sequence[str] = ()
+    """What could not be compared of test and the training."""
 
 
 def read_run(run: Path, split: str | None = None) -> RunData:
@@ -65,8 +67,8 @@ def read_run(run: Path, split: str | None = None) -> RunData:
     looks = len(_read_lines(run / "test_access.jsonl")) if split == "test" else None
     command = evaluate_command(run, split)
     predictions = read_predictions(run, config, split, command)
-    findings = read_findings(run, split)
-    return RunData(run, config, metrics, scores, history, environment, split, predictions, looks, findings)
+    findings, remarks = read_findings(run, split), overlap_remarks(run) if split == "test" else []
+    return RunData(run, config, metrics, scores, history, environment, split, predictions, looks, findings, remarks)
 
 
 def group_confusions(predictions: SavedPredictions, units: Units) -> Array:
@@ -102,6 +104,6 @@ def group_keys(predictions: SavedPredictions, maximum: int = 12) -> list[str]:
     for key in predictions.entries[0]:
         values = [entry.get(key) for entry in predictions.entries]
         is_text = all(isinstance(value, str) for value in values)
-        if key not in OWN_KEYS and is_text and 2 <= len(set(values)) <= maximum:
+        if key not in OWN_KEYS and is_text and 2 <= len(set(map(unit_name, values))) <= maximum:
             keys.append(key)
     return keys

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from features.atomic_files import write_atomically
 from features.errors import InputError, name_some
-from mervn.data.saved_check import read_overlap
+from mervn.data.saved_check import overlap_remarks, read_overlap
 from mervn.evaluation.verdict import (
     BASELINES_NOTE,
     BEATS,
@@ -82,13 +82,16 @@ def _warnings(rows: Sequence[Line], failed: Sequence[Line], axes: Sequence[str],
 
 
 def _overlap(study: Path, split: str, cells: Sequence[Line]) -> list[str]:
-    """Return a warning if a scored cell says that test shares speakers or other things with the training."""
+    """Return what scored cells say about what test shares with the training."""
     kinds: dict[str, None] = {}
+    remarks: dict[str, None] = {}
     for cell in cells if split == "test" else []:
+        remarks |= dict.fromkeys(overlap_remarks(study / cell["run"]))
         for each in read_overlap(study / cell["run"]):
             if each["severity"] != "info":
                 kinds[each["id"]] = None
-    return [f"test is not all new to the models: {', '.join(kinds)}. mervn check explains it."] if kinds else []
+    found = [f"test is not all new to the models: {', '.join(kinds)}. mervn check explains it."] if kinds else []
+    return found + [f"Overlap of test with the training: {remark}." for remark in remarks]
 
 
 def _read(path: Path) -> list[Line]:

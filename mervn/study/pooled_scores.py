@@ -135,7 +135,8 @@ def read_predictions(run: Path, split: str) -> list[dict[str, Any]]:
     InputError if they are missing or damaged, or if the run no longer has the weights that its training wrote.
     """
     trained = read_object(run / METRICS_FILE, "the metrics of a run").get("trained_model_sha256")
-    if trained is not None and hashlib.sha256(read_regular(run / MODEL_FILE)).hexdigest() != trained:
+    has_model = (run / MODEL_FILE).is_file()  # it may be deleted, to save space
+    if trained is not None and has_model and hashlib.sha256(read_regular(run / MODEL_FILE)).hexdigest() != trained:
         raise InputError(
             f"{run / MODEL_FILE} must hold the weights that the training wrote, but they have changed since; remove "
             f"{run} to train it again"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from features.atomic_files import read_object
+from features.config import SPLITS
 from features.manifests.folds import find_folds
 from features.progress import SILENT, Reporter
 from mervn.config import TrainHeadOptions
@@ -66,8 +67,6 @@ def train_series(options: TrainHeadOptions, data: Path, reporter: Reporter = SIL
     for fold in folds:
         chosen = resolved.with_options(fold=fold)
         opened = open_stored_data(chosen, data, reporter)
-        if fold == folds[0] and series.parts(fold, options.seed):
-            _drop_old_scores(series.folder(chosen, opened), list(seeds), len(folds), options.force)
         for seed in seeds:
             parts = series.parts(fold, seed)
             reporter.say(", ".join(part.replace("-", " ") for part in parts) + ":")
@@ -81,16 +80,21 @@ def train_series(options: TrainHeadOptions, data: Path, reporter: Reporter = SIL
         summary["folds"] = {str(fold): _scores(fold_runs) for fold, fold_runs in runs.items()}
     # the runs lie zero, one or two levels below the folder of the series
     path = [all_runs[0].path, *all_runs[0].path.parents][len(series.parts(folds[0], seeds[0]))]
+    if series.parts(folds[0], options.seed):
+        _drop_old_scores(path, list(seeds), len(folds), options.force)
     write_json(path / SUMMARY_FILE, summary)
     return SeriesResult(path, all_runs, summary)
 
 
 def _drop_old_scores(folder: Path, seeds: list[int], num_folds: int, force: bool) -> None:
-    """Remove the scores of a series that is trained again, or with other seeds or folds."""
-    summary = read_object(folder / SUMMARY_FILE, "a summary") if (folder / SUMMARY_FILE).is_file() else {}
+    """Remove the scores of a series that was trained again, or with other seeds or folds, from its folder."""
+    if not (folder / SUMMARY_FILE).is_file():
+        return
+    summary = read_object(folder / SUMMARY_FILE, "a summary")
     if force or summary.get("seeds") != seeds or len(summary.get("folds", [None])) != num_folds:
-        for path in folder.glob("metrics-*.json"):
-            path.unlink()
+        for split in SPLITS:
+            for path in folder.glob(f"metrics-{split}*.json"):
+                path.unlink()
 
 
 class _Series:

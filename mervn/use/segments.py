@@ -47,7 +47,7 @@ def windows(start: float, end: float, length: float, hop: float, sample_rate: in
     sample at `sample_rate` (Hz); it can be shorter than the others.
     """
     found: list[tuple[float, float]] = []
-    while not found or (end - found[-1][1]) * sample_rate >= 1:
+    while not found or round((end - found[-1][1]) * sample_rate, 3) >= 1:
         first = round(start + len(found) * hop, 6)  # a product, so that rounding errors do not add up
         found.append((first, min(round(first + length, 6), end)))
     return found

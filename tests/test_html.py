@@ -317,5 +317,5 @@ def test_a_group_in_two_unicode_forms_is_one(data: Path, tmp_path: Path) -> None
     for number, line in enumerate(lines):
         line["region"] = ("Huế", unicodedata.normalize("NFD", "Huế"), "Vinh")[number % 3]
     write_manifest(data / "valid.jsonl", lines)
-    rows = group_rows(read_run(train(data, tmp_path / "run", epochs=1).path).predictions)
-    assert [(value, number) for key, value, number, _ in rows if key == "region"] == [("Huế", 7), ("Vinh", 3)]
+    found = group_rows(read_run(train(data, tmp_path / "run", epochs=1).path).predictions)
+    assert [(value, number) for key, value, number, _ in found if key == "region"] == [("Huế", 7), ("Vinh", 3)]

@@ -2,14 +2,17 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from tiny import wave
 
+from features.audio import audio_file
 from features.audio.audio_file import AudioFile
-from features.audio.mpeg import count_frames, frame_bytes
+from features.audio.mpeg import LongFile, count_frames, frame_bytes
 from features.audio.segment import AudioError, inspect_segment, read_segment
 
 ID3V1 = b"TAG" + bytes(125)
@@ -101,3 +104,43 @@ def test_other_bytes_have_no_frames(tmp_path: Path) -> None:
         assert count_frames(path) is None
     soundfile.write(path, wave(0.5, 0), 16_000, format="WAV")
     assert count_frames(path) is None
+
+
+@pytest.mark.parametrize("before", [b"", ID3V2, ID3V2 * 2, b"junk before the frames", b"APETAGEX" + bytes(24)])
+def test_a_declared_length_counts_wherever_its_frame_stands(tmp_path: Path, before: bytes) -> None:
+    encoded(tmp_path, 16_000, "VARIABLE")
+    whole = tmp_path / "whole.mp3"
+    expected = read_segment(whole, 0.0, None, "mix")
+    assert len(expected) == 32_000  # without the delay and the padding of the encoder
+    content = whole.read_bytes()
+    whole.write_bytes(before + content)
+    assert count_frames(whole) is None
+    if before != b"junk before the frames":  # which libsndfile does not open
+        np.testing.assert_array_equal(read_segment(whole, 0.0, None, "mix"), expected)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_a_fault_of_the_disk_and_ctrl_c_are_no_end_of_the_audio(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    path = tmp_path / "a.mp3"
+    path.write_bytes(encoded(tmp_path, 44_100, "VARIABLE"))
+    reads = []
+
+    class Failing(LongFile):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            read = self._file.read
+
+            def failing(count: int) -> bytes:
+                reads.append(count)
+                if len(reads) > 20:
+                    raise error
+                return read(count)
+
+            self._file = SimpleNamespace(seek=self._file.seek, read=failing, close=self._file.close)  # type: ignore[assignment]
+
+    monkeypatch.setattr(audio_file, "LongFile", Failing)
+    with pytest.raises(AudioError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
+        read_segment(path, 0.0, None, "mix")
+    assert getattr(caught.value, "reason", "system_error") == "system_error"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -44,7 +46,22 @@ class AudioFile(soundfile.SoundFile):  # type: ignore[misc]
         if self._counted is not None and self._counted.num_samples > super().frames:
             super().close()
             self._source = LongFile(path, self._counted)
-            super().__init__(self._source)
+            with self._errors_of_source():
+                super().__init__(self._source)
+
+    @contextmanager
+    def _errors_of_source(self) -> Iterator[None]:
+        """Raise what ended a read of the source, which libsndfile takes for the end of the file."""
+        try:
+            yield
+        finally:
+            if self._source is not None and self._source.error is not None:
+                raise self._source.error
+
+    def read(self, *arguments: Any, **options: Any) -> Any:
+        """Read as soundfile does; raises OSError for a source that cannot be read."""
+        with self._errors_of_source():
+            return super().read(*arguments, **options)
 
     @property
     def frames(self) -> int:

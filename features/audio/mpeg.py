@@ -13,7 +13,7 @@ XING = re.compile(rb"\0*(\xff.{3})(?:.{9}|.{17}|.{32})(?:Xing|Info)(.{4})(.{4})(
 """First frame of an MP3: its header, and flags, number of frames and number of bytes of the stream."""
 XING_BYTES = 4096
 """Bytes in which this frame must be; a frame has at most 1 441."""
-INFO = re.compile(rb".{4}(?:.{9}|.{17}|.{32})(?:Xing|Info|VBRI)(.{4})(.{4})", re.DOTALL)
+INFO = re.compile(rb".{4}(?:.{9}|.{17}|.{32})(Xing|Info|VBRI)(.{4})(.{4})", re.DOTALL)
 """First frame that holds facts about the file, and no audio; of Xing and Info, its flags and number of frames."""
 RESYNC_BYTES = 1 << 16
 """Bytes without a frame after which the audio is over, or has not begun."""
@@ -57,12 +57,15 @@ def count_frames(path: Path) -> Frames | None:
 @lru_cache(maxsize=64)
 def _count(path: Path, size: int, _mtime_ns: int) -> Frames | None:
     with path.open("rb") as file:
-        file.seek(after_tag(file, 0))
-        declared = XING.match(file.read(XING_BYTES))
-        if declared is not None and declared[2][3] & 1 and any(declared[3]):
+        first = _next_frame(file, 0)
+        if first is None:
             return None
-        found = list(_all_frames(file))
-        if found and _is_info(file, found[0][0]):
+        file.seek(first)
+        info = INFO.match(file.read(64))
+        if info is not None and info[1] != b"VBRI" and info[2][3] & 1 and any(info[3]):
+            return None
+        found = list(_all_frames(file, first))
+        if info is not None:
             found = found[1:]
         complete = [(at, header) for at, header in found if at + frame_bytes(header) <= size]
         if not complete:
@@ -73,15 +76,8 @@ def _count(path: Path, size: int, _mtime_ns: int) -> Frames | None:
         return Frames(complete[0][0], end, samples, len(complete) < len(found))
 
 
-def _is_info(file: BinaryIO, offset: int) -> bool:
-    """Tell whether a frame holds facts about the file in place of audio."""
-    file.seek(offset)
-    return INFO.match(file.read(64)) is not None
-
-
-def _all_frames(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """Yield the offset and the header of each frame of a file, whatever stands before, between and after them."""
-    end = 0
+def _all_frames(file: BinaryIO, end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the offset and the header of each frame from an offset on, whatever stands between and after them."""
     while (start := _next_frame(file, end)) is not None:
         for offset, header in frames(file, start):
             yield offset, header
@@ -120,6 +116,11 @@ class LongFile(io.RawIOBase):
         self._first, self._length = found.first, found.end - found.first
         self._size = MAX_RATIO * self._length
         self._at = 0
+        self.error: BaseException | None = None
+        """What ended the last read: libsndfile calls it, and would only see the end of the file."""
+
+    def __repr__(self) -> str:
+        return repr(self.name)
 
     def close(self) -> None:
         """Close the file."""
@@ -141,8 +142,12 @@ class LongFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Read bytes of frames, or of no tag at the end, into a buffer and return their number."""
-        self._file.seek(self._first + self._at)
-        data = self._file.read(max(0, min(len(buffer), self._length - self._at)))
+        try:
+            self._file.seek(self._first + self._at)
+            data = self._file.read(max(0, min(len(buffer), self._length - self._at)))
+        except BaseException as error:
+            self.error = error
+            return 0
         if self._at >= self._size - 128:
             data = bytes(min(len(buffer), self._size - self._at))
         buffer[: len(data)] = data

@@ -111,7 +111,8 @@ def _find(opened: OpenedRun, options: EvaluateOptions, reporter: Reporter) -> Ov
     trained = _trained(opened, options, reporter)
     reads_audio = any(modality_of(name) == "audio" for name in config.streams)
     copies = _Copies(config, options, split, trained)
-    if copies.lacking and len(copies.lacking) == sum(read_metrics(opened.run).get("missing", {}).values()):
+    missing = read_metrics(opened.run).get("missing", {})
+    if copies.lacking and len(copies.lacking) == sum(missing.get(name, 0) for name in BEFORE[split.name]):
         trained = [one for one in trained if one.utterance_id not in copies.lacking]  # --allow-missing left them out
         copies.lacking = set()
     scored_facts = known_facts(split.utterances, _facts_folder(config, options))

@@ -1,6 +1,7 @@
 """MP3 files that do not declare their length are read whole, and never shortened without a word."""
 
 import io
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -144,3 +145,12 @@ def test_a_fault_of_the_disk_and_ctrl_c_are_no_end_of_the_audio(
     with pytest.raises(AudioError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
         read_segment(path, 0.0, None, "mix")
     assert getattr(caught.value, "reason", "system_error") == "system_error"
+
+
+def test_a_file_that_was_replaced_is_counted_again(tmp_path: Path) -> None:
+    path, content = tmp_path / "a.mp3", encoded(tmp_path, 16_000)
+    path.write_bytes(content)
+    status, counted = path.stat(), count_frames(path)
+    path.write_bytes(bytes(len(content) // 2) + content[: len(content) - len(content) // 2])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size and count_frames(path) != counted

@@ -51,11 +51,11 @@ def count_frames(path: Path) -> Frames | None:
     Raises OSError if the file cannot be read.
     """
     status = path.stat()
-    return _count(path, status.st_size, status.st_mtime_ns)
+    return _count(path, status.st_size, (status.st_ino, status.st_mtime_ns, status.st_ctime_ns))
 
 
 @lru_cache(maxsize=64)
-def _count(path: Path, size: int, _mtime_ns: int) -> Frames | None:
+def _count(path: Path, size: int, _state: tuple[int, int, int]) -> Frames | None:
     with path.open("rb") as file:
         first = _next_frame(file, 0)
         if first is None:
